@@ -1,0 +1,19 @@
+"""Tidemill keeps models right: train, register, gate, serve, watch, retrain."""
+
+from __future__ import annotations
+
+from tidemill.project import Candidate, Gate, Project, Source, csv, openml, sklearn_dataset
+from tidemill.signature import Tensor
+
+__version__ = "0.1.0"
+__all__ = [
+    "Candidate",
+    "Gate",
+    "Project",
+    "Source",
+    "Tensor",
+    "__version__",
+    "csv",
+    "openml",
+    "sklearn_dataset",
+]
