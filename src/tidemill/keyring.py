@@ -1,6 +1,6 @@
 """API keys as the data plane sees them: a file of keyed hashes that the control plane writes.
 
-A key looks like `tm_<id>_<secret>`. The file holds, for each key, its id, its scopes, its expiry and
+A key looks like `tm_<id>_<secret>`. The file holds for each key its id, its scopes, its expiry and
 the BLAKE2b of the whole key under a pepper that is kept in the same file (mode 0600). A stolen list
 of hashes therefore says nothing without the pepper, and the keys themselves are stored nowhere.
 """

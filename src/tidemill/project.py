@@ -7,7 +7,7 @@
         name="churn",
         data=csv("data/churn.csv"),
         target="churned",
-        candidates=[Candidate("logistic_regression", LogisticRegression, search={"C": [0.1, 1, 10]})],
+        candidates=[Candidate("logistic", LogisticRegression, search={"C": [0.1, 1, 10]})],
         gate=Gate(metric="f1_score", minimum={"f1_score": 0.7}),
     )
 
@@ -148,9 +148,9 @@ class Project:
         preprocess: None builds imputation, scaling and one-hot encoding from the columns' types;
             "none" passes columns on as they are; otherwise an unfitted scikit-learn transformer,
             put in front of every candidate.
-        tensor: Set when all inputs together are one tensor: its name and shape without the row axis.
-        unknown_categories: "refuse" answers 422 to a text never seen in training; "accept" lets the
-            model see it (one-hot encoding then ignores it).
+        tensor: Set when all inputs together are one tensor: its name and its shape without rows.
+        unknown_categories: "refuse" answers 422 to a text never seen in training; "accept" lets
+            the model see it (one-hot encoding then ignores it).
         test_size: Share of rows held out, stratified for classes.
         seed: Fixes the split and every random choice that follows.
         autolog: Also switch on `mlflow.sklearn.autolog()`.
@@ -224,7 +224,8 @@ def csv(path: str, **options: Any) -> Source:
     def load() -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_csv(path, **options)
+        frame: pd.DataFrame = pd.read_csv(path, **options)
+        return frame
 
     return Source(f"csv:{path}", load)
 
@@ -242,7 +243,7 @@ def sklearn_dataset(name: str) -> Source:
         if loader is None:
             raise ProjectError(f"scikit-learn has no data set '{name}'.", field="data")
         loaded = loader(as_frame=True)
-        frame = loaded.frame.copy()
+        frame: pd.DataFrame = loaded.frame.copy()
         labels = getattr(loaded, "target_names", None)
         if labels is not None and len(labels) > 1:
             frame["target"] = [str(labels[int(i)]) for i in loaded.target]

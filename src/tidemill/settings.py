@@ -1,13 +1,12 @@
 """What an operator sets, for the control plane: environment, then `tidemill.toml`, then defaults.
 
 Every field is `TIDEMILL_<FIELD>` in the environment; MLflow's own variables keep their names. The
-data plane has a table of its own in `tidemill.serving.settings`, because it must not import pydantic.
+data plane has its own table in `tidemill.serving.settings`, because it must not import pydantic.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import (
@@ -64,13 +63,14 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (
-            sources["init_settings"],
-            sources["env_settings"],
-            TomlConfigSettingsSource(settings_cls),
-        )
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
     def mlflow_uri(self) -> str:
