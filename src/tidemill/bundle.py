@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from tidemill.errors import BundleError
 from tidemill.signature import Label, Signature, Value
+
+T = TypeVar("T")
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -180,7 +182,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path} is not what the manifest says: its size or sha256 differ.")
 
 
-def _decode(path: Path, kind: Any) -> Any:
+def _decode(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError, ValueError) as error:
