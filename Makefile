@@ -1,0 +1,52 @@
+# Everything here works on a machine with Python 3.11 or newer, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_DIR ?= .tidemill
+PYTEST_ARGS ?=
+
+.PHONY: help up demo test test-all lint format bench-serving bench-drift clean
+
+help:  ## List what can be made.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+up: $(VENV)/.standard  ## Start MLflow, the API and a worker; train, promote and serve a first model.
+	@$(BIN)/tidemill up --home $(HOME_DIR)
+
+demo: $(VENV)/.standard  ## Walk the whole path once in a scratch folder, print what happened, and leave.
+	@$(BIN)/tidemill demo
+
+test: $(VENV)/.dev  ## Run the test suite (slow and chaos tests excepted).
+	$(BIN)/python -m pytest -m "not slow and not chaos" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev  ## Run every test.
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## Check style, types and the layers of imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## Put the code in the house style.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-serving: $(VENV)/.dev  ## Compare serving with every peer (installs them; takes a while).
+	$(BIN)/python -m benchmarks.serving
+
+bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks.
+	$(BIN)/python -m benchmarks.drift
+
+clean:  ## Remove the environment and what tools left behind.
+	rm -rf $(VENV) .venv-slim .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.standard $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	@sh scripts/install.sh $(VENV) $*
+	@touch $@
+	@if [ $* = dev ]; then touch $(VENV)/.standard; fi
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Tidemill needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,32 @@
+"""The `tidemill` command. On a slim installation it serves a shelf and does nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+
+def main() -> None:
+    """Run the command line; without the control plane's packages only `serve` is there."""
+    if importlib.util.find_spec("typer") is None:
+        _serve_only()
+    from tidemill.cli import run
+
+    run()
+
+
+def _serve_only() -> None:
+    from tidemill.serving.__main__ import main as serve
+
+    if sys.argv[1:2] != ["serve"]:
+        sys.exit(
+            "This is the slim installation: it only serves, with `tidemill serve --shelf DIR`.\n"
+            "For everything else: pip install 'tidemill[standard]'"
+        )
+    del sys.argv[1]
+    serve()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

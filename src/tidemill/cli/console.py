@@ -1,0 +1,58 @@
+"""What every command shares: the console, errors as people read them, and exit codes.
+
+Exit codes: 0 done; 1 refused or failed, with the reason; 2 the command line itself is wrong;
+3 the gate stayed closed; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tidemill.errors import GateError, TidemillError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+EXIT_FAILED = 1
+EXIT_GATE = 3
+EXIT_INTERRUPTED = 130
+
+
+def report_error(error: TidemillError) -> int:
+    """Print the error with its remedy and give the exit code it stands for."""
+    err.print(f"[bold red]{error.title}:[/] ", end="")
+    err.print(error.detail, markup=False)
+    if error.expected:
+        err.print(f"  expected: {error.expected}", markup=False)
+    if error.remedy:
+        err.print(f"  next: {error.remedy}", markup=False)
+    return EXIT_GATE if isinstance(error, GateError) else EXIT_FAILED
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """A table; numbers to the right, floats with four digits, None as a dash."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    held = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in held)
+        table.add_column(column, justify="right" if numeric and held else "left")
+    for row in held:
+        table.add_row(*(_cell(value) for value in row))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,126 @@
+"""Logs: readable on the console, JSON in rotated files, one schema for both.
+
+Every module logs through the standard library (`logging.getLogger(__name__)`); structlog renders.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+
+from tidemill.errors import SettingsError
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+MAX_BYTES = 10 * 2**20
+KEPT_FILES = 5
+
+
+def configure(
+    name: str,
+    *,
+    level: str = "INFO",
+    style: str = "auto",
+    folder: Path | None = None,
+    stream: TextIO | None = None,
+    console: bool = True,
+) -> None:
+    """Send all logging of this process to the console and to `folder/name.log`.
+
+    Args:
+        name: The process: "api", "worker", "train" ... names the file and the `process` field.
+        level: DEBUG, INFO, WARNING or ERROR.
+        style: "console", "json", or "auto": console on a terminal, JSON elsewhere.
+        folder: Where the JSON file goes, rotated at 10 MiB, five kept; None writes no file.
+        stream: The console; standard error when None.
+        console: False keeps the console quiet, for commands that draw progress bars.
+
+    Raises:
+        SettingsError: The level or the style is not known.
+    """
+    if level.upper() not in LEVELS:
+        raise SettingsError(
+            f"'{level}' is not a log level.", field="log_level", expected=", ".join(LEVELS)
+        )
+    if style not in ("auto", "console", "json"):
+        raise SettingsError(
+            f"'{style}' is not a log format.", field="log_format", expected="auto, console, json"
+        )
+    out = stream or sys.stderr
+    readable = style == "console" or (style == "auto" and out.isatty())
+    handlers: list[logging.Handler] = []
+    if console:
+        handlers.append(_console(out, readable, name))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers.append(_file(folder / f"{name}.log", name))
+    _install(handlers or [logging.NullHandler()], level.upper())
+
+
+def _install(handlers: Sequence[logging.Handler], level: str) -> None:
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)
+    # Libraries that tell their whole life at INFO say only what went wrong.
+    for noisy in ("alembic", "mlflow", "matplotlib", "httpx", "httpcore", "urllib3", "git"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(True)
+
+
+def _shared(name: str) -> list[structlog.types.Processor]:
+    def add_process(
+        _: object, __: str, event: structlog.types.EventDict
+    ) -> structlog.types.EventDict:
+        event.setdefault("process", name)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_process,
+    ]
+
+
+def _console(out: TextIO, readable: bool, name: str) -> logging.Handler:
+    handler = logging.StreamHandler(out)
+    if readable:
+        renderer: structlog.types.Processor = structlog.dev.ConsoleRenderer(
+            colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        handler.setFormatter(_formatter(name, [renderer]))
+    else:
+        handler.setFormatter(_json_formatter(name))
+    return handler
+
+
+def _file(path: Path, name: str) -> logging.Handler:
+    handler = logging.handlers.RotatingFileHandler(
+        path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
+    )
+    handler.setFormatter(_json_formatter(name))
+    return handler
+
+
+def _json_formatter(name: str) -> logging.Formatter:
+    return _formatter(
+        name, [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+
+
+def _formatter(name: str, last: list[structlog.types.Processor]) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_shared(name),
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+    )

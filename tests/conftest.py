@@ -1,0 +1,30 @@
+"""Fixtures for every test: an environment that no setting of the machine leaks into."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("tidemill")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No TIDEMILL_ or MLflow variable of the machine reaches a test, but for test servers."""
+    for name in list(os.environ):
+        ours = name.startswith("TIDEMILL_") and not name.startswith("TIDEMILL_TEST_")
+        if ours or name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MODEL_STAGE"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh Tidemill home; the working directory is its parent."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / ".tidemill"
