@@ -1,0 +1,150 @@
+"""What `tidemill up` starts, as values: which programs, on which ports, with which environment."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidemill import keyring
+from tidemill.cli.supervisor import Child
+from tidemill.errors import ConflictError
+from tidemill.settings import Settings
+
+KEY_FILE = "key"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the API and MLflow answer."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    mlflow_port: int = 5000
+
+    @property
+    def api(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://{self.host}:{self.mlflow_port}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What every child is told: the home and the tracking store in force."""
+    env = {
+        "TIDEMILL_HOME": str(settings.home),
+        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "TIDEMILL_LOG_LEVEL": settings.log_level,
+        "PYTHONUNBUFFERED": "1",
+        # One thread a process suits small machines; training sets its own.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    if settings.project:
+        env["TIDEMILL_PROJECT"] = settings.project
+    return env
+
+
+def gateway(settings: Settings, at: Addresses, workers: int = 1) -> Child:
+    """The data plane with the control plane behind it, on one port."""
+    command = [sys.executable, "-m", "tidemill.cli.gateway", "--host", at.host]
+    command += ["--port", str(at.port), "--workers", str(workers)]
+    return Child("api", command, settings.logs / "api.out", environment(settings))
+
+
+def sync(settings: Settings, models: list[str]) -> Child:
+    """The process that brings bundles from the registry to the shelf; no names means all models."""
+    command = [sys.executable, "-m", "tidemill.loop.sync", *models]
+    return Child("sync", command, settings.logs / "sync.out", environment(settings))
+
+
+def worker(settings: Settings) -> Child:
+    """The process that carries out jobs."""
+    command = [sys.executable, "-m", "tidemill.worker"]
+    return Child("worker", command, settings.logs / "worker.out", environment(settings))
+
+
+def mlflow_server(settings: Settings, at: Addresses) -> Child:
+    """MLflow's own server over the store in the home: its UI, and its API for other clients.
+
+    Artifacts are read from the local folder, so that programs on this machine need no server.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri"]
+    command += [settings.mlflow_uri, "--default-artifact-root", str(settings.artifact_root)]
+    command += ["--no-serve-artifacts", "--host", at.host, "--port", str(at.mlflow_port)]
+    command += ["--workers", "1"]
+    return Child("mlflow", command, settings.logs / "mlflow.out", environment(settings))
+
+
+def check_port(host: str, port: int, option: str) -> None:
+    """Refuse a port that another program holds.
+
+    Raises:
+        ConflictError: It is taken, or we may not use it; names the option to change.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
+            raise ConflictError(
+                f"Port {port} on {host} {why}.", remedy=f"Choose another with {option} PORT."
+            ) from error
+
+
+@contextlib.contextmanager
+def hold_home(home: Path, at: Addresses) -> Iterator[None]:
+    """Keep this home to ourselves while the block runs; the lock goes with the process.
+
+    Raises:
+        ConflictError: Another `tidemill up` holds it; says which and where it answers.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "up.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _held(home, file.read()) from None
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "api": at.api, "mlflow": at.mlflow}, file)
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _held(home: Path, text: str) -> ConflictError:
+    try:
+        holder = json.loads(text)
+        who = f"process {holder['pid']}, whose API is at {holder['api']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return ConflictError(
+        f"{home} is held by {who}.",
+        remedy="Use that one, end it, or choose another home with --home.",
+    )
+
+
+def ensure_key(settings: Settings) -> tuple[Path, bool]:
+    """A key for this machine's user in a file only they can read, and whether it was made now.
+
+    The server keeps only its hash; the file is the user's own copy, so that pasted commands work.
+    """
+    path = settings.home / KEY_FILE
+    if settings.keys_file.exists():
+        return path, False
+    ring, token, _ = keyring.add(keyring.new_keyring(), ("admin",), name="first key")
+    keyring.save(settings.keys_file, ring)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token)
+    return path, True
