@@ -28,9 +28,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tidemill.errors import ProjectError
 from tidemill.signature import Tensor
+from tidemill.sources import Source, csv, openml, sklearn_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = [
+    "METRICS",
+    "Candidate",
+    "Gate",
+    "Project",
+    "Source",
+    "Task",
+    "csv",
+    "gallery",
+    "load_project",
+    "openml",
+    "sklearn_dataset",
+]
 
 Task = Literal["classification", "regression"]
 
@@ -72,6 +87,27 @@ class Candidate:
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     trials: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set("/:\\."):
+            raise ProjectError(
+                f"'{self.name}' cannot name a candidate.",
+                field="name",
+                expected="a text without slash, backslash, colon or dot",
+            )
+        if self.trials is not None and self.trials < 1:
+            raise ProjectError(
+                f"Candidate '{self.name}' asks for {self.trials} trials.",
+                field="trials",
+                expected="1 or more, or None",
+            )
+        for parameter, values in self.search.items():
+            if not _searchable(values):
+                raise ProjectError(
+                    f"Candidate '{self.name}' cannot search '{parameter}' over {values!r}.",
+                    field=parameter,
+                    expected="a list of values, or a tuple (low, high) of numbers",
+                )
+
     def build(self, **params: Any) -> Any:
         """A fresh, unfitted estimator with `self.params` overridden by `params`.
 
@@ -103,6 +139,15 @@ class Candidate:
         return {p.name: p.default for p in parameters}
 
 
+def _searchable(values: Any) -> bool:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        return False
+    if not isinstance(values, tuple):
+        return True
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return numbers and len(values) == 2 and values[0] < values[1]
+
+
 @dataclass(frozen=True)
 class Gate:
     """The evidence a version must bring to become champion.
@@ -123,13 +168,20 @@ class Gate:
     tolerance: float = 0.0
     max_latency_ms: float | None = None
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where rows come from: `load()` gives them, `describe` says it in the run's tags."""
-
-    describe: str
-    load: Callable[[], pd.DataFrame]
+    def __post_init__(self) -> None:
+        for metric in [self.metric, *self.minimum]:
+            if metric is not None and metric not in METRICS:
+                raise ProjectError(
+                    f"The gate names an unknown metric '{metric}'.",
+                    field="gate",
+                    expected=f"one of {', '.join(METRICS)}",
+                )
+        if not 0 < self.confidence < 1:
+            raise ProjectError(
+                f"The gate's confidence is {self.confidence}.",
+                field="confidence",
+                expected="between 0 and 1",
+            )
 
 
 @dataclass(frozen=True)
@@ -152,6 +204,8 @@ class Project:
         unknown_categories: "refuse" answers 422 to a text never seen in training; "accept" lets
             the model see it (one-hot encoding then ignores it).
         test_size: Share of rows held out, stratified for classes.
+        shuffle: False holds out the last rows in the order they came: for a table ordered by time,
+            or one with an official split.
         seed: Fixes the split and every random choice that follows.
         autolog: Also switch on `mlflow.sklearn.autolog()`.
         processed: A folder for `train.csv` and `test.csv` after cleaning and splitting.
@@ -171,6 +225,7 @@ class Project:
     tensor: Tensor | None = None
     unknown_categories: Literal["refuse", "accept"] = "refuse"
     test_size: float = 0.2
+    shuffle: bool = True
     seed: int = 42
     autolog: bool = False
     processed: str | None = None
@@ -190,14 +245,8 @@ class Project:
             raise ProjectError(
                 "A project needs candidates, each with a name of its own.", field="candidates"
             )
-        wanted = [self.gate.metric, *self.gate.minimum]
-        for metric in wanted:
-            if metric is not None and metric not in METRICS:
-                raise ProjectError(
-                    f"The gate names an unknown metric '{metric}'.",
-                    field="gate",
-                    expected=f"one of {', '.join(METRICS)}",
-                )
+        if self.target in self.drop:
+            raise ProjectError(f"The target '{self.target}' is also dropped.", field="drop")
         if not 0 < self.test_size < 1:
             raise ProjectError(
                 f"test_size is {self.test_size}.", field="test_size", expected="between 0 and 1"
@@ -215,74 +264,36 @@ class Project:
         )
 
 
-def csv(path: str, **options: Any) -> Source:
-    """Rows of a CSV file; a relative path starts at the project file's folder.
-
-    `options` go to `pandas.read_csv`.
-    """
-
-    def load() -> pd.DataFrame:
-        import pandas as pd
-
-        frame: pd.DataFrame = pd.read_csv(path, **options)
-        return frame
-
-    return Source(f"csv:{path}", load)
-
-
-def sklearn_dataset(name: str) -> Source:
-    """One of scikit-learn's own data sets: "breast_cancer", "california_housing", "wine", ...
-
-    The target is the column `target`: class names for classifiers, numbers for regressors.
-    """
-
-    def load() -> pd.DataFrame:
-        from sklearn import datasets
-
-        loader = getattr(datasets, f"load_{name}", None) or getattr(datasets, f"fetch_{name}", None)
-        if loader is None:
-            raise ProjectError(f"scikit-learn has no data set '{name}'.", field="data")
-        loaded = loader(as_frame=True)
-        frame: pd.DataFrame = loaded.frame.copy()
-        labels = getattr(loaded, "target_names", None)
-        if labels is not None and len(labels) > 1:
-            frame["target"] = [str(labels[int(i)]) for i in loaded.target]
-        return frame
-
-    return Source(f"scikit-learn:{name}", load)
-
-
-def openml(name: str, version: int | str = 1) -> Source:
-    """A data set of openml.org by name, kept in scikit-learn's data home after the first load."""
-
-    def load() -> pd.DataFrame:
-        from sklearn.datasets import fetch_openml
-
-        frame: pd.DataFrame = fetch_openml(name, version=version, as_frame=True).frame
-        return frame
-
-    return Source(f"openml:{name}", load)
-
-
-def load_project(reference: str | Path) -> Project:
+def load_project(reference: str | Path, *, home: Path | None = None) -> Project:
     """The project in a Python file, or `gallery:NAME`.
+
+    Args:
+        home: Where a gallery project keeps its files; None is `.tidemill` in the working folder.
 
     Raises:
         ProjectError: There is no such file, it fails to run, or it holds not exactly one project.
     """
     text = str(reference)
     if text.startswith("gallery:"):
-        return _gallery(text.removeprefix("gallery:"))
+        name = text.removeprefix("gallery:")
+        return _rooted(_gallery(name), (home or Path(".tidemill")).absolute() / "gallery" / name)
     path = Path(text).resolve()
     if not path.is_file():
         raise ProjectError(
             f"There is no project file {path}.",
             remedy="Write one with `tidemill init NAME`, or name one with --project.",
         )
-    found = [v for v in vars(_run(path)).values() if isinstance(v, Project)]
+    found = {id(v): v for v in vars(_run(path)).values() if isinstance(v, Project)}
     if len(found) != 1:
         raise ProjectError(f"{path} holds {len(found)} projects; exactly one is expected.")
-    return replace(found[0], root=path.parent)
+    return _rooted(found.popitem()[1], path.parent)
+
+
+def _rooted(project: Project, folder: Path) -> Project:
+    data = project.data
+    if isinstance(data, Source) and data.at is not None:
+        data = data.at(folder)
+    return replace(project, root=folder, data=data)
 
 
 def gallery() -> list[str]:
