@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,36 +24,77 @@ class Settings(BaseSettings):
         env_prefix="TIDEMILL_", env_nested_delimiter="__", toml_file="tidemill.toml", extra="ignore"
     )
 
-    home: Path = Field(Path(".tidemill"), description="Where everything local is kept.")
+    home: Path = Field(default=Path(".tidemill"), description="Where everything local is kept.")
     tracking_uri: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("tracking_uri", "MLFLOW_TRACKING_URI"),
         description="The MLflow tracking server or store; None is SQLite in the home.",
     )
     registry_uri: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("registry_uri", "MLFLOW_REGISTRY_URI"),
         description="The MLflow registry, where it is not the tracking server.",
     )
     model_name: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("model_name", "REGISTERED_MODEL_NAME"),
         description="The model to serve when none is named.",
     )
     model_stage: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("model_stage", "MODEL_STAGE"),
         description="The stage or alias to serve; Production means the alias champion.",
     )
     project: str | None = Field(
-        None, description="The project file, or gallery:NAME; None looks for ./project.py."
+        default=None,
+        description="Project files or gallery:NAME, separated by commas; gallery:* means all that "
+        "come with Tidemill. None takes ./project.py, or the gallery where there is none.",
     )
     database_url: str | None = Field(
-        None, description="Tidemill's own database; None is SQLite in the home."
+        default=None, description="Tidemill's own database; None is SQLite in the home."
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    broker_url: str | None = Field(
+        default=None,
+        description="Where workers are told of jobs: redis://, amqp://; None is a folder in the home.",
+    )
+    limits_url: str = Field(
+        default="memory://",
+        description="Where rate limits are counted: memory:// for one process, redis:// for many.",
+    )
+    rate_limit: str | None = Field(
+        default="600/minute",
+        description="What each key, or address without a key, may ask of the control plane; "
+        "'none' for no limit.",
+    )
+    worker_concurrency: int = Field(
+        default=2, ge=1, le=64, description="How many jobs one worker process runs at a time."
+    )
+    job_time_limit: float = Field(
+        default=3600.0, gt=0, description="Seconds a job may run, where the request names no limit."
+    )
+    job_memory_limit_mb: int | None = Field(
+        default=None, ge=64, description="Megabytes of memory a job may hold; None for no limit."
+    )
+    job_max_failures: int = Field(
+        default=3,
+        ge=1,
+        description="How often a job is tried again after faults outside the model's own code.",
+    )
+    worker_lost_after: float = Field(
+        default=10.0,
+        gt=1,
+        description="Seconds without a heartbeat after which a job is given to another worker.",
+    )
+    max_body_bytes: int = Field(
+        default=2**20, ge=1024, description="The largest request body of the control plane, bytes."
+    )
+    audit_secret: SecretStr | None = Field(
+        default=None,
+        description="Signs the audit log's checkpoint; None keeps a secret of its own in the home.",
+    )
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(
-        "auto", description="console, json, or auto by whether it is a terminal."
+        default="auto", description="console, json, or auto by whether it is a terminal."
     )
 
     @field_validator("home")
@@ -76,6 +117,16 @@ class Settings(BaseSettings):
     def mlflow_uri(self) -> str:
         """The tracking URI in force."""
         return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def database(self) -> str:
+        """The URL of the database in force."""
+        return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
+
+    @property
+    def broker(self) -> str:
+        """The URL of the broker in force."""
+        return self.broker_url or f"filesystem://{self.home / 'broker'}"
 
     @property
     def artifact_root(self) -> Path:

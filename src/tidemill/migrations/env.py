@@ -1,0 +1,17 @@
+"""Run by Alembic for each command, inside the transaction that `tidemill.stores.schema` opened."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from tidemill.stores.schema import VERSION_TABLE
+from tidemill.stores.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    transactional_ddl=False,  # the transaction is the caller's, not Alembic's
+    render_as_batch=True,
+)
+context.run_migrations()

@@ -1,0 +1,156 @@
+"""Tidemill's own database: SQLite beside the home, or PostgreSQL, by URL alone.
+
+`Database.read()` and `Database.write()` are the only ways in. On SQLite a writing transaction takes
+the write lock at once (BEGIN IMMEDIATE), so that two writers wait for each other instead of failing
+half way. A database that cannot be reached is an `UnavailableError` wherever it is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Double, Engine, Executable, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from tidemill.errors import SettingsError, UnavailableError
+
+BUSY_SECONDS = 20
+CONNECT_SECONDS = 5
+
+
+class EpochNow(FunctionElement[float]):
+    """The database's own clock, in seconds since the epoch: one clock for all workers."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(EpochNow, "postgresql")
+def _postgresql_now(*_: Any, **__: Any) -> str:
+    return "EXTRACT(EPOCH FROM clock_timestamp())::double precision"
+
+
+@compiles(EpochNow, "sqlite")
+def _sqlite_now(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class Database:
+    """A pool of connections to one database.
+
+    Args:
+        url: `sqlite:///path` or `postgresql+psycopg://...` (also as `postgresql://`).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = open_engine(url)
+        self.dialect = self.engine.dialect.name
+        self._writer = self.engine.execution_options(tidemill_writes=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection in a reading transaction.
+
+        Raises:
+            UnavailableError: The database cannot be reached.
+        """
+        with _translated(self.engine), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A connection in a writing transaction, committed at the end unless an error passes.
+
+        Raises:
+            UnavailableError: The database cannot be reached, is locked, or its disk is full.
+        """
+        with _translated(self.engine), self._writer.begin() as connection:
+            yield connection
+
+    def rows(self, statement: Executable) -> list[dict[str, Any]]:
+        """What a query finds, one mapping a row."""
+        with self.read() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def now(self) -> float:
+        """The database's clock, in seconds since the epoch."""
+        with self.read() as connection:
+            return float(connection.execute(EpochNow().select()).scalar_one())
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for the URL, with the settings each database needs; it connects on first use.
+
+    Raises:
+        SettingsError: The URL is of a database that Tidemill does not support.
+    """
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=CONNECT_SECONDS,
+            connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "tidemill"},
+        )
+    raise SettingsError(
+        f"'{parsed.get_backend_name()}' is not a database that Tidemill can use.",
+        field="database_url",
+        expected="sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME",
+    )
+
+
+def _sqlite_engine(url: Any) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # The driver must not open transactions by itself: `_begin_sqlite` says which kind it is.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("tidemill_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise _unavailable(engine, error) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise _unavailable(engine, error) from error
+        raise
+
+
+def _unavailable(engine: Engine, error: Exception) -> UnavailableError:
+    cause = str(getattr(error, "orig", None) or error).strip().splitlines()
+    where = engine.url.render_as_string(hide_password=True)
+    return UnavailableError(
+        f"The database {where} cannot be used: {cause[0] if cause else type(error).__name__}",
+        remedy="Look at it with `tidemill doctor`.",
+    )

@@ -1,0 +1,227 @@
+"""Every table of Tidemill's own database. Times are seconds since the epoch, UTC.
+
+A change here needs a migration in `tidemill/migrations/versions`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+# SQLite numbers rows by itself only for INTEGER keys.
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),  # sorts by time of creation
+    Column("kind", String(32), nullable=False),
+    Column("model", String(255)),
+    Column("project", Text),  # where the worker finds the project: a file, or gallery:NAME
+    Column("params", Json, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("percent", Double, nullable=False, default=0.0),
+    Column("stage", Text),
+    Column("progress", Json),  # candidate, trial, best metric so far
+    Column("result", Json),
+    Column("error", Json),
+    Column("created", Double, nullable=False),
+    Column("updated", Double, nullable=False),
+    Column("started", Double),
+    Column("finished", Double),
+    Column("not_before", Double, nullable=False),  # back-off: no worker takes it earlier
+    Column("sent", Double),  # when the broker was last told
+    Column("attempts", Integer, nullable=False, default=0),  # claims; also the fencing token
+    Column("failures", Integer, nullable=False, default=0),  # faults that count towards the limit
+    Column("waits", Integer, nullable=False, default=0),  # times in a row a part was unreachable
+    Column("worker", String(255)),
+    Column("heartbeat", Double),
+    Column("cancel_requested", Boolean, nullable=False, default=False),
+    Column("time_limit", Double),  # seconds of running
+    Column("memory_limit", BigInteger),  # bytes resident
+    Column("idempotency_key", String(255)),
+    Column("key_id", String(64)),
+    Column("request_id", String(128)),
+    UniqueConstraint("idempotency_key"),
+    Index("ix_jobs_state", "state", "not_before"),
+    Index("ix_jobs_model", "model", "id"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3 ... without a gap
+    Column("time", Double, nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(255)),  # the model, key or table acted on
+    Column("version", String(64)),
+    Column("origin", String(255)),  # the address or command it came from
+    Column("reason", Text),
+    Column("details", Json, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("ix_audit_subject", "subject", "seq"),
+)
+
+request_log = Table(
+    "request_log",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("route", String(255), nullable=False),  # the template, not the path
+    Column("path", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("milliseconds", Double, nullable=False),
+    Column("address", String(64)),
+    Column("key_id", String(64)),
+    Column("request_id", String(128)),
+    Index("ix_request_log_time", "time"),
+    Index("ix_request_log_route", "route", "id"),
+)
+
+api_metrics = Table(
+    "api_metrics",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("minute", Double, nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("route", String(255), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("milliseconds", Double, nullable=False),  # the sum
+    Column("slowest", Double, nullable=False),
+    UniqueConstraint("minute", "method", "route", "status"),
+)
+
+model_metrics = Table(
+    "model_metrics",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("version", String(64)),
+    Column("metric", String(64), nullable=False),
+    Column("value", Double, nullable=False),
+    Column("low", Double),  # confidence interval, where there is one
+    Column("high", Double),
+    Column("rows", BigInteger),
+    Column("source", String(32), nullable=False),  # training, gate, live, estimate
+    Column("run_id", String(64)),
+    Index("ix_model_metrics_model", "model", "metric", "time"),
+    Index("ix_model_metrics_time", "time"),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("features", Json),  # null where the model does not keep inputs
+    Column("output", Json, nullable=False),
+    Column("confidence", Double),
+    Column("milliseconds", Double),
+    Column("request_id", String(128)),
+    Column("key_id", String(64)),
+    Column("role", String(16), nullable=False, default="champion"),  # or shadow, canary
+    Index("ix_predictions_model", "model", "time"),
+    Index("ix_predictions_time", "time"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("prediction_id", String(64), nullable=False),
+    Column("actual", Json, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("outcome", String(16), nullable=False),  # joined, waiting, duplicate, conflict
+    Column("key_id", String(64)),
+    Index("ix_feedback_prediction", "prediction_id"),
+    Index("ix_feedback_time", "time"),
+)
+
+journal_offsets = Table(
+    "journal_offsets",
+    metadata,
+    Column("segment", String(255), primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("updated", Double, nullable=False),
+)
+
+drift_results = Table(
+    "drift_results",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("feature", String(255)),  # null: the verdict on the whole window
+    Column("test", String(64), nullable=False),
+    Column("statistic", Double),
+    Column("p_value", Double),
+    Column("effect", Double),
+    Column("drifted", Boolean, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("window_start", Double),
+    Column("window_end", Double),
+    Column("details", Json),
+    Index("ix_drift_results_model", "model", "id"),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("model", String(255), nullable=False),
+    Column("version", String(64)),
+    Column("cause", String(32), nullable=False),  # drift, decay, schedule, labels, manual
+    Column("cause_key", String(255)),  # the same cause is acted on once
+    Column("state", String(32), nullable=False),  # open, retraining, promoted, kept champion ...
+    Column("reason", Text),
+    Column("evidence", Json),
+    Column("job_id", String(32)),
+    Column("closed", Double),
+    UniqueConstraint("model", "cause_key"),
+    Index("ix_triggers_model", "model", "id"),
+)
+
+monitor_results = Table(
+    "monitor_results",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("probe", String(32), nullable=False),  # health, predict
+    Column("healthy", Boolean, nullable=False),
+    Column("status", Integer),
+    Column("milliseconds", Double),
+    Column("error", Text),
+    Index("ix_monitor_results_time", "time"),
+)
