@@ -178,7 +178,7 @@ class Journal:
         data, count = b"".join(self._pending), self._pending_records
         self._pending.clear()
         self._pending_records = 0
-        if self._full or not self._write(data):
+        if self._full or self._failing or not self._write(data):
             return self._give_up(count)
         self._records += count
         return True
