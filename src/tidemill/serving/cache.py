@@ -214,6 +214,7 @@ class _Remote:
         self._client = _connect(options)
         self._pinging: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
         if self._pinging is None:
@@ -227,6 +228,9 @@ class _Remote:
         self._pinging, self.round_trip = None, math.inf
         with contextlib.suppress(Exception):
             await self._client.aclose()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def get(self, key: bytes, patience: float) -> bytes | None:
         """What is stored under the key, or None; waits for no longer than `patience` seconds.
@@ -256,16 +260,30 @@ class _Remote:
         await self._try(self._client.set(key, key + answer, ex=self.options.ttl), PING_SECONDS)
 
     async def _try(self, command: Awaitable[Any], limit: float) -> Any:
-        """The command's result, or None after noting what went wrong."""
-        try:
-            result = await asyncio.wait_for(command, limit)
-        except Exception as error:  # whatever Redis or the network does is a miss, by contract
-            self._note(error)
+        """The command's result, or None after noting what went wrong.
+
+        A command that is late is left to its socket's time limit, not cancelled: its reply must be
+        taken off the connection before that is used again.
+        """
+        task = asyncio.ensure_future(command)
+        self._running.add(task)
+        task.add_done_callback(self._finish)
+        await asyncio.wait({task}, timeout=limit)
+        if not task.done():
+            self._note(TimeoutError(f"no answer in {limit:.3f} s"))
+            return None
+        if task.cancelled() or task.exception():  # whatever it is, it is a miss, by contract
+            self._note(None if task.cancelled() else task.exception())
             return None
         self._failed = 0
-        return result
+        return task.result()
 
-    def _note(self, error: Exception) -> None:
+    def _finish(self, task: asyncio.Future[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # taken here, so that asyncio does not report it as forgotten
+
+    def _note(self, error: BaseException | None) -> None:
         self.errors += 1
         self._failed += 1
         self.last_error = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -275,10 +293,15 @@ class _Remote:
     async def _ping_forever(self) -> None:
         """Measure the round trip, and find out whether Redis is back; no request waits for it."""
         while True:
+            if self.round_trip == math.inf:
+                await self._ping()  # makes the connection, which is not part of a round trip
             started = time.perf_counter()
-            if await self._try(self._client.ping(), PING_SECONDS) is not None:
+            if await self._ping():
                 self.round_trip = _smoothed(self.round_trip, time.perf_counter() - started)
             await asyncio.sleep(self.options.pause)
+
+    async def _ping(self) -> bool:
+        return await self._try(self._client.ping(), PING_SECONDS) is not None
 
 
 def _connect(options: CacheOptions) -> Redis:
@@ -298,6 +321,7 @@ def _connect(options: CacheOptions) -> Redis:
             socket_timeout=PING_SECONDS,
             socket_connect_timeout=PING_SECONDS,
             retry=Retry(NoBackoff(), 0),
+            protocol=2,  # GET, SET and PING need no more, and every Redis knows it
         )
     except ValueError as error:
         raise SettingsError(

@@ -1,0 +1,112 @@
+"""A process is killed in the middle of its predictions: what it acknowledged is in the journal."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tidemill.serving.segments import discard, read_segment, segments
+
+pytestmark = pytest.mark.chaos
+
+# Records predictions in loop turns of random size and acknowledges each turn on its standard
+# output only after the commit, as a server's answers leave only then.
+WRITER = """
+import random, sys
+from pathlib import Path
+from tidemill.serving.journal import Journal, JournalOptions
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+journal = Journal(folder, JournalOptions(segment_bytes=20_000), writer=name)
+number = 0
+while True:
+    turn = []
+    for _ in range(random.randint(1, 30)):
+        turn.append(f"{name}.{number}")
+        number += 1
+        journal.append(
+            id=turn[-1], time=0.0, model="m", version="1", features=b"\\0" * 120, encoding="f4",
+            predictions=["yes"], probabilities=b"\\0" * 8, latency=0.0,
+        )
+    assert journal.commit()
+    sys.stdout.write("\\n".join(turn) + "\\n")
+    sys.stdout.flush()
+"""
+
+
+def start(folder: Path, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(folder), name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_9_loses_no_acknowledged_prediction(tmp_path: Path) -> None:
+    acknowledged: set[str] = set()
+    for life in range(4):
+        workers = [start(tmp_path, f"life{life}worker{n}") for n in range(2)]
+        for worker in workers:
+            assert worker.stdout
+            acknowledged |= {
+                worker.stdout.readline().strip() for _ in range(random.randint(500, 3000))
+            }
+            worker.send_signal(signal.SIGKILL)
+            rest = worker.stdout.read().splitlines(keepends=True)
+            acknowledged |= {line.strip() for line in rest if line.endswith("\n")}
+            assert worker.wait() == -signal.SIGKILL
+            worker.stdout.close()
+    recorded: list[str] = []
+    for segment in segments(tmp_path):
+        assert segment.closed, "the kernel lets go of a killed writer's lock"
+        offset, finished = 0, False
+        while not finished:
+            page = read_segment(segment.path, offset, limit=5000)
+            recorded += [r.id for r in page.records]
+            offset, finished = page.next_offset, page.finished
+        discard(segment.path)
+    assert len(recorded) == len(set(recorded)), "no record is read twice"
+    assert acknowledged <= set(recorded)
+    assert segments(tmp_path) == []
+
+
+def test_a_reader_beside_a_running_writer_reads_each_record_once_and_in_order(
+    tmp_path: Path,
+) -> None:
+    with start(tmp_path, "w") as worker:
+        assert worker.stdout
+        offsets: dict[str, int] = {}
+        seen: list[int] = []
+        acknowledged = -1
+        while len(seen) < 20_000:
+            acknowledged = int(worker.stdout.readline().partition(".")[2])
+            if acknowledged % 97 == 0:
+                seen += poll(tmp_path, offsets)
+        worker.send_signal(signal.SIGKILL)
+        lines = worker.stdout.read().splitlines(keepends=True)
+        finished = [line for line in lines if line.endswith("\n")]
+        acknowledged = int(finished[-1].partition(".")[2]) if finished else acknowledged
+    seen += poll(tmp_path, offsets)
+    assert seen == list(range(len(seen)))
+    assert acknowledged < len(seen)
+    assert segments(tmp_path) == []
+
+
+def poll(folder: Path, offsets: dict[str, int]) -> list[int]:
+    """What ingest does: read on from the stored offsets, discard what is finished."""
+    numbers: list[int] = []
+    for segment in segments(folder):
+        key, finished = segment.path.name, False
+        while True:
+            page = read_segment(segment.path, offsets.get(key, 0), limit=3000)
+            assert page.damaged == 0 or page.finished
+            moved = page.next_offset > offsets.get(key, 0)
+            offsets[key], finished = page.next_offset, page.finished
+            numbers += [int(r.id.partition(".")[2]) for r in page.records]
+            if finished or not moved:
+                break
+        if finished:
+            discard(segment.path)
+    return numbers
