@@ -415,8 +415,8 @@ def test_lag_is_the_age_of_the_oldest_closed_segment(tmp_path: Path) -> None:
     assert journal.state().folder_segments == 1
     journal.close()
     path = only_segment(tmp_path)
-    hour_ago = int(path.name.partition("-")[0]) - 3_600_000
-    path.rename(tmp_path / f"{hour_ago:013d}-{path.name.partition('-')[2]}")
+    hour_ago = int(path.name.partition("-")[0]) - 3_600_000_000
+    path.rename(tmp_path / f"{hour_ago:016d}-{path.name.partition('-')[2]}")
     journal.tick()
     assert journal.state().lag_seconds == pytest.approx(3600, abs=60)
 

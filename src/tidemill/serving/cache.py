@@ -228,8 +228,8 @@ class _Remote:
         self._pinging, self.round_trip = None, math.inf
         with contextlib.suppress(Exception):
             await self._client.aclose()
-        for task in self._running:
-            task.cancel()
+        for command in self._running:
+            command.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def get(self, key: bytes, patience: float) -> bytes | None:

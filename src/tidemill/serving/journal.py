@@ -262,7 +262,7 @@ class Journal:
 
     def _open(self) -> _OpenSegment:
         self._sequence += 1
-        name = f"{time.time_ns() // 1_000_000:013d}-{self._writer}-{self._sequence:06d}{SUFFIX}"
+        name = f"{time.time_ns() // 1000:016d}-{self._writer}-{self._sequence:06d}{SUFFIX}"
         return _OpenSegment(self.folder, name, HEADER.pack(MAGIC, self._seed))
 
     def _try_out(self) -> None:

@@ -199,7 +199,7 @@ def measure_folder(folder: Path) -> FolderSize:
 def created_at(name: str) -> float:
     """When the segment of that name was started, in seconds since the epoch."""
     stamp = name.partition("-")[0]
-    return int(stamp) / 1000 if stamp.isdigit() else 0.0
+    return int(stamp) / 1e6 if stamp.isdigit() else 0.0
 
 
 def is_closed(descriptor: int) -> bool:
