@@ -2,6 +2,7 @@
 
 TidemillError
 ├── InputError            422  a request that does not fit the model's signature
+│   ├── RequestError      422  a field or parameter of a request that is not what it should be
 │   ├── MalformedError    400  a body or header that cannot be read at all
 │   ├── TooLargeError     413  a body over the limit
 │   └── MediaTypeError    415  a content type nobody here reads
@@ -11,6 +12,7 @@ TidemillError
 ├── ConflictError         409  the thing asked for contradicts what is there
 ├── RateLimitError        429  over the key's or the address's share
 ├── UnavailableError      503  a part that is needed is down or not ready yet
+├── DeadlineError         504  a model that did not come to an answer in time
 ├── ProjectError          422  what the user wrote in a project does not hold together
 │   └── DataError         422  the training data cannot be used, or not as described
 ├── ExportError           422  neither ONNX nor the native fallback can serve this model
@@ -73,6 +75,10 @@ class InputError(TidemillError):
     status, title = 422, "Input does not fit the model's signature"
 
 
+class RequestError(InputError):
+    title = "Invalid request"
+
+
 class MalformedError(InputError):
     status, title = 400, "Malformed request"
 
@@ -107,6 +113,10 @@ class RateLimitError(TidemillError):
 
 class UnavailableError(TidemillError):
     status, title = 503, "Unavailable"
+
+
+class DeadlineError(TidemillError):
+    status, title = 504, "Timeout"
 
 
 class ProjectError(TidemillError):

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     )
     broker_url: str | None = Field(
         default=None,
-        description="Where workers are told of jobs: redis://, amqp://; None is a folder in the home.",
+        description="Where workers hear of jobs: redis://, amqp://; None is a folder at home.",
     )
     limits_url: str = Field(
         default="memory://",
@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         default=10.0,
         gt=1,
         description="Seconds without a heartbeat after which a job is given to another worker.",
+    )
+    ready_requires: str = Field(
+        default="database",
+        description="Parts without which /ready says 503, by comma: database, mlflow, broker.",
     )
     max_body_bytes: int = Field(
         default=2**20, ge=1024, description="The largest request body of the control plane, bytes."
@@ -119,14 +123,19 @@ class Settings(BaseSettings):
         return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
-    def database(self) -> str:
+    def database_uri(self) -> str:
         """The URL of the database in force."""
         return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
 
     @property
-    def broker(self) -> str:
+    def broker_uri(self) -> str:
         """The URL of the broker in force."""
         return self.broker_url or f"filesystem://{self.home / 'broker'}"
+
+    @property
+    def required_parts(self) -> frozenset[str]:
+        """The parts without which the control plane is not ready."""
+        return frozenset(part.strip() for part in self.ready_requires.split(",") if part.strip())
 
     @property
     def artifact_root(self) -> Path:

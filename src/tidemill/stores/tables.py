@@ -80,7 +80,7 @@ audit = Table(
     Column("version", String(64)),
     Column("origin", String(255)),  # the address or command it came from
     Column("reason", Text),
-    Column("details", Json, nullable=False),
+    Column("details", JSON(), nullable=False),  # not JSONB: what is hashed must come back as it was
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
     Index("ix_audit_subject", "subject", "seq"),

@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.Column("version", sa.String(length=64)),
         sa.Column("origin", sa.String(length=255)),
         sa.Column("reason", sa.Text()),
-        sa.Column("details", Json(), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
         sa.Column("previous", sa.String(length=64), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_audit"),

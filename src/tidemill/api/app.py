@@ -1,0 +1,72 @@
+"""The control plane as one ASGI application: mounted behind the data plane, or served alone."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.responses import RedirectResponse
+
+import tidemill
+from tidemill.api import experiments, health, jobs, models, operations, problems, train
+from tidemill.api.metrics import Metrics
+from tidemill.api.record import BodyLimit, Recorder
+from tidemill.api.shapes import Problem
+from tidemill.api.state import State
+from tidemill.platform import Platform
+from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.limits import RateLimits
+
+ERRORS = {
+    code: {"model": Problem, "description": words}
+    for code, words in {
+        "4XX": "What was wrong with the request",
+        "5XX": "What is wrong here",
+    }.items()
+}
+
+
+def create_app(platform: Platform) -> FastAPI:
+    """The application over a platform, which the caller opens and closes.
+
+    Raises:
+        SettingsError: The rate limit or its URL cannot be understood.
+    """
+    settings = platform.settings
+    state = State(
+        platform=platform,
+        keyring=WatchedKeyring(settings.keys_file),
+        limits=RateLimits(settings.limits_url, settings.rate_limit),
+        metrics=Metrics(platform.jobs),
+    )
+    app = FastAPI(
+        title="Tidemill",
+        version=tidemill.__version__,
+        description="Train, register, promote and look after models.",
+        openapi_url="/api/openapi.json",
+        docs_url="/api/docs",
+        redoc_url=None,
+        responses=ERRORS,  # type: ignore[arg-type]
+        middleware=[
+            Middleware(Recorder, state=state),
+            Middleware(problems.Catch),
+            Middleware(BodyLimit, limit=settings.max_body_bytes),
+        ],
+    )
+    app.state.tidemill = state
+    problems.install(app)
+    for module in (health, train, jobs, experiments, models, operations):
+        app.include_router(module.router)
+    _add_short_paths(app)
+    return app
+
+
+def _add_short_paths(app: FastAPI) -> None:
+    """Where people look for the documentation when the control plane is served alone."""
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> RedirectResponse:
+        return RedirectResponse("/api/docs")
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def schema() -> RedirectResponse:
+        return RedirectResponse("/api/openapi.json")

@@ -1,0 +1,69 @@
+"""The control plane's Prometheus metrics, in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tidemill.errors import UnavailableError
+from tidemill.stores.jobs import Jobs
+
+ACTIVE = ("running",)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class JobCounts(Collector):
+    """Jobs by state, read from the database when Prometheus asks; silent while it is away."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def describe(self) -> list[Metric]:
+        return list(self._families({}))
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            yield from self._families(self._jobs.counts())
+        except UnavailableError:
+            return
+
+    def _families(self, counts: dict[str, int]) -> Iterator[Metric]:
+        active = sum(counts.get(state, 0) for state in ACTIVE)
+        yield GaugeMetricFamily("training_jobs_active", "Jobs that run now", value=active)
+        by_state = GaugeMetricFamily("tidemill_jobs", "Jobs by state", labels=["state"])
+        for state, count in sorted(counts.items()):
+            by_state.add_metric([state], count)
+        yield by_state
+
+
+class Metrics:
+    """Counts of requests by route template, method and status, and the jobs."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "http_requests",
+            "Requests answered",
+            ["method", "route", "code"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "http_request_duration_seconds",
+            "Time to answer",
+            ["method", "route"],
+            registry=self.registry,
+            buckets=SECONDS,
+        )
+        self.registry.register(JobCounts(jobs))
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(method, route).observe(seconds)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)

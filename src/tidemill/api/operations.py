@@ -1,0 +1,166 @@
+"""What operators look at and clear: requests, metrics, the audit log, the database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from tidemill.api.access import Admin, KeyHolder
+from tidemill.api.shapes import Cursor, Filter, Limit, Listing, Since, Until, dated, epoch
+from tidemill.api.state import platform_of
+from tidemill.platform import Platform
+from tidemill.stores import statistics
+from tidemill.stores.audit import Entry
+
+router = APIRouter(tags=["operations"])
+
+ThePlatform = Annotated[Platform, Depends(platform_of)]
+
+
+class ClearOrder(BaseModel):
+    """What to delete. Only tables of records can be cleared, never jobs that run or the audit."""
+
+    tables: list[str] = Field(min_length=1, description=", ".join(statistics.CLEARABLE))
+    before: datetime = Field(description="Only rows older than this.")
+    reason: str | None = Field(default=None, max_length=2_000)
+
+
+class Cleared(BaseModel):
+    """How many rows went, by table."""
+
+    deleted: dict[str, int]
+    before: datetime
+
+
+@router.get("/audit")
+def list_audit(
+    _: Admin,
+    platform: ThePlatform,
+    action: Filter = None,
+    subject: Filter = None,
+    actor: Filter = None,
+    since: Since = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Listing[dict[str, Any]]:
+    """Who did what, when and why, newest first."""
+    page = platform.audit.page(
+        action=action,
+        subject=subject,
+        actor=actor,
+        since=epoch(since),
+        limit=limit,
+        cursor=cursor,
+    )
+    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+
+
+@router.get("/audit/verify")
+def verify_audit(_: Admin, platform: ThePlatform) -> dict[str, Any]:
+    """Whether every row is what was written; names the first that is changed or missing."""
+    return vars(platform.audit.verify())
+
+
+@router.get("/logs")
+def list_logs(
+    _: Admin,
+    platform: ThePlatform,
+    route: Filter = None,
+    method: Filter = None,
+    status: int | None = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Listing[dict[str, Any]]:
+    """Requests that were answered, newest first."""
+    page = platform.requests.page(
+        route=route,
+        method=method,
+        status=status,
+        since=epoch(since),
+        until=epoch(until),
+        limit=limit,
+        cursor=cursor,
+    )
+    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+
+
+@router.get("/metrics/api")
+def api_metrics(
+    _: KeyHolder,
+    platform: ThePlatform,
+    route: Filter = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Listing[dict[str, Any]]:
+    """Requests by minute, route and status: how many, how long on average and at worst."""
+    page = statistics.api_minutes(
+        platform.database,
+        route=route,
+        since=epoch(since),
+        until=epoch(until),
+        limit=limit,
+        cursor=cursor,
+    )
+    return Listing(items=[dated(row, "minute") for row in page.items], next=page.next)
+
+
+@router.get("/metrics/models")
+def model_metrics(
+    _: KeyHolder,
+    platform: ThePlatform,
+    model: Filter = None,
+    version: Filter = None,
+    metric: Filter = None,
+    source: Filter = None,
+    since: Since = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Listing[dict[str, Any]]:
+    """What is known of how good each version is: at training, at the gate, live."""
+    page = statistics.model_values(
+        platform.database,
+        model=model,
+        version=version,
+        metric=metric,
+        source=source,
+        since=epoch(since),
+        limit=limit,
+        cursor=cursor,
+    )
+    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+
+
+@router.get("/database/stats")
+def database_stats(_: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
+    """Rows by table, and the size of it all."""
+    return statistics.database_stats(platform.database)
+
+
+@router.post("/database/clear")
+def clear_database(
+    order: ClearOrder, request: Request, caller: Admin, platform: ThePlatform
+) -> Cleared:
+    """Delete old rows of the named tables; recorded in the audit log."""
+    before = epoch(order.before)
+    assert before is not None
+    statistics.check_clearable(order.tables)
+    platform.audit.append(
+        Entry(
+            caller.actor,
+            "database.clear",
+            subject=",".join(order.tables)[:255],
+            origin=caller.address,
+            reason=order.reason,
+            details={"before": order.before.isoformat(), "request_id": request.state.request_id},
+        )
+    )
+    return Cleared(
+        deleted=statistics.clear(platform.database, order.tables, before), before=order.before
+    )

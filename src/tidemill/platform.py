@@ -1,0 +1,137 @@
+"""The control plane, wired: settings become stores. The one place that chooses adapters.
+
+platform = Platform.open(Settings())
+job, new = platform.submit(NewJob("train", model="iris-classifier"))
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tidemill.errors import UnavailableError
+from tidemill.settings import Settings
+from tidemill.stores.audit import Audit
+from tidemill.stores.broker import Doorbell
+from tidemill.stores.database import Database
+from tidemill.stores.jobs import Job, Jobs, NewJob
+from tidemill.stores.keys import Keys
+from tidemill.stores.projects import Projects, project_references
+from tidemill.stores.requests import RequestLog
+from tidemill.stores.schema import check_schema, migrate
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Everything the control plane's faces need. Close it when done."""
+
+    settings: Settings
+    database: Database
+    jobs: Jobs
+    audit: Audit
+    keys: Keys
+    projects: Projects
+    doorbell: Doorbell
+    requests: RequestLog
+
+    @classmethod
+    def open(cls, settings: Settings) -> Platform:
+        """Wire the stores and check the database.
+
+        The embedded database in the home is brought up to date by itself; another one only by
+        `tidemill migrate`, because others may be working with it.
+
+        Raises:
+            SettingsError: The database is at another schema, or a URL is of an unknown kind.
+            UnavailableError: The database cannot be reached.
+        """
+        settings.home.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.database_uri)
+        if settings.database_url is None:
+            migrate(database)
+        check_schema(database)
+        secret = settings.audit_secret
+        audit = Audit(database, settings.home, secret.get_secret_value() if secret else None)
+        return cls(
+            settings=settings,
+            database=database,
+            jobs=Jobs(database),
+            audit=audit,
+            keys=Keys(settings.keys_file, audit.append),
+            projects=Projects(project_references(settings.project), settings.model_name),
+            doorbell=Doorbell(settings.broker_uri),
+            requests=RequestLog(database),
+        )
+
+    def submit(self, new: NewJob) -> tuple[Job, bool]:
+        """Accept a job: its row first, then the doorbell. Whether it is new comes with it.
+
+        Raises:
+            ConflictError: The idempotency key belongs to another request.
+            UnavailableError: The database cannot be reached; nothing was accepted.
+        """
+        limited = replace(
+            new,
+            time_limit=new.time_limit or self.settings.job_time_limit,
+            memory_limit=new.memory_limit or self._memory_limit(),
+        )
+        job, created = self.jobs.submit(limited)
+        if created and self.doorbell.ring(job.id):
+            job = self.jobs.mark_sent(job.id) or job
+        return job, created
+
+    @cached_property
+    def tracking(self) -> MlflowClient:
+        """MLflow's client; importing it takes a second, so it is made when first needed."""
+        import mlflow
+
+        return mlflow.MlflowClient(self.settings.mlflow_uri, self.settings.registry_uri)
+
+    def mlflow_problem(self) -> str | None:
+        """None when MLflow can be reached, else what is wrong; takes a second at most."""
+        for uri in {self.settings.mlflow_uri, self.settings.registry_uri or ""}:
+            problem = _connection_problem(uri)
+            if problem is not None:
+                return problem
+        return None
+
+    def require_mlflow(self) -> MlflowClient:
+        """MLflow's client, after a quick look whether it is there.
+
+        Raises:
+            UnavailableError: It is not.
+        """
+        problem = self.mlflow_problem()
+        if problem is not None:
+            raise UnavailableError(problem, remedy="Start MLflow, or look with `tidemill doctor`.")
+        return self.tracking
+
+    def close(self) -> None:
+        """Write what is still buffered and let go of every connection."""
+        self.requests.close()
+        self.doorbell.close()
+        self.database.close()
+
+    def _memory_limit(self) -> int | None:
+        megabytes = self.settings.job_memory_limit_mb
+        return None if megabytes is None else megabytes * 2**20
+
+
+def _connection_problem(uri: str) -> str | None:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return None  # a store in a file or database, which MLflow opens by itself
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        socket.create_connection(address, timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        return f"MLflow at {parts.scheme}://{address[0]}:{address[1]} cannot be reached: {error}"
+    return None

@@ -1,0 +1,216 @@
+"""The audit log: who did what to which model, when, why and on what evidence, chained by hash.
+
+Each row's hash is the sha256 of its content in canonical JSON behind the hash of the row before, so
+a changed or missing row breaks the chain from there on. A checkpoint file in the home (signed, with
+the number and hash of the newest row) notices what a chain alone cannot: that its end was cut off,
+or that all of it was written anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from tidemill.errors import SettingsError
+from tidemill.stores.database import Database, EpochNow
+from tidemill.stores.pages import Page, plain, read_page
+from tidemill.stores.tables import audit
+
+FIRST = "0" * 64
+CHUNK = 2_000
+# Any number does, as long as nobody else in the database uses it.
+APPEND_LOCK = 7_305_452
+HASHED = ("seq", "time", "actor", "action", "subject", "version", "origin", "reason", "details")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be recorded. `actor` is a key's id, or `user@host` on the command line."""
+
+    actor: str
+    action: str
+    subject: str | None = None
+    version: str | None = None
+    origin: str | None = None
+    reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the log is what was written. `row` is the number of the first changed or missing."""
+
+    intact: bool
+    rows: int
+    row: int | None = None
+    problem: str | None = None
+    note: str | None = None
+
+
+class Audit:
+    """The log in one database, with its checkpoint in one folder.
+
+    Args:
+        folder: Where `audit.head` is kept; a machine with a folder of its own keeps its own.
+        secret: Signs the checkpoint; None keeps a random one in `audit.secret`, mode 0600.
+    """
+
+    def __init__(self, database: Database, folder: Path, secret: str | None = None) -> None:
+        self._database = database
+        self._folder = folder
+        self._secret = secret
+
+    def append(self, entry: Entry) -> int:
+        """Write one row and give its number; writers of all processes wait for each other.
+
+        Raises:
+            UnavailableError: The database cannot be reached; nothing was recorded.
+        """
+        with self._database.write() as connection:
+            self._serialise(connection)
+            row = _chained(connection, entry)
+            connection.execute(insert(audit).values(row))
+        self._advance(row["seq"], row["hash"])
+        return int(row["seq"])
+
+    def page(
+        self,
+        *,
+        action: str | None = None,
+        subject: str | None = None,
+        actor: str | None = None,
+        since: float | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Rows, newest first."""
+        wanted = {audit.c.action: action, audit.c.subject: subject, audit.c.actor: actor}
+        where = [column == value for column, value in wanted.items() if value is not None]
+        if since is not None:
+            where.append(audit.c.time >= since)
+        return read_page(
+            self._database, audit, audit.c.seq, where=tuple(where), limit=limit, cursor=cursor
+        )
+
+    def verify(self) -> Verdict:
+        """Recompute the chain from its first row and compare its end with the checkpoint."""
+        previous, count = FIRST, 0
+        for row in self._rows():
+            count += 1
+            if row["seq"] != count:
+                return Verdict(False, count - 1, count, f"row {count} is missing")
+            if row["previous"] != previous or row["hash"] != _hash(previous, row):
+                return Verdict(False, count - 1, count, f"row {count} was changed")
+            previous = row["hash"]
+        return self._compare(count)
+
+    def _compare(self, count: int) -> Verdict:
+        head = self._read_head()
+        if head is None:
+            note = "there is no checkpoint here: rows missing at the end would not be noticed"
+            return Verdict(True, count, note=note)
+        seq, digest = int(head["seq"]), str(head["hash"])
+        if not hmac.compare_digest(str(head["mac"]), self._sign(seq, digest)):
+            return Verdict(False, count, problem="the checkpoint's signature is wrong")
+        if seq > count:
+            return Verdict(False, count, count + 1, f"row {count + 1} is missing")
+        query = select(audit.c.hash).where(audit.c.seq == seq)
+        if self._database.rows(query)[0]["hash"] != digest:
+            problem = f"the chain was written anew: row {seq} is not the one that was checkpointed"
+            return Verdict(False, count, seq, problem)
+        return Verdict(True, count)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        last = 0
+        while True:
+            query = select(audit).where(audit.c.seq > last).order_by(audit.c.seq).limit(CHUNK)
+            rows = self._database.rows(query)
+            yield from rows
+            if len(rows) < CHUNK:
+                return
+            last = rows[-1]["seq"]
+
+    def _serialise(self, connection: Connection) -> None:
+        # SQLite's writing transaction holds the one write lock already.
+        if self._database.dialect == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({APPEND_LOCK})"))
+
+    def _advance(self, seq: int, digest: str) -> None:
+        with _locked(self._folder / "audit.lock"):
+            head = self._read_head()
+            if head is not None and int(head["seq"]) >= seq:
+                return
+            body = {"seq": seq, "hash": digest, "mac": self._sign(seq, digest)}
+            draft = self._folder / f".audit.head.{secrets.token_hex(4)}"
+            draft.write_text(json.dumps(body))
+            draft.replace(self._folder / "audit.head")
+
+    def _read_head(self) -> dict[str, Any] | None:
+        path = self._folder / "audit.head"
+        try:
+            head: dict[str, Any] = json.loads(path.read_text())
+            if {"seq", "hash", "mac"} <= head.keys():
+                return head
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            pass
+        raise SettingsError(
+            f"The audit checkpoint {path} cannot be read.",
+            remedy="Somebody changed it. Restore it from a backup, and look at the log's end.",
+        )
+
+    def _sign(self, seq: int, digest: str) -> str:
+        secret = self._secret or self._own_secret()
+        return hmac.new(secret.encode(), f"{seq}:{digest}".encode(), hashlib.sha256).hexdigest()
+
+    def _own_secret(self) -> str:
+        path = self._folder / "audit.secret"
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        except FileExistsError:
+            pass
+        return path.read_text()
+
+
+def _chained(connection: Connection, entry: Entry) -> dict[str, Any]:
+    newest = connection.execute(
+        select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
+    ).one_or_none()
+    seq, previous = newest if newest is not None else (0, FIRST)
+    row = {
+        "seq": seq + 1,
+        "time": float(connection.execute(select(func.round(EpochNow() * 1000))).scalar_one())
+        / 1000,
+        **plain(vars(entry)),
+        "previous": previous,
+    }
+    return {**row, "hash": _hash(previous, row)}
+
+
+def _hash(previous: str, row: Mapping[str, Any]) -> str:
+    content = {name: row[name] for name in HASHED}
+    canonical = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(previous.encode() + canonical.encode()).hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,142 @@
+"""API keys as an operator manages them: made, listed and revoked in the file that servers read.
+
+A running server sees a change when it next looks at the file's date, within a second or two.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tidemill import keyring
+from tidemill.errors import NotFoundError, RequestError, SettingsError
+from tidemill.keyring import SCOPES, KeyRecord, Keyring, Scope
+from tidemill.stores.audit import Entry
+
+Record = Callable[[Entry], object]
+LOOK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Keys:
+    """The keys in one file.
+
+    Args:
+        record: Where a change is recorded; `Audit.append`.
+    """
+
+    def __init__(self, path: Path, record: Record) -> None:
+        self._path = path
+        self._record = record
+
+    def create(
+        self,
+        scopes: tuple[str, ...],
+        *,
+        actor: str,
+        name: str = "",
+        lifetime: float | None = None,
+        origin: str | None = None,
+    ) -> tuple[str, KeyRecord]:
+        """Make a key; it is in the result and nowhere else.
+
+        Args:
+            lifetime: Seconds until it expires; None for never.
+
+        Raises:
+            RequestError: A scope is unknown, or the lifetime is over already.
+        """
+        checked = _check_scopes(scopes)
+        if lifetime is not None and lifetime <= 0:
+            raise RequestError("The key would have expired already.", field="expires")
+        expires = None if lifetime is None else time.time() + lifetime
+        with self._changing() as (ring, save):
+            changed, token, record = keyring.add(ring, checked, name=name, expires=expires)
+            details = {"scopes": list(checked), "name": name, "expires": expires}
+            self._record(
+                Entry(actor, "key.create", subject=record.id, origin=origin, details=details)
+            )
+            save(changed)
+        return token, record
+
+    def revoke(
+        self, key_id: str, *, actor: str, origin: str | None = None, reason: str | None = None
+    ) -> KeyRecord:
+        """Take a key away.
+
+        Raises:
+            NotFoundError: There is no key with that id.
+        """
+        with self._changing() as (ring, save):
+            found = next((record for record in ring.keys if record.id == key_id), None)
+            if found is None:
+                raise NotFoundError(f"There is no key '{key_id}'.", field="id")
+            self._record(Entry(actor, "key.revoke", subject=key_id, origin=origin, reason=reason))
+            save(keyring.remove(ring, key_id))
+        return found
+
+    def list(self) -> tuple[KeyRecord, ...]:
+        """All keys, without the keys themselves."""
+        return keyring.load(self._path).keys if self._path.exists() else ()
+
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[Keyring, Callable[[Keyring], None]]]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            ring = keyring.load(self._path) if self._path.exists() else keyring.new_keyring()
+            yield ring, lambda changed: keyring.save(self._path, changed)
+
+
+class WatchedKeyring:
+    """The keyring in a file, read again when the file changes.
+
+    A file that cannot be read leaves the last good keyring in force; no file means no keys.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._looked = float("-inf")
+        self._stamp: tuple[int, int, int] | None = None
+        self._ring = Keyring(pepper="00")
+
+    def current(self) -> Keyring:
+        """The keyring as of at most a second ago."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            with self._lock:
+                self._look()
+        return self._ring
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            stat = os.stat(self._path)
+        except FileNotFoundError:
+            self._stamp, self._ring = None, Keyring(pepper="00")
+            return
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if stamp == self._stamp:
+            return
+        try:
+            self._ring, self._stamp = keyring.load(self._path), stamp
+        except SettingsError as error:
+            log.error("the keys in force stay as they were: %s", error)
+
+
+def _check_scopes(scopes: tuple[str, ...]) -> tuple[Scope, ...]:
+    known = tuple(scope for scope in SCOPES if scope in scopes)
+    if not scopes or len(known) != len(set(scopes)):
+        raise RequestError(
+            f"'{','.join(scopes)}' are not the scopes of a key.",
+            field="scope",
+            expected=f"some of {', '.join(SCOPES)}",
+        )
+    return known

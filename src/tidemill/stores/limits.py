@@ -1,0 +1,104 @@
+"""How much each caller may ask, counted in this process or in Redis for many.
+
+While Redis is away each process counts for itself, so a caller may for that time get its share from
+every one of them; `degraded` says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from tidemill.errors import SettingsError
+
+# After a failure the shared store is left alone for this long, so that nobody waits for it.
+REST_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a caller has left. `window` and `reset` in seconds."""
+
+    allowed: bool
+    quota: int
+    window: int
+    remaining: int
+    reset: int
+
+    def headers(self) -> dict[str, str]:
+        """The fields of the IETF's draft on rate limits, and Retry-After on a refusal."""
+        fields = {
+            "RateLimit-Policy": f'"default";q={self.quota};w={self.window}',
+            "RateLimit": f'"default";r={self.remaining};t={self.reset}',
+        }
+        return fields if self.allowed else {**fields, "Retry-After": str(max(1, self.reset))}
+
+
+class RateLimits:
+    """One limit for every caller.
+
+    Args:
+        url: `memory://` or `redis://...`.
+        limit: As in "600/minute"; None or "none" lets everything through.
+
+    Raises:
+        SettingsError: The limit or the URL cannot be understood.
+    """
+
+    def __init__(self, url: str, limit: str | None) -> None:
+        self._item = _parse(limit)
+        options = {} if url.startswith("memory") else _REDIS_OPTIONS
+        try:
+            storage = storage_from_string(url, **options)
+        except Exception as error:
+            raise SettingsError(
+                f"Rate limits cannot be counted at {url}: {error}", field="limits_url"
+            ) from error
+        self._shared = SlidingWindowCounterRateLimiter(storage)
+        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._rest_until = 0.0
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the shared store is away and each process counts for itself."""
+        return time.monotonic() < self._rest_until
+
+    def take(self, caller: str) -> Share | None:
+        """Count one request of the caller; None when there is no limit."""
+        if self._item is None:
+            return None
+        if not self.degraded:
+            try:
+                return _take(self._shared, self._item, caller)
+            except Exception as error:  # whatever the store's client raises, callers are answered
+                self._rest_until = time.monotonic() + REST_SECONDS
+                log.warning("rate limits are counted in this process for now: %s", error)
+        return _take(self._own, self._item, caller)
+
+
+_REDIS_OPTIONS: dict[str, float] = {"socket_connect_timeout": 0.3, "socket_timeout": 0.3}
+
+
+def _take(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, caller: str) -> Share:
+    allowed = limiter.hit(item, caller)
+    stats = limiter.get_window_stats(item, caller)
+    reset = max(0, round(stats.reset_time - time.time()))
+    return Share(allowed, item.amount, item.get_expiry(), max(0, stats.remaining), reset)
+
+
+def _parse(limit: str | None) -> RateLimitItem | None:
+    if limit is None or limit.strip().lower() == "none":
+        return None
+    try:
+        return parse(limit)
+    except ValueError as error:
+        raise SettingsError(
+            f"'{limit}' is not a rate limit.", field="rate_limit", expected="as in 600/minute"
+        ) from error

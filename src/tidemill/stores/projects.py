@@ -1,0 +1,121 @@
+"""The projects that a platform knows, by the names of their models."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidemill.errors import NotFoundError, ProjectError
+from tidemill.project import Project, gallery, load_project
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A project and where it was found: what a worker is told."""
+
+    reference: str
+    project: Project
+
+
+class Projects:
+    """Loads projects when they are first asked for, and a changed file again.
+
+    Args:
+        references: Project files and `gallery:NAME`; `gallery:*` is all that come with Tidemill.
+        default: The model meant by a request that names none.
+    """
+
+    def __init__(self, references: Sequence[str], default: str | None = None) -> None:
+        self._references = _expanded(references)
+        self._default = default
+        self._lock = threading.Lock()
+        self._stamps: dict[str, float] = {}
+        self._known: dict[str, Known] = {}
+        self._broken: dict[str, str] = {}
+
+    def get(self, model: str | None) -> Known:
+        """The project of a model; with None, the default or the only one.
+
+        Raises:
+            NotFoundError: No known project trains this model.
+            ProjectError: None is named and several are known, or the project does not load.
+        """
+        known = self.all()
+        wanted = model or self._default or (next(iter(known)) if len(known) == 1 else None)
+        if wanted is None:
+            raise ProjectError(
+                "Several models can be trained here; name one.",
+                field="model",
+                expected=f"one of {', '.join(known)}",
+            )
+        if wanted not in known:
+            raise self._unknown(wanted, known)
+        return known[wanted]
+
+    def all(self) -> dict[str, Known]:
+        """Every project that loads, by its model's name."""
+        with self._lock:
+            for reference in self._references:
+                self._refresh(reference)
+            return dict(self._known)
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Why a project did not load, by where it was looked for."""
+        return dict(self._broken)
+
+    def _refresh(self, reference: str) -> None:
+        stamp = _stamp(reference)
+        if self._stamps.get(reference) == stamp:
+            return
+        self._stamps[reference] = stamp
+        self._broken.pop(reference, None)
+        try:
+            project = load_project(reference)
+        except (ProjectError, ImportError) as error:
+            log.warning("the project %s does not load: %s", reference, error)
+            self._broken[reference] = str(error)
+            return
+        self._known[project.name] = Known(reference, project)
+
+    def _unknown(self, wanted: str, known: dict[str, Known]) -> NotFoundError:
+        why = "; ".join(f"{where}: {what}" for where, what in self._broken.items())
+        return NotFoundError(
+            f"No project here trains a model '{wanted}'." + (f" ({why})" if why else ""),
+            field="model",
+            expected=f"one of {', '.join(known)}",
+        )
+
+
+def project_references(setting: str | None) -> list[str]:
+    """What `TIDEMILL_PROJECT` means: names by comma, else ./project.py, else the gallery."""
+    if setting:
+        return [part.strip() for part in setting.split(",") if part.strip()]
+    here = Path("project.py")
+    return [str(here.absolute())] if here.is_file() else ["gallery:*"]
+
+
+def _expanded(references: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for reference in references:
+        if reference == "gallery:*":
+            found += [f"gallery:{name}" for name in gallery()]
+        elif reference.startswith("gallery:"):
+            found.append(reference)
+        else:
+            found.append(str(Path(reference).expanduser().absolute()))
+    return found
+
+
+def _stamp(reference: str) -> float:
+    if reference.startswith("gallery:"):
+        return 0.0
+    try:
+        return Path(reference).stat().st_mtime
+    except OSError:
+        return -1.0

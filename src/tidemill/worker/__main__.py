@@ -1,0 +1,91 @@
+"""Start a worker: `python -m tidemill.worker [--concurrency N]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import threading
+from typing import Any
+
+from celery.signals import worker_shutting_down
+
+from tidemill import logs
+from tidemill.platform import Platform
+from tidemill.settings import Settings
+from tidemill.stores.broker import QUEUE, TASK, make_celery
+from tidemill.worker.attendant import Attendant
+from tidemill.worker.caretaker import Caretaker
+
+
+class Slots:
+    """How many jobs this worker could still take."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._free -= 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._free += 1
+
+    def free(self) -> int:
+        return self._free
+
+
+def work(settings: Settings) -> None:
+    """Run jobs until SIGTERM or SIGINT; running jobs are given back, not lost.
+
+    Raises:
+        SettingsError: The database is at another schema.
+        UnavailableError: The database cannot be reached.
+    """
+    platform = Platform.open(settings)
+    slots = Slots(settings.worker_concurrency)
+    attendant = Attendant(platform, f"{socket.gethostname()}:{os.getpid()}")
+    app = make_celery(settings.broker_uri)
+
+    def run(job_id: str) -> None:
+        with slots:
+            attendant.attend(job_id)
+
+    app.task(run, name=TASK)
+    caretaker = Caretaker(platform, slots.free)
+    caretaker.start()
+
+    def leave(**_: Any) -> None:
+        attendant.leave()
+
+    worker_shutting_down.connect(leave, weak=False)
+    try:
+        app.Worker(
+            pool="threads",
+            concurrency=settings.worker_concurrency,
+            queues=[QUEUE],
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel=settings.log_level,
+        ).start()
+    finally:
+        caretaker.stop()
+        platform.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tidemill.worker", description=__doc__)
+    parser.add_argument("--concurrency", type=int, help="jobs at a time")
+    given = parser.parse_args().concurrency
+    settings = Settings() if given is None else Settings(worker_concurrency=given)
+    logs.configure(
+        "worker", level=settings.log_level, style=settings.log_format, folder=settings.logs
+    )
+    work(settings)
+
+
+if __name__ == "__main__":
+    main()

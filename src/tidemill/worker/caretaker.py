@@ -1,0 +1,69 @@
+"""The caretaker: no job is lost because a worker died or a message did.
+
+Every worker has one. Once a second it gives back jobs whose heart stopped, and, only while this
+worker has nothing to do, rings again for jobs that are due and that nobody took: a worker that
+idles while work waits is the proof that a message was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from tidemill.errors import UnavailableError
+from tidemill.platform import Platform
+
+TICK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Caretaker:
+    """A thread beside the worker.
+
+    Args:
+        idle: How many more jobs this worker could run now.
+    """
+
+    def __init__(self, platform: Platform, idle: Callable[[], int]) -> None:
+        self._platform = platform
+        self._idle = idle
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
+        self._lost_after = platform.settings.worker_lost_after
+        self._patience_until = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def tick(self) -> None:
+        """One round. While the database is away, and for one limit after, nobody is held dead."""
+        try:
+            if time.monotonic() >= self._patience_until:
+                for job in self._platform.jobs.reap(self._lost_after):
+                    log.warning("job %s lost its worker; it is %s now", job.id, job.state)
+            self._ring_again()
+        except UnavailableError as error:
+            self._patience_until = time.monotonic() + self._lost_after
+            log.warning("the caretaker waits: %s", error)
+
+    def _ring_again(self) -> None:
+        idle = self._idle()
+        if idle <= 0:
+            return
+        for job in self._platform.jobs.unheard(idle):
+            self._platform.doorbell.ring(job.id)
+        self._platform.doorbell.tidy()
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            try:
+                self.tick()
+            except Exception:
+                log.exception("the caretaker stumbled")

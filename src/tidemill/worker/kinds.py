@@ -1,0 +1,104 @@
+"""The verbs a job can be: each takes the platform, the job and a way to report, and gives a result.
+
+A verb may be run again after its worker died at any point, so each first looks for what an earlier
+attempt has already brought about: the runs and the version of a job carry its id as a tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tidemill.loop.train import Progress, train
+from tidemill.platform import Platform
+from tidemill.project import Project, load_project
+from tidemill.stores.jobs import Job
+from tidemill.worker.child import Report
+
+JOB_TAG = "tidemill.job_id"
+SayHow = Callable[[Report], None]
+Verb = Callable[[Platform, Job, SayHow], dict[str, Any]]
+
+
+def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Train the project's candidates and register the best, once however often it is tried."""
+    return _registered(platform, job) or _train(platform, job, report)
+
+
+def _train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    clean_up(platform, job, report)
+
+    def forward(progress: Progress) -> None:
+        report(_report(progress))
+
+    settings = platform.settings
+    result = train(
+        _tagged(_project(job), job),
+        tracking_uri=settings.mlflow_uri,
+        registry_uri=settings.registry_uri,
+        artifact_root=settings.artifact_root,
+        overrides=job.params.get("overrides") or {},
+        trials=job.params.get("trials"),
+        only=job.params.get("only"),
+        on_progress=forward,
+    )
+    return {
+        "model": job.model,
+        "version": result.version,
+        "run_id": result.run_id,
+        "candidate": result.candidate,
+        "metrics": dict(result.metrics),
+    }
+
+
+def clean_up(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Mark the runs that an earlier attempt of the job left running as killed."""
+    client = platform.tracking
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    wanted = f"tags.`{JOB_TAG}` = '{job.id}' AND attributes.status = 'RUNNING'"
+    left = client.search_runs(experiments, wanted) if experiments else []
+    for run in left:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return {"killed": len(left)}
+
+
+def _registered(platform: Platform, job: Job) -> dict[str, Any] | None:
+    """The result of an earlier attempt that got as far as to register its version."""
+    if job.attempts <= 1:
+        return None
+    client = platform.tracking
+    found = client.search_model_versions(f"tags.`{JOB_TAG}` = '{job.id}'")
+    if not found:
+        return None
+    version = min(found, key=lambda each: int(each.version))
+    run = client.get_run(version.run_id)
+    return {
+        "model": version.name,
+        "version": str(version.version),
+        "run_id": version.run_id,
+        "candidate": version.tags.get("tidemill.candidate"),
+        "metrics": dict(run.data.metrics),
+    }
+
+
+def _project(job: Job) -> Project:
+    assert job.project is not None, "a training job says where its project is"
+    return load_project(job.project)
+
+
+def _tagged(project: Project, job: Job) -> Project:
+    """The project whose runs and version will carry the job's id."""
+    return replace(project, tags={**project.tags, JOB_TAG: job.id})
+
+
+def _report(progress: Progress) -> Report:
+    rest: Mapping[str, Any] = {
+        name: value
+        for name, value in vars(progress).items()
+        if name not in ("percent", "stage") and value is not None
+    }
+    return Report(progress.percent, progress.stage, rest)
+
+
+VERBS: dict[str, Verb] = {"train": run_train, "clean_up": clean_up}
