@@ -1,0 +1,184 @@
+"""Which settings of a candidate to try next: its whole grid, or a guided search with Optuna."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tidemill.project import Candidate
+from tidemill.steps.parameters import Overrides, check_params, parse_overrides
+
+__all__ = [
+    "Overrides",
+    "Search",
+    "Settings",
+    "Trial",
+    "check_params",
+    "open_search",
+    "parse_overrides",
+]
+
+DEFAULT_TRIALS = 20
+PATIENCE = 50  # how often to ask again for a setting that was not tried yet
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of one candidate: what is fitted, tracked and ranked as one run."""
+
+    candidate: str
+    number: int  # from 1
+    of: int
+    params: Settings = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The run's name: the candidate's, numbered where there are several trials."""
+        return self.candidate if self.of == 1 else f"{self.candidate}-{self.number}"
+
+
+class Search(Protocol):
+    """Gives settings one by one; is told how good each was, None for one that failed."""
+
+    total: int
+
+    def ask(self) -> Settings | None: ...
+
+    def tell(self, settings: Settings, value: float | None) -> None: ...
+
+
+def open_search(
+    candidate: Candidate,
+    *,
+    pinned: Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    seed: int = 0,
+    maximize: bool = True,
+) -> Search:
+    """The search over a candidate's settings.
+
+    Lists are tried in full when no number of trials is asked for, or one that covers them; ranges
+    and larger grids are searched by Optuna's tree-structured Parzen estimator, seeded, and no
+    setting is tried twice.
+
+    Args:
+        pinned: Parameters fixed by the caller; they are given to every trial, not searched.
+        trials: How many settings to try; None takes the candidate's own number.
+    """
+    pinned = dict(pinned or {})
+    space = {name: values for name, values in candidate.search.items() if name not in pinned}
+    wanted = trials or candidate.trials
+    size = _size(space)
+    if size is not None and (wanted is None or wanted >= size):
+        return Grid(space, pinned)
+    return Guided(space, pinned, wanted or DEFAULT_TRIALS, seed=seed, maximize=maximize)
+
+
+def _size(space: Mapping[str, Sequence[Any]]) -> int | None:
+    """How many settings the lists make; None where there is a range."""
+    if any(isinstance(values, tuple) for values in space.values()):
+        return None
+    return math.prod(len(values) for values in space.values())
+
+
+class Grid:
+    """Every combination of the lists, the last parameter changing fastest."""
+
+    def __init__(self, space: Mapping[str, Sequence[Any]], pinned: Mapping[str, Any]) -> None:
+        points = itertools.product(*space.values())
+        self._settings = [{**pinned, **dict(zip(space, point, strict=True))} for point in points]
+        self.total = len(self._settings)
+        self._left = iter(self._settings)
+
+    def ask(self) -> Settings | None:
+        return next(self._left, None)
+
+    def tell(self, settings: Settings, value: float | None) -> None:
+        """A grid has nothing to learn."""
+
+
+class Guided:
+    """Settings proposed by Optuna from how good the earlier ones were."""
+
+    def __init__(
+        self,
+        space: Mapping[str, Sequence[Any]],
+        pinned: Mapping[str, Any],
+        trials: int,
+        *,
+        seed: int,
+        maximize: bool,
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.total = trials
+        self._space = space
+        self._pinned = pinned
+        self._state = optuna.trial.TrialState
+        self._study = optuna.create_study(
+            direction="maximize" if maximize else "minimize",
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, trials // 2)),
+        )
+        self._distributions = {name: _distribution(values) for name, values in space.items()}
+        self._open: list[tuple[Settings, Any]] = []
+        self._known: dict[tuple[tuple[str, Any], ...], float | None] = {}
+        self._asked = 0
+
+    def ask(self) -> Settings | None:
+        if self._asked == self.total:
+            return None
+        self._asked += 1
+        for _ in range(PATIENCE):
+            trial = self._study.ask(self._distributions)
+            if _key(trial.params) not in self._known:
+                break
+            self._finish(trial, self._known[_key(trial.params)])
+        self._known[_key(trial.params)] = None
+        settings = {**self._pinned, **self._values(trial.params)}
+        self._open.append((settings, trial))
+        return settings
+
+    def tell(self, settings: Settings, value: float | None) -> None:
+        place = next(i for i, (known, _) in enumerate(self._open) if known == settings)
+        trial = self._open.pop(place)[1]
+        self._known[_key(trial.params)] = value
+        self._finish(trial, value)
+
+    def _finish(self, trial: Any, value: float | None) -> None:
+        if value is None or not math.isfinite(value):
+            self._study.tell(trial, state=self._state.FAIL)
+        else:
+            self._study.tell(trial, value)
+
+    def _values(self, drawn: Mapping[str, Any]) -> Settings:
+        """Of a list, Optuna draws the place, so that a list may hold anything at all."""
+        return {
+            name: drawn[name] if isinstance(values, tuple) else values[drawn[name]]
+            for name, values in self._space.items()
+        }
+
+
+def _key(drawn: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(drawn.items()))
+
+
+def _distribution(values: Sequence[Any]) -> Any:
+    """Whole bounds make a whole-number range; wide positive float ranges are drawn by logarithm."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if not isinstance(values, tuple):
+        return CategoricalDistribution(range(len(values)))
+    low, high = values
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high)
+    return FloatDistribution(low, high, log=low > 0 and high / low > 100)
