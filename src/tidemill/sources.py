@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ def openml(name: str, version: int | str = 1) -> Source:
 
 def _fetch(what: str, loader: Callable[..., Any], **options: Any) -> Any:
     try:
-        with _socket_timeout(10.0):
+        with _socket_timeout(10.0), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A network error occurred")
             return loader(**options)
     except (OSError, EOFError) as error:
         raise DataError(
