@@ -1,0 +1,110 @@
+"""What a model gave for the rows of one run, and the check that it can be told to anyone."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidemill.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+
+class Outputs:
+    """The answers of one run; several requests may share it, each with its own range of rows.
+
+    Attributes:
+        labels: int64 [rows], indices into the signature's labels; None for a regressor.
+        probabilities: [rows, labels]; None when the model gives none.
+        values: [rows]; None for a classifier.
+    """
+
+    def __init__(
+        self, labels: Array | None, probabilities: Array | None, values: Array | None
+    ) -> None:
+        if labels is None and probabilities is not None:
+            labels = probabilities.argmax(axis=1)
+        self.labels = labels
+        self.probabilities = probabilities
+        self.values = values
+
+    @cached_property
+    def label_list(self) -> list[int]:
+        return [] if self.labels is None else self.labels.tolist()
+
+    @cached_property
+    def probability_rows(self) -> list[list[float]]:
+        return [] if self.probabilities is None else self.probabilities.tolist()
+
+    @cached_property
+    def value_list(self) -> list[float]:
+        return [] if self.values is None else self.values.tolist()
+
+    @cached_property
+    def _floats(self) -> bytes:
+        assert self.probabilities is not None
+        return self.probabilities.astype("<f4", copy=False).tobytes()
+
+    def float_bytes(self, start: int, stop: int) -> bytes:
+        """The probabilities of some rows as a little-endian float32 matrix."""
+        assert self.probabilities is not None
+        width = 4 * self.probabilities.shape[1]
+        return self._floats[start * width : stop * width]
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether every number is finite; one sum tells it for all rows but in rare cases."""
+        numbers = self.values if self.probabilities is None else self.probabilities
+        if numbers is None:
+            return True
+        total = float(numbers.sum(dtype=np.float64))
+        return total - total == 0.0 or bool(np.isfinite(numbers).all())
+
+    def check(self, start: int, stop: int) -> None:
+        """Refuse rows for which the model found no finite answer.
+
+        Raises:
+            InputError: Such numbers as these were never in the training data.
+        """
+        if self.finite:
+            return
+        numbers = self.values if self.probabilities is None else self.probabilities
+        assert numbers is not None
+        bad = ~np.isfinite(numbers[start:stop].reshape(stop - start, -1)).all(axis=1)
+        if bad.any():
+            row = int(bad.argmax())
+            where = f"instances[{row}]: t" if stop - start > 1 else "T"
+            raise InputError(
+                f"{where}he model finds no finite answer for these values.",
+                expected="values of the size that the model was trained on",
+            )
+
+    def part(self, start: int, stop: int) -> Outputs:
+        """The answers of some rows alone."""
+        return Outputs(
+            None if self.labels is None else self.labels[start:stop],
+            None if self.probabilities is None else self.probabilities[start:stop],
+            None if self.values is None else self.values[start:stop],
+        )
+
+    def encode(self) -> bytes:
+        """As bytes, for the cache."""
+        parts = (self.labels, self.probabilities, self.values)
+        return msgspec.msgpack.encode(
+            [None if p is None else (p.dtype.str, p.shape, p.tobytes()) for p in parts]
+        )
+
+
+_STORED = msgspec.msgpack.Decoder(list[tuple[str, tuple[int, ...], bytes] | None])
+
+
+def decode_outputs(stored: bytes) -> Outputs:
+    """The outputs out of `Outputs.encode`."""
+    parts = [
+        None if p is None else np.frombuffer(p[2], p[0]).reshape(p[1])
+        for p in _STORED.decode(stored)
+    ]
+    return Outputs(*parts)

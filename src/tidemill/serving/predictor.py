@@ -1,0 +1,344 @@
+"""One loaded version of a model: rows in, answers out, together with whoever asks at the same time.
+
+A quick model runs on the event loop at the end of the turn, all requests of the turn in one run. A
+slow one, or many rows, run in a thread; what arrives in the meantime forms the next run. So batches
+grow with the load, and nobody waits for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from tidemill.bundle import Bundle
+from tidemill.errors import DeadlineError, InputError, TidemillError, UnavailableError
+from tidemill.serving.cache import Cache
+from tidemill.serving.decode import RowDecoder
+from tidemill.serving.forms import Row, read_rows
+from tidemill.serving.memory import Memory, pays
+from tidemill.serving.metrics import Metrics
+from tidemill.serving.outputs import Array, Outputs
+from tidemill.serving.pack import Packer, Rows
+from tidemill.serving.record import Recorder
+from tidemill.serving.routes import Call
+from tidemill.serving.settings import ServingSettings
+from tidemill.serving.turn import Turn
+from tidemill.serving.work import Finish, Speed, Work, joined, padded
+from tidemill.signature import Label
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Runtime(Protocol):
+    """A compiled model in memory."""
+
+    def run(self, inputs: list[Array]) -> tuple[Array | None, Array | None, Array | None]:
+        """Label indices, probabilities and values for arrays as the manifest's inputs say."""
+        ...
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What all predictors of a process share."""
+
+    settings: ServingSettings
+    turn: Turn
+    metrics: Metrics
+    cache: Cache | None
+    threads: ThreadPoolExecutor
+
+
+class Predictor:
+    """A version in service.
+
+    Protocols read `name`, `version`, `signature` and `packer`, keep what they computed for this
+    version with `attached`, and hand in rows with `submit` or `submit_row`.
+    """
+
+    def __init__(
+        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: Speed,
+        around: Surroundings,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.version = version
+        self.bundle = bundle
+        self.signature = bundle.signature
+        self.speed = speed
+        self.packer = Packer(bundle.signature, bundle.manifest.inputs)
+        self.decoder = RowDecoder(bundle.signature)
+        self.loaded_at = time.time()
+        self._runtime = runtime
+        self._settings = around.settings
+        self._threads = around.threads
+        self._turn = around.turn
+        self._attached: dict[str, Any] = {}
+        self._inline = around.settings.inline_ms / 1000
+        self._room = around.settings.batch_rows
+        self._buffer = self.packer.buffer(max(2, self._room))
+        self._view = memoryview(self._buffer).cast("B")  # type: ignore[arg-type]
+        self._row_bytes = self._buffer.itemsize * self.packer.width
+        self._staged: list[Work] = []
+        self._queue: list[Work] = []
+        self._hits: list[tuple[Work, Outputs]] = []
+        self._queued_rows = 0
+        self._busy = False
+        self._in_turn = False
+        journal = around.turn.journal
+        self._recorder = (
+            Recorder(journal, name, version, self.packer, self._buffer) if journal else None
+        )
+        self._memory = (
+            Memory(around.cache, (name, version, bundle.digest), around.metrics,
+                   self._hit, self._enqueue)
+            if around.cache is not None and pays(around.settings, speed.of(1))
+            else None
+        )  # fmt: skip
+        labels = {"model": name}
+        self._predictions = around.metrics.counter(
+            "model_predictions_total", **labels, version=version
+        )
+        self._seconds = around.metrics.histogram("tidemill_inference_seconds", **labels)
+        self._batches = around.metrics.histogram("tidemill_batch_rows", **labels)
+        self._errors = around.metrics.counter("tidemill_inference_errors_total", **labels)
+
+    def attached(self, key: str, build: Callable[[Predictor], T]) -> T:
+        """What a protocol keeps for this version: built once, dropped with the version."""
+        found: T | None = self._attached.get(key)
+        if found is None:
+            found = self._attached[key] = build(self)
+        return found
+
+    def read_one(self, body: bytes) -> Row | None:
+        """The row of a native body, checked; None when the body holds many."""
+        row = self.decoder.one(body)
+        if row is not None:
+            return row
+        rows, many = read_rows(self.signature, body)
+        return None if many else rows[0]
+
+    def read_many(self, body: bytes) -> Rows:
+        """The rows under `instances` of a native body, checked and packed.
+
+        Raises:
+            InputError: Something is wrong with a row, or the body holds a single one.
+        """
+        found = self.decoder.many(body)
+        if found is None:
+            found, many = read_rows(self.signature, body)
+            if not many:
+                raise InputError(
+                    "The body holds one row.", field="instances", expected='{"instances": [...]}'
+                )
+        return self.packer.pack(found)
+
+    def submit_row(self, call: Call, row: Row, finish: Finish) -> None:
+        """Answer one checked row; see `submit`. Quicker than it for flat models."""
+        staged = self._staged
+        if (
+            self._memory is not None
+            or self._busy
+            or not self.packer.flat
+            or len(staged) >= self._room
+        ):
+            self.submit(call, self.packer.pack([row]), finish)
+            return
+        self.packer.write(row, self._view, len(staged) * self._row_bytes)
+        if self._recorder is not None:
+            self._recorder.check()
+        staged.append(Work(call, None, 1, finish))
+        self._join_turn()
+
+    def submit(self, call: Call, rows: Rows, finish: Finish) -> None:
+        """Answer checked rows: `finish(call, outputs, start, stop)` will be asked for the reply,
+        where the rows' answers are `outputs[start:stop]`.
+
+        Raises:
+            UnavailableError: Too many rows wait already, or the journal refuses more.
+        """
+        if self._recorder is not None:
+            self._recorder.check()
+        work = Work(call, rows, rows.count, finish)
+        if self._memory is not None and self._memory.take(work):
+            return
+        if self._queued_rows and self._queued_rows + rows.count > self._settings.queue_rows:
+            raise UnavailableError(
+                f"{self._queued_rows} rows wait for '{self.name}' already.",
+                remedy="Ask again shortly.",
+            )
+        self._enqueue(work)
+
+    def drain(self) -> None:
+        """Run what waits; called at the end of a turn."""
+        self._in_turn = False
+        hits, self._hits = self._hits, []
+        for work, outputs in hits:
+            self._deliver([work], outputs)
+        if self._busy:
+            return
+        if self._staged:
+            works, self._staged = self._staged, []
+            rows = max(2, len(works)) if self.speed.pad else len(works)
+            self._run(works, self.packer.shaped(self._buffer[:rows]), len(works))
+        while self._queue and not self._busy:
+            works = self._next_batch()
+            if works:
+                self._run(works, joined(works, self.speed.pad), sum(w.count for w in works))
+
+    def run(self, rows: Rows) -> Outputs:
+        """Answer rows here and now, on the caller's thread, unrecorded; for tools and tests."""
+        arrays = padded(rows.arrays, rows.count, self.speed.pad)
+        outputs = Outputs(*self._runtime.run(arrays)).part(0, rows.count)
+        outputs.check(0, rows.count)
+        return outputs
+
+    def predictions(self, outputs: Outputs, start: int, stop: int) -> list[Label]:
+        """The answers of some rows as labels or numbers."""
+        if outputs.labels is None:
+            return list(outputs.value_list[start:stop])
+        labels = self.signature.labels
+        return [labels[i] for i in outputs.label_list[start:stop]]
+
+    def close(self) -> None:
+        """Forget what only this version needs, when another one took its place."""
+        if self._memory is not None:
+            self._memory.forget()
+
+    def _join_turn(self) -> None:
+        if not self._in_turn:
+            self._in_turn = True
+            self._turn.add(self)
+
+    def _enqueue(self, work: Work) -> None:
+        self._queue.append(work)
+        self._queued_rows += work.count
+        self._join_turn()
+
+    def _hit(self, work: Work, outputs: Outputs) -> None:
+        self._hits.append((work, outputs))
+        self._join_turn()
+
+    def _next_batch(self) -> list[Work]:
+        """The oldest works that fit into one run, without those that waited too long."""
+        works: list[Work] = []
+        rows = taken = 0
+        oldest = time.monotonic() - self._settings.timeout
+        for work in self._queue:
+            if works and rows + work.count > self._room:
+                break
+            taken += 1
+            self._queued_rows -= work.count
+            if work.call.started < oldest:
+                self._turn.fail(work.call, _too_late(self.name, self._settings.timeout))
+                continue
+            works.append(work)
+            rows += work.count
+        del self._queue[:taken]
+        return works
+
+    def _run(self, works: list[Work], arrays: list[Array], count: int) -> None:
+        if self.speed.of(count) <= self._inline:
+            self._finish(works, arrays, count, *self._timed(arrays))
+            return
+        self._busy = True
+        arrays = _own_rows(works, arrays)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, arrays)
+        future.add_done_callback(lambda done: self._back(works, arrays, count, *done.result()))
+
+    def _back(
+        self, works: list[Work], arrays: list[Array], count: int,
+        outputs: Outputs | Exception, seconds: float,
+    ) -> None:  # fmt: skip
+        self._busy = False
+        self._finish(works, arrays, count, outputs, seconds)
+        if self._queue or self._staged:
+            self._join_turn()
+
+    def _timed(self, arrays: list[Array]) -> tuple[Outputs | Exception, float]:
+        started = time.perf_counter()
+        try:
+            outputs: Outputs | Exception = Outputs(*self._runtime.run(arrays))
+        except Exception as error:  # a model may fail in any way; its requests must be answered
+            outputs = error
+        return outputs, time.perf_counter() - started
+
+    def _finish(
+        self, works: list[Work], arrays: list[Array], count: int,
+        outputs: Outputs | Exception, seconds: float,
+    ) -> None:  # fmt: skip
+        self._seconds.observe(seconds)
+        self._batches.observe(count)
+        if self._memory is not None:
+            self._memory.observe(seconds)
+        if isinstance(outputs, Outputs):
+            self._deliver(works, outputs)
+        elif len(works) == 1:
+            self._failed(works[0], outputs)
+        else:
+            self._one_by_one(works, arrays)
+
+    def _one_by_one(self, works: list[Work], arrays: list[Array]) -> None:
+        """A run of several requests failed: let only those fail that made it fail."""
+        _own_rows(works, arrays)
+        for work in works:
+            outputs, _ = self._timed(joined([work], self.speed.pad))
+            if isinstance(outputs, Outputs):
+                self._deliver([work], outputs)
+            else:
+                self._failed(work, outputs)
+
+    def _failed(self, work: Work, error: Exception) -> None:
+        self._errors.add()
+        log.error("%s %s failed on a request", self.name, self.version, exc_info=error)
+        what = f"The model '{self.name}' failed on this request."
+        self._turn.fail(work.call, TidemillError(what, remedy="The server's log says why."))
+
+    def _deliver(self, works: list[Work], outputs: Outputs) -> None:
+        """Make the replies, record the predictions, and let both go at the turn's end."""
+        now = (time.time(), time.monotonic())
+        start = 0
+        for place, work in enumerate(works):
+            stop = start + work.count
+            try:
+                self._answer(work, place, outputs, (start, stop), now)
+            except TidemillError as error:
+                self._turn.fail(work.call, error)
+            except Exception as error:  # whatever goes wrong for one must not keep the others
+                self._failed(work, error)
+            start = stop
+
+    def _answer(
+        self, work: Work, place: int, outputs: Outputs, span: tuple[int, int],
+        now: tuple[float, float],
+    ) -> None:  # fmt: skip
+        outputs.check(*span)
+        reply = work.finish(work.call, outputs, *span)
+        if self._recorder is not None:
+            predictions = self.predictions(outputs, *span)
+            self._recorder.write(work, place, outputs, span, predictions, now)
+        if self._memory is not None:
+            self._memory.keep(work, outputs, *span)
+            reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
+        self._predictions.add(work.count)
+        self._turn.release(work.call, reply)
+
+
+def _own_rows(works: list[Work], arrays: list[Array]) -> list[Array]:
+    """The arrays out of the buffer, copied, so that others can use it; and each work its row."""
+    if works[0].rows is not None:
+        return arrays
+    arrays = [array.copy() for array in arrays]
+    for i, work in enumerate(works):
+        work.rows = Rows(1, [array[i : i + 1] for array in arrays])
+    return arrays
+
+
+def _too_late(name: str, seconds: float) -> DeadlineError:
+    return DeadlineError(
+        f"'{name}' was too busy to answer within {seconds:g} s.", remedy="Ask again later."
+    )

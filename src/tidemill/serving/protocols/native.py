@@ -1,0 +1,75 @@
+"""The native protocol: POST /predict, /predict_batch, and the same under /models/{name}."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tidemill.serving.encode import Encoder
+from tidemill.serving.outputs import Outputs
+from tidemill.serving.pack import Rows
+from tidemill.serving.predictor import Predictor
+from tidemill.serving.protocols import native_schema
+from tidemill.serving.routes import Call, Protocol, Reply, Route, json_reply
+
+if TYPE_CHECKING:
+    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.service import Service
+
+
+def protocol(service: Service) -> Protocol:
+    """Routes and description of the native protocol."""
+    native = Native(service.fleet)
+    predict: dict[str, Any] = {"scope": "predict", "fast": True}
+    routes = [
+        Route("POST", "/predict", native.predict, **predict),
+        Route("POST", "/predict_batch", native.predict_batch, **predict),
+        Route("POST", "/models/{name}/predict", native.predict, **predict),
+        Route("POST", "/models/{name}/predict_batch", native.predict_batch, **predict),
+        Route("GET", "/schema", native.schema),
+        Route("GET", "/models/{name}/schema", native.schema),
+    ]
+    return Protocol("native", routes, lambda: native_schema.paths(service.fleet))
+
+
+class Native:
+    """Handlers of the native protocol."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def predict(self, call: Call) -> None:
+        """One row, or many under `instances`."""
+        predictor = self._fleet.find(call.params.get("name"))
+        version = predictor.attached("native", NativeVersion)
+        body = call.body
+        row = None if b'"instances"' in body[:24] else predictor.read_one(body)
+        if row is None:
+            predictor.submit(call, predictor.read_many(body), version.finish_many)
+        else:
+            predictor.submit_row(call, row, version.finish_one)
+
+    def predict_batch(self, call: Call) -> None:
+        """Many rows under `instances`."""
+        predictor = self._fleet.find(call.params.get("name"))
+        version = predictor.attached("native", NativeVersion)
+        predictor.submit(call, predictor.read_many(call.body), version.finish_many)
+
+    def schema(self, call: Call) -> Reply:
+        """The JSON Schema of requests and answers, with an example."""
+        return json_reply(native_schema.model_schema(self._fleet.find(call.params.get("name"))))
+
+
+class NativeVersion:
+    """What the native protocol keeps for one version."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._encoder = Encoder(predictor.signature, predictor.name, predictor.version)
+
+    def finish_one(self, call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
+        return Reply(self._encoder.one(outputs, start, call.id))
+
+    def finish_many(self, call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
+        return Reply(self._encoder.many(outputs, start, stop, call.id))
+
+
+__all__ = ["Native", "NativeVersion", "Rows", "protocol"]

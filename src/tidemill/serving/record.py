@@ -1,0 +1,82 @@
+"""What the journal is told of an answer: the journal's side of a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tidemill.errors import UnavailableError
+from tidemill.serving.journal import Journal
+from tidemill.serving.outputs import Array, Outputs
+from tidemill.serving.pack import Packer
+from tidemill.serving.work import Work
+from tidemill.signature import Label
+
+
+class Recorder:
+    """Writes down the answers of one version.
+
+    Args:
+        buffer: The predictor's buffer [rows, width], where works without rows of their own lie.
+    """
+
+    def __init__(
+        self, journal: Journal, name: str, version: str, packer: Packer, buffer: Array
+    ) -> None:
+        self._journal = journal
+        self._append = journal.append
+        self._name = name
+        self._version = version
+        self._packer = packer
+        self._buffer = buffer
+        self._view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        self._row_bytes = buffer.itemsize * packer.width
+        self._encoding: Any = "f4" if buffer.itemsize == 4 else "f8"
+
+    def check(self) -> None:
+        """Before any work: refuse when the journal does.
+
+        Raises:
+            UnavailableError: The journal is full and its policy is to refuse.
+        """
+        if self._journal.refusing:
+            raise journal_full()
+
+    def write(
+        self, work: Work, place: int, outputs: Outputs, span: tuple[int, int],
+        predictions: Sequence[Label], now: tuple[float, float],
+    ) -> None:  # fmt: skip
+        """Record a work; `place` is its row in the buffer, `now` the wall and monotonic clocks."""
+        features, encoding = self._features(work, place)
+        probabilities = outputs.probabilities
+        call, admission = work.call, work.call.admission
+        self._append(
+            id=call.id,
+            time=now[0],
+            model=self._name,
+            version=self._version,
+            features=features,
+            encoding=encoding,
+            predictions=predictions,
+            probabilities=None if probabilities is None else outputs.float_bytes(*span),
+            latency=now[1] - call.started,
+            request_id=admission.request_id,
+            key_id=admission.key_id,
+        )
+
+    def _features(self, work: Work, place: int) -> tuple[Any, Any]:
+        if work.rows is not None:
+            return self._packer.features(work.rows)
+        if self._buffer.dtype == np.int64:
+            return self._buffer[place].astype(np.float64).tobytes(), "f8"
+        offset = place * self._row_bytes
+        return bytes(self._view[offset : offset + self._row_bytes]), self._encoding
+
+
+def journal_full() -> UnavailableError:
+    return UnavailableError(
+        "The journal is full, and predictions that cannot be recorded are refused.",
+        remedy="Let ingest run, or raise TIDEMILL_JOURNAL_MAX_BYTES.",
+    )

@@ -1,0 +1,193 @@
+"""The data plane, wired: the one place that chooses and connects its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tidemill.serving import openapi, status
+from tidemill.serving.cache import Cache, CacheOptions
+from tidemill.serving.counts import Counts
+from tidemill.serving.fleet import Fleet
+from tidemill.serving.gateway import Gateway
+from tidemill.serving.journal import Journal, JournalOptions, ModelRule
+from tidemill.serving.keys import Keys
+from tidemill.serving.limits import Buckets, parse_policy
+from tidemill.serving.load import LoadRuntime, load_predictor
+from tidemill.serving.metrics import Metrics
+from tidemill.serving.predictor import Predictor, Surroundings
+from tidemill.serving.probes import Probes
+from tidemill.serving.protocols import native
+from tidemill.serving.routes import Protocol, Router
+from tidemill.serving.settings import ServingSettings
+from tidemill.serving.shelf import Placed, StateWatch
+from tidemill.serving.turn import Turn
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (native.protocol,)
+FIRST_LOAD_SECONDS = 5.0
+KEYS_SECONDS = 1.0
+
+
+class Service:
+    """Everything that one process of the data plane has.
+
+    Args:
+        registry: What else `/metrics` shows; the control plane's, when it is in this process.
+        describe: The control plane's own OpenAPI document, shown together with the data plane's.
+        load_runtime: Loads a compiled model; by default `tidemill.serving.runtime.load_runtime`.
+        worker: A short name of this process, such as `w1`.
+    """
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        *,
+        registry: CollectorRegistry | None = None,
+        describe: Callable[[], dict[str, Any]] | None = None,
+        load_runtime: LoadRuntime | None = None,
+        worker: str = "w1",
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self._describe = describe
+        shared = settings.counts_dir if settings.workers > 1 else None
+        self.metrics = Metrics(Counts(shared))
+        self.keys = Keys(settings.keys_file if settings.auth == "on" else None)
+        self.probes = Probes(
+            {"mlflow": settings.tracking_uri, "redis": settings.redis_url or settings.cache_url},
+            settings.ready_requires,
+        )
+        self.journal = _journal(settings, worker)
+        self.cache = _cache(settings)
+        self._threads = ThreadPoolExecutor(settings.threads, "model")
+        self.gateway = self._gateway(settings)
+        self.turn = Turn(_call_soon, self.gateway.settle, self.gateway.refuse, self.journal)
+        self.fleet = self._fleet(settings, load_runtime or _load_runtime(settings))
+        self.protocols = [make(self) for make in (*PROTOCOLS, status.protocol)]
+        self.gateway.router = Router(r for p in self.protocols for r in p.routes)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._document: tuple[object, dict[str, Any]] | None = None
+        self.metrics.before_scrape.append(partial(_gauges, self))
+
+    async def start(self) -> None:
+        """Begin to follow the shelf, the keys and the other parts; returns when the models that
+        load within a few seconds are in service."""
+        if self.cache is not None:
+            await self.cache.start()
+        watch = StateWatch(self.settings.shelf)
+        jobs = [
+            self.fleet.watch(watch, self.settings.poll),
+            self.probes.run(),
+            self._refresh(),
+        ]
+        self._tasks = [asyncio.create_task(job) for job in jobs]
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.fleet.ready.wait(), FIRST_LOAD_SECONDS)
+
+    async def stop(self) -> None:
+        """End the background work; every answer has left by now."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.turn.end()
+        if self.journal is not None:
+            self.journal.close()
+        if self.cache is not None:
+            await self.cache.aclose()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document of all that this process answers; made anew when a model changes."""
+        stamp = self.fleet.predictors
+        if self._document is None or self._document[0] is not stamp:
+            document = openapi.document(self.protocols, self._describe and self._describe())
+            self._document = (stamp, document)
+        return self._document[1]
+
+    async def _refresh(self) -> None:
+        """Once a second: take up changed keys, and give the journal its tick."""
+        while True:
+            await asyncio.sleep(KEYS_SECONDS)
+            self.keys.refresh()
+            if self.journal is not None:
+                self.journal.tick()
+
+    def _gateway(self, settings: ServingSettings) -> Gateway:
+        callers = parse_policy("key", settings.rate_limit)
+        strangers = parse_policy("address", settings.rate_limit_address)
+        return Gateway(
+            Router([]),
+            self.keys,
+            Buckets(callers, time.monotonic),
+            Buckets(strangers, time.monotonic),
+            self.metrics,
+            access_log=settings.access_log == "on",
+        )
+
+    def _fleet(self, settings: ServingSettings, load_runtime: LoadRuntime) -> Fleet:
+        around = Surroundings(settings, self.turn, self.metrics, self.cache, self._threads)
+        wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
+
+        def load(name: str, placed: Placed) -> Predictor:
+            return load_predictor(settings.shelf, name, placed, around, load_runtime)
+
+        return Fleet(load, self.metrics, wanted)
+
+
+def _call_soon(callback: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_soon(callback)
+
+
+def _load_runtime(settings: ServingSettings) -> LoadRuntime:
+    from tidemill.serving import runtime
+
+    trusted = frozenset(t.strip() for t in settings.trusted_types.split(",") if t.strip())
+    return partial(runtime.load_runtime, trusted=trusted) if trusted else runtime.load_runtime
+
+
+def _journal(settings: ServingSettings, worker: str) -> Journal | None:
+    if settings.journal == "off":
+        return None
+    rule = ModelRule(settings.journal_sample, settings.journal_inputs == "on")
+    options = JournalOptions(
+        max_bytes=settings.journal_max_bytes,
+        when_full=settings.journal_when_full,
+        rule=rule,
+        models=settings.journal_models(rule),
+    )
+    return Journal(settings.journal_folder, options, writer=worker)
+
+
+def _cache(settings: ServingSettings) -> Cache | None:
+    if settings.cache == "off":
+        return None
+    return Cache(CacheOptions(entries=settings.cache_entries, url=settings.cache_url))
+
+
+def _gauges(service: Service) -> None:
+    """Bring the numbers that are read rather than counted up to date."""
+    metrics, fleet = service.metrics, service.fleet
+    metrics.gauge("tidemill_models").set(len(fleet.predictors))
+    metrics.gauge("tidemill_shelf_problems").set(len(fleet.problems))
+    metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(fleet.state.synced_at)
+    if service.journal is not None:
+        journal = service.journal.state()
+        metrics.counter("tidemill_journal_records_total").set(journal.records)
+        metrics.counter("tidemill_journal_bytes_total").set(journal.bytes)
+        metrics.counter("tidemill_journal_dropped_total").set(journal.dropped)
+        metrics.counter("tidemill_journal_refused_total").set(journal.refused)
+        metrics.gauge("tidemill_journal_folder_bytes").set(journal.folder_bytes)
+        metrics.gauge("tidemill_journal_lag_seconds").set(journal.lag_seconds)
+        metrics.gauge("tidemill_journal_full").set(journal.full)
+    if service.cache is not None:
+        cache = service.cache.state()
+        metrics.gauge("tidemill_cache_entries").set(cache.entries)
+        metrics.counter("tidemill_cache_errors_total").set(cache.remote_errors)

@@ -1,0 +1,57 @@
+"""A request's rows on their way through a model, and how several requests become one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from tidemill.serving.outputs import Array, Outputs
+from tidemill.serving.pack import Rows
+from tidemill.serving.routes import Call, Reply
+
+#: Makes the reply for a call out of `outputs[start:stop]`.
+Finish = Callable[[Call, Outputs, int, int], Reply]
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """What warm-up measured, in seconds: a run costs `fixed + rows * per_row`.
+
+    `pad` says that one row alone gives other last digits than the same row among others (matrix
+    products take another path then), so that it is run twice, and everyone gets the same digits.
+    """
+
+    fixed: float = 0.0
+    per_row: float = 0.0
+    pad: bool = False
+
+    def of(self, rows: int) -> float:
+        return self.fixed + rows * self.per_row
+
+
+class Work(msgspec.Struct):
+    """A request's rows. `rows` is None while the only row lies in the predictor's buffer; `key` is
+    what the cache knows them by; `tier` says which tier knew the answer."""
+
+    call: Call
+    rows: Rows | None
+    count: int
+    finish: Finish
+    key: bytes | None = None
+    tier: str | None = None
+
+
+def joined(works: Sequence[Work], pad: bool) -> list[Array]:
+    """The arrays of several works as one run's, padded to two rows where one alone would differ."""
+    parts = [work.rows.arrays for work in works if work.rows is not None]
+    if len(parts) == 1:
+        arrays = parts[0]
+    else:
+        arrays = [np.concatenate(same) for same in zip(*parts, strict=True)]
+    return padded(arrays, sum(work.count for work in works), pad)
+
+
+def padded(arrays: list[Array], count: int, pad: bool) -> list[Array]:
+    """The arrays with their only row doubled, if `pad` asks for it."""
+    return [np.concatenate((a, a)) for a in arrays] if pad and count == 1 else arrays
