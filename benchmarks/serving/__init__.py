@@ -1,0 +1,1 @@
+"""Serving, measured: the same two models behind Tidemill and behind every peer, in one run."""

@@ -1,0 +1,164 @@
+"""`python -m benchmarks.serving`: install the peers, serve, measure, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+from benchmarks.serving import environment, load, results
+from benchmarks.serving.cores import layout
+from benchmarks.serving.peer import ROOT, Peer, Place
+from benchmarks.serving.peers import load_peers
+from benchmarks.serving.picture import draw
+from benchmarks.serving.report import markdown
+from benchmarks.serving.results import Results
+from benchmarks.serving.run import Bench, Plan
+from benchmarks.serving.targets import verdicts
+from benchmarks.serving.train import MODELS
+
+NOTES = Path(__file__).parent / "notes.md"
+DOCS = ROOT / "docs" / "benchmarks"
+QUICK = ("tidemill", "fastapi")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.report:
+        write(results.load(options.output / "serving.json"), options.output)
+        return 0
+    wrk = load.find_wrk()
+    peers = load_peers(options.peers)
+    plan = Plan(
+        options.models,
+        options.rows,
+        options.connections,
+        options.rounds,
+        options.seconds,
+        options.cold,
+    )
+    path = options.output / "serving.json"
+    found = _before(options, path) or Results(about=_about(options, wrk, peers))
+    places = _install(peers, options.cache, found)
+    standing = [peer for peer in peers if peer.name in places]
+    bench = Bench(plan, standing, places, wrk, options.cache, found, lambda: found.save(path), _say)
+    bench.run()
+    write(found, options.output)
+    return _judge(found)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; what is not said follows from --quick, and from --peers where results go."""
+    parser = argparse.ArgumentParser("python -m benchmarks.serving", description=__doc__)
+    add = parser.add_argument
+    add("--peers", type=_words, help="which servers, with commas; all by default")
+    add("--models", type=_words, default=tuple(MODELS), help="logistic,forest")
+    add("--rows", type=_numbers, default=(1, 100), help="rows a request, with commas: 1,100")
+    add("--connections", type=_numbers, help="with commas; 1,16,64")
+    add("--rounds", type=int, help="how often each server has its turn; 3")
+    add("--seconds", type=int, help="how long one measurement lasts; 3")
+    add("--cold", type=int, help="cold starts of each server; 5")
+    add("--quick", action="store_true", help=f"a smoke test: {', '.join(QUICK)}, one round of 1 s")
+    add("--resume", action="store_true", help="go on with the run whose JSON is in the output")
+    add("--report", action="store_true", help="only write the report again from its JSON")
+    add("--cache", type=Path, default=ROOT / ".bench", help="environments and models")
+    add("--output", type=Path, help="docs/benchmarks for a full run, else the cache")
+    options = parser.parse_args(arguments)
+    full = {"peers": None, "connections": (1, 16, 64), "rounds": 3, "seconds": 3, "cold": 5}
+    quick = {"peers": QUICK, "connections": (16,), "rounds": 1, "seconds": 1, "cold": 1}
+    whole = not options.quick and options.peers is None
+    for name, value in (quick if options.quick else full).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    options.cache = options.cache.absolute()
+    options.output = options.output or (
+        DOCS if whole or options.report else options.cache / "partial"
+    )
+    return options
+
+
+def write(found: Results, folder: Path) -> None:
+    """serving.json, serving.md and serving.png, and the page on the terminal."""
+    found.save(folder / "serving.json")
+    picture = folder / "serving.png" if found.samples else None
+    if picture:
+        draw(found, picture)
+    notes = NOTES.read_text() if NOTES.is_file() and folder == DOCS else ""
+    page = markdown(found, notes, picture.name if picture else "")
+    (folder / "serving.md").write_text(page)
+    print(page)
+    _say(f"Written to {folder / 'serving.md'}, .json and .png.")
+
+
+def _before(options: argparse.Namespace, path: Path) -> Results | None:
+    """What an interrupted run had found, when it is to be gone on with."""
+    return results.load(path) if options.resume and path.is_file() else None
+
+
+def _install(peers: list[Peer], cache: Path, found: Results) -> dict[str, Place]:
+    places = {}
+    for peer in peers:
+        _say(f"{peer.title}: environment")
+        try:
+            place = environment.make_place(peer, cache)
+            found.versions[peer.name] = environment.versions(place, peer.show)
+            places[peer.name] = place
+            found.titles.update({peer.case(form): peer.entry(form) for form in peer.forms})
+        except environment.InstallError as error:
+            found.failures[peer.name] = f"does not install here: {error}"
+            _say(f"{peer.title}: left out. {error}")
+    return places
+
+
+def _about(options: argparse.Namespace, wrk: str, peers: list[Peer]) -> dict[str, object]:
+    said = shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]])
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": said if len(sys.argv) > 1 else "make bench-serving",
+        "machine": _machine(),
+        "python": platform.python_version(),
+        "load": load.wrk_version(wrk),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "servers": {peer.name: peer.title for peer in peers},
+    }
+
+
+def _machine() -> str:
+    """The kind of machine, without its name."""
+    server, loading = layout()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    kind = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+    shared = " (shared with the load)" if server == loading else ""
+    return (
+        f"{len(server | loading)} cores of {kind}, Linux {platform.release().split('-')[0]}; "
+        f"one core for the server{shared}"
+    )
+
+
+def _judge(found: Results) -> int:
+    """0 when our server was measured without a failed request; the targets do not decide."""
+    missed = [verdict.target for verdict in verdicts(found) if verdict.met is False]
+    for target in missed:
+        _say(f"missed: {target}")
+    ours = [s for s in found.samples if s.case.startswith(results.OURS)]
+    return 0 if ours and not any(s.errors for s in ours) else 1
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _words(text))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""vetiver as its guide has it: a model with a prototype of its inputs, and the API made from it."""
+
+import os
+
+import joblib
+from sklearn.datasets import load_breast_cancer
+from vetiver import VetiverAPI, VetiverModel
+
+frame = load_breast_cancer(as_frame=True).data
+model = VetiverModel(joblib.load(os.environ["MODEL"]), "benchmark", prototype_data=frame)
+app = VetiverAPI(model, check_prototype=True).app

@@ -1,0 +1,79 @@
+"""Each peer in an environment of its own, kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from benchmarks.serving.peer import ROOT, Peer, Place
+
+OURS = str(ROOT)  # what the list of packages holds for a peer that is installed from this checkout
+
+
+class InstallError(Exception):
+    """A peer that could not be installed or prepared; the message is the end of what was said."""
+
+
+def make_place(peer: Peer, cache: Path) -> Place:
+    """The peer's environment and prepared models, made now unless they are there already.
+
+    Raises:
+        InstallError: The packages do not install here, or the models cannot be prepared.
+    """
+    home = cache / "peers" / peer.name
+    place = Place(home / "env" / "bin" / "python", home / "models", Path(sys.executable))
+    stamp, wanted = home / "done.json", json.dumps(_wanted(peer))
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return place
+    shutil.rmtree(home, ignore_errors=True)
+    place.folder.mkdir(parents=True)
+    try:
+        _install(home / "env", peer.packages)
+        peer.prepare(place)
+    except (RuntimeError, OSError) as error:
+        raise InstallError(str(error)) from error
+    stamp.write_text(wanted)
+    return place
+
+
+def versions(place: Place, names: tuple[str, ...]) -> dict[str, str]:
+    """The installed versions of those packages."""
+    code = (
+        "import json, sys; from importlib.metadata import version\n"
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
+    found = subprocess.run(
+        [str(place.python), "-c", code, *names], capture_output=True, text=True, check=True
+    )
+    return dict(json.loads(found.stdout))
+
+
+def _wanted(peer: Peer) -> list[str]:
+    """What the environment was made from; a change of any of it makes a new one."""
+    marks = [*peer.packages, sysconfig.get_python_version()]
+    if OURS in peer.packages:
+        sources = sorted((ROOT / "src").rglob("*.py"))
+        marks.append(hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest())
+    return marks
+
+
+def _install(env: Path, packages: tuple[str, ...]) -> None:
+    _run([sys.executable, "-m", "venv", str(env)])
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+    python = str(env / "bin" / "python")
+    if uv:
+        refresh = ["--reinstall-package", "tidemill"] if OURS in packages else []
+        _run([uv, "pip", "install", "--quiet", "--python", python, *refresh, *packages])
+    else:
+        _run([python, "-m", "pip", "install", "--quiet", *packages])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError((done.stderr or done.stdout).strip()[-1500:])

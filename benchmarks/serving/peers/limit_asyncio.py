@@ -1,0 +1,16 @@
+from dataclasses import replace
+
+from benchmarks.serving.peer import APPS, Place
+from benchmarks.serving.peers import limit_asgi
+
+
+def command(place: Place, model: str, port: int) -> list[str]:
+    return [str(place.python), str(APPS / "asyncio_app.py"), str(port)]
+
+
+PEER = replace(
+    limit_asgi.PEER,
+    name="limit-asyncio",
+    title="limit: asyncio protocol + httptools + ONNX Runtime",
+    command=command,
+)

@@ -1,0 +1,68 @@
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.serving.peer import Form, Peer, Place, Rows, train_here
+from benchmarks.serving.server import free_port
+
+
+def prepare(place: Place) -> None:
+    """A folder for each model, as `mlserver start` wants it.
+
+    No pool of inference processes (requests would hop to one and back) and no debug log.
+    """
+    train_here(place)
+    for name in ("logistic", "forest"):
+        folder = place.folder / name
+        folder.mkdir()
+        model = {
+            "name": name,
+            "implementation": "mlserver_sklearn.SKLearnModel",
+            "parameters": {"uri": place.model(name), "version": "1"},
+        }
+        (folder / "model-settings.json").write_text(json.dumps(model))
+
+
+def command(place: Place, model: str, port: int) -> list[str]:
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": port,
+        "grpc_port": free_port(),
+        "metrics_port": free_port(),
+        "parallel_workers": 0,
+        "debug": False,
+    }
+    (place.folder / model / "settings.json").write_text(json.dumps(settings))
+    return [place.script("mlserver"), "start", str(place.folder / model)]
+
+
+def environment(place: Place, model: str) -> Mapping[str, str]:
+    return {}
+
+
+def encode(rows: Rows, model: str) -> Any:
+    tensor = {
+        "name": "predict",
+        "shape": [len(rows), len(rows[0])],
+        "datatype": "FP64",
+        "data": [value for row in rows for value in row],
+    }
+    return {"inputs": [tensor]}
+
+
+PEER = Peer(
+    name="mlserver",
+    title="MLServer",
+    packages=("mlserver", "mlserver-sklearn"),
+    show=("mlserver", "mlserver-sklearn", "scikit-learn"),
+    command=command,
+    prepare=prepare,
+    environment=environment,
+    forms=(
+        Form(
+            path=lambda model: f"/v2/models/{model}/infer",
+            encode=encode,
+            decode=lambda answer: list(answer["outputs"][0]["data"]),
+        ),
+    ),
+)

@@ -1,0 +1,157 @@
+"""One running server: its whole tree of processes, the CPU it used and the memory it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.cores import pinned
+from benchmarks.serving.peer import Peer, Place
+
+TICK = os.sysconf("SC_CLK_TCK")
+START_LIMIT = 120.0  # seconds: the slowest peer takes a tenth of it
+
+
+@dataclass(frozen=True)
+class Server:
+    """A started server; `process` leads a session of its own, which finds all that it started."""
+
+    peer: Peer
+    place: Place
+    model: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def cpu_seconds(self) -> float:
+        """User and system time of every process of the tree, and of those it has outlived."""
+        ticks = 0
+        for pid in members(self.process.pid):
+            with contextlib.suppress(OSError):
+                ticks += sum(int(n) for n in _stat(pid)[11:15])
+        return ticks / TICK
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held by the tree: its share (PSS) and, counting shared pages in full, RSS."""
+        total = {"pss": 0, "rss": 0}
+        for pid in members(self.process.pid):
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    name, _, rest = line.partition(":")
+                    if name.lower() in total:
+                        total[name.lower()] += int(rest.split()[0]) * 1024
+        return total
+
+    def stop(self) -> None:
+        """End the tree: politely, then for certain."""
+        family = {pid: _birth(pid) for pid in members(self.process.pid)}
+        _signal(list(family), signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        _signal([pid for pid, born in family.items() if born == _birth(pid)], signal.SIGKILL)
+        self.process.wait()
+
+
+def start(peer: Peer, place: Place, model: str, *, cores: set[int]) -> Server:
+    """Start the peer's command for one model on a free port, on those cores."""
+    port = free_port()
+    log = place.folder.parent / f"{model}.log"
+    variables = {"OMP_NUM_THREADS": "1", **peer.environment(place, model)}
+    with log.open("wb") as output, pinned(cores):
+        process = subprocess.Popen(
+            peer.command(place, model, port),
+            cwd=place.folder,
+            env={**_inherited(), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Server(peer, place, model, port, process, log)
+
+
+def wait_answer(server: Server, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
+    """The server's first good answer to that request.
+
+    Raises:
+        RuntimeError: It ended, or gave none in time; the message has the end of its log.
+    """
+    deadline = time.monotonic() + START_LIMIT
+    said = ""
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            status, answer = post(server.port, path, body, headers)
+            if status == 200:
+                return json.loads(answer)
+            said = f"{status} {answer[:500]!r}"
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.01)
+    raise RuntimeError(f"no good answer; {said} {server.log.read_text(errors='replace')[-1500:]}")
+
+
+def post(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """One POST on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def members(leader: int) -> list[int]:
+    """The leader, its whole session (whoever adopted them) and all that these started."""
+    family = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                _, parent, _, session, *_ = _stat(int(entry.name))
+                family[int(entry.name)] = (int(parent), int(session))
+    found = {pid for pid, (_, session) in family.items() if session == leader}
+    while more := {pid for pid, (parent, _) in family.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name (which may hold spaces): state is number 0."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _birth(pid: int) -> str:
+    """When the process started, in ticks: tells it from another that got its number later."""
+    try:
+        return _stat(pid)[19]
+    except OSError:
+        return ""
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment, less what would leak our own packages or settings into a peer."""
+    unwanted = ("PYTHON", "TIDEMILL_", "MLFLOW_", "BENTOML_", "MLSERVER_", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}

@@ -1,0 +1,88 @@
+"""What serving is held to, and whether this run met it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks.serving.results import OURS, Results
+
+ONE_ROW = ("logistic", 1, 16)
+FOREST = ("forest", 1, 16)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the report. `met` is None when the run did not measure what it needs."""
+
+    target: str
+    found: str
+    met: bool | None
+
+
+@dataclass(frozen=True)
+class Target:
+    title: str
+    judge: Callable[[Results], tuple[str, bool] | None]
+
+    def verdict(self, results: Results) -> Verdict:
+        judged = self.judge(results)
+        return Verdict(self.title, *judged) if judged else Verdict(self.title, "not measured", None)
+
+
+def times(case: str, least: float, cell: tuple[str, int, int] = ONE_ROW) -> Target:
+    """The case's CPU a request over ours is at least that; the median of the rounds decides."""
+
+    def judge(results: Results) -> tuple[str, bool] | None:
+        ratios = results.ratios(case, cell)
+        if not ratios:
+            return None
+        spread = f" ({min(ratios):.3g} to {max(ratios):.3g})" if len(ratios) > 1 else ""
+        return f"{median(ratios):.3g}x{spread}", median(ratios) >= least
+
+    where = "" if cell == ONE_ROW else "random forest: "
+    return Target(f"{where}{case}, CPU a request over ours: at least {least:g}x", judge)
+
+
+def _tail(results: Results) -> tuple[str, bool] | None:
+    p50 = results.figure(OURS, ONE_ROW, lambda s: s.p50)
+    ratio = results.figure(OURS, ONE_ROW, lambda s: s.p99 / s.p50)
+    if p50 is None or ratio is None:
+        return None
+    return f"{ratio:.1f}x a p50 of {p50 * 1e3:.2f} ms", ratio < 3
+
+
+def _cold(results: Results) -> tuple[str, bool] | None:
+    found = results.cold.get(OURS)
+    return (f"{median(found):.2f} s", median(found) < 1) if found else None
+
+
+def _memory(results: Results) -> tuple[str, bool] | None:
+    held = results.memory.get(OURS)
+    return (f"{held['pss'] / 2**20:.0f} MB", held["pss"] / 2**20 < 90) if held else None
+
+
+TARGETS = (
+    times("mlflow-frame", 150),
+    times("mlflow-tensor", 25),
+    times("bentoml", 40),
+    times("vetiver", 28),
+    times("litserve", 22),
+    times("mlserver", 14),
+    times("flask", 13),
+    times("fastapi:async", 9),
+    times("limit-asgi", 0.8),
+    times("limit-asgi", 1.0),
+    times("limit-asyncio", 0.5),
+    times("mlserver", 80, FOREST),
+    times("mlflow-frame", 80, FOREST),
+    times("mlflow-tensor", 80, FOREST),
+    Target("p99 at 16 connections: under 3x p50", _tail),
+    Target("cold start to the first right answer: under 1 s", _cold),
+    Target("memory (PSS) after load, two models loaded: under 90 MB", _memory),
+)
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    return [target.verdict(results) for target in TARGETS]

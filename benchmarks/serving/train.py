@@ -1,0 +1,52 @@
+"""The two models of the benchmark, fitted alike in every environment: FOLDER [--frame]
+
+Runs under the interpreter of a peer, so that what the peer loads was written by its own versions.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+MODELS = {"logistic": "scaler + logistic regression", "forest": "scaler + random forest, 100 trees"}
+
+
+def split(as_frame: bool = False) -> tuple[Any, Any, Any, Any]:
+    """Inputs to train on and to test with, then their labels: 455 and 114 rows of 30 numbers."""
+    X, y = load_breast_cancer(return_X_y=True, as_frame=as_frame)
+    parts: list[Any] = train_test_split(X, y, test_size=0.2, stratify=y, random_state=0)
+    return parts[0], parts[1], parts[2], parts[3]
+
+
+def fit(name: str, as_frame: bool = False) -> Any:
+    """The pipeline of that name, fitted on the training rows; the same on every machine."""
+    X, _, y, _ = split(as_frame)
+    if name == "logistic":
+        estimator: Any = LogisticRegression(max_iter=1000)
+    else:
+        estimator = RandomForestClassifier(n_estimators=100, random_state=0)
+    return make_pipeline(StandardScaler(), estimator).fit(X, y)
+
+
+def columns() -> list[str]:
+    """The names of the 30 inputs, in order."""
+    return [str(name) for name in load_breast_cancer().feature_names]
+
+
+def main(folder: Path, as_frame: bool) -> None:
+    import joblib
+
+    for name in MODELS:
+        joblib.dump(fit(name, as_frame), folder / f"{name}.joblib")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), "--frame" in sys.argv)
