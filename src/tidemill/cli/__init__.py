@@ -1,0 +1,52 @@
+"""The command line: one thin module a group of commands, put together here.
+
+Commands import what they need when they run: `tidemill --help` must not wait for pandas and MLflow.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tidemill import __version__
+from tidemill.cli import console, demo, init, models, operate, predict, serve, train, up
+from tidemill.errors import TidemillError
+
+app = typer.Typer(
+    name="tidemill",
+    help="Train, register, gate, serve, watch and retrain models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the gate stayed closed; "
+    "130 stopped by Ctrl-C.",
+)
+for module in (up, demo, init, train, models, serve, predict, operate):
+    module.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidemill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Train, register, gate, serve, watch and retrain models."""
+
+
+def run() -> None:
+    """Run the command line; what Tidemill refuses becomes a message and an exit code."""
+    try:
+        app()
+    except TidemillError as error:
+        sys.exit(console.report_error(error))
+    except KeyboardInterrupt:
+        sys.exit(console.EXIT_INTERRUPTED)

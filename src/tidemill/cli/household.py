@@ -53,10 +53,10 @@ def environment(settings: Settings) -> dict[str, str]:
     return env
 
 
-def gateway(settings: Settings, at: Addresses, workers: int = 1) -> Child:
+def one_port(settings: Settings, at: Addresses) -> Child:
     """The data plane with the control plane behind it, on one port."""
-    command = [sys.executable, "-m", "tidemill.cli.gateway", "--host", at.host]
-    command += ["--port", str(at.port), "--workers", str(workers)]
+    command = [sys.executable, "-m", "tidemill.cli.one_port", "--host", at.host]
+    command += ["--port", str(at.port)]
     return Child("api", command, settings.logs / "api.out", environment(settings))
 
 

@@ -1,0 +1,106 @@
+"""Both planes on one port: the data plane answers its own paths, the control plane the rest.
+
+    python -m tidemill.cli.one_port --port 8000
+
+The data plane is there within a second. The control plane's packages take several; they are
+imported by a thread, and only a request for one of its own paths waits for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from tidemill.errors import UnavailableError
+from tidemill.serving import server
+from tidemill.serving import settings as serving_settings
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+log = logging.getLogger(__name__)
+
+
+class LateApp:
+    """An ASGI application that is made by a thread while others are already served."""
+
+    def __init__(self, make: Callable[[], Asgi]) -> None:
+        self._make = make
+        self._app: asyncio.Task[Asgi] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The application's OpenAPI document; empty until it is there."""
+        done = self._app is not None and self._app.done() and self._app.exception() is None
+        if self._app is None or not done:
+            return {}
+        made: Any = self._app.result()
+        document: dict[str, Any] = made.openapi()
+        return document
+
+    def begin(self) -> asyncio.Task[Asgi]:
+        """Start to make the application, or give the making under way."""
+        if self._app is None or (self._app.done() and self._app.exception() is not None):
+            self._app = asyncio.create_task(asyncio.to_thread(self._made))
+        return self._app
+
+    def _made(self) -> Asgi:
+        try:
+            return self._make()
+        except Exception:
+            log.exception("the control plane did not start")
+            raise
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            self.begin()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        try:
+            app = await asyncio.shield(self.begin())
+        except Exception as error:
+            await _unavailable(send, error)
+            return
+        await app(scope, receive, send)
+
+
+async def _unavailable(send: Any, cause: Exception) -> None:
+    problem = UnavailableError(
+        f"The control plane did not start: {cause}", remedy="See logs/api.log in the home."
+    ).problem()
+    headers = [(b"content-type", b"application/problem+json"), (b"retry-after", b"5")]
+    await send({"type": "http.response.start", "status": problem["status"], "headers": headers})
+    await send({"type": "http.response.body", "body": msgspec.json.encode(problem)})
+
+
+def main() -> None:
+    """Serve both planes until a signal ends it; the data plane's settings are the environment's."""
+    parser = argparse.ArgumentParser(prog="python -m tidemill.cli.one_port")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    options = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO)
+    late = LateApp(control_plane)
+    server.run(serving_settings.load(**options), fallback=late, describe=late.describe)
+
+
+def control_plane() -> Asgi:
+    """The control plane's application over the platform that the settings describe."""
+    from tidemill import logs
+    from tidemill.api.app import create_app
+    from tidemill.platform import Platform
+    from tidemill.settings import Settings
+
+    settings = Settings()
+    logs.configure("api", level=settings.log_level, style=settings.log_format, folder=settings.logs)
+    app: Asgi = create_app(Platform.open(settings))
+    return app
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""`tidemill predict`: score a file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tidemill.cli import console
+from tidemill.cli.context import HomeOption, TrackingOption, open_settings
+from tidemill.errors import InputError
+
+if TYPE_CHECKING:
+    from tidemill.serving.scorer import Scorer
+    from tidemill.settings import Settings
+
+CHUNK = 1000
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Serve")(predict)
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A registered model, or models:/name@alias.")],
+    rows: Annotated[Path, typer.Argument(help="A CSV file with the model's columns by name.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The CSV file to write.")],
+    keep_going: Annotated[
+        bool, typer.Option(help="Write refused rows with their reason instead of stopping.")
+    ] = False,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Score a file of rows with a model, without a server.
+
+    The output has the input's columns, then prediction, confidence and a probability for every
+    label. Columns the model does not know are carried along. An empty cell is a missing value.
+
+    Examples:
+
+      tidemill predict churn rows.csv -o scored.csv
+
+      tidemill predict models:/churn/3 rows.csv -o scored.csv --keep-going
+    """
+    settings = open_settings(home, tracking_uri)
+    if not rows.is_file():
+        raise InputError(f"There is no file {rows}.", field="rows")
+    scorer = open_scorer(settings, model)
+    draft = output.with_name(f".{output.name}.part")
+    try:
+        with (
+            rows.open(newline="", encoding="utf-8-sig") as source,
+            draft.open("w", newline="") as out,
+        ):
+            done, refused = score_file(scorer, source, out, rows.stat().st_size, keep_going)
+        draft.replace(output)
+    finally:
+        draft.unlink(missing_ok=True)
+    console.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
+    if refused:
+        console.err.print(f"{refused} of them were refused; the column 'error' says why.")
+
+
+def open_scorer(settings: Settings, model: str) -> Scorer:
+    """The model as a function, its bundle brought to the shelf if it is not there."""
+    from tidemill.cli.shelving import shelve
+    from tidemill.serving.scorer import Scorer
+    from tidemill.serving.shelf import open_bundle
+
+    name, placed = shelve(settings, model)
+    return Scorer(open_bundle(settings.shelf, placed), name, placed.version)
+
+
+def score_file(
+    scorer: Scorer, source: TextIO, out: TextIO, size: int, keep_going: bool
+) -> tuple[int, int]:
+    """Score every row with a progress bar; how many rows were written, and how many refused.
+
+    Raises:
+        InputError: A column is missing, or a row does not fit and `keep_going` is off.
+    """
+    reader = csv.DictReader(source)
+    given = list(reader.fieldnames or [])
+    inputs = input_columns(scorer)
+    if missing := [name for name in inputs if name not in given]:
+        raise InputError(
+            f"The file has no column {', '.join(repr(name) for name in missing[:10])}.",
+            field=missing[0],
+            expected=f"the columns {', '.join(inputs[:30])}",
+        )
+    labels = [f"probability_{label}" for label in scorer.signature.labels]
+    made = ["prediction", *(["confidence", *labels] if labels else []), *["error"] * keep_going]
+    writer = csv.DictWriter(out, [*given, *(name for name in made if name not in given)])
+    writer.writeheader()
+    done = refused = 0
+    with _bar() as bar:
+        task = bar.add_task("scoring", total=size, rows=0)
+        for chunk in _chunks(reader):
+            refused += _score_chunk(scorer, chunk, done, labels, keep_going)
+            writer.writerows(chunk)
+            done += len(chunk)
+            bar.update(task, completed=source.buffer.tell(), rows=done)  # type: ignore[attr-defined]
+        bar.update(task, completed=size, rows=done)
+    return done, refused
+
+
+def input_columns(scorer: Scorer) -> list[str]:
+    """The columns a file needs; a tensor's numbers are its columns name0, name1, ..."""
+    tensor = scorer.signature.tensor
+    if tensor is None:
+        return list(scorer.signature.names)
+    return [f"{tensor.name}{index}" for index in range(tensor.size)]
+
+
+def _score_chunk(
+    scorer: Scorer, chunk: list[dict[str, Any]], start: int, labels: list[str], keep_going: bool
+) -> int:
+    """Add the answers to the rows, in place; how many were refused."""
+    good, rows = [], []
+    for number, record in enumerate(chunk, start + 2):  # the header is line 1
+        try:
+            rows.append(_checked(scorer, record))
+            good.append(record)
+        except InputError as error:
+            if not keep_going:
+                raise InputError(
+                    f"Line {number}: {error.detail}",
+                    field=error.field,
+                    expected=error.expected,
+                    remedy="Mend the row, or pass --keep-going.",
+                ) from error
+            record["error"] = error.detail
+    for record, answer in zip(good, scorer.score(rows) if rows else [], strict=True):
+        record["prediction"] = answer.prediction
+        if answer.probabilities is not None:
+            record["confidence"] = max(answer.probabilities)
+            record.update(zip(labels, answer.probabilities, strict=True))
+    return len(chunk) - len(good)
+
+
+def _checked(scorer: Scorer, record: dict[str, Any]) -> list[Any]:
+    """A line of text as a row of the signature."""
+    from tidemill.serving.forms import canonical
+    from tidemill.signature import Column
+
+    if None in record or any(value is None for value in record.values()):
+        raise InputError("The line has more or fewer cells than the header.")
+    tensor = scorer.signature.tensor
+    columns = (
+        [Column(name, "number") for name in input_columns(scorer)]
+        if tensor
+        else scorer.signature.columns
+    )
+    return [canonical(column, _typed(column.kind, record[column.name])) for column in columns]
+
+
+def _typed(kind: str, text: str) -> Any:
+    """A cell as the value it stands for; what cannot be read stays text, and is refused by name."""
+    if text == "":
+        return None
+    if kind == "text":
+        return text
+    if kind == "boolean":
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    try:
+        return int(text) if kind == "integer" else float(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for record in reader:
+        chunk.append(dict(record))
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]} rows"),
+    )
+    return Progress(*columns, TimeRemainingColumn(), console=console.err, transient=True)

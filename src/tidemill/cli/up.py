@@ -1,0 +1,159 @@
+"""`tidemill up`: everything on one machine, from nothing to a served model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tidemill.cli import console, household
+from tidemill.cli.context import HomeOption, open_settings, start_logs
+from tidemill.cli.household import Addresses
+from tidemill.cli.supervisor import Supervisor, run_once, supervising
+from tidemill.settings import Settings
+
+FIRST_PROJECT = "gallery:breast_cancer"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Begin")(up)
+
+
+def up(
+    home: HomeOption = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The API's port.", min=1, max=65535)] = 8000,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.", min=1, max=65535)] = 5000,
+    first: Annotated[
+        str, typer.Option(help="The project to train when nothing is registered; '' for none.")
+    ] = FIRST_PROJECT,
+) -> None:
+    """Start MLflow, the API and a worker; train and promote a first model if there is none.
+
+    Ctrl-C ends everything it started. All state is under the home, so the next `up` goes on
+    where this one stopped.
+
+    Examples:
+
+      tidemill up
+
+      tidemill up --port 8080 --mlflow-port 5001
+
+      tidemill up --home /srv/tidemill --first gallery:iris
+    """
+    settings = open_settings(home)
+    at = Addresses(host, port, mlflow_port)
+    with household.hold_home(settings.home, at):
+        household.check_port(host, port, "--port")
+        own_mlflow = settings.tracking_uri is None
+        if own_mlflow:
+            household.check_port(host, mlflow_port, "--mlflow-port")
+        start_logs(settings, "up")
+        key, fresh = household.ensure_key(settings)
+        with supervising() as supervisor:
+            _start(supervisor, settings, at, own_mlflow, first)
+            _greet(settings, at, key, fresh, own_mlflow)
+            supervisor.run()
+        console.out.print("Everything has ended.")
+
+
+def _start(
+    supervisor: Supervisor,
+    settings: Settings,
+    at: Addresses,
+    own_mlflow: bool,
+    first: str,
+) -> None:
+    """Serving first: with a shelf it answers within a second, whatever the others do."""
+    supervisor.start(household.one_port(settings, at))
+    known = (settings.home / "mlflow.db").exists() or not own_mlflow
+    if known:
+        _start_others(supervisor, settings, at, own_mlflow)
+    if first and not _serves_anything(settings):
+        run_once(
+            [sys.executable, "-m", "tidemill", "train", "--project", first, "--promote"],
+            household.environment(settings),
+        )
+    if not known:
+        _start_others(supervisor, settings, at, own_mlflow)
+    supervisor.wait_until(lambda: answers(f"{at.api}/ready"), "Serving", 120)
+
+
+def _start_others(
+    supervisor: Supervisor, settings: Settings, at: Addresses, own_mlflow: bool
+) -> None:
+    supervisor.start(household.sync(settings, []))
+    supervisor.start(household.worker(settings))
+    if own_mlflow:
+        supervisor.start(household.mlflow_server(settings, at))
+
+
+def _serves_anything(settings: Settings) -> bool:
+    from tidemill.serving.shelf import read_state
+
+    return bool(read_state(settings.shelf).models)
+
+
+def _greet(settings: Settings, at: Addresses, key: Path, fresh: bool, own_mlflow: bool) -> None:
+    model, row = example_request(settings)
+    mlflow = at.mlflow if own_mlflow else settings.mlflow_uri
+    say = console.out.print
+    say("\n[bold green]Tidemill is up.[/]  Ctrl-C ends it.\n")
+    say(f"  predictions, API   {at.api}         interactive: {at.api}/docs")
+    say(f"  MLflow             {mlflow}{'   (its UI takes some seconds)' if own_mlflow else ''}")
+    say(f"  state, logs        {settings.home}", soft_wrap=True)
+    if fresh:
+        say(f"  your API key       in {key} (made now; the server keeps only its hash)")
+    if model:
+        say(f"\nAsk {model}:\n", markup=False)
+        say(curl(at, key, row), markup=False, soft_wrap=True)
+    say("")
+
+
+def curl(at: Addresses, key: Path, body: dict[str, Any]) -> str:
+    """A prediction as a shell command that works when pasted."""
+    return (
+        f'curl -s {at.api}/predict -H "X-API-Key: $(cat {key})" \\\n'
+        f"  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    )
+
+
+def example_request(settings: Settings) -> tuple[str | None, dict[str, Any]]:
+    """The default model's name and a request out of its bundle's example."""
+    from tidemill import bundle
+    from tidemill.serving.shelf import read_state
+
+    state = read_state(settings.shelf)
+    name = state.default or next(iter(state.models), None)
+    if name is None:
+        return None, {}
+    held = bundle.read(settings.shelf / state.models[name].folder)
+    row = list(held.example().rows[0])
+    if held.signature.tensor:
+        return name, {held.signature.tensor.name: row}
+    return name, {"features": dict(zip(held.signature.names, row, strict=True))}
+
+
+def answers(url: str) -> bool:
+    """Whether a GET gives a 2xx."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return 200 <= answer.status < 300
+    except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def wait_for(url: str, timeout: float) -> bool:
+    """Whether a GET gave a 2xx within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not answers(url):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
