@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# The root of the repository, so that `tests.servers` is found however pytest was started.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+pytest_plugins = ["tests.servers"]
 
 settings.register_profile(
     "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True

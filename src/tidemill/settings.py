@@ -1,20 +1,66 @@
 """What an operator sets, for the control plane: environment, then `tidemill.toml`, then defaults.
 
-Every field is `TIDEMILL_<FIELD>` in the environment; MLflow's own variables keep their names. The
-data plane has its own table in `tidemill.serving.settings`, because it must not import pydantic.
+Every field is `TIDEMILL_<FIELD>` in the environment; MLflow's own variables keep their names. With
+`_FILE` behind it a variable names a file that holds the value, as secrets are mounted. The data
+plane has its own table in `tidemill.serving.settings`, because it must not import pydantic.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from tidemill.errors import SettingsError
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """Values out of files that `TIDEMILL_<FIELD>_FILE` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The value of one field, None where no variable names a file.
+
+        Raises:
+            SettingsError: The file cannot be read.
+        """
+        for name in variables(field_name, field):
+            path = os.environ.get(f"{name}_FILE")
+            if path is None:
+                continue
+            try:
+                return Path(path).read_text().rstrip("\r\n"), field_name, False
+            except OSError as error:
+                raise SettingsError(
+                    f"{name}_FILE names {path}, which cannot be read: {error.strerror}",
+                    field=f"{name}_FILE",
+                ) from error
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[key] = value
+        return found
+
+
+def variables(name: str, field: FieldInfo) -> list[str]:
+    """The environment variables that set a field, the one that counts first."""
+    alias = field.validation_alias
+    others = alias.choices if isinstance(alias, AliasChoices) else []
+    own = f"TIDEMILL_{name.upper()}"
+    foreign = [other for other in others if isinstance(other, str) and other not in (name, own)]
+    return [*foreign, own]
 
 
 class Settings(BaseSettings):
@@ -27,22 +73,26 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path(".tidemill"), description="Where everything local is kept.")
     tracking_uri: str | None = Field(
         default=None,
-        validation_alias=AliasChoices("tracking_uri", "MLFLOW_TRACKING_URI"),
+        validation_alias=AliasChoices(
+            "tracking_uri", "MLFLOW_TRACKING_URI", "TIDEMILL_TRACKING_URI"
+        ),
         description="The MLflow tracking server or store; None is SQLite in the home.",
     )
     registry_uri: str | None = Field(
         default=None,
-        validation_alias=AliasChoices("registry_uri", "MLFLOW_REGISTRY_URI"),
+        validation_alias=AliasChoices(
+            "registry_uri", "MLFLOW_REGISTRY_URI", "TIDEMILL_REGISTRY_URI"
+        ),
         description="The MLflow registry, where it is not the tracking server.",
     )
     model_name: str | None = Field(
         default=None,
-        validation_alias=AliasChoices("model_name", "REGISTERED_MODEL_NAME"),
+        validation_alias=AliasChoices("model_name", "REGISTERED_MODEL_NAME", "TIDEMILL_MODEL_NAME"),
         description="The model to serve when none is named.",
     )
     model_stage: str | None = Field(
         default=None,
-        validation_alias=AliasChoices("model_stage", "MODEL_STAGE"),
+        validation_alias=AliasChoices("model_stage", "MODEL_STAGE", "TIDEMILL_MODEL_STAGE"),
         description="The stage or alias to serve; Production means the alias champion.",
     )
     project: str | None = Field(
@@ -61,10 +111,10 @@ class Settings(BaseSettings):
         default="memory://",
         description="Where rate limits are counted: memory:// for one process, redis:// for many.",
     )
-    rate_limit: str | None = Field(
+    api_rate_limit: str = Field(
         default="600/minute",
         description="What each key, or address without a key, may ask of the control plane; "
-        "'none' for no limit.",
+        "'off' for no limit.",
     )
     worker_concurrency: int = Field(
         default=2, ge=1, le=64, description="How many jobs one worker process runs at a time."
@@ -85,11 +135,11 @@ class Settings(BaseSettings):
         gt=1,
         description="Seconds without a heartbeat after which a job is given to another worker.",
     )
-    ready_requires: str = Field(
+    api_ready_requires: str = Field(
         default="database",
-        description="Parts without which /ready says 503, by comma: database, mlflow, broker.",
+        description="Parts without which its /ready says 503, by comma: database, mlflow, broker.",
     )
-    max_body_bytes: int = Field(
+    api_max_body: int = Field(
         default=2**20, ge=1024, description="The largest request body of the control plane, bytes."
     )
     audit_secret: SecretStr | None = Field(
@@ -115,7 +165,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return (
+            init_settings,
+            env_settings,
+            FileSource(settings_cls),
+            TomlConfigSettingsSource(settings_cls),
+        )
 
     @property
     def mlflow_uri(self) -> str:
@@ -135,7 +190,9 @@ class Settings(BaseSettings):
     @property
     def required_parts(self) -> frozenset[str]:
         """The parts without which the control plane is not ready."""
-        return frozenset(part.strip() for part in self.ready_requires.split(",") if part.strip())
+        return frozenset(
+            part.strip() for part in self.api_ready_requires.split(",") if part.strip()
+        )
 
     @property
     def artifact_root(self) -> Path:

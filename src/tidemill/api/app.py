@@ -35,7 +35,7 @@ def create_app(platform: Platform) -> FastAPI:
     state = State(
         platform=platform,
         keyring=WatchedKeyring(settings.keys_file),
-        limits=RateLimits(settings.limits_url, settings.rate_limit),
+        limits=RateLimits(settings.limits_url, settings.api_rate_limit),
         metrics=Metrics(platform.jobs),
     )
     app = FastAPI(
@@ -49,7 +49,7 @@ def create_app(platform: Platform) -> FastAPI:
         middleware=[
             Middleware(Recorder, state=state),
             Middleware(problems.Catch),
-            Middleware(BodyLimit, limit=settings.max_body_bytes),
+            Middleware(BodyLimit, limit=settings.api_max_body),
         ],
     )
     app.state.tidemill = state

@@ -103,7 +103,7 @@ class BodyLimit:
         return TooLargeError(
             f"The body is larger than {self._limit} bytes.",
             field="body",
-            remedy="The operator may raise TIDEMILL_MAX_BODY_BYTES.",
+            remedy="The operator may raise TIDEMILL_API_MAX_BODY.",
         )
 
     async def _read(self, receive: Receive) -> bytes | None:

@@ -98,7 +98,7 @@ class Keys:
 class WatchedKeyring:
     """The keyring in a file, read again when the file changes.
 
-    A file that cannot be read leaves the last good keyring in force; no file means no keys.
+    No file means no keys, and a file that cannot be read locks everyone out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,8 @@ class WatchedKeyring:
         try:
             self._ring, self._stamp = keyring.load(self._path), stamp
         except SettingsError as error:
-            log.error("the keys in force stay as they were: %s", error)
+            self._ring, self._stamp = Keyring(pepper="00"), stamp
+            log.error("nobody is let in: %s", error)
 
 
 def _check_scopes(scopes: tuple[str, ...]) -> tuple[Scope, ...]:

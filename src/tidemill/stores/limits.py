@@ -46,13 +46,13 @@ class RateLimits:
 
     Args:
         url: `memory://` or `redis://...`.
-        limit: As in "600/minute"; None or "none" lets everything through.
+        limit: As in "600/minute"; "off" lets everything through.
 
     Raises:
         SettingsError: The limit or the URL cannot be understood.
     """
 
-    def __init__(self, url: str, limit: str | None) -> None:
+    def __init__(self, url: str, limit: str) -> None:
         self._item = _parse(limit)
         options = {} if url.startswith("memory") else _REDIS_OPTIONS
         try:
@@ -93,12 +93,12 @@ def _take(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, caller:
     return Share(allowed, item.amount, item.get_expiry(), max(0, stats.remaining), reset)
 
 
-def _parse(limit: str | None) -> RateLimitItem | None:
-    if limit is None or limit.strip().lower() == "none":
+def _parse(limit: str) -> RateLimitItem | None:
+    if limit.strip().lower() == "off":
         return None
     try:
         return parse(limit)
     except ValueError as error:
         raise SettingsError(
-            f"'{limit}' is not a rate limit.", field="rate_limit", expected="as in 600/minute"
+            f"'{limit}' is not a rate limit.", field="api_rate_limit", expected="as in 600/minute"
         ) from error
