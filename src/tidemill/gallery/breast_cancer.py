@@ -1,4 +1,5 @@
 """Breast cancer: is a tumour malignant or benign? 569 rows, 30 measurements, logistic regression.
+
 Run it: `tidemill train --project gallery:breast_cancer`.
 """
 
@@ -16,7 +17,7 @@ def logistic_regression(C: float = 1.0, penalty: Literal["l1", "l2"] = "l2") -> 
     searched and logged. scikit-learn itself now spells the penalty as a ratio of L1 to L2.
     """
     ratio, solver = {"l1": (1.0, "saga"), "l2": (0.0, "lbfgs")}[penalty]
-    return LogisticRegression(C=C, l1_ratio=ratio, solver=solver, max_iter=10_000, random_state=0)
+    return LogisticRegression(C=C, l1_ratio=ratio, solver=solver, max_iter=10_000)
 
 
 project = Project(

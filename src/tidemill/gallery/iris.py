@@ -1,4 +1,5 @@
 """Iris: which species is it? From a raw CSV file to a model, with the tables in between on disk.
+
 Run it: `tidemill train --project gallery:iris`.
 """
 

@@ -72,7 +72,6 @@ def network(epochs: int = 3, lr: float = 0.002, batch_size: int = 64) -> Any:
             f"This project trains with PyTorch, and {error.name} is not installed.",
             remedy="Run `pip install 'tidemill[torch]'`; PyTorch's build for CPUs is enough.",
         ) from error
-    torch.manual_seed(0)
     return NeuralNetClassifier(
         layers,
         criterion=torch.nn.CrossEntropyLoss,

@@ -1,4 +1,5 @@
 """Wine: which of three cultivars was it made of? 178 rows, 13 chemical measurements.
+
 Run it: `tidemill train --project gallery:wine`.
 """
 
@@ -12,7 +13,7 @@ from tidemill import Candidate, Gate, Project, sklearn_dataset
 def logistic_regression(C: float = 1.0, penalty: Literal["l1", "l2"] = "l2") -> LogisticRegression:
     """Logistic regression by C and penalty, which scikit-learn spells as a ratio of L1 to L2."""
     ratio, solver = {"l1": (1.0, "saga"), "l2": (0.0, "lbfgs")}[penalty]
-    return LogisticRegression(C=C, l1_ratio=ratio, solver=solver, max_iter=10_000, random_state=0)
+    return LogisticRegression(C=C, l1_ratio=ratio, solver=solver, max_iter=10_000)
 
 
 project = Project(

@@ -14,12 +14,15 @@ MANY_CLASSES = 20
 
 
 def task_of(target: pd.Series[Any], project: Project) -> Task:
-    """The project's task, or a guess: text, booleans and few whole numbers are classes.
+    """The project's task, or a guess."""
+    return project.task or guess_task(target)
+
+
+def guess_task(target: pd.Series[Any]) -> Task:
+    """Text, booleans and few whole numbers are classes, other numbers are quantities.
 
     Whole numbers are few when there are at most 20 of them and ten rows or more for each.
     """
-    if project.task is not None:
-        return project.task
     if not is_numeric(target):
         return "classification"
     distinct = target.nunique()
