@@ -139,8 +139,9 @@ def as_floats(values: Any) -> Floats:
 
 def read_sketch(entry: Mapping[str, Any]) -> Sketch:
     """A sketch as a profile holds it; one with `edges` is numeric."""
-    kind = NumberSketch if "edges" in entry else CategorySketch
-    return msgspec.convert(dict(entry), kind, strict=False)
+    if "edges" in entry:
+        return msgspec.convert(dict(entry), NumberSketch)
+    return msgspec.convert(dict(entry), CategorySketch)
 
 
 def _mean_and_std(finite: Floats) -> tuple[float, float]:

@@ -1,0 +1,197 @@
+"""Is the model worse? Labelled rows against what the model did on held-out rows.
+
+The metric of the window comes with a bootstrap interval, the held-out metric with its standard
+error; the model counts as hurt when their difference is, beyond chance, worse than `tolerance`.
+Without labels, `tidemill.steps.cbpe` estimates accuracy from confidences. `judge` puts both beside
+`tidemill.steps.drift`: data that moved is a reason to look, a hurt model a reason to act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import ProjectError
+from tidemill.project import METRICS
+from tidemill.signature import Label
+from tidemill.steps.cbpe import AccuracyEstimate
+from tidemill.steps.drift import DriftReport
+from tidemill.steps.holdout import REGRESSION, MetricValue, Task, draws, encode
+from tidemill.steps.resample import point_value
+
+Floats = NDArray[np.float64]
+State = Literal["unknown", "steady", "data moved", "model hurt", "data moved and model hurt"]
+
+
+@dataclass(frozen=True)
+class DecayPolicy:
+    """When a worse metric is an alarm.
+
+    Args:
+        alpha: The chance of calling an unchanged model hurt in one check.
+        tolerance: How much worse than on held-out rows is no harm, in units of the metric.
+        min_rows: A window of fewer labelled rows gets no verdict.
+        confidence: Of the interval that is reported.
+        resamples: Bootstrap draws.
+        seed: Fixes them.
+    """
+
+    alpha: float = 0.01
+    tolerance: float = 0.0
+    min_rows: int = 50
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+
+
+class DecayReport(msgspec.Struct, frozen=True):
+    """The live metric against the held-out one.
+
+    `loss` is how much worse the window is, in units of the metric and positive when worse; `low`
+    and `high` bound the metric itself. None where the window does not define the metric.
+    """
+
+    metric: str
+    rows: int
+    enough: bool
+    hurt: bool
+    reference: float
+    summary: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    loss: float | None = None
+    p_value: float | None = None
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What drift, live metric and estimated accuracy say together.
+
+    `hurt` is None when nothing can tell; `basis` names what told: "labels", "confidences" or "".
+    """
+
+    state: State
+    moved: bool | None
+    hurt: bool | None
+    basis: str
+    summary: str
+
+
+def check_decay(
+    reference: MetricValue | float,
+    y: NDArray[Any],
+    predicted: NDArray[Any],
+    probabilities: Floats | None = None,
+    *,
+    metric: str,
+    labels: Sequence[Label] = (),
+    policy: DecayPolicy = DecayPolicy(),
+) -> DecayReport:
+    """Compare a labelled window with the champion's held-out metric.
+
+    Args:
+        reference: The held-out metric with its standard error; a bare number is taken as exact.
+        y: What is true [rows].
+        predicted: What was answered [rows].
+        probabilities: [rows, labels]; needed for roc_auc and log_loss.
+        metric: A name of `tidemill.project.METRICS`.
+        labels: The labels in the order of the probabilities; empty for regression.
+        policy: When a worse metric is an alarm.
+
+    Raises:
+        ProjectError: The metric is unknown, or needs probabilities that are not there.
+    """
+    if metric not in METRICS:
+        raise ProjectError(f"There is no metric '{metric}'.", field=metric)
+    if metric in ("roc_auc", "log_loss") and probabilities is None:
+        raise ProjectError(f"'{metric}' needs probabilities, which are not there.", field=metric)
+    held_out = reference if isinstance(reference, MetricValue) else MetricValue(float(reference))
+    if len(y) < policy.min_rows:
+        return _no_verdict(metric, len(y), held_out, f"{policy.min_rows} are needed")
+    task: Task = "regression" if metric in REGRESSION else "classification"
+    truth, answers = encode(task, y, predicted, probabilities, labels)
+    value = point_value(metric, truth, answers)
+    found = draws(metric, truth, answers, resamples=policy.resamples, seed=policy.seed)
+    if not np.isfinite(value) or found.size < policy.resamples / 2:
+        return _no_verdict(metric, len(y), held_out, f"'{metric}' is not defined on them")
+    return _verdict(metric, len(y), held_out, value, found, policy)
+
+
+def judge(
+    drift: DriftReport | None,
+    decay: DecayReport | None = None,
+    estimate: AccuracyEstimate | None = None,
+) -> Judgement:
+    """Tell `data moved` from `model hurt`; labels count for more than confidences."""
+    moved = drift.moved if drift is not None and drift.enough else None
+    hurt, basis = None, ""
+    if decay is not None and decay.enough:
+        hurt, basis = decay.hurt, "labels"
+    elif estimate is not None:
+        hurt, basis = estimate.hurt, "confidences"
+    spoken = [part.summary for part in (drift, decay, estimate) if part is not None]
+    return Judgement(_state(moved, hurt), moved, hurt, basis, " ".join(spoken))
+
+
+def _state(moved: bool | None, hurt: bool | None) -> State:
+    if moved is None and hurt is None:
+        return "unknown"
+    if moved:
+        return "data moved and model hurt" if hurt else "data moved"
+    return "model hurt" if hurt else "steady"
+
+
+def _verdict(
+    metric: str,
+    rows: int,
+    held_out: MetricValue,
+    value: float,
+    found: Floats,
+    policy: DecayPolicy,
+) -> DecayReport:
+    sign = 1.0 if METRICS[metric] else -1.0
+    random = np.random.default_rng(policy.seed)
+    references = held_out.value + held_out.error * random.standard_normal(found.size)
+    losses = sign * (references - found)
+    within = float(np.mean(losses <= policy.tolerance))
+    hurt = bool(np.quantile(losses, policy.alpha) > policy.tolerance)
+    side = (1 - policy.confidence) / 2
+    low, high = np.quantile(found, [side, 1 - side])
+    return DecayReport(
+        metric=metric,
+        rows=rows,
+        enough=True,
+        hurt=hurt,
+        reference=held_out.value,
+        summary=_summary(metric, rows, value, (float(low), float(high)), held_out.value, hurt),
+        value=value,
+        low=float(low),
+        high=float(high),
+        loss=sign * (held_out.value - value),
+        p_value=within,
+    )
+
+
+def _no_verdict(metric: str, rows: int, held_out: MetricValue, why: str) -> DecayReport:
+    summary = f"No verdict on {metric}: {rows:,} labelled rows; {why}."
+    return DecayReport(metric, rows, False, False, held_out.value, summary)
+
+
+def _summary(
+    metric: str,
+    rows: int,
+    value: float,
+    bounds: tuple[float, float],
+    reference: float,
+    hurt: bool,
+) -> str:
+    verdict = "The model is hurt" if hurt else "The model holds"
+    return (
+        f"{verdict}: {metric} is {value:.4g} ({bounds[0]:.4g} to {bounds[1]:.4g}) on {rows:,} "
+        f"labelled rows, {reference:.4g} on held-out rows."
+    )
