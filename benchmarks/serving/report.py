@@ -159,7 +159,7 @@ METHOD = """
   with scikit-learn's. A measurement with an answer other than 200 is left out and reported.
 - Tidemill runs with everything on: validation against the signature, API key, rate limit, metrics,
   journal with inputs, request ids. Its response cache is off, since repeated questions would
-  flatter it. It answers labels with probabilities; the peers answer labels alone, which is less work.
+  flatter it. It answers labels with probabilities; the peers answer labels alone: less work.
 - Peers run as their own guides say for production, with access logs off where there is a switch.
   The two limits have no features at all: they check nothing, record nothing and protect nothing.
 - p99 under a closed loop on a shared machine contains whatever else the machine does; CPU time a

@@ -55,10 +55,12 @@ class Server:
     def stop(self) -> None:
         """End the tree: politely, then for certain."""
         family = {pid: _birth(pid) for pid in members(self.process.pid)}
-        _signal(list(family), signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(10)
-        _signal([pid for pid, born in family.items() if born == _birth(pid)], signal.SIGKILL)
+        for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+            _signal(_living(family), number)
+            deadline = time.monotonic() + patience
+            while _living(family) and time.monotonic() < deadline:
+                self.process.poll()
+                time.sleep(0.02)
         self.process.wait()
 
 
@@ -137,12 +139,21 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
+def _living(family: Mapping[int, str]) -> list[int]:
+    """Those that still run and are who they were."""
+    return [pid for pid, born in family.items() if born and born == _birth(pid)]
+
+
 def _birth(pid: int) -> str:
-    """When the process started, in ticks: tells it from another that got its number later."""
+    """When the process started, in ticks: tells it from another that got its number later.
+
+    Empty for one that is gone or waits to be reaped.
+    """
     try:
-        return _stat(pid)[19]
+        state, *rest = _stat(pid)
     except OSError:
         return ""
+    return "" if state == "Z" else rest[18]
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
