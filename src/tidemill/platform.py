@@ -14,17 +14,21 @@ from urllib.parse import urlsplit
 
 from tidemill.errors import UnavailableError
 from tidemill.settings import Settings
-from tidemill.stores.audit import Audit
+from tidemill.stores.audit import Audit, Entry
 from tidemill.stores.broker import Doorbell
 from tidemill.stores.database import Database
 from tidemill.stores.jobs import Job, Jobs, NewJob
 from tidemill.stores.keys import Keys
+from tidemill.stores.link import PORTS, bound_waits
 from tidemill.stores.projects import Projects, project_references
+from tidemill.stores.quiet import quiet_mlflow
 from tidemill.stores.requests import RequestLog
 from tidemill.stores.schema import check_schema, migrate
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from tidemill.loop.promote import Transition
 
 PROBE_SECONDS = 1.0
 
@@ -88,9 +92,31 @@ class Platform:
             job = self.jobs.mark_sent(job.id) or job
         return job, created
 
+    def audit_transition(self, change: Transition) -> None:
+        """Record a change of who serves; what `tidemill.loop.promote` takes as `audit`."""
+        details = {
+            "from": change.origin,
+            "to": change.stage,
+            "replaced": change.replaced,
+            "evidence": dict(change.evidence),
+            "failed": change.failed,
+        }
+        self.audit.append(
+            Entry(
+                change.actor,
+                f"version.{change.action}",
+                subject=change.model,
+                version=change.version,
+                reason=change.reason,
+                details=details,
+            )
+        )
+
     @cached_property
     def tracking(self) -> MlflowClient:
         """MLflow's client; importing it takes a second, so it is made when first needed."""
+        bound_waits()
+        quiet_mlflow()
         import mlflow
 
         return mlflow.MlflowClient(self.settings.mlflow_uri, self.settings.registry_uri)
@@ -127,11 +153,12 @@ class Platform:
 
 def _connection_problem(uri: str) -> str | None:
     parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return None  # a store in a file or database, which MLflow opens by itself
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in PORTS:
+        return None  # a file, which MLflow opens by itself
+    address = (parts.hostname or "localhost", parts.port or PORTS[scheme])
     try:
         socket.create_connection(address, timeout=PROBE_SECONDS).close()
     except OSError as error:
-        return f"MLflow at {parts.scheme}://{address[0]}:{address[1]} cannot be reached: {error}"
+        return f"MLflow at {scheme}://{address[0]}:{address[1]} cannot be reached: {error}"
     return None

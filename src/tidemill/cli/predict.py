@@ -103,7 +103,7 @@ def score_file(
             refused += _score_chunk(scorer, chunk, done, labels, keep_going)
             writer.writerows(chunk)
             done += len(chunk)
-            bar.update(task, completed=source.buffer.tell(), rows=done)  # type: ignore[attr-defined]
+            bar.update(task, completed=source.buffer.tell(), rows=done)
         bar.update(task, completed=size, rows=done)
     return done, refused
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tidemill.cli import console, household
 from tidemill.cli.context import HomeOption, open_settings, start_logs
+from tidemill.cli.greeting import example_request, greet, is_answering
 from tidemill.cli.household import Addresses
 from tidemill.cli.supervisor import Supervisor, run_once, supervising
 from tidemill.settings import Settings
@@ -58,7 +54,9 @@ def up(
         key, fresh = household.ensure_key(settings)
         with supervising() as supervisor:
             _start(supervisor, settings, at, own_mlflow, first)
-            _greet(settings, at, key, fresh, own_mlflow)
+            model, body = example_request(settings.shelf)
+            mlflow = at.mlflow if own_mlflow else None
+            greet(at, settings, (key, fresh), model, body, mlflow)
             supervisor.run()
         console.out.print("Everything has ended.")
 
@@ -82,7 +80,7 @@ def _start(
         )
     if not known:
         _start_others(supervisor, settings, at, own_mlflow)
-    supervisor.wait_until(lambda: answers(f"{at.api}/ready"), "Serving", 120)
+    supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "Serving", 120)
 
 
 def _start_others(
@@ -98,62 +96,3 @@ def _serves_anything(settings: Settings) -> bool:
     from tidemill.serving.shelf import read_state
 
     return bool(read_state(settings.shelf).models)
-
-
-def _greet(settings: Settings, at: Addresses, key: Path, fresh: bool, own_mlflow: bool) -> None:
-    model, row = example_request(settings)
-    mlflow = at.mlflow if own_mlflow else settings.mlflow_uri
-    say = console.out.print
-    say("\n[bold green]Tidemill is up.[/]  Ctrl-C ends it.\n")
-    say(f"  predictions, API   {at.api}         interactive: {at.api}/docs")
-    say(f"  MLflow             {mlflow}{'   (its UI takes some seconds)' if own_mlflow else ''}")
-    say(f"  state, logs        {settings.home}", soft_wrap=True)
-    if fresh:
-        say(f"  your API key       in {key} (made now; the server keeps only its hash)")
-    if model:
-        say(f"\nAsk {model}:\n", markup=False)
-        say(curl(at, key, row), markup=False, soft_wrap=True)
-    say("")
-
-
-def curl(at: Addresses, key: Path, body: dict[str, Any]) -> str:
-    """A prediction as a shell command that works when pasted."""
-    return (
-        f'curl -s {at.api}/predict -H "X-API-Key: $(cat {key})" \\\n'
-        f"  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-    )
-
-
-def example_request(settings: Settings) -> tuple[str | None, dict[str, Any]]:
-    """The default model's name and a request out of its bundle's example."""
-    from tidemill import bundle
-    from tidemill.serving.shelf import read_state
-
-    state = read_state(settings.shelf)
-    name = state.default or next(iter(state.models), None)
-    if name is None:
-        return None, {}
-    held = bundle.read(settings.shelf / state.models[name].folder)
-    row = list(held.example().rows[0])
-    if held.signature.tensor:
-        return name, {held.signature.tensor.name: row}
-    return name, {"features": dict(zip(held.signature.names, row, strict=True))}
-
-
-def answers(url: str) -> bool:
-    """Whether a GET gives a 2xx."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return 200 <= answer.status < 300
-    except (OSError, urllib.error.HTTPError):
-        return False
-
-
-def wait_for(url: str, timeout: float) -> bool:
-    """Whether a GET gave a 2xx within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not answers(url):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True

@@ -1,0 +1,256 @@
+"""`tidemill models`, `promote` and `rollback`: versions, and which of them is champion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from tidemill.cli import console
+from tidemill.cli.context import (
+    HomeOption,
+    JsonOption,
+    ProjectOption,
+    TrackingOption,
+    find_project,
+    open_settings,
+    start_logs,
+)
+from tidemill.cli.operate import day, platform_of
+from tidemill.errors import GateError, ProjectError
+
+if TYPE_CHECKING:
+    from tidemill.loop.promote import Transition
+    from tidemill.project import Project
+    from tidemill.settings import Settings
+    from tidemill.steps.gate import Verdict
+    from tidemill.stores.registry import Registry
+    from tidemill.stores.versions import Version
+
+HEADLINES = ("accuracy", "f1_score", "roc_auc", "log_loss", "rmse", "mae", "r2")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Promote")(models)
+    app.command(rich_help_panel="Promote")(promote)
+    app.command(rich_help_panel="Promote")(rollback)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model's versions.")] = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the registered models, or the versions of one with stages and metrics.
+
+    Examples:
+
+      tidemill models
+
+      tidemill models iris-classifier --json
+    """
+    registry = open_registry(open_settings(home, tracking_uri))
+    if name is None:
+        _show_models(registry, as_json)
+    else:
+        _show_versions(registry, name, as_json)
+
+
+def promote(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Decide by this metric. [default: the project's]")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Ask for this version. [default: the best by the metric]")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Override the gate; needs --reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    project: ProjectOption = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the gate to make the best version champion; exit 3 when it stays closed.
+
+    Version and champion answer the same held-out rows. The version must reach the project's
+    minimum metrics, and a paired bootstrap must say that it is better. The evidence is kept with
+    the version.
+
+    Examples:
+
+      tidemill promote churn
+
+      tidemill promote churn --metric roc_auc --version 4
+
+      tidemill promote imported --version 1 --force --reason "agreed on in review"
+    """
+    settings = open_settings(home, tracking_uri)
+    start_logs(settings, "promote")
+    found = _project_of(project, name, settings, force)
+    more = {"metric": metric, "force": force, "reason": reason}
+    promote_version(settings, name, found, version=version, as_json=as_json, **more)
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(help="The registered model.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "rollback by hand",
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Make the version that was champion before champion again.
+
+    Examples:
+
+      tidemill rollback churn --reason "wrong for new customers"
+    """
+    from tidemill.loop.promote import rollback as move_back
+
+    settings = open_settings(home, tracking_uri)
+    start_logs(settings, "promote")
+    with platform_of(settings) as platform:
+        registry = open_registry(settings)
+        moved = move_back(
+            registry, name, reason=reason, actor="cli", audit=platform.audit_transition
+        )
+    console.out.print(f"{escape(name)}: {describe(moved)}")
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry that the settings name."""
+    from tidemill.stores.registry import Registry
+
+    return Registry(settings.mlflow_uri, settings.registry_uri)
+
+
+def gate_version(settings: Settings, name: str, project: Project | None, **options: Any) -> Verdict:
+    """Ask the gate, and record what moves; options as `loop.promote.promote` takes them."""
+    from tidemill.loop.promote import promote
+
+    with platform_of(settings) as platform:
+        registry = open_registry(settings)
+        audit = platform.audit_transition
+        return promote(project, registry, name, actor="cli", audit=audit, **options)
+
+
+def promote_version(
+    settings: Settings, name: str, project: Project | None, *, as_json: bool, **options: Any
+) -> None:
+    """Ask the gate and show its verdict; a closed gate is exit 3."""
+    import msgspec
+
+    with console.err.status(f"The gate examines {name} ..."):
+        verdict = gate_version(settings, name, project, **options)
+    if as_json:
+        console.print_json(msgspec.to_builtins(verdict))
+    else:
+        show_verdict(verdict)
+    if not verdict.promoted:
+        raise typer.Exit(console.EXIT_GATE)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """What was compared, as a table; then what came of it and why."""
+    if verdict.metrics:
+        other = verdict.champion_metrics or {}
+        rows = [[metric, value, other.get(metric)] for metric, value in verdict.metrics.items()]
+        columns = ["metric", f"version {verdict.version}", f"champion {verdict.champion or ''}"]
+        console.print_table(columns, rows, f"On {verdict.rows} held-out rows")
+    if (found := verdict.comparison) is not None:
+        interval = "" if found.low is None else f" [{found.low:.4f}, {found.high:.4f}]"
+        console.out.print(
+            f"Gain in {verdict.metric}: {found.difference:+.4f}{interval}; "
+            f"worse in {found.probability_worse:.1%} of {found.resamples} resamples.",
+            markup=False,
+        )
+    for sentence in (*verdict.reasons, *verdict.notes):
+        console.out.print(f"  {sentence}", markup=False)
+    what = f"{verdict.model} version {verdict.version}"
+    if verdict.promoted:
+        by = " by override" if verdict.forced else ""
+        console.out.print(f"[bold green]Promoted[/] {escape(what)}{by}.")
+    else:
+        console.out.print(f"[bold yellow]Not promoted[/]: {escape(what)}.")
+
+
+def describe(moved: Transition) -> str:
+    """A transition in a sentence."""
+    instead = f" instead of version {moved.replaced}" if moved.replaced else ""
+    return f"version {moved.version} is champion{instead} ({moved.reason})."
+
+
+def _project_of(project: str | None, name: str, settings: Settings, force: bool) -> Project | None:
+    """The model's project: named, known here, or where its latest version says it came from."""
+    if project is not None:
+        return find_project(project, settings)
+    where = open_registry(settings).latest(name).tags.get("tidemill.project")
+    problem: ProjectError | None = None
+    for reference in filter(None, (where, name)):
+        try:
+            found = find_project(reference, settings)
+        except ProjectError as error:
+            problem = error
+            continue
+        if found.name == name:
+            return found
+    if force:
+        return None
+    raise GateError(
+        f"The gate needs the project of '{name}' for rows to judge on, and knows none.",
+        remedy="Name it with --project FILE, or use --force with --reason.",
+    ) from problem
+
+
+def _show_models(registry: Registry, as_json: bool) -> None:
+    found = registry.models()
+    if as_json:
+        fields = [
+            {"name": m.name, "aliases": dict(m.aliases), "about": m.description} for m in found
+        ]
+        console.print_json(fields)
+        return
+    rows = [
+        [m.name, m.aliases.get("champion"), m.aliases.get("challenger"), m.description]
+        for m in found
+    ]
+    console.print_table(["model", "champion", "challenger", "about"], rows)
+
+
+def _show_versions(registry: Registry, name: str, as_json: bool) -> None:
+    found = registry.versions(name, metrics=True)
+    if as_json:
+        console.print_json([_version_fields(version) for version in found])
+        return
+    shown = list(dict.fromkeys(key for v in found for key in v.metrics if key in HEADLINES))
+    rows = [
+        [
+            v.number,
+            v.stage,
+            ", ".join(v.aliases),
+            v.candidate,
+            day(v.created),
+            *(v.metrics.get(key) for key in shown),
+            v.tags.get("tidemill.gate.verdict"),
+        ]
+        for v in found
+    ]
+    columns = ["version", "stage", "aliases", "candidate", "made", *shown, "gate"]
+    console.print_table(columns, rows)
+
+
+def _version_fields(version: Version) -> dict[str, Any]:
+    return {
+        "version": version.number,
+        "stage": version.stage,
+        "aliases": version.aliases,
+        "candidate": version.candidate,
+        "run_id": version.run_id,
+        "bundle": version.digest,
+        "created": version.created,
+        "metrics": dict(version.metrics),
+        "tags": dict(version.tags),
+    }
