@@ -81,12 +81,10 @@ def _table_types(signature: Signature) -> tuple[Any, Any, Any]:
         forbid_unknown_fields=True,
         gc=False,
     )
-    listed: Any = list[float] if set(kinds) == {float} else tuple[tuple(kinds)]  # type: ignore[misc]
-    return (
-        _wrapper(FEATURES, listed | named),
-        named,
-        _wrapper(INSTANCES, list[listed | named]),  # type: ignore[valid-type]
-    )
+    listed: Any = list[float] if set(kinds) == {float} else tuple[tuple(kinds)]
+    row = listed | named
+    many = list[row]  # type: ignore[valid-type]
+    return _wrapper(FEATURES, row), named, _wrapper(INSTANCES, many)
 
 
 def _tensor_types(signature: Signature) -> tuple[Any, Any, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tidemill.errors import (
     AccessError,
+    MediaTypeError,
     MethodError,
     NotFoundError,
     RateLimitError,
@@ -83,6 +84,7 @@ class Gateway:
         self._identify(admission)
         try:
             self._check_access(admission)
+            _check_media(head, route)
         except TidemillError as error:
             admission.refusal = error
         return admission
@@ -126,20 +128,14 @@ class Gateway:
         series.observe(elapsed)
         if self._access_log is not None:
             self._log(call, reply, elapsed)
-        call.respond(reply, self._block(call, reply))
-
-    def _block(self, call: Call, reply: Reply) -> bytes:
-        """The reply's header lines."""
-        admission = call.admission
-        request_id = admission.request_id or call.id
         block = b"content-type: %b\r\nx-request-id: %b\r\n%b" % (
-            reply.content_type, request_id.encode(), admission.extra,
+            reply.content_type, (admission.request_id or call.id).encode(), admission.extra,
         )  # fmt: skip
         if admission.bucket is not None:
             block += admission.bucket.lines()
         for header in reply.headers:
             block += b"%b: %b\r\n" % header
-        return block
+        call.respond(reply, block)
 
     def _check(self, admission: Admission, now: float) -> None:
         bucket = admission.bucket
@@ -200,3 +196,30 @@ class Gateway:
                 "key_id": call.admission.key_id,
             },
         )  # fmt: skip
+
+
+def _check_media(head: Head, route: Route) -> None:
+    """Refuse a body that nobody here would read.
+
+    Raises:
+        MediaTypeError: Another content type than the route's, or a compressed body.
+    """
+    if route.media is None or head.method != "POST":
+        return
+    for name, value in head.headers:
+        if name == b"content-type":
+            media = value.partition(b";")[0].strip().lower()
+            if media not in route.media:
+                expected = b", ".join(sorted(route.media)).decode()
+                raise MediaTypeError(
+                    f"The body is {media[:80].decode('latin-1')!r}.",
+                    field="Content-Type",
+                    expected=expected,
+                    remedy=f"Say so in a header: Content-Type: {expected.partition(',')[0]}",
+                )
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise MediaTypeError(
+                f"The body is compressed: {value[:40].decode('latin-1')}.",
+                field="Content-Encoding",
+                expected="identity",
+            )

@@ -35,6 +35,7 @@ from tidemill.serving.segments import (
     SUFFIX,
     Encoding,
     FolderSize,
+    Record,
     is_closed,
     measure_folder,
 )
@@ -111,8 +112,7 @@ class Journal:
         self._seed = secrets.randbits(32)
         self._encode = msgspec.msgpack.Encoder().encode
         self._rules = dict(self.options.models)
-        self._pending: list[bytes] = []
-        self._pending_records = 0
+        self._pending: list[Record] = []
         self._segment: _OpenSegment | None = None
         self._sequence = 0
         self._records = self._bytes = self._dropped = self._refused = 0
@@ -148,20 +148,27 @@ class Journal:
         role: str = "champion",
     ) -> None:
         """Put one answered request into the buffer; `commit` writes it. Fields as in `Record`."""
-        rule = self._rules.get(model) or self.options.rule
+        rule = self.rule(model)
         if rule.sample < 1.0 and random.random() >= rule.sample:
             return
         if not rule.inputs:
             features, encoding = None, "none"
-        record = (
-            id, time, model, version, len(predictions), encoding, features, predictions,
-            probabilities, latency, request_id, key_id, role, rule.sample,
+        self.add(
+            Record(
+                id, time, model, version, len(predictions), encoding,
+                features,  # type: ignore[arg-type]  # any sequence is written as a list
+                list(predictions),
+                probabilities, latency, request_id, key_id, role, rule.sample,
+            )
         )  # fmt: skip
-        payload = self._encode(record)
-        checksum = zlib.crc32(payload, self._seed)
-        self._pending.append(FRAME.pack(MARKER, len(payload), checksum))
-        self._pending.append(payload)
-        self._pending_records += 1
+
+    def rule(self, model: str) -> ModelRule:
+        """What is recorded of a model."""
+        return self._rules.get(model) or self.options.rule
+
+    def add(self, record: Record) -> None:
+        """Put a record into the buffer as it is, for a caller that follows the model's rule."""
+        self._pending.append(record)
 
     def commit(self) -> bool:
         """Write the buffer with one system call.
@@ -175,9 +182,9 @@ class Journal:
             self.tick()
         if not self._pending:
             return True
-        data, count = b"".join(self._pending), self._pending_records
+        payload, count = self._encode(self._pending), len(self._pending)
         self._pending.clear()
-        self._pending_records = 0
+        data = FRAME.pack(MARKER, len(payload), zlib.crc32(payload, self._seed)) + payload
         if self._full or self._failing or not self._write(data):
             return self._give_up(count)
         self._records += count

@@ -47,14 +47,15 @@ def parse_policy(name: str, text: str) -> Policy | None:
 class Bucket:
     """One caller's share. It starts full and fills at `quota / window` a second."""
 
-    __slots__ = ("_at", "_per_second", "_policy_line", "_tokens", "policy")
+    __slots__ = ("_at", "_lines", "_per_second", "_quota", "_tokens", "policy")
 
     def __init__(self, policy: Policy, now: float) -> None:
         self.policy = policy
+        self._quota = policy.quota
         self._tokens = float(policy.quota)
         self._per_second = policy.quota / policy.window
         self._at = now
-        self._policy_line = (
+        self._lines = (
             f'ratelimit-policy: "{policy.name}";q={policy.quota};w={policy.window}\r\n'
             f'ratelimit: "{policy.name}";r=%d;t=%d\r\n'
         ).encode()
@@ -62,9 +63,8 @@ class Bucket:
     def take(self, now: float) -> bool:
         """Take one token; False when there is none. `now` is monotonic, in seconds."""
         tokens = self._tokens + (now - self._at) * self._per_second
-        quota = self.policy.quota
-        if tokens > quota:
-            tokens = quota
+        if tokens > self._quota:
+            tokens = float(self._quota)
         self._at = now
         if tokens < 1.0:
             self._tokens = tokens
@@ -78,9 +78,9 @@ class Bucket:
 
     def lines(self) -> bytes:
         """The two header lines for an answer."""
-        tokens = self._tokens
-        missing = self.policy.quota - tokens
-        return self._policy_line % (tokens, missing / self._per_second + 0.999999)
+        tokens = int(self._tokens)
+        seconds = int((self._quota - tokens) / self._per_second + 0.999999)
+        return self._lines % (tokens, seconds)
 
     def full(self, now: float) -> bool:
         """Whether forgetting this bucket would change nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ import numpy as np
 from tidemill.errors import InputError
 
 Array = np.ndarray[Any, Any]
+SMALL = 256  # numbers up to which plain Python sums quicker than numpy starts
 
 
 class Outputs:
@@ -20,7 +20,13 @@ class Outputs:
         labels: int64 [rows], indices into the signature's labels; None for a regressor.
         probabilities: [rows, labels]; None when the model gives none.
         values: [rows]; None for a classifier.
+
+    The lists are made when first asked for. (Not by functools.cached_property, which takes a lock
+    before Python 3.12, and that costs more than the lists.)
     """
+
+    __slots__ = ("_finite", "_floats", "_labels", "_rows", "_values",
+                 "labels", "probabilities", "values")  # fmt: skip
 
     def __init__(
         self, labels: Array | None, probabilities: Array | None, values: Array | None
@@ -30,38 +36,37 @@ class Outputs:
         self.labels = labels
         self.probabilities = probabilities
         self.values = values
+        self._labels: list[int] | None = None
+        self._rows: list[list[float]] | None = None
+        self._values: list[float] | None = None
+        self._floats: bytes | None = None
+        self._finite: bool | None = None
 
-    @cached_property
+    @property
     def label_list(self) -> list[int]:
-        return [] if self.labels is None else self.labels.tolist()
+        if self._labels is None:
+            self._labels = [] if self.labels is None else self.labels.tolist()
+        return self._labels
 
-    @cached_property
+    @property
     def probability_rows(self) -> list[list[float]]:
-        return [] if self.probabilities is None else self.probabilities.tolist()
+        if self._rows is None:
+            self._rows = [] if self.probabilities is None else self.probabilities.tolist()
+        return self._rows
 
-    @cached_property
+    @property
     def value_list(self) -> list[float]:
-        return [] if self.values is None else self.values.tolist()
-
-    @cached_property
-    def _floats(self) -> bytes:
-        assert self.probabilities is not None
-        return self.probabilities.astype("<f4", copy=False).tobytes()
+        if self._values is None:
+            self._values = [] if self.values is None else self.values.tolist()
+        return self._values
 
     def float_bytes(self, start: int, stop: int) -> bytes:
         """The probabilities of some rows as a little-endian float32 matrix."""
         assert self.probabilities is not None
+        if self._floats is None:
+            self._floats = self.probabilities.astype("<f4", copy=False).tobytes()
         width = 4 * self.probabilities.shape[1]
         return self._floats[start * width : stop * width]
-
-    @cached_property
-    def finite(self) -> bool:
-        """Whether every number is finite; one sum tells it for all rows but in rare cases."""
-        numbers = self.values if self.probabilities is None else self.probabilities
-        if numbers is None:
-            return True
-        total = float(numbers.sum(dtype=np.float64))
-        return total - total == 0.0 or bool(np.isfinite(numbers).all())
 
     def check(self, start: int, stop: int) -> None:
         """Refuse rows for which the model found no finite answer.
@@ -69,7 +74,9 @@ class Outputs:
         Raises:
             InputError: Such numbers as these were never in the training data.
         """
-        if self.finite:
+        if self._finite is None:
+            self._finite = self._all_finite()
+        if self._finite:
             return
         numbers = self.values if self.probabilities is None else self.probabilities
         assert numbers is not None
@@ -81,6 +88,19 @@ class Outputs:
                 f"{where}he model finds no finite answer for these values.",
                 expected="values of the size that the model was trained on",
             )
+
+    def _all_finite(self) -> bool:
+        """One sum tells it, but where finite numbers add up to infinity."""
+        numbers = self.values if self.probabilities is None else self.probabilities
+        if numbers is None:
+            return True
+        if numbers.size > SMALL:
+            return bool(np.isfinite(numbers).all())
+        if self.probabilities is None:
+            total = sum(self.value_list)
+        else:
+            total = sum(map(sum, self.probability_rows))
+        return total - total == 0.0 or bool(np.isfinite(numbers).all())
 
     def part(self, start: int, stop: int) -> Outputs:
         """The answers of some rows alone."""

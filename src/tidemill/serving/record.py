@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tidemill.errors import UnavailableError
 from tidemill.serving.journal import Journal
 from tidemill.serving.outputs import Array, Outputs
 from tidemill.serving.pack import Packer
+from tidemill.serving.segments import Encoding, Record
 from tidemill.serving.work import Work
 from tidemill.signature import Label
 
@@ -26,14 +28,15 @@ class Recorder:
         self, journal: Journal, name: str, version: str, packer: Packer, buffer: Array
     ) -> None:
         self._journal = journal
-        self._append = journal.append
+        self._add = journal.add
         self._name = name
         self._version = version
+        self._rule = journal.rule(name)
         self._packer = packer
         self._buffer = buffer
         self._view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         self._row_bytes = buffer.itemsize * packer.width
-        self._encoding: Any = "f4" if buffer.itemsize == 4 else "f8"
+        self._encoding: Encoding = "f4" if buffer.itemsize == 4 else "f8"
 
     def check(self) -> None:
         """Before any work: refuse when the journal does.
@@ -46,27 +49,28 @@ class Recorder:
 
     def write(
         self, work: Work, place: int, outputs: Outputs, span: tuple[int, int],
-        predictions: Sequence[Label], now: tuple[float, float],
+        predictions: list[Label], now: tuple[float, float],
     ) -> None:  # fmt: skip
         """Record a work; `place` is its row in the buffer, `now` the wall and monotonic clocks."""
-        features, encoding = self._features(work, place)
-        probabilities = outputs.probabilities
-        call, admission = work.call, work.call.admission
-        self._append(
-            id=call.id,
-            time=now[0],
-            model=self._name,
-            version=self._version,
-            features=features,
-            encoding=encoding,
-            predictions=predictions,
-            probabilities=None if probabilities is None else outputs.float_bytes(*span),
-            latency=now[1] - call.started,
-            request_id=admission.request_id,
-            key_id=admission.key_id,
-        )
+        rule = self._rule
+        if rule.sample < 1.0 and random.random() >= rule.sample:
+            return
+        features: Any = None
+        encoding: Encoding = "none"
+        if rule.inputs:
+            features, encoding = self._features(work, place)
+        probabilities = None if outputs.probabilities is None else outputs.float_bytes(*span)
+        call = work.call
+        admission = call.admission
+        self._add(
+            Record(
+                call.id, now[0], self._name, self._version, len(predictions), encoding, features,
+                predictions, probabilities, now[1] - call.started, admission.request_id,
+                admission.key_id, "champion", rule.sample,
+            )
+        )  # fmt: skip
 
-    def _features(self, work: Work, place: int) -> tuple[Any, Any]:
+    def _features(self, work: Work, place: int) -> tuple[bytes | Sequence[Any], Encoding]:
         if work.rows is not None:
             return self._packer.features(work.rows)
         if self._buffer.dtype == np.int64:

@@ -14,6 +14,7 @@ from tidemill.serving.limits import Bucket
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
+JSON_MEDIA = frozenset({JSON, b"text/json"})
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -101,6 +102,8 @@ class Route(msgspec.Struct, frozen=True, eq=False):
         handler: Gives the reply, or None when it handed rows to a predictor, which will answer.
         scope: What a key must carry; None for a public route.
         problem: The shape of errors here.
+        media: Content types that bodies may have, in lower case without parameters; a body without
+            a type is taken, too. None takes any.
         fast: Whether the fast lane may answer; for POSTs whose body is all that varies.
     """
 
@@ -109,6 +112,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     handler: Handler
     scope: Scope | None = None
     problem: Callable[[TidemillError], Reply] = problem_reply
+    media: frozenset[bytes] | None = None
     fast: bool = False
 
 

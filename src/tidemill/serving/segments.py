@@ -5,10 +5,11 @@ A segment is one file, appended to by one process:
     header   magic (8) | seed (4, random for each process)
     frames   marker (4) | length (4) | CRC32 of the payload, started at the seed (4) | payload
 
-with little-endian integers; a payload is one `Record` in MessagePack. The writer holds an exclusive
-flock on the segment it writes, so a segment is closed exactly when nobody holds that lock: however
-the writer ended, the kernel let go of it. Names sort by the time of creation and never change. The
-seed keeps a client from hiding a valid frame inside a text that it sends.
+with little-endian integers; a payload is the list of `Record` of one commit, in MessagePack. The
+writer holds an exclusive flock on the segment it writes, so a segment is closed exactly when nobody
+holds that lock: however the writer ended, the kernel let go of it. Names sort by the time of
+creation and never change. The seed keeps a client from hiding a valid frame inside a text that it
+sends.
 
     for segment in segments(folder):
         page = read_segment(segment.path, offset)
@@ -219,7 +220,7 @@ def _read_seed(header: bytes) -> int | None:
     return int(seed) if magic == MAGIC else None
 
 
-_decode = msgspec.msgpack.Decoder(Record).decode
+_decode = msgspec.msgpack.Decoder(list[Record]).decode
 
 
 def _parse(data: bytes, start: int, seed: int, last: bool) -> Page:
@@ -237,7 +238,7 @@ def _parse(data: bytes, start: int, seed: int, last: bool) -> Page:
             position = following
             continue
         try:
-            records.append(_decode(view[position + FRAME.size : end]))
+            records.extend(_decode(view[position + FRAME.size : end]))
         except msgspec.MsgspecError:
             damaged += end - position
         position = end

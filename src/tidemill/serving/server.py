@@ -10,6 +10,7 @@ import uvicorn
 
 from tidemill.errors import SettingsError
 from tidemill.serving.app import App, ASGIApp
+from tidemill.serving.lane import fast_lane
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings
 
@@ -58,7 +59,7 @@ def config(settings: ServingSettings, app: App) -> uvicorn.Config:
     """How uvicorn runs the app."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=fast_lane(app),
         ws="auto",
         lifespan="on",
         log_config=None,

@@ -80,6 +80,7 @@ class Service:
     async def start(self) -> None:
         """Begin to follow the shelf, the keys and the other parts; returns when the models that
         load within a few seconds are in service."""
+        self.turn.call_soon = asyncio.get_running_loop().call_soon
         if self.cache is not None:
             await self.cache.start()
         watch = StateWatch(self.settings.shelf)

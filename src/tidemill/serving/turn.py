@@ -27,7 +27,7 @@ class Turn:
     """Collects the work of one loop turn.
 
     Args:
-        call_soon: The loop's; bound late, because a turn is made before its loop runs.
+        call_soon: The loop's; may be set later, because a turn is made before its loop runs.
         settle: Sends a reply, and counts it.
         refuse: Makes the reply that tells an error, in the shape of the call's route.
         journal: None records nothing.
@@ -41,7 +41,7 @@ class Turn:
         journal: Journal | None,
     ) -> None:
         self.journal = journal
-        self._call_soon = call_soon
+        self.call_soon = call_soon
         self._settle = settle
         self._refuse = refuse
         self._scheduled = False
@@ -78,7 +78,7 @@ class Turn:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._call_soon(self.end)
+            self.call_soon(self.end)
 
     def _unrecorded(self, call: Call, reply: Reply) -> Reply:
         if reply.status >= 400:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.serving.encode import Encoder
 from tidemill.serving.outputs import Outputs
-from tidemill.serving.pack import Rows
 from tidemill.serving.predictor import Predictor
 from tidemill.serving.protocols import native_schema
-from tidemill.serving.routes import Call, Protocol, Reply, Route, json_reply
+from tidemill.serving.routes import JSON_MEDIA, Call, Protocol, Reply, Route, json_reply
 
 if TYPE_CHECKING:
     from tidemill.serving.fleet import Fleet
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def protocol(service: Service) -> Protocol:
     """Routes and description of the native protocol."""
     native = Native(service.fleet)
-    predict: dict[str, Any] = {"scope": "predict", "fast": True}
+    predict: dict[str, Any] = {"scope": "predict", "media": JSON_MEDIA, "fast": True}
     routes = [
         Route("POST", "/predict", native.predict, **predict),
         Route("POST", "/predict_batch", native.predict_batch, **predict),
@@ -70,6 +69,3 @@ class NativeVersion:
 
     def finish_many(self, call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
         return Reply(self._encoder.many(outputs, start, stop, call.id))
-
-
-__all__ = ["Native", "NativeVersion", "Rows", "protocol"]
