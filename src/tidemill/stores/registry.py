@@ -172,6 +172,13 @@ class Registry:
             raise NotFoundError(f"'{name}' has no version.", remedy="Run `tidemill train`.")
         return newest
 
+    def run_tags(self, version: Version) -> dict[str, str]:
+        """The tags of the run that made a version; empty when the run is gone or never was."""
+        try:
+            return dict(self._get_run(version.run_id).data.tags) if version.run_id else {}
+        except NotFoundError:
+            return {}
+
     # Writing
 
     def crown(self, version: Version) -> Version | None:
