@@ -324,7 +324,7 @@ def _run(path: Path) -> Any:
         spec.loader.exec_module(module)
     except ProjectError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProjectError(f"{path} fails with {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))

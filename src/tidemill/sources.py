@@ -107,34 +107,46 @@ def _loader(name: str) -> Callable[..., Any]:
 
 
 def openml(name: str, version: int | str = 1) -> Source:
-    """A data set of openml.org by name, kept in scikit-learn's data home after the first load."""
+    """A data set of openml.org by name, kept in scikit-learn's data home after the first load.
+
+    Nominal columns are texts, or whole numbers where they are written as such.
+    """
 
     def load() -> pd.DataFrame:
         from sklearn.datasets import fetch_openml
 
-        options: dict[str, Any] = {"name": name, "version": version, "as_frame": True}
+        # Types are left to pandas. Told which columns are nominal, some versions of it make
+        # numbers of them that scikit-learn fails on, after removing the file from its data home.
+        options: dict[str, Any] = {"parser": "pandas", "read_csv_kwargs": {"dtype": None}}
         what = f"OpenML's '{name}'"
-        try:
-            loaded = _fetch(what, fetch_openml, n_retries=1, **options)
-        except TypeError:  # the fast parser fails on classes written as bare whole numbers
-            loaded = _fetch(what, fetch_openml, n_retries=1, parser="liac-arff", **options)
+        loaded = _fetch(what, fetch_openml, name=name, version=version, as_frame=True, **options)
         frame: pd.DataFrame = loaded.frame
-        return frame
+        quoted = r"^'(.*)'$"
+        texts = {n: c.str.replace(quoted, r"\1", regex=True) for n, c in _texts(frame).items()}
+        return frame.assign(**texts)
 
     return Source(f"openml:{name}", load)
+
+
+def _texts(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.select_dtypes(include=["object", "string"])
 
 
 def _fetch(what: str, loader: Callable[..., Any], **options: Any) -> Any:
     try:
         with _socket_timeout(10.0), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A network error occurred")
-            return loader(**options)
-    except (OSError, EOFError) as error:
+            warnings.filterwarnings("ignore", message="A network error|Retry downloading")
+            return loader(**options, n_retries=1) if _retries(loader) else loader(**options)
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(
             f"{what} is not in scikit-learn's data home and could not be fetched: {error}.",
             field="data",
             remedy="Allow the download once, or point SCIKIT_LEARN_DATA at a folder that has it.",
         ) from error
+
+
+def _retries(loader: Callable[..., Any]) -> bool:
+    return "n_retries" in inspect.signature(loader).parameters
 
 
 @contextmanager
