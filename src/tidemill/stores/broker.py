@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
+from kombu.utils.url import maybe_sanitize_url
 
 TASK = "tidemill.run"
 QUEUE = "tidemill"
@@ -32,7 +33,7 @@ def make_celery(url: str) -> Celery:
     """A Celery application on the broker, with one task to be registered under `TASK`."""
     app = Celery("tidemill", set_as_current=False)
     app.conf.update(
-        broker_url="filesystem://" if _is_folder(url) else url,
+        broker_url="filesystem://localhost//" if _is_folder(url) else url,
         broker_transport_options=_transport_options(url),
         broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,
@@ -55,10 +56,14 @@ class Doorbell:
     """Tells workers of a job; never raises and never waits long, because the row is safe."""
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._app = make_celery(url)
         self._outbox = _outbox(url)
         self._lock = threading.Lock()
         self._rest_until = 0.0
+
+    def __str__(self) -> str:
+        return str(maybe_sanitize_url(self._url))
 
     def ring(self, job_id: str) -> bool:
         """Whether the broker took the message."""

@@ -205,7 +205,9 @@ class Jobs:
 
     def succeed(self, job: Job, result: Mapping[str, Any]) -> Job | None:
         """Close the job with its result; None when this attempt no longer holds it."""
-        return self._finish(job, "succeeded", result=plain(dict(result)), percent=100.0)
+        return self._finish(
+            job, "succeeded", result=plain(dict(result)), percent=100.0, stage="done"
+        )
 
     def fail(self, job: Job, error: Mapping[str, Any]) -> Job | None:
         """Close the job with an error in the shape of problem+json."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import threading
+import warnings
 from typing import Any
 
 from celery.signals import worker_shutting_down
@@ -16,6 +18,8 @@ from tidemill.settings import Settings
 from tidemill.stores.broker import QUEUE, TASK, make_celery
 from tidemill.worker.attendant import Attendant
 from tidemill.worker.caretaker import Caretaker
+
+log = logging.getLogger("tidemill.worker")
 
 
 class Slots:
@@ -47,6 +51,7 @@ def work(settings: Settings) -> None:
     platform = Platform.open(settings)
     slots = Slots(settings.worker_concurrency)
     attendant = Attendant(platform, f"{socket.gethostname()}:{os.getpid()}")
+    attendant.warm_up()
     app = make_celery(settings.broker_uri)
 
     def run(job_id: str) -> None:
@@ -54,6 +59,7 @@ def work(settings: Settings) -> None:
             attendant.attend(job_id)
 
     app.task(run, name=TASK)
+    log.info("taking jobs from %s, %d at a time", platform.doorbell, settings.worker_concurrency)
     caretaker = Caretaker(platform, slots.free)
     caretaker.start()
 
@@ -69,7 +75,7 @@ def work(settings: Settings) -> None:
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
-            loglevel=settings.log_level,
+            quiet=True,
         ).start()
     finally:
         caretaker.stop()
@@ -81,9 +87,13 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, help="jobs at a time")
     given = parser.parse_args().concurrency
     settings = Settings() if given is None else Settings(worker_concurrency=given)
+    # Job processes run as this user anyway; a container's user is the place to decide it.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     logs.configure(
         "worker", level=settings.log_level, style=settings.log_format, folder=settings.logs
     )
+    for noisy in ("celery", "kombu"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     work(settings)
 
 

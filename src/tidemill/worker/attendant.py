@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +23,8 @@ from tidemill.worker.child import Report
 from tidemill.worker.memory import group_memory
 
 BEAT_SECONDS = 1.0
+# A new stage is shown sooner than the next heartbeat.
+NEWS_SECONDS = 0.25
 LOOK_SECONDS = 0.1
 CLEANUP_SECONDS = 60.0
 LONGEST_WAIT = 15.0
@@ -38,6 +41,7 @@ class _Course:
     """What is known of a running job."""
 
     report: Report = field(default_factory=lambda: Report(0.0, "starting"))
+    shown: bool = True  # whether the row has this stage already
     outcome: dict[str, Any] | Fault | None = None
     stopped: str | None = None  # "cancel", "lost", "leaving" or None
 
@@ -55,6 +59,10 @@ class Attendant:
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(PRELOAD)
         self._leaving = threading.Event()
+
+    def warm_up(self) -> None:
+        """Load the libraries now, so that the first job does not wait for them."""
+        forkserver.ensure_running()
 
     def leave(self) -> None:
         """Give every running job back, to be taken by another worker: this one is to stop."""
@@ -83,9 +91,10 @@ class Attendant:
                 now = time.monotonic()
                 if course.outcome is None:
                     course.outcome = _check_limits(job, process, now - began)
-                if now - beaten >= BEAT_SECONDS:
+                if now - beaten >= (BEAT_SECONDS if course.shown else NEWS_SECONDS):
                     beaten = now
                     course.stopped = self._beat(job, course.report)
+                    course.shown = True
                 if self._leaving.is_set():
                     course.stopped = course.stopped or "leaving"
         finally:
@@ -117,6 +126,9 @@ class Attendant:
             self._insist(lambda: self._platform.jobs.succeed(job, outcome))
             log.info("job %s succeeded", job.id)
             return
+        if course.outcome is not None and course.stopped is None:
+            # It may have ended because it saw before we did that it was to stop.
+            course.stopped = self._beat(job, course.report)
         if course.stopped == "leaving":
             self._put_off(job, Fault(True, _LEFT.problem()), counts=False, delay=0.0)
             return
@@ -190,6 +202,7 @@ def _listen(process: BaseProcess, pipe: Connection, course: _Course) -> None:
         course.outcome = killed(f"The job's process ended with {_exit(process)}.")
         return
     if isinstance(said, dict) and said.pop("report", False):
+        course.shown = course.shown and said["stage"] == course.report.stage
         course.report = Report(**said)
     else:
         course.outcome = said

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill import logs
+from tidemill.errors import UnavailableError
+from tidemill.loop.interrupt import Cancelled
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.faults import Fault, judge
@@ -26,6 +28,8 @@ from tidemill.stores.jobs import Job
 # More than the limit on resident memory: a stop for one enormous allocation between two looks.
 DATA_SLACK = 4 * 2**30
 REPORT_SECONDS = 0.2
+# Stages that leave something behind which cannot be taken back.
+LASTING = frozenset(("register", "promote"))
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Report:
     progress: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LostError(Exception):
+class Lost(Cancelled):
     """The job was given to another worker, or is to stop: what this one does no longer counts."""
 
 
@@ -56,6 +60,8 @@ def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
         outcome: dict[str, Any] | Fault = _perform(settings, job, verb, pipe)
     except Exception as error:
         outcome = judge(error)
+    except Lost:
+        return  # the attendant reads in the row why
     pipe.send(outcome)
 
 
@@ -72,20 +78,35 @@ def _perform(settings: Settings, job: Job, verb: str, pipe: Connection) -> dict[
 
 
 def _reporter(platform: Platform, job: Job, pipe: Connection) -> Callable[[Report], None]:
-    """Sends reports, a few a second at most; a lasting effect is preceded by a look at the row."""
+    """Sends reports, a few a second at most; before a lasting effect it looks at the row."""
     last = 0.0
     stage = ""
 
     def report(now: Report) -> None:
         nonlocal last, stage
         changed = now.stage != stage
-        if changed and not platform.jobs.holds(job):
-            raise LostError(f"job {job.id} is no longer this worker's")
+        if changed and now.stage in LASTING:
+            _require_held(platform, job)
         if changed or time.monotonic() - last >= REPORT_SECONDS:
             last, stage = time.monotonic(), now.stage
             pipe.send(asdict(now) | {"report": True})
 
     return report
+
+
+def _require_held(platform: Platform, job: Job) -> None:
+    """Go on only if this attempt is the one that counts; wait for a database that is away.
+
+    Raises:
+        Lost: It is not.
+    """
+    while True:
+        try:
+            if platform.jobs.holds(job):
+                return
+            raise Lost(f"job {job.id} is no longer this worker's")
+        except UnavailableError:
+            time.sleep(1.0)
 
 
 def _end_with(pipe: Connection) -> None:

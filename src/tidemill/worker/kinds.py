@@ -23,33 +23,32 @@ Verb = Callable[[Platform, Job, SayHow], dict[str, Any]]
 
 def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """Train the project's candidates and register the best, once however often it is tried."""
-    return _registered(platform, job) or _train(platform, job, report)
+    if job.attempts > 1:
+        earlier = _settled(platform, job)
+        if earlier is not None:
+            return earlier
+        clean_up(platform, job, report)
+    _train(platform, job, report)
+    settled = _settled(platform, job)
+    assert settled is not None, "a training that ends well has registered a version"
+    return settled
 
 
-def _train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
-    clean_up(platform, job, report)
-
+def _train(platform: Platform, job: Job, report: SayHow) -> None:
     def forward(progress: Progress) -> None:
         report(_report(progress))
 
     settings = platform.settings
-    result = train(
+    train(
         _tagged(_project(job), job),
         tracking_uri=settings.mlflow_uri,
         registry_uri=settings.registry_uri,
         artifact_root=settings.artifact_root,
         overrides=job.params.get("overrides") or {},
         trials=job.params.get("trials"),
-        only=job.params.get("only"),
+        only=job.params.get("only") or (),
         on_progress=forward,
     )
-    return {
-        "model": job.model,
-        "version": result.version,
-        "run_id": result.run_id,
-        "candidate": result.candidate,
-        "metrics": dict(result.metrics),
-    }
 
 
 def clean_up(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
@@ -63,15 +62,19 @@ def clean_up(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     return {"killed": len(left)}
 
 
-def _registered(platform: Platform, job: Job) -> dict[str, Any] | None:
-    """The result of an earlier attempt that got as far as to register its version."""
-    if job.attempts <= 1:
-        return None
+def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
+    """The one version that the job registered, if it did.
+
+    Two attempts can both have registered one only when the first was stopped as a whole (a paused
+    machine) just before and woke up after the second: the later version is taken away.
+    """
     client = platform.tracking
     found = client.search_model_versions(f"tags.`{JOB_TAG}` = '{job.id}'")
     if not found:
         return None
-    version = min(found, key=lambda each: int(each.version))
+    version, *extra = sorted(found, key=lambda each: int(each.version))
+    for surplus in extra:
+        client.delete_model_version(surplus.name, surplus.version)
     run = client.get_run(version.run_id)
     return {
         "model": version.name,
