@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -268,7 +269,7 @@ def load_project(reference: str | Path, *, home: Path | None = None) -> Project:
     """The project in a Python file, or `gallery:NAME`.
 
     Args:
-        home: Where a gallery project keeps its files; None is `.tidemill` in the working folder.
+        home: Where a gallery project keeps its files; None is `TIDEMILL_HOME`, or else `.tidemill`.
 
     Raises:
         ProjectError: There is no such file, it fails to run, or it holds not exactly one project.
@@ -276,7 +277,8 @@ def load_project(reference: str | Path, *, home: Path | None = None) -> Project:
     text = str(reference)
     if text.startswith("gallery:"):
         name = text.removeprefix("gallery:")
-        return _rooted(_gallery(name), (home or Path(".tidemill")).absolute() / "gallery" / name)
+        home = home or Path(os.environ.get("TIDEMILL_HOME", ".tidemill"))
+        return _rooted(_gallery(name), home.expanduser().absolute() / "gallery" / name)
     path = Path(text).resolve()
     if not path.is_file():
         raise ProjectError(

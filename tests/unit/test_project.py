@@ -250,9 +250,14 @@ def test_an_unknown_gallery_project_lists_the_known_ones() -> None:
     assert all(name in (caught.value.expected or "") for name in gallery())
 
 
-def test_gallery_projects_keep_their_files_in_the_home(tmp_path: Path) -> None:
+def test_gallery_projects_keep_their_files_in_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = load_project("gallery:iris", home=tmp_path)
     assert project.root == tmp_path / "gallery" / "iris"
+    monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "other"))
+    assert load_project("gallery:iris").root == tmp_path / "other" / "gallery" / "iris"
+    assert load_project("gallery:iris", home=tmp_path).root == project.root
 
 
 def test_defining_projects_loads_neither_pandas_nor_scikit_learn() -> None:

@@ -123,8 +123,9 @@ def test_the_example_row_is_one_without_gaps() -> None:
 
 def test_the_readme_asks_with_a_body_that_survives_the_shell() -> None:
     row = {"it's": 'a "quoted" $HOME `x` \\ text', "n": 1.5}
-    ask = next(line for line in readme_text("churn", row).splitlines() if line.startswith("curl"))
-    assert json.loads(shlex.split(ask)[-1]) == row
+    ask = re.search(r"^curl .*?(?=\n```)", readme_text("churn", row), re.DOTALL | re.MULTILINE)
+    assert ask is not None
+    assert json.loads(shlex.split(ask.group())[-1]) == row
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

@@ -61,7 +61,7 @@ def find_project(reference: str | None, settings: Settings) -> Project:
     a later promotion can find it again.
     """
     place = _place(reference, settings)
-    project = load_project(place)
+    project = load_project(place, home=settings.home)
     where = place if place.startswith("gallery:") else str(Path(place).resolve())
     return replace(project, tags={**project.tags, "tidemill.project": where})
 

@@ -231,7 +231,7 @@ tidemill promote {name}
 tidemill serve {name}
 ```
 
-Then, from another terminal:
+`serve` stays. It prints a request to paste; from another terminal in this folder:
 
 ```console
 {ask}
@@ -244,9 +244,11 @@ Then, from another terminal:
 
 def readme_text(name: str, row: Mapping[str, Any] | None) -> str:
     """The commands that come next, with a request that works when pasted."""
+    key = '-H "X-API-Key: $(cat .tidemill/key)"'
     base = "curl -s http://127.0.0.1:8000"
-    ask = f"{base}/schema"
+    ask = f"{base}/schema {key}"
     if row is not None:
         body = json.dumps(dict(row), ensure_ascii=False).replace("'", "'\\''")
-        ask = f"{base}/predict -H 'Content-Type: application/json' -d '{body}'"
+        form = "-H 'Content-Type: application/json'"
+        ask = f"{base}/predict {key} \\\n  {form} \\\n  -d '{body}'"
     return _README.format(name=name, ask=ask)
