@@ -22,6 +22,7 @@ from tidemill.stores.keys import Keys
 from tidemill.stores.link import PORTS, bound_waits
 from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.quiet import quiet_mlflow
+from tidemill.stores.registry import Registry
 from tidemill.stores.requests import RequestLog
 from tidemill.stores.schema import check_schema, migrate
 
@@ -92,8 +93,12 @@ class Platform:
             job = self.jobs.mark_sent(job.id) or job
         return job, created
 
-    def audit_transition(self, change: Transition) -> None:
-        """Record a change of who serves; what `tidemill.loop.promote` takes as `audit`."""
+    def audit_transition(self, change: Transition, origin: str | None = None) -> None:
+        """Record a change of who serves; what `tidemill.loop.promote` takes as `audit`.
+
+        Args:
+            origin: The address or command the change was asked from.
+        """
         details = {
             "from": change.origin,
             "to": change.stage,
@@ -107,6 +112,7 @@ class Platform:
                 f"version.{change.action}",
                 subject=change.model,
                 version=change.version,
+                origin=origin,
                 reason=change.reason,
                 details=details,
             )
@@ -120,6 +126,13 @@ class Platform:
         import mlflow
 
         return mlflow.MlflowClient(self.settings.mlflow_uri, self.settings.registry_uri)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registered models and their versions."""
+        bound_waits()
+        quiet_mlflow()
+        return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
 
     def mlflow_problem(self) -> str | None:
         """None when MLflow can be reached, else what is wrong; takes a second at most."""

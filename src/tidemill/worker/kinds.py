@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from tidemill.loop.promote import GATE_TAG, promote
 from tidemill.loop.train import Progress, train
 from tidemill.platform import Platform
 from tidemill.project import Project, load_project
 from tidemill.stores.jobs import Job
+from tidemill.stores.versions import CHAMPION
 from tidemill.worker.child import Report
 
 JOB_TAG = "tidemill.job_id"
@@ -32,6 +35,33 @@ def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     settled = _settled(platform, job)
     assert settled is not None, "a training that ends well has registered a version"
     return settled
+
+
+def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Train, and let the new version try to become champion; it stays challenger if it may not."""
+    result = run_train(platform, job, report)
+    report(Report(97.0, "promote", job.progress or {}))
+    return result | {"gate": _gate(platform, job, str(result["version"]))}
+
+
+def _gate(platform: Platform, job: Job, number: str) -> dict[str, Any]:
+    """The gate's verdict on the version, asked for once: an earlier attempt may have been there."""
+    registry = platform.registry
+    version = registry.version(str(job.model), number)
+    if CHAMPION in version.aliases:
+        return {"promoted": True}
+    if version.tags.get(f"{GATE_TAG}verdict") == "failed":
+        return {"promoted": False, "reasons": [version.tags.get(f"{GATE_TAG}reason", "")]}
+    verdict = promote(
+        _project(job),
+        registry,
+        version.name,
+        version=number,
+        reason=job.params.get("reason"),
+        actor=f"job:{job.id}",
+        audit=partial(platform.audit_transition, origin="worker"),
+    )
+    return {"promoted": verdict.promoted, "reasons": list(verdict.reasons)}
 
 
 def _train(platform: Platform, job: Job, report: SayHow) -> None:
@@ -104,4 +134,4 @@ def _report(progress: Progress) -> Report:
     return Report(progress.percent, progress.stage, rest)
 
 
-VERBS: dict[str, Verb] = {"train": run_train, "clean_up": clean_up}
+VERBS: dict[str, Verb] = {"train": run_train, "retrain": run_retrain, "clean_up": clean_up}
