@@ -81,7 +81,7 @@ def _table_types(signature: Signature) -> tuple[Any, Any, Any]:
         forbid_unknown_fields=True,
         gc=False,
     )
-    listed: Any = list[float] if set(kinds) == {float} else tuple[tuple(kinds)]
+    listed: Any = list[float] if set(kinds) == {float} else tuple.__class_getitem__(tuple(kinds))
     row = listed | named
     many = list[row]  # type: ignore[valid-type]
     return _wrapper(FEATURES, row), named, _wrapper(INSTANCES, many)
@@ -92,7 +92,7 @@ def _tensor_types(signature: Signature) -> tuple[Any, Any, Any]:
     name = signature.tensor.name
     if set(name) & UNRENAMEABLE or name in (FEATURES, INSTANCES):
         return None, None, None
-    named = _wrapper(name, list[float])
+    named: Any = _wrapper(name, list[float])
     return (
         _wrapper(FEATURES, list[float]),
         named,

@@ -14,6 +14,7 @@ Answers leave in the order of the requests, whichever way each went.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import deque
 from typing import Any
@@ -336,10 +337,8 @@ class Addresses:
         if not any(name == b"x-forwarded-for" for name, _ in headers):
             return peer
         scope: Any = {"type": "http", "client": (peer, 0), "headers": headers, "scheme": "http"}
-        try:
+        with contextlib.suppress(StopIteration):
             self._middleware(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
-        except StopIteration:
-            pass
         client: str = scope["client"][0]
         return client
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -70,13 +71,11 @@ class Status:
 
     def info(self, call: Call) -> Reply:
         """What is served."""
-        from tidemill import __version__
-
         predictors = self._fleet.predictors
         return json_reply(
             {
                 "service": "tidemill",
-                "version": __version__,
+                "version": importlib.metadata.version("tidemill"),
                 "default": self._fleet.default,
                 "models": [describe(p) for _, p in sorted(predictors.items())],
             }

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import functools
+import http.client
+import socket
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
+import uvicorn
 
 from tidemill import bundle as bundles
 from tidemill import keyring
-from tidemill.bundle import Answer, Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tidemill.bundle import Answer as Given
+from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.serving import shelf as shelves
+from tidemill.serving.app import App
+from tidemill.serving.server import Server, bind, config
+from tidemill.serving.service import Service
+from tidemill.serving.settings import ServingSettings, load
 from tidemill.serving.shelf import Placed, ShelfState
 from tidemill.signature import Column, Signature, Tensor
 
+LABELS = ("low", "mid", 'h"igh %')
 FLOATS = tuple(f"mean measure {i}" for i in range(6))
 
 
@@ -29,9 +39,9 @@ def write_bundle(
     """A sealed bundle around an ONNX model."""
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(model)
-    (folder / "signature.json").write_bytes(bundles.msgspec.json.encode(signature))
+    (folder / "signature.json").write_bytes(msgspec.json.encode(signature))
     (folder / "profile.json").write_bytes(b"{}")
-    (folder / "example.json").write_bytes(bundles.msgspec.json.encode(example))
+    (folder / "example.json").write_bytes(msgspec.json.encode(example))
     manifest = Manifest(
         format=bundles.FORMAT,
         model="test",
@@ -44,34 +54,46 @@ def write_bundle(
     return bundles.seal(folder, manifest)
 
 
-@functools.cache
-def _classifier_model(seed: int) -> tuple[bytes, np.ndarray, Any]:
-    from skl2onnx import to_onnx
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def classifier(folder: Path, seed: int = 0) -> Bundle:
+    """Three classes out of six numbers: a softmax over a matrix product, in single precision."""
+    from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.default_rng(seed)
-    rows = random.normal(10, 3, (200, len(FLOATS))).astype(np.float32)
-    labels = (rows[:, 0] + rows[:, 1] > 20).astype(int) + (rows[:, 2] > 12)
-    fitted = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels)
-    model = to_onnx(fitted, rows[:1], options={"zipmap": False}, target_opset=17)
-    return model.SerializeToString(), rows, fitted
-
-
-def classifier(folder: Path, seed: int = 0) -> Bundle:
-    """Three classes out of six numbers: a scaler and a logistic regression."""
-    model, rows, fitted = _classifier_model(seed)
-    labels = ("low", "mid", 'h"igh %')
-    signature = Signature(
-        "classification", "level", tuple(Column(n, "number") for n in FLOATS), labels=labels
+    weights = random.normal(0, 0.3, (len(FLOATS), 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["X", "weights"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "softmax",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, len(FLOATS)])],
+        [
+            helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3]),
+        ],
+        [numpy_helper.from_array(weights, "weights")],
     )
-    probabilities = fitted.predict_proba(rows[:4])
-    answers = tuple(Answer(labels[int(p.argmax())], tuple(map(float, p))) for p in probabilities)
-    example = Example(tuple(tuple(map(float, r)) for r in rows[:4]), answers)
+    rows = random.normal(3, 1, (4, len(FLOATS))).astype(np.float32)
+    odds = np.exp(rows.astype(np.float64) @ weights)
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    signature = Signature(
+        "classification", "level", tuple(Column(n, "number") for n in FLOATS), labels=LABELS
+    )
+    answers = tuple(Given(LABELS[int(p.argmax())], tuple(map(float, p))) for p in probabilities)
+    example = Example(tuple(tuple(map(float, r)) for r in rows), answers)
     inputs = [ModelInput("X", "float32", FLOATS)]
     outputs = ModelOutputs(label="label", probabilities="probabilities")
-    return write_bundle(folder, signature, inputs, outputs, model, example)
+    return write_bundle(folder, signature, inputs, outputs, _model(graph), example)
+
+
+def _model(graph: Any) -> bytes:
+    from onnx import helper
+
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+    model: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return model
 
 
 def regressor(folder: Path) -> Bundle:
@@ -100,8 +122,6 @@ def regressor(folder: Path) -> Bundle:
         nodes, "sum", [info("n", TensorProto.DOUBLE, 3), info("t", TensorProto.STRING, 1)],
         [info("value", TensorProto.DOUBLE, 1)], constants,
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     signature = Signature(
         "regression",
         "price",
@@ -117,9 +137,11 @@ def regressor(folder: Path) -> Bundle:
         ModelInput("t", "string", ("side",)),
     ]
     example = Example(
-        ((10.5, "north", 3, True), (2.0, "south", None, False)), (Answer(114.5), Answer(202.0))
+        ((10.5, "north", 3, True), (2.0, "south", None, False)), (Given(114.5), Given(202.0))
     )
-    return write_bundle(folder, signature, inputs, ModelOutputs(value="value"), model, example)
+    return write_bundle(
+        folder, signature, inputs, ModelOutputs(value="value"), _model(graph), example
+    )
 
 
 def pictures(folder: Path) -> Bundle:
@@ -137,22 +159,19 @@ def pictures(folder: Path) -> Bundle:
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [None, 1, 4, 4])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 4])],
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    ).SerializeToString()
     signature = Signature(
         "classification", "quarter", tensor=Tensor("image", (1, 4, 4)), labels=(0, 1, 2, 3)
     )
     row = [0.0] * 16
     row[10] = row[11] = row[14] = row[15] = 1.0
     odds = np.exp([0.0, 0.0, 0.0, 1.0])
-    answer = Answer(3, tuple(map(float, odds / odds.sum())))
+    answer = Given(3, tuple(map(float, odds / odds.sum())))
     return write_bundle(
         folder,
         signature,
         [ModelInput("image", "float32")],
         ModelOutputs(probabilities="probabilities"),
-        model,
+        _model(graph),
         Example((tuple(row),), (answer,)),
     )
 
@@ -193,3 +212,90 @@ def key(home: Path) -> str:
     ring, token, _ = keyring.add(keyring.new_keyring(), ("predict",), name="test")
     keyring.save(home / "keys.json", ring)
     return token
+
+
+class Running:
+    """A server in a thread of the test's own process."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self.listener = bind("127.0.0.1", 0)
+        self.port: int = self.listener.getsockname()[1]
+        self.server = server
+        self.thread = threading.Thread(target=server.run, args=([self.listener],), daemon=True)
+        self.thread.start()
+        wait_until(lambda: server.started or not self.thread.is_alive(), "the server to start")
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive(), "the server did not stop"
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def ask(
+        self, path: str, body: Any = None, key: str | None = None, *, method: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:  # fmt: skip
+        """One request on a connection of its own; `body` is sent as JSON unless it is bytes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        data = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
+        sent = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
+        verb = method or ("GET" if body is None else "POST")
+        try:
+            connection.request(verb, path, data, {**sent, **(headers or {})})
+            got = connection.getresponse()
+            return Answer(got.status, dict(got.headers.items()), got.read())
+        finally:
+            connection.close()
+
+
+class Tidemill(Running):
+    """The data plane in a thread, with its service in reach."""
+
+    def __init__(self, settings: ServingSettings, fallback: Any = None) -> None:
+        self.service = Service(settings)
+        app = App(self.service, fallback)
+        super().__init__(Server(config(settings, app)))
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+    """The first true value that `holds` gives."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"waited {seconds} s in vain for {what}")
+
+
+@pytest.fixture
+def start(home: Path) -> Iterator[Callable[..., Tidemill]]:
+    """Starts the data plane over the fresh home; keyword arguments are its settings."""
+    running: list[Tidemill] = []
+
+    def begin(fallback: Any = None, **settings: Any) -> Tidemill:
+        given = {"home": str(home), "auth": "off", "poll": 0.02, **settings}
+        running.append(Tidemill(load({}, **given), fallback))
+        return running[-1]
+
+    yield begin
+    for each in running:
+        each.stop()
+
+
+@pytest.fixture
+def served(shelf: Path, start: Callable[..., Tidemill]) -> Tidemill:
+    """The data plane without keys, serving the three models."""
+    return start()

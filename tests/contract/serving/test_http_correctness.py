@@ -1,0 +1,396 @@
+"""HTTP on both lanes is HTTP: the same raw exchanges with Tidemill and with a plain uvicorn app."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+import uvicorn
+
+from .conftest import FLOATS, Running, wait_until
+
+ROW = msgspec.json.encode({"features": [3.0] * len(FLOATS)})
+KEEP_ALIVE = 1
+
+
+class Got(NamedTuple):
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+class Client:
+    """A connection that reads answers one by one."""
+
+    def __init__(self, server: Running) -> None:
+        self.socket = server.connect()
+        self.rest = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self, *, head: bool = False) -> Got:
+        """The next answer; raises EOFError when the server closed."""
+        while b"\r\n\r\n" not in self.rest:
+            self._more()
+        top, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        first, *lines = top.split(b"\r\n")
+        headers = {k.lower(): v for k, _, v in (line.partition(b": ") for line in lines)}
+        status = int(first.split()[1])
+        length = 0 if head or status in (100, 204) else int(headers[b"content-length"])
+        while len(self.rest) < length:
+            self._more()
+        body, self.rest = self.rest[:length], self.rest[length:]
+        return Got(status, headers, body)
+
+    def closed(self) -> bool:
+        """Whether the server ends the connection without another byte."""
+        try:
+            return self.rest == b"" and self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def _more(self) -> None:
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise EOFError(self.rest)
+        self.rest += data
+
+
+async def plain(scope: Any, receive: Any, send: Any) -> None:
+    """What a plain ASGI app answers: the length of the body."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    size, more = 0, scope["method"] == "POST"
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message["body"])
+        more = message["more_body"]
+    wanted = dict(scope["headers"]).get(b"x-request-id", b"none")
+    body = b'{"length": %d}' % size
+    headers = [(b"content-length", b"%d" % len(body)), (b"x-request-id", wanted)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(params=["tidemill", "uvicorn"])
+def server(request: Any, start: Callable[..., Running], shelf: Any) -> Iterator[Running]:
+    """Tidemill, and what it must not differ from."""
+    if request.param == "tidemill":
+        yield start(keep_alive=KEEP_ALIVE)
+        return
+    options = {"http": "httptools", "log_config": None, "timeout_keep_alive": KEEP_ALIVE}
+    running = Running(uvicorn.Server(uvicorn.Config(plain, **options)))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def connect(server: Running) -> Iterator[Callable[[], Client]]:
+    """Opens connections to the server, which the test's end closes."""
+    opened: list[Client] = []
+
+    def open_one() -> Client:
+        opened.append(Client(server))
+        return opened[-1]
+
+    yield open_one
+    for client in opened:
+        client.socket.close()
+
+
+Connect = Callable[[], Client]
+
+
+def post(
+    body: bytes = ROW, *lines: bytes, path: bytes = b"/predict", number: int | None = None
+) -> bytes:
+    """A plain POST; `number` goes out as the request id and comes back."""
+    extra = b"".join(line + b"\r\n" for line in lines)
+    if number is not None:
+        extra += b"X-Request-ID: n%d\r\n" % number
+    return (
+        b"POST %b HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n%b"
+        b"Content-Length: %d\r\n\r\n%b" % (path, extra, len(body), body)
+    )
+
+
+def id_of(got: Got) -> bytes:
+    return got.headers[b"x-request-id"]
+
+
+def test_a_connection_is_kept_for_the_next_request(connect: Connect) -> None:
+    client = connect()
+    for _ in range(5):
+        client.send(post())
+        got = client.read()
+        assert got.status == 200
+        assert got.headers.get(b"connection") is None
+
+
+def test_heads_that_differ_in_anything_but_the_length_are_told_apart(connect: Connect) -> None:
+    client = connect()
+    for number in (1, 1, 2, 2, 3):
+        client.send(post(number=number))
+        assert id_of(client.read()) == b"n%d" % number
+    client.send(post(ROW + b" " * 11, number=3))
+    assert client.read().status == 200
+    client.send(post(path=b"/predict_batc", number=3))
+    client.read()
+    client.send(post(number=4))
+    assert id_of(client.read()) == b"n4"
+
+
+def test_pipelined_requests_are_answered_in_order(connect: Connect) -> None:
+    client = connect()
+    client.send(b"".join(post(number=n) for n in range(200)))
+    assert [id_of(client.read()) for _ in range(200)] == [b"n%d" % n for n in range(200)]
+
+
+def test_pipelined_requests_with_the_same_head_are_all_answered(connect: Connect) -> None:
+    client = connect()
+    client.send(post())
+    client.read()
+    client.send(post() * 300)
+    assert [client.read().status for _ in range(300)] == [200] * 300
+
+
+def test_pipelining_keeps_the_order_over_both_lanes(connect: Connect) -> None:
+    client = connect()
+    get = b"GET /health HTTP/1.1\r\nHost: test\r\nX-Request-ID: n%d\r\n\r\n"
+    query = b"POST /predict?a=1 HTTP/1.1\r\nHost: test\r\nX-Request-ID: n%d\r\n"
+    chunked = query + b"Transfer-Encoding: chunked\r\n\r\n" + chunks(ROW, 7)
+    kinds = [lambda n: post(number=n), lambda n: get % n, lambda n: chunked % n]
+    order = [0, 1, 0, 0, 2, 0, 1, 1, 0, 2, 2, 0, 0, 0, 1]
+    client.send(b"".join(kinds[kind](n) for n, kind in enumerate(order)))
+    assert [id_of(client.read()) for _ in order] == [b"n%d" % n for n in range(len(order))]
+    client.send(post(number=99))
+    assert id_of(client.read()) == b"n99"
+
+
+def test_a_request_may_come_byte_by_byte(connect: Connect) -> None:
+    client = connect()
+    for number in (1, 1, 2):
+        for byte in post(number=number):
+            client.send(bytes([byte]))
+        assert id_of(client.read()) == b"n%d" % number
+
+
+@pytest.mark.parametrize("cut", [1, 30, 60, 120, 130, -5, -1])
+def test_a_known_head_may_come_in_two_pieces(connect: Connect, cut: int) -> None:
+    client = connect()
+    client.send(post(number=7))
+    client.read()
+    for number in (7, 8, 7):
+        request = post(number=number)
+        client.send(request[:cut])
+        time.sleep(0.01)
+        client.send(request[cut:] + request)
+        assert [id_of(client.read()) for _ in range(2)] == [b"n%d" % number] * 2
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    pieces = [body[i : i + size] for i in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
+
+
+def test_a_chunked_body_is_read(connect: Connect) -> None:
+    client = connect()
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    for size in (1, 7, 1000):
+        client.send(head + chunks(ROW, size))
+        assert client.read().status == 200
+    client.send(post(number=1))
+    assert id_of(client.read()) == b"n1"
+
+
+def test_expect_is_answered_before_the_body_comes(connect: Connect) -> None:
+    client = connect()
+    for _ in range(2):
+        head, _, body = post(ROW, b"Expect: 100-continue").partition(b"\r\n\r\n")
+        client.send(head + b"\r\n\r\n")
+        assert client.read().status == 100
+        client.send(body)
+        assert client.read().status == 200
+
+
+def test_http_1_0_is_answered_and_closed(connect: Connect) -> None:
+    client = connect()
+    client.send(post().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    got = client.read()
+    assert (got.status, got.headers[b"connection"]) == (200, b"close")
+    assert client.closed()
+
+
+def test_connection_close_is_honoured(connect: Connect) -> None:
+    client = connect()
+    client.send(post())
+    client.read()
+    client.send(post(ROW, b"Connection: close"))
+    got = client.read()
+    assert (got.status, got.headers[b"connection"]) == (200, b"close")
+    assert client.closed()
+
+
+def test_head_has_no_body(connect: Connect) -> None:
+    client = connect()
+    client.send(b"HEAD /health HTTP/1.1\r\nHost: test\r\n\r\n")
+    got = client.read(head=True)
+    assert (got.status, got.body) == (200, b"")
+    assert int(got.headers[b"content-length"]) > 0
+    client.send(post(number=5))
+    assert id_of(client.read()) == b"n5"
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: x\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: -5\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_not_http_gets_400_and_is_closed(connect: Connect, rubbish: bytes) -> None:
+    client = connect()
+    client.send(rubbish)
+    assert client.read().status == 400
+    assert client.closed()
+
+
+def test_a_known_head_with_a_false_length_is_not_taken(connect: Connect) -> None:
+    for digits in (b"", b"x", b"1x", b"-1", b"+1"):
+        client = connect()
+        good = post()
+        client.send(good)
+        client.read()
+        client.send(good.replace(b"Length: %d" % len(ROW), b"Length: " + digits))
+        try:
+            assert client.read().status == 400
+        except EOFError as error:
+            raise AssertionError(f"{digits!r} was not answered") from error
+
+
+def test_a_client_that_leaves_in_the_middle_harms_nobody(connect: Connect) -> None:
+    for cut in (10, 100, len(post()) - 3):
+        client = connect()
+        client.send(post())
+        client.read()
+        client.send(post()[:cut])
+        client.socket.close()
+    client = connect()
+    client.send(post())
+    assert client.read().status == 200
+
+
+def test_an_idle_connection_is_closed_after_its_time(connect: Connect) -> None:
+    client = connect()
+    client.send(post())
+    client.read()
+    started = time.monotonic()
+    assert client.closed()
+    assert KEEP_ALIVE - 0.5 < time.monotonic() - started < KEEP_ALIVE + 5
+
+
+def test_a_busy_connection_is_not_closed_for_being_old(connect: Connect) -> None:
+    client = connect()
+    for _ in range(6):
+        client.send(post())
+        assert client.read().status == 200
+        time.sleep(KEEP_ALIVE / 3)
+
+
+def test_a_client_that_does_not_read_is_not_read_either(connect: Connect) -> None:
+    client = connect()
+    client.socket.settimeout(1.0)
+    request = post() * 50
+    with pytest.raises(TimeoutError):
+        client.socket.sendall(request * 5000)
+    other = connect()
+    other.send(post())
+    assert other.read().status == 200
+
+
+def test_a_slow_reader_gets_every_answer(connect: Connect) -> None:
+    client = connect()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    count = 400
+    sender = threading.Thread(
+        target=lambda: [client.send(post(number=n)) for n in range(count)], daemon=True
+    )
+    sender.start()
+    time.sleep(0.2)
+    assert [id_of(client.read()) for _ in range(count)] == [b"n%d" % n for n in range(count)]
+    sender.join(10)
+
+
+def test_stopping_answers_what_was_asked_and_closes_the_idle(
+    server: Running, connect: Connect
+) -> None:
+    idle, busy = connect(), connect()
+    for client in (idle, busy):
+        client.send(post())
+        client.read()
+    head, _, body = post(number=1).partition(b"\r\n\r\n")
+    busy.send(head + b"\r\n\r\n" + body[:3])
+    time.sleep(0.1)
+    server.server.should_exit = True
+    assert idle.closed()
+    busy.send(body[3:])
+    got = busy.read()
+    assert (got.status, got.headers.get(b"connection")) == (200, b"close")
+    assert busy.closed()
+    server.thread.join(10)
+    assert not server.thread.is_alive()
+    with pytest.raises(OSError, match=r"refused|reset"):
+        server.connect()
+
+
+def test_a_known_head_that_stopping_cuts_is_answered(server: Running, connect: Connect) -> None:
+    client = connect()
+    client.send(post())
+    client.read()
+    request = post()
+    client.send(request[:-4])
+    time.sleep(0.1)
+    server.server.should_exit = True
+    time.sleep(0.2)
+    client.send(request[-4:])
+    got = client.read()
+    assert (got.status, got.headers.get(b"connection")) == (200, b"close")
+    assert client.closed()
+
+
+def test_leading_line_ends_are_skipped(connect: Connect) -> None:
+    client = connect()
+    client.send(b"\r\n\r\n" + post(number=1))
+    assert id_of(client.read()) == b"n1"
+    client.send(b"\r\n" + post(number=2))
+    assert id_of(client.read()) == b"n2"
+
+
+def test_a_thousand_connections_come_and_go(server: Running, connect: Connect) -> None:
+    for _ in range(20):
+        clients = [connect() for _ in range(50)]
+        for client in clients:
+            client.send(post())
+        assert all(client.read().status == 200 for client in clients)
+        for client in clients:
+            client.socket.close()
+    wait_until(lambda: len(server.server.server_state.connections) == 0, "connections to go")
