@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.project import Project, Source, Task
+from tidemill.signature import Kind
 from tidemill.steps import checks
 from tidemill.steps.checks import DataWarning
 from tidemill.steps.fingerprint import fingerprint
-from tidemill.steps.kinds import as_kind
+from tidemill.steps.kinds import as_kind, kind_of
 from tidemill.steps.split import Split, split
 from tidemill.steps.task import as_target, is_numeric, task_of
 
@@ -47,21 +48,28 @@ class Cleaned:
     """Rows with the project's names, each column of one kind, every row with a target.
 
     `inputs` are the columns a model is given: constant ones stay in the frame but are left out.
+    `kinds` are theirs, also where missing values make float64 of integers and booleans.
     """
 
     frame: pd.DataFrame
     inputs: tuple[str, ...]
+    kinds: Mapping[str, Kind]
     task: Task
     warnings: tuple[DataWarning, ...]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training and the gate need to know about the data."""
+    """Everything that training and the gate need to know about the data.
+
+    `frame` holds all rows, `train` and `test` the two parts of them.
+    """
 
     source: str
     task: Task
     inputs: tuple[str, ...]
+    kinds: Mapping[str, Kind]
+    frame: pd.DataFrame
     train: pd.DataFrame
     test: pd.DataFrame
     warnings: tuple[DataWarning, ...]
@@ -90,6 +98,8 @@ def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prep
         source=_source(raw, project),
         task=cleaned.task,
         inputs=cleaned.inputs,
+        kinds=cleaned.kinds,
+        frame=cleaned.frame,
         train=parts.train,
         test=parts.test,
         warnings=cleaned.warnings,
@@ -137,6 +147,7 @@ def clean(
         frame = _joined(frame, extra_rows)
     numbers = _category_codes(frame, project)
     frame, dropped = _with_target(frame, project)
+    kinds = {} if project.tensor else {name: kind_of(frame[name]) for name in frame.columns}
     frame = _in_kinds(frame, project)
     checks.refuse_infinite(frame)
     frame = frame.assign(**{project.target: as_target(frame[project.target], project)})
@@ -147,7 +158,8 @@ def clean(
     warnings = (*dropped, *numbers, *constant, *doubts)
     for warning in warnings:
         logger.warning("%s: %s", project.name, warning.text)
-    return Cleaned(frame, inputs, task, warnings)
+    of_inputs = {name: kinds[name] for name in inputs if name in kinds}
+    return Cleaned(frame, inputs, of_inputs, task, warnings)
 
 
 def validate(frame: pd.DataFrame, project: Project) -> list[DataWarning]:

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
-from tidemill.errors import ProjectError
-from tidemill.project import METRICS, Project, Task
+from tidemill.project import Task
 from tidemill.signature import Label
 
 Array = npt.NDArray[Any]
@@ -138,20 +137,3 @@ def log_loss(y: Array, probabilities: Array, labels: Sequence[Label]) -> float:
     least = np.finfo(np.float64).eps
     share = given / np.maximum(probabilities.sum(axis=1), least)
     return float(-np.log(np.clip(share, least, 1.0)).mean())
-
-
-def deciding_metric(project: Project, task: Task) -> str:
-    """The metric that decides between models: the gate's, else f1_score or rmse.
-
-    Raises:
-        ProjectError: The gate names a metric of the other task.
-    """
-    name = project.gate.metric or ("f1_score" if task == "classification" else "rmse")
-    if (name in ("rmse", "mae", "r2")) != (task == "regression"):
-        raise ProjectError(f"The gate's metric '{name}' is none of {task}.", field="gate")
-    return name
-
-
-def is_better(metric: str, one: float, other: float) -> bool:
-    """Whether `one` is strictly better than `other`."""
-    return one > other if METRICS[metric] else one < other

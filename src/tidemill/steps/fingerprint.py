@@ -29,8 +29,8 @@ def draws(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.uint64]:
     """
     hashes = pd.Series(row_hashes(frame))
     twins = hashes.groupby(hashes).cumcount().to_numpy(dtype="uint64")
-    salt = pd.util.hash_array(np.array([seed], dtype="int64").astype("uint64"))
-    return pd.util.hash_array((hashes.to_numpy() + twins) ^ salt)
+    salt = int.from_bytes(hashlib.sha256(f"split {seed}".encode()).digest()[:8], "little")
+    return pd.util.hash_array((hashes.to_numpy() + twins) ^ np.uint64(salt))
 
 
 def fingerprint(frame: pd.DataFrame) -> str:

@@ -13,10 +13,20 @@ import pandas as pd
 from pandas.api import types
 
 from tidemill.errors import DataError
+from tidemill.signature import Kind
 
 _DATES = "Make numbers of it in the data function (a year, a weekday, days since), or drop it."
 _MIXED = "Make it one kind in the data function, or read it with dtype=str."
 _WORDS = {"integer": "numbers", "floating": "numbers", "string": "texts", "boolean": "booleans"}
+
+
+def kind_of(series: pd.Series[Any]) -> Kind:
+    """The kind a column is meant to be, also where missing values will turn it into float64."""
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.astype(series.cat.categories.dtype)
+    found = types.infer_dtype(series, skipna=True)
+    kinds: dict[str, Kind] = {"boolean": "boolean", "integer": "integer", "string": "text"}
+    return kinds.get(found, "number")
 
 
 def as_kind(series: pd.Series[Any]) -> pd.Series[Any]:

@@ -1,4 +1,4 @@
-"""Pictures of how a model does on held-out rows, in one style and in colours all eyes can tell apart.
+"""Pictures of how a model does on held-out rows, in one style and in colours all eyes tell apart.
 
 Every function gives a matplotlib Figure of its own; nothing touches pyplot, so that threads and
 processes do not meet. Colours are Okabe and Ito's palette.
@@ -151,7 +151,7 @@ def calibration_picture(
     )  # fmt: skip
     left.set(xlabel=what, ylabel="how often it was so", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     left.legend(loc="upper left")
-    right.hist(said, bins=np.linspace(0, 1, 21), color=BLUE, edgecolor="white")
+    right.hist(said, bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white")
     right.set(xlabel=what, ylabel="held-out rows", xlim=(-0.03, 1.03))
     _title(left, "Calibration: points on the dashed line mean what they say")
     _title(right, "How sure the answers are")
@@ -196,10 +196,10 @@ def residuals_picture(y: Array, predicted: Array, title: str, target: str) -> Fi
     return figure
 
 
-def _error_bins(errors: Array) -> Array:
-    """Bins over the middle 99% and a little beyond, so that one outlier does not squash the rest."""
+def _error_bins(errors: Array) -> list[float]:
+    """Bins over the middle 99% and a little beyond: one outlier must not squash the rest."""
     reach = float(np.quantile(np.abs(errors), 0.995)) * 1.1 or 1.0
-    return np.linspace(-reach, reach, 41)
+    return list(np.linspace(-reach, reach, 41))
 
 
 def _canvas(title: str, width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:

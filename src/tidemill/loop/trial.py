@@ -1,0 +1,190 @@
+"""One trial: fit one setting, see how good it is, and track it as a run of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tidemill.errors import ProjectError
+from tidemill.project import Candidate, Project
+from tidemill.signature import Label
+from tidemill.steps import pictures
+from tidemill.steps.data import Prepared, labels_of, matrix_of
+from tidemill.steps.evaluate import Evaluation, evaluate
+from tidemill.steps.fit import Predicted, fit, predict
+from tidemill.steps.preprocess import build_pipeline
+from tidemill.steps.search import Trial
+from tidemill.stores.autolog import autologging
+from tidemill.stores.tracking import NOTE_TAG, Run, Tracking
+
+logger = logging.getLogger(__name__)
+
+KIND_TAG, CANDIDATE_TAG = "tidemill.kind", "tidemill.candidate"
+WARNINGS_TAG = "tidemill.warnings"
+MATRIX_FILE, RESIDUALS_FILE = "confusion_matrix.png", "residuals.png"
+REPORT_TEXT, REPORT_JSON = "classification_report.txt", "classification_report.json"
+WARNINGS_FILE = "warnings.txt"
+_MEANINGLESS = ("deprecated", "warn")  # defaults with which scikit-learn says "not given"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all trials of one training share: the project and its data, and where they are tracked.
+
+    `metric` decides which trial is best; `tags` go on every run.
+    """
+
+    project: Project
+    data: Prepared
+    metric: str
+    tracking: Tracking
+    run: Run
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A fitted model with its answers to the held-out rows."""
+
+    model: Any
+    labels: tuple[Label, ...]
+    predicted: Predicted
+    evaluation: Evaluation
+    params: Mapping[str, Any]
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial went: `learned` and `value` (of the deciding metric), or the `error`."""
+
+    trial: Trial
+    run_id: str
+    value: float | None = None
+    learned: Learned | None = None
+    error: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_trial(trial: Trial, sweep: Sweep) -> Outcome:
+    """Fit, evaluate and log one setting as a child run of the sweep's.
+
+    What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
+    what MLflow raises comes through, because it would meet the next trial too.
+    """
+    project, tracking = sweep.project, sweep.tracking
+    marks = {**sweep.tags, KIND_TAG: "trial", CANDIDATE_TAG: trial.candidate}
+    with tracking.run(project.name, trial.name, parent=sweep.run, tags=marks) as run:
+        run.log_params(trial.params)
+        try:
+            with autologging(tracking, run) if project.autolog else nullcontext():
+                learned = learn(trial, project, sweep.data)
+            value = _deciding(learned.evaluation, sweep.metric)
+        except Exception as error:
+            logger.exception("%s: trial %s failed", project.name, trial.name)
+            run.fail(error)
+            return Outcome(trial, run.id, error=f"{type(error).__name__}: {error}")
+        _log(run, trial, project, sweep.data, learned)
+    said = (project.name, trial.name, sweep.metric, value, learned.seconds)
+    logger.info("%s: %s has %s %.4f after %.2f s", *said)
+    return Outcome(trial, run.id, value, learned, metrics=learned.evaluation.metrics)
+
+
+def learn(trial: Trial, project: Project, data: Prepared) -> Learned:
+    """Fit one setting on the training rows and evaluate it on the held-out ones."""
+    candidate = project.candidate(trial.candidate)
+    estimator = candidate.build(**trial.params)
+    everything = data.train if project.tensor else data.frame
+    pipeline = build_pipeline(estimator, matrix_of(everything, data.inputs, project), project)
+    y_train, y_test = labels_of(data.train, project), labels_of(data.test, project)
+    fitted = fit(pipeline, matrix_of(data.train, data.inputs, project), y_train, seed=project.seed)
+    predicted = predict(fitted.model, matrix_of(data.test, data.inputs, project))
+    labels = _labels(fitted.model, y_train) if data.task == "classification" else ()
+    return Learned(
+        model=fitted.model,
+        labels=labels,
+        predicted=predicted,
+        evaluation=evaluate(data.task, y_test, predicted.values, predicted.probabilities, labels),
+        params=_all_params(candidate, estimator, trial),
+        seconds=fitted.seconds,
+        warnings=(*fitted.warnings, *predicted.warnings),
+    )
+
+
+def _labels(model: Any, y: Any) -> tuple[Label, ...]:
+    return tuple(np.asarray(getattr(model, "classes_", np.unique(y))).tolist())
+
+
+def _all_params(candidate: Candidate, estimator: Any, trial: Trial) -> dict[str, Any]:
+    """What the estimator was made with, under the project's own names where it has any."""
+    inner = {
+        name: value
+        for name, value in estimator.get_params(deep=False).items()
+        if isinstance(value, bool | int | float | str) and value not in _MEANINGLESS
+    }
+    return {**inner, **candidate.params, **trial.params}
+
+
+def _deciding(evaluation: Evaluation, metric: str) -> float:
+    value = evaluation.metrics.get(metric)
+    if value is None:
+        raise ProjectError(
+            f"The gate decides by {metric}, which needs what this model does not give: "
+            "probabilities, and rows of at least two classes held out.",
+            field="gate",
+            expected=f"one of {', '.join(evaluation.metrics)}",
+        )
+    return value
+
+
+def _log(run: Run, trial: Trial, project: Project, data: Prepared, learned: Learned) -> None:
+    """Everything a trial's page shows; cheap enough to do for every one of them."""
+    rest = {name: value for name, value in learned.params.items() if name not in trial.params}
+    run.log_params(
+        {
+            **rest,
+            "candidate": trial.candidate,
+            "dataset_name": data.source,
+            "rows_train": len(data.train),
+            "rows_test": len(data.test),
+            "columns": len(data.inputs),
+            "test_size": project.test_size,
+            "seed": project.seed,
+        }
+    )
+    run.log_metrics({**learned.evaluation.metrics, "fit_seconds": learned.seconds})
+    run.log_files(_files(trial, project, data, learned))
+    if learned.warnings:
+        run.set_tags({WARNINGS_TAG: "\n".join(learned.warnings)})
+    run.set_tags({NOTE_TAG: describe(trial, learned)})
+
+
+def _files(trial: Trial, project: Project, data: Prepared, learned: Learned) -> dict[str, bytes]:
+    found, title = learned.evaluation, f"{project.name}: {trial.name}"
+    files = {}
+    if found.confusion is None:
+        y = labels_of(data.test, project)
+        figure = pictures.residuals_picture(y, learned.predicted.values, title, project.target)
+        files[RESIDUALS_FILE] = pictures.png(figure)
+    else:
+        figure = pictures.confusion_picture(found.confusion, found.labels, title)
+        files[MATRIX_FILE] = pictures.png(figure)
+        files[REPORT_TEXT] = found.report_text.encode()
+        files[REPORT_JSON] = json.dumps(found.report, indent=2).encode()
+    if learned.warnings:
+        files[WARNINGS_FILE] = "\n".join(learned.warnings).encode()
+    return files
+
+
+def describe(trial: Trial, learned: Learned) -> str:
+    """One sentence for people: what was fitted, and how good it is."""
+    metrics = ", ".join(f"{key} {value:.4g}" for key, value in learned.evaluation.metrics.items())
+    settings = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+    return f"{trial.candidate} with {settings or 'its defaults'}. On held-out rows: {metrics}."
