@@ -1,0 +1,201 @@
+"""What flows between the steps of a model while it is compiled: columns that are not yet computed.
+
+Scaling and filling are only noted down, so that a linear model can take them into its own
+coefficients, and so that a column that never misses values costs nothing to impute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.graph import Graph
+
+#: Stands for a missing text, in the compiled model's string input: the control character SUBSTITUTE.
+MISSING = "\x1a"
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Columns [rows, width] of float64: (columns `index` of `source`, filled - shift) / scale.
+
+    Attributes:
+        source: A matrix in the graph [rows, total].
+        nullable: Where NaN may occur.
+        fill: What replaces NaN; NaN where nothing does.
+    """
+
+    source: str
+    total: int
+    index: npt.NDArray[np.intp]
+    nullable: npt.NDArray[np.bool_]
+    fill: Floats
+    shift: Floats
+    scale: Floats
+
+    @property
+    def width(self) -> int:
+        return len(self.index)
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing has been noted down yet but which columns they are."""
+        return bool(np.isnan(self.fill).all() and not self.shift.any() and (self.scale == 1).all())
+
+    def take(self, columns: Any) -> Numbers:
+        picked = {n: getattr(self, n)[columns] for n in ("index", "nullable", *_ARITHMETIC)}
+        return replace(self, **picked)
+
+    def filled(self, values: Floats) -> Numbers:
+        """NaN replaced by values [width], NaN where it stays; free where none can occur."""
+        fill = np.where(self.nullable, values, np.nan)
+        return replace(self, fill=fill, nullable=self.nullable & np.isnan(fill))
+
+    def scaled(self, shift: Floats, scale: Floats) -> Numbers:
+        return replace(self, shift=np.asarray(shift, float), scale=np.asarray(scale, float))
+
+
+_ARITHMETIC = ("fill", "shift", "scale")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Columns [rows, width] of text: columns `index` of the string matrix `source`.
+
+    Attributes:
+        fill: What replaces a missing text; None where nothing does.
+    """
+
+    source: str
+    index: npt.NDArray[np.intp]
+    fill: tuple[str | None, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.index)
+
+    def take(self, columns: Any) -> Texts:
+        positions = np.arange(self.width)[columns]
+        return replace(self, index=self.index[columns], fill=tuple(self.fill[i] for i in positions))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Named columns of both types, as a request gives them."""
+
+    names: tuple[str, ...]
+    parts: tuple[Numbers | Texts, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.names)
+
+    def take(self, columns: Sequence[int]) -> Block:
+        """Some columns; of one type when they are."""
+        names = tuple(self.names[i] for i in columns)
+        return joined(names, [self.parts[i] for i in columns])
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One array [rows, *shape] of float32 or float64, as a request gives it."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+Block = Numbers | Texts | Frame | Tensor
+
+
+def plain(source: str, width: int, *, nullable: bool = True) -> Numbers:
+    """All columns of a matrix that is in the graph."""
+    return Numbers(
+        source=source,
+        total=width,
+        index=np.arange(width),
+        nullable=np.full(width, nullable),
+        fill=np.full(width, np.nan),
+        shift=np.zeros(width),
+        scale=np.ones(width),
+    )
+
+
+def joined(names: tuple[str, ...], parts: Sequence[Numbers | Texts]) -> Block:
+    """Single columns as one block, without any operation."""
+    numbers = [part for part in parts if isinstance(part, Numbers)]
+    texts = [part for part in parts if isinstance(part, Texts)]
+    if numbers and not texts:
+        return _one_source(numbers) or Frame(names, tuple(parts))
+    if texts and not numbers:
+        index = np.concatenate([part.index for part in texts])
+        return Texts(texts[0].source, index, tuple(f for part in texts for f in part.fill))
+    return Frame(names, tuple(parts))
+
+
+def side_by_side(graph: Graph, blocks: Sequence[Numbers]) -> Numbers:
+    """Blocks of numbers as one; without any operation where they come from one source."""
+    merged = _one_source(blocks)
+    if merged is not None:
+        return merged
+    name = graph.stack([matrix(graph, block) for block in blocks])
+    return plain(name, sum(block.width for block in blocks))
+
+
+def _one_source(blocks: Sequence[Numbers]) -> Numbers | None:
+    if len({block.source for block in blocks}) != 1:
+        return None
+    names = ("index", "nullable", *_ARITHMETIC)
+    merged = {n: np.concatenate([getattr(block, n) for block in blocks]) for n in names}
+    return replace(blocks[0], **merged)
+
+
+def numbers(graph: Graph, block: Block) -> Numbers:
+    """The block as numbers.
+
+    Raises:
+        ExportError: It holds texts.
+    """
+    if isinstance(block, Numbers):
+        return block
+    if isinstance(block, Tensor):
+        width = int(np.prod(block.shape))
+        return plain(graph.double(graph.reshape(block.name, -1, width)), width, nullable=False)
+    if isinstance(block, Frame) and all(isinstance(part, Numbers) for part in block.parts):
+        return side_by_side(graph, [p for p in block.parts if isinstance(p, Numbers)])
+    raise ExportError("A step that takes numbers is given texts.")
+
+
+def matrix(graph: Graph, block: Block) -> str:
+    """The block computed: the name of a matrix [rows, width] of float64."""
+    columns = numbers(graph, block)
+    name = columns.source
+    if not np.array_equal(columns.index, np.arange(columns.total)):
+        name = graph.columns(name, columns.index.tolist())
+    if not np.isnan(columns.fill).all():
+        name = _filled(graph, name, columns.fill)
+    if columns.shift.any():
+        name = graph.add("Sub", name, graph.constant(columns.shift))
+    if (columns.scale != 1).any():
+        name = graph.add("Div", name, graph.constant(columns.scale))
+    return name
+
+
+def settled(graph: Graph, block: Block) -> Numbers:
+    """The block with nothing left to note but its source."""
+    columns = numbers(graph, block)
+    if columns.bare:
+        return columns
+    return replace(
+        plain(matrix(graph, columns), columns.width), nullable=columns.nullable.copy()
+    )
+
+
+def _filled(graph: Graph, name: str, fill: Floats) -> str:
+    return graph.add("Where", graph.add("IsNaN", name), graph.constant(fill), name)

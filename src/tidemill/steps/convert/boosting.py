@@ -1,0 +1,121 @@
+"""scikit-learn's gradient boosting, both kinds: a baseline, a sum of trees, and a link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.blocks import Block, matrix
+from tidemill.steps.convert.dispatch import Outcome, answer, asked, scores
+from tidemill.steps.convert.graph import Graph
+from tidemill.steps.convert.linear import two_columns
+from tidemill.steps.convert.trees import Tree, ensemble, grown, single
+
+Floats = npt.NDArray[np.float64]
+
+
+@answer.register(HistGradientBoostingRegressor)
+def _histogram_regressor(
+    step: HistGradientBoostingRegressor, graph: Graph, block: Block
+) -> Outcome:
+    raw = _histogram_raw(step, graph, block)
+    positive = step.loss in ("poisson", "gamma")  # their link is the logarithm
+    return Outcome(value=graph.add("Exp", raw) if positive else raw)
+
+
+@answer.register(HistGradientBoostingClassifier)
+def _histogram_classifier(
+    step: HistGradientBoostingClassifier, graph: Graph, block: Block
+) -> Outcome:
+    return Outcome(probabilities=_likely(graph, _histogram_raw(step, graph, block), step))
+
+
+@scores.register(HistGradientBoostingClassifier)
+def _histogram_raw(step: Any, graph: Graph, block: Block) -> str:
+    """Baseline and trees added up, double [rows, 1 or classes]. The trees compare doubles."""
+    if step.is_categorical_ is not None and np.any(step.is_categorical_):
+        raise ExportError(
+            f"{type(step).__name__} with categorical_features has no compiled form; one-hot "
+            "encoded categories have."
+        )
+    stages = [[_histogram_tree(tree.nodes) for tree in stage] for stage in step._predictors]
+    return _raised(graph, matrix(graph, block), stages, np.ravel(step._baseline_prediction))
+
+
+def _histogram_tree(nodes: Any) -> Tree:
+    leaf = nodes["is_leaf"].astype(bool)
+    return Tree(
+        left=np.where(leaf, -1, nodes["left"].astype(int)),
+        right=np.where(leaf, -1, nodes["right"].astype(int)),
+        features=nodes["feature_idx"].astype(int),
+        thresholds=nodes["num_threshold"].astype(float),
+        missing_left=nodes["missing_go_to_left"].astype(bool),
+        values=nodes["value"].astype(float)[:, None],
+    )
+
+
+def _raised(graph: Graph, name: str, stages: Sequence[Sequence[Tree]], base: Floats) -> str:
+    """base [outputs] + the trees of all stages, one an output: double [rows, outputs]."""
+    parts = [
+        (tree, np.full(len(tree.left), output), tree.values[:, 0])
+        for stage in stages
+        for output, tree in enumerate(stage)
+    ]
+    total = ensemble(graph, name, parts, len(base), np.float64)
+    return graph.add("Add", total, graph.constant(base))
+
+
+def _likely(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
+    """Probabilities of raw scores: the sigmoid of one, the softmax of many."""
+    if len(step.classes_) > 2:
+        return graph.add("Softmax", raw, axis=1)
+    if factor != 1.0:
+        raw = graph.add("Mul", raw, graph.constant(factor))
+    return two_columns(graph, graph.add("Sigmoid", raw))
+
+
+@answer.register(GradientBoostingRegressor)
+def _regressor(step: GradientBoostingRegressor, graph: Graph, block: Block) -> Outcome:
+    return Outcome(value=_gradient_raw(step, graph, block))
+
+
+@answer.register(GradientBoostingClassifier)
+def _classifier(step: GradientBoostingClassifier, graph: Graph, block: Block) -> Outcome:
+    # The exponential loss's link has half the slope of the logistic one's.
+    factor = 2.0 if step.loss == "exponential" else 1.0
+    return Outcome(probabilities=_likely(graph, _gradient_raw(step, graph, block), step, factor))
+
+
+@scores.register(GradientBoostingClassifier)
+def _gradient_raw(step: Any, graph: Graph, block: Block) -> str:
+    stages = [
+        [_scaled(grown(tree), step.learning_rate) for tree in stage] for stage in step.estimators_
+    ]
+    rounded = graph.double(single(graph, block))
+    return _raised(graph, rounded, stages, _baseline(step))
+
+
+def _scaled(tree: Tree, rate: float) -> Tree:
+    tree.values = tree.values * rate
+    return tree
+
+
+def _baseline(step: Any) -> Floats:
+    """What the boosting starts from: its answer to any row, less what the trees add to it there."""
+    if not isinstance(step.init_, DummyClassifier | DummyRegressor | str):
+        raise ExportError(f"{type(step).__name__} that starts from an estimator has no compiled form.")
+    zeros = np.zeros((1, step.n_features_in_))
+    whole = step.decision_function if hasattr(step, "classes_") else step.predict
+    added = [sum(t.predict(zeros)[0] for t in column) for column in np.asarray(step.estimators_).T]
+    return np.ravel(asked(whole, zeros)) - step.learning_rate * np.array(added)

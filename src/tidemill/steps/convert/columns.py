@@ -1,0 +1,241 @@
+"""Pipelines, column transformers, imputers, scalers and encoders."""
+
+from __future__ import annotations
+
+from operator import methodcaller
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import SelectorMixin
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.blocks import (
+    Block,
+    Frame,
+    Numbers,
+    Texts,
+    matrix,
+    numbers,
+    plain,
+    settled,
+    side_by_side,
+)
+from tidemill.steps.convert.dispatch import Outcome, answer, scores, transform
+from tidemill.steps.convert.graph import Graph
+
+#: numpy's functions that a FunctionTransformer may hold, and the operation that is each.
+OPERATIONS = {
+    np.abs: "Abs",
+    np.absolute: "Abs",
+    np.exp: "Exp",
+    np.log: "Log",
+    np.sqrt: "Sqrt",
+    np.negative: "Neg",
+    np.sin: "Sin",
+    np.cos: "Cos",
+    np.tanh: "Tanh",
+    np.floor: "Floor",
+    np.ceil: "Ceil",
+    np.sign: "Sign",
+    np.reciprocal: "Reciprocal",
+}
+
+
+@transform.register(Pipeline)
+def _pipeline(step: Pipeline, graph: Graph, block: Block) -> Block:
+    for _, inner in step.steps:
+        block = transformed(inner, graph, block)
+    return block
+
+
+@answer.register(Pipeline)
+def _pipeline_answer(step: Pipeline, graph: Graph, block: Block) -> Outcome:
+    for _, inner in step.steps[:-1]:
+        block = transformed(inner, graph, block)
+    return answer(step.steps[-1][1], graph, block)
+
+
+@scores.register(Pipeline)
+def _pipeline_scores(step: Pipeline, graph: Graph, block: Block) -> str:
+    for _, inner in step.steps[:-1]:
+        block = transformed(inner, graph, block)
+    return scores(step.steps[-1][1], graph, block)
+
+
+def transformed(step: Any, graph: Graph, block: Block) -> Block:
+    """A step of a pipeline, which may be the word "passthrough"."""
+    if step is None or (isinstance(step, str) and step == "passthrough"):
+        return block
+    return transform(step, graph, block)
+
+
+@transform.register(ColumnTransformer)
+def _column_transformer(step: ColumnTransformer, graph: Graph, block: Block) -> Block:
+    parts = []
+    for _, inner, wanted in step.transformers_:
+        index = positions(wanted, list(getattr(step, "feature_names_in_", [])), step.n_features_in_)
+        if len(index) == 0 or (isinstance(inner, str) and inner == "drop"):
+            continue
+        parts.append(numbers(graph, transformed(inner, graph, _take(block, index))))
+    return side_by_side(graph, parts)
+
+
+@transform.register(FeatureUnion)
+def _feature_union(step: FeatureUnion, graph: Graph, block: Block) -> Block:
+    weights = step.transformer_weights or {}
+    parts = []
+    for name, inner in step.transformer_list:
+        if isinstance(inner, str) and inner == "drop":
+            continue
+        part = numbers(graph, transformed(inner, graph, block))
+        if name in weights:
+            scaled = graph.add("Mul", matrix(graph, part), graph.constant(float(weights[name])))
+            part = plain(scaled, part.width)
+        parts.append(part)
+    return side_by_side(graph, parts)
+
+
+def positions(wanted: Any, names: list[str], width: int) -> list[int]:
+    """The positions of the columns that a column transformer names, counts, slices or masks."""
+    if isinstance(wanted, slice) and isinstance(wanted.start or wanted.stop, str):
+        first = names.index(wanted.start) if wanted.start is not None else 0
+        last = names.index(wanted.stop) if wanted.stop is not None else width - 1
+        return list(range(width))[first : last + 1 : wanted.step]
+    if isinstance(wanted, str):
+        return [names.index(wanted)]
+    listed = wanted if isinstance(wanted, slice) else np.asarray(wanted)
+    if not isinstance(listed, slice) and listed.dtype.kind in "UO":
+        return [names.index(str(name)) for name in listed]
+    if not isinstance(listed, slice) and listed.size == 0:
+        return []
+    return [int(i) for i in np.atleast_1d(np.arange(width)[listed])]
+
+
+def _take(block: Block, index: list[int]) -> Block:
+    if isinstance(block, Frame | Numbers | Texts):
+        return block.take(index)
+    raise ExportError("A column transformer is given a tensor.")
+
+
+@transform.register(SimpleImputer)
+def _impute(step: SimpleImputer, graph: Graph, block: Block) -> Block:
+    if step.add_indicator:
+        raise ExportError("SimpleImputer(add_indicator=True) has no compiled form.")
+    if isinstance(block, Texts):
+        return Texts(block.source, block.index, tuple(_fills(step, block)))
+    if not _marks_nan(step.missing_values):
+        raise ExportError("SimpleImputer with missing_values other than NaN has no compiled form.")
+    block = settled(graph, block)
+    fill = np.asarray(step.statistics_, dtype=float)
+    if np.isnan(fill).any() and not step.keep_empty_features:
+        kept = np.flatnonzero(~np.isnan(fill))
+        block, fill = block.take(kept), fill[kept]
+    return block.filled(fill)
+
+
+def _fills(step: SimpleImputer, block: Texts) -> list[str | None]:
+    found: list[Any] = list(step.statistics_)
+    return [old if old is not None else str(new) for old, new in zip(block.fill, found, strict=True)]
+
+
+def _marks_nan(value: Any) -> bool:
+    return value is not None and value != value
+
+
+@transform.register(StandardScaler)
+def scale_standard(step: StandardScaler, graph: Graph, block: Block) -> Block:
+    block = _unscaled(graph, block)
+    shift = step.mean_ if step.with_mean else np.zeros(block.width)
+    return block.scaled(shift, step.scale_ if step.with_std else np.ones(block.width))
+
+
+@transform.register(RobustScaler)
+def _robust(step: RobustScaler, graph: Graph, block: Block) -> Block:
+    block = _unscaled(graph, block)
+    shift = step.center_ if step.with_centering else np.zeros(block.width)
+    return block.scaled(shift, step.scale_ if step.with_scaling else np.ones(block.width))
+
+
+@transform.register(MaxAbsScaler)
+def _max_abs(step: MaxAbsScaler, graph: Graph, block: Block) -> Block:
+    if getattr(step, "clip", False):
+        raise ExportError("MaxAbsScaler(clip=True) has no compiled form.")
+    block = _unscaled(graph, block)
+    return block.scaled(np.zeros(block.width), step.scale_)
+
+
+@transform.register(MinMaxScaler)
+def _min_max(step: MinMaxScaler, graph: Graph, block: Block) -> Block:
+    name = graph.add("Mul", matrix(graph, block), graph.constant(step.scale_))
+    name = graph.add("Add", name, graph.constant(step.min_))
+    if step.clip:
+        low, high = (graph.constant(float(end)) for end in step.feature_range)
+        name = graph.add("Clip", name, low, high)
+    return plain(name, len(step.scale_))
+
+
+@transform.register(SelectorMixin)
+def _select(step: SelectorMixin, graph: Graph, block: Block) -> Block:
+    return _take(block, np.flatnonzero(step.get_support()).tolist())
+
+
+@transform.register(FunctionTransformer)
+def _function(step: FunctionTransformer, graph: Graph, block: Block) -> Block:
+    if step.func is None:
+        return block
+    if isinstance(step.func, methodcaller):
+        return _method(step.func, graph, block)
+    columns = numbers(graph, block)
+    if step.kw_args or not isinstance(step.func, np.ufunc):
+        raise ExportError(f"FunctionTransformer({step.func!r}) has no compiled form.")
+    return plain(apply(step.func, graph, matrix(graph, columns)), columns.width)
+
+
+def apply(function: Any, graph: Graph, name: str) -> str:
+    """One of numpy's functions of one argument.
+
+    Raises:
+        ExportError: It has no compiled form.
+    """
+    one = graph.constant(1.0)
+    if function is np.log1p:
+        return graph.add("Log", graph.add("Add", name, one))
+    if function is np.expm1:
+        return graph.add("Sub", graph.add("Exp", name), one)
+    if function is np.square:
+        return graph.add("Mul", name, name)
+    if function not in OPERATIONS:
+        raise ExportError(f"The function {function!r} has no compiled form.")
+    return graph.add(OPERATIONS[function], name)
+
+
+def _method(called: Any, graph: Graph, block: Block) -> Block:
+    """A method of pandas: astype("object") and fillna(text)."""
+    arguments: tuple[Any, ...] = called.__reduce__()[1]
+    if arguments == ("astype", "object"):
+        return block
+    if isinstance(block, Texts) and arguments[0] == "fillna" and isinstance(arguments[1], str):
+        fill = tuple(arguments[1] if old is None else old for old in block.fill)
+        return Texts(block.source, block.index, fill)
+    raise ExportError(f"FunctionTransformer({called!r}) has no compiled form.")
+
+
+def _unscaled(graph: Graph, block: Block) -> Numbers:
+    """Numbers that may be filled, but are not shifted or scaled yet."""
+    columns = numbers(graph, block)
+    touched = bool(columns.shift.any() or (columns.scale != 1).any())
+    return settled(graph, columns) if touched else columns
+
+
+Floats = npt.NDArray[np.float64]

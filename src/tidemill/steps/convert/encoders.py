@@ -1,0 +1,159 @@
+"""Encoders of categories: texts and numbers to columns, by comparing with a list."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.preprocessing import (
+    Binarizer,
+    KBinsDiscretizer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    TargetEncoder,
+)
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.blocks import MISSING, Block, Numbers, Texts, matrix, numbers, plain
+from tidemill.steps.convert.dispatch import asked, transform
+from tidemill.steps.convert.graph import DOUBLE, Graph
+
+Categories = list[Any]  # texts or numbers; None and NaN stand for a missing value
+Floats = npt.NDArray[np.float64]
+UNKNOWN = "\x1a?"  # a text that is in no list
+
+
+@transform.register(OneHotEncoder)
+@transform.register(OrdinalEncoder)
+@transform.register(TargetEncoder)
+def _encode(step: Any, graph: Graph, block: Block) -> Block:
+    """The encoder's answers added up: a constant, and for every category what it adds."""
+    categories = [list(values) for values in step.categories_]
+    hot = indicators(graph, block, categories)
+    constant, adds = _asked(step, categories)
+    if not np.array_equal(adds, np.eye(*adds.shape)):
+        hot = graph.product(hot, graph.constant(adds))
+    if constant.any():
+        hot = graph.add("Add", hot, graph.constant(constant))
+    return plain(hot, adds.shape[1], nullable=False)
+
+
+@transform.register(KBinsDiscretizer)
+def _bin(step: KBinsDiscretizer, graph: Graph, block: Block) -> Block:
+    """Each value's bin: how many of the inner edges it has reached."""
+    edges = [np.asarray(values, float)[1:-1] for values in step.bin_edges_]
+    width = len(edges)
+    owner = np.repeat(np.arange(width), [len(values) for values in edges])
+    if len(owner) == 0:
+        raise ExportError("KBinsDiscretizer has one bin only.")
+    spread = graph.columns(matrix(graph, block), owner.tolist())
+    reached = graph.add("GreaterOrEqual", spread, graph.constant(np.concatenate(edges)))
+    found = graph.product(graph.cast(reached, DOUBLE), graph.constant(np.eye(width)[owner]))
+    if step.encode == "ordinal":
+        return plain(found, width, nullable=False)
+    bins = [list(range(int(count))) for count in step.n_bins_]
+    hot = indicators(graph, plain(found, width, nullable=False), bins)
+    return plain(hot, sum(len(b) for b in bins), nullable=False)
+
+
+@transform.register(Binarizer)
+def _threshold(step: Binarizer, graph: Graph, block: Block) -> Block:
+    limit = graph.constant(float(step.threshold))
+    columns = numbers(graph, block)
+    above = graph.add("Greater", matrix(graph, columns), limit)
+    return plain(graph.cast(above, DOUBLE), columns.width, nullable=False)
+
+
+def indicators(graph: Graph, block: Block, categories: Sequence[Categories]) -> str:
+    """1.0 where a column holds a category, else 0.0: [rows, all categories of all columns]."""
+    if isinstance(block, Texts):
+        found, wanted = _codes(graph, block, categories)
+    else:
+        found, wanted = _values(graph, numbers(graph, block), categories)
+    repeated = [i for i, values in enumerate(categories) for _ in values]
+    if repeated != list(range(len(categories))):
+        found = graph.columns(found, repeated)
+    return graph.cast(graph.add("Equal", found, wanted), DOUBLE)
+
+
+def _codes(graph: Graph, block: Texts, categories: Sequence[Categories]) -> tuple[str, str]:
+    """Texts as whole numbers, -1 for one in no list."""
+    texts = sorted({str(v) for values in categories for v in values if not _missing(v)})
+    code = {text: i for i, text in enumerate([MISSING, *texts])}
+    fills = [code.get(MISSING if fill is None else fill, -1) for fill in block.fill]
+    if len(set(fills)) == 1:
+        code[MISSING] = fills[0]
+    keys = {text: i for text, i in code.items() if i >= 0}
+    name = graph.ml(
+        "LabelEncoder", block.source, keys_strings=list(keys), values_int64s=list(keys.values()),
+        default_int64=-1,
+    )  # fmt: skip
+    name = graph.columns(name, block.index.tolist())
+    if len(set(fills)) > 1:
+        gap = graph.add("Equal", name, graph.constant(0, np.int64))
+        name = graph.add("Where", gap, graph.constant(fills, np.int64), name)
+    listed = [code[MISSING if _missing(v) else str(v)] for values in categories for v in values]
+    return name, graph.constant([listed], np.int64)
+
+
+def _values(graph: Graph, block: Numbers, categories: Sequence[Categories]) -> tuple[str, str]:
+    """Numbers as they are, NaN as a number that is no category where NaN itself is one."""
+    if any(isinstance(v, str) for values in categories for v in values):
+        raise ExportError("An encoder of texts is given numbers.")
+    known = [float(v) for values in categories for v in values if not _missing(v)]
+    gap = max(known, default=0.0) + 1.0
+    name = matrix(graph, block)
+    if any(_missing(v) for values in categories for v in values):
+        name = graph.add("Where", graph.add("IsNaN", name), graph.constant(gap), name)
+    listed = [gap if _missing(v) else float(v) for values in categories for v in values]
+    return name, graph.constant([listed], float)
+
+
+def _asked(step: Any, categories: Sequence[Categories]) -> tuple[Floats, Floats]:
+    """What the fitted encoder answers to values that are in no list [outputs], and how each category
+    changes that [categories, outputs]; it is asked, so that its options need not be known here.
+
+    Each column's answer is its own, so the answer to one change at a time tells all of them.
+    """
+    step = _forgiving(step)
+    first = [values[0] for values in categories]
+    rows = [first, *(_with(first, i, _stranger(values)) for i, values in enumerate(categories))]
+    rows += [_with(first, i, value) for i, values in enumerate(categories) for value in values]
+    kind = object if any(isinstance(v, str) for values in categories for v in values) else float
+    answers = asked(step.transform, np.array(rows, dtype=kind)).astype(float)
+    if not np.isfinite(answers).all():
+        raise ExportError(f"{type(step).__name__} encodes a missing value as NaN.")
+    width = len(categories)
+    unknown = answers[1 : width + 1] - answers[0]
+    column = np.repeat(np.arange(width), [len(values) for values in categories])
+    adds = answers[width + 1 :] - answers[0] - unknown[column]
+    return answers[0] + unknown.sum(axis=0), adds
+
+
+def _forgiving(step: Any) -> Any:
+    """A copy that answers zeros to a category it does not know, where the original refuses."""
+    step = copy.copy(step)
+    if isinstance(step, OneHotEncoder):
+        step.sparse_output = False
+    if getattr(step, "handle_unknown", "ignore") == "error":
+        ordinal = isinstance(step, OrdinalEncoder)
+        step.handle_unknown = "use_encoded_value" if ordinal else "ignore"
+        step.unknown_value = -1
+    return step
+
+
+def _with(row: list[Any], column: int, value: Any) -> list[Any]:
+    return [*row[:column], value, *row[column + 1 :]]
+
+
+def _stranger(values: Categories) -> Any:
+    if any(isinstance(value, str) for value in values):
+        return UNKNOWN
+    return max((float(v) for v in values if not _missing(v)), default=0.0) + 2.0
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value

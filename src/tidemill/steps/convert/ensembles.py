@@ -1,0 +1,243 @@
+"""Models made of several models: bagging, voting, stacking and AdaBoost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    AdaBoostRegressor,
+    BaggingClassifier,
+    BaggingRegressor,
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
+)
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.blocks import Block, Numbers, numbers, plain, settled, side_by_side
+from tidemill.steps.convert.dispatch import Outcome, answer, label, scores
+from tidemill.steps.convert.graph import DOUBLE, INT64, Graph
+from tidemill.steps.convert.trees import average, grown, looked_up, single
+
+Floats = npt.NDArray[np.float64]
+
+
+def weighted_mean(graph: Graph, names: Sequence[str], weights: Any = None) -> str:
+    """The mean of equally shaped values, each with its weight."""
+    shares = np.ones(len(names)) if weights is None else np.asarray(weights, float)
+    if not (shares == 1).all():
+        pairs = zip(names, shares, strict=True)
+        names = [graph.add("Mul", name, graph.constant(float(share))) for name, share in pairs]
+    total = names[0] if len(names) == 1 else graph.add("Sum", *names)
+    return graph.add("Div", total, graph.constant(float(shares.sum())))
+
+
+def votes(graph: Graph, chosen: str, classes: int) -> str:
+    """1.0 in the column of the chosen class: [rows, classes] of int64 [rows]."""
+    column = graph.reshape(chosen, -1, 1)
+    same = graph.add("Equal", column, graph.constant([range(classes)], np.int64))
+    return graph.cast(same, DOUBLE)
+
+
+def spread(graph: Graph, found: str, positions: Sequence[int], classes: int) -> str:
+    """Columns of some classes as columns of all, 0.0 for the others."""
+    if list(positions) == list(range(classes)):
+        return found
+    places = np.zeros((len(positions), classes))
+    places[np.arange(len(positions)), list(positions)] = 1.0
+    return graph.product(found, graph.constant(places))
+
+
+@answer.register(BaggingClassifier)
+def _bagged_classes(step: BaggingClassifier, graph: Graph, block: Block) -> Outcome:
+    classes = len(step.classes_)
+    if all(type(member) is DecisionTreeClassifier for member in step.estimators_):
+        return Outcome(probabilities=average(graph, single(graph, block), _trees(step, classes)))
+    shares = []
+    for member, columns in _members(step, block):
+        outcome = answer(member, graph, columns)
+        found = outcome.probabilities or votes(graph, label(graph, outcome), len(member.classes_))
+        shares.append(spread(graph, found, [int(c) for c in member.classes_], classes))
+    return Outcome(probabilities=weighted_mean(graph, shares))
+
+
+@answer.register(BaggingRegressor)
+def _bagged_values(step: BaggingRegressor, graph: Graph, block: Block) -> Outcome:
+    if all(type(member) is DecisionTreeRegressor for member in step.estimators_):
+        return Outcome(value=average(graph, single(graph, block), _trees(step, None)))
+    found = [value(member, graph, columns) for member, columns in _members(step, block)]
+    return Outcome(value=weighted_mean(graph, found))
+
+
+def _trees(step: Any, classes: int | None) -> list[Any]:
+    members = zip(step.estimators_, step.estimators_features_, strict=True)
+    return [grown(tree, features, classes) for tree, features in members]
+
+
+def _members(step: Any, block: Block) -> list[tuple[Any, Block]]:
+    """Each model of a bag with the columns that it was fitted on."""
+    members = zip(step.estimators_, step.estimators_features_, strict=True)
+    if not isinstance(block, Numbers):
+        raise ExportError(f"{type(step).__name__} is given texts.")
+    return [(member, block.take(np.asarray(features))) for member, features in members]
+
+
+def value(step: Any, graph: Graph, block: Block) -> str:
+    """A regressor's answer, float64 [rows, 1]."""
+    found = answer(step, graph, block).value
+    if found is None:
+        raise ExportError(f"{type(step).__name__} is no regressor.")
+    return found
+
+
+def probabilities(step: Any, graph: Graph, block: Block) -> str:
+    """A classifier's probabilities, float64 [rows, classes]."""
+    found = answer(step, graph, block).probabilities
+    if found is None:
+        raise ExportError(f"{type(step).__name__} gives no probabilities.")
+    return found
+
+
+@answer.register(VotingRegressor)
+def _voted_values(step: VotingRegressor, graph: Graph, block: Block) -> Outcome:
+    found = [value(member, graph, block) for member in step.estimators_]
+    return Outcome(value=weighted_mean(graph, found, step._weights_not_none))
+
+
+@answer.register(VotingClassifier)
+def _voted_classes(step: VotingClassifier, graph: Graph, block: Block) -> Outcome:
+    weights = step._weights_not_none
+    if step.voting == "soft":
+        found = [probabilities(member, graph, block) for member in step.estimators_]
+        return Outcome(probabilities=weighted_mean(graph, found, weights))
+    classes = len(step.classes_)
+    chosen = [label(graph, answer(member, graph, block)) for member in step.estimators_]
+    counted = weighted_mean(graph, [votes(graph, name, classes) for name in chosen], weights)
+    return Outcome(label=graph.add("ArgMax", counted, axis=1, keepdims=0))
+
+
+@answer.register(StackingRegressor)
+@answer.register(StackingClassifier)
+def _stacked(step: Any, graph: Graph, block: Block) -> Outcome:
+    return answer(step.final_estimator_, graph, _stack(step, graph, block))
+
+
+@scores.register(StackingClassifier)
+def _stacked_scores(step: StackingClassifier, graph: Graph, block: Block) -> str:
+    return scores(step.final_estimator_, graph, _stack(step, graph, block))
+
+
+def _stack(step: Any, graph: Graph, block: Block) -> Numbers:
+    """What the members answer, side by side, as the final estimator takes it."""
+    parts = []
+    for member, method in zip(step.estimators_, step.stack_method_, strict=True):
+        parts.append(_response(member, method, graph, block, len(getattr(step, "classes_", []))))
+    if step.passthrough:
+        parts.append(numbers(graph, block))
+    return side_by_side(graph, parts)
+
+
+def _response(member: Any, method: str, graph: Graph, block: Block, classes: int) -> Numbers:
+    if method == "decision_function":
+        return plain(scores(member, graph, block), 1 if classes == 2 else classes)
+    if method == "predict_proba":
+        found = plain(probabilities(member, graph, block), classes)
+        return settled(graph, found.take(np.array([1]))) if classes == 2 else found
+    if hasattr(member, "classes_"):
+        chosen = graph.double(graph.reshape(label(graph, answer(member, graph, block)), -1, 1))
+        return plain(chosen, 1)
+    return plain(value(member, graph, block), 1)
+
+
+@answer.register(AdaBoostClassifier)
+def _boosted_classes(step: AdaBoostClassifier, graph: Graph, block: Block) -> Outcome:
+    decision = _boosted_scores(step, graph, block)
+    classes = len(step.classes_)
+    if classes == 2:
+        both = graph.stack([graph.add("Neg", decision), decision])
+        halved = graph.add("Div", both, graph.constant(2.0))
+        return Outcome(probabilities=graph.add("Softmax", halved, axis=1))
+    scaled = graph.add("Div", decision, graph.constant(float(classes - 1)))
+    return Outcome(probabilities=graph.add("Softmax", scaled, axis=1))
+
+
+@scores.register(AdaBoostClassifier)
+def _boosted_scores(step: AdaBoostClassifier, graph: Graph, block: Block) -> str:
+    """Each member gives its weight to its class and takes a share from the others: [rows, 1] or
+    [rows, classes]. Zhu, Zou, Rosset, Hastie, "Multi-class AdaBoost", 2009 (SAMME)."""
+    classes = len(step.classes_)
+    weights = np.asarray(step.estimator_weights_)[: len(step.estimators_)]
+    if all(type(member) is DecisionTreeClassifier for member in step.estimators_):
+        total = _tree_votes(step, weights, graph, block)
+    else:
+        total = graph.add("Sum", *_member_votes(step, weights, graph, block))
+    total = graph.add("Div", total, graph.constant(float(weights.sum())))
+    if classes > 2:
+        return total
+    return graph.product(total, graph.constant([[-1.0], [1.0]]))
+
+
+def _tree_votes(step: AdaBoostClassifier, weights: Floats, graph: Graph, block: Block) -> str:
+    trees = []
+    for member, weight in zip(step.estimators_, weights, strict=True):
+        tree = grown(member)
+        chosen = _positions(member, step)[tree.values.argmax(axis=1)]
+        tree.values = _samme(np.eye(len(step.classes_))[chosen], weight)
+        trees.append(tree)
+    axis = graph.constant([1], np.int64)
+    found = looked_up(graph, single(graph, block), trees)
+    return graph.add("ReduceSum", found, axis, keepdims=0)
+
+
+def _member_votes(
+    step: AdaBoostClassifier, weights: Floats, graph: Graph, block: Block
+) -> list[str]:
+    classes = len(step.classes_)
+    found = []
+    for member, weight in zip(step.estimators_, weights, strict=True):
+        hot = votes(graph, label(graph, answer(member, graph, block)), len(member.classes_))
+        hot = spread(graph, hot, _positions(member, step).tolist(), classes)
+        low, high = _samme(np.array([0.0, 1.0]), weight, classes)
+        scaled = graph.add("Mul", hot, graph.constant(float(high - low)))
+        found.append(graph.add("Add", scaled, graph.constant(float(low))))
+    return found
+
+
+def _samme(chosen: Floats, weight: float, classes: int | None = None) -> Floats:
+    count = classes or chosen.shape[1]
+    return np.where(chosen == 1, weight, -1 / (count - 1) * weight)
+
+
+def _positions(member: Any, step: Any) -> npt.NDArray[np.intp]:
+    """Where a member's classes stand among those of the whole."""
+    return np.searchsorted(step.classes_, member.classes_)
+
+
+@answer.register(AdaBoostRegressor)
+def _boosted_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> Outcome:
+    """The weighted median: the first value, in order, that half of the weight lies at or below."""
+    weights = np.asarray(step.estimator_weights_)[: len(step.estimators_)]
+    found = _member_values(step, graph, block)
+    count = graph.constant([len(weights)], np.int64)
+    # TopK is the one operation that tells the order too; it has two results.
+    ordered, order = graph.pair("TopK", found, count, axis=1, largest=0, sorted=1)
+    mass = graph.add("Gather", graph.constant(weights), order)
+    mass = graph.add("CumSum", mass, graph.constant(1, np.int64))
+    whole = graph.columns(mass, [len(weights) - 1])
+    half = graph.add("Mul", whole, graph.constant(0.5))
+    enough = graph.cast(graph.add("GreaterOrEqual", mass, half), INT64)
+    place = graph.add("ArgMax", enough, axis=1, keepdims=1)
+    return Outcome(value=graph.add("GatherElements", ordered, place, axis=1))
+
+
+def _member_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> str:
+    if all(type(member) is DecisionTreeRegressor for member in step.estimators_):
+        found = looked_up(graph, single(graph, block), [grown(m) for m in step.estimators_])
+        return graph.reshape(found, -1, len(step.estimators_))
+    return graph.stack([value(member, graph, block) for member in step.estimators_])

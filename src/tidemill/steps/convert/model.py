@@ -1,0 +1,107 @@
+"""The whole model: the signature's columns in, a label, probabilities or a value out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tidemill.bundle import ModelInput, ModelOutputs
+from tidemill.errors import ExportError
+from tidemill.signature import Signature
+from tidemill.steps.convert.blocks import MISSING, Block, Frame, Numbers, Tensor, Texts, joined, plain
+from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.graph import DOUBLE, FLOAT, INT64, STRING, Graph
+
+NUMBERS, TEXTS = "numbers", "texts"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model in ONNX and how to feed it."""
+
+    model: onnx.ModelProto
+    inputs: tuple[ModelInput, ...]
+    outputs: ModelOutputs
+
+
+def convert(model: Any, signature: Signature, *, single: bool = False) -> Converted:
+    """Compile a fitted model.
+
+    Args:
+        model: A fitted estimator or pipeline.
+        signature: Its columns are the model's, in order.
+        single: Steps that others convert are converted in single precision.
+
+    Raises:
+        ExportError: A step has no compiled form; the message names it.
+    """
+    graph = Graph(single=single)
+    block, inputs, infos = _given(signature)
+    outcome = answer(model, graph, block)
+    outputs, ends = _found(graph, outcome, signature)
+    return Converted(graph.model(infos, ends), inputs, outputs)
+
+
+def _given(
+    signature: Signature,
+) -> tuple[Block, tuple[ModelInput, ...], list[onnx.ValueInfoProto]]:
+    """The block of the signature's inputs, and what to say of them in the manifest and the graph."""
+    if signature.tensor is not None:
+        tensor = signature.tensor
+        kind = FLOAT if tensor.dtype == "float32" else DOUBLE
+        info = helper.make_tensor_value_info(tensor.name, kind, [None, *tensor.shape])
+        return Tensor(tensor.name, tensor.shape), (ModelInput(tensor.name, tensor.dtype),), [info]
+    numeric = [c for c in signature.columns if c.kind != "text"]
+    textual = [c for c in signature.columns if c.kind == "text"]
+    inputs, infos = [], []
+    if numeric:
+        inputs.append(ModelInput(NUMBERS, "float64", tuple(c.name for c in numeric)))
+        infos.append(helper.make_tensor_value_info(NUMBERS, DOUBLE, [None, len(numeric)]))
+    if textual:
+        missing = MISSING if any(c.nullable for c in textual) else None
+        inputs.append(ModelInput(TEXTS, "string", tuple(c.name for c in textual), missing))
+        infos.append(helper.make_tensor_value_info(TEXTS, STRING, [None, len(textual)]))
+    return _columns(signature), tuple(inputs), infos
+
+
+def _columns(signature: Signature) -> Block:
+    numeric = [c for c in signature.columns if c.kind != "text"]
+    textual = [c for c in signature.columns if c.kind == "text"]
+    whole = plain(NUMBERS, len(numeric))
+    parts: list[Numbers | Texts] = []
+    for column in signature.columns:
+        if column.kind == "text":
+            parts.append(Texts(TEXTS, np.array([textual.index(column)]), (None,)))
+        else:
+            place = numeric.index(column)
+            part = whole.take(np.array([place]))
+            part.nullable[:] = column.nullable
+            parts.append(part)
+    return joined(tuple(c.name for c in signature.columns), parts)
+
+
+def _found(
+    graph: Graph, outcome: Outcome, signature: Signature
+) -> tuple[ModelOutputs, dict[str, tuple[str, int, Any]]]:
+    """What the model answers, for the manifest and the graph."""
+    if signature.task == "regression":
+        if outcome.value is None:
+            raise ExportError("A classifier is to answer for a regression.")
+        flat = graph.reshape(graph.double(outcome.value), -1)
+        return ModelOutputs(value="value"), {"value": (flat, DOUBLE, [None])}
+    ends: dict[str, tuple[str, int, Any]] = {}
+    if outcome.label is not None:
+        ends["label"] = (outcome.label, INT64, [None])
+    if outcome.probabilities is not None:
+        ends["probabilities"] = (outcome.probabilities, DOUBLE, [None, len(signature.labels)])
+    if not ends:
+        raise ExportError("A regressor is to answer for a classification.")
+    names = ModelOutputs(
+        label="label" if "label" in ends else None,
+        probabilities="probabilities" if "probabilities" in ends else None,
+    )
+    return names, ends

@@ -1,0 +1,259 @@
+"""Decision trees and what is averaged of them, exact to the last bit.
+
+scikit-learn rounds a tree's inputs to single precision and compares them with thresholds in double
+precision: x <= t. Rounding t down to single precision changes no comparison, so a classifier's
+nodes are single. What the leaves add up to is computed in double precision all the same:
+
+- one value a leaf (regression): the nodes are double too, and get inputs that were rounded;
+- every leaf pure: the leaves vote, and votes are whole numbers;
+- otherwise the trees answer which leaf a row reached, and a table holds the leaves' values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from tidemill.steps.convert.blocks import Block, matrix
+from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.graph import FLOAT, INT64, Graph
+
+Floats = npt.NDArray[np.float64]
+LEQ, LT, EQ = 0, 1, 4  # BRANCH_LEQ, BRANCH_LT, BRANCH_EQ
+
+
+@dataclass
+class Tree:
+    """One tree as arrays over its nodes, the root first; leaves have `left` -1.
+
+    Attributes:
+        values: [nodes, outputs]; only the leaves' matter.
+        features: Positions in the matrix that the ensemble is given.
+        missing_left: Whether NaN goes left.
+        modes: How the feature is compared with the threshold to go left; one for all nodes or each.
+    """
+
+    left: npt.NDArray[np.intp]
+    right: npt.NDArray[np.intp]
+    features: npt.NDArray[np.intp]
+    thresholds: Floats
+    missing_left: npt.NDArray[np.bool_]
+    values: Floats
+    modes: npt.NDArray[np.int8] | int = LEQ
+
+    @property
+    def leaves(self) -> npt.NDArray[np.bool_]:
+        return self.left == -1
+
+
+@dataclass
+class _Arrays:
+    """The attributes of a TreeEnsemble, filled tree by tree."""
+
+    roots: list[int] = field(default_factory=list)
+    features: list[int] = field(default_factory=list)
+    splits: list[float] = field(default_factory=list)
+    modes: list[int] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    true_ids: list[int] = field(default_factory=list)
+    true_leaf: list[int] = field(default_factory=list)
+    false_ids: list[int] = field(default_factory=list)
+    false_leaf: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def grow(self, tree: Tree, targets: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
+        """Add a tree; `targets` and `weights` [nodes] say what its leaves give to which output."""
+        leaf = tree.leaves
+        if leaf[0]:
+            tree, targets, weights, leaf = _with_root(tree, targets, weights)
+        inner, ends = np.flatnonzero(~leaf), np.flatnonzero(leaf)
+        place = np.empty(len(leaf), dtype=int)
+        place[inner] = len(self.features) + np.arange(len(inner))
+        place[ends] = len(self.weights) + np.arange(len(ends))
+        self.roots.append(int(place[0]))
+        self.features += tree.features[inner].tolist()
+        self.splits += tree.thresholds[inner].tolist()
+        self.modes += np.broadcast_to(tree.modes, len(leaf))[inner].tolist()
+        self.missing += tree.missing_left[inner].astype(int).tolist()
+        for children, ids, is_leaf in (
+            (tree.left, self.true_ids, self.true_leaf),
+            (tree.right, self.false_ids, self.false_leaf),
+        ):
+            ids += place[children[inner]].tolist()
+            is_leaf += leaf[children[inner]].astype(int).tolist()
+        self.targets += targets[ends].tolist()
+        self.weights += weights[ends].tolist()
+
+
+def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any, Any]:
+    """A tree that is one leaf, under a node of which both sides are that leaf's copies."""
+    grown = Tree(
+        left=np.array([1, -1, -1]),
+        right=np.array([2, -1, -1]),
+        features=np.zeros(3, dtype=int),
+        thresholds=np.zeros(3),
+        missing_left=np.zeros(3, dtype=bool),
+        values=np.repeat(tree.values[:1], 3, axis=0),
+    )
+    return grown, np.repeat(targets[:1], 3), np.repeat(weights[:1], 3), grown.leaves
+
+
+def ensemble(
+    graph: Graph,
+    name: str,
+    parts: Sequence[tuple[Tree, npt.NDArray[Any], npt.NDArray[Any]]],
+    outputs: int,
+    dtype: type[np.float32] | type[np.float64],
+) -> str:
+    """The sum of trees: [rows, outputs] in the type of the input `name`.
+
+    Args:
+        parts: Trees, each with the output [nodes] and the weight [nodes] of its leaves.
+    """
+    arrays = _Arrays()
+    for tree, targets, weights in parts:
+        arrays.grow(tree, targets, weights)
+    return graph.ml(
+        "TreeEnsemble",
+        name,
+        n_targets=outputs,
+        aggregate_function=1,
+        tree_roots=arrays.roots,
+        nodes_featureids=arrays.features,
+        nodes_splits=numpy_helper.from_array(_rounded(arrays.splits, dtype)),
+        nodes_modes=numpy_helper.from_array(np.array(arrays.modes, np.uint8)),
+        nodes_missing_value_tracks_true=arrays.missing,
+        nodes_truenodeids=arrays.true_ids,
+        nodes_trueleafs=arrays.true_leaf,
+        nodes_falsenodeids=arrays.false_ids,
+        nodes_falseleafs=arrays.false_leaf,
+        leaf_targetids=arrays.targets,
+        leaf_weights=numpy_helper.from_array(np.array(arrays.weights, dtype)),
+    )
+
+
+def _rounded(splits: Sequence[float], dtype: Any) -> npt.NDArray[Any]:
+    """Thresholds in the wanted precision, never above what they were."""
+    exact = np.array(splits, np.float64)
+    with np.errstate(over="ignore"):
+        near = exact.astype(dtype)
+    too_high = near.astype(np.float64) > exact
+    near[too_high] = np.nextafter(near[too_high], np.array(-np.inf, dtype))
+    return near
+
+
+def looked_up(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+    """Every tree's leaf values, double [rows, trees, outputs]; `name` is a single matrix."""
+    table = np.concatenate([tree.values[tree.leaves] for tree in trees])
+    wide = len(table) >= 2**24  # single precision counts no further
+    parts, first = [], 0
+    for i, tree in enumerate(trees):
+        number = np.zeros(len(tree.left))
+        number[tree.leaves] = first + np.arange(tree.leaves.sum())
+        first += int(tree.leaves.sum())
+        parts.append((tree, np.full(len(tree.left), i), number))
+    name, dtype = (graph.double(name), np.float64) if wide else (name, np.float32)
+    reached = graph.cast(ensemble(graph, name, parts, len(trees), dtype), INT64)
+    return graph.add("Gather", graph.constant(table), reached, axis=0)
+
+
+def average(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+    """The mean of the trees' leaf values, double [rows, outputs]; `name` is a single matrix."""
+    if trees[0].values.shape[1] == 1:
+        return graph.add("Div", added(graph, name, trees), graph.constant(float(len(trees))))
+    if all(_pure(tree.values[tree.leaves]) for tree in trees):
+        return _voted(graph, name, trees)
+    axis = graph.constant([1], np.int64)
+    total = graph.add("ReduceSum", looked_up(graph, name, trees), axis, keepdims=0)
+    return graph.add("Div", total, graph.constant(float(len(trees))))
+
+
+def added(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+    """The sum of the trees' one value a leaf, double [rows, 1]; `name` is a single matrix."""
+    parts = [(tree, np.zeros(len(tree.left), int), tree.values[:, 0]) for tree in trees]
+    return ensemble(graph, graph.double(name), parts, 1, np.float64)
+
+
+def _voted(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+    outputs, count = trees[0].values.shape[1], graph.constant(float(len(trees)))
+    votes = [tree.values.argmax(axis=1) for tree in trees]
+    if outputs == 2:
+        # One sum for the second class alone: ONNX Runtime is quicker with it over many rows.
+        parts = [(t, np.zeros_like(v), v.astype(float)) for t, v in zip(trees, votes, strict=True)]
+        second = graph.double(ensemble(graph, name, parts, 1, np.float32))
+        both = graph.stack([graph.add("Sub", count, second), second])
+        return graph.add("Div", both, count)
+    parts = [(tree, vote, np.ones(len(vote))) for tree, vote in zip(trees, votes, strict=True)]
+    return graph.add(
+        "Div", graph.double(ensemble(graph, name, parts, outputs, np.float32)), count
+    )
+
+
+def _pure(values: Floats) -> bool:
+    return bool((values.max(axis=1) == 1.0).all() and (values.sum(axis=1) == 1.0).all())
+
+
+def grown(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
+    """The Tree of a fitted scikit-learn decision tree.
+
+    Args:
+        features: Where the columns that it was fitted on stand in the given matrix, if not first.
+        outputs: Spread a classifier's classes, whole numbers, over so many.
+    """
+    tree = step.tree_
+    values = tree.value[:, 0, :]
+    if outputs is not None and values.shape[1] != outputs or _shuffled(step, outputs):
+        spread = np.zeros((len(values), outputs or 0))
+        spread[:, np.asarray(step.classes_, int)] = values
+        values = spread
+    index = np.asarray(tree.feature, int)
+    return Tree(
+        left=np.asarray(tree.children_left, int),
+        right=np.asarray(tree.children_right, int),
+        features=index if features is None else np.asarray(features)[np.maximum(index, 0)],
+        thresholds=np.asarray(tree.threshold, float),
+        missing_left=np.asarray(tree.missing_go_to_left, bool),
+        values=np.asarray(values, float),
+    )
+
+
+def _shuffled(step: Any, outputs: int | None) -> bool:
+    return outputs is not None and list(step.classes_) != list(range(outputs))
+
+
+def single(graph: Graph, block: Block) -> str:
+    """The block rounded to single precision, as scikit-learn's trees take it."""
+    return graph.cast(matrix(graph, block), FLOAT)
+
+
+@answer.register(DecisionTreeClassifier)
+@answer.register(DecisionTreeRegressor)
+def _tree(step: Any, graph: Graph, block: Block) -> Outcome:
+    return _outcome(step, average(graph, single(graph, block), [grown(step)]))
+
+
+@answer.register(RandomForestClassifier)
+@answer.register(RandomForestRegressor)
+@answer.register(ExtraTreesClassifier)
+@answer.register(ExtraTreesRegressor)
+def _forest(step: Any, graph: Graph, block: Block) -> Outcome:
+    trees = [grown(tree) for tree in step.estimators_]
+    return _outcome(step, average(graph, single(graph, block), trees))
+
+
+def _outcome(step: Any, name: str) -> Outcome:
+    return Outcome(probabilities=name) if hasattr(step, "classes_") else Outcome(value=name)
+
