@@ -73,6 +73,14 @@ class Database:
         with _translated(self.engine), self._writer.begin() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that sees the database as of one moment, however long it reads."""
+        level = "REPEATABLE READ" if self.dialect == "postgresql" else None
+        engine = self.engine.execution_options(isolation_level=level) if level else self.engine
+        with _translated(self.engine), engine.connect() as connection:
+            yield connection
+
     def rows(self, statement: Executable) -> list[dict[str, Any]]:
         """What a query finds, one mapping a row."""
         with self.read() as connection:
