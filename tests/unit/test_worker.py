@@ -1,0 +1,98 @@
+"""What errors mean for a job, and how much memory its process holds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tidemill.errors import DataError, ProjectError, UnavailableError
+from tidemill.stores.faults import judge, killed, over_limit
+from tidemill.worker.memory import group_memory
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+def outside_errors() -> list[BaseException]:
+    import redis
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    return [
+        UnavailableError("MLflow is away."),
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        requests.exceptions.ConnectTimeout("slow"),
+        redis.exceptions.ConnectionError("gone"),
+        OperationalError("SELECT 1", {}, Exception("server closed the connection")),
+        MlflowException("API request to http://x failed with exception timeout"),
+    ]
+
+
+@pytest.mark.parametrize("error", outside_errors(), ids=lambda e: type(e).__name__)
+def test_what_lies_outside_the_model_is_tried_again(error: BaseException) -> None:
+    assert judge(raised(error)).outside
+    assert judge(raised(RuntimeError("while logging"), error)).outside
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("C must be positive"),
+        ProjectError("No candidate could be trained."),
+        DataError("The target is missing."),
+        MemoryError(),
+        FileNotFoundError(errno.ENOENT, "no such file", "data.csv"),
+        KeyError("column"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_what_the_models_own_code_raises_is_not(error: BaseException) -> None:
+    assert not judge(raised(error)).outside
+
+
+def test_a_fault_tells_what_where_and_how_it_came_about() -> None:
+    error = judge(raised(ProjectError("Bad C.", field="C"), ValueError("inner")))
+    assert error.problem["detail"] == "Bad C."
+    assert error.problem["field"] == "C"
+    assert "ValueError: inner" in error.problem["traceback"]
+    plain = judge(raised(ZeroDivisionError("division by zero"))).problem
+    assert plain["detail"] == "ZeroDivisionError: division by zero"
+
+
+def test_errors_that_refer_to_each_other_in_a_circle_are_judged_too() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__context__, two.__context__ = two, one
+    assert not judge(one).outside
+
+
+def test_a_killed_process_is_tried_again_and_one_over_its_limit_is_not() -> None:
+    assert killed("SIGKILL").outside
+    assert not over_limit("too long").outside
+
+
+def test_the_memory_of_a_group_is_that_of_all_its_processes() -> None:
+    code = "import os, sys; held = b'x' * (64 << 20); print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.fork(); {code}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()
+        held = group_memory(process.pid)
+        process.communicate()
+    assert held > 128 << 20
+    assert held < 1 << 30
+    assert group_memory(os.getpgid(0) + 1_000_000) == 0
