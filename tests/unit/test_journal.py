@@ -389,6 +389,34 @@ def test_after_an_error_the_disk_is_left_alone_until_the_next_look(
     assert journal.state().dropped == 50
 
 
+@pytest.mark.parametrize("value", ["\ud800", 2**70, object()])
+def test_a_record_that_cannot_be_written_does_not_take_others_along(
+    value: Any, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path)
+    journal.append(**entry("a"))
+    journal.append(**entry("bad", features=[[value]], encoding="values"))
+    journal.append(**entry("b"))
+    assert journal.commit()
+    write(journal, ["c"])
+    assert ids_in(tmp_path) == ["a", "b", "c"]
+    assert (journal.state().records, journal.state().dropped) == (3, 1)
+
+
+def test_what_one_turn_recorded_stands_or_falls_together(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for id in "ab":
+        journal.append(**entry(id))
+    journal.commit()
+    write(journal, ["c"])
+    journal.close()
+    path = only_segment(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    assert [r.id for r in read_segment(path).records] == ["c"]
+
+
 def test_rules_sample_requests_and_leave_inputs_out(tmp_path: Path) -> None:
     rules = {"half": ModelRule(sample=0.5), "bare": ModelRule(inputs=False)}
     journal = Journal(tmp_path, JournalOptions(models=rules, rule=ModelRule(sample=0.0)))

@@ -182,12 +182,33 @@ class Journal:
             self.tick()
         if not self._pending:
             return True
-        payload, count = self._encode(self._pending), len(self._pending)
-        self._pending.clear()
+        payload, count = self._take_pending()
         data = FRAME.pack(MARKER, len(payload), zlib.crc32(payload, self._seed)) + payload
         if self._full or self._failing or not self._write(data):
             return self._give_up(count)
         self._records += count
+        return True
+
+    def _take_pending(self) -> tuple[bytes, int]:
+        """The buffer encoded, and how many records it held; it is empty afterwards, come what may.
+
+        A record that cannot be encoded (a lone surrogate in a text, say) is dropped and counted,
+        because it would fail again, and all others of its turn with it.
+        """
+        pending, self._pending = self._pending, []
+        try:
+            return self._encode(pending), len(pending)
+        except (UnicodeError, OverflowError, TypeError, ValueError) as error:
+            self._error = f"{type(error).__name__}: {error}"
+        sound = [record for record in pending if self._is_sound(record)]
+        self._dropped += len(pending) - len(sound)
+        return self._encode(sound), len(sound)
+
+    def _is_sound(self, record: Record) -> bool:
+        try:
+            self._encode(record)
+        except (UnicodeError, OverflowError, TypeError, ValueError):
+            return False
         return True
 
     def tick(self) -> None:
