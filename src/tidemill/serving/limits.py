@@ -6,14 +6,21 @@ Headers follow draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy: "key";q=
 
 from __future__ import annotations
 
+import hashlib
 import math
+import mmap
 import re
-from collections.abc import Callable
+import time
+from array import array
+from pathlib import Path
 
 import msgspec
 
 from tidemill.errors import SettingsError
 
+PLACES = 1 << 14
+WIDTH = 3  # doubles a place: owner, tokens, when they were counted
+NEAR = 8  # places where an owner may be
 WINDOWS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 POLICY = re.compile(r"([1-9][0-9]{0,14})\s*(?:/|per)\s*([1-9][0-9]{0,5})?\s*([a-z]+?)s?", re.I)
 
@@ -45,16 +52,22 @@ def parse_policy(name: str, text: str) -> Policy | None:
 
 
 class Bucket:
-    """One caller's share. It starts full and fills at `quota / window` a second."""
+    """One caller's share. It starts full and fills at `quota / window` a second.
 
-    __slots__ = ("_at", "_lines", "_per_second", "_quota", "_tokens", "policy")
+    Its numbers lie in the table's cells: owner, tokens, and when they were counted. A bucket whose
+    place was taken by a newer caller finds itself another one.
+    """
 
-    def __init__(self, policy: Policy, now: float) -> None:
+    __slots__ = ("_cells", "_lines", "_owner", "_per_second", "_place", "_quota", "policy", "table")
+
+    def __init__(self, policy: Policy, table: Table, caller: str) -> None:
         self.policy = policy
-        self._quota = policy.quota
-        self._tokens = float(policy.quota)
+        self.table = table
+        self._quota = float(policy.quota)
         self._per_second = policy.quota / policy.window
-        self._at = now
+        self._cells = table.cells
+        self._owner = table.owner(f"{policy.name} {caller}")
+        self._place = table.place(self._owner, self._quota)
         self._lines = (
             f'ratelimit-policy: "{policy.name}";q={policy.quota};w={policy.window}\r\n'
             f'ratelimit: "{policy.name}";r=%d;t=%d\r\n'
@@ -62,58 +75,79 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Take one token; False when there is none. `now` is monotonic, in seconds."""
-        tokens = self._tokens + (now - self._at) * self._per_second
+        cells, place = self._cells, self._place
+        if cells[place] != self._owner:
+            place = self._place = self.table.place(self._owner, self._quota)
+        tokens = cells[place + 1] + (now - cells[place + 2]) * self._per_second
         if tokens > self._quota:
-            tokens = float(self._quota)
-        self._at = now
+            tokens = self._quota
+        cells[place + 2] = now
         if tokens < 1.0:
-            self._tokens = tokens
+            cells[place + 1] = tokens
             return False
-        self._tokens = tokens - 1.0
+        cells[place + 1] = tokens - 1.0
         return True
 
     def retry_after(self) -> int:
         """Whole seconds until there is a token again, at least 1."""
-        return max(1, math.ceil((1.0 - self._tokens) / self._per_second))
+        missing = 1.0 - self._cells[self._place + 1]
+        return max(1, math.ceil(missing / self._per_second))
 
     def lines(self) -> bytes:
         """The two header lines for an answer."""
-        tokens = int(self._tokens)
+        tokens = int(self._cells[self._place + 1])
         seconds = int((self._quota - tokens) / self._per_second + 0.999999)
         return self._lines % (tokens, seconds)
 
-    def full(self, now: float) -> bool:
-        """Whether forgetting this bucket would change nothing."""
-        return self._tokens + (now - self._at) * self._per_second >= self.policy.quota
+
+class Table:
+    """Where buckets keep their numbers: of fixed size, so that no flood of callers makes it grow,
+    and shared by the processes behind one port, so that a share is one share.
+
+    Two processes that take at the same instant may count one token for both: the limit is kept to
+    within that, without a lock on the hot path.
+
+    Args:
+        folder: Where the processes find the table; None for a process of its own.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        if folder is None:
+            self._map = mmap.mmap(-1, PLACES * WIDTH * 8)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "limits").open("a+b") as file:
+                file.truncate(PLACES * WIDTH * 8)
+                self._map = mmap.mmap(file.fileno(), PLACES * WIDTH * 8)
+        self.cells: memoryview[float] = memoryview(self._map).cast("d")
+
+    def owner(self, caller: str) -> float:
+        """The caller as a number: 48 bits of a hash, which a double holds exactly."""
+        digest = hashlib.blake2b(caller.encode("utf-8", "replace"), digest_size=6).digest()
+        return float(int.from_bytes(digest) + 1)
+
+    def place(self, owner: float, tokens: float) -> int:
+        """The owner's place, taken with that many tokens if it had none. Where all near ones are
+        taken, the one that was not used for longest goes."""
+        cells = self.cells
+        first = int(owner) % PLACES
+        near = [((first + i) % PLACES) * WIDTH for i in range(NEAR)]
+        for place in near:
+            if cells[place] == owner:
+                return place
+        free = next((p for p in near if cells[p] == 0.0), None)
+        place = free if free is not None else min(near, key=lambda p: cells[p + 2])
+        cells[place : place + WIDTH] = array("d", (owner, tokens, time.monotonic()))
+        return place
 
 
 class Buckets:
-    """The buckets of one policy by caller; bounded, because addresses are not.
+    """The buckets of one policy."""
 
-    At the bound the full buckets go first, which changes nothing for their callers, and then the
-    oldest ones.
-    """
-
-    def __init__(self, policy: Policy | None, clock: Callable[[], float], limit: int = 20_000):
+    def __init__(self, policy: Policy | None, table: Table) -> None:
         self._policy = policy
-        self._clock = clock
-        self._limit = limit
-        self._buckets: dict[str, Bucket] = {}
+        self._table = table
 
     def of(self, caller: str) -> Bucket | None:
         """The caller's bucket; None when the policy is off."""
-        if self._policy is None:
-            return None
-        bucket = self._buckets.get(caller)
-        if bucket is None:
-            if len(self._buckets) >= self._limit:
-                self._forget()
-            bucket = self._buckets[caller] = Bucket(self._policy, self._clock())
-        return bucket
-
-    def _forget(self) -> None:
-        now = self._clock()
-        kept = {k: b for k, b in self._buckets.items() if not b.full(now)}
-        for caller in list(kept)[: max(0, len(kept) - self._limit // 2)]:
-            del kept[caller]
-        self._buckets = kept
+        return None if self._policy is None else Bucket(self._policy, self._table, caller)

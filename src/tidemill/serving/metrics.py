@@ -128,16 +128,17 @@ class Metrics:
         )
 
     def scrape(self, registry: CollectorRegistry | None = None) -> bytes:
-        """The text that Prometheus reads; with a registry, what it collects comes after."""
+        """The text that Prometheus reads. With a registry, its metrics come along, but for those
+        that this table has, too: requests of another app behind this one are counted here."""
         from prometheus_client import CollectorRegistry as Registry
         from prometheus_client import generate_latest
 
         for update in self.before_scrape:
             update()
         own = Registry(auto_describe=False)
-        own.register(_Collector(self.counts))
+        own.register(_Collector(self.counts, registry))
         text: bytes = generate_latest(own)
-        return text + (generate_latest(registry) if registry is not None else b"")
+        return text
 
     def _one(self, name: str, labels: dict[str, str], *, gauge: bool) -> Counter:
         key = (name, *labels.values())
@@ -148,14 +149,18 @@ class Metrics:
 
 
 class _Collector:
-    """Reads the counts of all processes and sums them."""
+    """Reads the counts of all processes and sums them; then another registry's."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, other: CollectorRegistry | None) -> None:
         self._counts = counts
+        self._other = other
 
     def collect(self) -> Iterator[Any]:
         for name, group in _grouped(_summed(self._counts.read())):
             yield _family(name, group)
+        for family in self._other.collect() if self._other is not None else ():
+            if not {family.name, f"{family.name}_total"} & METRICS.keys():
+                yield family
 
 
 def _family(name: str, group: list[Series]) -> Any:

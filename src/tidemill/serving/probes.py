@@ -43,12 +43,17 @@ class Probes:
         self._states = {name: _initial(urls.get(name)) for name in PARTS}
 
     def report(self) -> dict[str, str]:
-        """`reachable`, `unreachable`, `unknown`, `local` or `not configured` for each part."""
+        """For each part `ok`, `unreachable`, `not asked yet`, `local` (a file or database that no
+        one serves) or `not configured`."""
         return dict(self._states)
 
     def missing(self) -> list[str]:
         """Required parts that were not found reachable."""
-        return [n for n in self._required if self._states[n] not in ("reachable", "local")]
+        return [n for n in self._required if self._states[n] not in ("ok", "local")]
+
+    def troubled(self) -> list[str]:
+        """Configured parts that cannot be reached."""
+        return [name for name, state in self._states.items() if state == "unreachable"]
 
     async def run(self, seconds: float = EVERY) -> None:
         """Look at all parts for ever."""
@@ -60,7 +65,7 @@ class Probes:
         """Look at each part once."""
         for name, url in self._urls.items():
             if url and self._states[name] != "local":
-                self._states[name] = "reachable" if await reachable(url) else "unreachable"
+                self._states[name] = "ok" if await reachable(url) else "unreachable"
 
 
 async def reachable(url: str, seconds: float = SECONDS) -> bool:
@@ -76,7 +81,7 @@ async def reachable(url: str, seconds: float = SECONDS) -> bool:
 def _initial(url: str | None) -> str:
     if not url:
         return "not configured"
-    return "unknown" if urlsplit(url).scheme in PORTS else "local"
+    return "not asked yet" if urlsplit(url).scheme in PORTS else "local"
 
 
 async def _ask(parts: SplitResult) -> bool:

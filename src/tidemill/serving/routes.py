@@ -119,12 +119,14 @@ class Route(msgspec.Struct, frozen=True, eq=False):
 class Protocol(NamedTuple):
     """One way to talk to the models: its routes, and what OpenAPI says of them.
 
-    `paths()` gives OpenAPI path items by path; it is asked anew whenever a model changes.
+    `paths()` gives OpenAPI path items by path, `schemas()` what they refer to in the components;
+    both are asked anew whenever a model changes.
     """
 
     name: str
     routes: list[Route]
     paths: Callable[[], dict[str, Any]]
+    schemas: Callable[[], dict[str, Any]] = dict
 
 
 class Match(NamedTuple):

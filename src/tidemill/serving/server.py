@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from tidemill.errors import SettingsError
 from tidemill.serving.app import App, ASGIApp
 from tidemill.serving.lane import fast_lane
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings
+from tidemill.serving.sockets import bind, url_of
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -22,7 +26,7 @@ def run(
     settings: ServingSettings,
     *,
     fallback: ASGIApp | None = None,
-    registry: CollectorRegistry | None = None,
+    registry: Callable[[], CollectorRegistry | None] | None = None,
     describe: Callable[[], dict[str, Any]] | None = None,
     on_started: Callable[[str], None] | None = None,
 ) -> None:
@@ -30,7 +34,8 @@ def run(
 
     Args:
         fallback: Answers every path that the data plane does not know.
-        registry: Shown at /metrics with the data plane's own.
+        registry: Gives what is shown at /metrics with the data plane's own; None while it is not
+            there yet.
         describe: The fallback's OpenAPI document, merged into the data plane's.
         on_started: Called with the base URL when the port is open and the first models are loaded.
 
@@ -47,9 +52,11 @@ def serve(
     app: App,
     listener: socket.socket,
     on_started: Callable[[str], None] | None = None,
+    parent: int | None = None,
 ) -> None:
-    """Serve one app on a bound socket, in this process."""
+    """Serve one app on a bound socket, in this process; no longer than a given parent lives."""
     server = Server(config(settings, app))
+    server.parent = parent
     if on_started is not None:
         server.on_started = lambda: on_started(url_of(listener))
     server.run([listener])
@@ -74,41 +81,31 @@ def config(settings: ServingSettings, app: App) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells when it listens."""
+    """uvicorn's server, which tells when it listens and ends when its parent did."""
 
     on_started: Callable[[], None] | None = None
+    parent: int | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.parent is not None and os.getppid() != self.parent:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and self.on_started is not None:
             self.on_started()
 
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        SettingsError: The port is taken or not ours to take.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"Port {port} on {host} cannot be used: {error.strerror}.",
-            field="TIDEMILL_PORT",
-            remedy="Stop what listens there, or choose another port with --port.",
-        ) from error
-    listener.set_inheritable(True)
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """The base URL of a socket, as a browser on this machine would write it."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT as the wish to end, and end with exit code 0; uvicorn's own
+        version raises the signal again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

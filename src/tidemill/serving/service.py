@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,7 +16,7 @@ from tidemill.serving.fleet import Fleet
 from tidemill.serving.gateway import Gateway
 from tidemill.serving.journal import Journal, JournalOptions, ModelRule
 from tidemill.serving.keys import Keys
-from tidemill.serving.limits import Buckets, parse_policy
+from tidemill.serving.limits import Buckets, Table, parse_policy
 from tidemill.serving.load import LoadRuntime, load_predictor
 from tidemill.serving.metrics import Metrics
 from tidemill.serving.predictor import Predictor, Surroundings
@@ -40,7 +39,8 @@ class Service:
     """Everything that one process of the data plane has.
 
     Args:
-        registry: What else `/metrics` shows; the control plane's, when it is in this process.
+        registry: Gives what else `/metrics` shows: the control plane's registry, when it is in
+            this process; None while it is not there yet.
         describe: The control plane's own OpenAPI document, shown together with the data plane's.
         load_runtime: Loads a compiled model; by default `tidemill.serving.runtime.load_runtime`.
         worker: A short name of this process, such as `w1`.
@@ -50,16 +50,16 @@ class Service:
         self,
         settings: ServingSettings,
         *,
-        registry: CollectorRegistry | None = None,
+        registry: Callable[[], CollectorRegistry | None] | None = None,
         describe: Callable[[], dict[str, Any]] | None = None,
         load_runtime: LoadRuntime | None = None,
         worker: str = "w1",
     ) -> None:
         self.settings = settings
-        self.registry = registry
+        self._registry = registry
         self._describe = describe
-        shared = settings.counts_dir if settings.workers > 1 else None
-        self.metrics = Metrics(Counts(shared))
+        self._shared = settings.counts_dir if settings.workers > 1 else None
+        self.metrics = Metrics(Counts(self._shared))
         self.keys = Keys(settings.keys_file if settings.auth == "on" else None)
         self.probes = Probes(
             {"mlflow": settings.tracking_uri, "redis": settings.redis_url or settings.cache_url},
@@ -74,7 +74,6 @@ class Service:
         self.protocols = [make(self) for make in (*PROTOCOLS, status.protocol)]
         self.gateway.router = Router(r for p in self.protocols for r in p.routes)
         self._tasks: list[asyncio.Task[None]] = []
-        self._document: tuple[object, dict[str, Any]] | None = None
         self.metrics.before_scrape.append(partial(_gauges, self))
 
     async def start(self) -> None:
@@ -106,29 +105,34 @@ class Service:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document of all that this process answers; made anew when a model changes."""
-        stamp = self.fleet.predictors
-        if self._document is None or self._document[0] is not stamp:
-            document = openapi.document(self.protocols, self._describe and self._describe())
-            self._document = (stamp, document)
-        return self._document[1]
+        """The OpenAPI document of all that this process answers."""
+        other = self._describe() if self._describe is not None else None
+        return openapi.document(self.protocols, other, keys=self.settings.auth == "on")
+
+    def scrape(self) -> bytes:
+        """What Prometheus reads; may ask a database, so not on the event loop."""
+        return self.metrics.scrape(self._registry() if self._registry is not None else None)
 
     async def _refresh(self) -> None:
-        """Once a second: take up changed keys, and give the journal its tick."""
+        """Once a second: take up changed keys, give the journal its tick, and bring the numbers up
+        to date that other processes may read."""
         while True:
             await asyncio.sleep(KEYS_SECONDS)
             self.keys.refresh()
             if self.journal is not None:
                 self.journal.tick()
+            if self._shared is not None:
+                _gauges(self)
 
     def _gateway(self, settings: ServingSettings) -> Gateway:
         callers = parse_policy("key", settings.rate_limit)
         strangers = parse_policy("address", settings.rate_limit_address)
+        table = Table(self._shared)
         return Gateway(
             Router([]),
             self.keys,
-            Buckets(callers, time.monotonic),
-            Buckets(strangers, time.monotonic),
+            Buckets(callers, table),
+            Buckets(strangers, table),
             self.metrics,
             access_log=settings.access_log == "on",
         )

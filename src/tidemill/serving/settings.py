@@ -33,7 +33,7 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     host: Annotated[str, Meta(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="The port; 0 takes a free one.")] = 8000
-    workers: Annotated[int, Meta(ge=1, le=256, description="Processes that share the port.")] = 1
+    workers: Annotated[int, Meta(ge=1, le=128, description="Processes that share the port.")] = 1
     auth: Annotated[
         Literal["on", "off"], Meta(description="Whether predictions need an API key.")
     ] = "on"

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tidemill.errors import TidemillError
+from tidemill.serving import status_schema
 from tidemill.serving.page import docs_page
-from tidemill.serving.routes import Call, Protocol, Reply, Route, json_reply
+from tidemill.serving.routes import Call, Handler, Protocol, Reply, Route, json_reply
 from tidemill.signature import Signature
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
     from tidemill.serving.fleet import Fleet
-    from tidemill.serving.metrics import Metrics
     from tidemill.serving.predictor import Predictor
     from tidemill.serving.probes import Probes
     from tidemill.serving.service import Service
     from tidemill.serving.turn import Turn
 
+log = logging.getLogger(__name__)
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 
 
 def protocol(service: Service) -> Protocol:
     """Routes and description of what is not a prediction."""
-    status = Status(service.fleet, service.turn, service.probes)
+    fleet = service.fleet
+    status = Status(fleet, service.turn, service.probes)
+    later = Later(service.turn)
     routes = [
         Route("GET", "/health", status.health),
         Route("GET", "/ready", status.ready),
         Route("GET", "/info", status.info),
         Route("GET", "/models/{name}/info", status.model_info),
-        Route("GET", "/metrics", _metrics(service.metrics, service.registry)),
-        Route("GET", "/openapi.json", lambda _: json_reply(service.openapi())),
-        Route("GET", "/docs", lambda _: Reply(docs_page(service.openapi()), content_type=HTML)),
+        Route("GET", "/metrics", later(lambda: Reply(service.scrape(), content_type=TEXT))),
+        Route("GET", "/openapi.json", later(lambda: json_reply(service.openapi()))),
+        Route("GET", "/docs", later(partial(_docs, service))),
     ]
-    return Protocol("status", routes, dict)
+    return Protocol("status", routes, lambda: status_schema.paths(fleet), status_schema.schemas)
 
 
 class Status:
@@ -50,34 +55,34 @@ class Status:
 
     def health(self, call: Call) -> Reply:
         """Whether the process answers at all."""
-        return json_reply({"status": "healthy", "timestamp": _now()})
+        return json_reply({"status": "ok", "timestamp": _now()})
 
     def ready(self, call: Call) -> Reply:
         """Whether predictions can be answered; 503 when not."""
-        journal = self._turn.journal
-        refusing = journal is not None and journal.refusing
-        missing = self._probes.missing()
-        loaded = self._fleet.ready.is_set() and bool(self._fleet.predictors)
-        ready = loaded and not refusing and not missing
+        journal = self._journal()
+        fleet = self._fleet
+        loaded = fleet.ready.is_set() and bool(fleet.predictors)
+        ready = loaded and journal != "refusing" and not self._probes.missing()
+        well = not fleet.problems and journal != "full" and not self._probes.troubled()
+        status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {
-            "status": "ready" if ready else "not ready",
+            "status": status,
             "timestamp": _now(),
             **self._probes.report(),
-            "models": {n: p.version for n, p in self._fleet.predictors.items()},
+            "models": {n: p.version for n, p in fleet.predictors.items()},
             "shelf": self._shelf(),
-            "journal": "off" if journal is None else "refusing" if refusing else "ok",
+            "journal": journal,
         }
         return json_reply(body, 200 if ready else 503)
 
     def info(self, call: Call) -> Reply:
         """What is served."""
-        predictors = self._fleet.predictors
         return json_reply(
             {
                 "service": "tidemill",
                 "version": importlib.metadata.version("tidemill"),
                 "default": self._fleet.default,
-                "models": [describe(p) for _, p in sorted(predictors.items())],
+                "models": [describe(p) for _, p in sorted(self._fleet.predictors.items())],
             }
         )
 
@@ -91,6 +96,39 @@ class Status:
             "problems": self._fleet.problems,
             "synced_at": datetime.fromtimestamp(synced, UTC).isoformat() if synced else None,
         }
+
+    def _journal(self) -> str:
+        journal = self._turn.journal
+        if journal is None:
+            return "off"
+        if journal.refusing:
+            return "refusing"
+        return "full" if journal.state().full else "ok"
+
+
+class Later:
+    """Makes handlers of functions that may take a while: they run in a thread."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, make: Callable[[], Reply]) -> Handler:
+        def handler(call: Call) -> None:
+            task = asyncio.get_running_loop().create_task(self._run(call, make))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return handler
+
+    async def _run(self, call: Call, make: Callable[[], Reply]) -> None:
+        try:
+            reply = await asyncio.to_thread(make)
+        except Exception as error:  # the caller must be answered whatever went wrong
+            log.error("%s failed", call.admission.route.path, exc_info=error)
+            self._turn.fail(call, TidemillError("The server failed on this request."))
+        else:
+            self._turn.release(call, reply)
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
@@ -123,11 +161,8 @@ def _inputs(signature: Signature) -> list[dict[str, Any]]:
     ]
 
 
-def _metrics(metrics: Metrics, registry: CollectorRegistry | None) -> Callable[[Call], Reply]:
-    def answer(call: Call) -> Reply:
-        return Reply(metrics.scrape(registry), content_type=TEXT)
-
-    return answer
+def _docs(service: Service) -> Reply:
+    return Reply(docs_page(service.openapi()), content_type=HTML)
 
 
 def _now() -> str:

@@ -27,7 +27,13 @@ def protocol(service: Service) -> Protocol:
         Route("GET", "/schema", native.schema),
         Route("GET", "/models/{name}/schema", native.schema),
     ]
-    return Protocol("native", routes, lambda: native_schema.paths(service.fleet))
+    fleet = service.fleet
+    return Protocol(
+        "native",
+        routes,
+        lambda: native_schema.paths(fleet),
+        lambda: native_schema.schemas(fleet),
+    )
 
 
 class Native:

@@ -3,15 +3,268 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tidemill.serving.encode import label_text
+from tidemill.serving.openapi import SECURITY, answer, component, reference, refusals
+from tidemill.signature import Column, Label, Signature, Tensor, Value
 
 if TYPE_CHECKING:
     from tidemill.serving.fleet import Fleet
     from tidemill.serving.predictor import Predictor
 
+ERRORS = (400, 403, 404, 413, 415, 422, 429, 500, 503, 504)
+FLOAT32 = 3.4028234e38
+INT64 = 1 << 63
+
 
 def paths(fleet: Fleet) -> dict[str, Any]:
-    return {}
+    """The path items of the native protocol for the models in service."""
+    found: dict[str, Any] = {}
+    default = fleet.default
+    for name, predictor in sorted(fleet.predictors.items()):
+        root = f"/models/{quote(name, safe='')}"
+        found[f"{root}/predict"] = {"post": _predict(predictor, f"predict_{name}")}
+        found[f"{root}/predict_batch"] = {"post": _batch(predictor, f"predict_batch_{name}")}
+        found[f"{root}/schema"] = {"get": _schema(f"schema_{name}")}
+        if name == default:
+            found["/predict"] = {"post": _predict(predictor, "predict")}
+            found["/predict_batch"] = {"post": _batch(predictor, "predict_batch")}
+            found["/schema"] = {"get": _schema("schema")}
+    if default is None:
+        found["/predict"] = {"post": _nameless("predict")}
+        found["/predict_batch"] = {"post": _nameless("predict_batch")}
+        found["/schema"] = {"get": _schema("schema")}
+    return found
+
+
+def schemas(fleet: Fleet) -> dict[str, Any]:
+    """The component schemas of the models in service."""
+    found: dict[str, Any] = {}
+    for name, predictor in fleet.predictors.items():
+        parts = _parts(predictor)
+        found.update({component(name, part): schema for part, schema in parts.items()})
+    return found
 
 
 def model_schema(predictor: Predictor) -> dict[str, Any]:
-    return {}
+    """What one model takes and answers, as JSON Schema, with an example of each form."""
+    parts = {name: _inlined(predictor, part) for name, part in _parts(predictor).items()}
+    return {
+        "model": predictor.name,
+        "version": predictor.version,
+        "request": parts["Request"],
+        "answer": parts["Answer"],
+        "batch_request": parts["BatchRequest"],
+        "batch_answer": parts["BatchAnswer"],
+        "examples": examples(predictor),
+    }
+
+
+def examples(predictor: Predictor) -> dict[str, Any]:
+    """A request of each form, out of the bundle's own example."""
+    rows = predictor.attached("example", lambda p: p.bundle.example()).rows[:2]
+    signature = predictor.signature
+    if signature.tensor is not None:
+        name = signature.tensor.name
+        return {
+            name: {name: list(rows[0])},
+            "instances": {"instances": [{name: list(row)} for row in rows]},
+        }
+    named = dict(zip(signature.names, rows[0], strict=True))
+    return {
+        "features": {"features": list(rows[0])},
+        "named features": {"features": named},
+        "named": named,
+        "instances": {"instances": [list(row) for row in rows]},
+    }
+
+
+def _parts(predictor: Predictor) -> dict[str, Any]:
+    signature, name = predictor.signature, predictor.name
+    single = predictor.packer.dtype.name == "float32"
+    row = reference(component(name, "Row"))
+    if signature.tensor is not None:
+        forms = _tensor_forms(signature.tensor)
+    else:
+        forms = _table_forms(signature, single=single)
+    instances = {"instances": {"type": "array", "minItems": 1, "items": row}}
+    batch = _object(instances)
+    one = _answer(signature, {})
+    return {
+        "Row": {"anyOf": forms[0]},
+        "Request": {"anyOf": [*forms[1], batch]},
+        "BatchRequest": batch,
+        "Answer": _answer(signature, _identity()),
+        "BatchAnswer": {
+            "type": "object",
+            "required": ["predictions", *_identity()],
+            "properties": {
+                "predictions": {
+                    "type": "array",
+                    "items": {
+                        **one,
+                        "required": [*one["required"], "id"],
+                        "properties": {**one["properties"], "id": {"type": "string"}},
+                    },
+                },
+                **_identity(),
+            },
+        },
+    }
+
+
+def _table_forms(signature: Signature, *, single: bool) -> tuple[list[Any], list[Any]]:
+    """The schemas of a row, and of a request for one row."""
+    columns = [_column(column, single=single) for column in signature.columns]
+    listed = {
+        "type": "array",
+        "prefixItems": columns,
+        "items": False,
+        "minItems": len(columns),
+        "maxItems": len(columns),
+    }
+    named = _object(dict(zip(signature.names, columns, strict=True)))
+    wrapped = _object({"features": {"anyOf": [listed, named]}})
+    return [listed, named, wrapped], [wrapped, named]
+
+
+def _tensor_forms(tensor: Tensor) -> tuple[list[Any], list[Any]]:
+    number: dict[str, Any] = {"type": "number"}
+    if tensor.dtype == "float32":
+        number |= {"minimum": -FLOAT32, "maximum": FLOAT32}
+    flat = {"type": "array", "items": number, "minItems": tensor.size, "maxItems": tensor.size}
+    nested: dict[str, Any] = number
+    for size in reversed(tensor.shape):
+        nested = {"type": "array", "items": nested, "minItems": size, "maxItems": size}
+    values = {"anyOf": [flat, nested] if len(tensor.shape) > 1 else [flat]}
+    wrapped = [_object({name: values}) for name in dict.fromkeys((tensor.name, "features"))]
+    return [values, *wrapped], wrapped
+
+
+def _column(column: Column, *, single: bool) -> dict[str, Any]:
+    kinds = {"number": "number", "integer": "integer", "boolean": "boolean", "text": "string"}
+    kind = kinds[column.kind]
+    schema: dict[str, Any] = {"type": [kind, "null"] if column.nullable else kind}
+    if column.categories is not None:
+        nothing: list[Value] = [None] if column.nullable else []
+        schema["enum"] = [*column.categories, *nothing]
+    if column.kind == "integer":
+        schema |= {"minimum": -INT64, "maximum": INT64 - 1}
+    if column.kind == "number" and single:
+        schema |= {"minimum": -FLOAT32, "maximum": FLOAT32}
+    return schema
+
+
+def _answer(signature: Signature, rest: dict[str, Any]) -> dict[str, Any]:
+    properties: dict[str, Any] = {"prediction": _prediction(signature)}
+    required = ["prediction", *rest]
+    if signature.labels:
+        share = {"type": "number", "minimum": 0, "maximum": 1}
+        properties["confidence"] = share
+        properties["probabilities"] = {
+            "type": "object",
+            "properties": {label_text(label): share for label in signature.labels},
+        }
+    return {"type": "object", "required": required, "properties": {**properties, **rest}}
+
+
+def _prediction(signature: Signature) -> dict[str, Any]:
+    if not signature.labels:
+        return {"type": "number", "description": signature.target}
+    labels: list[Label] = list(signature.labels)
+    return {"enum": labels, "description": signature.target}
+
+
+def _identity() -> dict[str, Any]:
+    return {
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "id": {"type": "string", "description": "Names the prediction, for feedback."},
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _predict(predictor: Predictor, operation: str) -> dict[str, Any]:
+    return _operation(
+        predictor, operation, "Request", "Answer", f"Predict {predictor.signature.target}",
+        "One row in any form, or many under `instances`.", examples(predictor),
+    )  # fmt: skip
+
+
+def _batch(predictor: Predictor, operation: str) -> dict[str, Any]:
+    shown = {"instances": examples(predictor)["instances"]}
+    return _operation(
+        predictor, operation, "BatchRequest", "BatchAnswer",
+        f"Predict {predictor.signature.target} for many rows",
+        "Rows under `instances`, each in any form of one row.", shown,
+    )  # fmt: skip
+
+
+def _operation(
+    predictor: Predictor, operation: str, request: str, reply: str, summary: str, words: str,
+    shown: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    name = predictor.name
+    schema = reference(component(name, reply))
+    if request == "Request":
+        schema = {"anyOf": [schema, reference(component(name, "BatchAnswer"))]}
+    body = {
+        "schema": reference(component(name, request)),
+        "examples": {form: {"value": value} for form, value in shown.items()},
+    }
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "description": f"{words} Model {name}, version {predictor.version}.",
+        "tags": ["predict"],
+        "security": SECURITY,
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {"200": answer("The answer.", schema), **refusals(*ERRORS)},
+    }
+
+
+def _nameless(operation: str) -> dict[str, Any]:
+    """`/predict` where no model is the default."""
+    body = {"schema": {"type": "object"}}
+    return {
+        "operationId": operation,
+        "summary": "Predict with the default model",
+        "description": "No model is the default now: name one in the path.",
+        "tags": ["predict"],
+        "security": SECURITY,
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {"200": answer("The answer.", body["schema"]), **refusals(*ERRORS, 409)},
+    }
+
+
+def _schema(operation: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": "What the model takes and answers",
+        "tags": ["describe"],
+        "responses": {
+            "200": answer("JSON Schema of requests and answers.", {"type": "object"}),
+            **refusals(404, 409, 503),
+        },
+    }
+
+
+def _inlined(predictor: Predictor, part: Any) -> Any:
+    """The schema with the reference to the row's schema replaced by it."""
+    row = reference(component(predictor.name, "Row"))
+    if part == row:
+        return _parts(predictor)["Row"]
+    if isinstance(part, dict):
+        return {key: _inlined(predictor, value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_inlined(predictor, value) for value in part]
+    return part
