@@ -25,7 +25,7 @@ def make_place(peer: Peer, cache: Path) -> Place:
     Raises:
         InstallError: The packages do not install here, or the models cannot be prepared.
     """
-    home = cache / "peers" / peer.name
+    home = cache / "peers" / (peer.home or peer.name)
     place = Place(home / "env" / "bin" / "python", home / "models", Path(sys.executable))
     stamp, wanted = home / "done.json", json.dumps(_wanted(peer))
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -67,8 +67,10 @@ def _install(env: Path, packages: tuple[str, ...]) -> None:
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     python = str(env / "bin" / "python")
     if uv:
+        # Copies, for files linked from uv's cache would share their memory with other processes.
+        copies = ["--link-mode", "copy"]
         refresh = ["--reinstall-package", "tidemill"] if OURS in packages else []
-        _run([uv, "pip", "install", "--quiet", "--python", python, *refresh, *packages])
+        _run([uv, "pip", "install", "--quiet", "--python", python, *copies, *refresh, *packages])
     else:
         _run([python, "-m", "pip", "install", "--quiet", *packages])
 

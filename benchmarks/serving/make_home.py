@@ -9,18 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import msgspec
-import numpy as np
-from skl2onnx import to_onnx
-from skl2onnx.common.data_types import FloatTensorType
-
-from benchmarks.serving.train import MODELS, columns, fit, split
-from tidemill import bundle, keyring
-from tidemill.bundle import Answer, Example, Manifest, ModelInput, ModelOutputs
+from benchmarks.serving.train import MODELS, fit, split
+from tidemill import keyring
+from tidemill.bundle import Bundle
+from tidemill.project import Candidate, Project, sklearn_dataset
 from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.signature import Column, Signature
+from tidemill.steps.export import export_bundle
+from tidemill.steps.signature_of import infer_signature
 
 
 def main(home: Path) -> None:
@@ -35,38 +31,22 @@ def main(home: Path) -> None:
     (home / "token").write_text(token)
 
 
-def export(name: str, folder: Path) -> Any:
-    folder.mkdir(parents=True)
-    names = tuple(columns())
-    signature = Signature(
-        task="classification",
-        target="target",
-        columns=tuple(Column(n, "number") for n in names),
-        labels=(0, 1),
+def export(name: str, folder: Path) -> Bundle:
+    """The bundle of one model."""
+    X_train, X_test, y_train, y_test = split(as_frame=True)
+    model = fit(name, as_frame=True)
+    project = Project(name, sklearn_dataset("breast_cancer"), "target", [Candidate(name, model)])
+    signature = infer_signature(X_train, y_train, "classification", project)
+    return export_bundle(
+        model,
+        signature,
+        X_test,
+        y_test.to_numpy(),
+        folder,
+        name=name,
+        X_train=X_train,
+        y_train=y_train.to_numpy(),
     )
-    model = fit(name)
-    inputs = [("X", FloatTensorType([None, 30]))]
-    compiled = to_onnx(model, initial_types=inputs, options={"zipmap": False})
-    (folder / "model.onnx").write_bytes(compiled.SerializeToString())
-    _, X, _, _ = split()
-    rows = tuple(tuple(row) for row in X[:5].tolist())
-    probabilities = model.predict_proba(np.float32(X[:5])).tolist()
-    answers = tuple(
-        Answer(int(label), tuple(p)) for label, p in zip(model.predict(X[:5]), probabilities)
-    )
-    (folder / "signature.json").write_bytes(msgspec.json.encode(signature))
-    (folder / "profile.json").write_bytes(b"{}")
-    (folder / "example.json").write_bytes(msgspec.json.encode(Example(rows, answers)))
-    manifest = Manifest(
-        format=1,
-        model=name,
-        created="2026-11-21T00:00:00Z",
-        runtime="onnx",
-        files={},
-        inputs=(ModelInput("X", "float32", names),),
-        outputs=ModelOutputs(label="label", probabilities="probabilities"),
-    )
-    return bundle.seal(folder, manifest)
 
 
 if __name__ == "__main__":

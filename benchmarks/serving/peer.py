@@ -75,8 +75,8 @@ class Peer:
         show: The packages whose versions belong in the report.
         environment: Variables that the server is started with.
         tidy: Clears away what the server wrote to disk, between measurements.
-        shared: Whether one process of it always holds both models.
-        limit: Whether it is a bound (no features at all) and no product.
+        prove: Raises RuntimeError when the running server lacks what the report says it has on.
+        home: The peer whose environment and models it uses; its own by default.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Peer:
         default=lambda place, model: {"MODEL": place.model(model)}
     )
     tidy: Callable[[Place], None] = lambda place: None
-    shared: bool = False
-    limit: bool = False
+    prove: Callable[[Place, int], None] = lambda place, port: None
+    home: str = ""
 
     def case(self, form: Form) -> str:
         """The name of this server asked in that form."""

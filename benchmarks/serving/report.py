@@ -29,9 +29,9 @@ def markdown(results: Results, notes: str = "", picture: str = "") -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; every column but the first is aligned to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+    """A Markdown table; columns of numbers, which all but the first are, go to the right."""
+    lines = [head, ["---", *["---:" if numbers else "---"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -39,15 +39,15 @@ def _introduction(results: Results) -> str:
     about = results.about
     return (
         f"Measured on {about['date']} by `{about['command']}` on {about['machine']}. "
-        f"{about['rounds']} rounds of {about['seconds']:g} s for every server and setting, taking "
-        "turns; figures are medians over the rounds, ratios are taken within a round. CPU time is "
+        f"Every server and setting had {about['rounds']} turns of {about['seconds']:g} s, in "
+        "alternating rounds; figures are medians over the rounds, ratios are taken within a round. CPU time is "
         "user and system time of all processes of a server, divided by the requests it answered."
     )
 
 
 def _targets(results: Results) -> str:
     rows = [(v.target, v.found, WORDS[v.met]) for v in verdicts(results)]
-    return "## Targets\n\n" + table(("target", "found", ""), rows)
+    return "## Targets\n\n" + table(("target", "found", ""), rows, numbers=False)
 
 
 def _tables(results: Results) -> list[str]:
@@ -143,7 +143,7 @@ def _versions(results: Results) -> str:
         for server, found in results.versions.items()
     ]
     own = f"Python {results.about['python']}, {results.about['load']}."
-    return "## Versions\n\n" + own + "\n\n" + table(("server", "packages"), rows)
+    return "## Versions\n\n" + own + "\n\n" + table(("server", "packages"), rows, numbers=False)
 
 
 METHOD = """

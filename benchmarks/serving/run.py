@@ -17,6 +17,8 @@ from benchmarks.serving.results import Cell, Results, Sample
 from benchmarks.serving.server import Server
 
 Questions = dict[int, list[Question]]
+Asked = tuple[Server, Form]
+ANY_FAILURE = (RuntimeError, OSError, LookupError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class Bench:
         for _ in range(self.plan.cold + 1):
             begun = time.monotonic()
             with self._up(peer, model) as running:
-                check(running, peer.forms[0], question)
+                check(running, peer.forms[0], [question])
                 times.append(time.monotonic() - begun)
         with self._up(peer, model) as running:
-            check(running, peer.forms[0], question)
+            check(running, peer.forms[0], [question])
             self._drive(running, peer.forms[0], (model, 1, 16), 2)
             self.results.memory[peer.name] = held = running.memory()
         self.results.cold[peer.name] = times[1:]
@@ -85,38 +87,38 @@ class Bench:
             running.stop()
 
     @contextmanager
-    def _all_up(self, model: str, questions: Questions) -> Iterator[list[Server]]:
-        """All servers at once, each found to give the right answers in every form."""
+    def _all_up(self, model: str, questions: Questions) -> Iterator[list[Asked]]:
+        """All servers at once, each with the forms in which it gives the right answers."""
         with ExitStack() as stack:
-            servers: list[Server] = []
+            servers: list[Asked] = []
             for peer in list(self.peers):
                 self._try(peer, partial(self._bring_up, stack, servers, peer, model, questions))
             yield servers
 
     def _bring_up(
-        self, stack: ExitStack, servers: list[Server], peer: Peer, model: str, questions: Questions
+        self, stack: ExitStack, servers: list[Asked], peer: Peer, model: str, questions: Questions
     ) -> None:
         running = stack.enter_context(self._up(peer, model))
-        for form in peer.forms:
-            for size in self.plan.rows:
-                for question in questions[size]:
-                    check(running, form, question)
-        servers.append(running)
+        asked = [question for size in self.plan.rows for question in questions[size]]
+        check(running, peer.forms[0], asked)
+        peer.prove(running.place, running.port)
+        servers.append((running, peer.forms[0]))
+        for form in peer.forms[1:]:
+            try:
+                check(running, form, asked, server.ANSWER_LIMIT)
+                servers.append((running, form))
+            except ANY_FAILURE as error:
+                self._leave_out(peer.case(form), error)
 
-    def _round(self, number: int, model: str, servers: list[Server]) -> None:
+    def _round(self, number: int, model: str, servers: list[Asked]) -> None:
         """Each cell in turn; in each cell one server after the other."""
         for rows in self.plan.rows:
             for connections in self.plan.connections:
                 cell = (model, rows, connections)
-                if self.results.has(cell, number):
-                    continue
-                taken = [
-                    self._sample(running, form, cell, number)
-                    for running in servers
-                    for form in running.peer.forms
-                ]
-                self.results.samples += taken
-                self.keep()
+                if not self.results.has(cell, number):
+                    taken = [self._sample(*asked, cell, number) for asked in servers]
+                    self.results.samples += taken
+                    self.keep()
 
     def _sample(self, running: Server, form: Form, cell: Cell, number: int) -> Sample:
         before = running.cpu_seconds()
@@ -167,20 +169,27 @@ class Bench:
         """Do it, or leave the peer out of the rest of the run and say why."""
         try:
             step()
-        except (RuntimeError, OSError, LookupError, ValueError, TypeError) as error:
-            self.results.failures[peer.name] = f"{type(error).__name__}: {error}"
+        except ANY_FAILURE as error:
             self.peers.remove(peer)
-            self.say(f"{peer.title}: left out. {error}")
+            self._leave_out(peer.name, error)
+
+    def _leave_out(self, case: str, error: Exception) -> None:
+        self.results.failures[case] = f"{type(error).__name__}: {error}"
+        self.say(f"{case}: left out. {error}")
 
 
-def check(running: Server, form: Form, question: Question) -> None:
-    """Ask once; a wrong answer is a RuntimeError, because its speed would say nothing."""
-    answer = server.wait_answer(
-        running,
-        form.path(running.model),
-        form.body(question.rows, running.model),
-        form.headers(running.place),
-    )
-    got = [int(label) for label in form.decode(answer)]
-    if got != question.labels:
-        raise RuntimeError(f"wrong answer: {got[:5]} where scikit-learn has {question.labels[:5]}")
+def check(
+    running: Server, form: Form, questions: list[Question], patience: float = server.START_LIMIT
+) -> None:
+    """Ask each once; a wrong answer is a RuntimeError, because its speed would say nothing.
+
+    The first question gets so many seconds to be answered.
+    """
+    path, headers = form.path(running.model), form.headers(running.place)
+    for question in questions:
+        body = form.body(question.rows, running.model)
+        answer = server.wait_answer(running, path, body, headers, patience)
+        got = [int(label) for label in form.decode(answer)]
+        if got != question.labels:
+            raise RuntimeError(f"wrong answer: {got[:5]}; scikit-learn has {question.labels[:5]}")
+        patience = server.ANSWER_LIMIT

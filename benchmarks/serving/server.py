@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from benchmarks.serving.peer import Peer, Place
 
 TICK = os.sysconf("SC_CLK_TCK")
 START_LIMIT = 120.0  # seconds: the slowest peer takes a tenth of it
+ANSWER_LIMIT = 10.0  # once it has started
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,19 @@ def start(peer: Peer, place: Place, model: str, *, cores: set[int]) -> Server:
     return Server(peer, place, model, port, process, log)
 
 
-def wait_answer(server: Server, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
-    """The server's first good answer to that request.
+def wait_answer(
+    server: Server, path: str, body: bytes, headers: Mapping[str, str], patience: float
+) -> Any:
+    """The server's first good answer to that request, within `patience` seconds.
 
     Raises:
         RuntimeError: It ended, or gave none in time; the message has the end of its log.
     """
-    deadline = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + patience
     said = ""
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            status, answer = post(server.port, path, body, headers)
+            status, answer, _ = post(server.port, path, body, headers)
             if status == 200:
                 return json.loads(answer)
             said = f"{status} {answer[:500]!r}"
@@ -102,15 +107,24 @@ def wait_answer(server: Server, path: str, body: bytes, headers: Mapping[str, st
     raise RuntimeError(f"no good answer; {said} {server.log.read_text(errors='replace')[-1500:]}")
 
 
-def post(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    """One POST on a connection of its own."""
+def post(
+    port: int, path: str, body: bytes, headers: Mapping[str, str]
+) -> tuple[int, bytes, Message]:
+    """One POST on a connection of its own: status, body and headers of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        return answer.status, answer.read(), answer.headers
     finally:
         connection.close()
+
+
+def get(port: int, path: str) -> bytes:
+    """The body of one GET."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        found: bytes = answer.read()
+    return found
 
 
 def free_port() -> int:

@@ -75,9 +75,9 @@ def test_a_measurement_with_failed_requests_counts_nowhere_and_is_named() -> Non
 
 def test_a_target_is_met_missed_or_not_measured() -> None:
     found = results_of(sample("tidemill", 0, 10), sample("flask", 0, 130))
-    assert times("flask", 13).verdict(found).met is True
-    assert times("flask", 13.1).verdict(found).met is False
-    assert times("mlserver", 1).verdict(found).met is None
+    assert times("flask", "Flask", 13).verdict(found).met is True
+    assert times("flask", "Flask", 13.1).verdict(found).met is False
+    assert times("mlserver", "MLServer", 1).verdict(found).met is None
 
 
 def test_the_page_has_a_line_for_every_target_and_every_failure() -> None:
@@ -174,6 +174,6 @@ def test_a_servers_children_are_counted_and_ended_with_it(family: server.Server)
 def test_a_wrong_answer_is_an_error_and_not_a_fast_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "wait_answer", lambda *arguments: {"predictions": [1, 0]})
     running: Any = SimpleNamespace(model="logistic", place=None)
-    check(running, Form(), Question([[1.0], [2.0]], [1, 0]))
+    check(running, Form(), [Question([[1.0], [2.0]], [1, 0])])
     with pytest.raises(RuntimeError, match="wrong answer"):
-        check(running, Form(), Question([[1.0], [2.0]], [1, 1]))
+        check(running, Form(), [Question([[1.0], [2.0]], [1, 1])])

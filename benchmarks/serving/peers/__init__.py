@@ -9,6 +9,7 @@ from benchmarks.serving.peer import Peer
 #: In the order of measuring: ours, the limits, what one writes by hand, the frameworks.
 NAMES = (
     "tidemill",
+    "tidemill-unrecorded",
     "limit-asyncio",
     "limit-asgi",
     "fastapi",

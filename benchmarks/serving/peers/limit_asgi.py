@@ -23,5 +23,4 @@ PEER = Peer(
     command=command,
     prepare=prepare,
     environment=environment,
-    limit=True,
 )

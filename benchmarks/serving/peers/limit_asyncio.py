@@ -13,4 +13,5 @@ PEER = replace(
     name="limit-asyncio",
     title="limit: asyncio protocol + httptools + ONNX Runtime",
     command=command,
+    home="limit-asgi",
 )

@@ -1,4 +1,5 @@
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 from benchmarks.serving.environment import OURS
 from benchmarks.serving.peer import Form, Peer, Place, Rows, run_module
 from benchmarks.serving.peers import mlflow_frame, mlserver
+from benchmarks.serving.server import get, post
 
 JOURNAL_BYTES = 8 << 30
 
@@ -45,6 +47,29 @@ def tidy(place: Place) -> None:
                 discard(Path(segment.path))
 
 
+def prove(place: Place, port: int) -> None:
+    """Keys, validation, rate limit, request ids, metrics and journal are on."""
+    path, rows = "/models/logistic/predict", [[1.0] * 30]
+    good = json.dumps({"features": rows[0]}).encode()
+    status, _, _ = post(port, path, good, {})
+    _demand(status == 403, f"a request without a key is answered with {status}")
+    status, _, _ = post(port, path, json.dumps({"features": ["x"] * 30}).encode(), key(place))
+    _demand(status == 422, f"a row of texts is answered with {status}")
+    _, body, headers = post(port, path, good, {**key(place), "X-Request-ID": "proof"})
+    _demand(headers["x-request-id"] == "proof", "the request id is not returned")
+    _demand("ratelimit" in headers, "the rate limit is off")
+    recorded = (path.read_bytes() for path in (place.folder / "journal").glob("*.journal"))
+    answer_id = json.loads(body)["id"].encode()
+    _demand(any(answer_id in journal for journal in recorded), "the journal lacks the prediction")
+    counted = get(port, "/metrics")
+    _demand(b"model_predictions_total" in counted, "predictions are not counted")
+
+
+def _demand(found: bool, complaint: str) -> None:
+    if not found:
+        raise RuntimeError(complaint)
+
+
 def native(rows: Rows, model: str) -> Any:
     return {"features": rows[0]} if len(rows) == 1 else {"instances": rows}
 
@@ -63,6 +88,7 @@ PEER = Peer(
     prepare=prepare,
     environment=environment,
     tidy=tidy,
+    prove=prove,
     forms=(
         Form(
             path=lambda model: f"/models/{model}/predict",
