@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -21,10 +21,9 @@ from tidemill.stores.jobs import Job
 from tidemill.worker import child
 from tidemill.worker.child import Report
 from tidemill.worker.memory import group_memory
+from tidemill.worker.pulse import Pulse
 
-BEAT_SECONDS = 1.0
-# A new stage is shown sooner than the next heartbeat.
-NEWS_SECONDS = 0.25
+RETRY_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 CLEANUP_SECONDS = 60.0
 LONGEST_WAIT = 15.0
@@ -38,10 +37,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Course:
-    """What is known of a running job."""
+    """How a job's process ended."""
 
-    report: Report = field(default_factory=lambda: Report(0.0, "starting"))
-    shown: bool = True  # whether the row has this stage already
     outcome: dict[str, Any] | Fault | None = None
     stopped: str | None = None  # "cancel", "lost", "leaving" or None
 
@@ -83,23 +80,22 @@ class Attendant:
 
     def _watch(self, job: Job) -> _Course:
         course = _Course()
-        process, pipe = self._start(job, job.kind)
-        began = beaten = time.monotonic()
-        try:
-            while course.outcome is None and course.stopped is None:
-                _listen(process, pipe, course)
-                now = time.monotonic()
-                if course.outcome is None:
-                    course.outcome = _check_limits(job, process, now - began)
-                if now - beaten >= (BEAT_SECONDS if course.shown else NEWS_SECONDS):
-                    beaten = now
-                    course.stopped = self._beat(job, course.report)
-                    course.shown = True
-                if self._leaving.is_set():
-                    course.stopped = course.stopped or "leaving"
-        finally:
-            _end(process)
-            pipe.close()
+        with Pulse(self._platform.jobs, job) as pulse:
+            process, pipe = self._start(job, job.kind)
+            began = time.monotonic()
+            try:
+                while course.outcome is None and course.stopped is None:
+                    _listen(process, pipe, course, pulse)
+                    if course.outcome is None:
+                        course.outcome = _check_limits(job, process, time.monotonic() - began)
+                    course.stopped = "leaving" if self._leaving.is_set() else pulse.verdict
+            finally:
+                _end(process)
+                pipe.close()
+        if isinstance(course.outcome, Fault) and course.stopped is None:
+            # It may have ended because it saw before the pulse did that it was to stop.
+            pulse.beat()
+            course.stopped = pulse.verdict
         return course
 
     def _start(self, job: Job, verb: str) -> tuple[BaseProcess, Connection]:
@@ -111,24 +107,12 @@ class Attendant:
         theirs.close()
         return process, ours
 
-    def _beat(self, job: Job, report: Report) -> str | None:
-        try:
-            answer = self._platform.jobs.beat(job, **vars(report))
-        except UnavailableError as error:
-            # The work goes on: whether it still counts is seen when the database is back.
-            log.warning("job %s: no heartbeat: %s", job.id, error)
-            return None
-        return None if answer == "go on" else answer
-
     def _conclude(self, job: Job, course: _Course) -> None:
         outcome = course.outcome
         if isinstance(outcome, dict):
             self._insist(lambda: self._platform.jobs.succeed(job, outcome))
             log.info("job %s succeeded", job.id)
             return
-        if course.outcome is not None and course.stopped is None:
-            # It may have ended because it saw before we did that it was to stop.
-            course.stopped = self._beat(job, course.report)
         if course.stopped == "leaving":
             self._put_off(job, Fault(True, _LEFT.problem()), counts=False, delay=0.0)
             return
@@ -172,7 +156,7 @@ class Attendant:
                 write()
             except UnavailableError as error:
                 log.warning("cannot write how a job ended yet: %s", error)
-                time.sleep(BEAT_SECONDS)
+                time.sleep(RETRY_SECONDS)
             else:
                 return
 
@@ -191,7 +175,7 @@ class Attendant:
             pipe.close()
 
 
-def _listen(process: BaseProcess, pipe: Connection, course: _Course) -> None:
+def _listen(process: BaseProcess, pipe: Connection, course: _Course, pulse: Pulse) -> None:
     """Take in what the process says for a moment; its silence at its end is a fault too."""
     try:
         if not pipe.poll(LOOK_SECONDS):
@@ -202,8 +186,7 @@ def _listen(process: BaseProcess, pipe: Connection, course: _Course) -> None:
         course.outcome = killed(f"The job's process ended with {_exit(process)}.")
         return
     if isinstance(said, dict) and said.pop("report", False):
-        course.shown = course.shown and said["stage"] == course.report.stage
-        course.report = Report(**said)
+        pulse.tell(Report(**said))
     else:
         course.outcome = said
 
