@@ -50,3 +50,5 @@ def run() -> None:
         sys.exit(console.report_error(error))
     except KeyboardInterrupt:
         sys.exit(console.EXIT_INTERRUPTED)
+    except Exception as error:
+        sys.exit(console.report_bug(error))

@@ -7,6 +7,8 @@ Exit codes: 0 done; 1 refused or failed, with the reason; 2 the command line its
 from __future__ import annotations
 
 import json
+import logging
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +35,16 @@ def report_error(error: TidemillError) -> int:
     if error.remedy:
         err.print(f"  next: {error.remedy}", markup=False)
     return EXIT_GATE if isinstance(error, GateError) else EXIT_FAILED
+
+
+def report_bug(error: Exception) -> int:
+    """Say in one line what nobody foresaw; the traceback goes to the log."""
+    logging.getLogger("tidemill").exception("unexpected")
+    folders = [h.baseFilename for h in logging.getLogger().handlers if hasattr(h, "baseFilename")]
+    err.print("[bold red]Unexpected:[/] ", end="")
+    err.print(f"{type(error).__name__}: {error}", markup=False)
+    err.print(f"  the traceback is in {folders[0]}" if folders else traceback.format_exc())
+    return EXIT_FAILED
 
 
 def print_json(value: Any) -> None:

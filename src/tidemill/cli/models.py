@@ -122,8 +122,12 @@ def rollback(
 
 def open_registry(settings: Settings) -> Registry:
     """The registry that the settings name."""
+    from tidemill.stores.link import bound_waits
+    from tidemill.stores.quiet import quiet_mlflow
     from tidemill.stores.registry import Registry
 
+    bound_waits()
+    quiet_mlflow()
     return Registry(settings.mlflow_uri, settings.registry_uri)
 
 

@@ -26,13 +26,13 @@ def shelve(settings: Settings, reference: str) -> tuple[str, Placed]:
         BundleError: The bundle is gone or damaged.
         UnavailableError: MLflow is out of reach and the shelf has nothing under that name.
     """
+    from tidemill.cli.models import open_registry
     from tidemill.serving.shelf import place, read_state
-    from tidemill.stores.registry import Registry
     from tidemill.stores.versions import parse_reference
 
     name = parse_reference(reference).name
     try:
-        registry = Registry(settings.mlflow_uri, settings.registry_uri)
+        registry = open_registry(settings)
         version = registry.resolve(reference, stage=settings.model_stage)
         with tempfile.TemporaryDirectory() as scratch:
             held = registry.fetch_bundle(version, Path(scratch))

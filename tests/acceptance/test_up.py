@@ -1,0 +1,194 @@
+"""`tidemill up` as a user starts it: real processes, real ports, the printed command pasted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+UP = [sys.executable, "-m", "tidemill", "up"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Up:
+    """A running `tidemill up`, and what it has printed so far."""
+
+    def __init__(self, home: Path, *more: str) -> None:
+        self.ports = (free_port(), free_port())
+        options = ["--home", str(home), "--port", str(self.ports[0])]
+        options += ["--mlflow-port", str(self.ports[1]), *more]
+        self.output = home.parent / "up.txt"
+        self.api = f"http://127.0.0.1:{self.ports[0]}"
+        self.mlflow = f"http://127.0.0.1:{self.ports[1]}"
+        with self.output.open("w") as out:
+            environment = {**os.environ, "COLUMNS": "300"}
+            self.process = subprocess.Popen(
+                [*UP, *options], stdout=out, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def await_text(self, text: str, timeout: float = 120) -> str:
+        deadline = time.monotonic() + timeout
+        while text not in (printed := self.output.read_text()):
+            assert self.process.poll() is None, printed
+            assert time.monotonic() < deadline, printed
+            time.sleep(0.05)
+        return printed
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+
+@contextlib.contextmanager
+def running(home: Path, *more: str) -> Iterator[Up]:
+    up = Up(home, *more)
+    try:
+        yield up
+    finally:
+        if up.process.poll() is None:
+            up.end()
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def await_fetch(url: str, timeout: float = 120) -> bytes:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return fetch(url)
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} never answered"
+            time.sleep(0.1)
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below one, by the process table."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(fields[1])
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """`tidemill up` from nothing, in a folder of its own."""
+    home = tmp_path_factory.mktemp("up") / ".tidemill"
+    with running(home) as up:
+        up.await_text("Ask ClassificationModel")
+        yield up
+
+
+def test_from_nothing_to_a_prediction_with_the_printed_command(served: Up) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed, and the printed command uses it")
+    command = served.await_text("-d ").partition("Ask ClassificationModel:")[2]
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert answer["prediction"] in ("malignant", "benign")
+    assert answer["model"] == "ClassificationModel"
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_mlflow_server_shows_the_registered_model(served: Up) -> None:
+    await_fetch(f"{served.mlflow}/health")
+    url = f"{served.mlflow}/api/2.0/mlflow/registered-models/get?name=ClassificationModel"
+    model = json.loads(fetch(url))["registered_model"]
+    assert {"alias": "champion", "version": "1"} in model["aliases"]
+    assert b"<html" in fetch(served.mlflow)[:500].lower()
+
+
+def test_both_planes_answer_on_one_port(served: Up) -> None:
+    ready = json.loads(fetch(f"{served.api}/ready"))
+    assert ready["status"] == "ready"
+    assert "experiments" in fetch(f"{served.api}/experiments").decode()
+    assert "/predict" in json.loads(fetch(f"{served.api}/openapi.json"))["paths"]
+
+
+def test_without_a_key_nothing_is_predicted(served: Up) -> None:
+    request = urllib.request.Request(f"{served.api}/predict", b"{}", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    with refused.value as answer:
+        assert answer.status == 403
+        assert json.load(answer)["title"] == "Forbidden"
+
+
+def test_a_second_up_says_who_holds_the_home(served: Up, tmp_path: Path) -> None:
+    home = served.output.parent / ".tidemill"
+    second = subprocess.run(
+        [*UP, "--home", str(home)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert second.returncode == 1
+    assert f"process {served.process.pid}" in second.stderr.replace("\n", " ")
+    assert served.api in second.stderr.replace("\n", "")
+
+
+def test_a_port_in_use_is_named_with_the_option_to_change(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        done = subprocess.run(
+            [*UP, "--home", str(tmp_path / "h"), "--port", str(port)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"Port {port}" in done.stderr
+    assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_every_process_and_the_next_up_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    home = tmp_path / ".tidemill"
+    with running(home, "--first", "gallery:iris") as up:
+        up.await_text("Ask iris-classifier")
+        await_fetch(f"{up.mlflow}/health")
+        children = descendants(up.process.pid)
+        assert len(children) >= 5
+        assert up.end(number) == 0
+    assert [pid for pid in children if alive(pid)] == []
+    assert "Traceback" not in up.output.read_text()
+    with running(home) as again:
+        printed = again.await_text("Ask iris-classifier")
+        assert "made now" not in printed
+        key = re.search(r"\$\(cat (\S+)\)", printed)
+        assert key is not None
+        assert Path(key[1]).stat().st_mode & 0o777 == 0o600
