@@ -157,7 +157,7 @@ class Packer:
         if self.dtype != np.float32:
             return
         # The sum is cheaper than a test of every number, and not finite whenever one of them is.
-        total = matrix.sum(dtype=np.float64)
+        total = float(matrix.sum(dtype=np.float64))
         if total - total == 0 or not np.isinf(matrix).any():
             return
         index = int(np.argwhere(np.isinf(matrix))[0][1])

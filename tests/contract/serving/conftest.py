@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import tempfile
@@ -281,9 +282,12 @@ def wait_until(holds: Callable[[], Any], what: str, seconds: float = 10.0) -> An
     raise AssertionError(f"waited {seconds} s in vain for {what}")
 
 
-@pytest.fixture
-def start(home: Path) -> Iterator[Callable[..., Tidemill]]:
-    """Starts the data plane over the fresh home; keyword arguments are its settings."""
+Start = Callable[..., Tidemill]
+
+
+@contextlib.contextmanager
+def starting(home: Path) -> Iterator[Start]:
+    """Starts data planes over a home; keyword arguments are their settings."""
     running: list[Tidemill] = []
 
     def begin(fallback: Any = None, **settings: Any) -> Tidemill:
@@ -297,6 +301,16 @@ def start(home: Path) -> Iterator[Callable[..., Tidemill]]:
 
 
 @pytest.fixture
-def served(shelf: Path, start: Callable[..., Tidemill]) -> Tidemill:
-    """The data plane without keys, serving the three models."""
-    return start()
+def start(home: Path) -> Iterator[Start]:
+    """Starts data planes over the test's fresh home."""
+    with starting(home) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tidemill]:
+    """A data plane without keys that serves the three models, for tests that change nothing."""
+    home = tmp_path_factory.mktemp("home")
+    make_shelf(home / "shelf")
+    with starting(home) as begin:
+        yield begin()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 import uvicorn
 
-from .conftest import FLOATS, Running, wait_until
+from .conftest import FLOATS, Running, make_shelf, starting, wait_until
 
 ROW = msgspec.json.encode({"features": [3.0] * len(FLOATS)})
 KEEP_ALIVE = 1
@@ -84,16 +86,33 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-@pytest.fixture(params=["tidemill", "uvicorn"])
-def server(request: Any, start: Callable[..., Running], shelf: Any) -> Iterator[Running]:
-    """Tidemill, and what it must not differ from."""
-    if request.param == "tidemill":
-        yield start(keep_alive=KEEP_ALIVE)
+@contextlib.contextmanager
+def serving(kind: str, home: Path) -> Iterator[Running]:
+    """Tidemill, or what it must not differ from."""
+    if kind == "tidemill":
+        make_shelf(home / "shelf")
+        with starting(home) as begin:
+            yield begin(keep_alive=KEEP_ALIVE)
         return
     options = {"http": "httptools", "log_config": None, "timeout_keep_alive": KEEP_ALIVE}
     running = Running(uvicorn.Server(uvicorn.Config(plain, **options)))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module", params=["tidemill", "uvicorn"])
+def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(request.param, tmp_path_factory.mktemp("home")) as running:
+        # Small buffers in the kernel, so that the server's own are soon full.
+        running.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        yield running
+
+
+@pytest.fixture(params=["tidemill", "uvicorn"])
+def mortal(request: Any, tmp_path: Path) -> Iterator[Running]:
+    """A server of the test's own, to be stopped."""
+    with serving(request.param, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
@@ -329,8 +348,7 @@ def test_a_client_that_does_not_read_is_not_read_either(connect: Connect) -> Non
 
 def test_a_slow_reader_gets_every_answer(connect: Connect) -> None:
     client = connect()
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    count = 400
+    count = 3000
     sender = threading.Thread(
         target=lambda: [client.send(post(number=n)) for n in range(count)], daemon=True
     )
@@ -340,41 +358,42 @@ def test_a_slow_reader_gets_every_answer(connect: Connect) -> None:
     sender.join(10)
 
 
-def test_stopping_answers_what_was_asked_and_closes_the_idle(
-    server: Running, connect: Connect
-) -> None:
-    idle, busy = connect(), connect()
+def test_stopping_answers_what_was_asked_and_closes_the_idle(mortal: Running) -> None:
+    idle, busy = Client(mortal), Client(mortal)
     for client in (idle, busy):
         client.send(post())
         client.read()
     head, _, body = post(number=1).partition(b"\r\n\r\n")
     busy.send(head + b"\r\n\r\n" + body[:3])
     time.sleep(0.1)
-    server.server.should_exit = True
+    mortal.server.should_exit = True
     assert idle.closed()
     busy.send(body[3:])
     got = busy.read()
     assert (got.status, got.headers.get(b"connection")) == (200, b"close")
     assert busy.closed()
-    server.thread.join(10)
-    assert not server.thread.is_alive()
+    idle.socket.close()
+    busy.socket.close()
+    mortal.thread.join(10)
+    assert not mortal.thread.is_alive()
     with pytest.raises(OSError, match=r"refused|reset"):
-        server.connect()
+        mortal.connect()
 
 
-def test_a_known_head_that_stopping_cuts_is_answered(server: Running, connect: Connect) -> None:
-    client = connect()
+def test_a_known_head_that_stopping_cuts_is_answered(mortal: Running) -> None:
+    client = Client(mortal)
     client.send(post())
     client.read()
     request = post()
     client.send(request[:-4])
     time.sleep(0.1)
-    server.server.should_exit = True
+    mortal.server.should_exit = True
     time.sleep(0.2)
     client.send(request[-4:])
     got = client.read()
     assert (got.status, got.headers.get(b"connection")) == (200, b"close")
     assert client.closed()
+    client.socket.close()
 
 
 def test_leading_line_ends_are_skipped(connect: Connect) -> None:
