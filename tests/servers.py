@@ -155,17 +155,15 @@ class MlflowServer:
 
     def start(self) -> None:
         store = self.store or f"sqlite:///{self.folder / 'mlflow.db'}"
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-                "--port", str(self.port), "--backend-store-uri", store, "--workers", "1",
-                "--default-artifact-root", str(self.folder / "artifacts"),
-                "--no-serve-artifacts",
-            ],
-            stdout=(self.folder / "mlflow.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
+            "--port", str(self.port), "--backend-store-uri", store, "--workers", "1",
+            "--default-artifact-root", str(self.folder / "artifacts"), "--no-serve-artifacts",
+        ]  # fmt: skip
+        with (self.folder / "mlflow.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         wait_until(self._answers, "the MLflow server to answer", 90)
 
     def stop(self) -> None:

@@ -28,7 +28,15 @@ LOOK_SECONDS = 0.1
 CLEANUP_SECONDS = 60.0
 LONGEST_WAIT = 15.0
 # Loaded once by the server that job processes are forked from; a missing extra is no matter.
-PRELOAD = ["tidemill.worker.child", "tidemill.worker.kinds", "mlflow", "sklearn.pipeline", "pandas"]
+PRELOAD = [
+    "tidemill.worker.child",
+    "tidemill.worker.training",
+    "mlflow.sklearn",
+    "sklearn.linear_model",
+    "skl2onnx",
+    "onnxruntime",
+    "matplotlib.figure",
+]
 
 _LEFT = UnavailableError("Its worker was stopped; another one takes it.")
 
@@ -54,7 +62,8 @@ class Attendant:
         self._platform = platform
         self._name = name
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(PRELOAD)
+        preload = platform.settings.worker_preload
+        self._processes.set_forkserver_preload(PRELOAD if preload else PRELOAD[:1])
         self._leaving = threading.Event()
 
     def warm_up(self) -> None:
@@ -120,7 +129,8 @@ class Attendant:
             self._stopped(job, course.stopped)
         elif isinstance(outcome, Fault):
             self._faulted(job, outcome)
-        self._clean_up(job)
+        if job.model is not None:
+            self._clean_up(job)
 
     def _stopped(self, job: Job, how: str) -> None:
         if how == "cancel":

@@ -66,13 +66,13 @@ def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
 
 
 def _perform(settings: Settings, job: Job, verb: str, pipe: Connection) -> dict[str, Any]:
-    from tidemill.worker.kinds import VERBS
+    from tidemill.worker.kinds import find_verb
 
     if job.project is not None and Path(job.project).is_file():
         os.chdir(Path(job.project).parent)  # projects name their data from where they lie
     platform = Platform.open(settings)
     try:
-        return VERBS[verb](platform, job, _reporter(platform, job, pipe))
+        return find_verb(verb)(platform, job, _reporter(platform, job, pipe))
     finally:
         platform.close()
 

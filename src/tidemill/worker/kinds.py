@@ -1,84 +1,58 @@
 """The verbs a job can be: each takes the platform, the job and a way to report, and gives a result.
 
 A verb may be run again after its worker died at any point, so each first looks for what an earlier
-attempt has already brought about: the runs and the version of a job carry its id as a tag.
+attempt has already brought about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+import importlib
+import time
+from collections.abc import Callable
 from typing import Any
 
-from tidemill.loop.promote import GATE_TAG, promote
-from tidemill.loop.train import Progress, train
+from tidemill.errors import RequestError
 from tidemill.platform import Platform
-from tidemill.project import Project, load_project
 from tidemill.stores.jobs import Job
-from tidemill.stores.versions import CHAMPION
 from tidemill.worker.child import Report
 
 JOB_TAG = "tidemill.job_id"
+PROBE_STEP = 0.1
 SayHow = Callable[[Report], None]
 Verb = Callable[[Platform, Job, SayHow], dict[str, Any]]
 
-
-def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
-    """Train the project's candidates and register the best, once however often it is tried."""
-    if job.attempts > 1:
-        earlier = _settled(platform, job)
-        if earlier is not None:
-            return earlier
-        clean_up(platform, job, report)
-    _train(platform, job, report)
-    settled = _settled(platform, job)
-    assert settled is not None, "a training that ends well has registered a version"
-    return settled
+#: Where each verb is; its module is loaded only in the process that needs it.
+VERBS = {
+    "train": "tidemill.worker.training:run_train",
+    "retrain": "tidemill.worker.training:run_retrain",
+    "probe": "tidemill.worker.kinds:run_probe",
+    "clean_up": "tidemill.worker.kinds:clean_up",
+}
 
 
-def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
-    """Train, and let the new version try to become champion; it stays challenger if it may not."""
-    result = run_train(platform, job, report)
-    report(Report(97.0, "promote", job.progress or {}))
-    return result | {"gate": _gate(platform, job, str(result["version"]))}
+def find_verb(name: str) -> Verb:
+    """The function behind a verb.
+
+    Raises:
+        RequestError: There is no such verb.
+    """
+    if name not in VERBS:
+        raise RequestError(
+            f"No worker here can do '{name}'.", field="kind", expected=f"one of {', '.join(VERBS)}"
+        )
+    module, _, function = VERBS[name].partition(":")
+    verb: Verb = getattr(importlib.import_module(module), function)
+    return verb
 
 
-def _gate(platform: Platform, job: Job, number: str) -> dict[str, Any]:
-    """The gate's verdict on the version, asked for once: an earlier attempt may have been there."""
-    registry = platform.registry
-    version = registry.version(str(job.model), number)
-    if CHAMPION in version.aliases:
-        return {"promoted": True}
-    if version.tags.get(f"{GATE_TAG}verdict") == "failed":
-        return {"promoted": False, "reasons": [version.tags.get(f"{GATE_TAG}reason", "")]}
-    verdict = promote(
-        _project(job),
-        registry,
-        version.name,
-        version=number,
-        reason=job.params.get("reason"),
-        actor=f"job:{job.id}",
-        audit=partial(platform.audit_transition, origin="worker"),
-    )
-    return {"promoted": verdict.promoted, "reasons": list(verdict.reasons)}
-
-
-def _train(platform: Platform, job: Job, report: SayHow) -> None:
-    def forward(progress: Progress) -> None:
-        report(_report(progress))
-
-    settings = platform.settings
-    train(
-        _tagged(_project(job), job),
-        tracking_uri=settings.mlflow_uri,
-        registry_uri=settings.registry_uri,
-        artifact_root=settings.artifact_root,
-        overrides=job.params.get("overrides") or {},
-        trials=job.params.get("trials"),
-        only=job.params.get("only") or (),
-        on_progress=forward,
-    )
+def run_probe(_: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Do nothing for `seconds`: shows that jobs arrive, run and end, and how long that takes."""
+    seconds = float(job.params.get("seconds", 0.0))
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        report(Report(100 * passed / seconds, "probe"))
+        time.sleep(min(PROBE_STEP, seconds - passed))
+    return {"seconds": seconds}
 
 
 def clean_up(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
@@ -90,48 +64,3 @@ def clean_up(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     for run in left:
         client.set_terminated(run.info.run_id, "KILLED")
     return {"killed": len(left)}
-
-
-def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
-    """The one version that the job registered, if it did.
-
-    Two attempts can both have registered one only when the first was stopped as a whole (a paused
-    machine) just before and woke up after the second: the later version is taken away.
-    """
-    client = platform.tracking
-    found = client.search_model_versions(f"tags.`{JOB_TAG}` = '{job.id}'")
-    if not found:
-        return None
-    version, *extra = sorted(found, key=lambda each: int(each.version))
-    for surplus in extra:
-        client.delete_model_version(surplus.name, surplus.version)
-    run = client.get_run(version.run_id)
-    return {
-        "model": version.name,
-        "version": str(version.version),
-        "run_id": version.run_id,
-        "candidate": version.tags.get("tidemill.candidate"),
-        "metrics": dict(run.data.metrics),
-    }
-
-
-def _project(job: Job) -> Project:
-    assert job.project is not None, "a training job says where its project is"
-    return load_project(job.project)
-
-
-def _tagged(project: Project, job: Job) -> Project:
-    """The project whose runs and version will carry the job's id."""
-    return replace(project, tags={**project.tags, JOB_TAG: job.id})
-
-
-def _report(progress: Progress) -> Report:
-    rest: Mapping[str, Any] = {
-        name: value
-        for name, value in vars(progress).items()
-        if name not in ("percent", "stage") and value is not None
-    }
-    return Report(progress.percent, progress.stage, rest)
-
-
-VERBS: dict[str, Verb] = {"train": run_train, "retrain": run_retrain, "clean_up": clean_up}

@@ -1,0 +1,120 @@
+"""Training as a job: done once, however often its worker dies.
+
+The runs and the version of a job carry its id as a tag, so that another attempt finds what an
+earlier one has brought about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from tidemill.loop.promote import GATE_TAG, promote
+from tidemill.loop.train import Progress, train
+from tidemill.platform import Platform
+from tidemill.project import Project, load_project
+from tidemill.stores.jobs import Job
+from tidemill.stores.versions import CHAMPION
+from tidemill.worker.child import Report
+from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up
+
+
+def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Train the project's candidates and register the best, once however often it is tried."""
+    if job.attempts > 1:
+        earlier = _settled(platform, job)
+        if earlier is not None:
+            return earlier
+        clean_up(platform, job, report)
+    _train(platform, job, report)
+    settled = _settled(platform, job)
+    assert settled is not None, "a training that ends well has registered a version"
+    return settled
+
+
+def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Train, and let the new version try to become champion; it stays challenger if it may not."""
+    result = run_train(platform, job, report)
+    report(Report(97.0, "promote", job.progress or {}))
+    return result | {"gate": _gate(platform, job, str(result["version"]))}
+
+
+def _gate(platform: Platform, job: Job, number: str) -> dict[str, Any]:
+    """The gate's verdict on the version, asked for once: an earlier attempt may have been there."""
+    registry = platform.registry
+    version = registry.version(str(job.model), number)
+    if CHAMPION in version.aliases:
+        return {"promoted": True}
+    if version.tags.get(f"{GATE_TAG}verdict") == "failed":
+        return {"promoted": False, "reasons": [version.tags.get(f"{GATE_TAG}reason", "")]}
+    verdict = promote(
+        _project(job),
+        registry,
+        version.name,
+        version=number,
+        reason=job.params.get("reason"),
+        actor=f"job:{job.id}",
+        audit=partial(platform.audit_transition, origin="worker"),
+    )
+    return {"promoted": verdict.promoted, "reasons": list(verdict.reasons)}
+
+
+def _train(platform: Platform, job: Job, report: SayHow) -> None:
+    def forward(progress: Progress) -> None:
+        report(_report(progress))
+
+    settings = platform.settings
+    train(
+        _tagged(_project(job), job),
+        tracking_uri=settings.mlflow_uri,
+        registry_uri=settings.registry_uri,
+        artifact_root=settings.artifact_root,
+        overrides=job.params.get("overrides") or {},
+        trials=job.params.get("trials"),
+        only=job.params.get("only") or (),
+        on_progress=forward,
+    )
+
+
+def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
+    """The one version that the job registered, if it did.
+
+    Two attempts can both have registered one only when the first was stopped as a whole (a paused
+    machine) just before and woke up after the second: the later version is taken away.
+    """
+    client = platform.tracking
+    found = client.search_model_versions(f"tags.`{JOB_TAG}` = '{job.id}'")
+    if not found:
+        return None
+    version, *extra = sorted(found, key=lambda each: int(each.version))
+    for surplus in extra:
+        client.delete_model_version(surplus.name, surplus.version)
+    run = client.get_run(version.run_id)
+    return {
+        "model": version.name,
+        "version": str(version.version),
+        "run_id": version.run_id,
+        "candidate": version.tags.get("tidemill.candidate"),
+        "metrics": dict(run.data.metrics),
+    }
+
+
+def _project(job: Job) -> Project:
+    assert job.project is not None, "a training job says where its project is"
+    return load_project(job.project)
+
+
+def _tagged(project: Project, job: Job) -> Project:
+    """The project whose runs and version will carry the job's id."""
+    return replace(project, tags={**project.tags, JOB_TAG: job.id})
+
+
+def _report(progress: Progress) -> Report:
+    rest: Mapping[str, Any] = {
+        name: value
+        for name, value in vars(progress).items()
+        if name not in ("percent", "stage") and value is not None
+    }
+    return Report(progress.percent, progress.stage, rest)
