@@ -29,7 +29,7 @@ from tidemill.serving.record import Recorder
 from tidemill.serving.routes import Call
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.turn import Turn
-from tidemill.serving.work import Finish, Speed, Work, joined, padded
+from tidemill.serving.work import Finish, Speed, Waiting, Work, joined, padded
 from tidemill.signature import Label
 
 log = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ class Predictor:
         self._view = memoryview(self._buffer).cast("B")  # type: ignore[arg-type]
         self._row_bytes = self._buffer.itemsize * self.packer.width
         self._staged: list[Work] = []
-        self._queue: list[Work] = []
+        self._queue = Waiting()
         self._hits: list[tuple[Work, Outputs]] = []
-        self._queued_rows = 0
-        self._busy = False
+        self._running: list[Work] | None = None  # what a thread works on
+        self._timer: asyncio.TimerHandle | None = None
         self._in_turn = False
         journal = around.turn.journal
         self._recorder = (
@@ -142,7 +142,7 @@ class Predictor:
         staged = self._staged
         if (
             self._memory is not None
-            or self._busy
+            or self._running is not None
             or not self.packer.flat
             or len(staged) >= self._room
         ):
@@ -166,9 +166,9 @@ class Predictor:
         work = Work(call, rows, rows.count, finish)
         if self._memory is not None and self._memory.take(work):
             return
-        if self._queued_rows and self._queued_rows + rows.count > self._settings.queue_rows:
+        if self._queue and self._queue.rows + rows.count > self._settings.queue_rows:
             raise UnavailableError(
-                f"{self._queued_rows} rows wait for '{self.name}' already.",
+                f"{self._queue.rows} rows wait for '{self.name}' already.",
                 remedy="Ask again shortly.",
             )
         self._enqueue(work)
@@ -179,16 +179,15 @@ class Predictor:
         hits, self._hits = self._hits, []
         for work, outputs in hits:
             self._deliver([work], outputs)
-        if self._busy:
+        if self._running is not None:
             return
         if self._staged:
             works, self._staged = self._staged, []
             rows = max(2, len(works)) if self.speed.pad else len(works)
             self._run(works, self.packer.shaped(self._buffer[:rows]), len(works))
-        while self._queue and not self._busy:
-            works = self._next_batch()
-            if works:
-                self._run(works, joined(works, self.speed.pad), sum(w.count for w in works))
+        while self._queue and self._running is None:
+            works = self._queue.next_batch(self._room)
+            self._run(works, joined(works, self.speed.pad), sum(w.count for w in works))
 
     def run(self, rows: Rows) -> Outputs:
         """Answer rows here and now, on the caller's thread, unrecorded; for tools and tests."""
@@ -215,49 +214,45 @@ class Predictor:
             self._turn.add(self)
 
     def _enqueue(self, work: Work) -> None:
-        self._queue.append(work)
-        self._queued_rows += work.count
+        self._queue.add(work)
         self._join_turn()
 
     def _hit(self, work: Work, outputs: Outputs) -> None:
         self._hits.append((work, outputs))
         self._join_turn()
 
-    def _next_batch(self) -> list[Work]:
-        """The oldest works that fit into one run, without those that waited too long."""
-        works: list[Work] = []
-        rows = taken = 0
-        oldest = time.monotonic() - self._settings.timeout
-        for work in self._queue:
-            if works and rows + work.count > self._room:
-                break
-            taken += 1
-            self._queued_rows -= work.count
-            if work.call.started < oldest:
-                self._turn.fail(work.call, _too_late(self.name, self._settings.timeout))
-                continue
-            works.append(work)
-            rows += work.count
-        del self._queue[:taken]
-        return works
-
     def _run(self, works: list[Work], arrays: list[Array], count: int) -> None:
         if self.speed.of(count) <= self._inline:
             self._finish(works, arrays, count, *self._timed(arrays))
             return
-        self._busy = True
+        self._running = works
         arrays = _own_rows(works, arrays)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, arrays)
-        future.add_done_callback(lambda done: self._back(works, arrays, count, *done.result()))
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._settings.timeout, self._give_up_late)
+        future = loop.run_in_executor(self._threads, self._timed, arrays)
+        future.add_done_callback(lambda done: self._back(works, arrays, count, done.result()))
 
     def _back(
         self, works: list[Work], arrays: list[Array], count: int,
-        outputs: Outputs | Exception, seconds: float,
+        result: tuple[Outputs | Exception, float],
     ) -> None:  # fmt: skip
-        self._busy = False
-        self._finish(works, arrays, count, outputs, seconds)
+        self._running = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._finish(works, arrays, count, *result)
         if self._queue or self._staged:
             self._join_turn()
+
+    def _give_up_late(self) -> None:
+        """A thread is at work for long: tell those who waited their time that it was too long."""
+        seconds = self._settings.timeout
+        moment = time.monotonic() - seconds
+        running = [w for w in self._running or () if w.call.started < moment and not w.given_up]
+        for work in (*running, *self._queue.before(moment)):
+            work.given_up = True
+            self._turn.fail(work.call, _too_late(self.name, seconds))
+        pause = min(1.0, seconds / 4)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._give_up_late)
 
     def _timed(self, arrays: list[Array]) -> tuple[Outputs | Exception, float]:
         started = time.perf_counter()
@@ -294,6 +289,8 @@ class Predictor:
 
     def _failed(self, work: Work, error: Exception) -> None:
         self._errors.add()
+        if work.given_up:
+            return
         log.error("%s %s failed on a request", self.name, self.version, exc_info=error)
         what = f"The model '{self.name}' failed on this request."
         self._turn.fail(work.call, TidemillError(what, remedy="The server's log says why."))
@@ -305,7 +302,8 @@ class Predictor:
         for place, work in enumerate(works):
             stop = start + work.count
             try:
-                self._answer(work, place, outputs, (start, stop), now)
+                if not work.given_up:
+                    self._answer(work, place, outputs, (start, stop), now)
             except TidemillError as error:
                 self._turn.fail(work.call, error)
             except Exception as error:  # whatever goes wrong for one must not keep the others

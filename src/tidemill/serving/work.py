@@ -32,7 +32,8 @@ class Speed(msgspec.Struct, frozen=True):
 
 class Work(msgspec.Struct):
     """A request's rows. `rows` is None while the only row lies in the predictor's buffer; `key` is
-    what the cache knows them by; `tier` says which tier knew the answer."""
+    what the cache knows them by; `tier` says which tier knew the answer. `given_up` is set when the
+    caller was told that it took too long."""
 
     call: Call
     rows: Rows | None
@@ -40,6 +41,43 @@ class Work(msgspec.Struct):
     finish: Finish
     key: bytes | None = None
     tier: str | None = None
+    given_up: bool = False
+
+
+class Waiting:
+    """Works that wait for a model, the oldest first."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._works: list[Work] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._works)
+
+    def add(self, work: Work) -> None:
+        self._works.append(work)
+        self.rows += work.count
+
+    def next_batch(self, room: int) -> list[Work]:
+        """The oldest works that make at most `room` rows together, but at least one."""
+        rows = count = 0
+        for work in self._works:
+            if count and rows + work.count > room:
+                break
+            rows += work.count
+            count += 1
+        batch = self._works[:count]
+        del self._works[:count]
+        self.rows -= rows
+        return batch
+
+    def before(self, moment: float) -> list[Work]:
+        """Take out the works whose calls came before a moment on the monotonic clock."""
+        late = [work for work in self._works if work.call.started < moment]
+        if late:
+            self._works = [work for work in self._works if work.call.started >= moment]
+            self.rows -= sum(work.count for work in late)
+        return late
 
 
 def joined(works: Sequence[Work], pad: bool) -> list[Array]:

@@ -1,0 +1,240 @@
+"""Versions come and go while requests are answered: nobody notices but by the version."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tidemill.bundle import Answer as Given
+from tidemill.bundle import Example
+from tidemill.serving.shelf import Placed, ShelfState, read_state, write_state
+
+from .conftest import FLOATS, Start, Tidemill, classifier, make_shelf, put, wait_until
+
+BODY = {"features": [1.0] * len(FLOATS)}
+
+
+@pytest.fixture
+def version(home: Path, tmp_path: Path) -> Callable[[int], Placed]:
+    """Places version N of the classifier, another model each time."""
+
+    def place(number: int) -> Placed:
+        made = classifier(tmp_path / f"made-{number}", seed=number)
+        return put(home / "shelf", "classifier", str(number), made)
+
+    return place
+
+
+def promote(home: Path, placed: Placed | None, name: str = "classifier") -> float:
+    """Make a version the one to serve; gives the moment."""
+    shelf = home / "shelf"
+    models = {k: v for k, v in read_state(shelf).models.items() if k != name}
+    if placed is not None:
+        models[name] = placed
+    write_state(shelf, ShelfState(default=name, models=models, synced_at=time.time()))
+    return time.monotonic()
+
+
+def serving(running: Tidemill) -> str:
+    got = running.ask("/predict", BODY)
+    return str(got.json()["version"]) if got.status == 200 else f"status {got.status}"
+
+
+def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
+    home: Path, start: Start, version: Callable[[int], Placed]
+) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    placed = {number: version(number) for number in range(2, 22)}
+    running = start(poll=0.25)
+    promoted = {1: time.monotonic()}
+    answers: list[tuple[float, int]] = []
+
+    async def all_of_it() -> None:
+        done = asyncio.Event()
+        clients = [asyncio.create_task(ask(running.port, answers, done)) for _ in range(16)]
+        for number in range(2, 22):
+            await asyncio.sleep(0.1)
+            promoted[number] = await asyncio.to_thread(promote, home, placed[number])
+            await asyncio.to_thread(
+                wait_until, lambda n=number: answers[-1][1] == n, f"version {number}", 10
+            )
+        while len(answers) < 10_000:
+            await asyncio.sleep(0.05)
+        done.set()
+        await asyncio.gather(*clients)
+
+    asyncio.run(all_of_it())
+    assert len(answers) >= 10_000
+    assert {number for _, number in answers} == set(promoted)
+    for moment, number in answers:
+        following = promoted.get(number + 1)
+        assert following is None or moment < following + 2.0
+
+
+async def ask(port: int, answers: list[tuple[float, int]], done: asyncio.Event) -> None:
+    """Ask over one connection until all is done; any answer but 200 ends it with an error."""
+    body = msgspec.json.encode(BODY)
+    request = b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n%b"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while not done.is_set():
+            writer.write(request % (len(body), body))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            found = msgspec.json.decode(await reader.readexactly(length))
+            answers.append((time.monotonic(), int(found["version"])))
+    finally:
+        writer.close()
+
+
+def test_another_version_gives_other_answers_and_never_cached_ones(
+    home: Path, start: Start, version: Callable[[int], Placed]
+) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    running = start(cache="on")
+    old = [running.ask("/predict", BODY) for _ in range(2)][1]
+    assert old.headers["x-cache"] == "HIT"
+    promote(home, version(2))
+    wait_until(lambda: serving(running) == "2", "version 2")
+    new = running.ask("/predict", BODY).json()
+    assert new["probabilities"] != old.json()["probabilities"]
+    text = running.ask("/metrics").body.decode()
+    assert 'tidemill_model_loaded{model="classifier",version="1"} 0.0' in text
+    assert 'tidemill_model_loaded{model="classifier",version="2"} 1.0' in text
+
+
+def damage(folder: Path, how: str) -> None:
+    model = folder / "model.onnx"
+    content = model.read_bytes()
+    if how == "truncated":
+        model.write_bytes(content[:-10])
+    elif how == "changed":
+        model.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif how == "half copied":
+        (folder / "signature.json").unlink()
+    elif how == "absent":
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    elif how == "with a file too many":
+        (folder / "model.pkl").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "changed", "half copied", "absent", "with a file too many"]
+)
+def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
+    home: Path, start: Start, version: Callable[[int], Placed], how: str
+) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    running = start()
+    placed = version(2)
+    damage(home / "shelf" / placed.folder, how)
+    promote(home, placed)
+    fleet = running.service.fleet
+    wait_until(lambda: "classifier" in fleet.problems, "the refusal")
+    assert serving(running) == "1"
+    ready = running.ask("/ready")
+    assert (ready.status, ready.json()["status"]) == (200, "degraded")
+    assert "classifier" in ready.json()["shelf"]["problems"]
+    text = running.ask("/metrics").body.decode()
+    assert "tidemill_shelf_problems 1.0" in text
+    assert 'tidemill_model_refusals_total{model="classifier"} 1.0' in text
+    promote(home, version(3))
+    wait_until(lambda: serving(running) == "3", "version 3")
+    wait_until(lambda: not fleet.problems, "no problem any more")
+    assert running.ask("/ready").json()["status"] == "ready"
+
+
+def test_a_version_that_does_not_answer_its_example_is_refused(
+    home: Path, start: Start, tmp_path: Path
+) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    running = start()
+    other = classifier(tmp_path / "other", seed=5)
+    lying = classifier(tmp_path / "lying", seed=6)
+    rows = lying.example().rows
+    answers = tuple(Given(a.prediction, a.probabilities) for a in other.example().answers)
+    reseal(lying.path, Example(rows, answers))
+    from tidemill import bundle
+
+    promote(home, put(home / "shelf", "classifier", "2", bundle.read(lying.path)))
+    why = wait_until(lambda: running.service.fleet.problems.get("classifier"), "the refusal")
+    assert "does not answer its own example" in why
+    assert serving(running) == "1"
+
+
+def reseal(folder: Path, example: Example) -> None:
+    from tidemill import bundle
+
+    manifest = bundle.read(folder).manifest
+    (folder / "example.json").write_bytes(msgspec.json.encode(example))
+    (folder / "manifest.json").unlink()
+    bundle.seal(folder, manifest)
+
+
+def test_a_refused_version_is_tried_again(
+    home: Path, start: Start, version: Callable[[int], Placed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tidemill.serving import fleet
+
+    monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.1)
+    make_shelf(home / "shelf", ("classifier",))
+    running = start()
+    placed = version(2)
+    model = home / "shelf" / placed.folder / "model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1])
+    promote(home, placed)
+    wait_until(lambda: "classifier" in running.service.fleet.problems, "the refusal")
+    model.write_bytes(content)
+    wait_until(lambda: serving(running) == "2", "version 2")
+
+
+def test_models_come_and_go_by_the_state(home: Path, start: Start) -> None:
+    make_shelf(home / "shelf", ("classifier", "regressor"))
+    running = start()
+    house = {"area": 1, "side": "north", "rooms": 2, "garden": True}
+    assert running.ask("/models/regressor/predict", house).status == 200
+    promote(home, None, "regressor")
+    wait_until(lambda: running.ask("/models/regressor/predict", house).status == 404, "removal")
+    make_shelf(home / "shelf")
+    wait_until(lambda: running.ask("/models/pictures/schema").status == 200, "the new model")
+
+
+def test_only_the_wanted_models_are_served(home: Path, start: Start) -> None:
+    make_shelf(home / "shelf")
+    running = start(models="regressor, absent")
+    assert list(running.service.fleet.predictors) == ["regressor"]
+    assert running.ask("/models/classifier/predict", BODY).status == 404
+    absent = running.ask("/models/absent/predict", BODY)
+    assert absent.status == 503
+    assert "not on the shelf" in absent.json()["detail"]
+
+
+def test_an_unreadable_state_leaves_everything_as_it_was(home: Path, start: Start) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    running = start()
+    state = home / "shelf" / "state.json"
+    content = state.read_bytes()
+    for text in (b"{", b'{"format": 9}', b""):
+        state.write_bytes(text)
+        wait_until(lambda: running.service.fleet.problems, "the problem")
+        assert serving(running) == "1"
+    state.write_bytes(content)
+    wait_until(lambda: not running.service.fleet.problems, "recovery")
+
+
+def test_a_shelf_may_come_later(home: Path, start: Start) -> None:
+    running = start()
+    assert serving(running) == "status 503"
+    assert running.ask("/ready").status == 503
+    make_shelf(home / "shelf", ("classifier",))
+    wait_until(lambda: serving(running) == "1", "the model")
+    assert running.ask("/ready").status == 200
