@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tidemill.errors import ExportError
 from tidemill.steps.convert.graph import Graph
 
-#: Stands for a missing text, in the compiled model's string input: the control character SUBSTITUTE.
+#: A missing text in the compiled model's string input: the control character SUBSTITUTE.
 MISSING = "\x1a"
 
 Floats = npt.NDArray[np.float64]
@@ -152,7 +152,9 @@ def _one_source(blocks: Sequence[Numbers]) -> Numbers | None:
     if len({block.source for block in blocks}) != 1:
         return None
     names = ("index", "nullable", *_ARITHMETIC)
-    merged = {n: np.concatenate([getattr(block, n) for block in blocks]) for n in names}
+    merged: dict[str, Any] = {
+        name: np.concatenate([getattr(block, name) for block in blocks]) for name in names
+    }
     return replace(blocks[0], **merged)
 
 
@@ -192,9 +194,7 @@ def settled(graph: Graph, block: Block) -> Numbers:
     columns = numbers(graph, block)
     if columns.bare:
         return columns
-    return replace(
-        plain(matrix(graph, columns), columns.width), nullable=columns.nullable.copy()
-    )
+    return replace(plain(matrix(graph, columns), columns.width), nullable=columns.nullable.copy())
 
 
 def _filled(graph: Graph, name: str, fill: Floats) -> str:

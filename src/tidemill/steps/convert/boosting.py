@@ -114,8 +114,10 @@ def _scaled(tree: Tree, rate: float) -> Tree:
 def _baseline(step: Any) -> Floats:
     """What the boosting starts from: its answer to any row, less what the trees add to it there."""
     if not isinstance(step.init_, DummyClassifier | DummyRegressor | str):
-        raise ExportError(f"{type(step).__name__} that starts from an estimator has no compiled form.")
+        raise ExportError(
+            f"{type(step).__name__} that starts from an estimator has no compiled form."
+        )
     zeros = np.zeros((1, step.n_features_in_))
     whole = step.decision_function if hasattr(step, "classes_") else step.predict
     added = [sum(t.predict(zeros)[0] for t in column) for column in np.asarray(step.estimators_).T]
-    return np.ravel(asked(whole, zeros)) - step.learning_rate * np.array(added)
+    return np.asarray(np.ravel(asked(whole, zeros)) - step.learning_rate * np.array(added))

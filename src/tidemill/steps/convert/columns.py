@@ -146,7 +146,9 @@ def _impute(step: SimpleImputer, graph: Graph, block: Block) -> Block:
 
 def _fills(step: SimpleImputer, block: Texts) -> list[str | None]:
     found: list[Any] = list(step.statistics_)
-    return [old if old is not None else str(new) for old, new in zip(block.fill, found, strict=True)]
+    return [
+        old if old is not None else str(new) for old, new in zip(block.fill, found, strict=True)
+    ]
 
 
 def _marks_nan(value: Any) -> bool:

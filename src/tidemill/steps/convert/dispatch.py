@@ -46,26 +46,26 @@ class Outcome:
 @singledispatch
 def transform(step: Any, graph: Graph, block: Block) -> Block:
     """Compile one fitted transformer."""
-    from tidemill.steps.convert import foreign
+    from tidemill.steps.convert.foreign import transform_foreign
 
-    return foreign.transform(step, graph, block)
+    return transform_foreign(step, graph, block)
 
 
 @singledispatch
 def answer(step: Any, graph: Graph, block: Block) -> Outcome:
     """Compile one fitted classifier or regressor."""
-    from tidemill.steps.convert import foreign
+    from tidemill.steps.convert.foreign import answer_foreign
 
-    return foreign.answer(step, graph, block)
+    return answer_foreign(step, graph, block)
 
 
 @singledispatch
 def scores(step: Any, graph: Graph, block: Block) -> str:
     """Compile one fitted classifier's `decision_function`: [rows, 1] for two classes, else
     [rows, classes]."""
-    from tidemill.steps.convert import foreign
+    from tidemill.steps.convert.foreign import scores_foreign
 
-    return foreign.scores(step, graph, block)
+    return scores_foreign(step, graph, block)
 
 
 def label(graph: Graph, outcome: Outcome) -> str:

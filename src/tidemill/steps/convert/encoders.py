@@ -113,8 +113,8 @@ def _values(graph: Graph, block: Numbers, categories: Sequence[Categories]) -> t
 
 
 def _asked(step: Any, categories: Sequence[Categories]) -> tuple[Floats, Floats]:
-    """What the fitted encoder answers to values that are in no list [outputs], and how each category
-    changes that [categories, outputs]; it is asked, so that its options need not be known here.
+    """What the fitted encoder answers to values in no list [outputs], and how each category changes
+    that [categories, outputs]; it is asked, so that its options need not be known here.
 
     Each column's answer is its own, so the answer to one change at a time tells all of them.
     """

@@ -216,7 +216,7 @@ def _samme(chosen: Floats, weight: float, classes: int | None = None) -> Floats:
 
 def _positions(member: Any, step: Any) -> npt.NDArray[np.intp]:
     """Where a member's classes stand among those of the whole."""
-    return np.searchsorted(step.classes_, member.classes_)
+    return np.asarray(np.searchsorted(step.classes_, member.classes_), dtype=np.intp)
 
 
 @answer.register(AdaBoostRegressor)

@@ -42,7 +42,7 @@ MOST_LIKELY = (
 )
 
 
-def transform(step: Any, graph: Graph, block: Block) -> Numbers:
+def transform_foreign(step: Any, graph: Graph, block: Block) -> Numbers:
     """A transformer of numbers, or of one column of text."""
     if isinstance(block, Texts):
         return _of_text(step, graph, block)
@@ -51,7 +51,7 @@ def transform(step: Any, graph: Graph, block: Block) -> Numbers:
     return plain(graph.double(name), _width(step, columns.width))
 
 
-def answer(step: Any, graph: Graph, block: Block) -> Outcome:
+def answer_foreign(step: Any, graph: Graph, block: Block) -> Outcome:
     """A classifier's label and probabilities, or a regressor's value."""
     columns = numbers(graph, block)
     if not hasattr(step, "classes_"):
@@ -66,7 +66,7 @@ def answer(step: Any, graph: Graph, block: Block) -> Outcome:
     return Outcome(probabilities=graph.double(names[1]) if likely else None, label=chosen)
 
 
-def scores(step: Any, graph: Graph, block: Block) -> str:
+def scores_foreign(step: Any, graph: Graph, block: Block) -> str:
     """A classifier's decision function."""
     columns = numbers(graph, block)
     names = _embedded(step, graph, columns, {"zipmap": False, "raw_scores": True})
@@ -76,29 +76,33 @@ def scores(step: Any, graph: Graph, block: Block) -> str:
 
 def _embedded(step: Any, graph: Graph, columns: Numbers, options: dict[str, Any]) -> list[str]:
     name = matrix(graph, columns)
-    model = _converted(step, columns.width, options, single=graph.single)
+    model = _converted(graph, step, columns.width, options)
     feed = graph.cast(name, FLOAT) if graph.single else name
     return graph.embed(model, {model.graph.input[0].name: feed})
 
 
-def _converted(step: Any, width: int, options: dict[str, Any], *, single: bool) -> onnx.ModelProto:
+def _converted(graph: Graph, step: Any, width: int, options: dict[str, Any]) -> onnx.ModelProto:
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    kind = FloatTensorType if single else DoubleTensorType
-    model = _convert(step, [("X", kind([None, width]))], options)
+    kind = FloatTensorType if graph.single else DoubleTensorType
+    model = _convert(graph, step, [("X", kind([None, width]))], options)
     declared = model.graph.input[0].type.tensor_type.elem_type
-    if declared != (FLOAT if single else DOUBLE):
+    if declared != (FLOAT if graph.single else DOUBLE):
         raise ExportError(f"{type(step).__name__} cannot be converted in this precision.")
     return model
 
 
-def _convert(step: Any, inputs: list[Any], options: dict[str, Any]) -> onnx.ModelProto:
+def _convert(
+    graph: Graph, step: Any, inputs: list[Any], options: dict[str, Any]
+) -> onnx.ModelProto:
     """
     Raises:
         ExportError: skl2onnx does not know the step, or fails.
     """
     from skl2onnx import convert_sklearn
+    from skl2onnx.common.exceptions import MissingShapeCalculator
 
+    graph.foreign.append(type(step).__name__)
     try:
         with _quiet():
             model = convert_sklearn(
@@ -107,6 +111,8 @@ def _convert(step: Any, inputs: list[Any], options: dict[str, Any]) -> onnx.Mode
                 options={id(step): options} if options else None,
                 target_opset={"": OPSET, ML: OLD_ML_OPSET},
             )
+    except MissingShapeCalculator as error:
+        raise ExportError(f"There is no converter for {type(step).__name__}.") from error
     except Exception as error:  # a converter may fail in any way
         reason = str(error).strip().split("\n")[0][:200]
         raise ExportError(
@@ -122,7 +128,7 @@ def _of_text(step: Any, graph: Graph, block: Texts) -> Numbers:
 
     if block.width != 1:
         raise ExportError(f"{type(step).__name__} is given several texts a row.")
-    model = _convert(step, [("X", StringTensorType([None, 1]))], {})
+    model = _convert(graph, step, [("X", StringTensorType([None, 1]))], {})
     if model.graph.input[0].type.tensor_type.elem_type != STRING:
         raise ExportError(f"{type(step).__name__} does not take texts.")
     name = graph.columns(block.source, block.index.tolist())

@@ -27,10 +27,12 @@ class Graph:
 
     Attributes:
         single: Parts that come from other converters are asked for in single precision.
+        foreign: What other converters converted.
     """
 
     def __init__(self, *, single: bool = False) -> None:
         self.single = single
+        self.foreign: list[str] = []
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[bytes, onnx.TensorProto] = {}
         self._made: dict[bytes, str] = {}
@@ -59,7 +61,7 @@ class Graph:
         """Add an operation of the ONNX-ML domain."""
         return self.add(op, *inputs, domain=ML, **attributes)
 
-    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike = None) -> str:
+    def constant(self, values: npt.ArrayLike, dtype: Any = None) -> str:
         """Add a constant, or find the equal one that is there."""
         tensor = numpy_helper.from_array(np.asarray(values, dtype))
         key = tensor.SerializeToString(deterministic=True)
@@ -123,7 +125,9 @@ class Graph:
         infos = [helper.make_tensor_value_info(n, v[1], v[2]) for n, v in outputs.items()]
         nodes, constants = _needed([*self._nodes, *ends], self._constants.values(), set(outputs))
         graph = helper.make_graph(nodes, "tidemill", inputs, infos, constants)
-        model = helper.make_model(graph, producer_name="tidemill", opset_imports=self._opsets(nodes))
+        model = helper.make_model(
+            graph, producer_name="tidemill", opset_imports=self._opsets(nodes)
+        )
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model)
         return model

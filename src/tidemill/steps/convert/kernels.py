@@ -119,4 +119,3 @@ def _pairs(step: Any, graph: Graph, block: Block) -> str:
     near = kernel(step, graph, block, step.support_vectors_, step._gamma)
     weights, constant = np.stack(columns, axis=1), sign * np.asarray(step.intercept_, float)
     return graph.add("Gemm", near, graph.constant(weights), graph.constant(constant))
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def _log_link(step: Any, graph: Graph, block: Block) -> Outcome:
 @answer.register(TweedieRegressor)
 def _tweedie(step: TweedieRegressor, graph: Graph, block: Block) -> Outcome:
     identity = step.link == "identity" or (step.link == "auto" and step.power <= 0)
-    return (_regressor if identity else _log_link)(step, graph, block)
+    handler: Callable[..., Outcome] = _regressor if identity else _log_link
+    return handler(step, graph, block)
 
 
 @answer.register(PLSRegression)
@@ -85,7 +87,8 @@ def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
 @answer.register(SGDClassifier)
 def _sgd(step: SGDClassifier, graph: Graph, block: Block) -> Outcome:
     if step.loss != "modified_huber":
-        return _classifier(step, graph, block)
+        found: Outcome = _classifier(step, graph, block)
+        return found
     margin = _decision(step, graph, block)
     return modified_huber(graph, margin, len(step.classes_))
 
@@ -133,9 +136,7 @@ def modified_huber(graph: Graph, margin: str, classes: int) -> Outcome:
         flat = graph.reshape(graph.cast(label, 7), -1)
         return Outcome(probabilities=two_columns(graph, share), label=flat)
     axis = graph.constant([1], np.int64)
-    none = graph.add(
-        "Equal", graph.add("ReduceSum", share, axis, keepdims=1), graph.constant(0.0)
-    )
+    none = graph.add("Equal", graph.add("ReduceSum", share, axis, keepdims=1), graph.constant(0.0))
     share = graph.add("Where", none, graph.constant(1.0), share)
     label = graph.add("ArgMax", margin, axis=1, keepdims=0)
     return Outcome(probabilities=shared(graph, share), label=label)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +14,36 @@ from onnx import helper
 from tidemill.bundle import ModelInput, ModelOutputs
 from tidemill.errors import ExportError
 from tidemill.signature import Signature
-from tidemill.steps.convert.blocks import MISSING, Block, Frame, Numbers, Tensor, Texts, joined, plain
+from tidemill.steps.convert.blocks import (
+    MISSING,
+    Block,
+    Numbers,
+    Tensor,
+    Texts,
+    joined,
+    plain,
+)
 from tidemill.steps.convert.dispatch import Outcome, answer
 from tidemill.steps.convert.graph import DOUBLE, FLOAT, INT64, STRING, Graph
 
 NUMBERS, TEXTS = "numbers", "texts"
 
+#: Modules of handlers for optional packages, imported once a model's package is.
+OPTIONAL = {"skorch": "tidemill.steps.convert.network"}
+
 
 @dataclass(frozen=True)
 class Converted:
-    """A model in ONNX and how to feed it."""
+    """A model in ONNX and how to feed it.
+
+    Attributes:
+        foreign: Steps that another converter converted, where the precision makes a difference.
+    """
 
     model: onnx.ModelProto
     inputs: tuple[ModelInput, ...]
     outputs: ModelOutputs
+    foreign: tuple[str, ...] = ()
 
 
 def convert(model: Any, signature: Signature, *, single: bool = False) -> Converted:
@@ -39,17 +57,20 @@ def convert(model: Any, signature: Signature, *, single: bool = False) -> Conver
     Raises:
         ExportError: A step has no compiled form; the message names it.
     """
+    for package, module in OPTIONAL.items():
+        if package in sys.modules:
+            importlib.import_module(module)
     graph = Graph(single=single)
-    block, inputs, infos = _given(signature)
+    block, inputs, infos = given(signature)
     outcome = answer(model, graph, block)
     outputs, ends = _found(graph, outcome, signature)
-    return Converted(graph.model(infos, ends), inputs, outputs)
+    return Converted(graph.model(infos, ends), inputs, outputs, tuple(graph.foreign))
 
 
-def _given(
+def given(
     signature: Signature,
 ) -> tuple[Block, tuple[ModelInput, ...], list[onnx.ValueInfoProto]]:
-    """The block of the signature's inputs, and what to say of them in the manifest and the graph."""
+    """The block of the signature's inputs, and how the manifest and the graph describe them."""
     if signature.tensor is not None:
         tensor = signature.tensor
         kind = FLOAT if tensor.dtype == "float32" else DOUBLE

@@ -55,7 +55,7 @@ class Tree:
 
     @property
     def leaves(self) -> npt.NDArray[np.bool_]:
-        return self.left == -1
+        return np.equal(self.left, -1)
 
 
 @dataclass
@@ -197,9 +197,7 @@ def _voted(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
         both = graph.stack([graph.add("Sub", count, second), second])
         return graph.add("Div", both, count)
     parts = [(tree, vote, np.ones(len(vote))) for tree, vote in zip(trees, votes, strict=True)]
-    return graph.add(
-        "Div", graph.double(ensemble(graph, name, parts, outputs, np.float32)), count
-    )
+    return graph.add("Div", graph.double(ensemble(graph, name, parts, outputs, np.float32)), count)
 
 
 def _pure(values: Floats) -> bool:
@@ -215,8 +213,8 @@ def grown(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
     """
     tree = step.tree_
     values = tree.value[:, 0, :]
-    if outputs is not None and values.shape[1] != outputs or _shuffled(step, outputs):
-        spread = np.zeros((len(values), outputs or 0))
+    if outputs is not None and list(step.classes_) != list(range(outputs)):
+        spread = np.zeros((len(values), outputs))
         spread[:, np.asarray(step.classes_, int)] = values
         values = spread
     index = np.asarray(tree.feature, int)
@@ -228,10 +226,6 @@ def grown(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
         missing_left=np.asarray(tree.missing_go_to_left, bool),
         values=np.asarray(values, float),
     )
-
-
-def _shuffled(step: Any, outputs: int | None) -> bool:
-    return outputs is not None and list(step.classes_) != list(range(outputs))
 
 
 def single(graph: Graph, block: Block) -> str:
@@ -256,4 +250,3 @@ def _forest(step: Any, graph: Graph, block: Block) -> Outcome:
 
 def _outcome(step: Any, name: str) -> Outcome:
     return Outcome(probabilities=name) if hasattr(step, "classes_") else Outcome(value=name)
-

@@ -37,8 +37,7 @@ INNER = ("best_estimator_", "estimator_")
 
 def inner(step: Any) -> Any:
     """The fitted model within."""
-    found = next((getattr(step, name) for name in INNER if hasattr(step, name)), step.estimator)
-    return found
+    return next((getattr(step, name) for name in INNER if hasattr(step, name)), step.estimator)
 
 
 @answer.register(GridSearchCV)
@@ -93,7 +92,7 @@ def _rule(step: Any) -> tuple[str, float, int]:
     wanted = step.response_method
     names = ["predict_proba", "decision_function"] if wanted == "auto" else [wanted]
     method = next(name for name in names if hasattr(inner(step), name))
-    limit = getattr(step, "best_threshold_", getattr(step, "threshold", None))
+    limit: Any = getattr(step, "best_threshold_", getattr(step, "threshold", None))
     if limit == "auto":
         limit = 0.5 if method == "predict_proba" else 0.0
     label = getattr(step, "pos_label", None)
@@ -186,9 +185,7 @@ def _one_vs_rest(step: OneVsRestClassifier, graph: Graph, block: Block) -> Outco
     found = [probabilities(member, graph, block) for member in step.estimators_]
     parts = graph.stack([graph.columns(name, [1]) for name in found])
     axis = graph.constant([1], np.int64)
-    none = graph.add(
-        "Equal", graph.add("ReduceSum", parts, axis, keepdims=1), graph.constant(0.0)
-    )
+    none = graph.add("Equal", graph.add("ReduceSum", parts, axis, keepdims=1), graph.constant(0.0))
     even = graph.add("Where", none, parts, shared(graph, parts))
     return Outcome(probabilities=even, label=chosen)
 
@@ -277,4 +274,3 @@ def _repeated(graph: Graph, block: Block, row: Floats) -> str:
     height = graph.add("Shape", columns.source, start=0, end=1)
     shape = graph.add("Concat", height, graph.constant([1], np.int64), axis=0)
     return graph.add("Expand", graph.constant([row]), shape)
-
