@@ -110,3 +110,41 @@ def poll(folder: Path, offsets: dict[str, int]) -> list[int]:
         if finished:
             discard(segment.path)
     return numbers
+
+
+# The kernel lets a file grow to 20,000 bytes and no further: writes come back short, then fail.
+SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tidemill.serving.journal import Journal, JournalOptions
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+journal = Journal(Path(sys.argv[1]), JournalOptions(when_full=sys.argv[2]))
+for number in range(1000):
+    if number % 50 == 0:
+        journal.tick()
+    journal.append(
+        id=str(number), time=0.0, model="m", version="1", features=b"\\0" * 300, encoding="f4",
+        predictions=["yes"], probabilities=None, latency=0.0,
+    )
+    if journal.commit():
+        print(number)
+state = journal.state()
+assert state.records + state.dropped + state.refused == 1000
+print(state.records, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("policy", ["drop", "refuse"])
+def test_a_disk_that_fills_up_takes_nothing_that_was_acknowledged(
+    policy: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SMALL_DISK, str(tmp_path), policy]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    recorded = [r.id for s in segments(tmp_path) for r in read_segment(s.path).records]
+    assert 200 < int(done.stderr) < 1000
+    assert len(segments(tmp_path)) > 5, "it went on in new segments"
+    if policy == "refuse":
+        assert set(done.stdout.split()) <= set(recorded)
+    assert len(recorded) == len(set(recorded)) == int(done.stderr)

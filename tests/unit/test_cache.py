@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -104,20 +103,6 @@ def test_a_url_without_the_redis_package_names_the_extra(monkeypatch: pytest.Mon
 # --- The second tier, on a real Redis and on sockets that misbehave ---
 
 
-@pytest.fixture
-def url() -> str:
-    """A Redis to use: TIDEMILL_TEST_REDIS_URL, or the one on this machine."""
-    import redis
-
-    url = os.environ.get("TIDEMILL_TEST_REDIS_URL", "redis://127.0.0.1:6379/11")
-    try:
-        with redis.Redis.from_url(url, socket_connect_timeout=1) as client:
-            client.ping()
-    except redis.RedisError:
-        pytest.skip("no Redis: set TIDEMILL_TEST_REDIS_URL")
-    return url
-
-
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
@@ -136,10 +121,10 @@ async def started(url: str, **options: Any) -> AsyncIterator[Cache]:
         await cache.aclose()
 
 
-def test_another_process_finds_the_answer_in_redis(url: str) -> None:
+def test_another_process_finds_the_answer_in_redis(redis_url: str) -> None:
     async def main() -> None:
         digest = uuid.uuid4().hex
-        async with started(url) as one, started(url) as other:
+        async with started(redis_url) as one, started(redis_url) as other:
             ours, theirs = one.scope("m", "1", digest), other.scope("m", "1", digest)
             one.observe(ours, SLOW)
             other.observe(theirs, SLOW)
@@ -158,10 +143,10 @@ def test_another_process_finds_the_answer_in_redis(url: str) -> None:
     run(main)
 
 
-def test_redis_is_used_only_for_models_slower_than_its_round_trip(url: str) -> None:
+def test_redis_is_used_only_for_models_slower_than_its_round_trip(redis_url: str) -> None:
     async def main() -> None:
         digest = uuid.uuid4().hex
-        async with started(url) as cache:
+        async with started(redis_url) as cache:
             quick, slow = cache.scope("quick", "1", digest), cache.scope("slow", "1", digest)
             cache.observe(quick, 1e-7)
             cache.observe(slow, SLOW)
@@ -177,16 +162,16 @@ def test_redis_is_used_only_for_models_slower_than_its_round_trip(url: str) -> N
     run(main)
 
 
-def test_a_reply_that_belongs_to_another_request_is_a_miss(url: str) -> None:
+def test_a_reply_that_belongs_to_another_request_is_a_miss(redis_url: str) -> None:
     async def main() -> None:
         import redis.asyncio as aioredis
 
         from tidemill.serving.cache import _remote_key
 
-        async with started(url) as cache:
+        async with started(redis_url) as cache:
             scope = cache.scope("m", "1", uuid.uuid4().hex)
             cache.observe(scope, SLOW)
-            client = aioredis.Redis.from_url(url)
+            client = aioredis.Redis.from_url(redis_url)
             await client.set(_remote_key(scope, b"in"), b"tidemill:answer:other|answer", ex=60)
             await client.aclose()
             assert await cache.get_remote(scope, b"in") is None

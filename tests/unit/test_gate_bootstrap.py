@@ -37,7 +37,7 @@ def by_sklearn(metric: str, y: Any, answers: Answers) -> float:
     if metric == "roc_auc":
         areas = [
             metrics.roc_auc_score(y == label, probabilities[:, k])
-            for k, label in enumerate(answers.known)
+            for k, label in list(enumerate(answers.known))[1 if len(answers.known) == 2 else 0 :]
             if 0 < (y == label).sum() < len(y)
         ]
         return float(np.mean(areas)) if areas else float("nan")
@@ -51,9 +51,10 @@ def by_sklearn(metric: str, y: Any, answers: Answers) -> float:
 
 
 def classifier(random: np.random.Generator, y: Any, classes: int, skill: float) -> Answers:
-    scores = random.random((len(y), classes)).round(2)
-    scores[np.arange(len(y)), y] += skill
-    probabilities = (scores + 0.01) / (scores + 0.01).sum(axis=1, keepdims=True)
+    """Answers with some skill; few levels, so that scores tie between rows."""
+    scores = random.integers(1, 6, (len(y), classes)) / 5
+    scores[np.arange(len(y)), y] += skill * random.integers(0, 2, len(y))
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
     return Answers(probabilities.argmax(axis=1), probabilities, tuple(range(classes)))
 
 

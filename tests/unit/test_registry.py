@@ -23,12 +23,9 @@ from tidemill.stores.versions import Reference, Version, parse_reference
 
 
 @pytest.fixture
-def uri(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A fresh MLflow store; its schema is made once a session, because that takes seconds."""
-    template = tmp_path_factory.getbasetemp() / "mlflow-template.db"
-    if not template.exists():
-        MlflowClient(f"sqlite:///{template}").search_experiments(max_results=1)
-    shutil.copyfile(template, tmp_path / "mlflow.db")
+def uri(tmp_path: Path, mlflow_template: Path) -> str:
+    """A fresh MLflow store."""
+    shutil.copyfile(mlflow_template, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 

@@ -28,13 +28,13 @@ from tidemill.bundle import Parity
 from tidemill.errors import GateError
 from tidemill.project import METRICS, Gate, Task
 from tidemill.signature import Label
+from tidemill.steps.parity import TOLERANCE, passes
 from tidemill.steps.resample import Answers, paired_bootstrap, point_value
 
 Array = npt.NDArray[Any]
 
 RESAMPLES = 10_000
 SEED = 20_240_229
-PARITY_LIMIT = 1e-5
 OF_VALUES = frozenset({"rmse", "mae", "r2"})
 OF_PROBABILITIES = frozenset({"roc_auc", "log_loss"})
 DEFAULT_METRIC = {"classification": "f1_score", "regression": "rmse"}
@@ -285,10 +285,10 @@ def _parity_refusals(challenger: Outcome) -> list[str]:
     parity = challenger.parity
     if parity is None:
         return ["The compiled model was never compared with the trained one."]
-    if not parity.labels_equal or parity.max_relative_error > PARITY_LIMIT:
+    if not passes(parity):
         return [
             f"The compiled model differs from the trained one by {parity.max_relative_error:.2g}"
-            f"{'' if parity.labels_equal else ', and in labels'}; {PARITY_LIMIT:g} is allowed."
+            f"{'' if parity.labels_equal else ', and in labels'}; {TOLERANCE:g} is allowed."
         ]
     return []
 

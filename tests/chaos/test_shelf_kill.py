@@ -1,0 +1,82 @@
+"""The process that places bundles is killed at any moment: what the shelf shows is whole."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tidemill import bundle
+from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tidemill.serving.shelf import collect_garbage, open_bundle, read_state
+from tidemill.signature import Column, Signature
+
+pytestmark = pytest.mark.chaos
+
+# Places the same two bundles as ever new versions, and writes the state after each.
+PLACER = """
+import itertools, sys
+from pathlib import Path
+from tidemill import bundle
+from tidemill.serving.shelf import ShelfState, collect_garbage, place, write_state
+
+shelf, start = Path(sys.argv[1]), int(sys.argv[2])
+sources = [bundle.read(Path(folder)) for folder in sys.argv[3:]]
+for number in itertools.count(start):
+    source = sources[number % len(sources)]
+    placed = place(shelf, "m", str(number), source.path, source.digest)
+    state = ShelfState(default="m", models={"m": placed})
+    write_state(shelf, state)
+    collect_garbage(shelf, state, keep=2)
+    print(number, flush=True)
+"""
+
+
+def make_bundle(folder: Path, content: bytes) -> Bundle:
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(content)
+    signature = Signature(task="regression", target="y", columns=(Column("x", "number"),))
+    (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
+    (folder / bundle.PROFILE).write_bytes(b"{}")
+    (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(Example(rows=(), answers=())))
+    manifest = Manifest(
+        format=bundle.FORMAT,
+        model="m",
+        created="2026-01-01T00:00:00Z",
+        runtime="onnx",
+        files={},
+        inputs=(ModelInput("x", "float32", ("x",)),),
+        outputs=ModelOutputs(value="y"),
+    )
+    return bundle.seal(folder, manifest)
+
+
+def test_killed_at_any_moment_the_shelf_shows_whole_bundles_only(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    sources = [make_bundle(tmp_path / str(n), bytes([n]) * 3_000_000) for n in range(2)]
+    reached = 0
+    for life in range(8):
+        command = [sys.executable, "-c", PLACER, str(shelf), str(reached + 1)]
+        command += [str(source.path) for source in sources]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as placer:
+            assert placer.stdout
+            for _ in range(random.randint(1, 4)):
+                reached = int(placer.stdout.readline())
+            with pytest.raises(subprocess.TimeoutExpired):
+                placer.wait(random.random() / 20)
+            placer.send_signal(signal.SIGKILL)
+            lines = placer.stdout.read().splitlines(keepends=True)
+            reached = max([reached, *(int(line) for line in lines if line.endswith("\n"))])
+        state = read_state(shelf)
+        assert int(state.models["m"].version) >= reached, f"life {life}"
+        open_bundle(shelf, state.models["m"])
+        for folder in (shelf / "m").iterdir():
+            bundle.read(folder)
+        reached = int(state.models["m"].version)
+    collect_garbage(shelf, read_state(shelf), keep=1)
+    assert len(list((shelf / "m").iterdir())) == 1
