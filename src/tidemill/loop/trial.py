@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.errors import ProjectError
+from tidemill.loop.origin import data_used
 from tidemill.project import Candidate, Project
 from tidemill.signature import Label
 from tidemill.steps import pictures
@@ -159,6 +160,7 @@ def _log(run: Run, trial: Trial, project: Project, data: Prepared, learned: Lear
             "seed": project.seed,
         }
     )
+    run.log_data(data_used(project, data))
     run.log_metrics({**learned.evaluation.metrics, "fit_seconds": learned.seconds})
     run.log_files(_files(trial, project, data, learned))
     if learned.warnings:

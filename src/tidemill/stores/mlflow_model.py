@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidemill.errors import TidemillError
+from tidemill.errors import ExportError, TidemillError
 from tidemill.signature import Column, Signature
 from tidemill.stores.quiet import without_warnings
 from tidemill.stores.tracking import Run, Tracking
@@ -27,6 +27,7 @@ EXAMPLE_ROWS = 3
 _TYPES = {"number": "double", "integer": "long", "boolean": "boolean", "text": "string"}
 _ALWAYS_NEEDED = ("mlflow", "scikit-learn", "numpy", "pandas")
 _PROJECT_MODULES = "tidemill_project_"
+_NOT_IMPORTABLE = (_PROJECT_MODULES, "__main__")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def log_model(
     Args:
         example: Rows as the model takes them; the first few are kept with it.
         params, metrics: Shown on the model's page, as on the run's.
+
+    Raises:
+        ExportError: Neither skops nor cloudpickle can hold the model.
     """
     shown = {key: str(value)[:250] for key, value in params.items()}
     entity = tracking.call(
@@ -63,7 +67,7 @@ def log_model(
     try:
         with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
             place = Path(folder, MODEL_NAME)
-            form = _save(model, signature, example, place, run, entity)
+            form = _saved(model, signature, example, place, run, entity)
             tracking.call(lambda client: client.log_model_artifacts(entity.model_id, str(place)))
     except BaseException:
         with suppress(TidemillError):  # what went wrong first is what matters
@@ -75,6 +79,19 @@ def log_model(
     return LoggedModel(entity.model_id, entity.artifact_location, form)
 
 
+def _saved(
+    model: Any, signature: Signature, example: Any, place: Path, run: Run, entity: Any
+) -> str:
+    """Write the MLflow model's folder; gives the format it was kept in."""
+    try:
+        return _save(model, signature, example, place, run, entity)
+    except Exception as error:  # pickling runs the model's own code
+        raise ExportError(
+            f"MLflow cannot keep {type(model).__name__}: {type(error).__name__}: {error}",
+            remedy="Leave out what cannot be pickled, such as open files, locks and connections.",
+        ) from error
+
+
 def _output(model_id: str) -> Any:
     from mlflow.entities import LoggedModelOutput
 
@@ -84,7 +101,6 @@ def _output(model_id: str) -> Any:
 def _save(
     model: Any, signature: Signature, example: Any, place: Path, run: Run, entity: Any
 ) -> str:
-    """Write the MLflow model's folder; gives the format it was kept in."""
     import mlflow.sklearn
     from mlflow.models import Model
 
@@ -114,7 +130,8 @@ def _save(
 def skops_types(model: Any) -> list[str] | None:
     """The types that skops has to be told to trust in order to load the model back.
 
-    None when skops cannot hold it, as with functions and classes of the user's own code.
+    None when skops cannot hold it, or only by naming code that nobody else can import: lambdas, and
+    what a project file or an interactive session defines.
     """
     import skops.io
 
@@ -125,7 +142,7 @@ def skops_types(model: Any) -> list[str] | None:
     except Exception as error:  # skops raises whatever the model's own parts do
         logger.debug("skops cannot hold %s: %s", type(model).__name__, error)
         return None
-    return types
+    return None if any(name.startswith(_NOT_IMPORTABLE) for name in types) else types
 
 
 @contextmanager

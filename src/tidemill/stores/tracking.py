@@ -14,6 +14,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import re
 import tempfile
 import time
 import traceback
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError
 from tidemill.stores.link import MlflowLink
@@ -110,7 +111,8 @@ class Tracking:
         if root is None or urlsplit(self.tracking_uri).scheme in ("http", "https"):
             return None
         base = root.absolute().as_uri() if isinstance(root, Path) else root.rstrip("/")
-        return f"{base}/{quote(name, safe='')}"
+        # Experiments whose names differ only in odd characters share a folder; their runs do not.
+        return f"{base}/{re.sub('[^A-Za-z0-9._-]', '_', name).strip('.') or '_'}"
 
     @contextmanager
     def run(
