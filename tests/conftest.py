@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent.parent))
 pytest_plugins = ["tests.servers"]
 
+# As `tidemill` sets it for itself: spinning threads make every fit slow on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 settings.register_profile(
     "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )

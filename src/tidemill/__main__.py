@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; without the control plane's packages only `serve` is there."""
+    # OpenMP's threads spin while they wait for each other: on a busy machine a fit then takes ten
+    # times as long. It reads this once, when the first library that uses it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if importlib.util.find_spec("typer") is None:
         _serve_only()
     from tidemill.cli import run

@@ -14,6 +14,7 @@ project = Project(
     data=sklearn_dataset("california_housing"),
     target="MedHouseVal",
     task="regression",
+    processed="data/processed",  # train.csv, test.csv and best_model_metrics.json
     candidates=[
         Candidate("ridge", Ridge, search={"alpha": [0.1, 1.0, 10.0]}),
         Candidate(
