@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tidemill.serving.predictor import Predictor
 
 ERRORS = (400, 403, 404, 413, 415, 422, 429, 500, 503, 504)
-FLOAT32 = 3.4028234e38
+#: Where numbers no longer round to a single-precision one.
+SINGLE = {"exclusiveMinimum": -float(2**128 - 2**103), "exclusiveMaximum": float(2**128 - 2**103)}
 INT64 = 1 << 63
 
 
@@ -132,7 +133,7 @@ def _table_forms(signature: Signature, *, single: bool) -> tuple[list[Any], list
 def _tensor_forms(tensor: Tensor) -> tuple[list[Any], list[Any]]:
     number: dict[str, Any] = {"type": "number"}
     if tensor.dtype == "float32":
-        number |= {"minimum": -FLOAT32, "maximum": FLOAT32}
+        number |= SINGLE
     flat = {"type": "array", "items": number, "minItems": tensor.size, "maxItems": tensor.size}
     nested: dict[str, Any] = number
     for size in reversed(tensor.shape):
@@ -152,7 +153,7 @@ def _column(column: Column, *, single: bool) -> dict[str, Any]:
     if column.kind == "integer":
         schema |= {"minimum": -INT64, "maximum": INT64 - 1}
     if column.kind == "number" and single:
-        schema |= {"minimum": -FLOAT32, "maximum": FLOAT32}
+        schema |= SINGLE
     return schema
 
 

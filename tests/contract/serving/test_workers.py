@@ -1,0 +1,176 @@
+"""Processes: several behind one port, one that dies, and how all end."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tidemill.serving.segments import read_folder
+
+from .conftest import FLOATS, make_shelf, wait_until
+
+BODY = {"features": [1.0] * len(FLOATS)}
+Begin = Callable[..., "Serving"]
+
+
+class Serving:
+    """`python -m tidemill.serving` as a process of its own."""
+
+    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+        self.log = home.parent / "serving.log"
+        command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *arguments], stdout=log, stderr=log, env={**os.environ, **environment}
+            )
+        self.port = int(wait_until(self._port, "the server to start", 30))
+
+    def _port(self) -> str | None:
+        assert self.process.poll() is None, self.log.read_text()
+        _, _, url = self.log.read_text().partition("serving on http://127.0.0.1:")
+        return url.split()[0] if url else None
+
+    def ask(self, path: str, body: Any = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            data = None if body is None else msgspec.json.encode(body)
+            connection.request("GET" if body is None else "POST", path, data)
+            got = connection.getresponse()
+            return got.status, got.read()
+        finally:
+            connection.close()
+
+    def total(self, name: str) -> float:
+        text = self.ask("/metrics")[1].decode()
+        samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
+        return sum(s.value for s in samples if s.name == name)
+
+    def children(self) -> list[int]:
+        folder = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in folder.read_text().split()]
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def begin(home: Path) -> Iterator[Begin]:
+    made: list[Serving] = []
+    make_shelf(home / "shelf", ("classifier",))
+
+    def start(*arguments: str, **environment: str) -> Serving:
+        made.append(Serving(home, "--no-auth", *arguments, **environment))
+        return made[-1]
+
+    yield start
+    for serving in made:
+        if serving.process.poll() is None:
+            serving.process.kill()
+            serving.process.wait()
+
+
+def test_one_process_serves_and_ends_with_zero(begin: Begin, home: Path) -> None:
+    serving = begin()
+    status, body = serving.ask("/predict", BODY)
+    assert status == 200
+    assert serving.end() == 0
+    assert [r.id for r in read_folder(home / "journal")] == [msgspec.json.decode(body)["id"]]
+
+
+def test_workers_share_the_port_and_their_counts_add_up(begin: Begin, home: Path) -> None:
+    serving = begin("--workers", "2")
+    assert len(serving.children()) == 2
+    for _ in range(60):
+        assert serving.ask("/predict", BODY)[0] == 200
+    assert serving.total("model_predictions_total") == 60
+    wait_until(lambda: serving.total("tidemill_journal_records_total") == 60, "the journals")
+    assert serving.total("tidemill_models") == 1
+    writers = {path.name.split("-")[1] for path in (home / "journal").iterdir()}
+    assert writers == {"w1", "w2"}, "both answered"
+
+
+def test_workers_count_one_share(begin: Begin) -> None:
+    serving = begin("--workers", "2", TIDEMILL_RATE_LIMIT="20/hour")
+    statuses = [serving.ask("/predict", BODY)[0] for _ in range(30)]
+    assert statuses.count(200) == 20
+    assert statuses.count(429) == 10
+
+
+def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(begin: Begin) -> None:
+    serving = begin("--workers", "2")
+    for _ in range(20):
+        serving.ask("/predict", BODY)
+    before = serving.children()
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: before[0] not in serving.children(), "the death")
+    for _ in range(20):
+        assert serving.ask("/predict", BODY)[0] == 200
+    wait_until(lambda: len(serving.children()) == 2, "the replacement", 15)
+    assert serving.total("model_predictions_total") == 40
+    assert serving.end() == 0
+
+
+def test_workers_end_with_their_parent(begin: Begin) -> None:
+    serving = begin("--workers", "2")
+    children = serving.children()
+    serving.process.kill()
+    serving.process.wait()
+    wait_until(lambda: not any(map(alive, children)), "the workers to end", 15)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ending_drains(begin: Begin, number: int) -> None:
+    serving = begin("--workers", "2")
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=10)
+    data = msgspec.json.encode(BODY)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(len(data)))
+    connection.endheaders(data[:5])
+    time.sleep(0.3)
+    serving.process.send_signal(number)
+    time.sleep(0.3)
+    connection.send(data[5:])
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert serving.process.wait(20) == 0
+
+
+def test_a_taken_port_is_a_clear_message(begin: Begin, home: Path) -> None:
+    serving = begin()
+    command = [sys.executable, "-m", "tidemill.serving", "--port", str(serving.port)]
+    for more in ([], ["--workers", "2"]):
+        found = subprocess.run(
+            [*command, *more, "--home", str(home)], capture_output=True, text=True, timeout=30
+        )
+        assert found.returncode == 1
+        assert f"Port {serving.port} on 127.0.0.1 cannot be used" in found.stderr
+        assert "--port" in found.stderr
+
+
+def test_a_process_that_cannot_start_ends_all_with_its_reason(home: Path) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    (home / "journal").write_text("in the way")
+    command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
+    for more in ([], ["--workers", "2"]):
+        found = subprocess.run([*command, *more], capture_output=True, text=True, timeout=30)
+        assert found.returncode == 1
+        assert "journal folder" in found.stderr
