@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.bundle import Parity
@@ -90,6 +90,7 @@ def test_tolerance_lets_a_small_gain_pass_but_never_no_gain() -> None:
     assert not judge(wrong_in(*range(51)), wrong_in(*range(50)), rule).passed
 
 
+@settings(max_examples=40)
 @given(confidence=st.floats(0.5, 0.999), tolerance=st.floats(0, 0.1), mine=st.integers(0, 200))
 def test_the_verdict_is_the_rule_applied_to_its_own_evidence(
     confidence: float, tolerance: float, mine: int
@@ -105,6 +106,7 @@ def test_the_verdict_is_the_rule_applied_to_its_own_evidence(
     assert found.low <= found.high
 
 
+@settings(max_examples=30)
 @given(shift=st.floats(0.01, 5.0), factor=st.floats(1.0, 4.0), seed=st.integers(0, 100))
 def test_for_errors_less_is_better(shift: float, factor: float, seed: int) -> None:
     y = np.random.default_rng(seed).normal(size=200)
