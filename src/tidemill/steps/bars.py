@@ -41,8 +41,9 @@ def number_bars(sketch: NumberSketch, present: Floats) -> Bars:
     chosen = _even(edges)
     below = np.cumsum(sketch.counts)[chosen]
     reference = np.diff(below, prepend=0, append=sketch.rows)
-    low = min(sketch.minimum, float(present[0]))
-    high = max(sketch.maximum, float(present[-1]))
+    finite = present[np.isfinite(present)]
+    low = float(finite.min(initial=sketch.minimum))
+    high = float(finite.max(initial=sketch.maximum))
     return Bars(
         reference=_rounded(shares(reference)),
         window=_rounded(shares(count_cells(present, edges[chosen]))),

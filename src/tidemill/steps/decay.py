@@ -8,6 +8,7 @@ Without labels, `tidemill.steps.cbpe` estimates accuracy from confidences. `judg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,11 +22,17 @@ from tidemill.project import METRICS
 from tidemill.signature import Label
 from tidemill.steps.cbpe import AccuracyEstimate
 from tidemill.steps.drift import DriftReport
-from tidemill.steps.holdout import REGRESSION, MetricValue, Task, draws, encode
+from tidemill.steps.holdout import REGRESSION, Holdout, MetricValue, Task, draws, encode
 from tidemill.steps.resample import point_value
+from tidemill.steps.sequential import PageHinkley, page_hinkley
 
 Floats = NDArray[np.float64]
 State = Literal["unknown", "steady", "data moved", "model hurt", "data moved and model hurt"]
+
+Z_ONE_SIDED = 1.645
+
+#: Errors count up to so many standard deviations above the expected one.
+OUTLIER = 4.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,43 @@ def check_decay(
     if not np.isfinite(value) or found.size < policy.resamples / 2:
         return _no_verdict(metric, len(y), held_out, f"'{metric}' is not defined on them")
     return _verdict(metric, len(y), held_out, value, found, policy)
+
+
+def loss_detector(
+    holdout: Holdout, *, harm: float | None = None, rows_between_alarms: float = 100_000
+) -> PageHinkley:
+    """A Page-Hinkley detector of losses (`tidemill.steps.holdout.row_losses`) above the usual.
+
+    The expected loss is the upper end of what the held-out rows allow (95%, one-sided), so that a
+    lucky hold-out does not raise an alarm later.
+
+    Args:
+        holdout: The champion on its held-out rows.
+        harm: The rise of the mean loss worth an alarm; None takes 0.1 for right or wrong (ten
+            wrong answers more in a hundred), and for errors a quarter of the usual one.
+        rows_between_alarms: How many labelled rows, on average at least, between false alarms.
+    """
+    if holdout.task == "classification":
+        expected = _usual_error_rate(holdout)
+        deviation, cap = math.sqrt(expected * (1 - expected)), 1.0
+        rise = min(harm or 0.1, 1 - expected)
+    else:
+        mean = holdout.losses.mean
+        deviation = max(holdout.losses.deviation, 1e-9 * max(mean, 1.0))
+        expected = mean + Z_ONE_SIDED * deviation / math.sqrt(holdout.rows)
+        rise = harm or max(mean / 4, deviation / 10)
+        cap = expected + max(OUTLIER * deviation, 2 * rise)
+    return page_hinkley(
+        expected, deviation, harm=rise, cap=cap, rows_between_alarms=rows_between_alarms
+    )
+
+
+def _usual_error_rate(holdout: Holdout) -> float:
+    """The upper end of it, with one row more of either outcome: no hold-out proves perfection."""
+    rows = holdout.rows
+    rate = (holdout.losses.mean * rows + 1) / (rows + 2)
+    upper = rate + Z_ONE_SIDED * math.sqrt(rate * (1 - rate) / rows)
+    return min(upper, 1 - 1 / (rows + 2))
 
 
 def judge(

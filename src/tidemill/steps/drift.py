@@ -123,7 +123,7 @@ def check_drift(
         confidence: The probability of each answered label, [rows], of a classifier.
 
     Raises:
-        DataError: A feature of the profile is not in the window.
+        DataError: A feature of the profile is not in the window, or the columns' lengths differ.
     """
     columns = _columns(profile, window, policy)
     rows = len(next(iter(columns.values()), ()))
@@ -152,7 +152,10 @@ def _columns(
     for name in wanted:
         if name not in window:
             raise DataError(f"The window has no column '{name}'.", field=name)
-    return {name: np.asarray(window[name]) for name in wanted}
+    columns = {name: np.asarray(window[name]) for name in wanted}
+    if len({len(column) for column in columns.values()}) > 1:
+        raise DataError("The window's columns are not of one length.")
+    return columns
 
 
 def _rows(values: Any, kept: NDArray[np.int64]) -> Any:

@@ -7,7 +7,7 @@ what confidences are worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -97,6 +97,12 @@ def measure_holdout(
         losses=Losses(float(losses.mean()), float(losses.std())),
         calibration=calibration,
     )
+
+
+def read_holdout(profile: Mapping[str, Any]) -> Holdout | None:
+    """What a bundle's profile remembers of the held-out rows; None where it kept nothing."""
+    entry = profile.get("holdout")
+    return None if entry is None else msgspec.convert(entry, Holdout)
 
 
 def row_losses(task: Task, y: NDArray[Any], predicted: NDArray[Any]) -> Floats:

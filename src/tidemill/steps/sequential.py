@@ -5,8 +5,8 @@ enough; its threshold follows from how rarely a false alarm may come. `Adwin` ex
 keeps a window of recent losses and cuts off its older part when that no longer fits the newer.
 Both are msgspec structs: `msgspec.json` saves and restores them, mid-stream.
 
-Sources: Page, Biometrika 41 (1954) 100, with Lorden's and Siegmund's bound on the time between
-false alarms (Siegmund, "Sequential Analysis", 1985, chapter 2); Bifet & Gavaldà, "Learning from
+Sources: Page, Biometrika 41 (1954) 100; the time between its false alarms, Lorden, Ann. Math.
+Statist. 42 (1971) 1897; Bennett's inequality, JASA 57 (1962) 33; Bifet & Gavaldà, "Learning from
 Time-Changing Data with Adaptive Windowing" (SDM 2007).
 """
 
@@ -17,6 +17,7 @@ import math
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import optimize
 
 Floats = NDArray[np.float64]
 
@@ -27,11 +28,13 @@ class PageHinkley(msgspec.Struct):
     The sum of (loss - expected - slack), never below zero, is compared with `threshold`. Make one
     with `page_hinkley`, which finds slack and threshold. `rows` counts all losses seen, `began` is
     where the present run above expectation began: at an alarm, the likely moment of the change.
+    Losses above `cap` count as `cap`, so that no single row raises the alarm.
     """
 
     expected: float
     slack: float
     threshold: float
+    cap: float
     total: float = 0.0
     rows: int = 0
     began: int = 0
@@ -49,7 +52,8 @@ class PageHinkley(msgspec.Struct):
         self.total, self.alarm, self.began = 0.0, False, self.rows
 
     def _add(self, batch: Floats) -> None:
-        walk = self.total + np.cumsum(batch - self.expected - self.slack)
+        steps = np.minimum(batch, self.cap) - self.expected - self.slack
+        walk = self.total + np.cumsum(steps)
         floor = np.minimum.accumulate(np.minimum(walk, 0.0))
         height = walk - floor
         over = np.flatnonzero(height > self.threshold)
@@ -62,21 +66,49 @@ class PageHinkley(msgspec.Struct):
 
 
 def page_hinkley(
-    expected: float, deviation: float, *, harm: float, rows_between_alarms: float = 100_000
+    expected: float,
+    deviation: float,
+    *,
+    harm: float,
+    cap: float,
+    rows_between_alarms: float = 100_000,
 ) -> PageHinkley:
     """A detector of a rise of the mean loss by `harm` or more.
+
+    With e the exponent at which the mean of exp(e * (loss - expected - slack)) is at most 1, the
+    time between false alarms is at least exp(e * threshold) rows on average, whatever the
+    distribution with that mean, deviation and cap.
 
     Args:
         expected: The mean loss while all is well, from held-out rows.
         deviation: The standard deviation of one row's loss.
         harm: The rise worth an alarm, in units of the loss. Half of it is slack.
+        cap: The largest loss that counts: 1 for right or wrong.
         rows_between_alarms: How many rows, on average at least, pass between two false alarms.
+
+    Raises:
+        ValueError: Deviation or harm is not above zero, or no loss could ever exceed the slack.
     """
-    slack = harm / 2
-    if min(slack, deviation) <= 0:
-        raise ValueError("harm and deviation must be above zero")
-    rate = 2 * slack / deviation**2
-    return PageHinkley(expected, slack, math.log(rows_between_alarms) / rate)
+    slack, reach = harm / 2, cap - expected
+    if min(slack, deviation) <= 0 or reach <= slack:
+        raise ValueError("harm and deviation must be above zero, and harm within the cap")
+    exponent = _exponent(slack, deviation**2, reach)
+    return PageHinkley(expected, slack, math.log(rows_between_alarms) / exponent, cap)
+
+
+def _exponent(slack: float, variance: float, reach: float) -> float:
+    """The positive root of Bennett's bound on the cumulant of (loss - expected - slack)."""
+
+    def bound(e: float) -> float:
+        return variance / reach**2 * (math.expm1(e * reach) - e * reach) - e * slack
+
+    high = 1.0 / reach
+    while bound(high) < 0:
+        high *= 2
+    low = high / 2
+    while bound(low) > 0:
+        low /= 2
+    return float(optimize.brentq(bound, low, high))
 
 
 class Adwin(msgspec.Struct):
