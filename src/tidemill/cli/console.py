@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from tidemill.errors import GateError, TidemillError
 
-out = Console(highlight=False)
+#: Where no terminal says how wide it is, tables are not squeezed.
+WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+out = Console(highlight=False, width=WIDTH)
 err = Console(stderr=True, highlight=False)
 
 EXIT_FAILED = 1
@@ -54,7 +59,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """A table; numbers to the right, floats with four digits, None as a dash."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     held = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in held)

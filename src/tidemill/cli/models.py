@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tidemill.stores.registry import Registry
     from tidemill.stores.versions import Version
 
-HEADLINES = ("accuracy", "f1_score", "roc_auc", "log_loss", "rmse", "mae", "r2")
+HEADLINES = ("accuracy", "f1_score", "rmse", "r2")
 
 
 def register(app: typer.Typer) -> None:
@@ -232,17 +232,17 @@ def _show_versions(registry: Registry, name: str, as_json: bool) -> None:
     shown = list(dict.fromkeys(key for v in found for key in v.metrics if key in HEADLINES))
     rows = [
         [
-            v.number,
+            int(v.number),
             v.stage,
             ", ".join(v.aliases),
             v.candidate,
-            day(v.created),
             *(v.metrics.get(key) for key in shown),
             v.tags.get("tidemill.gate.verdict"),
+            (day(v.created) or "")[:10],
         ]
         for v in found
     ]
-    columns = ["version", "stage", "aliases", "candidate", "made", *shown, "gate"]
+    columns = ["version", "stage", "aliases", "candidate", *shown, "gate", "made"]
     console.print_table(columns, rows)
 
 

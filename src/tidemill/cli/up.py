@@ -75,8 +75,7 @@ def _start(
         _start_others(supervisor, settings, at, own_mlflow)
     if first and not _serves_anything(settings):
         run_once(
-            [sys.executable, "-m", "tidemill", "train", "--project", first, "--promote"],
-            household.environment(settings),
+            [sys.executable, "-m", "tidemill.cli.first", first], household.environment(settings)
         )
     if not known:
         _start_others(supervisor, settings, at, own_mlflow)

@@ -1,0 +1,42 @@
+"""What `tidemill up` does when nothing is registered: train, ask the gate, put it on the shelf.
+
+python -m tidemill.cli.first gallery:breast_cancer
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tidemill.cli import console
+from tidemill.cli.context import find_project, open_settings, start_logs
+from tidemill.cli.models import gate_version, open_registry
+from tidemill.cli.train import show, train_project
+from tidemill.errors import TidemillError
+
+
+def main(reference: str) -> None:
+    """Train a project and make the result champion.
+
+    The shelf is brought up to date here and now, where everything that takes is loaded already, so
+    that serving need not wait for the sync process to start.
+    """
+    from tidemill.loop.sync import sync_once
+
+    settings = open_settings()
+    start_logs(settings, "train")
+    project = find_project(reference, settings)
+    console.out.print(f"Nothing is served yet: training [bold]{project.name}[/] ({reference}).")
+    result = train_project(project, settings)
+    show(result)
+    verdict = gate_version(settings, project.name, project, version=result.version)
+    console.out.print(" ".join(verdict.reasons), markup=False)
+    sync_once(open_registry(settings), settings.shelf, "all")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except TidemillError as error:
+        sys.exit(console.report_error(error))
+    except KeyboardInterrupt:
+        sys.exit(console.EXIT_INTERRUPTED)

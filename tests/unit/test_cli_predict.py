@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from tidemill import Candidate, Project, sklearn_dataset
+from tidemill.cli.predict import score_file
+from tidemill.errors import InputError
+from tidemill.serving.scorer import Scorer
+from tidemill.steps.export import export_bundle
+from tidemill.steps.preprocess import build_pipeline
+from tidemill.steps.signature_of import infer_signature
+
+KINDS = {"age": "float64", "visits": "int64", "member": "bool", "city": object}
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """Mixed columns; age and city have gaps."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(
+        {
+            "age": rng.normal(40, 10, 120).round(1),
+            "visits": rng.integers(0, 9, 120),
+            "member": rng.random(120) > 0.5,
+            "city": rng.choice(["Bremen", "Cuxhaven", "Emden"], 120),
+        }
+    ).astype(KINDS)
+    frame.loc[::11, "age"] = np.nan
+    frame.loc[::13, "city"] = None
+    return frame
+
+
+@pytest.fixture(scope="module")
+def scorer(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    y = np.where(table.visits + 3 * table.member > 4, "stays", "leaves").astype(object)
+    project = Project("churn", sklearn_dataset("iris"), "y", [Candidate("lr", LogisticRegression)])
+    model = build_pipeline(LogisticRegression(), table, project).fit(table, y)
+    signature = infer_signature(table, y, "classification", project)
+    folder = tmp_path_factory.mktemp("bundle") / "b"
+    return Scorer(export_bundle(model, signature, table, y, folder, name="churn", X_train=table))
+
+
+def scored(
+    scorer: Scorer, text: str, tmp_path: Path, *, keep_going: bool = False
+) -> tuple[list[dict[str, str]], int]:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    out = io.StringIO()
+    with path.open(newline="") as source:
+        _, refused = score_file(scorer, source, out, path.stat().st_size, keep_going)
+    return list(csv.DictReader(io.StringIO(out.getvalue()))), refused
+
+
+def test_a_file_is_scored_as_the_model_scores_the_table(
+    scorer: Scorer, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    rows, refused = scored(scorer, table.to_csv(index=False), tmp_path)
+    plain = table.astype(object).where(table.notna(), None).to_numpy().tolist()
+    answers = scorer.score(plain)
+    assert refused == 0
+    assert [r["prediction"] for r in rows] == [a.prediction for a in answers]
+    for row, answer in zip(rows, answers, strict=True):
+        assert answer.probabilities is not None
+        assert math.isclose(float(row["confidence"]), max(answer.probabilities))
+        assert math.isclose(float(row["probability_leaves"]), answer.probabilities[0])
+
+
+def test_other_columns_are_carried_along_and_order_does_not_matter(
+    scorer: Scorer, tmp_path: Path
+) -> None:
+    text = 'city,note,visits,age,member\nEmden,"a, b",3,41,true\n'
+    (row,), _ = scored(scorer, text, tmp_path)
+    assert (row["note"], row["city"]) == ("a, b", "Emden")
+    assert row["prediction"] in ("stays", "leaves")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("old,3,true,Emden", "Line 2: 'age' is \"old\""),
+        ("41,3.5,true,Emden", "Line 2: 'visits' is 3.5"),
+        ("41,3,maybe,Emden", "Line 2: 'member' is \"maybe\""),
+        ("41,3,true,Atlantis", "Line 2: 'city' is \"Atlantis\", which the model never saw"),
+        ("41,,true,Emden", "Line 2: 'visits' is missing"),
+        ("41,3,true", "Line 2: The line has more or fewer cells"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named_with_its_line(
+    scorer: Scorer, tmp_path: Path, line: str, message: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        scored(scorer, f"age,visits,member,city\n{line}\n", tmp_path)
+    assert message in refused.value.detail
+
+
+def test_keep_going_writes_refused_rows_with_their_reason(scorer: Scorer, tmp_path: Path) -> None:
+    text = "age,visits,member,city\n41,3,true,Emden\n41,many,true,Emden\n"
+    rows, refused = scored(scorer, text, tmp_path, keep_going=True)
+    assert refused == 1
+    assert (rows[0]["error"], rows[1]["prediction"]) == ("", "")
+    assert "'visits'" in rows[1]["error"]
+
+
+def test_a_missing_column_is_named(scorer: Scorer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no column 'visits', 'member'"):
+        scored(scorer, "age,city\n41,Emden\n", tmp_path)
