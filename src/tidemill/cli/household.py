@@ -81,7 +81,10 @@ def mlflow_server(settings: Settings, at: Addresses) -> Child:
     command += [settings.mlflow_uri, "--default-artifact-root", str(settings.artifact_root)]
     command += ["--no-serve-artifacts", "--host", at.host, "--port", str(at.mlflow_port)]
     command += ["--workers", "1"]
-    return Child("mlflow", command, settings.logs / "mlflow.out", environment(settings))
+    # MLflow's own job runners serve its evaluation of language models; nobody here needs the five
+    # processes, and they would outlive the server.
+    env = {**environment(settings), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return Child("mlflow", command, settings.logs / "mlflow.out", env)
 
 
 def check_port(host: str, port: int, option: str) -> None:
