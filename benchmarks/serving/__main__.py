@@ -6,6 +6,7 @@ import argparse
 import datetime
 import platform
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.report:
         write(results.load(options.output / "serving.json"), options.output)
         return 0
+    # An end by signal must end the servers too, and only an exception unwinds to where they stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wrk = load.find_wrk()
     peers = load_peers(options.peers)
     plan = Plan(

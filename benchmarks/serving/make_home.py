@@ -45,7 +45,6 @@ def export(name: str, folder: Path) -> Bundle:
         folder,
         name=name,
         X_train=X_train,
-        y_train=y_train.to_numpy(),
     )
 
 

@@ -40,8 +40,9 @@ def _introduction(results: Results) -> str:
     return (
         f"Measured on {about['date']} by `{about['command']}` on {about['machine']}. "
         f"Every server and setting had {about['rounds']} turns of {about['seconds']:g} s, in "
-        "alternating rounds; figures are medians over the rounds, ratios are taken within a round. CPU time is "
-        "user and system time of all processes of a server, divided by the requests it answered."
+        "alternating rounds; figures are medians over the rounds, ratios are taken within a round. "
+        "CPU time is user and system time of all processes of a server, divided by the requests "
+        "it answered."
     )
 
 
