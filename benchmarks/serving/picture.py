@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
-from benchmarks.serving.results import Results
+from benchmarks.serving.results import Cell, Results
 from benchmarks.serving.train import MODELS
 
-OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#0b7285", "#adb5bd", "#e8590c"
+COLOURS = {"tidemill": "#0b7285", "limit": "#868e96"}
+PEER_COLOUR = "#e8590c"
 
 
 def draw(results: Results, path: Path) -> None:
-    """Bars on a logarithmic scale, at 16 connections or the first number that was measured."""
+    """A dot for every server on a logarithmic scale, a panel for every model and batch size."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    settings = list(dict.fromkeys((model, rows) for model, rows, _ in results.cells()))
+    cells = results.main_cells()
+    height = 0.27 * len(results.cases()) + 0.9
     figure, axes = pyplot.subplots(
-        len(settings), 1, figsize=(9, 4.2 * len(settings)), squeeze=False, layout="constrained"
+        len(cells), 1, figsize=(9, height * len(cells)), squeeze=False, layout="constrained"
     )
-    for axis, (model, rows) in zip(axes[:, 0], settings, strict=True):
-        counts = [c for m, r, c in results.cells() if (m, r) == (model, rows)]
-        cell = (model, rows, 16 if 16 in counts else counts[0])
-        found = [(c, results.figure(c, cell, lambda s: s.cpu)) for c in results.cases()]
-        bars = sorted(((c, v) for c, v in found if v is not None), key=lambda bar: -bar[1])
-        values = [value for _, value in bars]
-        drawn = axis.barh(
-            [results.titles[case] for case, _ in bars],
-            values,
-            color=[_colour(case) for case, _ in bars],
-        )
-        axis.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
-        axis.set_xscale("log")
-        axis.margins(x=0.15)
-        axis.tick_params(axis="y", labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        what = "1 row" if rows == 1 else f"{rows} rows"
-        axis.set_title(f"{MODELS[model]}, {what} a request", loc="left", fontsize=10)
-        axis.set_xlabel(f"CPU time a request at {cell[2]} connections, us (log scale)", fontsize=8)
+    for axis, cell in zip(axes[:, 0], cells, strict=True):
+        _panel(axis, results, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def _colour(case: str) -> str:
-    if case.startswith("tidemill"):
-        return OURS_COLOUR
-    return LIMIT_COLOUR if case.startswith("limit") else PEER_COLOUR
+def _panel(axis: Any, results: Results, cell: Cell) -> None:
+    measured = [(case, results.figure(case, cell, lambda s: s.cpu)) for case in results.cases()]
+    dots = sorted(((value, case) for case, value in measured if value is not None), reverse=True)
+    floor = 10 ** math.floor(math.log10(min(value for value, _ in dots)))
+    for place, (value, case) in enumerate(dots):
+        colour = COLOURS.get(case.split(":")[0].split("-")[0], PEER_COLOUR)
+        axis.hlines(place, floor, value, color=colour, alpha=0.35, linewidth=1.5)
+        axis.plot(value, place, "o", color=colour, markersize=6)
+        axis.annotate(
+            f"{value:,.0f}", (value, place), (8, 0), textcoords="offset points", va="center",
+            fontsize=8,
+        )  # fmt: skip
+    axis.set_yticks(
+        range(len(dots)), [results.titles[case].replace("`", "") for _, case in dots], fontsize=8
+    )
+    axis.set_xscale("log")
+    axis.set_xlim(floor, max(value for value, _ in dots) * 2)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.xaxis.set_minor_formatter("")
+    axis.tick_params(axis="x", labelsize=8)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    what = "1 row" if cell[1] == 1 else f"{cell[1]} rows"
+    axis.set_title(f"{MODELS[cell[0]]}, {what} a request", loc="left", fontsize=10)
+    axis.set_xlabel(f"CPU time a request at {cell[2]} connections, us", fontsize=8)

@@ -52,14 +52,13 @@ def _targets(results: Results) -> str:
 
 
 def _tables(results: Results) -> list[str]:
-    settings = dict.fromkeys((model, rows) for model, rows, _ in results.cells())
-    return [_table(results, model, rows) for model, rows in settings]
+    return [_table(results, main) for main in results.main_cells()]
 
 
-def _table(results: Results, model: str, rows: int) -> str:
-    cells = [cell for cell in results.cells() if cell[:2] == (model, rows)]
+def _table(results: Results, main: Cell) -> str:
+    model, rows, _ = main
+    cells = sorted(cell for cell in results.cells() if cell[:2] == (model, rows))
     shown = " / ".join(str(cell[2]) for cell in cells)
-    main = _main_cell(cells)
     lines = []
     for case in _by_cpu(results, main):
         ratios = results.ratios(case, main)
@@ -84,11 +83,6 @@ def _table(results: Results, model: str, rows: int) -> str:
     )
     title = f"## {MODELS[model].capitalize()}, {what}"
     return f"{title}\n\nAt {shown} connections.\n\n{table(head, lines)}"
-
-
-def _main_cell(cells: list[Cell]) -> Cell:
-    """16 connections where they were measured."""
-    return next((cell for cell in cells if cell[2] == 16), cells[0])
 
 
 def _by_cpu(results: Results, cell: Cell) -> list[str]:

@@ -74,6 +74,14 @@ class Results:
     def cells(self) -> list[Cell]:
         return list(dict.fromkeys(sample.cell for sample in self.samples))
 
+    def main_cells(self) -> list[Cell]:
+        """One cell for each model and batch size: at 16 connections, where that was measured."""
+        found: dict[tuple[str, int], Cell] = {}
+        for cell in self.cells():
+            if cell[2] == 16 or cell[:2] not in found:
+                found[cell[:2]] = cell
+        return list(found.values())
+
     def has(self, cell: Cell, number: int) -> bool:
         """Whether that round of the cell is already there."""
         return any(s.cell == cell and s.round == number for s in self.samples)
