@@ -299,14 +299,16 @@ def matrix_of(
     table = frame[list(inputs)]
     if project.tensor is None:
         return table
-    return table.to_numpy(dtype=np.float32).reshape(-1, *project.tensor.shape)
+    # A copy in row order: pandas' own array is read-only, which PyTorch warns of, and transposed.
+    flat = np.array(table.to_numpy(), dtype=np.float32, order="C")
+    return flat.reshape(-1, *project.tensor.shape)
 
 
 def labels_of(frame: pd.DataFrame, project: Project) -> npt.NDArray[Any]:
     """What a model learns to answer [rows]: texts, whole numbers, booleans or float64."""
     target = frame[project.target]
     plain = target.dtype.kind in "fib"
-    return target.to_numpy() if plain else _texts(target)
+    return target.to_numpy(copy=True) if plain else _texts(target)
 
 
 def _texts(values: Iterable[Any]) -> npt.NDArray[Any]:
