@@ -42,6 +42,7 @@ from tidemill.serving.shelf import (
 )
 from tidemill.settings import Settings
 from tidemill.stores.link import bound_waits
+from tidemill.stores.quiet import quiet_mlflow
 from tidemill.stores.registry import Registry
 from tidemill.stores.versions import (
     CHALLENGER,
@@ -118,8 +119,7 @@ class Sync:
 
     Args:
         wanted: What should be served.
-        default: The model that answers requests that name none; None takes the only one there is,
-            else the first one wanted.
+        default: The model that answers requests that name none; None takes the first there was.
         stage: The stage or alias that plain names mean, as `MODEL_STAGE` says; None for champion.
         challengers: Whether to bring each model's challenger to the shelf too.
         keep: How many versions of a model stay on the disk.
@@ -318,8 +318,7 @@ def sync_once(
     Raises:
         UnavailableError: MLflow cannot be reached; the shelf is as it was.
     """
-    words = [] if wanted == "all" else list(wanted)
-    return Sync(registry, shelf, parse_wanted(words)).once()
+    return Sync(registry, shelf, parse_wanted([] if wanted == "all" else wanted)).once()
 
 
 def follow(sync: Sync, stop: threading.Event, *, interval: float = INTERVAL) -> None:
@@ -363,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sync", level=settings.log_level, style=settings.log_format, folder=settings.logs
     )
     bound_waits()
+    quiet_mlflow()
     sync = Sync(
         Registry(settings.mlflow_uri, settings.registry_uri),
         settings.shelf,

@@ -81,7 +81,11 @@ class MlflowLink:
         try:
             return ask()
         except MlflowException as error:
-            raise _translated(error) from error
+            translated = _translated(error)
+            if isinstance(translated, UnavailableError):
+                self._reached = -PROBE_EVERY
+                self._probe()  # says it in fewer words when nobody is there any more
+            raise translated from error
         except (OSError, RuntimeError, SQLAlchemyError) as error:
             raise UnavailableError(f"MLflow failed: {error}") from error
 
@@ -114,7 +118,7 @@ def _translated(error: Any) -> TidemillError:
     if code in REFUSED:
         return ConflictError(message)
     return UnavailableError(
-        f"MLflow failed: {message}", remedy="Look with `tidemill doctor`, and try again."
+        f"MLflow failed: {message[:300]}", remedy="Look with `tidemill doctor`, and try again."
     )
 
 
