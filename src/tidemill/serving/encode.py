@@ -1,62 +1,127 @@
-"""Native answers as bytes: one template for each version, filled with numbers."""
+"""Native answers as bytes.
+
+msgspec writes the numbers: it needs a twentieth of the time that Python needs for a float's text,
+and gives the shortest one that reads back as the same double.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
-import numpy as np
 
 from tidemill.serving.outputs import Outputs
 from tidemill.signature import Label, Signature
 
+UNRENAMEABLE = set('"\\') | {chr(i) for i in range(32)}
+
+
+class Answer(msgspec.Struct, gc=False):
+    """The answer to one row."""
+
+    prediction: Label
+    model: str
+    version: str
+    id: str
+
+
+class SureAnswer(msgspec.Struct, gc=False):
+    """The answer of a classifier that gives probabilities."""
+
+    prediction: Label
+    confidence: float
+    probabilities: Any
+    model: str
+    version: str
+    id: str
+
+
+class Row(msgspec.Struct, gc=False):
+    """The answer to one row of many."""
+
+    prediction: Label
+    id: str
+
+
+class SureRow(msgspec.Struct, gc=False):
+    """The same, of a classifier that gives probabilities."""
+
+    prediction: Label
+    confidence: float
+    probabilities: Any
+    id: str
+
+
+class Rows(msgspec.Struct, gc=False):
+    """The answer to many rows."""
+
+    predictions: list[Any]
+    model: str
+    version: str
+    id: str
+
 
 class Encoder:
-    """Writes the native answers of one version.
-
-    Numbers of a single-precision model are written with seven digits, which is what they hold;
-    those of a double-precision one as the shortest text that reads back the same.
-    """
+    """Writes the native answers of one version."""
 
     def __init__(self, signature: Signature, model: str, version: str) -> None:
-        self._labels = [_json(label) for label in signature.labels]
-        self._keys = [_json(label_text(label)) for label in signature.labels]
-        self._end = f',"model":{_json(model)},"version":{_json(version)},"id":"%s"}}'.replace(
-            "%", "%%"
-        ).replace("%%s", "%s")
-        self._forms = {
-            np.dtype(np.float32): self._form("%.7g"),
-            np.dtype(np.float64): self._form("%r"),
-        }
+        self._labels = signature.labels
+        self._spread = by_label(signature.labels)
+        self._model = model
+        self._version = version
+        self._encode = msgspec.json.Encoder().encode
 
     def one(self, outputs: Outputs, place: int, call_id: str) -> bytes:
         """The answer to one row."""
-        return (self._row(outputs, place) + self._end % call_id).encode()
+        if outputs.labels is None:
+            value = outputs.value_list[place]
+            return self._encode(Answer(value, self._model, self._version, call_id))
+        index = outputs.label_list[place]
+        label = self._labels[index]
+        if outputs.probabilities is None:
+            return self._encode(Answer(label, self._model, self._version, call_id))
+        row = outputs.probability_rows[place]
+        return self._encode(
+            SureAnswer(
+                label, row[index], self._spread(row), self._model, self._version, call_id
+            )
+        )  # fmt: skip
 
     def many(self, outputs: Outputs, start: int, stop: int, call_id: str) -> bytes:
         """The answers to the rows `start` to `stop`, each with an id of its own."""
-        rows = [
-            f'{self._row(outputs, place)},"id":"{row_id}"}}'
-            for place, row_id in zip(
-                range(start, stop), row_ids(call_id, stop - start), strict=True
-            )
-        ]
-        return ('{"predictions":[' + ",".join(rows) + "]" + self._end % call_id).encode()
+        ids = row_ids(call_id, stop - start)
+        return self._encode(
+            Rows(self._rows(outputs, start, stop, ids), self._model, self._version, call_id)
+        )
 
-    def _row(self, outputs: Outputs, place: int) -> str:
-        """`{"prediction":...` without its end."""
+    def _rows(self, outputs: Outputs, start: int, stop: int, ids: list[str]) -> list[Any]:
         if outputs.labels is None:
-            assert outputs.values is not None
-            form = "%.7g" if outputs.values.dtype == np.float32 else "%r"
-            return '{"prediction":' + form % outputs.value_list[place]
-        index = outputs.label_list[place]
+            return list(map(Row, outputs.value_list[start:stop], ids))
+        labels, spread = self._labels, self._spread
+        indices = outputs.label_list[start:stop]
         if outputs.probabilities is None:
-            return '{"prediction":' + self._labels[index]
-        row = outputs.probability_rows[place]
-        form = self._forms[outputs.probabilities.dtype]
-        return form % (self._labels[index], row[index], *row)
+            return [Row(labels[i], row_id) for i, row_id in zip(indices, ids, strict=True)]
+        shares = outputs.probability_rows[start:stop]
+        return [
+            SureRow(labels[i], row[i], spread(row), row_id)
+            for i, row, row_id in zip(indices, shares, ids, strict=True)
+        ]
 
-    def _form(self, number: str) -> str:
-        pairs = ",".join(key.replace("%", "%%") + ":" + number for key in self._keys)
-        return f'{{"prediction":%s,"confidence":{number},"probabilities":{{{pairs}}}'
+
+def by_label(labels: tuple[Label, ...]) -> Callable[[list[float]], Any]:
+    """A function that makes an object {label: share} of a row of shares, for msgspec to encode."""
+    names = [label_text(label) for label in labels]
+    if len(set(names)) < len(names) or any(set(name) & UNRENAMEABLE for name in names):
+        return lambda row: dict(zip(names, row, strict=True))
+    fields = [f"p{i}" for i in range(len(names))]
+    spread: Any = msgspec.defstruct(
+        "Probabilities",
+        [(field, float) for field in fields],
+        rename=dict(zip(fields, names, strict=True)),
+        gc=False,
+    )
+    return lambda row: spread(*row)
 
 
 def label_text(label: Label) -> str:
@@ -69,7 +134,3 @@ def label_text(label: Label) -> str:
 def row_ids(call_id: str, rows: int) -> list[str]:
     """The prediction id of each row: the call's own for one, `<id>-<i>` in a batch."""
     return [call_id] if rows == 1 else [f"{call_id}-{i}" for i in range(rows)]
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

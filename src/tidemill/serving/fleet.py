@@ -164,9 +164,11 @@ class Fleet:
         ).set(value)
 
     def _default_name(self) -> str:
-        name = self.default
-        if name is not None:
+        name = self._default
+        if name is not None and name in self._predictors:
             return name
+        if len(self._predictors) == 1:
+            return next(iter(self._predictors))
         if not self._predictors:
             raise self._nothing()
         urls = [f"/models/{quote(n, safe='')}/predict" for n in sorted(self._predictors)[:10]]

@@ -17,7 +17,7 @@ from tidemill.errors import (
 )
 from tidemill.serving.ids import REQUEST_ID, id_source, trace_id
 from tidemill.serving.keys import Keys
-from tidemill.serving.limits import Buckets
+from tidemill.serving.limits import Bucket, Buckets
 from tidemill.serving.metrics import Histogram, Metrics
 from tidemill.serving.routes import (
     Admission,
@@ -93,8 +93,14 @@ class Gateway:
         """Have the request answered: `respond` is called once, now or later on this thread."""
         now = time.monotonic()
         call = Call(admission, body, self.next_id(), now, respond)
+        bucket = admission.bucket
         try:
-            self._check(admission, now)
+            if bucket is not None and not bucket.take(now):
+                raise self._over(bucket)
+            if admission.refusal is not None:
+                raise admission.refusal
+            if now > admission.deadline:
+                raise AccessError("The API key has expired.", remedy="Ask for a new one.")
             reply = admission.route.handler(call)
         except TidemillError as error:
             reply = self.refuse(call, error)
@@ -137,18 +143,12 @@ class Gateway:
             block += b"%b: %b\r\n" % header
         call.respond(reply, block)
 
-    def _check(self, admission: Admission, now: float) -> None:
-        bucket = admission.bucket
-        if bucket is not None and not bucket.take(now):
-            self._limited.add()
-            raise RateLimitError(
-                f"More than {bucket.policy.quota} requests in {bucket.policy.window} s.",
-                remedy=f"Ask again in {bucket.retry_after()} s.",
-            )
-        if admission.refusal is not None:
-            raise admission.refusal
-        if now > admission.deadline:
-            raise AccessError("The API key has expired.", remedy="Ask for a new one.")
+    def _over(self, bucket: Bucket) -> RateLimitError:
+        self._limited.add()
+        return RateLimitError(
+            f"More than {bucket.policy.quota} requests in {bucket.policy.window} s.",
+            remedy=f"Ask again in {bucket.retry_after()} s.",
+        )
 
     def _check_access(self, admission: Admission) -> None:
         scope = admission.route.scope

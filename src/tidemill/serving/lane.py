@@ -53,8 +53,20 @@ class Slot:
 
     def __call__(self, reply: Reply, block: bytes) -> None:
         lane = self.lane
-        self.data = lane.format(reply, block, last=lane.slots[-1] is self)
-        if lane.slots[0] is self:
+        slots = lane.slots
+        if lane.ending and slots[-1] is self:
+            block += b"connection: close\r\n"
+        body = reply.body
+        self.data = b"".join(
+            (
+                STATUS_LINE[reply.status],
+                lane.addresses.default_lines(lane.server_state.default_headers),
+                block,
+                b"content-length: %d\r\n\r\n" % len(body),
+                body,
+            )
+        )
+        if slots[0] is self:
             lane.advance()
 
 
@@ -237,14 +249,6 @@ class FastLane(HttpToolsProtocol):
         if len(self.slots) >= MOST_WAITING:
             self.flow.pause_reading()
         self.last_used = self.gateway.answer(admission, body, slot).started
-
-    def format(self, reply: Reply, block: bytes, *, last: bool) -> bytes:
-        """The answer's bytes."""
-        defaults = self.addresses.default_lines(self.server_state.default_headers)
-        end = b"content-length: %d\r\n\r\n" % len(reply.body)
-        if self.ending and last:
-            end = b"connection: close\r\n" + end
-        return b"".join((STATUS_LINE[reply.status], defaults, block, end, reply.body))
 
     def advance(self) -> None:
         """Write the answers whose turn it is."""

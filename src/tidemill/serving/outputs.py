@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from tidemill.errors import InputError
+from tidemill.signature import Label
 
 Array = np.ndarray[Any, Any]
 SMALL = 256  # numbers up to which plain Python sums quicker than numpy starts
@@ -59,6 +61,12 @@ class Outputs:
         if self._values is None:
             self._values = [] if self.values is None else self.values.tolist()
         return self._values
+
+    def predictions(self, labels: Sequence[Label], start: int, stop: int) -> list[Label]:
+        """The answers of some rows as labels or numbers."""
+        if self.labels is None:
+            return list(self.value_list[start:stop])
+        return [labels[i] for i in self.label_list[start:stop]]
 
     def float_bytes(self, start: int, stop: int) -> bytes:
         """The probabilities of some rows as a little-endian float32 matrix."""

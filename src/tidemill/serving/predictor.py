@@ -26,11 +26,10 @@ from tidemill.serving.metrics import Metrics
 from tidemill.serving.outputs import Array, Outputs
 from tidemill.serving.pack import Packer, Rows
 from tidemill.serving.record import Recorder
-from tidemill.serving.routes import Call
+from tidemill.serving.routes import Call, Reply
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.turn import Turn
 from tidemill.serving.work import Finish, Speed, Waiting, Work, joined, padded
-from tidemill.signature import Label
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -196,13 +195,6 @@ class Predictor:
         outputs.check(0, rows.count)
         return outputs
 
-    def predictions(self, outputs: Outputs, start: int, stop: int) -> list[Label]:
-        """The answers of some rows as labels or numbers."""
-        if outputs.labels is None:
-            return list(outputs.value_list[start:stop])
-        labels = self.signature.labels
-        return [labels[i] for i in outputs.label_list[start:stop]]
-
     def close(self) -> None:
         """Forget what only this version needs, when another one took its place."""
         if self._memory is not None:
@@ -303,27 +295,24 @@ class Predictor:
             stop = start + work.count
             try:
                 if not work.given_up:
-                    self._answer(work, place, outputs, (start, stop), now)
+                    outputs.check(start, stop)
+                    reply = work.finish(work.call, outputs, start, stop)
+                    if self._recorder is not None:
+                        self._recorder.write(work, place, outputs, start, stop, now)
+                    if self._memory is not None:
+                        self._remember(work, reply, outputs, start, stop)
+                    self._predictions.add(work.count)
+                    self._turn.release(work.call, reply)
             except TidemillError as error:
                 self._turn.fail(work.call, error)
             except Exception as error:  # whatever goes wrong for one must not keep the others
                 self._failed(work, error)
             start = stop
 
-    def _answer(
-        self, work: Work, place: int, outputs: Outputs, span: tuple[int, int],
-        now: tuple[float, float],
-    ) -> None:  # fmt: skip
-        outputs.check(*span)
-        reply = work.finish(work.call, outputs, *span)
-        if self._recorder is not None:
-            predictions = self.predictions(outputs, *span)
-            self._recorder.write(work, place, outputs, span, predictions, now)
-        if self._memory is not None:
-            self._memory.keep(work, outputs, *span)
-            reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
-        self._predictions.add(work.count)
-        self._turn.release(work.call, reply)
+    def _remember(self, work: Work, reply: Reply, outputs: Outputs, start: int, stop: int) -> None:
+        assert self._memory is not None
+        self._memory.keep(work, outputs, start, stop)
+        reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
 
 
 def _own_rows(works: list[Work], arrays: list[Array]) -> list[Array]:

@@ -14,7 +14,6 @@ from tidemill.serving.outputs import Array, Outputs
 from tidemill.serving.pack import Packer
 from tidemill.serving.segments import Encoding, Record
 from tidemill.serving.work import Work
-from tidemill.signature import Label
 
 
 class Recorder:
@@ -33,6 +32,7 @@ class Recorder:
         self._version = version
         self._rule = journal.rule(name)
         self._packer = packer
+        self._labels = packer.signature.labels
         self._buffer = buffer
         self._view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         self._row_bytes = buffer.itemsize * packer.width
@@ -48,10 +48,15 @@ class Recorder:
             raise journal_full()
 
     def write(
-        self, work: Work, place: int, outputs: Outputs, span: tuple[int, int],
-        predictions: list[Label], now: tuple[float, float],
+        self, work: Work, place: int, outputs: Outputs, start: int, stop: int,
+        now: tuple[float, float],
     ) -> None:  # fmt: skip
-        """Record a work; `place` is its row in the buffer, `now` the wall and monotonic clocks."""
+        """Record a work, whose answers are `outputs[start:stop]`.
+
+        Args:
+            place: Its row in the buffer, where it has no rows of its own.
+            now: The wall clock and the monotonic one.
+        """
         rule = self._rule
         if rule.sample < 1.0 and random.random() >= rule.sample:
             return
@@ -59,14 +64,17 @@ class Recorder:
         encoding: Encoding = "none"
         if rule.inputs:
             features, encoding = self._features(work, place)
-        probabilities = None if outputs.probabilities is None else outputs.float_bytes(*span)
+        probabilities = None
+        if outputs.probabilities is not None:
+            probabilities = outputs.float_bytes(start, stop)
         call = work.call
         admission = call.admission
         self._add(
             Record(
-                call.id, now[0], self._name, self._version, len(predictions), encoding, features,
-                predictions, probabilities, now[1] - call.started, admission.request_id,
-                admission.key_id, "champion", rule.sample,
+                call.id, now[0], self._name, self._version, work.count, encoding, features,
+                outputs.predictions(self._labels, start, stop), probabilities,
+                now[1] - call.started, admission.request_id, admission.key_id, "champion",
+                rule.sample,
             )
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -93,6 +94,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What start-up made stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
         if self.started and self.on_started is not None:
             self.on_started()
 
