@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.errors import UnavailableError
-from tidemill.serving.journal import Journal
+from tidemill.errors import SettingsError, UnavailableError
+from tidemill.serving.journal import Journal, ModelRule
 from tidemill.serving.outputs import Array, Outputs
 from tidemill.serving.pack import Packer
 from tidemill.serving.segments import Encoding, Record
@@ -92,3 +92,29 @@ def journal_full() -> UnavailableError:
         "The journal is full, and predictions that cannot be recorded are refused.",
         remedy="Let ingest run, or raise TIDEMILL_JOURNAL_MAX_BYTES.",
     )
+
+
+def read_rules(text: str, general: ModelRule) -> dict[str, ModelRule]:
+    """TIDEMILL_JOURNAL_RULES as rules by model; what an entry leaves out is as in `general`.
+
+    Raises:
+        SettingsError: An entry is not `name=share` or `name=share:noinputs`.
+    """
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    return dict(_read_rule(entry, general) for entry in entries)
+
+
+def _read_rule(entry: str, rule: ModelRule) -> tuple[str, ModelRule]:
+    name, _, value = entry.rpartition("=")
+    share, _, inputs = value.partition(":")
+    try:
+        sample = float(share) if share else rule.sample
+    except ValueError:
+        sample = -1.0
+    if not name or not 0 <= sample <= 1 or inputs not in ("", "inputs", "noinputs"):
+        raise SettingsError(
+            f"TIDEMILL_JOURNAL_RULES holds '{entry}'.",
+            field="TIDEMILL_JOURNAL_RULES",
+            expected="name=share or name=share:noinputs, the share between 0 and 1",
+        )
+    return name, ModelRule(sample, inputs == "inputs" if inputs else rule.inputs)

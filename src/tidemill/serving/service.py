@@ -22,6 +22,7 @@ from tidemill.serving.metrics import Metrics
 from tidemill.serving.predictor import Predictor, Surroundings
 from tidemill.serving.probes import Probes
 from tidemill.serving.protocols import native
+from tidemill.serving.record import read_rules
 from tidemill.serving.routes import Protocol, Router
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.shelf import Placed, StateWatch
@@ -166,7 +167,7 @@ def _journal(settings: ServingSettings, worker: str) -> Journal | None:
         max_bytes=settings.journal_max_bytes,
         when_full=settings.journal_when_full,
         rule=rule,
-        models=settings.journal_models(rule),
+        models=read_rules(settings.journal_rules, rule),
     )
     return Journal(settings.journal_folder, options, writer=worker)
 

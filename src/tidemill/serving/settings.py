@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Meta
 
 from tidemill.errors import SettingsError
-from tidemill.serving.journal import ModelRule
 
 #: Variables that keep the name other tools gave them.
 FOREIGN = {"tracking_uri": "MLFLOW_TRACKING_URI", "trusted_proxies": "FORWARDED_ALLOW_IPS"}
@@ -132,34 +131,9 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     def keys_file(self) -> Path:
         return Path(self.keys) if self.keys else Path(self.home) / "keys.json"
 
-    def journal_models(self, rule: ModelRule) -> dict[str, ModelRule]:
-        """`journal_rules` as rules; what an entry leaves out is as in `rule`.
-
-        Raises:
-            SettingsError: An entry is not `name=share` or `name=share:noinputs`.
-        """
-        entries = [e.strip() for e in self.journal_rules.split(",") if e.strip()]
-        return dict(_journal_rule(entry, rule) for entry in entries)
-
     @property
     def counts_dir(self) -> Path:
         return Path(self.home) / "metrics"
-
-
-def _journal_rule(entry: str, rule: ModelRule) -> tuple[str, ModelRule]:
-    name, _, value = entry.rpartition("=")
-    share, _, inputs = value.partition(":")
-    try:
-        sample = float(share) if share else rule.sample
-    except ValueError:
-        sample = -1.0
-    if not name or not 0 <= sample <= 1 or inputs not in ("", "inputs", "noinputs"):
-        raise SettingsError(
-            f"TIDEMILL_JOURNAL_RULES holds '{entry}'.",
-            field="TIDEMILL_JOURNAL_RULES",
-            expected="name=share or name=share:noinputs, the share between 0 and 1",
-        )
-    return name, ModelRule(sample, inputs == "inputs" if inputs else rule.inputs)
 
 
 def load(environ: Mapping[str, str] | None = None, **given: Any) -> ServingSettings:

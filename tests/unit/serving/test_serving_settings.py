@@ -8,6 +8,7 @@ import pytest
 
 from tidemill.errors import SettingsError
 from tidemill.serving.journal import ModelRule
+from tidemill.serving.record import read_rules
 from tidemill.serving.settings import ServingSettings, load, variables
 
 
@@ -73,8 +74,7 @@ def test_every_setting_says_what_it_does() -> None:
 
 def test_journal_rules_are_read_for_each_model() -> None:
     general = ModelRule(0.5, inputs=True)
-    rules = load({}, journal_rules="a=0.1, b=1:noinputs ,c=:noinputs,d=0.2:inputs")
-    assert rules.journal_models(general) == {
+    assert read_rules("a=0.1, b=1:noinputs ,c=:noinputs,d=0.2:inputs", general) == {
         "a": ModelRule(0.1, True),
         "b": ModelRule(1.0, False),
         "c": ModelRule(0.5, False),
@@ -82,4 +82,4 @@ def test_journal_rules_are_read_for_each_model() -> None:
     }
     for text in ("a", "=1", "a=2", "a=x", "a=1:some"):
         with pytest.raises(SettingsError, match="JOURNAL_RULES"):
-            load({}, journal_rules=text).journal_models(general)
+            read_rules(text, general)
