@@ -213,6 +213,7 @@ def test_the_first_version_becomes_champion_with_its_evidence(
     document = json.loads(Path(kept).read_text())
     assert document["verdict"] == json.loads(json.dumps(change.evidence))
     assert document["actor"] == "ann"
+    assert document["bundle"] == version.digest
 
 
 def test_a_better_version_takes_over_and_a_worse_one_does_not(

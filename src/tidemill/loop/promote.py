@@ -303,6 +303,8 @@ def _keep(
     """The evidence as an artifact of the version's run, and in short as its tags."""
     document = {
         "verdict": msgspec.to_builtins(verdict),
+        "bundle": version.digest,
+        "run_id": version.run_id,
         "actor": actor,
         "reason": reason,
         "time": time.time(),
