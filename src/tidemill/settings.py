@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
@@ -123,6 +123,10 @@ class Settings(BaseSettings):
         default=True,
         description="Load the training libraries once in each worker, so that jobs start at once; "
         "without it a worker holds 300 MB less and each job takes seconds to start.",
+    )
+    fan_out: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Spread the trials of a training over all workers; auto does so on PostgreSQL.",
     )
     job_time_limit: float = Field(
         default=3600.0, gt=0, description="Seconds a job may run, where the request names no limit."

@@ -32,11 +32,14 @@ def list_jobs(
     state: State | None = None,
     kind: Filter = None,
     model: Filter = None,
+    parent: Filter = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Listing[JobView]:
     """Jobs, newest first."""
-    page = platform.jobs.page(state=state, kind=kind, model=model, limit=limit, cursor=cursor)
+    page = platform.jobs.page(
+        state=state, kind=kind, model=model, parent=parent, limit=limit, cursor=cursor
+    )
     return Listing(items=[view_job(job) for job in page.items], next=page.next)
 
 

@@ -58,6 +58,7 @@ class JobView(BaseModel):
     job_id: str
     kind: str
     model: str | None
+    parent: str | None = Field(description="The job that this one is a part of")
     status: str = Field(description="queued, running, waiting, succeeded, failed or cancelled")
     progress: float
     stage: str | None
@@ -82,6 +83,7 @@ def view_job(job: Job) -> JobView:
         job_id=job.id,
         kind=job.kind,
         model=job.model,
+        parent=job.parent,
         status=job.state,
         progress=round(job.percent / 100, 4),
         stage=job.stage,

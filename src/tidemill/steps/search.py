@@ -125,7 +125,7 @@ class Guided:
             direction="maximize" if maximize else "minimize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, trials // 2)),
         )
-        self._distributions = {name: _distribution(values) for name, values in space.items()}
+        self._distributions = {name: distribution(values) for name, values in space.items()}
         self._open: list[tuple[Settings, Any]] = []
         self._known: dict[tuple[tuple[str, Any], ...], float | None] = {}
         self._asked = 0
@@ -140,7 +140,7 @@ class Guided:
                 break
             self._finish(trial, self._known[_key(trial.params)])
         self._known[_key(trial.params)] = None
-        settings = {**self._pinned, **self._values(trial.params)}
+        settings = {**self._pinned, **drawn_values(self._space, trial.params)}
         self._open.append((settings, trial))
         return settings
 
@@ -156,19 +156,20 @@ class Guided:
         else:
             self._study.tell(trial, value)
 
-    def _values(self, drawn: Mapping[str, Any]) -> Settings:
-        """Of a list, Optuna draws the place, so that a list may hold anything at all."""
-        return {
-            name: drawn[name] if isinstance(values, tuple) else values[drawn[name]]
-            for name, values in self._space.items()
-        }
-
 
 def _key(drawn: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(drawn.items()))
 
 
-def _distribution(values: Sequence[Any]) -> Any:
+def drawn_values(space: Mapping[str, Sequence[Any]], drawn: Mapping[str, Any]) -> Settings:
+    """What Optuna drew as settings: of a list it draws the place, so that it may hold anything."""
+    return {
+        name: drawn[name] if isinstance(values, tuple) else values[drawn[name]]
+        for name, values in space.items()
+    }
+
+
+def distribution(values: Sequence[Any]) -> Any:
     """Whole bounds make a whole-number range; wide positive float ranges are drawn by logarithm."""
     from optuna.distributions import (
         CategoricalDistribution,

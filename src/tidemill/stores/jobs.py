@@ -14,10 +14,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from sqlalchemy import and_, func, insert, or_, select, update
+from sqlalchemy import and_, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError, NotFoundError
@@ -30,6 +31,8 @@ FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 CLAIMABLE: tuple[State, ...] = ("queued", "waiting")
 # A job that lost this many workers is more likely to be the cause than the victim.
 MAX_ATTEMPTS = 50
+# A parked job is looked at after this long even if nobody woke it.
+PARKED_SECONDS = 3600.0
 # A new row is rung for by whoever made it; after this many seconds, by the caretaker.
 GRACE_SECONDS = 2.0
 # Rung for and still not taken while a worker idles: the message was lost.
@@ -38,7 +41,7 @@ RESEND_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class NewJob:
-    """What is asked for. Limits in seconds and bytes."""
+    """What is asked for. Limits in seconds and bytes; `parent` is the job it is a part of."""
 
     kind: str
     model: str | None = None
@@ -49,6 +52,7 @@ class NewJob:
     idempotency_key: str | None = None
     key_id: str | None = None
     request_id: str | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,17 +151,62 @@ class Jobs:
             raise NotFoundError(f"There is no job '{job_id}'.", field="job_id")
         return _job(found[0])
 
+    def parts(self, job_id: str) -> list[Job]:
+        """The jobs that are parts of this one, in the order they were made."""
+        query = select(jobs).where(jobs.c.parent == job_id).order_by(jobs.c.id)
+        return [_job(row) for row in self._database.rows(query)]
+
+    def park(self, job: Job, stage: str) -> Job | None:
+        """Give the job back until its parts have ended; `wake` brings it back."""
+        parked = EpochNow() + PARKED_SECONDS
+        return self._change(
+            _held(job), state="waiting", stage=stage, not_before=parked, worker=None, heartbeat=None
+        )
+
+    def wake(self) -> list[Job]:
+        """Let go on what waits for its parts and has none left that has not ended."""
+        part = jobs.alias()
+        unfinished = exists().where(part.c.parent == jobs.c.id, part.c.state.not_in(FINAL))
+        any_part = exists().where(part.c.parent == jobs.c.id)
+        ready = and_(
+            jobs.c.state == "waiting", jobs.c.not_before > EpochNow(), any_part, ~unfinished
+        )
+        with self._database.write() as connection:
+            statement = (
+                update(jobs)
+                .where(jobs.c.state == "waiting", ready)
+                .values(not_before=EpochNow())
+                .returning(jobs)
+            )
+            rows = connection.execute(statement).mappings().all()
+        return [_job(row) for row in rows]
+
+    def show_parts(self, job_id: str, percent: float, progress: Mapping[str, Any]) -> None:
+        """Show on a waiting job how far its parts are."""
+        self._change(
+            and_(jobs.c.id == job_id, jobs.c.state == "waiting"),
+            percent=percent,
+            progress=plain(dict(progress)),
+        )
+
     def page(
         self,
         *,
         state: str | None = None,
         kind: str | None = None,
         model: str | None = None,
+        parent: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Job]:
         """Jobs, newest first."""
-        wanted = {jobs.c.state: state, jobs.c.kind: kind, jobs.c.model: model}
+        table = jobs.c
+        wanted = {
+            table.state: state,
+            table.kind: kind,
+            table.model: model,
+            table.parent: parent,
+        }
         where = tuple(column == value for column, value in wanted.items() if value is not None)
         found = read_page(self._database, jobs, jobs.c.id, where=where, limit=limit, cursor=cursor)
         return Page([_job(row) for row in found.items], found.next)
@@ -242,11 +291,17 @@ class Jobs:
     def cancel(self, job_id: str) -> Job:
         """Cancel a job that waits at once; ask the worker of one that runs to stop.
 
+        Its parts are cancelled with it.
+
         Raises:
             NotFoundError: There is no such job.
             ConflictError: It has already ended.
         """
         waiting = and_(jobs.c.id == job_id, jobs.c.state.in_(CLAIMABLE))
+        for part in self.parts(job_id):
+            if not part.done:
+                with suppress(ConflictError):  # it ended just now
+                    self.cancel(part.id)
         stopped = self._change(
             waiting,
             state="cancelled",

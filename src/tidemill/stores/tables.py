@@ -64,9 +64,11 @@ jobs = Table(
     Column("idempotency_key", String(255)),
     Column("key_id", String(64)),
     Column("request_id", String(128)),
+    Column("parent", String(32)),  # the job that this one is a part of
     UniqueConstraint("idempotency_key"),
     Index("ix_jobs_state", "state", "not_before"),
     Index("ix_jobs_model", "model", "id"),
+    Index("ix_jobs_parent", "parent"),
 )
 
 audit = Table(

@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, help="jobs at a time")
     given = parser.parse_args().concurrency
     settings = Settings() if given is None else Settings(worker_concurrency=given)
+    # As `tidemill` does for what it starts: threads that spin slow every fit on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Job processes run as this user anyway; a container's user is the place to decide it.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     logs.configure(

@@ -19,7 +19,7 @@ from tidemill.platform import Platform
 from tidemill.stores.faults import Fault, killed, over_limit
 from tidemill.stores.jobs import Job
 from tidemill.worker import child
-from tidemill.worker.child import Report
+from tidemill.worker.child import Report, Wait
 from tidemill.worker.memory import group_memory
 from tidemill.worker.pulse import Pulse
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class _Course:
     """How a job's process ended."""
 
-    outcome: dict[str, Any] | Fault | None = None
+    outcome: dict[str, Any] | Fault | Wait | None = None
     stopped: str | None = None  # "cancel", "lost", "leaving" or None
 
 
@@ -120,7 +120,11 @@ class Attendant:
         outcome = course.outcome
         if isinstance(outcome, dict):
             self._insist(lambda: self._platform.jobs.succeed(job, outcome))
+            self._wake(job)
             log.info("job %s succeeded", job.id)
+            return
+        if isinstance(outcome, Wait) and course.stopped is None:
+            self._insist(lambda: self._platform.jobs.park(job, outcome.stage))
             return
         if course.stopped == "leaving":
             self._put_off(job, Fault(True, _LEFT.problem()), counts=False, delay=0.0)
@@ -142,6 +146,7 @@ class Attendant:
     def _faulted(self, job: Job, fault: Fault) -> None:
         if not fault.outside:
             self._insist(lambda: self._platform.jobs.fail(job, fault.problem))
+            self._wake(job)
             log.error("job %s failed: %s", job.id, fault.problem["detail"])
             return
         counts = self._platform.mlflow_problem() is None
@@ -150,6 +155,17 @@ class Attendant:
             log.error("job %s failed for good: %s", job.id, fault.problem["detail"])
             return
         self._put_off(job, fault, counts=counts)
+
+    def _wake(self, part: Job) -> None:
+        """Let the job go on that this one was the last part of; a caretaker does it otherwise."""
+        if part.parent is None:
+            return
+        try:
+            for job in self._platform.jobs.wake():
+                if self._platform.doorbell.ring(job.id):
+                    self._platform.jobs.mark_sent(job.id)
+        except UnavailableError as error:
+            log.warning("job %s is woken later: %s", part.parent, error)
 
     def _put_off(self, job: Job, fault: Fault, *, counts: bool, delay: float | None = None) -> None:
         if delay is None:

@@ -48,6 +48,8 @@ class Caretaker:
             if time.monotonic() >= self._patience_until:
                 for job in self._platform.jobs.reap(self._lost_after):
                     log.warning("job %s lost its worker; it is %s now", job.id, job.state)
+            for parent in self._platform.jobs.wake():
+                log.info("every part of job %s has ended", parent.id)
             self._ring_again()
         except UnavailableError as error:
             self._patience_until = time.monotonic() + self._lost_after

@@ -41,8 +41,19 @@ class Report:
     progress: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Wait:
+    """A job's process ended because its parts have to end first."""
+
+    stage: str
+
+
 class Lost(Cancelled):
     """The job was given to another worker, or is to stop: what this one does no longer counts."""
+
+
+class Parked(Exception):  # noqa: N818
+    """The job is to wait until its parts have ended; the message is the stage it waits in."""
 
 
 def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
@@ -57,7 +68,9 @@ def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
     _limit_memory(job.memory_limit)
     logs.configure("worker", level=settings.log_level, style=settings.log_format)
     try:
-        outcome: dict[str, Any] | Fault = _perform(settings, job, verb, pipe)
+        outcome: dict[str, Any] | Fault | Wait = _perform(settings, job, verb, pipe)
+    except Parked as parked:
+        outcome = Wait(str(parked))
     except Exception as error:
         outcome = judge(error)
     except Lost:

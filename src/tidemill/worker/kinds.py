@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tidemill.errors import RequestError
 from tidemill.platform import Platform
+from tidemill.project import Project, load_project
 from tidemill.stores.jobs import Job
 from tidemill.worker.child import Report
 
@@ -26,6 +28,7 @@ VERBS = {
     "train": "tidemill.worker.training:run_train",
     "retrain": "tidemill.worker.training:run_retrain",
     "probe": "tidemill.worker.kinds:run_probe",
+    "trial": "tidemill.worker.sweeping:run_trial",
     "clean_up": "tidemill.worker.kinds:clean_up",
 }
 
@@ -43,6 +46,17 @@ def find_verb(name: str) -> Verb:
     module, _, function = VERBS[name].partition(":")
     verb: Verb = getattr(importlib.import_module(module), function)
     return verb
+
+
+def project_of(job: Job) -> Project:
+    """The project that the job is to train."""
+    assert job.project is not None, "a training job says where its project is"
+    return load_project(job.project)
+
+
+def tagged(project: Project, job: Job) -> Project:
+    """The project whose runs and version will carry the job's id."""
+    return replace(project, tags={**project.tags, JOB_TAG: job.id})
 
 
 def run_probe(_: Platform, job: Job, report: SayHow) -> dict[str, Any]:

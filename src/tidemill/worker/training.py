@@ -7,18 +7,17 @@ earlier one has brought about.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from tidemill.loop.promote import GATE_TAG, promote
 from tidemill.loop.train import Progress, train
 from tidemill.platform import Platform
-from tidemill.project import Project, load_project
 from tidemill.stores.jobs import Job
 from tidemill.stores.versions import CHAMPION
 from tidemill.worker.child import Report
-from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up
+from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.worker.sweeping import run_sweep, spreads
 
 
 def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
@@ -27,8 +26,11 @@ def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
         earlier = _settled(platform, job)
         if earlier is not None:
             return earlier
+    if spreads(platform, job):
+        run_sweep(platform, job, report)
+    else:
         clean_up(platform, job, report)
-    _train(platform, job, report)
+        _train(platform, job, report)
     settled = _settled(platform, job)
     assert settled is not None, "a training that ends well has registered a version"
     return settled
@@ -50,7 +52,7 @@ def _gate(platform: Platform, job: Job, number: str) -> dict[str, Any]:
     if version.tags.get(f"{GATE_TAG}verdict") == "failed":
         return {"promoted": False, "reasons": [version.tags.get(f"{GATE_TAG}reason", "")]}
     verdict = promote(
-        _project(job),
+        project_of(job),
         registry,
         version.name,
         version=number,
@@ -67,7 +69,7 @@ def _train(platform: Platform, job: Job, report: SayHow) -> None:
 
     settings = platform.settings
     train(
-        _tagged(_project(job), job),
+        tagged(project_of(job), job),
         tracking_uri=settings.mlflow_uri,
         registry_uri=settings.registry_uri,
         artifact_root=settings.artifact_root,
@@ -99,16 +101,6 @@ def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
         "candidate": version.tags.get("tidemill.candidate"),
         "metrics": dict(run.data.metrics),
     }
-
-
-def _project(job: Job) -> Project:
-    assert job.project is not None, "a training job says where its project is"
-    return load_project(job.project)
-
-
-def _tagged(project: Project, job: Job) -> Project:
-    """The project whose runs and version will carry the job's id."""
-    return replace(project, tags={**project.tags, JOB_TAG: job.id})
 
 
 def _report(progress: Progress) -> Report:
