@@ -64,13 +64,13 @@ def compile_model(model: Any, signature: Signature, X_sample: Rows) -> Compiled:
         reasons.append(reason)
         if not more:
             break
-    why = "; ".join(dict.fromkeys(reasons))
-    logger.warning("No compiled form (%s); trying the native fallback", why)
+    why = " ".join(dict.fromkeys(reasons))
+    logger.warning("Not in ONNX; trying the native fallback. %s", why)
     try:
         return replace(_native(model, signature, trials), reason=why)
     except TidemillError as error:
         raise ExportError(
-            f"The model cannot be served. ONNX: {why}. Native fallback: {error.detail}",
+            f"The model cannot be served. ONNX: {why} Native fallback: {error.detail}",
             remedy="Use another estimator or preprocessing; docs/estimators.md lists what works.",
         ) from error
 
@@ -165,12 +165,14 @@ def _complaint(found: Parity, where: str) -> str:
     labels = "" if found.labels_equal else "other labels, "
     return (
         f"{where} differs from the model on {found.rows} rows: {labels}"
-        f"largest relative error {found.max_relative_error:.1e}, allowed {parity.TOLERANCE:.0e}"
+        f"largest relative error {found.max_relative_error:.1e} "
+        f"({parity.TOLERANCE:.0e} is allowed)."
     )
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    text = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+    return f"{type(error).__name__}: {text.rstrip('.')}."
 
 
 def _manifest(compiled: Compiled) -> Manifest:

@@ -97,7 +97,7 @@ class Frame:
     def width(self) -> int:
         return len(self.names)
 
-    def take(self, columns: Sequence[int]) -> Block:
+    def take(self, columns: Any) -> Block:
         """Some columns; of one type when they are."""
         names = tuple(self.names[i] for i in columns)
         return joined(names, [self.parts[i] for i in columns])

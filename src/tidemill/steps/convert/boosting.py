@@ -16,11 +16,11 @@ from sklearn.ensemble import (
 )
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, matrix
-from tidemill.steps.convert.dispatch import Outcome, answer, asked, scores
+from tidemill.steps.convert.blocks import Block, Tensor, matrix, numbers, side_by_side
+from tidemill.steps.convert.dispatch import Outcome, answer, asked, scores, transform
 from tidemill.steps.convert.graph import Graph
 from tidemill.steps.convert.linear import two_columns
-from tidemill.steps.convert.trees import Tree, ensemble, grown, single
+from tidemill.steps.convert.trees import LEQ, MEMBER, Tree, ensemble, grown, single
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,16 +44,25 @@ def _histogram_classifier(
 @scores.register(HistGradientBoostingClassifier)
 def _histogram_raw(step: Any, graph: Graph, block: Block) -> str:
     """Baseline and trees added up, double [rows, 1 or classes]. The trees compare doubles."""
-    if step.is_categorical_ is not None and np.any(step.is_categorical_):
-        raise ExportError(
-            f"{type(step).__name__} with categorical_features has no compiled form; one-hot "
-            "encoded categories have."
-        )
-    stages = [[_histogram_tree(tree.nodes) for tree in stage] for stage in step._predictors]
-    return _raised(graph, matrix(graph, block), stages, np.ravel(step._baseline_prediction))
+    stages = [[_histogram_tree(tree) for tree in stage] for stage in step._predictors]
+    name = matrix(graph, _categories_first(step, graph, block))
+    return _raised(graph, name, stages, np.ravel(step._baseline_prediction))
 
 
-def _histogram_tree(nodes: Any) -> Tree:
+def _categories_first(step: Any, graph: Graph, block: Block) -> Block:
+    """What the trees see: the categorical columns' codes, then the other columns."""
+    if step.is_categorical_ is None:
+        return block
+    if isinstance(block, Tensor):
+        raise ExportError(f"{type(step).__name__} is given a tensor.")
+    chosen, others = np.flatnonzero(step.is_categorical_), np.flatnonzero(~step.is_categorical_)
+    encoder = step._preprocessor.named_transformers_["encoder"]
+    codes = numbers(graph, transform(encoder, graph, block.take(chosen)))
+    return side_by_side(graph, [codes, *(numbers(graph, block.take([i])) for i in others)])
+
+
+def _histogram_tree(predictor: Any) -> Tree:
+    nodes = predictor.nodes
     leaf = nodes["is_leaf"].astype(bool)
     return Tree(
         left=np.where(leaf, -1, nodes["left"].astype(int)),
@@ -62,7 +71,18 @@ def _histogram_tree(nodes: Any) -> Tree:
         thresholds=nodes["num_threshold"].astype(float),
         missing_left=nodes["missing_go_to_left"].astype(bool),
         values=nodes["value"].astype(float)[:, None],
+        modes=np.where(nodes["is_categorical"], MEMBER, LEQ),
+        members={
+            int(i): _members(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][i]])
+            for i in np.flatnonzero(nodes["is_categorical"] & ~leaf)
+        },
     )
+
+
+def _members(bitset: Any) -> list[float]:
+    """The codes in a set of 256 bits, held in eight words of 32."""
+    words = np.asarray(bitset, np.uint32)
+    return [float(i) for i in range(256) if words[i // 32] >> np.uint32(i % 32) & np.uint32(1)]
 
 
 def _raised(graph: Graph, name: str, stages: Sequence[Sequence[Tree]], base: Floats) -> str:

@@ -200,7 +200,7 @@ def _function(step: FunctionTransformer, graph: Graph, block: Block) -> Block:
         return _method(step.func, graph, block)
     columns = numbers(graph, block)
     if step.kw_args or not isinstance(step.func, np.ufunc):
-        raise ExportError(f"FunctionTransformer({step.func!r}) has no compiled form.")
+        raise ExportError(f"The function {_called(step.func)} has no compiled form.")
     return plain(apply(step.func, graph, matrix(graph, columns)), columns.width)
 
 
@@ -218,8 +218,12 @@ def apply(function: Any, graph: Graph, name: str) -> str:
     if function is np.square:
         return graph.add("Mul", name, name)
     if function not in OPERATIONS:
-        raise ExportError(f"The function {function!r} has no compiled form.")
+        raise ExportError(f"The function {_called(function)} has no compiled form.")
     return graph.add(OPERATIONS[function], name)
+
+
+def _called(function: Any) -> str:
+    return f"'{getattr(function, '__name__', function)}'"
 
 
 def _method(called: Any, graph: Graph, block: Block) -> Block:

@@ -27,7 +27,6 @@ UNKNOWN = "\x1a?"  # a text that is in no list
 
 
 @transform.register(OneHotEncoder)
-@transform.register(OrdinalEncoder)
 @transform.register(TargetEncoder)
 def _encode(step: Any, graph: Graph, block: Block) -> Block:
     """The encoder's answers added up: a constant, and for every category what it adds."""
@@ -39,6 +38,28 @@ def _encode(step: Any, graph: Graph, block: Block) -> Block:
     if constant.any():
         hot = graph.add("Add", hot, graph.constant(constant))
     return plain(hot, adds.shape[1], nullable=False)
+
+
+@transform.register(OrdinalEncoder)
+def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
+    """Each category's number; NaN or another one for a missing and for an unknown category."""
+    categories = [list(values) for values in step.categories_]
+    owner = np.repeat(np.arange(len(categories)), [len(values) for values in categories])
+    codes = _changes(_forgiving(step), categories)[np.arange(len(owner)), owner]
+    places = np.eye(len(categories))[owner]
+    numbered, blank = (places * mask[:, None] for mask in (np.isfinite(codes), np.isnan(codes)))
+    hot = indicators(graph, block, categories)
+    found = graph.product(hot, graph.constant(places * np.nan_to_num(codes)[:, None]))
+    unknown = np.nan if step.unknown_value is None else float(step.unknown_value)
+    found = graph.add("Where", _any(graph, hot, numbered), found, graph.constant(unknown))
+    if blank.any():
+        found = graph.add("Where", _any(graph, hot, blank), graph.constant(np.nan), found)
+    return plain(found, len(categories))
+
+
+def _any(graph: Graph, hot: str, places: Floats) -> str:
+    """Whether a column holds any of its categories that have a 1.0: bool [rows, columns]."""
+    return graph.add("Greater", graph.product(hot, graph.constant(places)), graph.constant(0.0))
 
 
 @transform.register(KBinsDiscretizer)
@@ -120,17 +141,28 @@ def _asked(step: Any, categories: Sequence[Categories]) -> tuple[Floats, Floats]
     """
     step = _forgiving(step)
     first = [values[0] for values in categories]
-    rows = [first, *(_with(first, i, _stranger(values)) for i, values in enumerate(categories))]
-    rows += [_with(first, i, value) for i, values in enumerate(categories) for value in values]
-    kind = object if any(isinstance(v, str) for values in categories for v in values) else float
-    answers = asked(step.transform, np.array(rows, dtype=kind)).astype(float)
-    if not np.isfinite(answers).all():
-        raise ExportError(f"{type(step).__name__} encodes a missing value as NaN.")
-    width = len(categories)
-    unknown = answers[1 : width + 1] - answers[0]
-    column = np.repeat(np.arange(width), [len(values) for values in categories])
-    adds = answers[width + 1 :] - answers[0] - unknown[column]
-    return answers[0] + unknown.sum(axis=0), adds
+    strangers = [_with(first, i, _stranger(values)) for i, values in enumerate(categories)]
+    answers = _ask(step, [first, *strangers])
+    adds = _changes(step, categories)
+    if not (np.isfinite(answers).all() and np.isfinite(adds).all()):
+        raise ExportError(f"{type(step).__name__} encodes a category as NaN.")
+    unknown = answers[1:] - answers[0]
+    column = np.repeat(np.arange(len(categories)), [len(values) for values in categories])
+    return answers[0] + unknown.sum(axis=0), adds - answers[0] - unknown[column]
+
+
+def _changes(step: Any, categories: Sequence[Categories]) -> Floats:
+    """The answers to every category of every column in turn, the other columns at their first:
+    [categories, outputs]."""
+    first = [values[0] for values in categories]
+    return _ask(
+        step, [_with(first, i, value) for i, values in enumerate(categories) for value in values]
+    )
+
+
+def _ask(step: Any, rows: list[list[Any]]) -> Floats:
+    kind = object if any(isinstance(value, str) for row in rows for value in row) else float
+    return np.asarray(asked(step.transform, np.array(rows, dtype=kind)), dtype=float)
 
 
 def _forgiving(step: Any) -> Any:
@@ -138,10 +170,8 @@ def _forgiving(step: Any) -> Any:
     step = copy.copy(step)
     if isinstance(step, OneHotEncoder):
         step.sparse_output = False
-    if getattr(step, "handle_unknown", "ignore") == "error":
-        ordinal = isinstance(step, OrdinalEncoder)
-        step.handle_unknown = "use_encoded_value" if ordinal else "ignore"
-        step.unknown_value = -1
+    if getattr(step, "handle_unknown", "ignore") == "error" and isinstance(step, OneHotEncoder):
+        step.handle_unknown = "ignore"
     return step
 
 

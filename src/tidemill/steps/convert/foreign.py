@@ -116,7 +116,7 @@ def _convert(
     except Exception as error:  # a converter may fail in any way
         reason = str(error).strip().split("\n")[0][:200]
         raise ExportError(
-            f"skl2onnx does not convert {type(step).__name__}: {type(error).__name__}: {reason}"
+            f"skl2onnx does not convert {type(step).__name__} ({type(error).__name__}: {reason})."
         ) from error
     converted: onnx.ModelProto = model
     return converted

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cross_decomposition import PLSRegression
+from sklearn.cross_decomposition import CCA, PLSCanonical, PLSRegression
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import GammaRegressor, PoissonRegressor, SGDClassifier, TweedieRegressor
 from sklearn.linear_model._base import LinearClassifierMixin, LinearModel
@@ -54,8 +54,10 @@ def _tweedie(step: TweedieRegressor, graph: Graph, block: Block) -> Outcome:
     return handler(step, graph, block)
 
 
+@answer.register(CCA)
+@answer.register(PLSCanonical)
 @answer.register(PLSRegression)
-def _pls(step: PLSRegression, graph: Graph, block: Block) -> Outcome:
+def _pls(step: Any, graph: Graph, block: Block) -> Outcome:
     columns = settled(graph, block)
     shift = np.asarray(step._x_mean, float)
     return Outcome(

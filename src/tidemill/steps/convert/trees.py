@@ -11,7 +11,7 @@ nodes are single. What the leaves add up to is computed in double precision all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from tidemill.steps.convert.dispatch import Outcome, answer
 from tidemill.steps.convert.graph import FLOAT, INT64, Graph
 
 Floats = npt.NDArray[np.float64]
-LEQ, LT, EQ = 0, 1, 4  # BRANCH_LEQ, BRANCH_LT, BRANCH_EQ
+LEQ, LT, MEMBER = 0, 1, 6  # how a node compares; MEMBER asks whether the value is in a set
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Tree:
         features: Positions in the matrix that the ensemble is given.
         missing_left: Whether NaN goes left.
         modes: How the feature is compared with the threshold to go left; one for all nodes or each.
+        members: By node, the set of a node with the mode MEMBER.
     """
 
     left: npt.NDArray[np.intp]
@@ -51,7 +52,8 @@ class Tree:
     thresholds: Floats
     missing_left: npt.NDArray[np.bool_]
     values: Floats
-    modes: npt.NDArray[np.int8] | int = LEQ
+    modes: npt.NDArray[np.intp] | int = LEQ
+    members: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     @property
     def leaves(self) -> npt.NDArray[np.bool_]:
@@ -73,6 +75,7 @@ class _Arrays:
     false_leaf: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    members: list[float] = field(default_factory=list)
 
     def grow(self, tree: Tree, targets: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
         """Add a tree; `targets` and `weights` [nodes] say what its leaves give to which output."""
@@ -87,6 +90,9 @@ class _Arrays:
         self.features += tree.features[inner].tolist()
         self.splits += tree.thresholds[inner].tolist()
         self.modes += np.broadcast_to(tree.modes, len(leaf))[inner].tolist()
+        for node in inner.tolist():
+            if node in tree.members:
+                self.members += [*tree.members[node], np.nan]
         self.missing += tree.missing_left[inner].astype(int).tolist()
         for children, ids, is_leaf in (
             (tree.left, self.true_ids, self.true_leaf),
@@ -126,6 +132,7 @@ def ensemble(
     arrays = _Arrays()
     for tree, targets, weights in parts:
         arrays.grow(tree, targets, weights)
+    sets = {"membership_values": numpy_helper.from_array(np.array(arrays.members, dtype))}
     return graph.ml(
         "TreeEnsemble",
         name,
@@ -142,6 +149,7 @@ def ensemble(
         nodes_falseleafs=arrays.false_leaf,
         leaf_targetids=arrays.targets,
         leaf_weights=numpy_helper.from_array(np.array(arrays.weights, dtype)),
+        **(sets if arrays.members else {}),
     )
 
 
