@@ -379,14 +379,8 @@ def _record(change: Transition, move: Callable[[], None], audit: Audit | None) -
         if audit is not None:
             audit(replace(change, failed=str(error), time=time.time()))
         raise
-    logger.info(
-        "%s: version %s is %s now (%s by %s)",
-        change.model,
-        change.version,
-        change.stage,
-        change.action,
-        change.actor,
-    )
+    done = (change.model, change.version, change.stage, change.action, change.actor)
+    logger.info("%s: version %s is %s now (%s by %s)", *done)
     return change
 
 
