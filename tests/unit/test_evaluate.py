@@ -160,3 +160,4 @@ def test_better_is_more_or_less_by_metric() -> None:
     assert is_better("recall", 0.9, 0.8)
     assert is_better("rmse", 0.8, 0.9)
     assert not is_better("rmse", 0.8, 0.8)
+    assert not is_better("recall", 0.8, 0.8)

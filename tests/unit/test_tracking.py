@@ -79,6 +79,18 @@ def test_an_interruption_ends_a_run_killed(tracking: Tracking, stop: type[BaseEx
     assert info(tracking, run).info.status == "KILLED"
 
 
+def test_mlflow_going_away_does_not_hide_why_a_run_ended(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: Any, **kwargs: Any) -> None:
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", gone)
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", gone)
+    with pytest.raises(ZeroDivisionError), tracking.run("exp", "bad"):
+        raise ZeroDivisionError
+
+
 def test_a_child_knows_its_parent(tracking: Tracking) -> None:
     with tracking.run("exp", "parent") as parent, tracking.run("x", "c", parent=parent) as child:
         pass
@@ -97,7 +109,8 @@ def test_many_parameters_and_long_values_fit(tracking: Tracking) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("a name/with: all", "a_name_with__all"), ("..", "_"), ("iris-2", "iris-2")]
+    ("name", "folder"),
+    [("a name/with: all", "a_name_with__all"), ("..", "_"), ("iris-2", "iris-2")],
 )
 def test_artifacts_go_under_the_root_by_the_experiments_name(
     tracking: Tracking, store: tuple[str, Path], name: str, folder: str

@@ -261,6 +261,9 @@ def test_the_version_is_registered_with_description_and_tags(trained: Trained) -
     }
     assert expected.items() <= version.tags.items()
     assert json.loads(version.tags["tidemill.split"])["seed"] == 42
+    experiment = trained.store.runs("churn")[0].info.experiment_id
+    (model,) = client.search_logged_models([experiment])
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "churn", "version": "1"}]
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def _register(
         run_id=outcome.run_id,
         model_id=logged.id,
         description=sweep.project.description,
-        version_description=describe(outcome.trial, learned),
+        version_description=describe(outcome.trial, learned, sweep.project),
         tags=tags,
     )
     logger.info("%s: version %s is %s", sweep.project.name, version, outcome.trial.name)

@@ -32,6 +32,7 @@ MATRIX_FILE, RESIDUALS_FILE = "confusion_matrix.png", "residuals.png"
 REPORT_TEXT, REPORT_JSON = "classification_report.txt", "classification_report.json"
 WARNINGS_FILE = "warnings.txt"
 _MEANINGLESS = ("deprecated", "warn")  # defaults with which scikit-learn says "not given"
+_PIPELINES_OWN = ("memory", "steps", "transform_input", "verbose")  # autologging logs these of it
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def _all_params(candidate: Candidate, estimator: Any, trial: Trial) -> dict[str,
     inner = {
         name: value
         for name, value in estimator.get_params(deep=False).items()
-        if isinstance(value, bool | int | float | str) and value not in _MEANINGLESS
+        if isinstance(value, bool | int | float | str)
+        and value not in _MEANINGLESS
+        and name not in _PIPELINES_OWN
     }
     return {**inner, **candidate.params, **trial.params}
 
@@ -165,7 +168,7 @@ def _log(run: Run, trial: Trial, project: Project, data: Prepared, learned: Lear
     run.log_files(_files(trial, project, data, learned))
     if learned.warnings:
         run.set_tags({WARNINGS_TAG: "\n".join(learned.warnings)})
-    run.set_tags({NOTE_TAG: describe(trial, learned)})
+    run.set_tags({NOTE_TAG: describe(trial, learned, project)})
 
 
 def _files(trial: Trial, project: Project, data: Prepared, learned: Learned) -> dict[str, bytes]:
@@ -185,8 +188,9 @@ def _files(trial: Trial, project: Project, data: Prepared, learned: Learned) -> 
     return files
 
 
-def describe(trial: Trial, learned: Learned) -> str:
+def describe(trial: Trial, learned: Learned, project: Project) -> str:
     """One sentence for people: what was fitted, and how good it is."""
     metrics = ", ".join(f"{key} {value:.4g}" for key, value in learned.evaluation.metrics.items())
-    settings = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+    chosen = {**project.candidate(trial.candidate).params, **trial.params}
+    settings = ", ".join(f"{key}={value}" for key, value in chosen.items())
     return f"{trial.candidate} with {settings or 'its defaults'}. On held-out rows: {metrics}."

@@ -42,5 +42,5 @@ def fingerprint(frame: pd.DataFrame) -> str:
 
 def _plain(series: pd.Series[Any]) -> pd.Series[Any]:
     if types.is_numeric_dtype(series.dtype) or types.is_bool_dtype(series.dtype):
-        return series.astype("float64") + 0.0  # makes -0.0 and 0.0 the same
+        return series.astype("float64") + 0.0  # -0.0 is 0.0, which older pandas hashes apart
     return series.astype(object)

@@ -40,6 +40,7 @@ ERROR_FILE = "error.txt"
 ERROR_TAG = "tidemill.error"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
+VERSIONS_TAG = "mlflow.modelVersions"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,19 @@ class Tracking:
             if made:
                 self._unmake(name)
             raise
+        if model_id is not None:
+            self._link_model(model_id, name, str(version.version))
         return str(version.version)
+
+    def _link_model(self, model_id: str, name: str, version: str) -> None:
+        """Let the logged model's page name its version, as MLflow's own registering does."""
+        versions = json.dumps([{"name": name, "version": version}])
+        try:
+            self.call(
+                lambda client: client.set_logged_model_tags(model_id, {VERSIONS_TAG: versions})
+            )
+        except TidemillError:
+            logger.warning("Version %s of '%s' is not linked from its logged model", version, name)
 
     def _new_model(self, name: str, description: str) -> bool:
         try:
