@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
 from tests.servers import free_port, wait_until
 
@@ -26,12 +25,18 @@ class Machine:
     """A machine with a Tidemill home, and the commands a person types on it."""
 
     folder: Path
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loaded: dict[str, Any] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
         return self.folder / ".tidemill"
+
+    @property
+    def store(self) -> str:
+        """The tracking store in the home."""
+        return f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
     def key(self) -> str:
@@ -65,11 +70,14 @@ class Machine:
         }
 
     def train(self, reference: str, *more: str) -> dict[str, Any]:
-        """Train and promote a project, once; what `tidemill train --json` says."""
+        """Train and promote a project, once; what `tidemill train --json` says.
+
+        The gate's verdict is added as `verdict`.
+        """
         if reference not in self.results:
-            said = self.run("train", "--project", reference, "--json", *more)
-            self.results[reference] = json.loads(said)
-            self.run("promote", self.results[reference]["model"], "--project", reference)
+            said = self.run("train", "--project", reference, "--promote", "--json", *more)
+            result, end = json.JSONDecoder().raw_decode(said)
+            self.results[reference] = {**result, "verdict": json.loads(said[end:])}
         return self.results[reference]
 
     @contextlib.contextmanager
@@ -81,24 +89,26 @@ class Machine:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.env, stdout=out, stderr=subprocess.STDOUT
             )
+        server = Server(f"http://127.0.0.1:{port}", process, log)
         try:
-            server = Server(f"http://127.0.0.1:{port}", process, log)
             wait_until(server.is_ready, "the server to be ready", PATIENCE)
             server.client.headers["X-API-Key"] = self.key
             yield server
         finally:
+            server.client.close()
             process.terminate()
             process.wait(60)
 
-    def native(self, model: str, rows: Any) -> Any:
-        """The champion as MLflow's users load it, and its answers to the rows."""
-        import mlflow
+    def native(self, model: str) -> Any:
+        """The champion as MLflow's users load it, once."""
+        if model not in self.loaded:
+            import mlflow
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mlflow.set_tracking_uri(f"sqlite:///{self.home / 'mlflow.db'}")
-            loaded = mlflow.pyfunc.load_model(f"models:/{model}@champion")
-            return loaded, np.asarray(loaded.predict(rows)).reshape(len(rows))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                mlflow.set_tracking_uri(self.store)
+                self.loaded[model] = mlflow.pyfunc.load_model(f"models:/{model}@champion")
+        return self.loaded[model]
 
     def runs(self, model: str, kind: str) -> Any:
         """The runs of a model's experiment as MLflow's own client lists them."""
@@ -106,7 +116,7 @@ class Machine:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mlflow.set_tracking_uri(f"sqlite:///{self.home / 'mlflow.db'}")
+            mlflow.set_tracking_uri(self.store)
             return mlflow.search_runs(
                 experiment_names=[model], filter_string=f"tags.`tidemill.kind` = '{kind}'"
             )

@@ -34,14 +34,15 @@ def walk(machine: Machine, data: Prepared, least: float) -> dict[str, Any]:
     images = matrix_of(data.test, data.inputs, project)[:ROWS]
     pixels = data.test[list(data.inputs)].to_numpy()[:ROWS].tolist()
     assert all(0 <= pixel <= 255 for image in pixels for pixel in image)
-    loaded, expected = machine.native("mnist", np.array(images))
+    native = machine.native("mnist")
+    expected = np.asarray(native.predict(np.array(images))).reshape(ROWS).tolist()
     with machine.serving("mnist") as server:
         answers = [server.ask("/predict", {"image": image}) for image in pixels]
         batch = server.ask("/predict", {"instances": pixels})["predictions"]
         assert_torch_is_absent(server.programs())
-    assert [answer["prediction"] for answer in answers] == expected.tolist()
-    assert [answer["prediction"] for answer in batch] == expected.tolist()
-    sure = loaded.get_raw_model().predict_proba(np.array(images)).max(axis=1)
+    assert [answer["prediction"] for answer in answers] == expected
+    assert [answer["prediction"] for answer in batch] == expected
+    sure = native.get_raw_model().predict_proba(np.array(images)).max(axis=1)
     assert [a["confidence"] for a in answers] == pytest.approx(sure.tolist(), abs=1e-4)
     return result
 
