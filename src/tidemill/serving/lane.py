@@ -129,12 +129,16 @@ class FastLane(HttpToolsProtocol):
     # From the parser
 
     def on_message_begin(self) -> None:
+        """Begin as uvicorn does, but for the ASGI scope, which only the ordinary way needs."""
         self.between = False
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         admission = self._admit() if self._only_fast() else None
         if admission is None:
+            self._make_scope()
             super().on_headers_complete()
             return
         self.admission = admission
@@ -154,6 +158,12 @@ class FastLane(HttpToolsProtocol):
             return
         self._learn(admission)
         self._answer(admission, b"".join(self.pieces))
+
+    def _make_scope(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers = self.scope["headers"] = headers
 
     # The fast ways
 

@@ -20,6 +20,7 @@ from tidemill.errors import SettingsError
 
 PLACES = 1 << 14
 WIDTH = 3  # doubles a place: owner, tokens, when they were counted
+REMEMBERED = 4096  # callers whose place is not looked for again
 NEAR = 8  # places where an owner may be
 WINDOWS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 POLICY = re.compile(r"([1-9][0-9]{0,14})\s*(?:/|per)\s*([1-9][0-9]{0,5})?\s*([a-z]+?)s?", re.I)
@@ -147,7 +148,15 @@ class Buckets:
     def __init__(self, policy: Policy | None, table: Table) -> None:
         self._policy = policy
         self._table = table
+        self._known: dict[str, Bucket] = {}
 
     def of(self, caller: str) -> Bucket | None:
         """The caller's bucket; None when the policy is off."""
-        return None if self._policy is None else Bucket(self._policy, self._table, caller)
+        if self._policy is None:
+            return None
+        bucket = self._known.get(caller)
+        if bucket is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            bucket = self._known[caller] = Bucket(self._policy, self._table, caller)
+        return bucket
