@@ -89,8 +89,8 @@ class Platform:
             memory_limit=new.memory_limit or self._memory_limit(),
         )
         job, created = self.jobs.submit(limited)
-        if created and self.doorbell.ring(job.id):
-            job = self.jobs.mark_sent(job.id) or job
+        if created:
+            self.doorbell.ring_soon(job.id, self.jobs.mark_sent)
         return job, created
 
     def audit_transition(self, change: Transition, origin: str | None = None) -> None:

@@ -118,7 +118,7 @@ def test_a_training_is_accepted_and_can_be_looked_at(api: Api) -> None:
         "trials": 3,
     }
     job = api.platform.jobs.get(accepted["job_id"])
-    assert job.sent is not None
+    wait_until(lambda: api.platform.jobs.get(job.id).sent, "the broker to be told", 10)
     assert job.project is not None
     assert job.project.endswith("flowers.py")
     assert api.get(f"/jobs/{job.id}").json() == status

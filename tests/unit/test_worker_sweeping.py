@@ -13,6 +13,7 @@ from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.database import Database
 from tidemill.stores.jobs import Job, NewJob
+from tidemill.stores.statistics import model_values
 from tidemill.worker.child import Parked
 from tidemill.worker.kinds import JOB_TAG
 from tidemill.worker.sweeping import run_trial, spreads
@@ -120,6 +121,10 @@ def test_trials_are_jobs_and_the_best_is_registered_once(platform: Platform) -> 
     assert kinds == ["sweep", *["trial"] * 6]
     statuses = sorted(run.info.status for run in runs)
     assert statuses == ["FAILED", *["FINISHED"] * 6]
+    known = model_values(platform.database, model="flowers", version="1").items
+    assert {row["metric"]: row["value"] for row in known}["f1_score"] == pytest.approx(
+        result["metrics"]["f1_score"]
+    )
     values = [run.data.metrics["f1_score"] for run in runs if "f1_score" in run.data.metrics]
     assert result["metrics"]["f1_score"] == pytest.approx(max(values))
 

@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.utils.url import maybe_sanitize_url
 
+from tidemill.errors import TidemillError
+
 TASK = "tidemill.run"
 QUEUE = "tidemill"
 CONNECT_SECONDS = 1.0
+PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
 # After a failure nobody waits for the broker again for this long; the caretaker rings later.
 REST_SECONDS = 2.0
 
@@ -60,6 +66,9 @@ class Doorbell:
         self._app = make_celery(url)
         self._outbox = _outbox(url)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._calls: SimpleQueue[tuple[str, Callable[[str], object]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         self._rest_until = 0.0
 
     def __str__(self) -> str:
@@ -70,7 +79,7 @@ class Doorbell:
         if time.monotonic() < self._rest_until:
             return False
         try:
-            with self._lock:
+            with self._sending:
                 self._app.send_task(TASK, args=[job_id], retry=False, ignore_result=True)
                 self._deliver()
         except Exception as error:  # whatever a broker's client raises, the row is safe
@@ -79,20 +88,30 @@ class Doorbell:
             return False
         return True
 
-    def problem(self) -> str | None:
-        """None when the broker answers, else what is wrong."""
-        try:
-            with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
-                connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
-        except Exception as error:
-            return str(error) or type(error).__name__
-        return None
+    def ring_soon(self, job_id: str, told: Callable[[str], object]) -> None:
+        """Ring in a thread: a broker that is away keeps nobody waiting.
 
-    def close(self) -> None:
-        self._app.close()
-        if self._outbox is not None and self._outbox.is_dir():
-            self._deliver()
-            self._outbox.rmdir()
+        Args:
+            told: Called with the job's id, in that thread, when the broker took the message.
+        """
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+                self._thread.start()
+        self._calls.put((job_id, told))
+
+    def problem(self) -> str | None:
+        """None when the broker can be reached, else what is wrong; takes a second at most."""
+        if self._outbox is not None:
+            folder = self._outbox.parent / "in"
+            return None if os.access(folder, os.W_OK) else f"{folder} cannot be written to"
+        parts = urlsplit(self._url)
+        port = parts.port or PORTS.get(parts.scheme, 5672)
+        try:
+            socket.create_connection((parts.hostname or "localhost", port), CONNECT_SECONDS).close()
+        except OSError as error:
+            return f"{parts.scheme}://{parts.hostname}:{port} cannot be reached: {error}"
+        return None
 
     def tidy(self, older_than: float = 10.0) -> None:
         """Remove the messages that workers have read, where the broker is a folder."""
@@ -102,6 +121,15 @@ class Doorbell:
             with suppress(FileNotFoundError):  # another worker tidies too
                 if time.time() - message.stat().st_mtime > older_than:
                     message.unlink()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            job_id, told = call
+            if self.ring(job_id):
+                try:
+                    told(job_id)
+                except TidemillError as error:  # it is rung for once more than needed
+                    log.warning("job %s: %s", job_id, error)
 
     def _deliver(self) -> None:
         """Move written messages to where workers look, so that none is read half written."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, delete, func, select, text
+from sqlalchemy import Table, delete, func, insert, select, text
 
 from tidemill.errors import RequestError
-from tidemill.stores.database import Database
+from tidemill.stores.database import Database, EpochNow
 from tidemill.stores.jobs import FINAL
 from tidemill.stores.pages import Page, read_page
 from tidemill.stores.schema import schema_version
@@ -104,6 +105,40 @@ def model_values(
     return read_page(
         database, model_metrics, table.id, where=tuple(where), limit=limit, cursor=cursor
     )
+
+
+def record_metrics(
+    database: Database,
+    model: str,
+    version: str,
+    metrics: Mapping[str, float | None],
+    *,
+    source: str,
+    run_id: str | None = None,
+) -> None:
+    """Keep what was measured of a version; what this source said of it before is replaced."""
+    table = model_metrics.c
+    rows = [
+        {
+            "time": EpochNow(),
+            "model": model,
+            "version": version,
+            "metric": name,
+            "value": value,
+            "source": source,
+            "run_id": run_id,
+        }
+        for name, value in metrics.items()
+        if value is not None and math.isfinite(value)
+    ]
+    with database.write() as connection:
+        connection.execute(
+            delete(model_metrics).where(
+                table.model == model, table.version == version, table.source == source
+            )
+        )
+        for row in rows:
+            connection.execute(insert(model_metrics).values(row))
 
 
 def database_stats(database: Database) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tidemill.loop.promote import GATE_TAG, promote
 from tidemill.loop.train import Progress, train
 from tidemill.platform import Platform
 from tidemill.stores.jobs import Job
+from tidemill.stores.statistics import record_metrics
 from tidemill.stores.versions import CHAMPION
 from tidemill.worker.child import Report
 from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
@@ -33,6 +34,14 @@ def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
         _train(platform, job, report)
     settled = _settled(platform, job)
     assert settled is not None, "a training that ends well has registered a version"
+    record_metrics(
+        platform.database,
+        settled["model"],
+        settled["version"],
+        settled["metrics"],
+        source="training",
+        run_id=settled["run_id"],
+    )
     return settled
 
 
