@@ -144,6 +144,7 @@ def _score_chunk(
 
 def _checked(scorer: Scorer, record: dict[str, Any]) -> list[Any]:
     """A line of text as a row of the signature."""
+    from tidemill.serving.cells import read_cell
     from tidemill.serving.forms import canonical
     from tidemill.signature import Column
 
@@ -155,25 +156,7 @@ def _checked(scorer: Scorer, record: dict[str, Any]) -> list[Any]:
         if tensor
         else scorer.signature.columns
     )
-    return [canonical(column, _typed(column.kind, record[column.name])) for column in columns]
-
-
-def _typed(kind: str, text: str) -> Any:
-    """A cell as the value it stands for; what cannot be read stays text, and is refused by name."""
-    if text == "":
-        return None
-    if kind == "text":
-        return text
-    if kind == "boolean":
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    try:
-        return int(text) if kind == "integer" else float(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return [canonical(column, read_cell(column.kind, record[column.name])) for column in columns]
 
 
 def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from tidemill.serving.load import LoadRuntime, load_predictor
 from tidemill.serving.metrics import Metrics
 from tidemill.serving.predictor import Predictor, Surroundings
 from tidemill.serving.probes import Probes
-from tidemill.serving.protocols import native
+from tidemill.serving.protocols import inference, mlflow, native
 from tidemill.serving.record import read_rules
 from tidemill.serving.routes import Protocol, Router
 from tidemill.serving.settings import ServingSettings
@@ -31,7 +31,7 @@ from tidemill.serving.turn import Turn
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (native.protocol,)
+PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (native.protocol, mlflow.protocol, inference.protocol)
 FIRST_LOAD_SECONDS = 5.0
 KEYS_SECONDS = 1.0
 

@@ -1,0 +1,264 @@
+"""MLflow's scoring protocol: a drop-in for `mlflow models serve`, for many models on one port.
+
+POST /invocations (the default model) and /invocations/{name} take JSON with exactly one of
+`dataframe_split`, `dataframe_records`, `instances` or `inputs`, CSV with a header, or Parquet (with
+pyarrow installed); the answer is `{"predictions": [...]}`. As in MLflow, columns that the model
+does not know are left aside, and `params` is taken and has no effect on models without parameters.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
+from tidemill.serving.cells import read_cell
+from tidemill.serving.forms import read_json
+from tidemill.serving.outputs import Outputs
+from tidemill.serving.pack import Rows
+from tidemill.serving.predictor import Predictor
+from tidemill.serving.protocols import mlflow_schema
+from tidemill.serving.routes import JSON, Call, Protocol, Reply, Route, json_reply
+from tidemill.signature import Signature, Tensor
+
+if TYPE_CHECKING:
+    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.service import Service
+
+Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+CSV, PARQUET = b"text/csv", b"application/vnd.apache.parquet"
+CODES = {
+    403: "PERMISSION_DENIED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def protocol(service: Service) -> Protocol:
+    """Routes and description of the protocol."""
+    fleet = service.fleet
+    scoring = Scoring(fleet)
+    routes = [
+        Route("GET", "/ping", scoring.ping, problem=refusal),
+        Route("GET", "/version", scoring.version, problem=refusal),
+    ]
+    for path in ("/invocations", "/invocations/{name}"):
+        media = frozenset({JSON, CSV, PARQUET})
+        route = Route("POST", path, scoring.invoke, scope="predict", problem=refusal, media=media)
+        routes.append(route)
+    return Protocol("mlflow", routes, lambda: mlflow_schema.paths(fleet), mlflow_schema.schemas)
+
+
+def refusal(error: TidemillError) -> Reply:
+    """An error as MLflow writes it; 400 for all that is wrong with the input."""
+    status = 400 if error.status in (409, 422) else error.status
+    code = CODES.get(status, "BAD_REQUEST")
+    return json_reply({"error_code": code, "message": str(error)}, status)
+
+
+class Scoring:
+    """Handlers of the protocol."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def ping(self, call: Call) -> Reply:
+        """An empty 200 when models are in service, 404 when none is."""
+        ready = self._fleet.ready.is_set() and bool(self._fleet.predictors)
+        return Reply(b"\n", 200 if ready else 404)
+
+    def version(self, call: Call) -> Reply:
+        """The version of MLflow that the default model was made with; without one, Tidemill's."""
+        default = self._fleet.predictors.get(self._fleet.default or "")
+        made_with = default.bundle.manifest.versions if default else {}
+        text = made_with.get("mlflow") or f"tidemill {made_with.get('tidemill', '')}".strip()
+        return Reply(text.encode(), content_type=b"text/html; charset=utf-8")
+
+    def invoke(self, call: Call) -> None:
+        """Answer rows."""
+        predictor = self._fleet.find(call.params.get("name"))
+        media = (call.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
+        rows = READERS[media](predictor, call.body)
+
+        def finish(call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
+            labels = predictor.signature.labels
+            return json_reply({"predictions": outputs.predictions(labels, start, stop)})
+
+        predictor.submit(call, rows, finish)
+
+
+def read_body(predictor: Predictor, body: bytes) -> Rows:
+    """The rows of a JSON body.
+
+    Raises:
+        InputError: Names what is wrong.
+    """
+    payload = read_json(body)
+    if not isinstance(payload, dict):
+        raise MalformedError("The body is no JSON object.", expected=f"one of {', '.join(FORMS)}")
+    given = [form for form in FORMS if form in payload]
+    unknown = [key for key in payload if key not in (*FORMS, "params")]
+    if len(given) != 1 or unknown:
+        raise MalformedError(
+            f"The body holds {', '.join(key[:40] for key in payload) or 'nothing'}.",
+            expected=f"exactly one of {', '.join(FORMS)}, and optionally params",
+        )
+    if not isinstance(payload.get("params") or {}, dict):
+        raise InputError("'params' is no object.", field="params", expected="an object")
+    signature = predictor.signature
+    if signature.tensor is not None:
+        return predictor.packer.tensor(_tensor(signature.tensor, given[0], payload[given[0]]))
+    return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
+
+
+def read_csv(predictor: Predictor, body: bytes) -> Rows:
+    """The rows of a CSV file with a header."""
+    try:
+        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MalformedError(f"The body is no CSV: {error}.") from error
+    lines = [line for line in lines if line]
+    header, records = (lines[0], lines[1:]) if lines else ([], [])
+    if odd := [i for i, record in enumerate(records, 2) if len(record) != len(header)]:
+        raise MalformedError(f"Line {odd[0]} has another number of cells than the header.")
+    cells = dict(zip(header, zip(*records, strict=True), strict=True)) if records else {}
+    signature = predictor.signature
+    if signature.tensor is not None:
+        table = [[read_cell("number", cell) for cell in record] for record in records]
+        return predictor.packer.tensor(_array(signature.tensor, table))
+    kinds = {column.name: column.kind for column in signature.columns}
+    return columns_rows(
+        predictor,
+        {name: [read_cell(kinds[name], c) for c in cells[name]] for name in kinds if name in cells},
+    )
+
+
+def read_parquet(predictor: Predictor, body: bytes) -> Rows:
+    """The rows of a Parquet file."""
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MediaTypeError(
+            "Parquet is not read here, because pyarrow is not installed.",
+            remedy="Send JSON or CSV, or install pyarrow on the server.",
+        ) from error
+    try:
+        table = parquet.read_table(io.BytesIO(body))
+    except Exception as error:  # pyarrow has many errors for what is not Parquet
+        raise MalformedError(f"The body is no Parquet file: {error}") from error
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    if predictor.signature.tensor is not None:
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        return predictor.packer.tensor(_array(predictor.signature.tensor, rows))
+    return columns_rows(predictor, columns)
+
+
+READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: read_parquet}
+
+
+def columns_rows(predictor: Predictor, columns: Columns) -> Rows:
+    """Checked rows out of named columns; those that the model does not know are left aside."""
+    names = predictor.signature.names
+    if missing := [name for name in names if name not in columns]:
+        raise InputError(
+            f"Missing: {', '.join(repr(name) for name in missing[:10])}.",
+            field=missing[0],
+            expected=f"the columns {', '.join(names[:30])}",
+        )
+    if not len(columns[names[0]]):
+        raise InputError("There are no rows.", expected="at least one row")
+    return predictor.packer.columns({name: columns[name] for name in names})
+
+
+def _columns(signature: Signature, form: str, given: Any) -> Columns:
+    if form == "dataframe_split":
+        return _split(signature, given)
+    if form == "inputs" and isinstance(given, dict):
+        return _by_column(given)
+    return _by_row(signature, form, given)
+
+
+def _split(signature: Signature, given: Any) -> Columns:
+    """pandas' split orientation; without `columns` the order is the signature's."""
+    if not isinstance(given, dict) or not isinstance(given.get("data"), list):
+        raise MalformedError(
+            '\'dataframe_split\' is not {"columns": [...], "data": [[...]]}.',
+            field="dataframe_split",
+        )
+    names = given.get("columns", list(signature.names))
+    rows = given["data"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MalformedError("'columns' is no list of names.", field="columns")
+    return _transposed(names, rows)
+
+
+def _by_column(given: dict[str, Any]) -> Columns:
+    columns = {n: values if isinstance(values, list) else [values] for n, values in given.items()}
+    if len({len(values) for values in columns.values()}) > 1:
+        raise InputError("The columns have different lengths.", field="inputs")
+    return {name: [_scalar(value) for value in values] for name, values in columns.items()}
+
+
+def _by_row(signature: Signature, form: str, given: Any) -> Columns:
+    if not isinstance(given, list) or not given:
+        raise InputError(f"'{form}' is no list of rows.", field=form, expected="at least one row")
+    if all(isinstance(row, dict) for row in given):
+        names = list(dict.fromkeys(name for row in given for name in row))
+        return {name: [_scalar(row.get(name)) for row in given] for name in names}
+    if form == "dataframe_records":
+        raise InputError(f"A row of '{form}' is no object.", field=form, expected="objects")
+    return _transposed(list(signature.names), given)
+
+
+def _transposed(names: list[str], rows: list[Any]) -> Columns:
+    for place, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(names):
+            raise InputError(
+                f"Row {place} does not have {len(names)} values.",
+                expected=f"{len(names)} values: {', '.join(names[:30])}",
+            )
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _scalar(value: Any) -> Any:
+    """MLflow's clients write a column of tensors of one value as lists of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _tensor(tensor: Tensor, form: str, given: Any) -> npt.NDArray[Any]:
+    if form == "dataframe_split" and isinstance(given, dict):
+        given = given.get("data")
+    if isinstance(given, dict):
+        if set(given) != {tensor.name}:
+            raise InputError(
+                f"'{form}' holds {', '.join(key[:40] for key in given)}.",
+                field=form,
+                expected=f"'{tensor.name}' alone",
+            )
+        given = given[tensor.name]
+    if isinstance(given, list) and given and all(isinstance(row, dict) for row in given):
+        given = [row.get(tensor.name, list(row.values())) for row in given]
+    return _array(tensor, given)
+
+
+def _array(tensor: Tensor, given: Any) -> npt.NDArray[Any]:
+    try:
+        array = np.array(msgspec.convert(given, list[Any]), dtype=np.float64)
+    except (ValueError, TypeError, OverflowError, msgspec.ValidationError) as error:
+        raise InputError(
+            f"'{tensor.name}' is no regular array of numbers.",
+            field=tensor.name,
+            expected=f"[rows, {', '.join(map(str, tensor.shape))}]",
+        ) from error
+    return array

@@ -1,0 +1,100 @@
+"""OpenAPI of MLflow's scoring protocol, with examples out of the models in service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tidemill.serving.openapi import REFUSALS, SECURITY, answer, reference
+
+if TYPE_CHECKING:
+    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.predictor import Predictor
+
+ERRORS = (400, 403, 404, 413, 415, 429, 500, 503, 504)
+TAGS = ["MLflow scoring protocol"]
+
+
+def schemas() -> dict[str, Any]:
+    """The protocol's own objects."""
+    word = {"type": "string"}
+    anything: dict[str, Any] = {}
+    forms = ("dataframe_split", "dataframe_records", "instances", "inputs")
+    return {
+        "MlflowError": {
+            "type": "object",
+            "required": ["error_code", "message"],
+            "properties": {"error_code": word, "message": word},
+        },
+        "MlflowRequest": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": [form],
+                    "properties": {form: anything, "params": {"type": ["object", "null"]}},
+                    "additionalProperties": False,
+                }
+                for form in forms
+            ]
+        },
+        "MlflowResponse": {
+            "type": "object",
+            "required": ["predictions"],
+            "properties": {"predictions": {"type": "array"}},
+        },
+    }
+
+
+def paths(fleet: Fleet) -> dict[str, Any]:
+    """The path items of the protocol for the models in service."""
+    found: dict[str, Any] = {
+        "/ping": {"get": _get("ping", "Whether models are served", 404)},
+        "/version": {"get": _get("mlflow_version", "The version of MLflow")},
+    }
+    for name, predictor in sorted(fleet.predictors.items()):
+        found[f"/invocations/{quote(name, safe='')}"] = {"post": _invoke(predictor, f"_{name}")}
+        if name == fleet.default:
+            found["/invocations"] = {"post": _invoke(predictor, "")}
+    return found
+
+
+def example(predictor: Predictor) -> dict[str, Any]:
+    """A request out of the bundle's example."""
+    row = list(predictor.attached("example", lambda p: p.bundle.example()).rows[0])
+    if predictor.signature.tensor is not None:
+        return {"inputs": {predictor.signature.tensor.name: [row]}}
+    return {"dataframe_split": {"columns": list(predictor.signature.names), "data": [row]}}
+
+
+def _invoke(predictor: Predictor, suffix: str) -> dict[str, Any]:
+    shown = {"schema": reference("MlflowRequest"), "example": example(predictor)}
+    octets = {"schema": {"type": "string", "format": "binary"}}
+    text = {"schema": {"type": "string"}}
+    content = {
+        "application/json": shown,
+        "text/csv": text,
+        "application/vnd.apache.parquet": octets,
+    }
+    good = answer("One prediction a row.", reference("MlflowResponse"))
+    return {
+        "operationId": f"invocations{suffix}",
+        "summary": f"Predict {predictor.signature.target}",
+        "tags": TAGS,
+        "security": SECURITY,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": good, **_errors(*ERRORS)},
+    }
+
+
+def _get(operation: str, summary: str, *codes: int) -> dict[str, Any]:
+    content = {"application/json": {}, "text/html; charset=utf-8": {"schema": {"type": "string"}}}
+    responses = {
+        "200": {"description": summary, "content": content},
+        **{str(code): {"description": REFUSALS[code], "content": content} for code in codes},
+    }
+    return {"operationId": operation, "summary": summary, "tags": TAGS, "responses": responses}
+
+
+def _errors(*codes: int) -> dict[str, Any]:
+    content = {"application/json": {"schema": reference("MlflowError")}}
+    return {str(code): {"description": REFUSALS[code], "content": content} for code in codes}

@@ -1,0 +1,168 @@
+"""Tensors on the wire, as the Open Inference Protocol has them: JSON data, or raw bytes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tidemill.errors import InputError, MalformedError
+
+Array = npt.NDArray[Any]
+BYTES = "BYTES"
+#: The protocol's names of number types; little-endian on the wire.
+DTYPES = {
+    "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
+    "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
+    "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+
+class TensorIn(msgspec.Struct):
+    """One input of a request; `data` flat or nested, or bytes announced by a parameter."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, Any] = {}
+
+
+def read_tensors(inputs: Sequence[TensorIn], tail: bytes) -> dict[str, Array]:
+    """The inputs as arrays by name; `tail` holds their bytes in order.
+
+    Raises:
+        InputError: A tensor is not what it says it is; names it.
+    """
+    found: dict[str, Array] = {}
+    place = 0
+    for entry in inputs:
+        _check(entry, found)
+        size = entry.parameters.get("binary_data_size")
+        if size is None:
+            flat = _from_json(entry)
+        else:
+            flat = _from_bytes(entry, _slice(entry, tail, place, size))
+            place += size
+        if len(flat) != math.prod(entry.shape):
+            raise InputError(
+                f"'{entry.name}' has {len(flat)} values, and its shape {entry.shape} has "
+                f"{math.prod(entry.shape)}.",
+                field=entry.name,
+            )
+        found[entry.name] = flat.reshape(entry.shape)
+    if place != len(tail):
+        raise MalformedError(f"{len(tail) - place} bytes behind the JSON belong to no input.")
+    return found
+
+
+def tensor_bytes(array: Array) -> bytes:
+    """An array as the extension sends it; each text with its length in front."""
+    if datatype_of(array) != BYTES:
+        dtype = np.dtype(DTYPES[datatype_of(array)])
+        return np.ascontiguousarray(array, dtype).tobytes()
+    encoded = [str(value).encode() for value in array.ravel().tolist()]
+    return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+
+
+def datatype_of(array: Array) -> str:
+    """The protocol's name of an array's type."""
+    return NAMES.get(array.dtype, BYTES)
+
+
+def _check(entry: TensorIn, found: dict[str, Array]) -> None:
+    if entry.name in found:
+        raise InputError(f"'{entry.name[:80]}' is given twice.", field=entry.name)
+    if entry.datatype != BYTES and entry.datatype not in DTYPES:
+        raise InputError(
+            f"'{entry.name[:80]}' has the datatype '{entry.datatype[:40]}'.",
+            field=entry.name,
+            expected=f"one of {', '.join([*DTYPES, BYTES])}",
+        )
+    if not entry.shape or any(size < 0 for size in entry.shape) or len(entry.shape) > 8:
+        raise InputError(
+            f"'{entry.name[:80]}' has the shape {entry.shape[:8]}.",
+            field=entry.name,
+            expected="lengths that begin with the number of rows",
+        )
+
+
+def _slice(entry: TensorIn, tail: bytes, place: int, size: Any) -> bytes:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0 or place + size > len(tail):
+        raise InputError(
+            f"'{entry.name}' says it has {str(size)[:40]} bytes; {len(tail) - place} are left.",
+            field=entry.name,
+        )
+    if entry.data is not None:
+        raise InputError(f"'{entry.name}' has both data and bytes.", field=entry.name)
+    return tail[place : place + size]
+
+
+def _from_bytes(entry: TensorIn, raw: bytes) -> Array:
+    if entry.datatype == BYTES:
+        return np.array(_texts(entry, raw), dtype=object)
+    dtype = np.dtype(DTYPES[entry.datatype])
+    if len(raw) % dtype.itemsize:
+        raise InputError(
+            f"'{entry.name}' has {len(raw)} bytes, which are no {entry.datatype}.", field=entry.name
+        )
+    if entry.datatype == "BOOL":
+        return np.frombuffer(raw, np.uint8).astype(bool)
+    return np.frombuffer(raw, dtype)
+
+
+def _texts(entry: TensorIn, raw: bytes) -> list[str]:
+    texts, place = [], 0
+    while place < len(raw):
+        (length,) = struct.unpack_from("<I", raw, place) if place + 4 <= len(raw) else (len(raw),)
+        place += 4
+        if place + length > len(raw):
+            raise InputError(f"'{entry.name}' ends in the middle of a text.", field=entry.name)
+        texts.append(_decoded(entry, raw[place : place + length]))
+        place += length
+    return texts
+
+
+def _decoded(entry: TensorIn, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"'{entry.name}' holds a text that is not UTF-8.", field=entry.name
+        ) from error
+
+
+def _from_json(entry: TensorIn) -> Array:
+    """JSON data, flat, as the type that was announced; null stands for missing."""
+    flat = _flat(entry.data)
+    if not isinstance(flat, list):
+        raise InputError(f"'{entry.name}' has no data.", field=entry.name, expected="a list")
+    if entry.datatype == BYTES or None in flat:
+        return np.array([*flat, None], dtype=object)[:-1]
+    dtype = np.dtype(DTYPES[entry.datatype])
+    wanted = bool if entry.datatype == "BOOL" else int if dtype.kind in "iu" else (int, float)
+    for value in flat:
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise InputError(
+                f"'{entry.name}' holds {str(value)[:40]!r}, which is no {entry.datatype}.",
+                field=entry.name,
+            )
+    try:
+        return np.array(flat, dtype=dtype)
+    except OverflowError as error:
+        raise InputError(
+            f"'{entry.name}' holds a number beyond {entry.datatype}.", field=entry.name
+        ) from error
+
+
+def _flat(data: Any) -> Any:
+    """Nested lists as one; what is not a list comes back as it is."""
+    while isinstance(data, list) and data and all(isinstance(item, list) for item in data):
+        data = [value for item in data for value in item]
+    return data

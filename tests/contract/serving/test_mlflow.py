@@ -1,0 +1,221 @@
+"""MLflow's scoring protocol: the same questions to MLflow's own scoring server and to ours."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import LogisticRegression
+
+from tidemill import Candidate, Project, sklearn_dataset
+from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.steps.export import export_bundle
+from tidemill.steps.preprocess import build_pipeline
+from tidemill.steps.signature_of import infer_signature
+
+CITIES = ["Bremen", "Emden", "Husum"]
+
+
+class Pair(NamedTuple):
+    """One model behind MLflow's scoring server and behind ours."""
+
+    name: str
+    theirs: Any
+    ours: Any
+    table: pd.DataFrame
+
+    def both(self, body: Any, media: str = "application/json") -> tuple[Any, Any]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": media}
+        path = f"/invocations/{self.name}"
+        theirs = self.theirs.post("/invocations", content=data, headers=headers)
+        ours = self.ours.ask(path, data, headers=headers)
+        return (theirs.status_code, theirs.json()), (ours.status, ours.json())
+
+
+def tables() -> dict[str, tuple[pd.DataFrame, Any, Any, Any]]:
+    rng = np.random.default_rng(3)
+    numbers = pd.DataFrame(rng.normal(size=(80, 3)), columns=["a", "b", "c"])
+    mixed = pd.DataFrame(
+        {
+            "size": rng.normal(size=80),
+            "rooms": rng.integers(1, 6, 80),
+            "garden": rng.random(80) > 0.5,
+            "city": rng.choice(CITIES, 80),
+        }
+    )
+    small = numbers.astype("float32")
+    texts = np.where(numbers.a > 0, "up", "down").astype(object)
+    whole = (mixed["rooms"] > 2).astype(int).to_numpy()
+    value = mixed["size"].to_numpy() * 3 + mixed["rooms"].to_numpy()
+    return {
+        "texts": (numbers, texts, LogisticRegression(), "classification"),
+        "whole": (mixed, whole, LogisticRegression(), "classification"),
+        "floats": (mixed, value, RandomForestRegressor(10, random_state=0), "regression"),
+        "single": (small, small["b"].to_numpy(), RandomForestRegressor(5, random_state=0),
+                   "regression"),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's and Starlette's own
+        import mlflow
+        from mlflow.pyfunc import scoring_server
+        from starlette.testclient import TestClient
+
+    from .conftest import starting
+
+    home = tmp_path_factory.mktemp("mlflow")
+    placed, clients = {}, {}
+    for name, (table, y, estimator, task) in tables().items():
+        project = Project(name, sklearn_dataset("iris"), "y", [Candidate("c", type(estimator))])
+        model = build_pipeline(estimator, table, project).fit(table, y)
+        signature = infer_signature(table, y, task, project)
+        made = export_bundle(model, signature, table, y, home / name, name=name, X_train=table)
+        placed[name] = place(home / "shelf", name, "1", made.path, made.digest)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            described = mlflow.models.infer_signature(table, model.predict(table))
+            folder = str(home / f"{name}-mlflow")
+            mlflow.sklearn.save_model(
+                model, folder, signature=described, pip_requirements=[],
+                serialization_format="cloudpickle",
+            )  # fmt: skip
+            clients[name] = TestClient(scoring_server.init(mlflow.pyfunc.load_model(folder)))
+    write_state(home / "shelf", ShelfState(default="texts", models=placed, synced_at=1.0))
+    with starting(Path(home)) as begin:
+        ours = begin()
+        yield {
+            name: Pair(name, clients[name], ours, table) for name, (table, *_) in tables().items()
+        }
+
+
+def forms(table: pd.DataFrame) -> dict[str, Any]:
+    split = json.loads(table.to_json(orient="split", double_precision=15))
+    records = json.loads(table.to_json(orient="records", double_precision=15))
+    columns = {name: [record[name] for record in records] for name in table.columns}
+    return {
+        "split": {"dataframe_split": split},
+        "records": {"dataframe_records": records},
+        "instances": {"instances": records},
+        "inputs": {"inputs": columns},
+        "params": {"dataframe_records": records, "params": {}},
+    }
+
+
+@pytest.mark.parametrize("name", list(tables()))
+@pytest.mark.parametrize("form", ["split", "records", "instances", "inputs", "params"])
+def test_every_json_form_gets_mlflows_answer(pairs: dict[str, Pair], name: str, form: str) -> None:
+    pair = pairs[name]
+    theirs, ours = pair.both(forms(pair.table[:7])[form])
+    assert theirs[0] == ours[0] == 200
+    same(theirs[1], ours[1])
+
+
+@pytest.mark.parametrize("name", list(tables()))
+def test_csv_gets_mlflows_answer(pairs: dict[str, Pair], name: str) -> None:
+    body = pairs[name].table[:7].to_csv(index=False).encode()
+    theirs, ours = pairs[name].both(body, "text/csv")
+    assert theirs[0] == ours[0] == 200
+    same(theirs[1], ours[1])
+
+
+@pytest.mark.parametrize("name", list(tables()))
+def test_parquet_gets_the_same_answer(pairs: dict[str, Pair], name: str) -> None:
+    pair = pairs[name]
+    file = io.BytesIO()
+    pair.table[:7].to_parquet(file)
+    media = {"Content-Type": "application/vnd.apache.parquet"}
+    ours = pair.ours.ask(f"/invocations/{name}", file.getvalue(), headers=media)
+    same(pair.ours.ask(f"/invocations/{name}", forms(pair.table[:7])["split"]).json(), ours.json())
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(*[st.floats(-9, 9)] * 3), min_size=1, max_size=5))
+def test_any_rows_get_mlflows_answer(pairs: dict[str, Pair], rows: list[tuple[float, ...]]) -> None:
+    table = pd.DataFrame(rows, columns=["a", "b", "c"])
+    body = {"dataframe_split": {"columns": list(table), "data": [list(r) for r in rows]}}
+    theirs, ours = pairs["texts"].both(body)
+    same(theirs[1], ours[1])
+
+
+def test_columns_in_another_order_and_columns_unknown_do_no_harm(pairs: dict[str, Pair]) -> None:
+    pair = pairs["whole"]
+    table = pair.table[:5].iloc[:, ::-1].assign(note="x")
+    theirs, ours = pair.both(forms(table)["split"])
+    assert theirs[0] == ours[0] == 200
+    same(theirs[1], ours[1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"dataframe_split": {"columns": ["a"], "data": [[1.0]]}}',
+        b'{"dataframe_records": [{"a": 1.0, "b": 2.0}]}',
+        b'{"dataframe_split": {"columns": ["a","b","c"], "data": [["x", 1.0, 2.0]]}}',
+        b'{"instances": [[1,2,3]], "inputs": [[1,2,3]]}',
+    ],
+)
+def test_both_refuse_the_same_input_in_the_same_shape(pairs: dict[str, Pair], body: bytes) -> None:
+    theirs, ours = pairs["texts"].both(body)
+    assert theirs[0] == ours[0] == 400
+    assert {"error_code", "message"} <= set(theirs[1])
+    assert set(ours[1]) == {"error_code", "message"}
+
+
+def test_csv_that_is_none_is_refused(pairs: dict[str, Pair]) -> None:
+    for body in (b"", b"a,b,c\n", b"a,b,c\n1,2\n", b'a,b,c\n"1,2,3\n', b"\xff\xfe"):
+        answer = pairs["texts"].ours.ask("/invocations", body, headers={"Content-Type": "text/csv"})
+        assert answer.status == 400, body
+        assert answer.json()["message"]
+
+
+def test_another_content_type_is_a_415(pairs: dict[str, Pair]) -> None:
+    media = {"Content-Type": "text/xml"}
+    pair = pairs["texts"]
+    theirs = pair.theirs.post("/invocations", content=b"<x/>", headers=media)
+    ours = pair.ours.ask("/invocations", b"<x/>", headers=media)
+    assert theirs.status_code == ours.status == 415
+
+
+def test_ping_and_version_answer(pairs: dict[str, Pair]) -> None:
+    ours, theirs = pairs["texts"].ours, pairs["texts"].theirs
+    assert (ours.ask("/ping").status, theirs.get("/ping").status_code) == (200, 200)
+    assert ours.ask("/ping").body == theirs.get("/ping").content == b"\n"
+    assert ours.ask("/version").status == 200
+
+
+def test_a_tensor_comes_as_instances_or_inputs(served: Any) -> None:
+    pixels = np.zeros((1, 4, 4))
+    pixels[0, 2:, 2:] = 1
+    bodies = [
+        {"instances": [pixels.tolist()]},
+        {"instances": [{"image": pixels.tolist()}]},
+        {"inputs": {"image": [pixels.tolist()]}},
+        {"inputs": [pixels.ravel().tolist()]},
+    ]
+    for body in bodies:
+        assert served.ask("/invocations/pictures", body).json() == {"predictions": [3]}
+
+
+def same(theirs: Any, ours: Any) -> None:
+    left, right = theirs["predictions"], ours["predictions"]
+    if left and isinstance(left[0], float):
+        np.testing.assert_allclose(right, left, rtol=1e-6)
+    else:
+        assert left == right
