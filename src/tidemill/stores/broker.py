@@ -113,6 +113,16 @@ class Doorbell:
             return f"{parts.scheme}://{parts.hostname}:{port} cannot be reached: {error}"
         return None
 
+    def close(self) -> None:
+        """Ring for what is still waiting, and let go of the broker."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+        self._app.close()
+        if self._outbox is not None and self._outbox.is_dir():
+            self._deliver()
+            self._outbox.rmdir()
+
     def tidy(self, older_than: float = 10.0) -> None:
         """Remove the messages that workers have read, where the broker is a folder."""
         if self._outbox is None:
