@@ -8,6 +8,7 @@ import pytest
 
 from tidemill.errors import SettingsError
 from tidemill.serving.journal import ModelRule
+from tidemill.serving.metrics import METRICS
 from tidemill.serving.record import read_rules
 from tidemill.serving.settings import ServingSettings, load, variables
 
@@ -83,3 +84,12 @@ def test_journal_rules_are_read_for_each_model() -> None:
     for text in ("a", "=1", "a=2", "a=x", "a=1:some"):
         with pytest.raises(SettingsError, match="JOURNAL_RULES"):
             read_rules(text, general)
+
+
+def test_every_setting_and_metric_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    for variable, default, words in variables():
+        shown = f"`{default}`" if default else ""
+        assert f"| `{variable}` | {shown} | {words} |" in page, variable
+    for name, (words, _) in METRICS.items():
+        assert f"| `{name}` | {words} |" in page, name
