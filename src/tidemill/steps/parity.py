@@ -3,7 +3,7 @@
 Checked on held-out rows, and on rows made of them that reach what held-out rows seldom do: columns
 shuffled against each other, missing values wherever they may be, the ends of every range, every
 category, texts never seen. Labels must be identical. A probability p must be within 1e-5 of the
-native one relative to max(p, 0.01); a value v relative to max(|v|, a hundredth of the spread of the
+native one relative to max(p, 0.01); a value v relative to max(|v|, a tenth of the spread of the
 native answers): below that, rounding alone moves the last digits.
 """
 
@@ -89,7 +89,7 @@ def passes(parity: Parity) -> bool:
 
 def _floor(exact: Floats) -> float:
     finite = exact[np.isfinite(exact)]
-    return float(np.std(finite)) / 100 if len(finite) else 0.0
+    return float(np.std(finite)) / 10 if len(finite) else 0.0
 
 
 def _furthest(exact: Floats, given: Floats, floor: float) -> float:

@@ -35,8 +35,9 @@ from tidemill.steps.sketch import CATEGORIES, sketch_categories, sketch_numbers
 
 FORMAT = 1
 SAMPLE_ROWS = 1000
-SAMPLE_VALUES = 60_000  # of all columns together, where they are many
+SAMPLE_BYTES = 500_000  # of all columns together, where they are many
 LEAST_ROWS = 100
+NUMBER_BYTES = 11  # of seven digits in JSON
 CHARACTERS = 8_000  # of the category texts that one column's sketch names
 TEXT = 100  # characters of one text in the sample
 SEED = 7
@@ -59,7 +60,7 @@ def make_profile(
         y_test: The held-out targets [rows].
     """
     columns = columns_of(X_train, signature)
-    chosen = _chosen(len(X_train), len(columns))
+    chosen = _chosen(len(X_train), sum(_width(values) for values in columns.values()))
     return {
         "format": FORMAT,
         "rows": len(X_train),
@@ -92,9 +93,20 @@ def tensor_summaries(X: npt.NDArray[Any], tensor: Tensor) -> dict[str, Floats]:
     }
 
 
-def _chosen(rows: int, columns: int) -> npt.NDArray[np.intp]:
-    """Which training rows the sample holds, in order."""
-    wanted = int(np.clip(SAMPLE_VALUES // max(columns, 1), LEAST_ROWS, SAMPLE_ROWS))
+def _width(values: npt.NDArray[Any]) -> float:
+    """About how many bytes a value of the column takes in the sample."""
+    if values.dtype.kind in "fiub":
+        return NUMBER_BYTES
+    return 4 + float(np.mean([len(str(text)[:TEXT]) for text in values[:SAMPLE_ROWS]] or [0]))
+
+
+def _chosen(rows: int, width: float) -> npt.NDArray[np.intp]:
+    """Which training rows the sample holds, in order.
+
+    Args:
+        width: Bytes of one row.
+    """
+    wanted = int(np.clip(SAMPLE_BYTES / max(width, 1), LEAST_ROWS, SAMPLE_ROWS))
     if rows <= wanted:
         return np.arange(rows)
     return np.sort(np.random.default_rng(SEED).choice(rows, wanted, replace=False))

@@ -59,8 +59,8 @@ def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
 
 def _check_labels(step: Any) -> None:
     """skorch answers with the position of a class, whatever the class is called."""
-    labels = [int(label) if str(label).isdigit() else label for label in step.classes_]
-    if labels != list(range(len(labels))):
+    labels = list(step.classes_)
+    if labels != list(range(len(labels))):  # 1.0 and True count as 1
         raise ExportError(
             f"{type(step).__name__} learns labels 0, 1, 2 and so on; these are {labels[:5]}."
         )
