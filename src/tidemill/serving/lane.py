@@ -18,6 +18,7 @@ import contextlib
 import re
 from collections import deque
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -30,7 +31,8 @@ from tidemill.serving.routes import Admission, Head, Reply
 MOST_WAITING = 64  # answers a connection may have outstanding before it is not read any more
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 #: Headers with which a request goes the ordinary way.
-SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"connection"})
+SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
+MOST_HEAD = 64 << 10  # bytes that a head may go on for after the read that it began in
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -86,6 +88,9 @@ class FastLane(HttpToolsProtocol):
         self.missing = 0  # bytes of a recognised request's body that are yet to come
         self.between = True  # the parser is between two messages
         self.chunk = b""  # what began with the message that is being parsed
+        self.in_head = False  # the parser is in the middle of a head
+        self.began = False  # ... which began in what was read last
+        self.head_size = 0
         self.ending = False  # close when the outstanding answers have left
         self.last_used = 0.0
         self.idle_timer: asyncio.TimerHandle | None = None
@@ -99,9 +104,7 @@ class FastLane(HttpToolsProtocol):
                 break
             data = rest
         if data:
-            if self.between:
-                self.chunk = data
-            super().data_received(data)
+            self._parse(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.idle_timer is not None:
@@ -131,11 +134,13 @@ class FastLane(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin as uvicorn does, but for the ASGI scope, which only the ordinary way needs."""
         self.between = False
+        self.in_head = self.began = True
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
+        self.in_head = False
         admission = self._admit() if self._only_fast() else None
         if admission is None:
             self._make_scope()
@@ -158,6 +163,21 @@ class FastLane(HttpToolsProtocol):
             return
         self._learn(admission)
         self._answer(admission, b"".join(self.pieces))
+
+    def _parse(self, data: bytes) -> None:
+        if self.between and data.startswith(b"POST "):
+            self.chunk = data
+        self.began = False
+        super().data_received(data)
+        if not self.in_head or self.began:
+            self.head_size = 0
+            return
+        self.head_size += len(data)
+        if self.head_size > MOST_HEAD and not self.transport.is_closing():
+            self.transport.write(
+                STATUS_LINE[431] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            self.transport.close()
 
     def _make_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -215,20 +235,21 @@ class FastLane(HttpToolsProtocol):
     def _admit(self) -> Admission | None:
         """The admission of the head just parsed, if it may go the fast way."""
         url = self.url
-        if self.parser.get_method() != b"POST" or not url.startswith(b"/") or b"%" in url:
+        if self.parser.get_method() != b"POST" or not url.startswith(b"/"):
             return None
         if b"?" in url or b"#" in url or self.parser.get_http_version() != "1.1":
             return None
         length = None
         for name, value in self.headers:
-            if name in SPECIAL:
+            if name in SPECIAL or (name == b"connection" and value.lower() != b"keep-alive"):
                 return None
             if name == b"content-length":
                 length = value
         if length is None or not length.isdigit() or int(length) > self.limit:
             return None
-        head = Head("POST", url.decode("ascii"), b"", self.headers, self._client())
-        match = self.gateway.find(head)
+        path = url.decode("ascii")
+        head = Head("POST", unquote(path), b"", self.headers, self._client())
+        match = self.gateway.find(head, url)
         if match is None:
             return None
         admission = self.gateway.admit(head, match)

@@ -27,6 +27,7 @@ class Memory:
     """The answers of one version.
 
     Args:
+        seconds: What warm-up measured for one row; the cache compares it with Redis's time.
         hit: Called on the loop with a work and its outputs when the cache knew them.
         miss: Called when Redis was asked first and did not know.
     """
@@ -35,12 +36,14 @@ class Memory:
         self,
         cache: Cache,
         version: tuple[str, str, str],
+        seconds: float,
         metrics: Metrics,
         hit: Callable[[Work, Outputs], None],
         miss: Callable[[Work], None],
     ) -> None:
         self._cache = cache
         self._scope = cache.scope(*version)
+        cache.observe(self._scope, seconds)
         self._hit = hit
         self._miss = miss
         self._misses = metrics.counter("tidemill_cache_misses_total")

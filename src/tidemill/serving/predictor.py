@@ -93,7 +93,7 @@ class Predictor:
             Recorder(journal, name, version, self.packer, self._buffer) if journal else None
         )
         self._memory = (
-            Memory(around.cache, (name, version, bundle.digest), around.metrics,
+            Memory(around.cache, (name, version, bundle.digest), speed.of(1), around.metrics,
                    self._hit, self._enqueue)
             if around.cache is not None and pays(around.settings, speed.of(1))
             else None

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import uvicorn
 
-from .conftest import FLOATS, Running, make_shelf, starting, wait_until
+from .conftest import FLOATS, Running, Tidemill, make_shelf, starting, wait_until
 
 ROW = msgspec.json.encode({"features": [3.0] * len(FLOATS)})
 KEEP_ALIVE = 1
@@ -394,6 +394,32 @@ def test_a_known_head_that_stopping_cuts_is_answered(mortal: Running) -> None:
     assert (got.status, got.headers.get(b"connection")) == (200, b"close")
     assert client.closed()
     client.socket.close()
+
+
+def test_a_head_without_end_is_cut_off(server: Running, connect: Connect) -> None:
+    if not isinstance(server, Tidemill):
+        pytest.skip("uvicorn reads on for ever")
+    client = connect()
+    client.send(post())
+    client.read()
+    client.send(b"POST /predict HTTP/1.1\r\nHost: test\r\n")
+    with contextlib.suppress(ConnectionError):
+        for number in range(2000):
+            client.send(b"X-Filler-%d: %b\r\n" % (number, b"x" * 100))
+    with contextlib.suppress(ConnectionError):
+        assert client.read().status == 431
+    assert client.closed()
+    again = connect()
+    again.send(post(ROW, b"X-Long: " + b"x" * 30_000))
+    assert again.read().status == 200
+
+
+@pytest.mark.parametrize("value", [b"keep-alive", b"Keep-Alive", b"keep-alive, foo"])
+def test_asking_to_keep_the_connection_keeps_it(connect: Connect, value: bytes) -> None:
+    client = connect()
+    for number in (1, 1, 2):
+        client.send(post(ROW, b"Connection: " + value, number=number))
+        assert id_of(client.read()) == b"n%d" % number
 
 
 def test_leading_line_ends_are_skipped(connect: Connect) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tidemill.serving.app import App
 from tidemill.serving.segments import read_folder
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf
@@ -52,6 +53,28 @@ def comparable(answer: Answer) -> tuple[int, dict[str, str], Any]:
 def test_both_lanes_answer_alike(served: Tidemill, path: str, body: Any) -> None:
     fast, ordinary = both(served, path, body)
     assert comparable(fast) == comparable(ordinary)
+
+
+def test_common_clients_go_the_fast_way(
+    home: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Python's own clients send: Connection: keep-alive, and escaped names in the path."""
+    make_shelf(home / "shelf", ("classifier",))
+    running = start()
+    ordinary: list[str] = []
+    real = App._http
+
+    async def noted(self: App, scope: Any, receive: Any, send: Any) -> None:
+        ordinary.append(scope["path"])
+        await real(self, scope, receive, send)
+
+    monkeypatch.setattr(App, "_http", noted)
+    headers = {"Connection": "keep-alive", "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
+    for path in ("/predict", "/models/classifier/predict", "/models/%63lassifier/predict"):
+        assert running.ask(path, GOOD, headers=headers).status == 200
+    assert ordinary == []
+    assert running.ask("/predict?x=1", GOOD).status == 200
+    assert ordinary == ["/predict"]
 
 
 def test_a_request_id_is_taken_over_and_returned(served: Tidemill) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,8 @@ BAD = [-99.0, *ROW[1:]]
 class Slow:
     """The real model behind a gate, or one that fails on a certain row."""
 
+    slowness = 0.002
+
     def __init__(self, bundle: Any) -> None:
         self.real = load_runtime(bundle)
         self.batches: list[int] = []
@@ -33,7 +38,7 @@ class Slow:
 
     def run(self, inputs: list[Any]) -> Any:
         if not self.measured:
-            time.sleep(0.002)  # so that warm-up finds it too slow for the event loop
+            time.sleep(self.slowness)  # so that warm-up finds it too slow for the event loop
         else:
             self.batches.append(len(inputs[0]))
             assert self.open.wait(20)
@@ -173,3 +178,42 @@ def test_a_quick_model_can_be_cached_too(home: Path, start: Start) -> None:
     found = [running.ask("/predict", {"features": ROW}) for _ in range(3)]
     assert [a.headers["x-cache"] for a in found] == ["MISS", "HIT", "HIT"]
     assert len({a.json()["confidence"] for a in found}) == 1
+
+
+REDIS = "redis://127.0.0.1:6379/13"
+
+
+def has_redis() -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", 6379), timeout=1):
+            return importlib.util.find_spec("redis") is not None
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_redis(), reason="no Redis answers on 127.0.0.1:6379")
+def test_another_process_is_answered_from_redis(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slow, "slowness", 0.05)
+    row = [random.random() for _ in FLOATS]
+    first, model = begin(cache_url=REDIS)
+    wait_until(lambda: first.service.cache.state().remote_up, "redis to be measured")
+    answers = [first.ask("/predict", {"features": row})]
+    wait_until(lambda: not first.service.cache._remote._writes, "redis to be told")
+    second, other = begin(cache_url=REDIS)
+    wait_until(lambda: second.service.cache.state().remote_up, "redis to be measured")
+    answers += [second.ask("/predict", {"features": row}) for _ in range(2)]
+    assert [a.headers["x-cache"] for a in answers] == ["MISS", "HIT", "HIT"]
+    assert (model.batches, other.batches) == ([1], [])
+    assert len({str(a.json()["probabilities"]) for a in answers}) == 1
+    text = second.ask("/metrics").body.decode()
+    assert 'tidemill_cache_hits_total{tier="redis"} 1.0' in text
+    assert 'tidemill_cache_hits_total{tier="memory"} 1.0' in text
+
+
+def test_without_redis_everything_is_a_miss(begin: Begin) -> None:
+    running, _ = begin(cache_url="redis://127.0.0.1:1/0")
+    found = [running.ask("/predict", {"features": ROW}) for _ in range(2)]
+    assert [a.headers["x-cache"] for a in found] == ["MISS", "HIT"]
+    assert running.ask("/ready").status == 200
