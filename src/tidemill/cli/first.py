@@ -12,10 +12,11 @@ from tidemill.cli.context import find_project, open_settings, start_logs
 from tidemill.cli.models import gate_version, open_registry
 from tidemill.cli.train import show, train_project
 from tidemill.errors import TidemillError
+from tidemill.settings import Settings
 
 
-def main(reference: str) -> None:
-    """Train a project and make the result champion.
+def main(reference: str | None) -> None:
+    """Train a project and make the result champion, unless models are registered already.
 
     The shelf is brought up to date here and now, where everything that takes is loaded already, so
     that serving need not wait for the sync process to start.
@@ -24,18 +25,26 @@ def main(reference: str) -> None:
 
     settings = open_settings()
     start_logs(settings, "train")
+    registry = open_registry(settings)
+    if reference and not registry.models():
+        _train(reference, settings)
+    report = sync_once(registry, settings.shelf, "all")
+    for name, problem in report.state.problems.items():
+        console.out.print(f"{name} cannot be served: {problem}", markup=False)
+
+
+def _train(reference: str, settings: Settings) -> None:
     project = find_project(reference, settings)
-    console.out.print(f"Nothing is served yet: training [bold]{project.name}[/] ({reference}).")
+    console.out.print(f"Nothing is registered: training [bold]{project.name}[/] ({reference}).")
     result = train_project(project, settings)
     show(result)
     verdict = gate_version(settings, project.name, project, version=result.version)
     console.out.print(" ".join(verdict.reasons), markup=False)
-    sync_once(open_registry(settings), settings.shelf, "all")
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1])
+        main(next(iter(sys.argv[1:]), None))
     except TidemillError as error:
         sys.exit(console.report_error(error))
     except KeyboardInterrupt:

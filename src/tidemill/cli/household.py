@@ -55,7 +55,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def one_port(settings: Settings, at: Addresses) -> Child:
     """The data plane with the control plane behind it, on one port."""
-    command = [sys.executable, "-m", "tidemill.cli.one_port", "--host", at.host]
+    command = [sys.executable, "-m", "tidemill.api.one_port", "--host", at.host]
     command += ["--port", str(at.port)]
     return Child("api", command, settings.logs / "api.out", environment(settings))
 

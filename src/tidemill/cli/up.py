@@ -53,33 +53,24 @@ def up(
         start_logs(settings, "up")
         key, fresh = household.ensure_key(settings)
         with supervising() as supervisor:
-            _start(supervisor, settings, at, own_mlflow, first)
+            _start_serving(supervisor, settings, at, first)
             model, body = example_request(settings.shelf)
             mlflow = at.mlflow if own_mlflow else None
             greet(at, settings, (key, fresh), model, body, mlflow)
+            _start_others(supervisor, settings, at, own_mlflow)
             supervisor.run()
         console.out.print("Everything has ended.")
 
 
-def _start(
-    supervisor: Supervisor,
-    settings: Settings,
-    at: Addresses,
-    own_mlflow: bool,
-    first: str,
-) -> None:
-    """Serving first: with a shelf it answers within a second, whatever the others do."""
+def _start_serving(supervisor: Supervisor, settings: Settings, at: Addresses, first: str) -> None:
+    """Serving before all else: with a shelf it answers within a second or two, if nothing else
+    starts beside it; without one, the first model is trained meanwhile."""
     supervisor.start(household.one_port(settings, at))
-    known = (settings.home / "mlflow.db").exists() or not own_mlflow
-    if known:
-        _start_others(supervisor, settings, at, own_mlflow)
-    if first and not _serves_anything(settings):
-        run_once(
-            [sys.executable, "-m", "tidemill.cli.first", first], household.environment(settings)
-        )
-    if not known:
-        _start_others(supervisor, settings, at, own_mlflow)
-    supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "Serving", 120)
+    if not _holds_models(settings):
+        command = [sys.executable, "-m", "tidemill.cli.first", *filter(None, [first])]
+        run_once(command, household.environment(settings))
+    url = f"{at.api}/ready" if _holds_models(settings) else f"{at.api}/health"
+    supervisor.wait_until(lambda: is_answering(url), "Serving", 120)
 
 
 def _start_others(
@@ -91,7 +82,7 @@ def _start_others(
         supervisor.start(household.mlflow_server(settings, at))
 
 
-def _serves_anything(settings: Settings) -> bool:
+def _holds_models(settings: Settings) -> bool:
     from tidemill.serving.shelf import read_state
 
     return bool(read_state(settings.shelf).models)

@@ -1,6 +1,6 @@
 """Both planes on one port: the data plane answers its own paths, the control plane the rest.
 
-    python -m tidemill.cli.one_port --port 8000
+    python -m tidemill.api.one_port --port 8000
 
 The data plane is there within a second. The control plane's packages take several; they are
 imported by a thread, and only a request for one of its own paths waits for them.
@@ -21,52 +21,66 @@ from tidemill.serving import server
 from tidemill.serving import settings as serving_settings
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+Made = tuple[Asgi, Callable[[], None]]
 log = logging.getLogger(__name__)
 
 
 class LateApp:
-    """An ASGI application that is made by a thread while others are already served."""
+    """An ASGI application that is made by a thread while others are already served.
 
-    def __init__(self, make: Callable[[], Asgi]) -> None:
+    Args:
+        make: Gives the application and what closes it at the end.
+    """
+
+    def __init__(self, make: Callable[[], Made]) -> None:
         self._make = make
-        self._app: asyncio.Task[Asgi] | None = None
+        self._making: asyncio.Task[Made] | None = None
 
     def describe(self) -> dict[str, Any]:
         """The application's OpenAPI document; empty until it is there."""
-        done = self._app is not None and self._app.done() and self._app.exception() is None
-        if self._app is None or not done:
-            return {}
-        made: Any = self._app.result()
-        document: dict[str, Any] = made.openapi()
+        made = self._made()
+        document: dict[str, Any] = made[0].openapi() if made else {}  # type: ignore[attr-defined]
         return document
 
-    def begin(self) -> asyncio.Task[Asgi]:
-        """Start to make the application, or give the making under way."""
-        if self._app is None or (self._app.done() and self._app.exception() is not None):
-            self._app = asyncio.create_task(asyncio.to_thread(self._made))
-        return self._app
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        try:
+            app, _ = await asyncio.shield(self._begin())
+        except Exception as error:
+            await _unavailable(send, error)
+            return
+        await app(scope, receive, send)
 
-    def _made(self) -> Asgi:
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        self._begin()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        made = self._made()
+        if made is not None:
+            await asyncio.to_thread(made[1])
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _begin(self) -> asyncio.Task[Made]:
+        """Start to make the application, or give the making under way; a failure is tried again."""
+        if self._making is None or (self._making.done() and self._making.exception() is not None):
+            self._making = asyncio.create_task(asyncio.to_thread(self._logged))
+        return self._making
+
+    def _made(self) -> Made | None:
+        making = self._making
+        if making is None or not making.done() or making.exception() is not None:
+            return None
+        return making.result()
+
+    def _logged(self) -> Made:
         try:
             return self._make()
         except Exception:
             log.exception("the control plane did not start")
             raise
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            self.begin()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        try:
-            app = await asyncio.shield(self.begin())
-        except Exception as error:
-            await _unavailable(send, error)
-            return
-        await app(scope, receive, send)
 
 
 async def _unavailable(send: Any, cause: Exception) -> None:
@@ -80,7 +94,7 @@ async def _unavailable(send: Any, cause: Exception) -> None:
 
 def main() -> None:
     """Serve both planes until a signal ends it; the data plane's settings are the environment's."""
-    parser = argparse.ArgumentParser(prog="python -m tidemill.cli.one_port")
+    parser = argparse.ArgumentParser(prog="python -m tidemill.api.one_port")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     options = vars(parser.parse_args())
@@ -89,7 +103,7 @@ def main() -> None:
     server.run(serving_settings.load(**options), fallback=late, describe=late.describe)
 
 
-def control_plane() -> Asgi:
+def control_plane() -> Made:
     """The control plane's application over the platform that the settings describe."""
     from tidemill import logs
     from tidemill.api.app import create_app
@@ -98,8 +112,8 @@ def control_plane() -> Asgi:
 
     settings = Settings()
     logs.configure("api", level=settings.log_level, style=settings.log_format, folder=settings.logs)
-    app: Asgi = create_app(Platform.open(settings))
-    return app
+    platform = Platform.open(settings)
+    return create_app(platform), platform.close
 
 
 if __name__ == "__main__":
