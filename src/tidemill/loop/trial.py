@@ -128,12 +128,21 @@ def _all_params(candidate: Candidate, estimator: Any, trial: Trial) -> dict[str,
     """What the estimator was made with, under the project's own names where it has any."""
     inner = {
         name: value
-        for name, value in estimator.get_params(deep=False).items()
-        if isinstance(value, bool | int | float | str)
-        and value not in _MEANINGLESS
-        and name not in _PIPELINES_OWN
+        for name, value in {**_own_params(estimator), **_defaults(candidate)}.items()
+        if isinstance(value, bool | int | float | str) and value not in _MEANINGLESS
     }
     return {**inner, **candidate.params, **trial.params}
+
+
+def _own_params(estimator: Any) -> dict[str, Any]:
+    own = getattr(estimator, "get_params", None)
+    return {} if own is None else dict(own(deep=False))
+
+
+def _defaults(candidate: Candidate) -> dict[str, Any]:
+    """What a function that makes the estimator takes; an estimator tells its parameters itself."""
+    made_by_function = not hasattr(candidate.estimator, "get_params")
+    return (candidate.accepts() or {}) if made_by_function else {}
 
 
 def _deciding(evaluation: Evaluation, metric: str) -> float:
@@ -150,19 +159,20 @@ def _deciding(evaluation: Evaluation, metric: str) -> float:
 
 def _log(run: Run, trial: Trial, project: Project, data: Prepared, learned: Learned) -> None:
     """Everything a trial's page shows; cheap enough to do for every one of them."""
-    rest = {name: value for name, value in learned.params.items() if name not in trial.params}
-    run.log_params(
-        {
-            **rest,
-            "candidate": trial.candidate,
-            "dataset_name": data.source,
-            "rows_train": len(data.train),
-            "rows_test": len(data.test),
-            "columns": len(data.inputs),
-            "test_size": project.test_size,
-            "seed": project.seed,
-        }
-    )
+    facts = {
+        "candidate": trial.candidate,
+        "dataset_name": data.source,
+        "rows_train": len(data.train),
+        "rows_test": len(data.test),
+        "columns": len(data.inputs),
+        "test_size": project.test_size,
+        "seed": project.seed,
+    }
+    # MLflow refuses a second value for a name: a model's own parameter comes before a fact of ours,
+    # and what autologging has written stays.
+    known = run.params() if project.autolog else trial.params
+    all_params = {**facts, **learned.params}
+    run.log_params({name: value for name, value in all_params.items() if name not in known})
     run.log_data(data_used(project, data))
     run.log_metrics({**learned.evaluation.metrics, "fit_seconds": learned.seconds})
     run.log_files(_files(trial, project, data, learned))
