@@ -39,7 +39,9 @@ class Up:
         self.api = f"http://127.0.0.1:{self.ports[0]}"
         self.mlflow = f"http://127.0.0.1:{self.ports[1]}"
         with self.output.open("w") as out:
-            environment = {**os.environ, "COLUMNS": "300"}
+            # MLflow's client leaves its settings in the environment of a process that used it.
+            clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+            environment = {**clean, "COLUMNS": "300"}
             self.process = subprocess.Popen(
                 [*UP, *options], stdout=out, stderr=subprocess.STDOUT, env=environment
             )
