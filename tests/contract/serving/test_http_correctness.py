@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from .conftest import FLOATS, Running, Tidemill, make_shelf, starting, wait_until
 
@@ -439,3 +442,42 @@ def test_a_thousand_connections_come_and_go(server: Running, connect: Connect) -
         for client in clients:
             client.socket.close()
     wait_until(lambda: len(server.server.server_state.connections) == 0, "connections to go")
+
+
+KINDS = ("plain", "other", "get", "query", "chunked", "bad")
+
+
+def one_of(kind: str, number: int) -> bytes:
+    """A request of a kind, with its number as the request id."""
+    line = b"X-Request-ID: n%d" % number
+    if kind == "get":
+        return b"GET /health HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n" % line
+    if kind == "chunked":
+        head = b"POST /predict HTTP/1.1\r\nHost: test\r\n%b\r\nTransfer-Encoding: chunked\r\n\r\n"
+        return head % line + chunks(ROW, 11)
+    if kind == "bad":
+        return post(b"{", line)
+    path = {"query": b"/predict?a=b", "other": b"/predict_batch"}.get(kind, b"/predict")
+    body = b'{"instances": [%b]}' % ROW if kind == "other" else ROW
+    return post(body, line, path=path)
+
+
+@settings(max_examples=120)
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 3)), min_size=1, max_size=12),
+    st.lists(st.integers(1, 400), min_size=1, max_size=30),
+)
+def test_any_requests_cut_anywhere_are_answered_in_order(
+    server: Running, order: list[tuple[str, int]], cuts: list[int]
+) -> None:
+    stream = b"".join(one_of(kind, number) for kind, number in order)
+    client = Client(server)
+    try:
+        sizes = itertools.cycle(cuts)
+        while stream:
+            size = next(sizes)
+            client.send(stream[:size])
+            stream = stream[size:]
+        assert [id_of(client.read()) for _ in order] == [b"n%d" % n for _, n in order]
+    finally:
+        client.socket.close()
