@@ -488,12 +488,25 @@ def test_a_fit_that_did_not_converge_is_recorded_with_its_run(store: Store) -> N
     assert "warnings.txt" in store.files(result.run_id)
 
 
+def seeded(seed: int = 5, columns: float = 1.0) -> Any:
+    return LogisticRegression(C=columns, random_state=seed, verbose=0)
+
+
+def test_a_parameter_may_be_called_like_a_fact_of_ours(store: Store) -> None:
+    project = churn("named", Candidate("logistic", seeded, search={"seed": [7]}))
+    params = store.client.get_run(store.train(project).run_id).data.params
+    assert (params["seed"], params["rows_test"]) == ("7", "24")
+    assert (params["columns"], params["C"]) == ("1.0", "1.0")
+
+
 def test_autologging_fills_the_same_runs(store: Store) -> None:
-    result = store.train(churn("auto", autolog=True))
+    # scikit-learn's pipelines have a parameter `verbose` too, of another value.
+    project = churn("auto", Candidate("logistic", seeded), autolog=True)
+    result = store.train(project)
     runs = store.runs("auto")
-    assert [run.info.run_name for run in runs] == ["train", "tree"]
-    assert "training_accuracy_score" in runs[1].data.metrics
-    assert "accuracy" in runs[1].data.metrics
+    assert [run.info.run_name for run in runs] == ["train", "logistic"]
+    assert {"training_accuracy_score", "accuracy"} <= set(runs[1].data.metrics)
+    assert {"verbose", "model__verbose", "C", "dataset_name"} <= set(runs[1].data.params)
     experiment = runs[0].info.experiment_id
     assert len(store.client.search_logged_models([experiment])) == 1
     assert result.version == "1"

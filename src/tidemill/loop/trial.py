@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from tidemill.project import Candidate, Project
 from tidemill.signature import Label
 from tidemill.steps import pictures
 from tidemill.steps.data import Prepared, labels_of, matrix_of
+from tidemill.steps.epochs import followed
 from tidemill.steps.evaluate import Evaluation, evaluate
 from tidemill.steps.fit import Predicted, fit, predict
 from tidemill.steps.preprocess import build_pipeline
@@ -75,10 +76,12 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def run_trial(trial: Trial, sweep: Sweep) -> Outcome:
+def run_trial(
+    trial: Trial, sweep: Sweep, tell: Callable[[float], None] = lambda share: None
+) -> Outcome:
     """Fit, evaluate and log one setting as a child run of the sweep's.
 
-    What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
+    `tell` hears the share of a network's epochs that is done. What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
     what MLflow raises comes through, because it would meet the next trial too.
     """
     project, tracking = sweep.project, sweep.tracking
@@ -87,7 +90,7 @@ def run_trial(trial: Trial, sweep: Sweep) -> Outcome:
         run.log_params(trial.params)
         try:
             with autologging(tracking, run) if project.autolog else nullcontext():
-                learned = learn(trial, project, sweep.data)
+                learned = learn(trial, project, sweep.data, tell)
             value = _deciding(learned.evaluation, sweep.metric)
         except Exception as error:
             logger.exception("%s: trial %s failed", project.name, trial.name)
@@ -99,14 +102,21 @@ def run_trial(trial: Trial, sweep: Sweep) -> Outcome:
     return Outcome(trial, run.id, value, learned, metrics=learned.evaluation.metrics)
 
 
-def learn(trial: Trial, project: Project, data: Prepared) -> Learned:
+def learn(
+    trial: Trial,
+    project: Project,
+    data: Prepared,
+    tell: Callable[[float], None] = lambda share: None,
+) -> Learned:
     """Fit one setting on the training rows and evaluate it on the held-out ones."""
     candidate = project.candidate(trial.candidate)
     estimator = candidate.build(**trial.params)
     everything = data.train if project.tensor else data.frame
     pipeline = build_pipeline(estimator, matrix_of(everything, data.inputs, project), project)
     y_train, y_test = labels_of(data.train, project), labels_of(data.test, project)
-    fitted = fit(pipeline, matrix_of(data.train, data.inputs, project), y_train, seed=project.seed)
+    X_train = matrix_of(data.train, data.inputs, project)
+    with followed(pipeline, tell):
+        fitted = fit(pipeline, X_train, y_train, seed=project.seed)
     predicted = predict(fitted.model, matrix_of(data.test, data.inputs, project))
     labels = _labels(fitted.model, y_train) if data.task == "classification" else ()
     return Learned(

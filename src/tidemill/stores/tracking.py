@@ -255,6 +255,10 @@ class Run:
         entities = [Param(key, _shown(value)) for key, value in params.items()]
         self._log_batches("params", entities)
 
+    def params(self) -> dict[str, str]:
+        """The parameters logged so far."""
+        return dict(self._tracking.call(lambda client: client.get_run(self.id)).data.params)
+
     def log_metrics(self, metrics: Mapping[str, float], *, model_id: str | None = None) -> None:
         """Log metrics; with a model's id, as measured on that logged model."""
         from mlflow.entities import Metric
