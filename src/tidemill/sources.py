@@ -122,7 +122,7 @@ def openml(name: str, version: int | str = 1) -> Source:
         loaded = _fetch(what, fetch_openml, name=name, version=version, as_frame=True, **options)
         frame: pd.DataFrame = loaded.frame
         quoted = r"^'(.*)'$"
-        texts = {n: c.str.replace(quoted, r"\1", regex=True) for n, c in _texts(frame).items()}
+        texts = {str(n): c.str.replace(quoted, r"\1", regex=True) for n, c in _texts(frame).items()}
         return frame.assign(**texts)
 
     return Source(f"openml:{name}", load)

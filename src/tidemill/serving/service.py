@@ -31,7 +31,11 @@ from tidemill.serving.turn import Turn
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (native.protocol, mlflow.protocol, inference.protocol)
+PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (
+    native.protocol,
+    mlflow.protocol,
+    inference.protocol,
+)
 FIRST_LOAD_SECONDS = 5.0
 KEYS_SECONDS = 1.0
 
