@@ -76,11 +76,15 @@ class Attendant:
 
     def attend(self, job_id: str) -> None:
         """Claim the job and see it to its end; does nothing when it is not to be had."""
-        job = self._platform.jobs.claim(job_id, self._name)
+        try:
+            job = self._platform.jobs.claim(job_id, self._name)
+        except UnavailableError as error:
+            log.warning("job %s is not taken now: %s", job_id, error)
+            return
         if job is None:
             return
         problem = self._platform.mlflow_problem()
-        if problem is not None:
+        if problem is not None and job.model is not None:
             self._put_off(job, Fault(True, UnavailableError(problem).problem()), counts=False)
             return
         log.info("job %s (%s %s) begins, attempt %d", job.id, job.kind, job.model, job.attempts)
