@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.errors import DataError
 from tidemill.gallery import iris, mnist
+from tidemill.loop.progress import Reporter
+from tidemill.loop.trial import learn
 from tidemill.project import Source, gallery, load_project
 from tidemill.steps.data import matrix_of, prepare
+from tidemill.steps.search import Trial
 
 
 def test_the_gallery_holds_the_five_systems() -> None:
@@ -196,7 +200,10 @@ except ProjectError as error:
 
 @pytest.fixture
 def torch() -> Iterator[Any]:
-    """PyTorch on one thread, seeded: its threads wait for each other on a busy machine."""
+    """PyTorch on one thread, seeded: its threads wait for each other on a busy machine.
+
+    Tests that take it are marked slow, because slow tests run where PyTorch is installed.
+    """
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -205,11 +212,13 @@ def torch() -> Iterator[Any]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_epochs_and_lr_reach_the_network(torch: Any) -> None:
     built = load_project("gallery:mnist").candidate("cnn").build(epochs=2, lr=0.01)
     assert (built.max_epochs, built.lr) == (2, 0.01)
 
 
+@pytest.mark.slow
 def test_the_network_learns_from_raw_pixels_and_knows_its_classes(torch: Any) -> None:
     frame = mnist.small_images()
     y = np.array(frame.pop("digit"))
@@ -222,6 +231,7 @@ def test_the_network_learns_from_raw_pixels_and_knows_its_classes(torch: Any) ->
     assert np.mean(network.predict(X[1500:]) == y[1500:]) > 0.8
 
 
+@pytest.mark.slow
 def test_fitting_again_starts_afresh(torch: Any) -> None:
     frame = mnist.small_images().head(200)
     y = np.array(frame.pop("digit"))
@@ -232,3 +242,24 @@ def test_fitting_again_starts_afresh(torch: Any) -> None:
         torch.manual_seed(0)
         answers.append(network.fit(X, y).predict_proba(X))
     assert answers[0] == pytest.approx(answers[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_training_hears_of_every_epoch(torch: Any) -> None:
+    project = replace(load_project("gallery:mnist"), data=mnist.small_images)
+    told: list[float] = []
+    learned = learn(Trial("cnn", 1, 1, {"epochs": 2}), project, prepare(project), told.append)
+    assert told == [0.5, 1.0]
+    assert learned.params["epochs"] == 2
+    assert learned.warnings == ()
+    assert learned.evaluation.metrics["accuracy"] > 0.85
+
+
+def test_progress_moves_within_a_trial() -> None:
+    seen: list[float] = []
+    report = Reporter(lambda progress: seen.append(progress.percent))
+    report.planned(2, "accuracy")
+    report.fitting("cnn")
+    report.within(0.5)
+    report.fitted(0.9)
+    assert seen == [5.0, 5.0, 25.0, 45.0]

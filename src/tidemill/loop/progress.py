@@ -56,6 +56,10 @@ class Reporter:
         self._candidate = candidate
         self._send(self._share(), "fit", running=1)
 
+    def within(self, share: float) -> None:
+        """This share of the trial that is running is done."""
+        self._send(self._share(share), "fit", running=1)
+
     def fitted(self, value: float | None) -> None:
         """A trial has ended; None when it failed."""
         self._done += 1
@@ -74,8 +78,8 @@ class Reporter:
     def done(self) -> None:
         self._send(100.0, "done")
 
-    def _share(self) -> float:
-        return LOADED + (TRIED - LOADED) * self._done / max(self._trials, 1)
+    def _share(self, running: float = 0.0) -> float:
+        return LOADED + (TRIED - LOADED) * (self._done + running) / max(self._trials, 1)
 
     def _send(self, percent: float, stage: str, *, running: int = 0) -> None:
         self._tell(

@@ -135,7 +135,8 @@ def try_candidate(candidate: str, search: Search, sweep: Sweep, report: Reporter
     best: int | None = None
     while (settings := search.ask()) is not None:
         report.fitting(candidate)
-        outcome = run_trial(Trial(candidate, len(outcomes) + 1, search.total, settings), sweep)
+        trial = Trial(candidate, len(outcomes) + 1, search.total, settings)
+        outcome = run_trial(trial, sweep, report.within)
         search.tell(settings, outcome.value)
         report.fitted(outcome.value)
         outcomes.append(outcome)

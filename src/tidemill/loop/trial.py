@@ -81,8 +81,11 @@ def run_trial(
 ) -> Outcome:
     """Fit, evaluate and log one setting as a child run of the sweep's.
 
-    `tell` hears the share of a network's epochs that is done. What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
+    What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
     what MLflow raises comes through, because it would meet the next trial too.
+
+    Args:
+        tell: Hears the share of a network's epochs that is done.
     """
     project, tracking = sweep.project, sweep.tracking
     marks = {**sweep.tags, KIND_TAG: "trial", CANDIDATE_TAG: trial.candidate}
