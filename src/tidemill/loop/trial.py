@@ -33,7 +33,6 @@ MATRIX_FILE, RESIDUALS_FILE = "confusion_matrix.png", "residuals.png"
 REPORT_TEXT, REPORT_JSON = "classification_report.txt", "classification_report.json"
 WARNINGS_FILE = "warnings.txt"
 _MEANINGLESS = ("deprecated", "warn")  # defaults with which scikit-learn says "not given"
-_PIPELINES_OWN = ("memory", "steps", "transform_input", "verbose")  # autologging logs these of it
 
 
 @dataclass(frozen=True)
