@@ -305,7 +305,8 @@ def outcome(name: str, mixed: bool) -> tuple[str, str]:
 
 def documented() -> dict[str, tuple[str, str]]:
     """The outcomes in the docs, by the estimator's name: on numbers, on the mixed table."""
-    rows = [line.strip("| \n").split(" | ") for line in DOCS.read_text().splitlines()]
+    lines = [line.strip() for line in DOCS.read_text().splitlines()]
+    rows = [[c.strip() for c in line[1:-1].split(" | ")] for line in lines if line.startswith("|")]
     return {cells[0]: (cells[1], cells[2]) for cells in rows if len(cells) == 4}
 
 

@@ -125,7 +125,7 @@ def _index() -> dict[str, Any]:
 
 
 def _get(operation: str, summary: str, schema: dict[str, Any], *codes: int) -> dict[str, Any]:
-    responses = {"200": answer(summary, schema), **_errors(*codes)}
+    responses = {"200": answer(summary, schema), **_errors(*codes, 500)}
     if 503 in codes:
         responses["503"] = answer("Not now.", schema)
     tags = ["Open Inference Protocol v2"]

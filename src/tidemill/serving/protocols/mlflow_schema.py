@@ -90,7 +90,7 @@ def _get(operation: str, summary: str, *codes: int) -> dict[str, Any]:
     content = {"application/json": {}, "text/html; charset=utf-8": {"schema": {"type": "string"}}}
     responses = {
         "200": {"description": summary, "content": content},
-        **{str(code): {"description": REFUSALS[code], "content": content} for code in codes},
+        **{str(c): {"description": REFUSALS[c], "content": content} for c in (*codes, 500)},
     }
     return {"operationId": operation, "summary": summary, "tags": TAGS, "responses": responses}
 
