@@ -183,3 +183,20 @@ def test_recording_can_leave_out_inputs_a_share_or_everything(home: Path, start:
     assert silent.ask("/predict", GOOD).status == 200
     assert silent.ask("/ready").json()["journal"] == "off"
     assert not (home / "other").exists()
+
+
+def test_requests_are_logged_if_asked_for(
+    home: Path, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_shelf(home / "shelf", ("classifier",))
+    with caplog.at_level("INFO", "tidemill.access"):
+        silent = start()
+        silent.ask("/predict", GOOD)
+        running = start(access_log="on")
+        both(running, "/predict", GOOD, **{"X-Request-ID": "r7"})
+        running.ask("/nowhere")
+    lines = [record for record in caplog.records if record.name == "tidemill.access"]
+    assert [r.getMessage() for r in lines] == ["POST /predict 200"] * 2 + ["GET /nowhere 404"]
+    first: Any = lines[0]
+    assert (first.request_id, first.client) == ("r7", "127.0.0.1")
+    assert first.ms > 0
