@@ -46,7 +46,7 @@ class Up:
                 [*UP, *options], stdout=out, stderr=subprocess.STDOUT, env=environment
             )
 
-    def await_text(self, text: str, timeout: float = 120) -> str:
+    def await_text(self, text: str, timeout: float = 300) -> str:
         deadline = time.monotonic() + timeout
         while text not in (printed := self.output.read_text()):
             assert self.process.poll() is None, printed
@@ -56,7 +56,7 @@ class Up:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(40)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager
@@ -70,12 +70,12 @@ def running(home: Path, *more: str) -> Iterator[Up]:
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:  # its packages may still be loading
         body: bytes = answer.read()
         return body
 
 
-def await_fetch(url: str, timeout: float = 120) -> bytes:
+def await_fetch(url: str, timeout: float = 300) -> bytes:
     deadline = time.monotonic() + timeout
     while True:
         try:
