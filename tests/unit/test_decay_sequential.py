@@ -81,6 +81,19 @@ def test_after_a_reset_it_watches_afresh():
     assert not watch.update(wrong(500, 0.1, 5))
 
 
+def test_a_cautious_expectation_comes_down_with_the_stream_and_never_rises():
+    watch = detector(harm=0.06)
+    watch.ceiling, watch.mean, watch.weight, watch.margin = 0.2, 0.1, 50, 0.5
+    fixed = msgspec.structs.replace(watch, weight=-1.0)
+    losses = np.r_[wrong(4000, 0.05, 20), wrong(3000, 0.16, 21)]
+
+    assert watch.update(losses)
+    assert 4000 < watch.rows < 6000
+    assert not fixed.update(losses)
+    slowly = msgspec.structs.replace(watch, total=0.0, alarm=False, mean=0.3, weight=1e6)
+    assert slowly.update(wrong(3000, 0.4, 22))
+
+
 def test_one_enormous_error_is_no_alarm():
     watch = page_hinkley(1.0, 1.0, harm=0.5, cap=5.0)
 

@@ -34,7 +34,8 @@ class Calibration(msgspec.Struct, frozen=True):
     """P(right) = sigmoid(slope * logit(confidence) + intercept), learned on `rows` rows.
 
     `covariance` is that of slope and intercept: (slope, both, intercept). `estimated` is the mean
-    of the calibrated confidences of the held-out rows, `accuracy` their true accuracy.
+    of the calibrated confidences of the held-out rows, `deviation` their standard deviation and
+    `gradient` how `estimated` moves with slope and intercept; `accuracy` is the true one.
     """
 
     slope: float
@@ -43,6 +44,8 @@ class Calibration(msgspec.Struct, frozen=True):
     rows: int
     accuracy: float
     estimated: float
+    deviation: float
+    gradient: tuple[float, float]
 
 
 class AccuracyEstimate(msgspec.Struct, frozen=True):
@@ -74,13 +77,17 @@ def fit_calibration(confidence: Floats, right: NDArray[np.bool_]) -> Calibration
     target = np.asarray(right, dtype=np.float64)
     line = _fit(design, target)
     covariance = np.linalg.inv(_curvature(design, line))
+    chance = special.expit(design @ line)
+    gradient = _gradient(design, chance)
     return Calibration(
         slope=float(line[0]),
         intercept=float(line[1]),
         covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
         rows=len(target),
         accuracy=float(target.mean()),
-        estimated=float(special.expit(design @ line).mean()),
+        estimated=float(chance.mean()),
+        deviation=float(chance.std()),
+        gradient=(float(gradient[0]), float(gradient[1])),
     )
 
 
@@ -97,19 +104,23 @@ def estimate_accuracy(
     """
     design = _design(np.asarray(confidence, dtype=np.float64))
     chance = special.expit(design @ np.array([calibration.slope, calibration.intercept]))
-    value = float(chance.mean())
-    error = _error(design, chance, calibration, float((chance * (1 - chance)).mean()))
-    fall = calibration.estimated - value
-    spread = _error(design, chance, calibration, float(chance.var()))
-    hurt = fall - tolerance > special.ndtri(1 - alpha) * spread
+    value, rows = float(chance.mean()), len(chance)
+    gradient = _gradient(design, chance)
+    luck = float((chance * (1 - chance)).mean()) / rows
+    error = np.sqrt(luck + _variance(calibration, gradient))
+    # Both means come from one line: its error counts only as far as it moves them apart.
+    apart = _variance(calibration, gradient - np.array(calibration.gradient))
+    draws = float(chance.var()) / rows + calibration.deviation**2 / calibration.rows
+    fall = calibration.estimated - value - tolerance
+    hurt = bool(fall > special.ndtri(1 - alpha) * np.sqrt(draws + apart))
     return AccuracyEstimate(
         value=value,
-        low=max(0.0, value - Z95 * error),
-        high=min(1.0, value + Z95 * error),
-        rows=len(chance),
+        low=float(max(0.0, value - Z95 * error)),
+        high=float(min(1.0, value + Z95 * error)),
+        rows=rows,
         reference=calibration.accuracy,
-        hurt=bool(hurt),
-        summary=_summary(value, Z95 * error, bool(hurt), calibration),
+        hurt=hurt,
+        summary=_summary(value, float(Z95 * error), hurt, calibration),
     )
 
 
@@ -152,12 +163,15 @@ def _curvature(design: Floats, line: Floats) -> Floats:
     return np.asarray(design.T @ (design * (chance * (1 - chance))[:, None]) + np.diag(PRIOR))
 
 
-def _error(design: Floats, chance: Floats, calibration: Calibration, variance: float) -> float:
-    """Standard error of the mean: chance in the window, and in the calibration (delta method)."""
-    slopes = (chance * (1 - chance)) @ design / len(chance)
+def _gradient(design: Floats, chance: Floats) -> Floats:
+    """How the mean of the calibrated confidences moves with slope and intercept."""
+    return np.asarray((chance * (1 - chance)) @ design / len(chance))
+
+
+def _variance(calibration: Calibration, gradient: Floats) -> float:
+    """Of a mean with that gradient, from the uncertainty of the line (delta method)."""
     first, both, second = calibration.covariance
-    of_line = np.array([[first, both], [both, second]])
-    return float(np.sqrt(variance / len(chance) + slopes @ of_line @ slopes))
+    return float(gradient @ np.array([[first, both], [both, second]]) @ gradient)
 
 
 def _summary(value: float, margin: float, hurt: bool, calibration: Calibration) -> str:

@@ -140,8 +140,8 @@ def _shuffled_p(hat: Floats, centred: Floats, random: np.random.Generator) -> fl
 def _shuffle(
     hat: Floats, centred: Floats, times: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    columns = random.permuted(np.repeat(centred[:, None], times, axis=1), axis=0)
-    return _agreement(hat, columns)
+    shuffled = random.permuted(np.repeat(centred[None, :], times, axis=0), axis=1)
+    return _agreement(hat, shuffled.T)
 
 
 def _agreement(hat: Floats, centred: Floats) -> Floats:

@@ -22,7 +22,16 @@ from tidemill.project import METRICS
 from tidemill.signature import Label
 from tidemill.steps.cbpe import AccuracyEstimate
 from tidemill.steps.drift import DriftReport
-from tidemill.steps.holdout import REGRESSION, Holdout, MetricValue, Task, draws, encode
+from tidemill.steps.holdout import (
+    CLASSIFICATION,
+    REGRESSION,
+    Holdout,
+    MetricValue,
+    Task,
+    draws,
+    encode,
+    smoothed_variance,
+)
 from tidemill.steps.resample import point_value
 from tidemill.steps.sequential import PageHinkley, page_hinkley
 
@@ -134,8 +143,8 @@ def loss_detector(
 ) -> PageHinkley:
     """A Page-Hinkley detector of losses (`tidemill.steps.holdout.row_losses`) above the usual.
 
-    The expected loss is the upper end of what the held-out rows allow (95%, one-sided), so that a
-    lucky hold-out does not raise an alarm later.
+    The expected loss begins at the upper end of what the held-out rows allow (95%, one-sided), so
+    that a lucky hold-out does not raise an alarm later, and comes down as the stream shows more.
 
     Args:
         holdout: The champion on its held-out rows.
@@ -143,27 +152,26 @@ def loss_detector(
             wrong answers more in a hundred), and for errors a quarter of the usual one.
         rows_between_alarms: How many labelled rows, on average at least, between false alarms.
     """
+    rows, mean, deviation = holdout.rows, holdout.losses.mean, holdout.losses.deviation
     if holdout.task == "classification":
-        expected = _usual_error_rate(holdout)
+        mean = (mean * rows + 1) / (rows + 2)  # no hold-out proves a model free of errors
+        expected = min(mean + _upper(math.sqrt(mean * (1 - mean)), rows), 1 - 1 / (rows + 2))
         deviation, cap = math.sqrt(expected * (1 - expected)), 1.0
         rise = min(harm or 0.1, 1 - expected)
     else:
-        mean = holdout.losses.mean
-        deviation = max(holdout.losses.deviation, 1e-9 * max(mean, 1.0))
-        expected = mean + Z_ONE_SIDED * deviation / math.sqrt(holdout.rows)
+        deviation = max(deviation, 1e-9 * max(mean, 1.0))
+        expected = mean + _upper(deviation, rows)
         rise = harm or max(mean / 4, deviation / 10)
         cap = expected + max(OUTLIER * deviation, 2 * rise)
-    return page_hinkley(
+    detector = page_hinkley(
         expected, deviation, harm=rise, cap=cap, rows_between_alarms=rows_between_alarms
     )
+    detector.mean, detector.weight, detector.margin = mean, rows, Z_ONE_SIDED * deviation
+    return detector
 
 
-def _usual_error_rate(holdout: Holdout) -> float:
-    """The upper end of it, with one row more of either outcome: no hold-out proves perfection."""
-    rows = holdout.rows
-    rate = (holdout.losses.mean * rows + 1) / (rows + 2)
-    upper = rate + Z_ONE_SIDED * math.sqrt(rate * (1 - rate) / rows)
-    return min(upper, 1 - 1 / (rows + 2))
+def _upper(deviation: float, rows: int) -> float:
+    return Z_ONE_SIDED * deviation / math.sqrt(rows)
 
 
 def judge(
@@ -200,7 +208,8 @@ def _verdict(
 ) -> DecayReport:
     sign = 1.0 if METRICS[metric] else -1.0
     random = np.random.default_rng(policy.seed)
-    references = held_out.value + held_out.error * random.standard_normal(found.size)
+    errors = _reference_errors(metric, held_out, found)
+    references = held_out.value + errors * random.standard_normal(found.size)
     losses = sign * (references - found)
     within = float(np.mean(losses <= policy.tolerance))
     hurt = bool(np.quantile(losses, policy.alpha) > policy.tolerance)
@@ -219,6 +228,19 @@ def _verdict(
         loss=sign * (held_out.value - value),
         p_value=within,
     )
+
+
+def _reference_errors(metric: str, held_out: MetricValue, found: Floats) -> Floats:
+    """The held-out metric's standard error, were the truth what the window says.
+
+    A share near 1 on few rows looks more certain than it is: 57 right answers of 57 are no rare
+    luck for a model that is right 95 times in a hundred. So the error is that of the larger of
+    both variances, as in a score test.
+    """
+    if metric not in CLASSIFICATION or held_out.rows == 0:
+        return np.full(found.size, held_out.error)
+    ratio = found * (1 - found) / smoothed_variance(held_out.value, held_out.rows)
+    return np.asarray(held_out.error * np.sqrt(np.maximum(ratio, 1.0)))
 
 
 def _no_verdict(metric: str, rows: int, held_out: MetricValue, why: str) -> DecayReport:

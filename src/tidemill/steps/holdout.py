@@ -39,10 +39,11 @@ REGRESSION = ("rmse", "mae", "r2")
 
 
 class MetricValue(msgspec.Struct, frozen=True):
-    """A metric on held-out rows, and the standard error of that figure."""
+    """A metric on so many held-out rows, and the standard error of that figure."""
 
     value: float
     error: float = 0.0
+    rows: int = 0
 
 
 class Losses(msgspec.Struct, frozen=True):
@@ -163,12 +164,12 @@ def _take(answers: Answers, rows: NDArray[np.int64]) -> Answers:
 def _measure(metric: str, truth: NDArray[Any], answers: Answers, seed: int) -> MetricValue:
     value = point_value(metric, truth, answers)
     if not np.isfinite(value) or len(truth) < 2:
-        return MetricValue(value)
+        return MetricValue(value, rows=len(truth))
     found = draws(metric, truth, answers, resamples=RESAMPLES, seed=seed)
     error = float(found.std()) if found.size else 0.0
     if metric in CLASSIFICATION:
         error = max(error, _least_error(value, len(truth)))
-    return MetricValue(value, error)
+    return MetricValue(value, error, len(truth))
 
 
 def _least_error(share: float, rows: int) -> float:
@@ -176,5 +177,10 @@ def _least_error(share: float, rows: int) -> float:
 
     Thirty right answers out of thirty leave a bootstrap nothing to vary, yet prove no perfection.
     """
+    return float(np.sqrt(smoothed_variance(share, rows) / rows))
+
+
+def smoothed_variance(share: float, rows: int) -> float:
+    """The variance of one row's being right, with one row more of either outcome."""
     smoothed = (share * rows + 1) / (rows + 2)
-    return float(np.sqrt(smoothed * (1 - smoothed) / rows))
+    return smoothed * (1 - smoothed)

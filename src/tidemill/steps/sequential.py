@@ -21,20 +21,33 @@ from scipy import optimize
 
 Floats = NDArray[np.float64]
 
+#: The weight of an expected loss that is known, and not learned from the stream.
+NEVER = -1.0
+
 
 class PageHinkley(msgspec.Struct):
-    """An alarm when losses run above `expected` by more than `slack` for long enough.
+    """An alarm when losses run above the expected one by more than `slack` for long enough.
 
     The sum of (loss - expected - slack), never below zero, is compared with `threshold`. Make one
-    with `page_hinkley`, which finds slack and threshold. `rows` counts all losses seen, `began` is
-    where the present run above expectation began: at an alarm, the likely moment of the change.
-    Losses above `cap` count as `cap`, so that no single row raises the alarm.
+    with `page_hinkley`, which finds slack and threshold. Losses above `cap` count as `cap`, so
+    that no single row raises the alarm.
+
+    The expected loss is at most `ceiling`. Where that was a cautious guess from few rows, it comes
+    down as losses arrive: to their running `mean`, which began as that of `weight` earlier rows,
+    plus `margin / sqrt(weight)`. It never rises above the ceiling, so that no decay, however slow,
+    is taken for the usual.
+
+    `rows` counts all losses seen, `began` is where the present run above expectation began: at an
+    alarm, the likely moment of the change.
     """
 
-    expected: float
+    ceiling: float
     slack: float
     threshold: float
     cap: float
+    mean: float = 0.0
+    weight: float = NEVER
+    margin: float = 0.0
     total: float = 0.0
     rows: int = 0
     began: int = 0
@@ -42,7 +55,7 @@ class PageHinkley(msgspec.Struct):
 
     def update(self, losses: ArrayLike) -> bool:
         """Take the next losses [rows], in order; True once there is an alarm, until `reset`."""
-        batch = np.asarray(losses, dtype=np.float64).ravel()
+        batch = np.minimum(np.asarray(losses, dtype=np.float64).ravel(), self.cap)
         if batch.size and not self.alarm:
             self._add(batch)
         return self.alarm
@@ -52,10 +65,11 @@ class PageHinkley(msgspec.Struct):
         self.total, self.alarm, self.began = 0.0, False, self.rows
 
     def _add(self, batch: Floats) -> None:
-        steps = np.minimum(batch, self.cap) - self.expected - self.slack
-        walk = self.total + np.cumsum(steps)
-        floor = np.minimum.accumulate(np.minimum(walk, 0.0))
-        height = walk - floor
+        weights, means = self._learn(batch)
+        margins = self.margin / np.sqrt(np.abs(weights[:-1]))
+        expected = np.minimum(self.ceiling, means[:-1] + margins)
+        walk = self.total + np.cumsum(batch - expected - self.slack)
+        height = walk - np.minimum.accumulate(np.minimum(walk, 0.0))
         over = np.flatnonzero(height > self.threshold)
         last = int(over[0]) if over.size else batch.size - 1
         grounded = np.flatnonzero(height[: last + 1] <= 0.0)
@@ -63,6 +77,15 @@ class PageHinkley(msgspec.Struct):
             self.began = self.rows + int(grounded[-1]) + 1
         self.total, self.alarm = float(height[last]), bool(over.size)
         self.rows += last + 1
+        self.weight, self.mean = float(weights[last + 1]), float(means[last + 1])
+
+    def _learn(self, batch: Floats) -> tuple[Floats, Floats]:
+        """The weight and the running mean before each loss of the batch, and after the last."""
+        if self.weight == NEVER:
+            return np.full(batch.size + 1, NEVER), np.full(batch.size + 1, self.ceiling)
+        weights = self.weight + np.arange(batch.size + 1, dtype=np.float64)
+        sums = self.mean * self.weight + np.concatenate([[0.0], np.cumsum(batch)])
+        return np.asarray(weights), np.asarray(sums / weights)
 
 
 def page_hinkley(

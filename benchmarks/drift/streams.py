@@ -1,0 +1,80 @@
+"""Detectors on streams of losses: how rare false alarms are, and how soon a change is noticed.
+
+Each stream is the losses of a model of the gallery on rows that it never saw, drawn again and
+again; halfway, ten wrong answers more in a hundred are mixed in (or errors grow by a quarter).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.drift import peers
+from benchmarks.drift.alarms import Say
+from benchmarks.drift.data import Table, situation
+from tidemill.steps.decay import loss_detector
+from tidemill.steps.holdout import read_holdout, row_losses
+from tidemill.steps.sequential import Adwin
+
+ROWS = 10_000
+
+
+def detectors(tables: list[Table], streams: int, say: Say) -> list[dict[str, Any]]:
+    """False alarms in the calm half, and the rows to the alarm in the changed half."""
+    found = []
+    for table in tables:
+        drawn = [_stream(table, seed) for seed in range(streams)]
+        alarms = {
+            "Tidemill: Page-Hinkley": [_page_hinkley(*stream) for stream in drawn],
+            "Tidemill: ADWIN": [_adwin(losses) for losses, _ in drawn],
+            **peers.river([losses for losses, _ in drawn]),
+        }
+        for name, rows in alarms.items():
+            found.append({"table": table.name, "detector": name, **_judged(rows)})
+            say(f"{table.name}, {name}: {found[-1]}")
+    return found
+
+
+def _stream(table: Table, seed: int) -> tuple[np.ndarray, Any]:
+    clean = situation(table, 10**9, 600_000 + seed, holdout=True)
+    holdout = read_holdout(clean.profile)
+    assert holdout is not None
+    losses = row_losses(holdout.task, clean.truth, clean.outputs)
+    random = np.random.default_rng(seed)
+    calm, changed = random.choice(losses, ROWS // 2), random.choice(losses, ROWS // 2)
+    if holdout.task == "classification":
+        changed = np.maximum(changed, random.random(changed.size) < 0.1)
+    else:
+        changed = changed * 1.25
+    return np.concatenate([calm, changed]), holdout
+
+
+def _page_hinkley(losses: np.ndarray, holdout: Any) -> list[int]:
+    watch = loss_detector(holdout)
+    alarms, start = [], 0
+    while start < losses.size and watch.update(losses[start:]):
+        start = watch.rows
+        alarms.append(start)
+        watch.reset()
+    return alarms
+
+
+def _adwin(losses: np.ndarray) -> list[int]:
+    watch = Adwin()
+    return [row for row, loss in enumerate(losses) if watch.update([loss]) and watch.risen]
+
+
+def _judged(alarms: list[list[int]]) -> dict[str, Any]:
+    """`alarms` are the rows at which each stream alarmed."""
+    half = ROWS // 2
+    early = sum(1 for rows in alarms for row in rows if row <= half)
+    delays = [min((row - half for row in rows if row > half), default=None) for rows in alarms]
+    noticed = [delay for delay in delays if delay is not None]
+    return {
+        "streams": len(alarms),
+        "calm_rows": half * len(alarms),
+        "false_alarms": early,
+        "noticed": len(noticed),
+        "median_delay": float(np.median(noticed)) if noticed else None,
+    }
