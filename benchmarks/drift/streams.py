@@ -62,7 +62,8 @@ def _page_hinkley(losses: np.ndarray, holdout: Any) -> list[int]:
 
 def _adwin(losses: np.ndarray) -> list[int]:
     watch = Adwin()
-    return [row for row, loss in enumerate(losses) if watch.update([loss]) and watch.risen]
+    rows = enumerate(losses, start=1)
+    return [row for row, loss in rows if watch.update([loss]) and watch.risen]
 
 
 def _judged(alarms: list[list[int]]) -> dict[str, Any]:
