@@ -3,7 +3,7 @@
     filesystem:///home/.tidemill/broker    one machine, no server
     redis://host:6379/0, amqp://host       any number of machines
 
-What the broker forgets is in the database, and a worker's caretaker rings again.
+What the broker forgets is in the database, where a worker's caretaker finds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TASK = "tidemill.run"
 QUEUE = "tidemill"
 CONNECT_SECONDS = 1.0
 PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
-# After a failure nobody waits for the broker again for this long; the caretaker rings later.
+# After a failure nobody waits for the broker again for this long; the caretaker looks later.
 REST_SECONDS = 2.0
 
 log = logging.getLogger(__name__)

@@ -33,10 +33,10 @@ CLAIMABLE: tuple[State, ...] = ("queued", "waiting")
 MAX_ATTEMPTS = 50
 # A parked job is looked at after this long even if nobody woke it.
 PARKED_SECONDS = 3600.0
-# A new row is rung for by whoever made it; after this many seconds, by the caretaker.
+# A new row is rung for by whoever made it; after this many seconds idle workers look.
 GRACE_SECONDS = 2.0
 # Rung for and still not taken while a worker idles: the message was lost.
-RESEND_SECONDS = 8.0
+LOST_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ class Jobs:
             or_(
                 and_(jobs.c.sent.is_(None), jobs.c.updated < now - GRACE_SECONDS),
                 jobs.c.sent < jobs.c.not_before,
-                jobs.c.sent < now - RESEND_SECONDS,
+                jobs.c.sent < now - LOST_SECONDS,
             ),
         )
         due = self._database.rows(

@@ -23,19 +23,21 @@ log = logging.getLogger("tidemill.worker")
 
 
 class Slots:
-    """How many jobs this worker could still take."""
+    """How many jobs this worker could still take; entering waits for one."""
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     def __enter__(self) -> None:
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0)
             self._free -= 1
 
     def __exit__(self, *_: Any) -> None:
-        with self._lock:
+        with self._changed:
             self._free += 1
+            self._changed.notify()
 
     def free(self) -> int:
         return self._free
@@ -60,7 +62,7 @@ def work(settings: Settings) -> None:
 
     app.task(run, name=TASK)
     log.info("taking jobs from %s, %d at a time", platform.doorbell, settings.worker_concurrency)
-    caretaker = Caretaker(platform, slots.free)
+    caretaker = Caretaker(platform, slots.free, run)
     caretaker.start()
 
     def leave(**_: Any) -> None:
