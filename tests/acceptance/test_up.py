@@ -138,7 +138,7 @@ def test_the_mlflow_server_shows_the_registered_model(served: Up) -> None:
 def test_both_planes_answer_on_one_port(served: Up) -> None:
     ready = json.loads(fetch(f"{served.api}/ready"))
     assert ready["status"] == "ready"
-    assert "experiments" in fetch(f"{served.api}/experiments").decode()
+    assert "ClassificationModel" in fetch(f"{served.api}/experiments").decode()
     assert "/predict" in json.loads(fetch(f"{served.api}/openapi.json"))["paths"]
 
 

@@ -10,7 +10,18 @@ import sys
 import typer
 
 from tidemill import __version__
-from tidemill.cli import console, demo, init, models, operate, predict, serve, train, up
+from tidemill.cli import (
+    console,
+    demo,
+    init,
+    models,
+    operate,
+    predict,
+    serve,
+    train,
+    up,
+    upkeep,
+)
 from tidemill.errors import TidemillError
 
 app = typer.Typer(
@@ -23,7 +34,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the gate stayed closed; "
     "130 stopped by Ctrl-C.",
 )
-for module in (up, demo, init, train, models, serve, predict, operate):
+for module in (up, demo, init, train, models, serve, predict, operate, upkeep):
     module.register(app)
 
 

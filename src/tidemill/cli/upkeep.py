@@ -1,0 +1,145 @@
+"""Commands for operators: doctor, migrate, backup and restore, the audit log."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidemill.cli import console
+from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
+from tidemill.cli.operate import day, platform_of
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+StoreOption = Annotated[
+    str | None, typer.Option(help="The database behind MLflow's server, where one is used.")
+]
+audit = typer.Typer(help="Read the audit log, and verify that nobody changed it.")
+
+
+def register(app: typer.Typer) -> None:
+    for command in (doctor, migrate, backup, restore):
+        app.command(rich_help_panel="Operate")(command)
+    app.add_typer(audit, name="audit", rich_help_panel="Operate")
+
+
+def doctor(
+    home: HomeOption = None, tracking_uri: TrackingOption = None, as_json: JsonOption = False
+) -> None:
+    """Look at every part, and say what is wrong and how to mend it; exit 1 for an error.
+
+    Examples:
+
+      tidemill doctor
+
+      tidemill doctor --json
+    """
+    from tidemill.loop.doctor import examine_parts
+
+    findings = examine_parts(open_settings(home, tracking_uri))
+    if as_json:
+        console.print_json([asdict(finding) for finding in findings])
+    else:
+        for found in findings:
+            colour = COLOURS[found.state]
+            console.out.print(f"[{colour}]{found.state:8}[/] {found.part:12} ", end="")
+            console.out.print(found.detail, markup=False)
+            if found.remedy:
+                console.out.print(f"{'':21} next: {found.remedy}", markup=False)
+    if any(found.state == "error" for found in findings):
+        raise typer.Exit(console.EXIT_FAILED)
+
+
+def migrate(home: HomeOption = None) -> None:
+    """Bring Tidemill's own database to this version's schema.
+
+    Examples:
+
+      TIDEMILL_DATABASE_URL=postgresql+psycopg://db/tidemill tidemill migrate
+    """
+    from tidemill.stores.database import Database
+    from tidemill.stores.schema import migrate as move
+
+    settings = open_settings(home)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_uri)
+    try:
+        before, after = move(database)
+    finally:
+        database.close()
+    what = "was up to date already" if before == after else f"went from {before or 'empty'}"
+    console.out.print(f"The database {what}; it is at {after}.", markup=False)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    mlflow_store: StoreOption = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Write databases, MLflow's metadata and artifacts into one file.
+
+    Examples:
+
+      tidemill backup monday.tar
+    """
+    from tidemill.loop.backup import backup as write
+
+    with console.err.status(f"Writing {file} ..."):
+        contents = write(open_settings(home, tracking_uri), file, mlflow_store=mlflow_store)
+    rows = sum(sum(tables.values()) for tables in contents.rows.values())
+    console.out.print(f"Wrote {file}: {rows} rows, {len(contents.files)} files.", markup=False)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.", exists=True, dir_okay=False)],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
+    mlflow_store: StoreOption = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Put back what a backup holds; stop servers and workers of this home first.
+
+    Examples:
+
+      tidemill restore monday.tar --home /srv/tidemill
+    """
+    from tidemill.loop.backup import restore as read
+
+    settings = open_settings(home, tracking_uri)
+    with console.err.status(f"Reading {file} ..."):
+        contents = read(
+            settings, file, actor="cli", force=force, mlflow_store=mlflow_store, reason=reason
+        )
+    console.out.print(f"Restored the state of {day(contents.created)} UTC.", markup=False)
+
+
+@audit.command("list")
+def list_audit(
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")] = 20,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who changed what, newest first."""
+    with platform_of(open_settings(home)) as platform:
+        rows = platform.audit.page(limit=limit).items
+    if as_json:
+        console.print_json(rows)
+        return
+    fields = ("action", "subject", "version", "actor", "reason")
+    shown = [[day(row["time"]), *(row[name] for name in fields)] for row in rows]
+    console.print_table(["time", *fields], shown)
+
+
+@audit.command("verify")
+def verify(home: HomeOption = None) -> None:
+    """Recompute the chain of hashes; exit 1 if it is broken, with the row."""
+    with platform_of(open_settings(home)) as platform:
+        verdict = platform.audit.verify()
+    if not verdict.intact:
+        console.err.print(f"[red]Broken:[/] {verdict.problem}")
+        raise typer.Exit(console.EXIT_FAILED)
+    console.out.print(f"Intact: {verdict.rows} rows. {verdict.note or ''}".strip(), markup=False)
