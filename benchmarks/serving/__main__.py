@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import shlex
 import signal
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.serving import environment, load, results
-from benchmarks.serving.cores import layout
+from benchmarks.serving.cores import layout, take_precedence
 from benchmarks.serving.peer import ROOT, Peer, Place
 from benchmarks.serving.peers import load_peers
 from benchmarks.serving.picture import draw
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     # An end by signal must end the servers too, and only an exception unwinds to where they stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.precedence:
+        take_precedence(os.getpid())
     wrk = load.find_wrk()
     peers = load_peers(options.peers)
     plan = Plan(
@@ -65,6 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=int, help="how long one measurement lasts; 3")
     add("--cold", type=int, help="cold starts of each server; 5")
     add("--quick", action="store_true", help=f"a smoke test: {', '.join(QUICK)}, one round of 1 s")
+    add("--precedence", action="store_true", help="go before others on a busy machine (as root)")
     add("--resume", action="store_true", help="go on with the run whose JSON is in the output")
     add("--report", action="store_true", help="only write the report again from its JSON")
     add("--cache", type=Path, default=ROOT / ".bench", help="environments and models")
@@ -98,7 +102,15 @@ def write(found: Results, folder: Path) -> None:
 
 def _before(options: argparse.Namespace, path: Path) -> Results | None:
     """What an interrupted run had found, when it is to be gone on with."""
-    return results.load(path) if options.resume and path.is_file() else None
+    if not options.resume or not path.is_file():
+        return None
+    found = results.load(path)
+    found.about["command"] += f"` and `{_command()}"
+    return found
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]])
 
 
 def _install(peers: list[Peer], cache: Path, found: Results) -> dict[str, Place]:
@@ -117,15 +129,12 @@ def _install(peers: list[Peer], cache: Path, found: Results) -> dict[str, Place]
 
 
 def _about(options: argparse.Namespace, wrk: str, peers: list[Peer]) -> dict[str, object]:
-    said = shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]])
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": said if len(sys.argv) > 1 else "make bench-serving",
+        "command": _command() if len(sys.argv) > 1 else "make bench-serving",
         "machine": _machine(),
         "python": platform.python_version(),
         "load": load.wrk_version(wrk),
-        "rounds": options.rounds,
-        "seconds": options.seconds,
         "servers": {peer.name: peer.title for peer in peers},
     }
 

@@ -39,11 +39,20 @@ def _introduction(results: Results) -> str:
     about = results.about
     return (
         f"Measured on {about['date']} by `{about['command']}` on {about['machine']}. "
-        f"Every server and setting had {about['rounds']} turns of {about['seconds']:g} s, in "
-        "alternating rounds; figures are medians over the rounds, ratios are taken within a round. "
+        f"Every server and setting had {_turns(results)} in alternating rounds; "
+        "figures are medians over the rounds, ratios are taken within a round. "
         "CPU time is user and system time of all processes of a server, divided by the requests "
         "it answered."
     )
+
+
+def _turns(results: Results) -> str:
+    """How often and how long each was measured; a run in several parts may differ between them."""
+    rounds = sorted(
+        {len({s.round for s in results.samples if s.cell == c}) for c in results.cells()}
+    )
+    lengths = sorted({round(s.seconds) for s in results.samples})
+    return f"{' or '.join(map(str, rounds))} turns of {' or '.join(map(str, lengths))} s"
 
 
 def _targets(results: Results) -> str:

@@ -17,7 +17,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.cores import pinned
+from benchmarks.serving.cores import pinned, take_precedence
 from benchmarks.serving.peer import Peer, Place
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -82,6 +82,8 @@ def start(peer: Peer, place: Place, model: str, *, cores: set[int]) -> Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+        take_precedence(process.pid)
     return Server(peer, place, model, port, process, log)
 
 

@@ -26,8 +26,6 @@ ABOUT = {
     "machine": "2 cores",
     "python": "3.11.7",
     "load": "wrk 4",
-    "rounds": 3,
-    "seconds": 3,
     "servers": {"tidemill": "Tidemill", "flask": "Flask"},
 }
 
