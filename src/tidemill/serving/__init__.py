@@ -2,8 +2,8 @@
 
 A request passes these files, top to bottom:
 
-    server.py workers.py   sockets, processes, signals, graceful ends
-    lane.py                the fast lane: plain POSTs answered inside uvicorn's HTTP protocol
+    server.py workers.py   processes, signals, graceful ends; sockets.py opens the port
+    lane.py addresses.py   the fast lane: plain POSTs answered inside uvicorn's HTTP protocol
     app.py                 the ordinary lane: an ASGI app; hands on what is not the data plane's
     gateway.py             both lanes' one core: find the route, admit, answer, count
     routes.py              what a route is; how a path finds it
@@ -12,15 +12,18 @@ A request passes these files, top to bottom:
     decode.py forms.py     a body to checked rows: the fast way, and the way that explains
     pack.py                checked rows to the arrays that the compiled model takes
     predictor.py turn.py   one loaded version; what runs together at the end of a loop turn
-    outputs.py             what the model gave for those rows
-    journal.py cache.py    what was answered: on disk before it leaves; again without the model
-    fleet.py shelf.py      which versions are loaded; what lies in the shelf's folder
+    work.py outputs.py     rows on their way through a model, and what it gave for them
+    record.py journal.py   what was answered, on disk before it leaves (segments.py: the files)
+    memory.py cache.py     what was answered before, without the model
+    fleet.py load.py       which versions are in service; how one gets there from shelf.py's folder
+    service.py             all of it, wired
+    status.py probes.py    what the server says of itself
     metrics.py counts.py   what was counted, summed over processes
-    openapi.py page.py     what the routes say of themselves
+    openapi.py page.py     what the routes say of themselves; *_schema.py: their parts of it
     settings.py            what an operator sets
 
-To add a protocol, write `protocols/<name>.py` with `routes(service) -> list[Route]` and name it in
+To add a protocol, write `protocols/<name>.py` with `protocol(service) -> Protocol` and name it in
 `service.py`. A handler reads `call.head` and `call.body`, and either returns a `Reply` or hands
-checked rows to `predictor.submit(call, rows, finish)`, where `finish(call, outputs)` makes the
-reply out of the answers. It raises `tidemill.errors`; its route says how they look.
+checked rows to `predictor.submit(call, rows, finish)`, where `finish(call, outputs, start, stop)`
+makes the reply out of the answers. It raises `tidemill.errors`; its route says how they look.
 """

@@ -14,16 +14,15 @@ Answers leave in the order of the requests, whichever way each went.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from tidemill.serving.addresses import Addresses, DefaultLines
 from tidemill.serving.app import App
 from tidemill.serving.gateway import Gateway
 from tidemill.serving.routes import Admission, Head, Reply
@@ -62,7 +61,7 @@ class Slot:
         self.data = b"".join(
             (
                 STATUS_LINE[reply.status],
-                lane.addresses.default_lines(lane.server_state.default_headers),
+                lane.defaults.of(lane.server_state.default_headers),
                 block,
                 b"content-length: %d\r\n\r\n" % len(body),
                 body,
@@ -78,6 +77,7 @@ class FastLane(HttpToolsProtocol):
     gateway: Gateway
     limit: int
     addresses: Addresses
+    defaults: DefaultLines
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -354,41 +354,6 @@ class FastLane(HttpToolsProtocol):
             self.transport.close()
 
 
-class Addresses:
-    """What connections of one server share: who the client is behind proxies, and the header lines
-    that go with every answer."""
-
-    def __init__(self, trusted: str) -> None:
-        self._middleware = ProxyHeadersMiddleware(_nothing, trusted_hosts=trusted)
-        self._headers: list[tuple[bytes, bytes]] | None = None
-        self._lines = b""
-
-    def behind(self, peer: str, headers: list[tuple[bytes, bytes]]) -> str:
-        """The client's address: the peer's, or the one a trusted proxy names.
-
-        uvicorn's own middleware decides, so that both lanes agree; it never waits for anything, so
-        one step runs it to its end.
-        """
-        if not any(name == b"x-forwarded-for" for name, _ in headers):
-            return peer
-        scope: Any = {"type": "http", "client": (peer, 0), "headers": headers, "scheme": "http"}
-        with contextlib.suppress(StopIteration):
-            self._middleware(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
-        client: str = scope["client"][0]
-        return client
-
-    def default_lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """uvicorn's default headers as lines; it replaces the list once a second."""
-        if headers is not self._headers:
-            self._headers = headers
-            self._lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
-        return self._lines
-
-
-async def _nothing(*_: Any) -> None:
-    """An app that answers nothing."""
-
-
 def fast_lane(app: App) -> type[HttpToolsProtocol]:
     """The protocol class that serves an app on both lanes, for uvicorn's `http=`."""
     settings = app.service.settings
@@ -397,5 +362,6 @@ def fast_lane(app: App) -> type[HttpToolsProtocol]:
         gateway = app.service.gateway
         limit = settings.max_body
         addresses = Addresses(settings.trusted_proxies)
+        defaults = DefaultLines()
 
     return Lane
