@@ -208,6 +208,17 @@ def test_the_runtime_loads_neither_scikit_learn_nor_pandas(tmp_path: Path) -> No
     assert loaded in ("[]", "['pickle']")  # numpy itself imports pickle
 
 
+def test_the_fallback_needs_no_pandas(tmp_path: Path) -> None:
+    held = made(tmp_path / "b", NearestCentroid(), texts=True)
+    code = (
+        "import sys, pathlib; sys.modules['pandas'] = None;"
+        "from tidemill import bundle; from tidemill.serving import load, runtime;"
+        "held = bundle.read(pathlib.Path(sys.argv[1]));"
+        "load.try_out(held, runtime.load_runtime(held))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(held.path)], check=True)
+
+
 def test_without_scikit_learn_the_fallback_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

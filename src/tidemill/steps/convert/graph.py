@@ -41,7 +41,8 @@ class Graph:
 
     def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add an operation with one result."""
-        node = helper.make_node(op, inputs, [], domain=domain, **attributes)
+        node = helper.make_node(op, inputs, [], domain=domain)
+        node.attribute.extend(_attribute(name, value) for name, value in attributes.items())
         key = node.SerializeToString(deterministic=True)
         if key not in self._made:
             name = self.name()
@@ -140,6 +141,16 @@ class Graph:
         for domain in self._domains - {"", ML, "ai.onnx"}:
             versions[domain] = 1
         return [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+
+
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    """An attribute; arrays of whole numbers may be long, and are not checked one by one."""
+    if not isinstance(value, np.ndarray):
+        attribute: onnx.AttributeProto = helper.make_attribute(name, value)
+        return attribute
+    attribute = onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS)
+    attribute.ints.extend(value.tolist())
+    return attribute
 
 
 def _needed(

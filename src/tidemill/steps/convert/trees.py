@@ -11,6 +11,7 @@ nodes are single. What the leaves add up to is computed in double precision all 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,49 +63,53 @@ class Tree:
 
 @dataclass
 class _Arrays:
-    """The attributes of a TreeEnsemble, filled tree by tree."""
+    """The attributes of a TreeEnsemble by name, one array a tree."""
 
-    roots: list[int] = field(default_factory=list)
-    features: list[int] = field(default_factory=list)
-    splits: list[float] = field(default_factory=list)
-    modes: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
-    true_ids: list[int] = field(default_factory=list)
-    true_leaf: list[int] = field(default_factory=list)
-    false_ids: list[int] = field(default_factory=list)
-    false_leaf: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    parts: dict[str, list[npt.NDArray[Any]]] = field(default_factory=lambda: defaultdict(list))
     members: list[float] = field(default_factory=list)
+    nodes: int = 0
+    leaves: int = 0
 
     def grow(self, tree: Tree, targets: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
         """Add a tree; `targets` and `weights` [nodes] say what its leaves give to which output."""
+        if tree.leaves[0]:
+            tree, targets, weights = _with_root(tree, targets, weights)
         leaf = tree.leaves
-        if leaf[0]:
-            tree, targets, weights, leaf = _with_root(tree, targets, weights)
         inner, ends = np.flatnonzero(~leaf), np.flatnonzero(leaf)
-        place = np.empty(len(leaf), dtype=int)
-        place[inner] = len(self.features) + np.arange(len(inner))
-        place[ends] = len(self.weights) + np.arange(len(ends))
-        self.roots.append(int(place[0]))
-        self.features += tree.features[inner].tolist()
-        self.splits += tree.thresholds[inner].tolist()
-        self.modes += np.broadcast_to(tree.modes, len(leaf))[inner].tolist()
-        for node in inner.tolist():
-            if node in tree.members:
-                self.members += [*tree.members[node], np.nan]
-        self.missing += tree.missing_left[inner].astype(int).tolist()
-        for children, ids, is_leaf in (
-            (tree.left, self.true_ids, self.true_leaf),
-            (tree.right, self.false_ids, self.false_leaf),
-        ):
-            ids += place[children[inner]].tolist()
-            is_leaf += leaf[children[inner]].astype(int).tolist()
-        self.targets += targets[ends].tolist()
-        self.weights += weights[ends].tolist()
+        place = np.empty(len(leaf), dtype=np.int64)
+        place[inner] = self.nodes + np.arange(len(inner))
+        place[ends] = self.leaves + np.arange(len(ends))
+        self._add("tree_roots", place[:1])
+        self._add("nodes_featureids", tree.features[inner])
+        self._add("nodes_splits", tree.thresholds[inner])
+        self._add("nodes_modes", np.broadcast_to(tree.modes, len(leaf))[inner])
+        self._add("nodes_missing_value_tracks_true", tree.missing_left[inner].astype(np.int64))
+        for name, children in (("true", tree.left[inner]), ("false", tree.right[inner])):
+            self._add(f"nodes_{name}nodeids", place[children])
+            self._add(f"nodes_{name}leafs", leaf[children].astype(np.int64))
+        self._add("leaf_targetids", targets[ends])
+        self._add("leaf_weights", weights[ends])
+        for node in sorted(tree.members):
+            self.members += [*tree.members[node], np.nan]
+        self.nodes, self.leaves = self.nodes + len(inner), self.leaves + len(ends)
+
+    def _add(self, name: str, values: npt.NDArray[Any]) -> None:
+        self.parts[name].append(values)
+
+    def attributes(self, dtype: Any) -> dict[str, Any]:
+        """As ONNX takes them: comparisons and weights as tensors of the type, the rest as lists."""
+        whole: dict[str, Any] = {name: np.concatenate(p) for name, p in self.parts.items()}
+        tensors = {
+            "nodes_splits": _rounded(whole["nodes_splits"], dtype),
+            "nodes_modes": whole["nodes_modes"].astype(np.uint8),
+            "leaf_weights": whole["leaf_weights"].astype(dtype),
+        }
+        if self.members:
+            tensors["membership_values"] = np.array(self.members, dtype)
+        return whole | {name: numpy_helper.from_array(array) for name, array in tensors.items()}
 
 
-def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any, Any]:
+def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any]:
     """A tree that is one leaf, under a node of which both sides are that leaf's copies."""
     grown = Tree(
         left=np.array([1, -1, -1]),
@@ -114,7 +119,7 @@ def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any, 
         missing_left=np.zeros(3, dtype=bool),
         values=np.repeat(tree.values[:1], 3, axis=0),
     )
-    return grown, np.repeat(targets[:1], 3), np.repeat(weights[:1], 3), grown.leaves
+    return grown, np.repeat(targets[:1], 3), np.repeat(weights[:1], 3)
 
 
 def ensemble(
@@ -132,30 +137,18 @@ def ensemble(
     arrays = _Arrays()
     for tree, targets, weights in parts:
         arrays.grow(tree, targets, weights)
-    sets = {"membership_values": numpy_helper.from_array(np.array(arrays.members, dtype))}
     return graph.ml(
         "TreeEnsemble",
         name,
         n_targets=outputs,
         aggregate_function=1,
-        tree_roots=arrays.roots,
-        nodes_featureids=arrays.features,
-        nodes_splits=numpy_helper.from_array(_rounded(arrays.splits, dtype)),
-        nodes_modes=numpy_helper.from_array(np.array(arrays.modes, np.uint8)),
-        nodes_missing_value_tracks_true=arrays.missing,
-        nodes_truenodeids=arrays.true_ids,
-        nodes_trueleafs=arrays.true_leaf,
-        nodes_falsenodeids=arrays.false_ids,
-        nodes_falseleafs=arrays.false_leaf,
-        leaf_targetids=arrays.targets,
-        leaf_weights=numpy_helper.from_array(np.array(arrays.weights, dtype)),
-        **(sets if arrays.members else {}),
+        **arrays.attributes(dtype),
     )
 
 
-def _rounded(splits: Sequence[float], dtype: Any) -> npt.NDArray[Any]:
+def _rounded(splits: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
     """Thresholds in the wanted precision, never above what they were."""
-    exact = np.array(splits, np.float64)
+    exact = np.asarray(splits, np.float64)
     with np.errstate(over="ignore"):
         near = exact.astype(dtype)
     too_high = near.astype(np.float64) > exact
