@@ -211,7 +211,11 @@ def test_the_runtime_loads_neither_scikit_learn_nor_pandas(tmp_path: Path) -> No
 def test_the_fallback_needs_no_pandas(tmp_path: Path) -> None:
     held = made(tmp_path / "b", NearestCentroid(), texts=True)
     code = (
-        "import sys, pathlib; sys.modules['pandas'] = None;"
+        "import sys, pathlib\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pandas': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
         "from tidemill import bundle; from tidemill.serving import load, runtime;"
         "held = bundle.read(pathlib.Path(sys.argv[1]));"
         "load.try_out(held, runtime.load_runtime(held))"
