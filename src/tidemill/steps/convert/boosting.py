@@ -38,7 +38,7 @@ def _histogram_regressor(
 def _histogram_classifier(
     step: HistGradientBoostingClassifier, graph: Graph, block: Block
 ) -> Outcome:
-    return Outcome(probabilities=_likely(graph, _histogram_raw(step, graph, block), step))
+    return Outcome(probabilities=likely(graph, _histogram_raw(step, graph, block), step))
 
 
 @scores.register(HistGradientBoostingClassifier)
@@ -46,7 +46,7 @@ def _histogram_raw(step: Any, graph: Graph, block: Block) -> str:
     """Baseline and trees added up, double [rows, 1 or classes]. The trees compare doubles."""
     stages = [[_histogram_tree(tree) for tree in stage] for stage in step._predictors]
     name = matrix(graph, _categories_first(step, graph, block))
-    return _raised(graph, name, stages, np.ravel(step._baseline_prediction))
+    return raised(graph, name, _in_turn(stages), np.ravel(step._baseline_prediction))
 
 
 def _categories_first(step: Any, graph: Graph, block: Block) -> Block:
@@ -85,18 +85,23 @@ def _members(bitset: Any) -> list[float]:
     return [float(i) for i in range(256) if words[i // 32] >> np.uint32(i % 32) & np.uint32(1)]
 
 
-def _raised(graph: Graph, name: str, stages: Sequence[Sequence[Tree]], base: Floats) -> str:
-    """base [outputs] + the trees of all stages, one an output: double [rows, outputs]."""
-    parts = [
-        (tree, np.full(len(tree.left), output), tree.values[:, 0])
-        for stage in stages
-        for output, tree in enumerate(stage)
-    ]
+def _in_turn(stages: Sequence[Sequence[Tree]]) -> list[tuple[int, Tree]]:
+    """The trees of all stages, one an output, each with its output."""
+    return [(output, tree) for stage in stages for output, tree in enumerate(stage)]
+
+
+def raised(graph: Graph, name: str, trees: Sequence[tuple[int, Tree]], base: Floats) -> str:
+    """base [outputs] + trees, each given with the output it adds to: double [rows, outputs].
+
+    Args:
+        name: A double matrix; trees that compare singles are given rounded values.
+    """
+    parts = [(tree, np.full(len(tree.left), output), tree.values[:, 0]) for output, tree in trees]
     total = ensemble(graph, name, parts, len(base), np.float64)
-    return graph.add("Add", total, graph.constant(base))
+    return graph.add("Add", total, graph.constant(base)) if base.any() else total
 
 
-def _likely(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
+def likely(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
     """Probabilities of raw scores: the sigmoid of one, the softmax of many."""
     if len(step.classes_) > 2:
         return graph.add("Softmax", raw, axis=1)
@@ -114,7 +119,7 @@ def _regressor(step: GradientBoostingRegressor, graph: Graph, block: Block) -> O
 def _classifier(step: GradientBoostingClassifier, graph: Graph, block: Block) -> Outcome:
     # The exponential loss's link has half the slope of the logistic one's.
     factor = 2.0 if step.loss == "exponential" else 1.0
-    return Outcome(probabilities=_likely(graph, _gradient_raw(step, graph, block), step, factor))
+    return Outcome(probabilities=likely(graph, _gradient_raw(step, graph, block), step, factor))
 
 
 @scores.register(GradientBoostingClassifier)
@@ -123,7 +128,7 @@ def _gradient_raw(step: Any, graph: Graph, block: Block) -> str:
         [_scaled(grown(tree), step.learning_rate) for tree in stage] for stage in step.estimators_
     ]
     rounded = graph.double(single(graph, block))
-    return _raised(graph, rounded, stages, _baseline(step))
+    return raised(graph, rounded, _in_turn(stages), _baseline(step))
 
 
 def _scaled(tree: Tree, rate: float) -> Tree:

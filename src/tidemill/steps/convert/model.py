@@ -29,7 +29,12 @@ from tidemill.steps.convert.graph import DOUBLE, FLOAT, INT64, STRING, Graph
 NUMBERS, TEXTS = "numbers", "texts"
 
 #: Modules of handlers for optional packages, imported once a model's package is.
-OPTIONAL = {"skorch": "tidemill.steps.convert.network"}
+OPTIONAL = {
+    "catboost": "tidemill.steps.convert.catboost",
+    "lightgbm": "tidemill.steps.convert.lightgbm",
+    "skorch": "tidemill.steps.convert.network",
+    "xgboost": "tidemill.steps.convert.xgboost",
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""LightGBM through its scikit-learn classes. It compares and adds doubles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from lightgbm import LGBMClassifier, LGBMRegressor
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.blocks import Block, matrix
+from tidemill.steps.convert.boosting import likely, raised
+from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.graph import Graph
+from tidemill.steps.convert.trees import Tree
+
+EXPONENTIAL = ("poisson", "gamma", "tweedie")
+IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
+
+
+@answer.register(LGBMClassifier)
+def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+    raw, objective = _sum(step, graph, block)
+    if objective[0] not in ("binary", "multiclass"):
+        raise ExportError(f"LightGBM's objective '{objective[0]}' has no compiled form.")
+    factor = dict(part.split(":") for part in objective[1:] if ":" in part).get("sigmoid", 1.0)
+    return Outcome(probabilities=likely(graph, raw, step, float(factor)))
+
+
+@answer.register(LGBMRegressor)
+def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
+    raw, objective = _sum(step, graph, block)
+    if objective[0] in EXPONENTIAL:
+        return Outcome(value=graph.add("Exp", raw))
+    if objective[0] not in IDENTITY or "sqrt" in objective:
+        raise ExportError(f"LightGBM's objective '{' '.join(objective)}' has no compiled form.")
+    return Outcome(value=raw)
+
+
+def _sum(step: Any, graph: Graph, block: Block) -> tuple[str, list[str]]:
+    """What the trees add up to, double [rows, outputs], and the objective with its options."""
+    model = step.booster_.dump_model()
+    outputs = int(model["num_tree_per_iteration"])
+    trees = [_tree(entry["tree_structure"]) for entry in model["tree_info"]]
+    parts = [(i % outputs, tree) for i, tree in enumerate(trees)]
+    raw = raised(graph, matrix(graph, block), parts, np.zeros(outputs))
+    if model["average_output"]:
+        raw = graph.add("Div", raw, graph.constant(len(trees) / outputs))
+    return raw, model["objective"].split()
+
+
+def _tree(structure: Any) -> Tree:
+    nodes: list[Any] = []
+    _number(structure, nodes)
+    leaf = np.array(["leaf_value" in node for node in nodes])
+    splits = [{} if end else node for node, end in zip(nodes, leaf, strict=True)]
+    return Tree(
+        left=np.array([s["left_child"]["place"] if s else -1 for s in splits]),
+        right=np.array([s["right_child"]["place"] if s else -1 for s in splits]),
+        features=np.array([s.get("split_feature", 0) for s in splits]),
+        thresholds=np.array([float(s.get("threshold", 0.0)) for s in splits]),
+        missing_left=np.array([bool(s) and _missing_left(s) for s in splits]),
+        values=np.array([float(node.get("leaf_value", 0.0)) for node in nodes])[:, None],
+    )
+
+
+def _number(node: Any, nodes: list[Any]) -> None:
+    """Give every node its place in the list, the root first."""
+    if "leaf_coeff" in node or node.get("decision_type", "<=") != "<=":
+        raise ExportError("LightGBM's linear trees and splits by category have no compiled form.")
+    node["place"] = len(nodes)
+    nodes.append(node)
+    for side in ("left_child", "right_child"):
+        if side in node:
+            _number(node[side], nodes)
+
+
+def _missing_left(split: Any) -> bool:
+    """Where NaN goes; trained without gaps, LightGBM takes it for 0."""
+    if split["missing_type"] == "None":
+        return bool(float(split["threshold"]) >= 0)
+    if split["missing_type"] == "NaN":
+        return bool(split["default_left"])
+    raise ExportError("LightGBM with zero_as_missing has no compiled form.")

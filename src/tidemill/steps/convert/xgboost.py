@@ -1,0 +1,94 @@
+"""XGBoost through its scikit-learn classes. Inputs and thresholds are single, sums double."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xgboost
+from xgboost import XGBClassifier, XGBRegressor
+
+from tidemill.errors import ExportError
+from tidemill.steps.convert.blocks import Block
+from tidemill.steps.convert.boosting import likely, raised
+from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.graph import Graph
+from tidemill.steps.convert.trees import LT, Tree, single
+
+EXPONENTIAL = ("count:poisson", "reg:gamma", "reg:tweedie")
+IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror")
+SURE = ("binary:logistic", "multi:softprob", "multi:softmax")
+
+
+@answer.register(XGBClassifier)
+def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+    raw, objective = _margin(step, graph, block)
+    if objective not in SURE:
+        raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
+    return Outcome(probabilities=likely(graph, raw, step))
+
+
+@answer.register(XGBRegressor)
+def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
+    raw, objective = _margin(step, graph, block)
+    if objective in EXPONENTIAL:
+        return Outcome(value=graph.add("Exp", raw))
+    if objective == "reg:logistic":
+        return Outcome(value=graph.add("Sigmoid", raw))
+    if objective not in IDENTITY:
+        raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
+    return Outcome(value=raw)
+
+
+def _margin(step: Any, graph: Graph, block: Block) -> tuple[str, str]:
+    """What the trees add up to, double [rows, outputs], and the objective."""
+    booster = step.get_booster()
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    model = learner["gradient_booster"].get("model", {})
+    if "trees" not in model or not np.isnan(step.missing):
+        raise ExportError("XGBoost compiles with trees, and with NaN for missing values, only.")
+    last = getattr(booster, "best_iteration", None) if _stopped(step) else None
+    count = len(model["trees"]) if last is None else model["iteration_indptr"][last + 1]
+    trees = [_tree(tree) for tree in model["trees"][:count]]
+    outputs = np.asarray(model["tree_info"][:count])
+    base = _baseline(booster, trees, outputs, count)
+    parts = list(zip(outputs.tolist(), trees, strict=True))
+    rounded = graph.double(single(graph, block))
+    return raised(graph, rounded, parts, base), learner["objective"]["name"]
+
+
+def _stopped(step: Any) -> bool:
+    """Whether training ended early: then the best iteration is the last one that counts."""
+    return step.get_params().get("early_stopping_rounds") is not None
+
+
+def _tree(tree: Any) -> Tree:
+    if any(tree.get("split_type", [])):
+        raise ExportError("XGBoost's splits by category have no compiled form.")
+    left, condition = np.array(tree["left_children"]), np.array(tree["split_conditions"])
+    return Tree(
+        left=left,
+        right=np.array(tree["right_children"]),
+        features=np.array(tree["split_indices"]),
+        thresholds=condition.astype(np.float32).astype(float),
+        missing_left=np.array(tree["default_left"], bool),
+        values=condition.astype(np.float32).astype(float)[:, None],
+        modes=LT,
+    )
+
+
+def _baseline(
+    booster: Any, trees: list[Tree], outputs: npt.NDArray[Any], count: int
+) -> npt.NDArray[np.float64]:
+    """The answer to a row of zeros less what the trees add to it there: [outputs]."""
+    blank = np.zeros((1, booster.num_features()))
+    zeros = xgboost.DMatrix(blank, feature_names=booster.feature_names)
+    span = (0, max(1, count // max(1, len(set(outputs.tolist())))))
+    given = {"iteration_range": span} if booster.attr("best_iteration") is not None else {}
+    whole = np.ravel(booster.predict(zeros, output_margin=True, **given)).astype(float)
+    leaves = np.ravel(booster.predict(zeros, pred_leaf=True, **given)).astype(int)
+    for tree, output, leaf in zip(trees, outputs, leaves, strict=True):
+        whole[output] -= tree.values[leaf, 0]
+    return whole
