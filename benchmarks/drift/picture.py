@@ -46,6 +46,7 @@ def _alarms(axes: Axes, rows: list[dict[str, Any]]) -> None:
             axes.plot(share["rate"] * 100, y, "o", color=COLOURS[name], ms=4)
     axes.axvline(1, color=INK, lw=0.8, ls="--")
     axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(-0.1, 110)
     axes.set_xticks([0, 0.5, 1, 3, 10, 30, 100], ["0", "0.5", "1", "3", "10", "30", "100%"])
     names = [SHORT.get(row["table"], row["table"]) for row in rows]
     axes.set_yticks(range(len(rows)), names)

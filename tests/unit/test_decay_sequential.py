@@ -91,7 +91,7 @@ def test_a_cautious_expectation_comes_down_with_the_stream_and_never_rises():
     assert 4000 < watch.rows < 6000
     assert not fixed.update(losses)
     slowly = msgspec.structs.replace(watch, total=0.0, alarm=False, mean=0.3, weight=1e6)
-    assert slowly.update(wrong(3000, 0.4, 22))
+    assert slowly.update(wrong(6000, 0.25, 22))
 
 
 def test_one_enormous_error_is_no_alarm():

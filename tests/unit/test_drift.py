@@ -246,6 +246,7 @@ def test_pictures_have_the_shares_of_both(profile):
     assert sum(bars.reference) == pytest.approx(1, abs=1e-3)
     assert sum(bars.window) == pytest.approx(1, abs=1e-3)
     assert len(bars.edges) == len(bars.window) + 1 == len(bars.reference) + 1
+    assert 15 <= len(bars.window) <= 24
     assert feature(report, "plan").bars.labels == ("basic", "plus", "pro")
 
 

@@ -39,6 +39,14 @@ def test_repeats_that_training_has_too_are_natural():
     assert once_each(window, reference) is None
 
 
+def test_few_kinds_of_row_that_become_fewer_are_all_kept():
+    random = np.random.default_rng(4)
+    reference = {name: random.random(500) < 0.5 for name in "abcd"}
+    window = {name: np.ones(300, dtype=bool) for name in "abcd"}
+
+    assert once_each(window, reference) is None
+
+
 def test_few_chance_repeats_of_rounded_values_are_natural():
     assert once_each(table(300, 1, decimals=1), table(300, 2, decimals=1)) is None
 
