@@ -1,6 +1,6 @@
 """`python -m benchmarks.drift`: simulate clean and changed windows, write the report.
 
-Takes about two hours on two cores; `--quick` takes minutes and proves nothing but that it runs.
+Takes about an hour and a half on two cores; `--quick` takes minutes and proves nothing but that it runs.
 What is done is kept in the JSON as it comes, and `--resume` goes on from there.
 """
 
@@ -88,18 +88,18 @@ def sections(found: list[Table], scale: float) -> list[Section]:
                     name,
                     population,
                     500,
-                    some(1000 if ten else 300),
+                    some(500 if ten else 200),
                     print,
                     for_evidently=evidently(60) if ten else 0,
                 ),
             )
         )
     work += [
-        ("changes", lambda: power.other_changes(500, some(400), print)),
-        ("decay", lambda: harm.decay_alarms(found, some(1000), print)),
+        ("changes", lambda: power.other_changes(500, some(300), print)),
+        ("decay", lambda: harm.decay_alarms(found, some(500), print)),
         ("verdicts", lambda: harm.verdicts(found, some(100), print)),
-        ("estimates", lambda: harm.estimates(found, some(300), print)),
-        ("streams", lambda: streams.detectors(found, some(100), print)),
+        ("estimates", lambda: harm.estimates(found, some(200), print)),
+        ("streams", lambda: streams.detectors(found, some(60), print)),
         ("speed", lambda: speed.speed(print)),
         ("sizes", speed.profile_sizes),
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,7 @@ def _seeded(kind: Any) -> Any:
     return estimator.set_params(random_state=0) if seeded else estimator
 
 
+@cache
 def cases() -> dict[str, tuple[str, Make]]:
     """Every row of the table: its name, its task and what makes the estimator."""
     both = {
