@@ -1,6 +1,7 @@
 """The shelf: the serving machine's own bundles, which let it serve while everything else is down.
 
     <shelf>/state.json                                what should be served (`ShelfState`)
+    <shelf>/traffic.json                              what challengers see (`serving.traffic`)
     <shelf>/<model>/<version>-<first 12 of digest>/   one bundle, never changed once it is there
 
 The control plane (`tidemill.loop.sync`) places bundles, writes the state and collects garbage; the
@@ -17,7 +18,9 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -25,6 +28,8 @@ import msgspec
 from tidemill import bundle
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError
+
+T = TypeVar("T")
 
 FORMAT = 1
 STATE = "state.json"
@@ -126,14 +131,19 @@ def open_bundle(shelf: Path, placed: Placed) -> Bundle:
 
 def write_state(shelf: Path, state: ShelfState) -> None:
     """Replace the state so that a reader sees the old or the new one, never a half."""
-    shelf.mkdir(parents=True, exist_ok=True)
-    draft = shelf / f".{STATE}.{secrets.token_hex(4)}"
+    replace_file(shelf / STATE, msgspec.json.format(msgspec.json.encode(state), indent=2))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file new contents in one step, flushed to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with draft.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(state), indent=2))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(shelf / STATE)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -157,18 +167,22 @@ def read_state(shelf: Path) -> ShelfState:
     return state
 
 
-class StateWatch:
-    """Reads the state again only when its file was replaced: one `stat` a poll.
+class FileWatch(Generic[T]):
+    """Reads a file again only when it was replaced: one `stat` a poll.
 
-    poll() gives the new state, or None when nothing changed since the last call.
+    poll() gives what was read, or None when nothing changed since the last call.
+
+    Args:
+        read: Reads the file; gives something also when there is none.
     """
 
-    def __init__(self, shelf: Path) -> None:
-        self.shelf = shelf
+    def __init__(self, path: Path, read: Callable[[], T]) -> None:
+        self._path = path
+        self._read = read
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)
 
-    def poll(self) -> ShelfState | None:
-        """The state if it changed, else None. The first call always gives one.
+    def poll(self) -> T | None:
+        """What is in the file if it changed, else None. The first call always gives something.
 
         Raises:
             BundleError: It changed and cannot be read; the next poll looks again.
@@ -176,16 +190,23 @@ class StateWatch:
         stamp = self._stamp()
         if stamp == self._seen:
             return None
-        state = read_state(self.shelf)
+        found = self._read()
         self._seen = stamp
-        return state
+        return found
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = (self.shelf / STATE).stat()
+            found = self._path.stat()
         except FileNotFoundError:
             return None
         return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+class StateWatch(FileWatch[ShelfState]):
+    """Reads the state again only when its file was replaced."""
+
+    def __init__(self, shelf: Path) -> None:
+        super().__init__(shelf / STATE, lambda: read_state(shelf))
 
 
 def shelf_bytes(shelf: Path) -> int:
