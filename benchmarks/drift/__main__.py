@@ -1,7 +1,7 @@
 """`python -m benchmarks.drift`: simulate clean and changed windows, write the report.
 
-Takes about an hour and a half on two cores; `--quick` takes minutes and proves nothing but that it runs.
-What is done is kept in the JSON as it comes, and `--resume` goes on from there.
+Takes about an hour and a half on two cores; `--quick` takes minutes and proves nothing but that it
+runs. What is done is kept in the JSON as it comes, and `--resume` goes on from there.
 """
 
 from __future__ import annotations
