@@ -1,7 +1,7 @@
 """`python -m benchmarks.drift`: simulate clean and changed windows, write the report.
 
-Takes about an hour and a half on two cores; `--quick` takes minutes and proves nothing but that it
-runs. What is done is kept in the JSON as it comes, and `--resume` goes on from there.
+Takes about an hour and a half on two cores; `--quick` takes minutes and proves only that it runs.
+What is done is kept in the JSON as it comes, and `--resume` goes on from there.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.report:
         options.output.mkdir(parents=True, exist_ok=True)
         found = tables()
-        for name, work in sections(found, options.scale):
+        for name, work in sections(found, options.scale, options.share):
             if name not in done:
                 done[name] = work()
-                done["about"] = about(options.scale)
+                done["about"] = about(options.scale, options.share)
                 path.write_text(json.dumps(done, indent=1))
     (options.output / "drift.md").write_text(markdown(done))
     draw(done, options.output / "drift.png")
@@ -50,6 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.drift", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a hundredth of the windows")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the windows, of everything but the false alarms of whole windows",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what the JSON holds")
     parser.add_argument("--report", action="store_true", help="only write the report again")
     parser.add_argument("--output", type=Path, help="docs/benchmarks, or a cache with --quick")
@@ -60,19 +66,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def sections(found: list[Table], scale: float) -> list[Section]:
+def sections(found: list[Table], scale: float, share: float = 1.0) -> list[Section]:
     """What is measured, in the order of the report."""
 
     def some(windows: int) -> int:
-        return max(4, round(windows * scale))
+        return max(4, round(windows * scale * share))
 
     def evidently(windows: int) -> int:
-        return max(2, round(windows * scale))
+        return max(2, round(windows * scale * share))
 
-    alarms.EVIDENTLY_WINDOWS = evidently(100)
+    alarms.EVIDENTLY_WINDOWS = max(2, round(100 * scale))
+    every = max(4, round(1000 * scale))
     drawn = power.populations(found)
     work: list[Section] = [
-        ("alarms", lambda: alarms.false_alarms(found, 500, some(1000), print)),
+        ("alarms", lambda: alarms.false_alarms(found, 500, every, print)),
         ("alarms_small", lambda: alarms.false_alarms(found, 60, some(1000), print)),
         (
             "alarms_repeats",
@@ -106,12 +113,13 @@ def sections(found: list[Table], scale: float) -> list[Section]:
     return work
 
 
-def about(scale: float) -> dict[str, Any]:
+def about(scale: float, share: float) -> dict[str, Any]:
     """Where and when, with what."""
     versions = {name: peers.peer(name) for name in peers.PACKAGES}
     return {
         "date": datetime.date.today().isoformat(),
         "scale": scale,
+        "share": share,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "peers": {

@@ -25,11 +25,22 @@ def markdown(results: dict[str, Any]) -> str:
 def _about(results: dict[str, Any]) -> str:
     about = results.get("about", {})
     peers = ", ".join(f"{name} {version}" for name, version in about.get("peers", {}).items())
-    share = "" if about.get("scale") == 1 else " A trial run with few windows: no evidence."
+    share = _counts(about.get("scale"), about.get("share", 1.0))
     return (
         f"\nMeasured on {about.get('date')}, Python {about.get('python')}, "
         f"{about.get('machine')}; peers: {peers}.{share}\n"
     )
+
+
+def _counts(scale: float | None, share: float) -> str:
+    if scale != 1:
+        return " A trial run with few windows: no evidence."
+    if share < 1:
+        return (
+            f" Everything but the first table was given {share:.0%} of the windows that a whole "
+            "run draws; each table says how many."
+        )
+    return ""
 
 
 def _alarms(results: dict[str, Any]) -> str:

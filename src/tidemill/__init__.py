@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from tidemill.project import Candidate, Gate, Project, Source, csv, openml, sklearn_dataset
+from tidemill.project import (
+    Candidate,
+    Challenge,
+    Decay,
+    Drift,
+    Gate,
+    Project,
+    Retraining,
+    Source,
+    csv,
+    openml,
+    sklearn_dataset,
+)
 from tidemill.signature import Tensor
 
 __version__ = "0.1.0"
 __all__ = [
     "Candidate",
+    "Challenge",
+    "Decay",
+    "Drift",
     "Gate",
     "Project",
+    "Retraining",
     "Source",
     "Tensor",
     "__version__",

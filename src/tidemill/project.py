@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tidemill.errors import ProjectError
+from tidemill.policies import Challenge, Decay, Drift, Retraining
 from tidemill.signature import Tensor
 from tidemill.sources import Source, csv, openml, sklearn_dataset
 
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "Candidate",
+    "Challenge",
+    "Decay",
+    "Drift",
     "Gate",
     "Project",
+    "Retraining",
     "Source",
     "Task",
     "csv",
@@ -196,6 +201,10 @@ class Project:
         candidates: What to try; each is searched on its own, the best of all is registered.
         task: Guessed from the target when None: text, booleans and few whole numbers are classes.
         gate: What a version must show before it is promoted.
+        drift: When moved data is an alarm.
+        decay: When a worse model is an alarm.
+        retrain: Which alarms, or what else, train the model again.
+        challenge: When a challenger is taken out of the traffic.
         drop: Columns that are neither input nor target (ids, leaks).
         rename: New names for raw columns, applied before anything else.
         preprocess: None builds imputation, scaling and one-hot encoding from the columns' types;
@@ -220,6 +229,10 @@ class Project:
     candidates: Sequence[Candidate]
     task: Task | None = None
     gate: Gate = field(default_factory=Gate)
+    drift: Drift = field(default_factory=Drift)
+    decay: Decay = field(default_factory=Decay)
+    retrain: Retraining = field(default_factory=Retraining)
+    challenge: Challenge = field(default_factory=Challenge)
     drop: Sequence[str] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     preprocess: Any = None
@@ -245,6 +258,12 @@ class Project:
         if not names or len(set(names)) != len(names):
             raise ProjectError(
                 "A project needs candidates, each with a name of its own.", field="candidates"
+            )
+        if self.decay.metric is not None and self.decay.metric not in METRICS:
+            raise ProjectError(
+                f"The decay policy names an unknown metric '{self.decay.metric}'.",
+                field="metric",
+                expected=f"one of {', '.join(METRICS)}",
             )
         if self.target in self.drop:
             raise ProjectError(f"The target '{self.target}' is also dropped.", field="drop")
