@@ -17,9 +17,11 @@ from tidemill.settings import Settings
 from tidemill.stores.audit import Audit, Entry
 from tidemill.stores.broker import Doorbell
 from tidemill.stores.database import Database
+from tidemill.stores.feedback import Feedback
 from tidemill.stores.jobs import Job, Jobs, NewJob
 from tidemill.stores.keys import Keys
 from tidemill.stores.link import PORTS, bound_waits
+from tidemill.stores.predictions import Predictions
 from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.quiet import quiet_mlflow
 from tidemill.stores.registry import Registry
@@ -46,6 +48,8 @@ class Platform:
     projects: Projects
     doorbell: Doorbell
     requests: RequestLog
+    predictions: Predictions
+    feedback: Feedback
 
     @classmethod
     def open(cls, settings: Settings) -> Platform:
@@ -74,6 +78,8 @@ class Platform:
             projects=Projects(project_references(settings.project), settings.model_name),
             doorbell=Doorbell(settings.broker_uri),
             requests=RequestLog(database),
+            predictions=Predictions(database),
+            feedback=Feedback(database),
         )
 
     def submit(self, new: NewJob) -> tuple[Job, bool]:

@@ -13,11 +13,13 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -140,32 +142,60 @@ model_metrics = Table(
 predictions = Table(
     "predictions",
     metadata,
+    # An id names one answered row. A challenger that shadows it answers under the same id.
     Column("id", String(64), primary_key=True),
+    Column("version", String(64), primary_key=True),
     Column("time", Double, nullable=False),
     Column("model", String(255), nullable=False),
-    Column("version", String(64), nullable=False),
-    Column("features", Json),  # null where the model does not keep inputs
-    Column("output", Json, nullable=False),
+    Column("role", String(16), nullable=False, default="champion"),  # or shadow, canary
+    Column("encoding", String(8), nullable=False),  # f4, f8, values, none: as in the journal
+    Column("features", LargeBinary),  # null where the model does not keep inputs
+    Column("output", Text, nullable=False),  # JSON
+    Column("probabilities", LargeBinary),  # little-endian float32, in the order of the labels
     Column("confidence", Double),
     Column("milliseconds", Double),
+    Column("weight", Double, nullable=False, default=1.0),  # 1 / the share that is recorded
     Column("request_id", String(128)),
     Column("key_id", String(64)),
-    Column("role", String(16), nullable=False, default="champion"),  # or shadow, canary
     Index("ix_predictions_model", "model", "time"),
-    Index("ix_predictions_time", "time"),
 )
+
+served_versions = Table(
+    "served_versions",
+    metadata,
+    Column("model", String(255), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("signature", Json),  # null where ingest has not found it yet
+    Column("first_seen", Double, nullable=False),
+)
+
+#: Partial indexes are used only where the query has the very words, not a parameter.
+JOINED, WAITING = text("outcome = 'joined'"), text("outcome = 'waiting'")
 
 feedback = Table(
     "feedback",
     metadata,
-    Column("id", Serial, primary_key=True),
+    Column("id", Serial, primary_key=True),  # the order of arrival
     Column("prediction_id", String(64), nullable=False),
-    Column("actual", Json, nullable=False),
+    Column("model", String(255)),  # null until the prediction is known
+    Column("actual", Text, nullable=False),  # JSON
     Column("time", Double, nullable=False),
-    Column("outcome", String(16), nullable=False),  # joined, waiting, duplicate, conflict
+    Column("joined", Double),  # when both the label and its prediction were known
+    Column("outcome", String(16), nullable=False),  # see tidemill.stores.feedback
+    Column("replaces", Boolean, nullable=False, default=False),  # may correct an earlier label
+    Column("reason", Text),  # why it was refused
     Column("key_id", String(64)),
     Index("ix_feedback_prediction", "prediction_id"),
     Index("ix_feedback_time", "time"),
+    Index(
+        "ix_feedback_truth",
+        "prediction_id",
+        unique=True,
+        sqlite_where=JOINED,
+        postgresql_where=JOINED,
+    ),
+    Index("ix_feedback_joined", "model", "joined", sqlite_where=JOINED, postgresql_where=JOINED),
+    Index("ix_feedback_waiting", "time", sqlite_where=WAITING, postgresql_where=WAITING),
 )
 
 journal_offsets = Table(
