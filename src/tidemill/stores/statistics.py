@@ -21,6 +21,7 @@ from tidemill.stores.tables import (
     metadata,
     model_metrics,
     monitor_results,
+    notices,
     predictions,
     request_log,
     triggers,
@@ -36,6 +37,7 @@ CLEARABLE: dict[str, str] = {
     "drift_results": "time",
     "monitor_results": "time",
     "triggers": "closed",
+    "notices": "time",
     "jobs": "finished",
 }
 _TABLES: dict[str, Table] = {
@@ -48,6 +50,7 @@ _TABLES: dict[str, Table] = {
         feedback,
         drift_results,
         monitor_results,
+        notices,
         triggers,
         jobs,
     )

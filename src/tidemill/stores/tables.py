@@ -226,6 +226,9 @@ drift_results = Table(
     Index("ix_drift_results_model", "model", "id"),
 )
 
+#: Partial indexes are used only where the query has the very words, not a parameter.
+OPEN, UNDER_WAY = text("closed IS NULL"), text("closed IS NULL AND retrains")
+
 triggers = Table(
     "triggers",
     metadata,
@@ -233,15 +236,58 @@ triggers = Table(
     Column("time", Double, nullable=False),
     Column("model", String(255), nullable=False),
     Column("version", String(64)),
-    Column("cause", String(32), nullable=False),  # drift, decay, schedule, labels, manual
+    Column("cause", String(32), nullable=False),  # see tidemill.policies.Cause
     Column("cause_key", String(255)),  # the same cause is acted on once
-    Column("state", String(32), nullable=False),  # open, retraining, promoted, kept champion ...
+    Column("state", String(32), nullable=False),  # see tidemill.stores.triggers
+    Column("retrains", Boolean, nullable=False, default=False),
+    Column("actor", String(255)),  # who asked for it, where somebody did
     Column("reason", Text),
     Column("evidence", Json),
     Column("job_id", String(32)),
     Column("closed", Double),
     UniqueConstraint("model", "cause_key"),
     Index("ix_triggers_model", "model", "id"),
+    # No two open triggers for one cause, whoever opens them at the same moment.
+    Index(
+        "ix_triggers_open",
+        "model",
+        "cause",
+        unique=True,
+        sqlite_where=OPEN,
+        postgresql_where=OPEN,
+    ),
+    # A model is retrained for one thing at a time.
+    Index(
+        "ix_triggers_under_way",
+        "model",
+        unique=True,
+        sqlite_where=UNDER_WAY,
+        postgresql_where=UNDER_WAY,
+    ),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("event", String(32), nullable=False),  # trigger.opened, trigger.closed
+    Column("body", Json, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Double, nullable=False),
+    Column("delivered", Double),
+    Column("error", Text),  # of the last attempt
+    Index("ix_notices_due", "delivered", "not_before"),
+)
+
+watches = Table(
+    "watches",
+    metadata,
+    Column("model", String(255), primary_key=True),
+    Column("version", String(64), nullable=False),  # the champion that the state is about
+    Column("state", Json, nullable=False),  # see tidemill.loop.watch
+    Column("verdict", Json),  # the last one, as people read it
+    Column("updated", Double, nullable=False),
 )
 
 monitor_results = Table(
