@@ -164,7 +164,7 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        wait_until(self._answers, "the MLflow server to answer", 90)
+        wait_until(self._answers, "the MLflow server to answer", 120)
 
     def stop(self) -> None:
         if self.process is not None:

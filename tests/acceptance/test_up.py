@@ -119,7 +119,7 @@ def test_from_nothing_to_a_prediction_with_the_printed_command(served: Up) -> No
         pytest.skip("curl is not installed, and the printed command uses it")
     command = served.await_text("-d ").partition("Ask ClassificationModel:")[2]
     done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True
+        ["sh", "-c", command], capture_output=True, text=True, timeout=120, check=True
     )
     answer = json.loads(done.stdout)
     assert answer["prediction"] in ("malignant", "benign")
@@ -145,7 +145,7 @@ def test_both_planes_answer_on_one_port(served: Up) -> None:
 def test_without_a_key_nothing_is_predicted(served: Up) -> None:
     request = urllib.request.Request(f"{served.api}/predict", b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=120)
     with refused.value as answer:
         assert answer.status == 403
         assert json.load(answer)["title"] == "Forbidden"
@@ -154,7 +154,7 @@ def test_without_a_key_nothing_is_predicted(served: Up) -> None:
 def test_a_second_up_says_who_holds_the_home(served: Up, tmp_path: Path) -> None:
     home = served.output.parent / ".tidemill"
     second = subprocess.run(
-        [*UP, "--home", str(home)], capture_output=True, text=True, timeout=60, check=False
+        [*UP, "--home", str(home)], capture_output=True, text=True, timeout=300, check=False
     )
     assert second.returncode == 1
     assert f"process {served.process.pid}" in second.stderr.replace("\n", " ")
@@ -168,7 +168,7 @@ def test_a_port_in_use_is_named_with_the_option_to_change(tmp_path: Path) -> Non
         port = holder.getsockname()[1]
         done = subprocess.run(
             [*UP, "--home", str(tmp_path / "h"), "--port", str(port)],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
     assert done.returncode == 1
     assert f"Port {port}" in done.stderr

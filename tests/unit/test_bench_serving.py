@@ -133,7 +133,7 @@ def test_an_unknown_peer_is_refused_with_the_names_there_are() -> None:
 
 CHILDREN = """
 import subprocess, sys, time
-code = "import time\\ntotal = 0\\nend = time.process_time() + 0.3\\n"
+code = "import time\\ntotal = 0\\nend = time.process_time() + 0.5\\n"
 code += "while time.process_time() < end: total += 1\\nprint('done', flush=True)\\ntime.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 time.sleep(60)
@@ -142,7 +142,7 @@ time.sleep(60)
 
 @pytest.fixture
 def family(tmp_path: Path) -> Iterator[server.Server]:
-    """A server whose child leads a session of its own and uses 0.3 s of CPU."""
+    """A server whose child leads a session of its own and uses 0.5 s of CPU."""
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -156,13 +156,15 @@ def family(tmp_path: Path) -> Iterator[server.Server]:
 
 
 def test_a_servers_children_are_counted_and_ended_with_it(family: server.Server) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while b"done" not in family.log.read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     members = server.members(family.process.pid)
     assert len(members) == 2
-    assert family.cpu_seconds() >= 0.3
+    # The kernel counts whole ticks of 10 ms and leaves out those begun, a few in each process; the
+    # parent alone uses a tenth of this.
+    assert family.cpu_seconds() >= 0.4
     assert family.memory()["rss"] >= family.memory()["pss"] > 1 << 20
     family.stop()
     assert server.members(family.process.pid) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from sqlalchemy import update
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database import Database
-from tidemill.stores.jobs import FINAL, MAX_ATTEMPTS, Job, Jobs, NewJob, new_job_id
+from tidemill.stores.ids import id_source, new_job_id
+from tidemill.stores.jobs import FINAL, MAX_ATTEMPTS, Job, Jobs, NewJob
 from tidemill.stores.tables import jobs as table
 
 
@@ -172,17 +174,20 @@ def age(database: Database, job: Job, seconds: float, *columns: str) -> None:
 
 def test_a_job_nobody_was_told_of_is_rung_for_once(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
+    age(database, job, -60, "updated")  # made just now, however slow the machine
     assert jobs.unheard(10) == []  # whoever made it is about to tell
-    age(database, job, 5, "updated", "not_before")
+    age(database, job, 65, "updated", "not_before")
     assert [found.id for found in jobs.unheard(10)] == [job.id]
+    age(database, job, -60, "sent")
     assert jobs.unheard(10) == []
 
 
 def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
     jobs.mark_sent(job.id)
+    age(database, job, -60, "sent")
     assert jobs.unheard(10) == []
-    age(database, job, 60, "sent", "not_before")
+    age(database, job, 120, "sent", "not_before")
     assert [found.id for found in jobs.unheard(10)] == [job.id]
 
 
@@ -191,9 +196,9 @@ def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Databa
     jobs.mark_sent(job.id)
     running = jobs.claim(job.id, "w1")
     assert running is not None
-    jobs.postpone(running, {}, delay=5, counts=False)
+    jobs.postpone(running, {}, delay=60, counts=False)
     assert jobs.unheard(10) == []
-    age(database, job, 5, "not_before")
+    age(database, job, 60, "not_before")
     age(database, job, 1, "sent")
     assert [found.id for found in jobs.unheard(10)] == [job.id]
 
@@ -217,10 +222,32 @@ def test_jobs_are_listed_by_page_and_filter(jobs: Jobs) -> None:
     assert jobs.counts() == {"queued": 5, "cancelled": 1}
 
 
-def test_ids_sort_by_the_time_they_were_made() -> None:
-    ids = [new_job_id() for _ in range(3)]
-    assert [len(each) for each in ids] == [32, 32, 32]
-    assert sorted(each[:12] for each in ids) == [each[:12] for each in ids]
+@given(st.lists(st.integers(1, 2**62), min_size=1, max_size=50))
+def test_ids_sort_in_the_order_they_were_made_whatever_the_clock_says(moments: list[int]) -> None:
+    moment = iter(moments)
+    next_id = id_source(lambda: next(moment))
+    ids = [next_id() for _ in moments]
+    assert {len(each) for each in ids} == {32}
+    assert ids == sorted(set(ids))
+
+
+def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order() -> None:
+    made: list[list[str]] = [[] for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda own=own: own.extend(new_job_id() for _ in range(2000)))
+        for own in made
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(own == sorted(own) for own in made)
+    assert len({each for own in made for each in own}) == 8000
+
+
+def test_new_ids_sort_after_those_with_milliseconds_that_are_in_the_table() -> None:
+    earlier = f"{time.time_ns() // 1_000_000:012x}" + "f" * 20
+    assert new_job_id() > earlier
 
 
 class World:

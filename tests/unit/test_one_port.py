@@ -26,7 +26,7 @@ def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
     may_finish, closed = threading.Event(), threading.Event()
 
     def make() -> Made:
-        assert may_finish.wait(20)
+        assert may_finish.wait(60)
         return answer, closed.set
 
     async def run() -> None:
@@ -39,7 +39,7 @@ def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
         await asyncio.sleep(0)
         assert request.sent.empty()
         may_finish.set()
-        assert await asyncio.wait_for(request.sent.get(), 20) == "answered"
+        assert await asyncio.wait_for(request.sent.get(), 60) == "answered"
         await life.told.put({"type": "lifespan.shutdown"})
         assert (await life.sent.get())["type"] == "lifespan.shutdown.complete"
         assert closed.is_set()

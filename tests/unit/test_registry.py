@@ -432,7 +432,7 @@ def test_a_server_that_is_down_is_an_error_within_seconds(silent_server: str) ->
     started = time.monotonic()
     with pytest.raises(UnavailableError, match=r"cannot be reached.*Start it"):
         registry.models()
-    assert time.monotonic() - started < 30, "MLflow's own retries would take minutes"
+    assert time.monotonic() - started < 60, "MLflow's own retries would take minutes"
 
 
 def test_a_store_that_is_no_database_is_an_unavailable_error(tmp_path: Path) -> None:

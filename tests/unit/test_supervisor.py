@@ -27,7 +27,7 @@ def gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z")
 
 
-def wait_for(condition: object, timeout: float = 20.0) -> None:
+def wait_for(condition: object, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "waited in vain"
@@ -51,7 +51,7 @@ def test_grandchildren_end_too(tmp_path: Path) -> None:
     )
     with supervising() as supervisor:
         parent = supervisor.start(child(tmp_path, code))
-        supervisor.wait_until(lambda: parent.tail().strip().isdigit(), "the grandchild", 20)
+        supervisor.wait_until(lambda: parent.tail().strip().isdigit(), "the grandchild", 60)
         grandchild = int(parent.tail())
     wait_for(lambda: gone(grandchild))
 
@@ -63,7 +63,7 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
         first = sleeper.process.pid
         os.kill(first, signal.SIGKILL)
         supervisor.wait_until(
-            lambda: sleeper.running and sleeper.process.pid != first, "the sleeper", 20
+            lambda: sleeper.running and sleeper.process.pid != first, "the sleeper", 60
         )
         assert sleeper.failures == 1
 
@@ -75,7 +75,7 @@ def test_a_child_that_keeps_dying_is_reported_with_its_last_words(
     with supervising() as supervisor:
         supervisor.start(child(tmp_path, "raise SystemExit('no bread left')"))
         with pytest.raises(UnavailableError, match="no bread left"):
-            supervisor.wait_until(lambda: False, "the baker", 20)
+            supervisor.wait_until(lambda: False, "the baker", 60)
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ it holds, and a worker that was thought dead and comes back finds that the job i
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -23,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database import Database, EpochNow
+from tidemill.stores.ids import new_job_id
 from tidemill.stores.pages import Page, plain, read_page
 from tidemill.stores.tables import jobs
 
@@ -89,11 +88,6 @@ _NAMES = tuple(f.name for f in fields(Job))
 
 def _job(row: Mapping[Any, Any]) -> Job:
     return Job(**{name: row[name] for name in _NAMES})
-
-
-def new_job_id() -> str:
-    """32 hexadecimal digits that sort by the time they were made."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 class Jobs:

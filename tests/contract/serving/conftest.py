@@ -229,11 +229,11 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive(), "the server did not stop"
 
     def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
@@ -242,7 +242,7 @@ class Running:
         headers: dict[str, str] | None = None,
     ) -> Answer:  # fmt: skip
         """One request on a connection of its own; `body` is sent as JSON unless it is bytes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         data = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
         sent = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
         verb = method or ("GET" if body is None else "POST")
@@ -272,7 +272,7 @@ class Answer(NamedTuple):
         return msgspec.json.decode(self.body)
 
 
-def wait_until(holds: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """The first true value that `holds` gives."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -280,6 +280,25 @@ def wait_until(holds: Callable[[], Any], what: str, seconds: float = 10.0) -> An
             return found
         time.sleep(0.005)
     raise AssertionError(f"waited {seconds} s in vain for {what}")
+
+
+def wait_read(connection: socket.socket) -> None:
+    """Wait until the server has read all that was sent to it so far."""
+    ours, theirs = _kernels(connection.getsockname()), _kernels(connection.getpeername())
+
+    def all_read() -> bool:
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        queues = {(line[1], line[2]): line[4].split(":") for line in lines[1:]}
+        unsent, unread = queues[ours, theirs][0], queues[theirs, ours][1]
+        return int(unsent, 16) == int(unread, 16) == 0
+
+    wait_until(all_read, "the server to read")
+
+
+def _kernels(address: tuple[str, int]) -> str:
+    """An address as /proc/net/tcp writes it."""
+    host, port = address
+    return f"{socket.inet_aton(host)[::-1].hex().upper()}:{port:04X}"
 
 
 Start = Callable[..., Tidemill]
