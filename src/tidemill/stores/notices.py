@@ -26,7 +26,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from tidemill.errors import UnavailableError
 from tidemill.stores.database import Database, EpochNow
-from tidemill.stores.jobs import new_job_id
+from tidemill.stores.ids import new_job_id
 from tidemill.stores.tables import notices
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.policies import Cause
 from tidemill.stores.database import Database, EpochNow
-from tidemill.stores.jobs import new_job_id
+from tidemill.stores.ids import new_job_id
 from tidemill.stores.notices import add_notice
 from tidemill.stores.pages import Page, plain, read_page
 from tidemill.stores.tables import triggers
