@@ -37,7 +37,8 @@ def configure(
         level: DEBUG, INFO, WARNING or ERROR.
         style: "console", "json", or "auto": console on a terminal, JSON elsewhere.
         folder: Where the JSON file goes, rotated at 10 MiB, five kept; None writes no file.
-        stream: The console; standard error when None.
+        stream: The console; None is standard output for "json", where a collector reads it, and
+            standard error otherwise.
         console: False keeps the console quiet, for commands that draw progress bars.
 
     Raises:
@@ -51,7 +52,7 @@ def configure(
         raise SettingsError(
             f"'{style}' is not a log format.", field="log_format", expected="auto, console, json"
         )
-    out = stream or sys.stderr
+    out = stream or (sys.stdout if style == "json" else sys.stderr)
     readable = style == "console" or (style == "auto" and out.isatty())
     handlers: list[logging.Handler] = []
     if console:

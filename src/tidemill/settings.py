@@ -159,6 +159,13 @@ class Settings(BaseSettings):
     log_format: str = Field(
         default="auto", description="console, json, or auto by whether it is a terminal."
     )
+    log_files: Literal["on", "off"] = Field(
+        default="on",
+        description="Whether logs are kept in the home too; off where a collector reads stdout.",
+    )
+    keys: Path | None = Field(
+        default=None, description="The keyring file; None is `keys.json` in the home."
+    )
 
     @field_validator("home")
     @classmethod
@@ -217,8 +224,13 @@ class Settings(BaseSettings):
 
     @property
     def keys_file(self) -> Path:
-        return self.home / "keys.json"
+        return self.keys or self.home / "keys.json"
 
     @property
     def logs(self) -> Path:
         return self.home / "logs"
+
+    @property
+    def log_folder(self) -> Path | None:
+        """Where each process writes its log file; None where it should write none."""
+        return self.logs if self.log_files == "on" else None

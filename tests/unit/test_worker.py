@@ -11,6 +11,8 @@ import pytest
 
 from tidemill.errors import DataError, ProjectError, UnavailableError
 from tidemill.stores.faults import judge, killed, over_limit
+from tidemill.stores.jobs import Job
+from tidemill.worker.child import log_context
 from tidemill.worker.memory import group_memory
 
 
@@ -96,3 +98,9 @@ def test_the_memory_of_a_group_is_that_of_all_its_processes() -> None:
     assert held > 128 << 20
     assert held < 1 << 30
     assert group_memory(os.getpgid(0) + 1_000_000) == 0
+
+
+def test_log_lines_about_a_job_name_it_and_the_request_that_asked_for_it() -> None:
+    job = Job("train", model="churn", request_id="r1", id="j1")
+    assert log_context(job) == {"job_id": "j1", "model": "churn", "request_id": "r1"}
+    assert log_context(Job("probe", id="j2")) == {"job_id": "j2"}

@@ -96,3 +96,12 @@ def test_slots_are_given_one_by_one() -> None:
     assert entered.wait(60)
     thread.join()
     assert slots.free() == 1
+
+
+def test_it_shows_health_checks_that_it_lives(platform: Platform) -> None:
+    caretaker = Caretaker(platform, lambda: 0, lambda _: None)
+    caretaker.start()
+    try:
+        wait_until((platform.settings.home / "worker.alive").exists, "the sign of life")
+    finally:
+        caretaker.stop()

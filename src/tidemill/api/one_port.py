@@ -111,7 +111,9 @@ def control_plane() -> Made:
     from tidemill.settings import Settings
 
     settings = Settings()
-    logs.configure("api", level=settings.log_level, style=settings.log_format, folder=settings.logs)
+    logs.configure(
+        "api", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
+    )
     platform = Platform.open(settings)
     return create_app(platform), platform.close
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +33,7 @@ class Recorder:
         request_id = _request_id(scope)
         own = scope.setdefault("state", {})
         own["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 500
 
         async def send_marked(message: Message) -> None:

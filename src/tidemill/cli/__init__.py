@@ -11,6 +11,7 @@ import typer
 
 from tidemill import __version__
 from tidemill.cli import (
+    api,
     console,
     demo,
     init,
@@ -34,7 +35,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the gate stayed closed; "
     "130 stopped by Ctrl-C.",
 )
-for module in (up, demo, init, train, models, serve, predict, operate, upkeep):
+for module in (up, demo, init, train, models, serve, api, predict, operate, upkeep):
     module.register(app)
 
 

@@ -48,7 +48,7 @@ def start_logs(settings: Settings, name: str, *, console: bool = False) -> None:
         name,
         level=settings.log_level,
         style=settings.log_format,
-        folder=settings.logs,
+        folder=settings.log_folder,
         console=console,
     )
 

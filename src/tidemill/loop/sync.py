@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, _end)
     settings = Settings()
     logs.configure(
-        "sync", level=settings.log_level, style=settings.log_format, folder=settings.logs
+        "sync", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     bound_waits()
     quiet_mlflow()

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from tidemill.errors import TidemillError
+from tidemill.serving import logs
 from tidemill.serving.settings import load
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, serve, and end with a clear message when that cannot be."""
     options = vars(_parser().parse_args(arguments))
-    level = options.pop("log_level").upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load(**options)
+        logs.configure(settings.log_level, settings.log_format)
         _warn(settings.auth, settings.host)
         from tidemill.serving.workers import run
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--journal", dest="journal_dir", metavar="DIR", help="the journal's folder")
     add("--no-journal", dest="journal", action="store_const", const="off", help="record nothing")
     add("--no-auth", dest="auth", action="store_const", const="off", help="ask for no key")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    add("--log-level", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
 

@@ -54,11 +54,12 @@ class App:
         if body is None:
             return
         reply, block = await self._answered(admission, body)
+        closing = _must_close(admission) or self.service.fleet.leaving
         await send(
             {
                 "type": "http.response.start",
                 "status": reply.status,
-                "headers": _headers(reply, block, closing=_must_close(admission)),
+                "headers": _headers(reply, block, closing=closing),
             }
         )
         await send({"type": "http.response.body", "body": reply.body})

@@ -30,7 +30,8 @@ class Fleet:
         wanted: Names to serve; empty serves all of the shelf.
 
     `problems` tells by model name why its wanted version is not in service. `ready` is set when the
-    shelf was read once and everything in it is in service or has a problem.
+    shelf was read once and everything in it is in service or has a problem. `leaving` is set when
+    this process is to end soon: it answers still, but nobody should begin to ask it.
     """
 
     def __init__(self, load: Load, metrics: Metrics, wanted: frozenset[str] = frozenset()) -> None:
@@ -43,12 +44,18 @@ class Fleet:
         self._retry_at = 0.0
         self.problems: dict[str, str] = {}
         self.ready = asyncio.Event()
+        self.leaving = False
         self.changed: list[Callable[[], None]] = []
 
     @property
     def predictors(self) -> Mapping[str, Predictor]:
         """The versions in service by model name; replaced as a whole, never changed."""
         return self._predictors
+
+    @property
+    def serves(self) -> bool:
+        """Whether there is a model to ask, and will be."""
+        return self.ready.is_set() and bool(self._predictors) and not self.leaving
 
     @property
     def state(self) -> ShelfState:

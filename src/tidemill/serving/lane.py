@@ -78,6 +78,7 @@ class FastLane(HttpToolsProtocol):
     limit: int
     addresses: Addresses
     defaults: DefaultLines
+    leaving = False  # set on the class when the server turns its callers away
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -91,7 +92,7 @@ class FastLane(HttpToolsProtocol):
         self.in_head = False  # the parser is in the middle of a head
         self.began = False  # ... which began in what was read last
         self.head_size = 0
-        self.ending = False  # close when the outstanding answers have left
+        self.ending = self.leaving  # close when the outstanding answers have left
         self.last_used = 0.0
         self.idle_timer: asyncio.TimerHandle | None = None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ from tidemill.serving.sockets import bind, url_of
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from tidemill.serving.fleet import Fleet
 
 
 def run(
@@ -58,6 +62,8 @@ def serve(
     """Serve one app on a bound socket, in this process; no longer than a given parent lives."""
     server = Server(config(settings, app))
     server.parent = parent
+    server.drain = settings.drain
+    server.fleet = app.service.fleet
     if on_started is not None:
         server.on_started = lambda: on_started(url_of(listener))
     server.run([listener])
@@ -86,11 +92,16 @@ class Server(uvicorn.Server):
 
     on_started: Callable[[], None] | None = None
     parent: int | None = None
+    fleet: Fleet | None = None
+    drain: float = 0.0
 
     async def on_tick(self, counter: int) -> bool:
-        if self.parent is not None and os.getppid() != self.parent:
+        if self._orphaned():
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _orphaned(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -99,6 +110,28 @@ class Server(uvicorn.Server):
         gc.freeze()
         if self.started and self.on_started is not None:
             self.on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.drain and self.fleet is not None:
+            await self._turn_away(self.fleet)
+        await super().shutdown(sockets)
+
+    async def _turn_away(self, fleet: Fleet) -> None:
+        """Answer on for a while, but not ready, and end every connection with its next answer.
+
+        A balancer then asks elsewhere before the port closes, and none of its connections is
+        closed at the moment in which it sends a request over it.
+        """
+        fleet.leaving = True
+        lane: Any = self.config.http_protocol_class
+        lane.leaving = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, lane):
+                connection.ending = True
+        until = time.monotonic() + self.drain
+        while time.monotonic() < until and not self.force_exit and not self._orphaned():
+            await self.on_tick(0)
+            await asyncio.sleep(0.1)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -65,6 +65,13 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     grace: Annotated[
         int, Meta(ge=0, description="Seconds that running requests get to end at a shutdown.")
     ] = 10
+    drain: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds to answer on, not ready, before an end: balancers turn away.",
+        ),
+    ] = 0.0
     poll: Annotated[
         float, Meta(gt=0, description="Seconds between two looks at the shelf's state.")
     ] = 0.25
@@ -118,6 +125,13 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: Annotated[
         Literal["on", "off"], Meta(description="Log a line for every request.")
     ] = "off"
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="What is logged.")
+    ] = "INFO"
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="The form of log lines; auto: json where the console is no terminal."),
+    ] = "console"
 
     @property
     def shelf(self) -> Path:
@@ -148,6 +162,7 @@ def load(environ: Mapping[str, str] | None = None, **given: Any) -> ServingSetti
         text = given.get(name)
         if text is None:
             text = _read(source, FOREIGN.get(name, f"TIDEMILL_{name.upper()}"))
+            text = text.upper() if text and name == "log_level" else text
         if text is not None:
             values[name] = _convert(name, text)
     return ServingSettings(**values)

@@ -61,8 +61,7 @@ class Status:
         """Whether predictions can be answered; 503 when not."""
         journal = self._journal()
         fleet = self._fleet
-        loaded = fleet.ready.is_set() and bool(fleet.predictors)
-        ready = loaded and journal != "refusing" and not self._probes.missing()
+        ready = fleet.serves and journal != "refusing" and not self._probes.missing()
         well = not fleet.problems and journal != "full" and not self._probes.troubled()
         status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {

@@ -171,7 +171,7 @@ class Supervisor:
         self._listener.close()
         for pid in self._workers:
             os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.grace + PATIENCE
+        deadline = time.monotonic() + self._settings.drain + self._settings.grace + PATIENCE
         while self._workers and time.monotonic() < deadline:
             select.select([self._wake], [], [], 0.05)
             self._reap()

@@ -94,7 +94,7 @@ def main() -> None:
     # Job processes run as this user anyway; a container's user is the place to decide it.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     logs.configure(
-        "worker", level=settings.log_level, style=settings.log_format, folder=settings.logs
+        "worker", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     for noisy in ("celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import structlog
+
 from tidemill.errors import UnavailableError
 from tidemill.platform import Platform
 from tidemill.stores.faults import Fault, killed, over_limit
@@ -83,6 +85,10 @@ class Attendant:
             return
         if job is None:
             return
+        with structlog.contextvars.bound_contextvars(**child.log_context(job)):
+            self._attend(job)
+
+    def _attend(self, job: Job) -> None:
         problem = self._platform.mlflow_problem()
         if problem is not None and job.model is not None:
             self._put_off(job, Fault(True, UnavailableError(problem).problem()), counts=False)

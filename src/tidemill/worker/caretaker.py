@@ -39,6 +39,7 @@ class Caretaker:
         self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
         self._lost_after = platform.settings.worker_lost_after
         self._patience_until = 0.0
+        self._alive = platform.settings.home / "worker.alive"  # for health checks
 
     def start(self) -> None:
         self._thread.start()
@@ -73,6 +74,7 @@ class Caretaker:
     def _run(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
             try:
+                self._alive.touch()
                 self.tick()
             except Exception:
                 log.exception("the caretaker stumbled")

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tidemill import logs
 from tidemill.errors import UnavailableError
 from tidemill.loop.interrupt import Cancelled
@@ -67,6 +69,7 @@ def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     _limit_memory(job.memory_limit)
     logs.configure("worker", level=settings.log_level, style=settings.log_format)
+    structlog.contextvars.bind_contextvars(**log_context(job))
     try:
         outcome: dict[str, Any] | Fault | Wait = _perform(settings, job, verb, pipe)
     except Parked as parked:
@@ -76,6 +79,12 @@ def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
     except Lost:
         return  # the attendant reads in the row why
     pipe.send(outcome)
+
+
+def log_context(job: Job) -> dict[str, Any]:
+    """What every log line about the job carries."""
+    context = {"job_id": job.id, "model": job.model, "request_id": job.request_id}
+    return {name: value for name, value in context.items() if value is not None}
 
 
 def _perform(settings: Settings, job: Job, verb: str, pipe: Connection) -> dict[str, Any]:

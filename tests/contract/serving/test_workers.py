@@ -29,6 +29,7 @@ class Serving:
 
     def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
         self.log = home.parent / "serving.log"
+        self.kept: list[http.client.HTTPConnection] = []
         command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -50,6 +51,10 @@ class Serving:
             return got.status, got.read()
         finally:
             connection.close()
+
+    def connect(self) -> http.client.HTTPConnection:
+        self.kept.append(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30))
+        return self.kept[-1]
 
     def total(self, name: str) -> float:
         text = self.ask("/metrics")[1].decode()
@@ -76,6 +81,8 @@ def begin(home: Path) -> Iterator[Begin]:
 
     yield start
     for serving in made:
+        for connection in serving.kept:
+            connection.close()
         if serving.process.poll() is None:
             serving.process.kill()
             serving.process.wait()
@@ -179,3 +186,40 @@ def test_a_process_that_cannot_start_ends_all_with_its_reason(home: Path) -> Non
         found = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120)
         assert found.returncode == 1
         assert "journal folder" in found.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_leaves_answers_on_and_turns_its_callers_away(
+    begin: Begin, workers: str
+) -> None:
+    """Two kept connections: one asks the fast way, the other the ordinary way."""
+    serving = begin("--workers", workers, TIDEMILL_DRAIN="60")
+    fast, plain = serving.connect(), serving.connect()
+    for connection in (fast, plain):
+        assert post(connection).status == 200
+    serving.process.send_signal(signal.SIGTERM)
+    wait_until(
+        lambda: all(serving.ask(path)[0] == 503 for path in 10 * ["/ready", "/v2/health/ready"]),
+        "every process to be unready",
+        30,
+    )
+    answer = post(fast)
+    assert (answer.status, answer.getheader("connection")) == (200, "close")
+    plain.request("GET", "/health")
+    answer = plain.getresponse()
+    assert (answer.status, answer.getheader("connection")) == (200, "close")
+    answer.read()
+    assert serving.ask("/predict", BODY)[0] == 200
+
+
+def test_a_server_that_turned_its_callers_away_ends(begin: Begin) -> None:
+    serving = begin(TIDEMILL_DRAIN="0.5")
+    assert post(serving.connect()).status == 200
+    assert serving.end() == 0
+
+
+def post(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    connection.request("POST", "/predict", msgspec.json.encode(BODY))
+    answer = connection.getresponse()
+    answer.read()
+    return answer

@@ -106,7 +106,7 @@ class Inference:
 
     def ready(self, call: Call) -> Reply:
         """Whether models are in service."""
-        ready = self._fleet.ready.is_set() and bool(self._fleet.predictors)
+        ready = self._fleet.serves
         return json_reply({"ready": ready}, 200 if ready else 503)
 
     def index(self, call: Call) -> Reply:

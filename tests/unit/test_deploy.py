@@ -1,0 +1,95 @@
+"""What is deployed, as far as it can be known without a container."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import re
+import stat
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tidemill import keyring
+from tidemill.serving.service import Service
+from tidemill.serving.settings import ServingSettings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+@pytest.fixture
+def maker() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("make_secrets", str(DEPLOY / "make-secrets"))
+    spec = importlib.util.spec_from_loader("make_secrets", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_the_first_key_opens_the_keyring_that_was_made_with_it(
+    maker: ModuleType, tmp_path: Path
+) -> None:
+    maker.main(tmp_path / "secrets")
+    ring = keyring.load(tmp_path / "secrets" / "keys.json")
+    token = (tmp_path / "secrets" / "first_key").read_text()
+    found = ring.find(token)
+    assert found is not None
+    assert token.startswith(f"{keyring.PREFIX}{found.id}_")
+    assert found.scopes == ("admin",)
+    assert ring.find(token[:-1] + "x") is None
+
+
+def test_secrets_that_are_there_stay(maker: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    maker.main(folder)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    maker.main(folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_no_two_secrets_are_the_same(maker: ModuleType, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        maker.main(tmp_path / name)
+    texts = [path.read_text() for path in tmp_path.glob("*/*") if path.name != "redis.conf"]
+    assert len(set(texts)) == len(texts)
+
+
+def test_every_secret_that_compose_asks_for_is_made(maker: ModuleType, tmp_path: Path) -> None:
+    maker.main(tmp_path)
+    wanted = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["secrets"]
+    assert {Path(entry["file"]).name for entry in wanted.values()} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+
+
+def test_the_locks_name_hashes_and_no_address() -> None:
+    for lock in (DEPLOY / "locks").glob("*.txt"):
+        text = lock.read_text()
+        pinned = re.findall(r"^[a-z][^=\n]*==\S+ \\\n    --hash=sha256:", text, re.MULTILINE)
+        assert len(pinned) == len(re.findall(r"^[a-z]", text, re.MULTILINE)) > 0
+        assert "://" not in text
+        assert "index" not in text
+
+
+def test_the_proxy_sends_every_path_of_the_data_plane_to_it(tmp_path: Path) -> None:
+    text = (DEPLOY / "caddy" / "Caddyfile").read_text()
+    block = text[text.index("@serve {") : text.index("handle @serve")]
+    globs = re.findall(r"/\S+", "\n".join(re.findall(r"\tpath (.*)", block)))
+    expression = re.search(r"path_regexp (\S+)", block)
+    assert expression is not None
+
+    def is_served(path: str) -> bool:
+        plain = any(
+            path == glob or (glob.endswith("*") and path.startswith(glob[:-1])) for glob in globs
+        )
+        return plain or re.search(expression[1], path) is not None
+
+    service = Service(ServingSettings(home=str(tmp_path)))
+    paths = {route.path for p in service.protocols for route in p.routes} - {"/metrics"}
+    missed = [path for path in paths if not is_served(path.replace("{", "").replace("}", ""))]
+    assert missed == []
+    assert not is_served("/models/churn/promote")
