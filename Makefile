@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= .tidemill
+PORT ?= 8000
+MLFLOW_PORT ?= 5000
 PYTEST_ARGS ?=
 
 .PHONY: help up demo test test-all lint format bench-serving bench-drift clean
@@ -11,7 +13,7 @@ help:  ## List what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 up: $(VENV)/.standard  ## Start MLflow, the API and a worker; train, promote and serve a first model.
-	@$(BIN)/tidemill up --home $(HOME_DIR)
+	@$(BIN)/tidemill up --home $(HOME_DIR) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
 
 demo: $(VENV)/.standard  ## Walk the whole path once in a scratch folder, print what happened, and leave.
 	@$(BIN)/tidemill demo

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -71,10 +72,38 @@ def _read_csv(file: Path, options: Mapping[str, Any]) -> pd.DataFrame:
             remedy="Put it there, or change the path in the project file.",
         )
     try:
-        frame: pd.DataFrame = pd.read_csv(file, **options)
-    except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
-        raise DataError(f"{file} cannot be read as CSV: {error}", field="data") from error
+        with warnings.catch_warnings():
+            # Of lines longer than the header pandas makes an index, or cuts them.
+            warnings.filterwarnings("error", "Length of header", pd.errors.ParserWarning)
+            frame: pd.DataFrame = pd.read_csv(file, **{"index_col": False, **options})
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # parsers raise ValueErrors
+        why = str(error).strip().rstrip(".")
+        raise DataError(f"{file} cannot be read as CSV: {why}.", field="data") from error
+    _refuse_repeated_names(file, frame, options)
     return frame
+
+
+#: Options of `pandas.read_csv` that say how the file is written, not what to make of it.
+_WRITTEN = frozenset({"sep", "delimiter", "encoding", "skiprows", "quotechar", "compression"})
+
+
+def _refuse_repeated_names(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> None:
+    """Pandas numbers the columns of one name; only the file still tells `x.1` from a second `x`."""
+    import pandas as pd
+
+    numbered = [name for name in map(str, frame.columns) if re.search(r"\.\d+$", name)]
+    if not numbered or {"names", "header"} & options.keys():
+        return
+    written = {name: options[name] for name in _WRITTEN & options.keys()}
+    first = pd.read_csv(file, header=None, nrows=1, dtype=str, **written)
+    names = first.iloc[0].dropna().tolist()
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{file} has several columns of the name {', '.join(map(repr, twice))}.",
+            field=twice[0],
+            remedy="Rename them in the file's first line, or leave out all but one.",
+        )
 
 
 def sklearn_dataset(name: str) -> Source:

@@ -150,6 +150,13 @@ def test_one_class_alone_is_refused() -> None:
         clean(table(kind="no"), project())
 
 
+def test_labels_that_are_numbers_are_shown_as_such() -> None:
+    with pytest.raises(DataError, match="one class only, 1"):
+        clean(table(kind=1), project())
+    with pytest.raises(DataError, match="a single row of 2, which"):
+        clean(table(kind=[*[0, 1] * 19, 1, 2]), project())
+
+
 def test_a_class_with_few_rows_is_a_warning() -> None:
     frame = table()
     frame.loc[:3, "kind"] = "maybe"
@@ -167,6 +174,7 @@ def test_too_few_rows_are_refused() -> None:
         ({"again": table()["size"]}, "'size' and 'again' hold the same values"),
         ({"answer": table()["kind"].map({"yes": 1, "no": 0})}, "'answer' tells the target"),
         ({"Id": range(1, ROWS + 1)}, "'Id' counts the rows"),
+        ({"far": table()["size"] * 1e200}, "'far' holds values beyond 1e\\+150"),
         ({"name": [f"n{i}" for i in range(ROWS)]}, "'name' holds 40 different texts"),
         ({"age": [str(i % 7) for i in range(ROWS - 1)] + ["?"]}, "is '\\?' a missing value"),
         ({"code": pd.Series(range(ROWS)).mod(3).astype("category")}, "'code' holds categories"),

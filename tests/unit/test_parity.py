@@ -125,6 +125,21 @@ def test_made_up_rows_reach_gaps_ends_categories_and_strangers() -> None:
     assert set(together["free"].dropna()) > {"some", "words"}
 
 
+def test_rows_are_made_up_to_the_very_ends_of_what_numbers_hold() -> None:
+    rows = frame()
+    rows["i"] = np.where(np.arange(len(rows)) % 2, 2**63 - 1, -(2**63) + 5)
+    rows["n"] = np.where(np.arange(len(rows)) % 2, 1.7e308, -1.7e308)
+
+    class Model:
+        def predict(self, X: pd.DataFrame) -> Any:
+            assert X["i"].between(-(2**63) + 5, 2**63 - 1).all()
+            return np.isfinite(X["n"].fillna(0)).to_numpy(dtype=float)
+
+    found = trials(Model(), rows, TABLE)
+    assert len(found) == 6
+    assert all((trial.native.predictions == 1).all() for trial in found)
+
+
 def test_made_up_rows_are_the_same_every_time() -> None:
     one, other = Remembering(), Remembering()
     trials(one, frame(), TABLE)

@@ -67,6 +67,29 @@ def test_a_file_that_is_no_csv_is_refused_by_name(tmp_path: Path, content: bytes
         csv(tmp_path / "rows.csv").load()
 
 
+def test_cells_beyond_the_header_are_refused_but_for_a_separator_at_every_lines_end(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n1,2,\n3,4,\n")
+    assert csv(file).load().to_dict("list") == {"a": [1, 3], "b": [2, 4]}
+    for lines in ("1,2,3\n4,5,6\n", "1,2\n4,5,6\n"):
+        file.write_text(f"a,b\n{lines}")
+        with pytest.raises(DataError, match="cannot be read as CSV"):
+            csv(file).load()
+
+
+def test_columns_of_one_name_are_refused_and_names_that_end_in_a_number_are_not(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a;b;a\n1;2;3\n")
+    with pytest.raises(DataError, match="several columns of the name 'a'"):
+        csv(file, sep=";", usecols=["b", "a", "a.1"]).load()
+    file.write_text("a,a.1,b.2\n1,2,3\n")
+    assert list(csv(file).load()) == ["a", "a.1", "b.2"]
+
+
 def test_a_csv_is_made_once_when_it_is_not_there(tmp_path: Path) -> None:
     made: list[Path] = []
 

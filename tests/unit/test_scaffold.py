@@ -189,6 +189,13 @@ def test_a_csv_that_is_not_utf8_is_read_all_the_same(tmp_path: Path) -> None:
     assert options == {"encoding": "cp1252"}
 
 
+def test_a_csv_in_the_encoding_of_spreadsheets_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("Größe,b\n1,x\n", encoding="utf-16")
+    frame, options = read_table(tmp_path / "rows.csv")
+    assert options == {"encoding": "utf-16"}
+    assert list(frame) == ["Größe", "b"]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
     assert list(read_table(tmp_path / "rows.csv")[0]) == ["a", "b"]

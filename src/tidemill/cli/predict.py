@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tidemill.cli import console
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings
+from tidemill.cli.rows import Chunk, Rows, open_rows, read_rows
 from tidemill.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def predict(
 
     The output has the input's columns, then prediction, confidence and a probability for every
     label. Columns the model does not know are carried along. An empty cell is a missing value.
+    The file's encoding and separator are found out; where the separator is no comma, 1,5 is a
+    number too. What is written is UTF-8 with commas.
 
     Examples:
 
@@ -47,22 +51,30 @@ def predict(
       tidemill predict models:/churn/3 rows.csv -o scored.csv --keep-going
     """
     settings = open_settings(home, tracking_uri)
-    if not rows.is_file():
-        raise InputError(f"There is no file {rows}.", field="rows")
+    _check_files(rows, output)
     scorer = open_scorer(settings, model)
     draft = output.with_name(f".{output.name}.part")
     try:
-        with (
-            rows.open(newline="", encoding="utf-8-sig") as source,
-            draft.open("w", newline="") as out,
-        ):
+        with open_rows(rows) as source, draft.open("w", newline="", encoding="utf-8") as out:
             done, refused = score_file(scorer, source, out, rows.stat().st_size, keep_going)
         draft.replace(output)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or output}: {error.strerror}.", field="output"
+        ) from error
     finally:
         draft.unlink(missing_ok=True)
     console.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
     if refused:
         console.err.print(f"{refused} of them were refused; the column 'error' says why.")
+
+
+def _check_files(rows: Path, output: Path) -> None:
+    if not rows.is_file():
+        raise InputError(f"There is no file {rows}.", field="rows")
+    if not output.parent.is_dir() or output.is_dir():
+        what = "is a folder" if output.is_dir() else f"has no folder {output.parent} to be put into"
+        raise InputError(f"{output} {what}.", field="output", expected="a file to write")
 
 
 def open_scorer(settings: Settings, model: str) -> Scorer:
@@ -83,15 +95,8 @@ def score_file(
     Raises:
         InputError: A column is missing, or a row does not fit and `keep_going` is off.
     """
-    reader = csv.DictReader(source)
-    given = list(reader.fieldnames or [])
-    inputs = input_columns(scorer)
-    if missing := [name for name in inputs if name not in given]:
-        raise InputError(
-            f"The file has no column {', '.join(repr(name) for name in missing[:10])}.",
-            field=missing[0],
-            expected=f"the columns {', '.join(inputs[:30])}",
-        )
+    reader = read_rows(source, input_columns(scorer))
+    given = list(reader.names)
     labels = [f"probability_{label}" for label in scorer.signature.labels]
     made = ["prediction", *(["confidence", *labels] if labels else []), *["error"] * keep_going]
     writer = csv.DictWriter(out, [*given, *(name for name in made if name not in given)])
@@ -100,8 +105,8 @@ def score_file(
     with _bar() as bar:
         task = bar.add_task("scoring", total=size, rows=0)
         for chunk in _chunks(reader):
-            refused += _score_chunk(scorer, chunk, done, labels, keep_going)
-            writer.writerows(chunk)
+            refused += _score_chunk(scorer, chunk, reader.decimal, labels, keep_going)
+            writer.writerows(record for _, record in chunk)
             done += len(chunk)
             bar.update(task, completed=source.buffer.tell(), rows=done)
         bar.update(task, completed=size, rows=done)
@@ -117,13 +122,13 @@ def input_columns(scorer: Scorer) -> list[str]:
 
 
 def _score_chunk(
-    scorer: Scorer, chunk: list[dict[str, Any]], start: int, labels: list[str], keep_going: bool
+    scorer: Scorer, chunk: Chunk, decimal: str, labels: list[str], keep_going: bool
 ) -> int:
     """Add the answers to the rows, in place; how many were refused."""
     good, rows = [], []
-    for number, record in enumerate(chunk, start + 2):  # the header is line 1
+    for number, record in chunk:
         try:
-            rows.append(_checked(scorer, record))
+            rows.append(_checked(scorer, record, decimal))
             good.append(record)
         except InputError as error:
             if not keep_going:
@@ -142,9 +147,9 @@ def _score_chunk(
     return len(chunk) - len(good)
 
 
-def _checked(scorer: Scorer, record: dict[str, Any]) -> list[Any]:
+def _checked(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[Any]:
     """A line of text as a row of the signature."""
-    from tidemill.serving.cells import read_cell
+    from tidemill.cli.rows import read_cell
     from tidemill.serving.forms import canonical
     from tidemill.signature import Column
 
@@ -156,17 +161,15 @@ def _checked(scorer: Scorer, record: dict[str, Any]) -> list[Any]:
         if tensor
         else scorer.signature.columns
     )
-    return [canonical(column, read_cell(column.kind, record[column.name])) for column in columns]
+    return [
+        canonical(column, read_cell(column.kind, record[column.name], decimal))
+        for column in columns
+    ]
 
 
-def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
-    for record in reader:
-        chunk.append(dict(record))
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks(rows: Rows) -> Iterator[Chunk]:
+    lines = iter(rows)
+    while chunk := list(itertools.islice(lines, CHUNK)):
         yield chunk
 
 

@@ -7,7 +7,24 @@ import contextlib
 from tidemill.signature import Kind, Value
 
 #: Texts that stand for a missing value, as pandas reads them.
-MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "n/a", "#N/A"})
+MISSING = frozenset(
+    {
+        "",
+        "NA",
+        "N/A",
+        "n/a",
+        "<NA>",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "NULL",
+        "null",
+        "None",
+        "NaN",
+        "nan",
+    }
+    | {"-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
+)
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -19,6 +36,8 @@ def read_cell(kind: Kind, text: str) -> Value:
         return text
     if kind == "boolean":
         return TRUTHS.get(text.lower(), text)
+    if "_" in text:
+        return text  # Python reads 1_000 as a number; no table means it so
     if kind == "integer":
         with contextlib.suppress(ValueError):
             return int(text)

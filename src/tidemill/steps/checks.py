@@ -19,6 +19,7 @@ FEWEST_ROWS = 10
 FEW_OF_A_CLASS = 5
 MANY_TEXTS = 20
 NEARLY_ALL = 0.8
+GREATEST = 1e150
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def _refuse_lone_classes(target: pd.Series[Any], project: Project) -> None:
     counts = target.value_counts()
     if len(counts) < 2:
         raise DataError(
-            f"The target '{target.name}' holds one class only, {counts.index[0]!r}.",
+            f"The target '{target.name}' holds one class only, {counts.index.tolist()[0]!r}.",
             field=project.target,
             expected="two classes or more",
         )
-    lone = [repr(label) for label, count in counts.items() if count < 2]
+    lone = [repr(label) for label in counts[counts < 2].index.tolist()]
     if lone:
         shown = ", ".join(lone[:5]) + (f" and {len(lone) - 5} more" if len(lone) > 5 else "")
         raise DataError(
@@ -95,6 +96,7 @@ def doubts(
         for text in (
             _leak(frame[name], frame[target], task),
             _row_number(frame[name]),
+            _beyond_squares(frame[name]),
             _text_trouble(frame[name]),
         ):
             if text:
@@ -102,8 +104,9 @@ def doubts(
 
 
 def _rare_classes(target: pd.Series[Any]) -> Iterator[DataWarning]:
-    for label, count in target.value_counts().items():
-        if int(count) < FEW_OF_A_CLASS:
+    counts = target.value_counts()
+    for label, count in zip(counts.index.tolist(), counts.tolist(), strict=True):
+        if count < FEW_OF_A_CLASS:
             text = f"Class {label!r} has only {count} rows: its scores mean little."
             yield DataWarning(text, str(target.name))
 
@@ -143,6 +146,12 @@ def _row_number(series: pd.Series[Any]) -> str | None:
     if series.dtype.kind != "i" or not (series.diff().iloc[1:] == 1).all():
         return None
     return "counts the rows; if it is an id or an index, drop it."
+
+
+def _beyond_squares(series: pd.Series[Any]) -> str | None:
+    if series.dtype.kind != "f" or not bool((series.abs() > GREATEST).any()):
+        return None
+    return f"holds values beyond {GREATEST:g}, whose squares fit no number: scaling it fails."
 
 
 def _text_trouble(series: pd.Series[Any]) -> str | None:

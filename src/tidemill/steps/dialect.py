@@ -9,8 +9,8 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.sources import csv
+from tidemill.steps.encoding import SEPARATORS, encoding_of
 
-SEPARATORS = (",", ";", "\t", "|")
 LOOKED_AT = 100_000  # rows that guesses about a table rest on
 _DECIMAL_COMMA = r"\s*[-+]?\d+,\d+\s*"
 
@@ -41,7 +41,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def dialect(path: Path) -> dict[str, str]:
     """Options of `pandas.read_csv` that differ from its defaults, best guess."""
-    options = {} if _is_utf8(path) else {"encoding": "cp1252" if _is(path, "cp1252") else "latin-1"}
+    encoding = encoding_of(path)
+    options = {} if encoding == "utf-8" else {"encoding": encoding}
     widths = {separator: _width(path, separator, options) for separator in SEPARATORS}
     separator = max(SEPARATORS, key=lambda each: widths[each])
     if separator == ",":
@@ -61,18 +62,6 @@ def _width(path: Path, separator: str, options: dict[str, str]) -> int:
         return int(pd.read_csv(path, sep=separator, nrows=1000, **more).shape[1])
     except ValueError:
         return 0
-
-
-def _is_utf8(path: Path) -> bool:
-    return _is(path, "utf-8")
-
-
-def _is(path: Path, encoding: str) -> bool:
-    try:
-        with path.open(encoding=encoding) as file:
-            return all(True for _ in file)
-    except UnicodeDecodeError:
-        return False
 
 
 def _is_number(text: object) -> bool:

@@ -183,10 +183,15 @@ def _ends(column: Column, values: Any, rng: np.random.Generator) -> Any:
     known = values.dropna()
     if column.kind in ("text", "boolean") or known.empty:
         return values
-    low, high = float(known.min()), float(known.max())
-    drawn = rng.choice([low, high, np.nan], len(values))
-    drawn = np.where(np.isnan(drawn), rng.uniform(low, high, len(values)), drawn)
-    return pd.Series(np.round(drawn) if column.kind == "integer" else drawn, dtype=object)
+    low, high = known.min(), known.max()
+    # Weights rather than a range: the difference of two numbers may be beyond what fits.
+    share = rng.choice([0.0, 1.0, np.nan], len(values))
+    share = np.where(np.isnan(share), rng.random(len(values)), share)
+    drawn = low * (1 - share) + high * share
+    if column.kind == "integer":
+        # No whole number near the ends of 64 bits is the same as a float.
+        return pd.Series([min(max(round(x), int(low)), int(high)) for x in drawn], dtype=object)
+    return pd.Series(drawn, dtype=object)
 
 
 def _listed(column: Column, values: Any, rng: np.random.Generator) -> Any:
