@@ -5,6 +5,7 @@ from __future__ import annotations
 from tidemill.project import (
     Candidate,
     Challenge,
+    Contest,
     Decay,
     Drift,
     Gate,
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Candidate",
     "Challenge",
+    "Contest",
     "Decay",
     "Drift",
     "Gate",

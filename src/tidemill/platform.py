@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from tidemill.errors import UnavailableError
 from tidemill.settings import Settings
 from tidemill.stores.audit import Audit, Entry
 from tidemill.stores.broker import Doorbell
+from tidemill.stores.contests import Contests
 from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback
 from tidemill.stores.jobs import Job, Jobs, NewJob
@@ -27,10 +29,13 @@ from tidemill.stores.quiet import quiet_mlflow
 from tidemill.stores.registry import Registry
 from tidemill.stores.requests import RequestLog
 from tidemill.stores.schema import check_schema, migrate
+from tidemill.stores.triggers import Triggers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from tidemill.loop.contest import Umpire
+    from tidemill.loop.follow_up import FollowUps
     from tidemill.loop.promote import Transition
 
 PROBE_SECONDS = 1.0
@@ -158,6 +163,62 @@ class Platform:
         if problem is not None:
             raise UnavailableError(problem, remedy="Start MLflow, or look with `tidemill doctor`.")
         return self.tracking
+
+    @property
+    def contests(self) -> Contests:
+        return Contests(self.database)
+
+    @property
+    def triggers(self) -> Triggers:
+        return Triggers(self.database)
+
+    @property
+    def bundles(self) -> Path:
+        """Where bundles are kept while their versions compete."""
+        return self.settings.home / "contestants"
+
+    @cached_property
+    def umpire(self) -> Umpire:
+        """Judges the contests between challengers and champions."""
+        from tidemill.loop.contest import Umpire
+
+        return Umpire(
+            database=self.database,
+            registry=self.registry,
+            predictions=self.predictions,
+            project=lambda model: self.projects.get(model).project,
+            folder=self.bundles,
+            audit=partial(self.audit_transition, origin="contest"),
+        )
+
+    @cached_property
+    def follow_ups(self) -> FollowUps:
+        """Sees to retrainings that wait for more labels."""
+        from tidemill.loop.follow_up import FollowUps
+
+        def champion(model: str) -> str | None:
+            found = self.registry.by_alias(model, "champion")
+            return None if found is None else found.number
+
+        return FollowUps(
+            triggers=self.triggers,
+            contests=self.contests,
+            predictions=self.predictions,
+            submit=self.submit,
+            job=self.jobs.get,
+            project=lambda model: self.projects.get(model).project,
+            place=lambda model: self.projects.get(model).reference,
+            champion=champion,
+        )
+
+    def contest(self, model: str) -> None:
+        """Let a model's challengers compete, and retrain again where there is more to learn from.
+
+        Raises:
+            UnavailableError: MLflow or the database cannot be reached.
+        """
+        if self.umpire.judge(model) is None:
+            self.follow_ups.follow(model)
 
     def close(self) -> None:
         """Write what is still buffered and let go of every connection."""

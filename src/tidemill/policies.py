@@ -149,6 +149,57 @@ class Retraining:
 
 
 @dataclass(frozen=True)
+class Contest:
+    """What a retraining learns from, and how its models compete with the champion.
+
+    Args:
+        windows: Sizes of the windows of newest rows that are learned from, beside all rows and
+            those since the change.
+        half_life: Rows after which an older row counts half, in the window `aged`; None leaves
+            that window out.
+        challengers: How many of the new models compete; those best on the newest rows.
+        archived: How many former champions compete as well, newest first.
+        wait: A retraining because of a change waits for so many labelled rows since then.
+        alpha: The chance that a challenger that is no better than the champion wins.
+        fewest: No winner before so many labelled rows.
+        rows: The contest ends after so many labelled rows without a winner, or after half of them
+            where no challenger is ahead; the champion stays.
+        age: It also ends after so long.
+        growth: After a retraining because of a change, the model is retrained again once there are
+            so many times as many labelled rows since then; None never does that.
+        growth_limit: No such retraining beyond so many rows.
+    """
+
+    windows: tuple[int, ...] = (10_000, 5_000, 2_000)
+    half_life: int | None = 2_000
+    challengers: int = 3
+    archived: int = 3
+    wait: int = 150
+    alpha: float = 0.05
+    fewest: int = 100
+    rows: int = 1_000
+    age: Duration | None = "7d"
+    growth: float | None = 3.0
+    growth_limit: int = 10_000
+
+    def __post_init__(self) -> None:
+        _counts(
+            self, "contest", "half_life", "challengers", "wait", "fewest", "rows", "growth_limit"
+        )
+        _shares(self, "contest", "alpha")
+        _durations(self, "contest", "age")
+        sizes = self.windows
+        if not all(isinstance(n, int) and n >= 1 for n in sizes):
+            raise _wrong("contest", "windows", sizes, "whole numbers, 1 or more each")
+        if not (isinstance(self.archived, int) and self.archived >= 0):
+            raise _wrong("contest", "archived", self.archived, "a whole number, 0 or more")
+        if self.fewest > self.rows:
+            raise _wrong("contest", "fewest", self.fewest, f"at most rows, which is {self.rows}")
+        if self.growth is not None and not (_number(self.growth) and 1 < self.growth < math.inf):
+            raise _wrong("contest", "growth", self.growth, "more than 1, or None")
+
+
+@dataclass(frozen=True)
 class Challenge:
     """When a challenger in a canary is taken out of the traffic by itself.
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tidemill.errors import ProjectError
-from tidemill.policies import Challenge, Decay, Drift, Retraining
+from tidemill.policies import Challenge, Contest, Decay, Drift, Retraining
 from tidemill.signature import Tensor
 from tidemill.sources import Source, csv, openml, sklearn_dataset
 
@@ -39,6 +39,7 @@ __all__ = [
     "METRICS",
     "Candidate",
     "Challenge",
+    "Contest",
     "Decay",
     "Drift",
     "Gate",
@@ -204,6 +205,7 @@ class Project:
         drift: When moved data is an alarm.
         decay: When a worse model is an alarm.
         retrain: Which alarms, or what else, train the model again.
+        contest: What a retraining learns from, and how its models compete with the champion.
         challenge: When a challenger is taken out of the traffic.
         drop: Columns that are neither input nor target (ids, leaks).
         rename: New names for raw columns, applied before anything else.
@@ -232,6 +234,7 @@ class Project:
     drift: Drift = field(default_factory=Drift)
     decay: Decay = field(default_factory=Decay)
     retrain: Retraining = field(default_factory=Retraining)
+    contest: Contest = field(default_factory=Contest)
     challenge: Challenge = field(default_factory=Challenge)
     drop: Sequence[str] = ()
     rename: Mapping[str, str] = field(default_factory=dict)

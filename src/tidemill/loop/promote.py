@@ -134,11 +134,11 @@ def promote(
     verdict = _verdict(
         name, challenger, champion, verdict, promoted=promoted, forced=force and not verdict.passed
     )
-    _keep(registry, challenger, verdict, actor, reason)
+    keep_evidence(registry, challenger, verdict, actor, reason)
     if promoted:
         action: Literal["promote", "override"] = "override" if verdict.forced else "promote"
         evidence = msgspec.to_builtins(verdict)
-        _crown(registry, challenger, champion, action, reason, actor, evidence, audit)
+        crown(registry, challenger, champion, action, reason, actor, evidence, audit)
     return verdict
 
 
@@ -166,7 +166,7 @@ def rollback(
             remedy=f"Promote one of its versions with `tidemill promote {name} --version N`.",
         )
     evidence = {"rolled_back": champion.number}
-    done = _crown(registry, previous, champion, "rollback", reason, actor, evidence, audit)
+    done = crown(registry, previous, champion, "rollback", reason, actor, evidence, audit)
     registry.set_tags(champion, {ROLLED_BACK_TAG: reason or "rolled back"})
     return done
 
@@ -198,7 +198,7 @@ def transition(
         if not (reason or "").strip():
             raise GateError("An override needs a reason.", field="reason")
         champion = registry.by_alias(name, CHAMPION)
-        return _crown(registry, found, champion, "override", reason, actor, {}, audit)
+        return crown(registry, found, champion, "override", reason, actor, {}, audit)
     if found.stage == "Production" and CHAMPION in found.aliases:
         raise ConflictError(
             f"Version {version} of '{name}' is the champion and cannot become {wanted}.",
@@ -297,7 +297,7 @@ def _verdict(
     )
 
 
-def _keep(
+def keep_evidence(
     registry: Registry, version: Version, verdict: Verdict, actor: str, reason: str | None
 ) -> None:
     """The evidence as an artifact of the version's run, and in short as its tags."""
@@ -339,7 +339,7 @@ def _tags(verdict: Verdict, where: str | None) -> dict[str, str]:
     return tags
 
 
-def _crown(
+def crown(
     registry: Registry,
     version: Version,
     champion: Version | None,

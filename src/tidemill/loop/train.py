@@ -129,13 +129,15 @@ def plan(
     }
 
 
-def try_candidate(candidate: str, search: Search, sweep: Sweep, report: Reporter) -> list[Outcome]:
+def try_candidate(
+    candidate: str, search: Search, sweep: Sweep, report: Reporter, window: str = ""
+) -> list[Outcome]:
     """Run every trial the search asks for; only the best outcome keeps its model in memory."""
     outcomes: list[Outcome] = []
     best: int | None = None
     while (settings := search.ask()) is not None:
         report.fitting(candidate)
-        trial = Trial(candidate, len(outcomes) + 1, search.total, settings)
+        trial = Trial(candidate, len(outcomes) + 1, search.total, settings, window)
         outcome = run_trial(trial, sweep, report.within)
         search.tell(settings, outcome.value)
         report.fitted(outcome.value)

@@ -29,17 +29,22 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of one candidate: what is fitted, tracked and ranked as one run."""
+    """One setting of one candidate: what is fitted, tracked and ranked as one run.
+
+    `window` names the rows it learns from, where there are several choices.
+    """
 
     candidate: str
     number: int  # from 1
     of: int
     params: Settings = field(default_factory=dict)
+    window: str = ""
 
     @property
     def name(self) -> str:
         """The run's name: the candidate's, numbered where there are several trials."""
-        return self.candidate if self.of == 1 else f"{self.candidate}-{self.number}"
+        name = self.candidate if self.of == 1 else f"{self.candidate}-{self.number}"
+        return f"{name} on {self.window}" if self.window else name
 
 
 class Search(Protocol):

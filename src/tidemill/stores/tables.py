@@ -266,6 +266,29 @@ triggers = Table(
     ),
 )
 
+contests = Table(
+    "contests",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("model", String(255), nullable=False),
+    Column("trigger_id", String(32)),
+    Column("job_id", String(32), unique=True),  # a job opens one contest, however often it is tried
+    Column("champion", String(64), nullable=False),
+    Column("challengers", Json, nullable=False),
+    Column("cut", Double, nullable=False),  # predictions from then on are judged, earlier learned
+    Column("changed", Double),  # when things probably changed, by the time of a prediction
+    Column("learned", Integer, nullable=False),  # labelled rows since then, or in all
+    Column("scale", Double, nullable=False),
+    Column("opened", Double, nullable=False),
+    Column("state", String(16), nullable=False),  # open, won, kept
+    Column("rows", Integer, nullable=False, default=0),
+    Column("decision", Json),
+    Column("winner", String(64)),
+    Column("closed", Double),
+    Index("ix_contests_model", "model", "id"),
+    Index("ix_contests_open", "model", unique=True, sqlite_where=OPEN, postgresql_where=OPEN),
+)
+
 notices = Table(
     "notices",
     metadata,

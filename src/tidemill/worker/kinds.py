@@ -26,7 +26,7 @@ Verb = Callable[[Platform, Job, SayHow], dict[str, Any]]
 #: Where each verb is; its module is loaded only in the process that needs it.
 VERBS = {
     "train": "tidemill.worker.training:run_train",
-    "retrain": "tidemill.worker.training:run_retrain",
+    "retrain": "tidemill.worker.retraining:run_retrain",
     "probe": "tidemill.worker.kinds:run_probe",
     "trial": "tidemill.worker.sweeping:run_trial",
     "clean_up": "tidemill.worker.kinds:clean_up",

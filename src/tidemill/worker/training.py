@@ -7,15 +7,12 @@ earlier one has brought about.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from tidemill.loop.promote import GATE_TAG, promote
 from tidemill.loop.train import Progress, train
 from tidemill.platform import Platform
 from tidemill.stores.jobs import Job
 from tidemill.stores.statistics import record_metrics
-from tidemill.stores.versions import CHAMPION
 from tidemill.worker.child import Report
 from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
 from tidemill.worker.sweeping import run_sweep, spreads
@@ -45,36 +42,9 @@ def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     return settled
 
 
-def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
-    """Train, and let the new version try to become champion; it stays challenger if it may not."""
-    result = run_train(platform, job, report)
-    report(Report(97.0, "promote", job.progress or {}))
-    return result | {"gate": _gate(platform, job, str(result["version"]))}
-
-
-def _gate(platform: Platform, job: Job, number: str) -> dict[str, Any]:
-    """The gate's verdict on the version, asked for once: an earlier attempt may have been there."""
-    registry = platform.registry
-    version = registry.version(str(job.model), number)
-    if CHAMPION in version.aliases:
-        return {"promoted": True}
-    if version.tags.get(f"{GATE_TAG}verdict") == "failed":
-        return {"promoted": False, "reasons": [version.tags.get(f"{GATE_TAG}reason", "")]}
-    verdict = promote(
-        project_of(job),
-        registry,
-        version.name,
-        version=number,
-        reason=job.params.get("reason"),
-        actor=f"job:{job.id}",
-        audit=partial(platform.audit_transition, origin="worker"),
-    )
-    return {"promoted": verdict.promoted, "reasons": list(verdict.reasons)}
-
-
 def _train(platform: Platform, job: Job, report: SayHow) -> None:
     def forward(progress: Progress) -> None:
-        report(_report(progress))
+        report(as_report(progress))
 
     settings = platform.settings
     train(
@@ -112,7 +82,8 @@ def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
     }
 
 
-def _report(progress: Progress) -> Report:
+def as_report(progress: Progress) -> Report:
+    """A training's progress as a job's."""
     rest: Mapping[str, Any] = {
         name: value
         for name, value in vars(progress).items()

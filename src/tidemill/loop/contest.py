@@ -1,0 +1,303 @@
+"""Lets challengers compete with a champion on labelled live rows, until one has won or none can.
+
+Nothing is sent to them while requests are answered: their bundles answer the recorded inputs of
+predictions whose labels have come, and that were asked after the last row they learned from. So a
+contest costs the champion no latency, and gives the same result whenever it is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidemill import bundle
+from tidemill.bundle import Bundle
+from tidemill.errors import BundleError
+from tidemill.loop.examine import accepted, examine
+from tidemill.loop.promote import Audit, crown, keep_evidence
+from tidemill.policies import seconds
+from tidemill.project import Project
+from tidemill.steps.contest import Decision, bounded_losses, decide
+from tidemill.steps.gate import Outcome, Verdict, evaluate_gate
+from tidemill.stores.contests import Challenger, ContestRow, Contests
+from tidemill.stores.database import Database
+from tidemill.stores.predictions import Predictions
+from tidemill.stores.registry import Registry
+from tidemill.stores.statistics import record_metrics
+from tidemill.stores.triggers import Triggers
+from tidemill.stores.versions import CHAMPION, Version
+from tidemill.stores.windows import Window
+
+logger = logging.getLogger(__name__)
+
+ACTOR = "contest"
+CONTEST_TAG = "tidemill.contest."
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a contest in the order in which their labels came."""
+
+    frame: Any
+    actual: Any
+
+
+@dataclass(frozen=True)
+class Umpire:
+    """Judges contests.
+
+    Attributes:
+        project: Finds the project that trains a model.
+        folder: Where the bundles of those who compete are kept while they do.
+        audit: Takes a change of champion.
+        trusted: Types that this machine trusts a native fallback with.
+    """
+
+    database: Database
+    registry: Registry
+    predictions: Predictions
+    project: Callable[[str], Project]
+    folder: Path
+    audit: Audit
+    trusted: tuple[str, ...] = ()
+    clock: Callable[[], float] = time.time
+
+    @property
+    def contests(self) -> Contests:
+        return Contests(self.database)
+
+    @property
+    def triggers(self) -> Triggers:
+        return Triggers(self.database)
+
+    def judge(self, model: str) -> Decision | None:
+        """Look at the model's open contest, and end it if it is decided.
+
+        Returns:
+            How it stands; None where there is none.
+
+        Raises:
+            UnavailableError: MLflow or the database cannot be reached.
+        """
+        contest = self.contests.opened(model)
+        if contest is None:
+            return None
+        project = self.project(model)
+        champion = self.registry.by_alias(model, CHAMPION)
+        competing = {c.version for c in contest.challengers} | {contest.champion}
+        if champion is None or champion.number not in competing:
+            return self._called_off(contest, champion)
+        held = self._bundles(contest)
+        rows = self._rows(contest, held)
+        task = held[contest.champion].signature.task
+        answers = {n: examine(b, rows.frame, trusted=self.trusted) for n, b in held.items()}
+        losses = {
+            number: bounded_losses(task, rows.actual, outcome.predicted, scale=contest.scale)
+            for number, outcome in answers.items()
+        }
+        names = {c.name: c for c in contest.challengers}
+        against = {name: losses[c.version] for name, c in names.items()}
+        decision = decide(losses[contest.champion], against, project.contest)
+        decision = self._in_time(contest, decision, project)
+        if decision.state == "open":
+            self.contests.note(contest.id, decision.rows, msgspec.to_builtins(decision))
+            return decision
+        verdict = None
+        if decision.winner is not None:
+            winner = names[decision.winner]
+            verdict = self._verdict(contest, winner, answers, rows, decision, project)
+            if verdict.passed:
+                self._promote(contest, winner, verdict, decision)
+                return decision
+            why = " ".join(verdict.reasons)
+            decision = msgspec.structs.replace(decision, state="kept", winner=None, reason=why)
+        self._keep(contest, decision, verdict)
+        return decision
+
+    def _in_time(self, contest: ContestRow, decision: Decision, project: Project) -> Decision:
+        age = project.contest.age
+        if decision.state != "open" or age is None:
+            return decision
+        if self.clock() - contest.opened < seconds(age):
+            return decision
+        why = f"The champion stays, because nothing was proven in {age}. {decision.reason}"
+        return msgspec.structs.replace(decision, state="kept", reason=why)
+
+    def _called_off(self, contest: ContestRow, champion: Version | None) -> Decision:
+        number = champion.number if champion is not None else "none"
+        decision = Decision(
+            "kept", contest.rows, 0.0, 0.0, (), f"Version {number} was made champion meanwhile."
+        )
+        self._keep(contest, decision, None)
+        return decision
+
+    def _bundles(self, contest: ContestRow) -> dict[str, Bundle]:
+        """The bundles of all who compete, by version; fetched once."""
+        numbers = [contest.champion, *(c.version for c in contest.challengers)]
+        return {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
+
+    def _rows(self, contest: ContestRow, held: Mapping[str, Bundle]) -> Rows:
+        """The labelled rows after the cut that every bundle takes."""
+        window = self.predictions.window(contest.model, since=contest.cut, labelled=True)
+        kept = np.flatnonzero(window.stored)
+        kept = kept[_by_arrival(window, kept)]
+        task = held[contest.champion].signature.task
+        actual = window.actual[kept]
+        actual = actual.astype(np.float64) if task == "regression" else actual
+        if window.frame is None or kept.size == 0:
+            return Rows(_nothing(held[contest.champion]), actual[:0])
+        frame = window.frame.iloc[kept].reset_index(drop=True)
+        good = np.ones(len(frame), dtype=bool)
+        for each in held.values():
+            good &= accepted(frame, each.signature)
+        return Rows(frame[good], actual[good])
+
+    def _verdict(
+        self,
+        contest: ContestRow,
+        winner: Challenger,
+        answers: Mapping[str, Outcome],
+        rows: Rows,
+        decision: Decision,
+        project: Project,
+    ) -> Verdict:
+        """The gate's own conditions on the rows that decided; the comparison is the contest's."""
+        count = decision.rows
+        challenger = _first(answers[winner.version], count)
+        champion = _first(answers[contest.champion], count)
+        task = "regression" if not challenger.labels else "classification"
+        truth, gate = rows.actual[:count], project.gate
+        alone = evaluate_gate(challenger, None, truth, gate, task)  # type: ignore[arg-type]
+        both = evaluate_gate(challenger, champion, truth, gate, task)  # type: ignore[arg-type]
+        compared = both.comparison
+        worse = compared is not None and compared.difference < 0
+        against = list(alone.reasons) if not alone.passed else []
+        if worse and compared is not None:
+            values = f"{compared.challenger:.4g}, against {compared.champion:.4g}"
+            against.append(f"Its {both.metric} on these rows is {values}.")
+        passed = not against
+        return msgspec.structs.replace(
+            both,
+            passed=passed,
+            reasons=(decision.reason, *against),
+            confidence=1 - project.contest.alpha,
+            model=contest.model,
+            version=winner.version,
+            champion=contest.champion,
+            promoted=passed,
+        )
+
+    def _promote(
+        self, contest: ContestRow, winner: Challenger, verdict: Verdict, decision: Decision
+    ) -> None:
+        """Crown the winner, and close contest and trigger; done again, it changes nothing."""
+        version = self.registry.version(contest.model, winner.version)
+        champion = self.registry.by_alias(contest.model, CHAMPION)
+        evidence = {
+            "contest": msgspec.to_builtins(decision),
+            "verdict": msgspec.to_builtins(verdict),
+            "trigger": contest.trigger_id,
+        }
+        if CHAMPION not in version.aliases:
+            keep_evidence(self.registry, version, verdict, ACTOR, decision.reason)
+            crown(
+                self.registry, version, champion, "promote", decision.reason, ACTOR, evidence,
+                self.audit,
+            )  # fmt: skip
+        record_metrics(
+            self.database, version.name, version.number, dict(verdict.metrics), source="contest",
+            run_id=version.run_id,
+        )  # fmt: skip
+        self._mark(contest, decision, winner.version)
+        self.contests.close(
+            contest.id, "won", rows=decision.rows, decision=evidence["contest"],
+            winner=winner.version,
+        )  # fmt: skip
+        self._close_trigger(contest, "promoted", decision, winner.version)
+
+    def _keep(self, contest: ContestRow, decision: Decision, verdict: Verdict | None) -> None:
+        document = msgspec.to_builtins(decision)
+        if verdict is not None:
+            document["verdict"] = msgspec.to_builtins(verdict)
+        self._mark(contest, decision, None)
+        self.contests.close(contest.id, "kept", rows=decision.rows, decision=document)
+        self._close_trigger(contest, "kept champion", decision, None)
+
+    def _close_trigger(
+        self, contest: ContestRow, state: Any, decision: Decision, winner: str | None
+    ) -> None:
+        logger.info("%s: %s", contest.model, decision.reason)
+        if contest.trigger_id is not None:
+            short = {"reason": decision.reason, "rows": decision.rows, "version": winner}
+            self.triggers.close(contest.trigger_id, state, {"contest": {"id": contest.id, **short}})
+
+    def _mark(self, contest: ContestRow, decision: Decision, winner: str | None) -> None:
+        """Leave with each challenger how it did."""
+        found = {c.name: c for c in decision.contestants}
+        for challenger in contest.challengers:
+            version = self.registry.version(contest.model, challenger.version)
+            tags = {"id": contest.id, "rows": str(decision.rows), "reason": decision.reason}
+            tags["state"] = "won" if challenger.version == winner else "lost"
+            if (own := found.get(challenger.name)) is not None:
+                tags |= {
+                    "loss": f"{own.loss:.6g}",
+                    "champion_loss": f"{decision.champion_loss:.6g}",
+                }
+                tags |= {"evidence": f"{own.better:.4g} of {decision.bar:.4g}"}
+            self.registry.set_tags(version, {CONTEST_TAG + k: v for k, v in tags.items()})
+            if challenger.former:
+                continue
+            document = {"contest": msgspec.to_builtins(decision), "window": challenger.window}
+            path = f"contest/evidence-v{version.number}.json"
+            self.registry.log_evidence(version, path, document)
+            if challenger.version != winner and CHAMPION not in version.aliases:
+                self.registry.retire(version, "None")
+
+
+def held_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bundle:
+    """A version's bundle out of `folder`, fetched into it when it is not there or is damaged.
+
+    Raises:
+        NotFoundError: There is no such version, or it has no bundle.
+    """
+    version = registry.version(model, number)
+    place = folder / str(version.digest)
+    for path in (place / "bundle", place):
+        if version.digest is not None and (path / "manifest.json").is_file():
+            try:
+                return bundle.read(path, digest=version.digest)
+            except BundleError:
+                logger.warning("%s is damaged and is fetched again", path)
+    return registry.fetch_bundle(version, place)
+
+
+def _by_arrival(window: Window, kept: Any) -> Any:
+    """The order in which labels came; what came at once is in the order of the predictions."""
+    return np.lexsort((window.ids[kept].astype(str), window.times[kept], window.label_times[kept]))
+
+
+def _first(outcome: Outcome, count: int) -> Outcome:
+    """The answers to the first rows."""
+    chances = outcome.probabilities
+    return Outcome(
+        outcome.predicted[:count],
+        None if chances is None else chances[:count],
+        outcome.labels,
+        outcome.latency_ms,
+        outcome.parity,
+        outcome.native,
+        outcome.reproduced,
+    )
+
+
+def _nothing(held: Bundle) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({name: [] for name in held.signature.names})

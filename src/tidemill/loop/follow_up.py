@@ -1,0 +1,101 @@
+"""Retrains again once there is more to learn from: after a change a model has few rows at first.
+
+A retraining that came too soon after a change waits until enough rows are labelled; one that was
+done is repeated when there are several times as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.errors import ConflictError, NotFoundError
+from tidemill.project import Project
+from tidemill.stores.contests import Contests
+from tidemill.stores.jobs import Job, NewJob
+from tidemill.stores.predictions import Predictions
+from tidemill.stores.triggers import NewTrigger, Trigger, Triggers
+
+POSTPONED = "postponed"
+
+
+@dataclass(frozen=True)
+class FollowUps:
+    """Sees to them.
+
+    Attributes:
+        submit: Accepts a job.
+        job: Gives a job by its id.
+        project: Finds the project that trains a model.
+        place: Where a worker finds it.
+        champion: The number of a model's champion; None where there is none.
+    """
+
+    triggers: Triggers
+    contests: Contests
+    predictions: Predictions
+    submit: Callable[[NewJob], tuple[Job, bool]]
+    job: Callable[[str], Job]
+    project: Callable[[str], Project]
+    place: Callable[[str], str]
+    champion: Callable[[str], str | None]
+
+    def follow(self, model: str) -> Trigger | None:
+        """Begin what is due for a model, if anything is; the trigger it is for.
+
+        Raises:
+            UnavailableError: The database or MLflow cannot be reached.
+        """
+        under_way = [t for t in self.triggers.opened(model) if t.retrains]
+        if under_way:
+            return self._resume(under_way[0])
+        return self._grow(model)
+
+    def _resume(self, trigger: Trigger) -> Trigger | None:
+        """Retrain at last, where the job found too few rows."""
+        if trigger.job_id is None:
+            return None
+        try:
+            result = dict(self.job(trigger.job_id).result or {})
+        except NotFoundError:
+            return None
+        waiting: dict[str, Any] | None = result.get(POSTPONED)
+        if waiting is None:
+            return None
+        if self._labelled(trigger.model, waiting["changed"]) < waiting["needed"]:
+            return None
+        return self._retrain(trigger, f"trigger:{trigger.id}:resumed")
+
+    def _grow(self, model: str) -> Trigger | None:
+        """Retrain again after a change, when the rows since then are many times as many."""
+        newest = self.contests.newest(model)
+        if newest is None or newest.closed is None or newest.changed is None:
+            return None
+        policy = self.project(model)
+        growth, limit = policy.contest.growth, policy.contest.growth_limit
+        if growth is None or not policy.retrain.on or newest.learned >= limit:
+            return None
+        needed = round(growth * newest.learned)
+        rows = self._labelled(model, newest.changed)
+        if rows < needed or self.champion(model) not in (newest.winner, newest.champion):
+            return None
+        reason = f"{rows:,} labelled rows came since the change; the last retraining had "
+        reason += f"{newest.learned:,}."
+        new = NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}")
+        try:
+            trigger = self.triggers.open(new)
+        except ConflictError:  # somebody was faster, or retrains for another cause
+            return None
+        return self._retrain(trigger, f"trigger:{trigger.id}")
+
+    def _retrain(self, trigger: Trigger, key: str) -> Trigger:
+        params = {"trigger": trigger.id, "reason": trigger.reason}
+        place = self.place(trigger.model)
+        job, _ = self.submit(
+            NewJob("retrain", trigger.model, project=place, params=params, idempotency_key=key)
+        )
+        return self.triggers.start(trigger.id, job.id)
+
+    def _labelled(self, model: str, since: float) -> int:
+        return self.predictions.count(model, since=since, labelled=True)

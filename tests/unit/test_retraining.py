@@ -1,0 +1,145 @@
+"""Retraining and its contest, from labelled predictions in the database to the registry."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
+
+from tidemill.loop.follow_up import POSTPONED
+from tidemill.loop.promote import promote
+from tidemill.loop.train import train
+from tidemill.platform import Platform
+from tidemill.serving.segments import Record
+from tidemill.settings import Settings
+from tidemill.stores.feedback import NewLabel
+from tidemill.stores.jobs import Job, NewJob
+from tidemill.stores.triggers import NewTrigger
+from tidemill.stores.versions import CHALLENGER, CHAMPION
+from tidemill.worker.child import Report
+from tidemill.worker.retraining import run_retrain
+
+PROJECT = '''
+from sklearn.linear_model import LogisticRegression
+from tidemill import Candidate, Contest, Gate, Project, csv
+
+project = Project(
+    name="tides",
+    data=csv("rows.csv"),
+    target="level",
+    candidates=[Candidate("linear", LogisticRegression, search={"C": [0.1, 1.0]})],
+    gate=Gate(metric="accuracy"),
+    contest=Contest(windows=(400,), half_life=None, fewest=60, rows=600),
+)
+'''
+
+
+def rows(count: int, seed: int, *, turned: bool = False) -> pd.DataFrame:
+    """The level follows the moon, or against it once the tide has turned."""
+    random = np.random.default_rng(seed)
+    moon, wind = random.normal(size=count), random.normal(size=count)
+    high = (moon + 0.3 * wind > 0) != turned
+    port = random.choice(["Brest", "Cuxhaven"], count)
+    level = np.where(high ^ (random.random(count) < 0.05), "high", "low")
+    return pd.DataFrame({"moon": moon, "wind": wind, "port": port, "level": level})
+
+
+class Harbour:
+    """A platform with one trained champion, and a way to tell it what turned out to be true."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "project.py"
+        self.file.write_text(PROJECT)
+        rows(400, seed=1).to_csv(folder / "rows.csv", index=False)
+        settings = Settings(home=folder / "home", project=str(self.file))
+        self.platform = Platform.open(settings)
+        self.clock = itertools.count()
+        project = self.platform.projects.get("tides").project
+        where: dict[str, Any] = {
+            "tracking_uri": settings.mlflow_uri,
+            "artifact_root": settings.artifact_root,
+        }
+        train(project, **where)
+        assert promote(project, self.platform.registry, "tides").promoted
+
+    @property
+    def champion(self) -> str:
+        found = self.platform.registry.by_alias("tides", CHAMPION)
+        assert found is not None
+        return found.number
+
+    def live(self, frame: pd.DataFrame) -> None:
+        """Predict the rows with the champion, record that, and send the truth."""
+        from tidemill.loop.contest import held_bundle
+        from tidemill.loop.examine import examine
+
+        held = held_bundle(
+            self.platform.registry, "tides", self.champion, self.platform.bundles
+        )
+        answers = examine(held, frame).predicted
+        names = list(held.signature.names)
+        records, labels = [], []
+        for values, answer, truth in zip(
+            frame[names].to_numpy().tolist(), answers, frame["level"], strict=True
+        ):
+            tick = next(self.clock)
+            records.append(
+                Record(f"p{tick:06d}", 1000.0 + tick, "tides", self.champion, 1, "values",
+                       [values], [answer], None, 0.001)
+            )  # fmt: skip
+            labels.append(NewLabel(f"p{tick:06d}", truth))
+        self.platform.predictions.add(records, {("tides", self.champion): held.signature})
+        self.platform.feedback.add(labels)
+
+    def job(self, cause: str | None = "decay", attempts: int = 1) -> Job:
+        params = {}
+        if cause is not None:
+            opened = self.platform.triggers.open(NewTrigger("tides", cause, "it got worse"))
+            params = {"trigger": opened.id}
+        job, _ = self.platform.submit(
+            NewJob("retrain", "tides", project=str(self.file), params=params)
+        )
+        return replace(job, attempts=attempts)
+
+    def retrain(self, job: Job) -> dict[str, Any]:
+        return run_retrain(self.platform, job, lambda report: None)
+
+
+@pytest.fixture(scope="module")
+def harbour(tmp_path_factory: pytest.TempPathFactory) -> Harbour:
+    return Harbour(tmp_path_factory.mktemp("harbour"))
+
+
+def test_the_loop_closes(harbour: Harbour) -> None:
+    platform = harbour.platform
+    harbour.live(rows(200, seed=2))
+    assert harbour.champion == "1"
+    # Too soon after the tide turned nothing is trained.
+    harbour.live(rows(80, seed=3, turned=True))
+    job = harbour.job()
+    platform.triggers.start(job.params["trigger"], job.id)
+    early = harbour.retrain(job)
+    assert early[POSTPONED]["needed"] == 150
+    assert 60 <= early[POSTPONED]["rows"] <= 90
+    # With more rows the newest models compete, and one that learned from them wins.
+    harbour.live(rows(200, seed=4, turned=True))
+    result = harbour.retrain(job)
+    assert result["contest"]["state"] == "won", result
+    assert harbour.champion != "1"
+    trigger = platform.triggers.get(job.params["trigger"])
+    assert trigger.state == "promoted"
+    contest = platform.contests.of_job(job.id)
+    assert contest is not None
+    assert contest.winner == harbour.champion
+    winner = platform.registry.version("tides", harbour.champion)
+    assert winner.tags["tidemill.window"] == "since"
+    assert winner.tags["tidemill.gate.verdict"] == "passed"
+    values = platform.audit.entries()[-1] if hasattr(platform.audit, "entries") else None
+    assert values is None or values.actor == "contest"
