@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.tree import DecisionTreeClassifier
 
 from tidemill.loop.follow_up import POSTPONED
 from tidemill.loop.promote import promote
@@ -22,11 +20,10 @@ from tidemill.settings import Settings
 from tidemill.stores.feedback import NewLabel
 from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.triggers import NewTrigger
-from tidemill.stores.versions import CHALLENGER, CHAMPION
-from tidemill.worker.child import Report
+from tidemill.stores.versions import CHAMPION
 from tidemill.worker.retraining import run_retrain
 
-PROJECT = '''
+PROJECT = """
 from sklearn.linear_model import LogisticRegression
 from tidemill import Candidate, Contest, Gate, Project, csv
 
@@ -38,7 +35,7 @@ project = Project(
     gate=Gate(metric="accuracy"),
     contest=Contest(windows=(400,), half_life=None, fewest=60, rows=600),
 )
-'''
+"""
 
 
 def rows(count: int, seed: int, *, turned: bool = False) -> pd.DataFrame:
@@ -80,9 +77,7 @@ class Harbour:
         from tidemill.loop.contest import held_bundle
         from tidemill.loop.examine import examine
 
-        held = held_bundle(
-            self.platform.registry, "tides", self.champion, self.platform.bundles
-        )
+        held = held_bundle(self.platform.registry, "tides", self.champion, self.platform.bundles)
         answers = examine(held, frame).predicted
         names = list(held.signature.names)
         records, labels = [], []

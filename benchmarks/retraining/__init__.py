@@ -1,0 +1,1 @@
+"""Retraining policies on streams whose drift is known."""

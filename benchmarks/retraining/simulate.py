@@ -1,0 +1,302 @@
+"""Plays a labelled stream through a policy: predict, learn the labels later, decide, retrain.
+
+No HTTP and no MLflow: the decisions are those of `tidemill.steps`, the models plain scikit-learn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from tidemill.policies import Contest
+from tidemill.steps.contest import bounded_losses, decide, error_scale
+from tidemill.steps.decay import loss_detector
+from tidemill.steps.holdout import Holdout, Losses, row_losses
+from tidemill.steps.windows import TrainingWindow, held_out, training_windows
+
+
+@dataclass(frozen=True)
+class Stream:
+    name: str
+    task: str
+    X: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Setting:
+    warmup: int = 2000
+    batch: int = 100
+    delay: int = 200
+    every: int = 1000  # of the fixed schedule
+
+
+@dataclass(frozen=True)
+class Policy:
+    name: str = "loop"
+    harm: float | None = 0.05
+    contest: Contest = field(default_factory=Contest)
+    since: bool = True
+    fewest_since: int = 150
+    cooldown: int = 1000
+    between: float = 100_000
+    go_on: bool = True
+    always: bool = True
+    probe: float | None = None
+    probe_rows: int = 2000
+    probe_limit: int = 2000
+
+
+@dataclass
+class Model:
+    learner: Any
+    window: str
+    cut: int  # first row that it did not learn from
+    rows: int
+
+    def answer(self, X: np.ndarray) -> np.ndarray:
+        return self.learner.predict(X)
+
+
+@dataclass
+class Played:
+    policy: str
+    losses: np.ndarray
+    retrainings: list[tuple[int, str]] = field(default_factory=list)
+    swaps: list[tuple[int, str]] = field(default_factory=list)
+    fits: int = 0
+    seconds: float = 0.0
+
+
+def learners(task: str, seed: int) -> dict[str, Any]:
+    if task == "classification":
+        return {
+            "tree": DecisionTreeClassifier(max_depth=10, min_samples_leaf=5, random_state=seed),
+            "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)),
+        }
+    return {
+        "tree": DecisionTreeRegressor(max_depth=10, min_samples_leaf=5, random_state=seed),
+        "linear": make_pipeline(StandardScaler(), Ridge()),
+    }
+
+
+class Sim:
+    def __init__(self, stream: Stream, setting: Setting, seed: int = 0) -> None:
+        self.s, self.set, self.seed = stream, setting, seed
+        self.fits = 0
+        end = setting.warmup
+        self.hold = slice(end - end // 5, end)
+        self.first = self.train([TrainingWindow("all", 0, self.hold.start)], end)[0][1]
+
+    def fit(self, learner: Any, w: TrainingWindow) -> Any:
+        rows = w.rows(self.seed)
+        if self.s.task == "classification" and len(np.unique(self.s.y[rows])) < 2:
+            return None
+        self.fits += 1
+        return learner.fit(self.s.X[rows], self.s.y[rows])
+
+    def loss(self, a: slice, model: Model, scale: float) -> np.ndarray:
+        return bounded_losses(self.s.task, self.s.y[a], model.answer(self.s.X[a]), scale=scale)
+
+    def train(self, windows: list[TrainingWindow], end: int) -> list[tuple[float, Model]]:
+        """The better candidate of each window on the newest rows, best first."""
+        found = []
+        for w in windows:
+            best: tuple[float, Model] | None = None
+            for learner in learners(self.s.task, self.seed).values():
+                fitted = self.fit(learner, w)
+                if fitted is None:
+                    continue
+                model = Model(fitted, w.name, w.end, w.end - w.start)
+                loss = float(
+                    raw(self.s, slice(w.end, end), model.answer(self.s.X[w.end : end])).mean()
+                )
+                if best is None or loss < best[0]:
+                    best = (loss, model)
+            if best is not None:
+                found.append(best)
+        return sorted(found, key=lambda r: r[0])
+
+
+def raw(stream: Stream, rows: slice, answers: np.ndarray) -> np.ndarray:
+    return row_losses(stream.task, stream.y[rows], answers)
+
+
+def static(sim: Sim) -> Played:
+    a = slice(sim.set.warmup, len(sim.s.y))
+    return Played("static", raw(sim.s, a, sim.first.answer(sim.s.X[a])))
+
+
+def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> Played:
+    s, st = sim.s, sim.set
+    every = every or st.every
+    played = Played(f"schedule-{last or 'all'}", np.empty(0))
+    model, parts, due = sim.first, [], st.warmup + every
+    for begin in range(st.warmup, len(s.y), st.batch):
+        rows = slice(begin, min(begin + st.batch, len(s.y)))
+        parts.append(raw(s, rows, model.answer(s.X[rows])))
+        known = max(rows.stop - st.delay, st.warmup)
+        if rows.stop >= due:
+            due += every
+            start = 0 if last is None else max(known - last, 0)
+            w = TrainingWindow("all", start, known - min(500, (known - start) // 5))
+            model = sim.train([w], known)[0][1]
+            # the better candidate again on everything, as a plain script would
+            model.learner = sim.fit(model.learner, replace(w, end=known)) or model.learner
+            played.retrainings.append((rows.stop, w.name))
+    played.losses = np.concatenate(parts)
+    return played
+
+
+@dataclass
+class State:
+    model: Model
+    since: int  # the champion's live rows begin
+    detector: Any
+    change: int | None = None  # where the present regime began
+    due: int | None = None  # rows since change at which to train again
+    contest: tuple[int, dict[str, Model], str, float] | None = None
+    quiet_until: int = 0
+    backoff: int = 1
+    archive: list[Model] = field(default_factory=list)
+    fed: int = 0
+    probe: tuple[int, Model] | None = None
+    probed: int = 0
+
+
+def detector(sim: Sim, model: Model, hold: slice, p: Policy) -> Any:
+    held = raw(sim.s, hold, model.answer(sim.s.X[hold]))
+    losses = Losses(float(held.mean()), float(held.std()))
+    h = Holdout(sim.s.task, len(held), {}, losses)
+    harm = p.harm
+    if harm is not None and sim.s.task == "regression":
+        harm = harm * 2.5 * losses.mean
+    return loss_detector(h, harm=harm, rows_between_alarms=p.between)
+
+
+def loop(sim: Sim, p: Policy) -> Played:
+    s, st = sim.s, sim.set
+    played = Played(p.name, np.empty(0))
+    state = State(sim.first, st.warmup, detector(sim, sim.first, sim.hold, p), fed=st.warmup)
+    parts = []
+    for begin in range(st.warmup, len(s.y), st.batch):
+        rows = slice(begin, min(begin + st.batch, len(s.y)))
+        parts.append(raw(s, rows, state.model.answer(s.X[rows])))
+        known = max(rows.stop - st.delay, st.warmup)
+        if state.contest is not None:
+            settle(sim, p, state, played, known, rows.stop)
+        cause = watch(sim, p, state, known)
+        if state.contest is None and cause:
+            retrain(sim, p, state, played, known, rows.stop, cause)
+    played.losses = np.concatenate(parts)
+    return played
+
+
+def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
+    begin = max(state.fed, state.since)
+    if known > begin:
+        rows = slice(begin, known)
+        state.detector.update(raw(sim.s, rows, state.model.answer(sim.s.X[rows])))
+        state.fed = known
+    alarm = state.detector if state.detector.alarm else None
+    if known < state.quiet_until:
+        return None
+    if alarm is not None:
+        change = state.since + alarm.began
+        if known - change < p.fewest_since:
+            return None
+        state.change = change
+        return "decay"
+    if state.contest is None and p.probe and stale(sim, p, state, known):
+        return "stale"
+    if state.due is not None and state.change is not None and known - state.change >= state.due:
+        return "growth"
+    return None
+
+
+def stale(sim: Sim, p: Policy, state: State, known: int) -> bool:
+    """Whether a model of as many rows, but newer ones, is better than the champion."""
+    if state.probe is not None:
+        cut, probe = state.probe
+        rows = slice(cut, known)
+        before = slice(max(cut - 500, 0), cut)
+        scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
+        policy = replace(p.contest, alpha=p.probe, rows=p.probe_limit)
+        d = decide(sim.loss(rows, state.model, scale), {"p": sim.loss(rows, probe, scale)}, policy)
+        if d.state == "won":
+            state.probe, state.probed = None, known
+            state.change = None
+            return True
+        if d.state == "kept":
+            state.probe = None
+        return False
+    size = min(state.model.rows, p.probe_rows)
+    if known - max(state.probed, state.model.cut) >= size:
+        w = TrainingWindow("probe", known - size, known)
+        learner = sim.fit(clone(state.model.learner), w)
+        state.probed = known
+        if learner is not None:
+            state.probe = (known, Model(learner, "probe", known, size))
+    return False
+
+
+def retrain(
+    sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, cause: str
+) -> None:
+    new = known - state.change if state.change is not None else known
+    cut = known - held_out(new)
+    since = state.change if p.since and state.change is not None and state.change < cut else None
+    windows = training_windows(
+        cut, since=since, lasts=p.contest.windows, half_life=p.contest.half_life
+    )
+    found = sim.train(list(windows), known)[: p.contest.challengers]
+    contestants = {m.window: m for _, m in found}
+    former = [m for m in state.archive if m is not state.model]
+    for i, m in enumerate(former[-p.contest.archived :] if p.contest.archived else []):
+        contestants[f"archived-{i}"] = m
+    played.retrainings.append((now, cause))
+    state.detector.reset()
+    state.probe = None
+    before = slice(max(cut - 500, state.change or 0, 0), cut)
+    scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
+    state.contest = (cut, contestants, cause, scale)
+    settle(sim, p, state, played, known, now)
+
+
+def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
+    assert state.contest is not None
+    cut, contestants, cause, scale = state.contest
+    rows = slice(cut, known)
+    d = decide(
+        sim.loss(rows, state.model, scale),
+        {n: sim.loss(rows, m, scale) for n, m in contestants.items()},
+        p.contest,
+    )
+    if d.state == "open":
+        return
+    state.contest = None
+    if d.state == "kept":
+        played.swaps.append((now, f"kept ({cause}, {d.rows})"))
+        state.detector.reset()
+        keep = p.go_on and (cause == "growth" or p.always) and state.change is not None
+        state.due = round((known - state.change) * p.contest.growth) if keep else None
+        state.quiet_until = known + p.cooldown * state.backoff
+        state.backoff = min(state.backoff * 2, 8)
+        return
+    winner = contestants[str(d.winner)]
+    played.swaps.append((now, f"{d.winner} ({cause}, {d.rows})"))
+    if state.model not in state.archive:
+        state.archive.append(state.model)
+    state.model, state.since, state.fed = winner, now, now
+    state.detector = detector(sim, winner, slice(cut, cut + max(d.rows, 2)), p)
+    state.backoff, state.quiet_until = 1, 0
+    size = cut - (state.change or 0)
+    limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth
+    state.due = round((known - state.change) * p.contest.growth) if limited else None
