@@ -2,12 +2,14 @@
 
     manifest.json    what is in it: runtime, inputs, outputs, versions, metrics, sha256 of each file
     signature.json   what it takes and answers (`tidemill.signature.Signature`)
-    model.onnx       the compiled model, or model.skops for the native fallback
+    model.onnx       the compiled model; model.skops for the native fallback; model.tar, an MLflow
+                     model's folder, for what only its own process can run
     profile.json     what the training data looked like: the reference for drift
     example.json     rows with the answers the model gave in training: checked again before traffic
 
 A bundle is identified by its digest, the sha256 of manifest.json. Because the manifest carries the
-hash of every other file, one digest vouches for the whole folder. Nothing in it is ever unpickled.
+hash of every other file, one digest vouches for the whole folder. The data plane unpickles nothing
+of it; what is in model.tar is run by another process, and only where the operator said to trust it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 PROFILE = "profile.json"
 EXAMPLE = "example.json"
-MODEL_FILES = {"onnx": "model.onnx", "skops": "model.skops"}
+MODEL_FILES = {"onnx": "model.onnx", "skops": "model.skops", "pyfunc": "model.tar"}
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class Manifest(msgspec.Struct, frozen=True):
     format: int
     model: str
     created: str  # ISO 8601, UTC
-    runtime: Literal["onnx", "skops"]
+    runtime: Literal["onnx", "skops", "pyfunc"]
     files: dict[str, FileEntry]
     inputs: tuple[ModelInput, ...]
     outputs: ModelOutputs

@@ -155,6 +155,11 @@ class Settings(BaseSettings):
         default=None,
         description="Signs the audit log's checkpoint; None keeps a secret of its own in the home.",
     )
+    trust_models: bool = Field(
+        default=False,
+        description="Unpickle and run MLflow models of other makers, to serve them, too; only "
+        "where everyone who can write to the registry is trusted.",
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(
         default="auto", description="console, json, or auto by whether it is a terminal."

@@ -60,10 +60,17 @@ def one_port(settings: Settings, at: Addresses) -> Child:
     return Child("api", command, settings.logs / "api.out", environment(settings))
 
 
-def sync(settings: Settings, models: list[str]) -> Child:
+def sync(settings: Settings, models: list[str], *, trust: bool = False) -> Child:
     """The process that brings bundles from the registry to the shelf; no names means all models."""
-    command = [sys.executable, "-m", "tidemill.loop.sync", *models]
+    command = [sys.executable, "-m", "tidemill.loop.sync", *models, *["--trust"] * trust]
     return Child("sync", command, settings.logs / "sync.out", environment(settings))
+
+
+def keeper(settings: Settings, shelf: Path | None = None) -> Child:
+    """The process that runs the models which only MLflow's pyfunc can run."""
+    command = [sys.executable, "-m", "tidemill.loop.keeper"]
+    command += ["--shelf", str(shelf)] if shelf else []
+    return Child("keeper", command, settings.logs / "keeper.out", environment(settings))
 
 
 def worker(settings: Settings) -> Child:

@@ -35,6 +35,9 @@ def serve(
     shelf: Annotated[
         Path | None, typer.Option(help="Serve this folder of bundles and follow no registry.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option(help="Unpickle and run models of other makers in the registry.")
+    ] = False,
     journal: Annotated[Path | None, typer.Option(help="The journal's folder.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
@@ -44,6 +47,9 @@ def serve(
     A plain name means the champion, or the newest version where none was promoted. What was served
     once is kept on the shelf in the home, so serving starts and goes on while MLflow is down.
 
+    Any model of the registry will do. One that another program registered is compiled on the way;
+    where it was pickled, or only MLflow can run it, --trust says that its code may be run.
+
     Examples:
 
       tidemill serve churn
@@ -51,6 +57,8 @@ def serve(
       tidemill serve models:/churn@champion models:/iris-classifier/3 --port 8080
 
       tidemill serve churn --tracking-uri http://mlflow:5000 --workers 4
+
+      tidemill serve models:/legacy/7 --tracking-uri http://mlflow:5000 --trust
     """
     settings = open_settings(home, tracking_uri)
     at = Addresses(host, port)
@@ -63,8 +71,11 @@ def serve(
         wanted = models or ([settings.model_name] if settings.model_name else [])
         with supervising() as supervisor:
             server = supervisor.start(_server(settings, at, wanted, workers, auth, shelf, journal))
+            trusted = trust or settings.trust_models
             if shelf is None:
-                supervisor.start(household.sync(settings, wanted))
+                supervisor.start(household.sync(settings, wanted, trust=trusted))
+            if trusted:
+                supervisor.start(household.keeper(settings, shelf))
             _await_models(supervisor, settings, at, server)
             folder = shelf or settings.shelf
             model, body = example_request(folder)

@@ -77,6 +77,8 @@ def _start_others(
     supervisor: Supervisor, settings: Settings, at: Addresses, own_mlflow: bool
 ) -> None:
     supervisor.start(household.sync(settings, []))
+    if settings.trust_models:
+        supervisor.start(household.keeper(settings))
     supervisor.start(household.worker(settings))
     if own_mlflow:
         supervisor.start(household.mlflow_server(settings, at))

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -27,8 +27,8 @@ from typing import Literal
 import msgspec
 
 from tidemill import logs
-from tidemill.bundle import Bundle
-from tidemill.errors import BundleError, NotFoundError, TidemillError, UnavailableError
+from tidemill.errors import BundleError, TidemillError, UnavailableError
+from tidemill.loop.bundles import BundleFor, adopting, made_before, no_bundle
 from tidemill.loop.wanted import Wanted, parse_wanted
 from tidemill.serving.shelf import (
     Placed,
@@ -58,9 +58,6 @@ INTERVAL = 0.4
 THOROUGH_SECONDS = 10.0  # how often every version is asked for, whether or not its alias moved
 STAMP_SECONDS = 5.0  # how often the state says that the registry was reached, without a change
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)  # between tries at a bundle that was refused
-
-#: Makes a bundle, in the folder given, for a version that was registered without one.
-BundleFor = Callable[[Version, Path], Bundle]
 
 
 @dataclass(frozen=True)
@@ -100,18 +97,6 @@ class _Failure:
     problem: str
     tries: int
     again: float
-
-
-def no_bundle(version: Version, into: Path) -> Bundle:
-    """What happens to a version without a bundle where nothing can convert it.
-
-    Raises:
-        NotFoundError: Always; says what to do.
-    """
-    raise NotFoundError(
-        f"Version {version.number} of '{version.name}' was registered without a bundle.",
-        remedy="Train it with `tidemill train`, or promote a version that has one.",
-    )
 
 
 class Sync:
@@ -217,7 +202,7 @@ class Sync:
         """The version that stands by, if there is one; its problems are no problem of the model."""
         try:
             version = self.registry.by_alias(name, CHALLENGER)
-            if version is not None and version.digest is not None:
+            if version is not None and self._has_bundle(version):
                 look.challengers[name] = self._placed(version, look, CHALLENGER)
         except UnavailableError:
             raise
@@ -274,10 +259,16 @@ class Sync:
             with contextlib.suppress(BundleError):
                 open_bundle(self.shelf, known)
                 return known
+        elif (made := made_before(self.shelf, self._state, version)) is not None:
+            return made
         with tempfile.TemporaryDirectory(prefix="tidemill-sync-") as scratch:
             get = self.bundle_for if version.digest is None else self.registry.fetch_bundle
             held = get(version, Path(scratch))
             return place(self.shelf, version.name, version.number, held.path, held.digest)
+
+    def _has_bundle(self, version: Version) -> bool:
+        """Whether there is one, or may be."""
+        return version.digest is not None or self.bundle_for is not no_bundle
 
     def _publish(self, look: _Look) -> SyncReport:
         """Write the state where it changed, or where it has not been stamped for a while."""
@@ -354,6 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.loop.sync")
     parser.add_argument("models", nargs="*", help="what to serve; nothing means all models")
     parser.add_argument("--interval", type=float, default=INTERVAL, help="seconds between looks")
+    parser.add_argument(
+        "--trust", action="store_true", help="unpickle and run what is in the registry"
+    )
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
@@ -363,12 +357,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     bound_waits()
     quiet_mlflow()
+    registry = Registry(settings.mlflow_uri, settings.registry_uri)
     sync = Sync(
-        Registry(settings.mlflow_uri, settings.registry_uri),
+        registry,
         settings.shelf,
         parse_wanted(given.models),
         default=settings.model_name,
         stage=settings.model_stage,
+        bundle_for=adopting(registry, trust=given.trust or settings.trust_models),
     )
     follow(sync, threading.Event(), interval=given.interval)
 

@@ -16,10 +16,15 @@ from tidemill.serving.work import Work
 PAYS_ABOVE = 100e-6
 
 
-def pays(settings: ServingSettings, seconds: float) -> bool:
-    """Whether a model that takes so long for one row should have its answers kept."""
+def pays(settings: ServingSettings, seconds: float, *, known: bool = True) -> bool:
+    """Whether a model that takes so long for one row should have its answers kept.
+
+    Args:
+        known: False for code of others, which need not answer the same to the same; its answers
+            are kept only where the operator says so.
+    """
     if settings.cache == "auto":
-        return seconds > PAYS_ABOVE
+        return known and seconds > PAYS_ABOVE
     return settings.cache == "on"
 
 

@@ -174,8 +174,11 @@ class Packer:
         dtype = np.dtype(entry.dtype)
         if dtype.kind == "f":
             picked = [[_NAN if v is None else v for v in r] for r in picked]
-        with np.errstate(over="ignore"):
-            array = np.array(picked, dtype)
+        try:
+            with np.errstate(over="ignore"):
+                array = np.array(picked, dtype)
+        except OverflowError as error:
+            raise _beyond_whole(entry, picked) from error
         if dtype == np.float32 and np.isinf(array).any():
             raise self._refuse(places[int(np.argwhere(np.isinf(array))[0][1])])
         return array
@@ -197,6 +200,17 @@ class Packer:
 
 
 _NAN = float("nan")
+_LARGEST = 2**63 - 1
+
+
+def _beyond_whole(entry: ModelInput, rows: Sequence[Sequence[Any]]) -> InputError:
+    places = [i for row in rows for i, value in enumerate(row) if abs(value) > _LARGEST]
+    name = entry.columns[places[0]] if places else entry.name
+    return InputError(
+        f"'{name}' is beyond what 64-bit whole numbers hold.",
+        field=name,
+        expected=f"a whole number between -{_LARGEST} and {_LARGEST}",
+    )
 
 
 def _plain(column: Sequence[Value] | Array) -> Sequence[Value]:

@@ -77,7 +77,8 @@ class Predictor:
         self._threads = around.threads
         self._turn = around.turn
         self._attached: dict[str, Any] = {}
-        self._inline = around.settings.inline_ms / 1000
+        waits = getattr(runtime, "waits", False)  # for another process: never on the loop
+        self._inline = -1.0 if waits else around.settings.inline_ms / 1000
         self._room = around.settings.batch_rows
         self._buffer = self.packer.buffer(max(2, self._room))
         self._view = memoryview(self._buffer).cast("B")  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ class Predictor:
         self._memory = (
             Memory(around.cache, (name, version, bundle.digest), speed.of(1), around.metrics,
                    self._hit, self._enqueue)
-            if around.cache is not None and pays(around.settings, speed.of(1))
+            if around.cache is not None and pays(around.settings, speed.of(1), known=not waits)
             else None
         )  # fmt: skip
         labels = {"model": name}
@@ -264,8 +265,11 @@ class Predictor:
             self._memory.observe(seconds)
         if isinstance(outputs, Outputs):
             self._deliver(works, outputs)
-        elif len(works) == 1:
-            self._failed(works[0], outputs)
+        elif len(works) == 1 or isinstance(outputs, UnavailableError):
+            for work in works:
+                self._failed(work, outputs)
+        elif self.speed.of(count) > self._inline:
+            self._queue.put_back(works)
         else:
             self._one_by_one(works, arrays)
 
@@ -282,6 +286,9 @@ class Predictor:
     def _failed(self, work: Work, error: Exception) -> None:
         self._errors.add()
         if work.given_up:
+            return
+        if isinstance(error, UnavailableError):
+            self._turn.fail(work.call, error)
             return
         log.error("%s %s failed on a request", self.name, self.version, exc_info=error)
         what = f"The model '{self.name}' failed on this request."

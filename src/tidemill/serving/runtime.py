@@ -14,6 +14,7 @@ import importlib
 import math
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ import onnxruntime
 
 from tidemill.bundle import Bundle, Manifest, ModelInput
 from tidemill.errors import BundleError
+from tidemill.serving.remote import Link, RemoteRuntime, socket_path
 from tidemill.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -57,12 +59,20 @@ class Runtime(Protocol):
         ...
 
 
-def load_runtime(bundle: Bundle, *, trusted: Iterable[str] = ()) -> Runtime:
+def load_runtime(
+    bundle: Bundle,
+    *,
+    trusted: Iterable[str] = (),
+    home: Path | None = None,
+    seconds: float = 30.0,
+) -> Runtime:
     """Load the bundle's model.
 
     Args:
         trusted: Types that this server's operator trusts a native fallback with, besides the list
             in `tidemill.serving.native`.
+        home: Where the workers of models that run in their own process are found; None for none.
+        seconds: How long such a worker may take for an answer.
 
     Raises:
         BundleError: The model cannot be loaded, is not what the manifest says, needs a package that
@@ -72,7 +82,19 @@ def load_runtime(bundle: Bundle, *, trusted: Iterable[str] = ()) -> Runtime:
         native = importlib.import_module("tidemill.serving.native")
         runtime: Runtime = native.load_native(bundle, trusted=trusted)
         return runtime
+    if bundle.manifest.runtime == "pyfunc":
+        return _remote(bundle, home, seconds)
     return OnnxRuntime(bundle.model_path.read_bytes(), bundle.manifest, bundle.signature)
+
+
+def _remote(bundle: Bundle, home: Path | None, seconds: float) -> Runtime:
+    if home is None:
+        raise BundleError(
+            "This bundle's model runs in a process of its own, which only a server has.",
+            remedy="Ask a server: tidemill serve NAME --trust",
+        )
+    link = Link(socket_path(home, bundle.digest), seconds)
+    return RemoteRuntime(link, bundle.signature)
 
 
 class OnnxRuntime:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidemill.serving import openapi, status
@@ -160,7 +161,8 @@ def _load_runtime(settings: ServingSettings) -> LoadRuntime:
     from tidemill.serving import runtime
 
     trusted = frozenset(t.strip() for t in settings.trusted_types.split(",") if t.strip())
-    return partial(runtime.load_runtime, trusted=trusted) if trusted else runtime.load_runtime
+    home, seconds = Path(settings.home), settings.timeout
+    return partial(runtime.load_runtime, trusted=trusted, home=home, seconds=seconds)
 
 
 def _journal(settings: ServingSettings, worker: str) -> Journal | None:

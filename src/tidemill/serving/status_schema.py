@@ -50,7 +50,7 @@ def schemas() -> dict[str, Any]:
                 "target": TEXT,
                 "inputs": {"type": "array", "items": {"type": "object"}},
                 "labels": {"type": "array"},
-                "runtime": {"enum": ["onnx", "skops"]},
+                "runtime": {"enum": ["onnx", "skops", "pyfunc"]},
                 "created": TEXT,
                 "metrics": {"type": "object"},
                 "source": {"type": "object"},

@@ -33,7 +33,7 @@ class Speed(msgspec.Struct, frozen=True):
 class Work(msgspec.Struct):
     """A request's rows. `rows` is None while the only row lies in the predictor's buffer; `key` is
     what the cache knows them by; `tier` says which tier knew the answer. `given_up` is set when the
-    caller was told that it took too long."""
+    caller was told that it took too long, `alone` when a run with others failed."""
 
     call: Call
     rows: Rows | None
@@ -42,6 +42,7 @@ class Work(msgspec.Struct):
     key: bytes | None = None
     tier: str | None = None
     given_up: bool = False
+    alone: bool = False
 
 
 class Waiting:
@@ -58,14 +59,23 @@ class Waiting:
         self._works.append(work)
         self.rows += work.count
 
+    def put_back(self, works: Sequence[Work]) -> None:
+        """Let works whose common run failed be next, each in a run of its own."""
+        for work in works:
+            work.alone = True
+        self._works[:0] = works
+        self.rows += sum(work.count for work in works)
+
     def next_batch(self, room: int) -> list[Work]:
         """The oldest works that make at most `room` rows together, but at least one."""
         rows = count = 0
         for work in self._works:
-            if count and rows + work.count > room:
+            if count and (work.alone or rows + work.count > room):
                 break
             rows += work.count
             count += 1
+            if work.alone:
+                break
         batch = self._works[:count]
         del self._works[:count]
         self.rows -= rows

@@ -31,12 +31,12 @@ class Compiled:
     """A model in the form that is served.
 
     Attributes:
-        content: The bytes of model.onnx or model.skops.
+        content: The bytes of model.onnx or model.skops; empty for a model in its own process.
         parity: On the rows that it was checked with.
         reason: Why it is not ONNX, where it is not.
     """
 
-    runtime: Literal["onnx", "skops"]
+    runtime: Literal["onnx", "skops", "pyfunc"]
     content: bytes
     inputs: tuple[ModelInput, ...]
     outputs: ModelOutputs

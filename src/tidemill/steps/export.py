@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,32 @@ from tidemill.steps.feed import Answers, Rows, answers_of
 from tidemill.steps.parity import acceptable
 from tidemill.steps.profile import make_profile
 
-__all__ = ["Compiled", "compile_model", "export_bundle", "make_example", "package_versions"]
+__all__ = [
+    "Compiled",
+    "Made",
+    "compile_model",
+    "export_bundle",
+    "make_example",
+    "package_versions",
+    "write_bundle",
+]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where a model comes from, for its manifest.
+
+    Attributes:
+        name: The registered model's name.
+        created: ISO 8601, UTC; empty means now.
+    """
+
+    name: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
 
 EXAMPLE_ROWS = 5
 PACKAGES = ("tidemill", "numpy", "scikit-learn", "onnx", "onnxruntime", "skl2onnx", "skops")
@@ -74,18 +100,40 @@ def export_bundle(
     X_held, y_held = _held(X_test, y_test, X_train, signature)
     compiled = compile_model(model, signature, X_held)
     answers = answers_of(load(compiled, signature), compiled.inputs, signature, X_held)
+    return write_bundle(
+        folder,
+        compiled,
+        signature,
+        make_profile(X_train, signature, answers, y_test=y_held),
+        make_example(X_held, signature, answers),
+        Made(name, metrics or {}, versions or {}, source or {}),
+    )
+
+
+def write_bundle(
+    folder: Path,
+    compiled: Compiled,
+    signature: Signature,
+    profile: Mapping[str, Any],
+    example: Example,
+    made: Made,
+) -> Bundle:
+    """Write and seal a bundle's files; a model that is in the folder already stays as it is."""
     _write(folder / SIGNATURE, signature)
-    _write(folder / PROFILE, make_profile(X_train, signature, answers, y_test=y_held))
-    _write(folder / EXAMPLE, make_example(X_held, signature, answers))
-    (folder / MODEL_FILES[compiled.runtime]).write_bytes(compiled.content)
-    manifest = _manifest(compiled, name)
+    _write(folder / PROFILE, profile)
+    _write(folder / EXAMPLE, example)
+    model = folder / MODEL_FILES[compiled.runtime]
+    if not model.exists():
+        model.write_bytes(compiled.content)
+    manifest = _manifest(compiled, made.name)
     return bundle.seal(
         folder,
         msgspec.structs.replace(
             manifest,
-            versions={**manifest.versions, **(versions or {})},
-            metrics=_finite(metrics or {}),
-            source=dict(source or {}),
+            created=made.created or manifest.created,
+            versions={**manifest.versions, **made.versions},
+            metrics=_finite(made.metrics),
+            source=dict(made.source),
         ),
     )
 

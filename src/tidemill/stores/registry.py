@@ -58,6 +58,11 @@ class Registry:
     ) -> None:
         self._link = MlflowLink(tracking_uri, registry_uri, probe_seconds=probe_seconds)
 
+    @property
+    def link(self) -> MlflowLink:
+        """The way to MLflow that this registry asks."""
+        return self._link
+
     # Reading
 
     def models(self, tag: tuple[str, str] | None = None) -> list[Model]:
