@@ -28,7 +28,7 @@ from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.quiet import quiet_mlflow
 from tidemill.stores.registry import Registry
 from tidemill.stores.requests import RequestLog
-from tidemill.stores.schema import check_schema, migrate
+from tidemill.stores.schema import open_database
 from tidemill.stores.triggers import Triggers
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ class Platform:
             UnavailableError: The database cannot be reached.
         """
         settings.home.mkdir(parents=True, exist_ok=True)
-        database = Database(settings.database_uri)
-        if settings.database_url is None:
-            migrate(database)
-        check_schema(database)
+        database = open_database(settings)
         secret = settings.audit_secret
         audit = Audit(database, settings.home, secret.get_secret_value() if secret else None)
         return cls(

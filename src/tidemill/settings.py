@@ -151,6 +151,35 @@ class Settings(BaseSettings):
     api_max_body: int = Field(
         default=2**20, ge=1024, description="The largest request body of the control plane, bytes."
     )
+    shelf_dir: Path | None = Field(
+        default=None, description="The data plane's folder of bundles; None is in the home."
+    )
+    journal_dir: Path | None = Field(
+        default=None, description="The data plane's journal, which ingest drains; None is at home."
+    )
+    ingest_interval: float = Field(
+        default=0.5, gt=0, description="Seconds between two looks of ingest at the journal."
+    )
+    ingest_metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Where ingest shows metrics; None is nowhere."
+    )
+    feedback_wait: float = Field(
+        default=7 * 86400.0,
+        gt=0,
+        description="Seconds that a label waits for its prediction before it expires.",
+    )
+    retention_days: float = Field(
+        default=90.0, ge=0, description="Days that predictions are kept; 0 for ever."
+    )
+    retention_rows: int = Field(
+        default=10_000_000,
+        ge=0,
+        description="How many predictions of a model are kept, the newest; 0 for all.",
+    )
+    export_url: str | None = Field(
+        default=None,
+        description="Where predictions go before retention deletes them: a folder, or s3://...",
+    )
     audit_secret: SecretStr | None = Field(
         default=None,
         description="Signs the audit log's checkpoint; None keeps a secret of its own in the home.",
@@ -221,11 +250,11 @@ class Settings(BaseSettings):
 
     @property
     def shelf(self) -> Path:
-        return self.home / "shelf"
+        return self.shelf_dir or self.home / "shelf"
 
     @property
     def journal(self) -> Path:
-        return self.home / "journal"
+        return self.journal_dir or self.home / "journal"
 
     @property
     def keys_file(self) -> Path:

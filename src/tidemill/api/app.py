@@ -36,7 +36,7 @@ def create_app(platform: Platform) -> FastAPI:
         platform=platform,
         keyring=WatchedKeyring(settings.keys_file),
         limits=RateLimits(settings.limits_url, settings.api_rate_limit),
-        metrics=Metrics(platform.jobs),
+        metrics=Metrics(platform.jobs, settings.home),
     )
     app = FastAPI(
         title="Tidemill",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tidemill.errors import UnavailableError
+from tidemill.loop.ingest_state import IngestMetrics, read_state
 from tidemill.stores.jobs import Jobs
 
 ACTIVE = ("running",)
@@ -40,9 +42,13 @@ class JobCounts(Collector):
 
 
 class Metrics:
-    """Counts of requests by route template, method and status, and the jobs."""
+    """Counts of requests by route template, method and status; the jobs, and ingest's state.
 
-    def __init__(self, jobs: Jobs) -> None:
+    Args:
+        home: Where ingest says how it is doing.
+    """
+
+    def __init__(self, jobs: Jobs, home: Path) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "http_requests",
@@ -58,6 +64,7 @@ class Metrics:
             buckets=SECONDS,
         )
         self.registry.register(JobCounts(jobs))
+        self.registry.register(IngestMetrics(lambda: read_state(home)))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""

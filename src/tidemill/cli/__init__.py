@@ -18,6 +18,7 @@ from tidemill.cli import (
     models,
     operate,
     predict,
+    records,
     serve,
     train,
     up,
@@ -35,7 +36,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the gate stayed closed; "
     "130 stopped by Ctrl-C.",
 )
-for module in (up, demo, init, train, models, serve, api, predict, operate, upkeep):
+for module in (up, demo, init, train, models, serve, api, predict, records, operate, upkeep):
     module.register(app)
 
 

@@ -73,6 +73,12 @@ def keeper(settings: Settings, shelf: Path | None = None) -> Child:
     return Child("keeper", command, settings.logs / "keeper.out", environment(settings))
 
 
+def ingest(settings: Settings) -> Child:
+    """The process that stores what the journal holds."""
+    command = [sys.executable, "-m", "tidemill.loop.ingest"]
+    return Child("ingest", command, settings.logs / "ingest.out", environment(settings))
+
+
 def worker(settings: Settings) -> Child:
     """The process that carries out jobs."""
     command = [sys.executable, "-m", "tidemill.worker"]

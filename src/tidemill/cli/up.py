@@ -80,6 +80,7 @@ def _start_others(
     if settings.trust_models:
         supervisor.start(household.keeper(settings))
     supervisor.start(household.worker(settings))
+    supervisor.start(household.ingest(settings))
     if own_mlflow:
         supervisor.start(household.mlflow_server(settings, at))
 

@@ -48,7 +48,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One answered request: one row, or the rows of a batch.
 
     Attributes:
-        id: The prediction's id; row `i` of a batch has the id `<id>-<i>` (see `row_ids`).
+        id: The prediction's id; row `i` of a batch has the id `<id>-<i>` (see `row_ids`). A
+            challenger that shadows it answers under the same id, so that one label is for both.
         time: When it was answered, in seconds since the epoch.
         rows: How many rows were predicted.
         encoding: How `features` holds the inputs, columns in the order of the signature: `f4` or

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tidemill.serving.segments import Record
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}
-_LIMITS = {"id": 52, "model": 255, "version": 64, "role": 16, "request_id": 128, "key_id": 64}
+MAX_ID = 52  # and "-", and the number of the row in its batch
 
 
 class Row(NamedTuple):
@@ -35,8 +37,6 @@ class Row(NamedTuple):
     key_id: str | None
 
 
-_TYPES = ["text", "text", "float8", "text", "text", "text", "bytea", "text", "bytea"]
-_TYPES += ["float8", "float8", "float8", "text", "text"]
 _COLUMNS = ", ".join(Row._fields)
 _MARKS = ", ".join("?" * len(Row._fields))
 _SQLITE = f"INSERT OR IGNORE INTO predictions ({_COLUMNS}) VALUES ({_MARKS})"
@@ -89,10 +89,10 @@ def _row(record: Record, id: str, features: bytes | None, output: str, likely: b
 def _check(record: Record) -> None:
     if record.rows < 1 or len(record.predictions) != record.rows:
         raise ValueError(f"{len(record.predictions)} predictions for {record.rows} rows")
-    for name, limit in _LIMITS.items():
-        text = getattr(record, name)
-        if text is not None and (len(text) > limit or "\0" in text):
-            raise ValueError(f"its {name} is longer than {limit} characters, or holds a zero byte")
+    _check_texts(record.model, record.version, record.role, record.key_id)
+    _check_text("id", record.id, MAX_ID)
+    if record.request_id is not None:
+        _check_text("request_id", record.request_id, 128)
     if not 0 < record.sample <= 1:
         raise ValueError(f"its share is {record.sample}")
     likely = record.probabilities
@@ -101,11 +101,26 @@ def _check(record: Record) -> None:
     _check_features(record)
 
 
+@lru_cache(maxsize=1_000)
+def _check_texts(model: str, version: str, role: str, key_id: str | None) -> None:
+    """Of those that are the same in record after record."""
+    for name, text, limit in (("model", model, 255), ("version", version, 64), ("role", role, 16)):
+        _check_text(name, text, limit)
+    _check_text("key_id", key_id or "", 64)
+
+
+def _check_text(name: str, text: str, limit: int) -> None:
+    if len(text) > limit or "\0" in text:
+        raise ValueError(f"its {name} is longer than {limit} characters, or holds a zero byte")
+
+
 def _check_features(record: Record) -> None:
-    held, size = record.features, NUMBER_BYTES.get(record.encoding)
-    if size is not None and (not isinstance(held, bytes) or len(held) % (size * record.rows)):
-        raise ValueError(f"its inputs are no {record.encoding} of {record.rows} rows")
-    if record.encoding == "values" and (not isinstance(held, list) or len(held) != record.rows):
+    held = record.features
+    if record.encoding in NUMBER_BYTES:
+        size = NUMBER_BYTES[record.encoding] * record.rows
+        if type(held) is not bytes or len(held) % size:
+            raise ValueError(f"its inputs are no {record.encoding} of {record.rows} rows")
+    elif record.encoding == "values" and (type(held) is not list or len(held) != record.rows):
         raise ValueError(f"its inputs are no list of {record.rows} rows")
 
 
@@ -152,9 +167,21 @@ def _copy_new(connection: Connection, rows: Sequence[Row]) -> int:
 
 
 def _copy_into(connection: Connection, table: str, rows: Sequence[Row]) -> None:
+    import psycopg
+
     raw: Any = connection.connection.driver_connection
     statement = f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+    try:
+        _write_all(raw, statement, rows)
+    except psycopg.errors.UniqueViolation:
+        raise
+    except psycopg.OperationalError as error:
+        raise OperationalError(statement, None, error) from error
+    except psycopg.Error as error:
+        raise DBAPIError(statement, None, error) from error
+
+
+def _write_all(raw: Any, statement: str, rows: Sequence[Row]) -> None:
     with raw.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.set_types(_TYPES)
-        for row in rows:
+        for row in rows:  # text, float and bytes: what psycopg makes of them fits the columns
             copy.write_row(row)

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from tidemill.errors import SettingsError
+from tidemill.settings import Settings
 from tidemill.stores.database import Database
 
 SCRIPTS = Path(__file__).parent.parent / "migrations"
@@ -34,6 +35,27 @@ def migrate(database: Database, target: str = "head") -> tuple[str | None, str |
             move = command.downgrade if target == "base" else command.upgrade
             move(config, target)
         return before, _version(connection)
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of the settings, at this Tidemill's schema.
+
+    The embedded database in the home is brought up to date by itself; another one only by
+    `tidemill migrate`, because others may be working with it.
+
+    Raises:
+        SettingsError: The database is at another schema, or its URL is of an unknown kind.
+        UnavailableError: The database cannot be reached.
+    """
+    database = Database(settings.database_uri)
+    try:
+        if settings.database_url is None:
+            migrate(database)
+        check_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def schema_version(database: Database) -> str | None:

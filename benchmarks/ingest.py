@@ -1,0 +1,237 @@
+"""How fast ingest stores what the journal holds, beside what the same databases can do at best.
+
+    .venv/bin/python -m benchmarks.ingest --postgres postgresql://postgres@127.0.0.1:5432/postgres
+
+For each kind of traffic a journal is written once. Then, in turns: ingest drains a copy of it into
+an empty table; the limits write the very same rows, made beforehand, with nothing else around it:
+`COPY` on PostgreSQL, `executemany` in one transaction on SQLite, each into the same table with its
+indexes. Medians of the turns; ratios are to the limit of the same turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import secrets
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from sqlalchemy import make_url, text
+
+from tidemill.loop.drain import Ingest
+from tidemill.loop.ingest import prefer_throughput
+from tidemill.loop.signatures import Signatures
+from tidemill.serving.journal import Journal
+from tidemill.serving.segments import Record, read_folder
+from tidemill.stores.database import Database
+from tidemill.stores.prediction_rows import Row, rows_of
+from tidemill.stores.schema import migrate
+
+PAGE = Path("docs/benchmarks/ingest.md")
+KINDS = {
+    # name: rows, rows a record, inputs, labels
+    "one row of 30 numbers": (200_000, 1, 30, 2),
+    "batches of 100 rows": (200_000, 100, 30, 2),
+    "one row, inputs not kept": (200_000, 1, 0, 2),
+    "one image of 784 numbers": (40_000, 1, 784, 10),
+}
+COMMIT = 16  # records of one turn of the server's loop
+
+
+def write_journal(folder: Path, kind: str) -> None:
+    """A journal as a server writes it."""
+    count, size, inputs, labels = KINDS[kind]
+    random = np.random.default_rng(7)
+    journal = Journal(folder)
+    started = time.time()
+    for number in range(count // size):
+        likely = random.dirichlet(np.ones(labels), size).astype("<f4")
+        features = random.random((size, inputs), np.float32)
+        journal.append(
+            id=f"{int(started * 1000) + number // 50:011x}0123456789{number & 0xFFFFF:05x}",
+            time=started + number / 50_000,
+            model="benchmark",
+            version="1",
+            features=features.tobytes() if inputs else None,
+            encoding="f4" if inputs else "none",
+            predictions=[f"label {index}" for index in likely.argmax(axis=1)],
+            probabilities=likely.tobytes(),
+            latency=0.0005,
+            request_id=None,
+            key_id="k1",
+        )
+        if number % COMMIT == COMMIT - 1:
+            journal.commit()
+    journal.close()
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def empty(database: Database) -> None:
+    with database.write() as connection:
+        for table in ("predictions", "journal_offsets"):
+            connection.execute(text(f"DELETE FROM {table}"))
+    if database.dialect == "postgresql":
+        raw = database.engine.raw_connection()
+        raw.driver_connection.autocommit = True
+        raw.cursor().execute("VACUUM FULL predictions")
+        raw.driver_connection.autocommit = False
+        raw.close()
+
+
+def ingest(database: Database, journal: Path, rows: int) -> tuple[float, float]:
+    """Seconds, and seconds of this process's CPU."""
+    with tempfile.TemporaryDirectory(dir=journal.parent) as scratch:
+        copy = Path(scratch) / "journal"
+        shutil.copytree(journal, copy)
+        worker = Ingest(database, copy, Signatures(lambda model, version: None))
+        began = time.process_time()
+        seconds = timed(worker.drain)
+        cpu = time.process_time() - began
+        assert worker.counts.rows == rows
+    return seconds, cpu
+
+
+def copy_text(rows: list[Row]) -> bytes:
+    """The rows as PostgreSQL's own text format."""
+    out = io.StringIO()
+    for row in rows:
+        cells = (
+            r"\N" if v is None else rf"\\x{v.hex()}" if isinstance(v, bytes) else str(v)
+            for v in row
+        )
+        out.write("\t".join(cells) + "\n")
+    return out.getvalue().encode()
+
+
+def limit(database: Database, rows: list[Row]) -> Callable[[], None]:
+    """The barest way to get the same rows into the same table, in one transaction."""
+    columns = ", ".join(Row._fields)
+    if database.dialect == "sqlite":
+        marks = ", ".join("?" * len(Row._fields))
+        statement = f"INSERT INTO predictions ({columns}) VALUES ({marks})"
+
+        def insert() -> None:
+            with database.write() as connection:
+                raw: Any = connection.connection.driver_connection
+                raw.executemany(statement, rows)
+
+        return insert
+    data = copy_text(rows)
+
+    def copy() -> None:
+        with database.write() as connection:
+            raw: Any = connection.connection.driver_connection
+            with (
+                raw.cursor() as cursor,
+                cursor.copy(f"COPY predictions ({columns}) FROM STDIN") as c,
+            ):
+                for start in range(0, len(data), 1 << 20):
+                    c.write(data[start : start + (1 << 20)])
+
+    return copy
+
+
+def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
+    records: list[Record] = list(read_folder(journal))
+    rows = [row for record in records for row in rows_of(record)]
+    bare = limit(database, rows)
+    ours, cpu, limits = [], [], []
+    for _ in range(turns):
+        empty(database)
+        for times, spent in zip((ours, cpu), ingest(database, journal, len(rows)), strict=True):
+            times.append(spent)
+        empty(database)
+        limits.append(timed(bare))
+    return {
+        "rows": len(rows),
+        "rows_a_second": len(rows) / statistics.median(ours),
+        "limit_rows_a_second": len(rows) / statistics.median(limits),
+        "cpu_microseconds_a_row": 1e6 * statistics.median(cpu) / len(rows),
+        "share_of_limit": statistics.median(b / o for o, b in zip(ours, limits, strict=True)),
+        "slowest_rows_a_second": len(rows) / max(ours),
+    }
+
+
+@contextlib.contextmanager
+def databases(folder: Path, postgres: str | None) -> Iterator[dict[str, Database]]:
+    """An empty database of each kind."""
+    opened = {"SQLite": Database(f"sqlite:///{folder / 'benchmark.db'}")}
+    name = f"tm_bench_{secrets.token_hex(4)}"
+    if postgres is not None:
+        url = make_url(postgres).set(drivername="postgresql")
+        plain = url.render_as_string(hide_password=False)
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        opened["PostgreSQL"] = Database(
+            url.set(database=name).render_as_string(hide_password=False)
+        )
+    try:
+        for database in opened.values():
+            migrate(database)
+        yield opened
+    finally:
+        for database in opened.values():
+            database.close()
+        if postgres is not None:
+            with psycopg.connect(plain, autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def page(results: dict[str, dict[str, dict[str, Any]]], turns: int) -> str:
+    """The table for the documentation."""
+    lines = [
+        "| database | traffic | rows/s | slowest turn | the limit, rows/s | share of the limit "
+        "| CPU of ingest, us a row |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for database, kinds in results.items():
+        for kind, found in kinds.items():
+            lines.append(
+                f"| {database} | {kind} | {found['rows_a_second']:,.0f} "
+                f"| {found['slowest_rows_a_second']:,.0f} "
+                f"| {found['limit_rows_a_second']:,.0f} | {found['share_of_limit']:.2f} "
+                f"| {found['cpu_microseconds_a_row']:.1f} |"
+            )
+    return "\n".join(lines) + f"\n\nMedians of {turns} turns."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
+    parser.add_argument("--postgres", help="a server in which a database may be made")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    options = parser.parse_args()
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    prefer_throughput()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with databases(folder, options.postgres) as opened:
+            for number, kind in enumerate(KINDS):
+                journal = folder / f"journal{number}"
+                write_journal(journal, kind)
+                for name, database in opened.items():
+                    found = measure(database, journal, options.turns)
+                    results.setdefault(name, {})[kind] = found
+                    print(name, kind, json.dumps(found), flush=True)
+                shutil.rmtree(journal)
+    print(page(results, options.turns))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Drains the journal's segments into the database; `tidemill.loop.ingest` says what is promised."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from tidemill.errors import UnavailableError
+from tidemill.loop.ingest_state import IngestState
+from tidemill.loop.rejected import Rejected
+from tidemill.loop.signatures import Signatures
+from tidemill.serving.segments import PAGE_BYTES, Page, Record, Segment, discard, read_segment
+from tidemill.serving.segments import segments as list_segments
+from tidemill.signature import Signature
+from tidemill.stores.database import Database
+from tidemill.stores.feedback import join_waiting
+from tidemill.stores.offsets import advance, forget, read_offsets
+from tidemill.stores.prediction_rows import Row, rows_of
+from tidemill.stores.predictions import Predictions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Counts:
+    """What this process has come to since its start."""
+
+    rows: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    damaged_bytes: int = 0
+    errors: int = 0
+
+
+@dataclass
+class _Part:
+    """One page on its way into the database; it becomes part of the counts with the commit."""
+
+    counts: Counts = field(default_factory=Counts)
+    rejected: list[tuple[Record | Row, str]] = field(default_factory=list)
+
+    def reject(self, what: Record | Row, why: str) -> None:
+        self.rejected.append((what, why))
+
+
+class Ingest:
+    """Stores what is in a journal's folder.
+
+    Args:
+        folder: The journal's; it need not be there yet.
+        signatures: Tells the signatures of versions.
+        page_bytes: About how much of a segment goes into one transaction.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        signatures: Signatures,
+        *,
+        page_bytes: int = PAGE_BYTES,
+    ) -> None:
+        self.folder = folder
+        self.counts = Counts()
+        self._database = database
+        self._predictions = Predictions(database)
+        self._signatures = signatures
+        self._rejected = Rejected(folder)
+        self._page_bytes = page_bytes
+        self._drained = time.time()
+
+    def drain(self, progress: Callable[[int], None] = lambda size: None) -> int:
+        """Store everything that is in the folder now; how many rows were new.
+
+        Args:
+            progress: Hears of every few bytes that were stored.
+
+        Raises:
+            UnavailableError: The database cannot be reached; what is stored so far stays.
+        """
+        before = self.counts.rows
+        found = list_segments(self.folder)
+        offsets = read_offsets(self._database, [s.path.name for s in found]) if found else {}
+        for segment in found:
+            self._drain_segment(segment, offsets.get(segment.path.name, 0), progress)
+        self._drained = time.time()
+        return self.counts.rows - before
+
+    def forget(self) -> None:
+        """Drop the offsets of segments that were finished long ago."""
+        forget(self._database, {segment.path.name for segment in list_segments(self.folder)})
+
+    def backlog(self) -> int:
+        """Bytes in the folder that are not stored; all of them while the database is away."""
+        found = list_segments(self.folder)
+        try:
+            offsets = read_offsets(self._database, [s.path.name for s in found]) if found else {}
+        except UnavailableError:
+            offsets = {}
+        return sum(max(0, s.size - offsets.get(s.path.name, 0)) for s in found)
+
+    def state(self, problem: str | None = None) -> IngestState:
+        """The numbers for metrics; the lag counts from when nothing waited."""
+        now, backlog = time.time(), self.backlog()
+        return IngestState(
+            updated=now,
+            lag_seconds=now - self._drained if backlog else 0.0,
+            backlog_bytes=backlog,
+            problem=problem,
+            **vars(self.counts),
+        )
+
+    def _drain_segment(
+        self, segment: Segment, offset: int, progress: Callable[[int], None]
+    ) -> None:
+        path = segment.path
+        while True:
+            try:
+                page = read_segment(path, offset, limit=self._page_bytes)
+            except FileNotFoundError:
+                return  # another process has finished it
+            except OSError as error:
+                self.counts.errors += 1
+                logger.error("%s cannot be read: %s", path.name, error)
+                return
+            moved = page.next_offset - offset
+            if moved and not self._store(path.name, offset, page):
+                return  # another process is at it
+            progress(moved)
+            if page.finished:
+                discard(path)
+            if page.finished or not moved:
+                return
+            offset = page.next_offset
+
+    def _store(self, name: str, offset: int, page: Page) -> bool:
+        """A page and the offset behind it, in one transaction; False where another was quicker."""
+        part = _Part()
+        part.counts.damaged_bytes = page.damaged
+        rows = list(_rows(page.records, part))
+        with self._database.write() as connection:
+            if not advance(connection, name, offset, page.next_offset):
+                return False
+            self._insert(connection, rows, part)
+            join_waiting(connection, [row.id for row in rows])
+            self._rejected.keep(part.rejected)
+        self._add_up(name, part)
+        return True
+
+    def _insert(self, connection: Connection, rows: list[Row], part: _Part) -> None:
+        """Store rows; where the database refuses some, all others are stored."""
+        try:
+            with connection.begin_nested():
+                new = self._predictions.insert(connection, rows, self._known(rows))
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(error, OperationalError):
+                raise
+            if len(rows) == 1:
+                part.reject(rows[0], f"The database refuses it: {error.orig}")
+                return
+            middle = len(rows) // 2
+            self._insert(connection, rows[:middle], part)
+            self._insert(connection, rows[middle:], part)
+        else:
+            part.counts.rows += new
+            part.counts.duplicates += len(rows) - new
+
+    def _known(self, rows: Sequence[Row]) -> dict[tuple[str, str], Signature | None]:
+        seen = {(row.model, row.version) for row in rows}
+        return {key: self._signatures.find(*key) for key in seen}
+
+    def _add_up(self, name: str, part: _Part) -> None:
+        part.counts.rejected = len(part.rejected)
+        for field_name, value in vars(part.counts).items():
+            setattr(self.counts, field_name, getattr(self.counts, field_name) + value)
+        if part.counts.damaged_bytes:
+            logger.warning("%s: %d damaged bytes skipped", name, part.counts.damaged_bytes)
+        if part.rejected:
+            why = part.rejected[0][1]
+            logger.error("%s: %d records set aside; the first: %s", name, len(part.rejected), why)
+
+
+def _rows(records: Sequence[Record], part: _Part) -> Iterator[Row]:
+    for record in records:
+        try:
+            yield from rows_of(record)
+        except ValueError as error:
+            part.reject(record, str(error))
