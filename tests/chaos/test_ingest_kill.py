@@ -114,7 +114,10 @@ def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
     assert labels.counts() == {"joined": 2 * LIVES}
 
 
-def test_an_outage_of_the_database_lets_the_journal_grow_and_ends(home: Path, folder: Path) -> None:
+def test_an_outage_of_the_database_lets_the_journal_grow_and_ends(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal"
     with private_postgres() as server:
         database = Database(server.url)
         migrate(database)
