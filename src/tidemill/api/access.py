@@ -88,6 +88,7 @@ def _needs(scope: Scope | None) -> Callable[[Request, Caller], Caller]:
 
 
 KeyHolder = Annotated[Caller, Depends(_needs(None))]
+Predictor = Annotated[Caller, Depends(_needs("predict"))]
 Trainer = Annotated[Caller, Depends(_needs("train"))]
 Promoter = Annotated[Caller, Depends(_needs("promote"))]
 Admin = Annotated[Caller, Depends(_needs("admin"))]

@@ -7,7 +7,17 @@ from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse
 
 import tidemill
-from tidemill.api import experiments, health, jobs, models, operations, problems, promotion, train
+from tidemill.api import (
+    experiments,
+    feedback,
+    health,
+    jobs,
+    models,
+    operations,
+    problems,
+    promotion,
+    train,
+)
 from tidemill.api.metrics import Metrics
 from tidemill.api.record import BodyLimit, Recorder
 from tidemill.api.shapes import Problem
@@ -54,7 +64,7 @@ def create_app(platform: Platform) -> FastAPI:
     )
     app.state.tidemill = state
     problems.install(app)
-    for module in (health, train, jobs, experiments, models, promotion, operations):
+    for module in (health, train, jobs, experiments, models, promotion, feedback, operations):
         app.include_router(module.router)
     _add_short_paths(app)
     return app

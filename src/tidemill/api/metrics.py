@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -63,6 +63,12 @@ class Metrics:
             registry=self.registry,
             buckets=SECONDS,
         )
+        self.labels = Counter(
+            "tidemill_feedback_labels",
+            "Labels that arrived, by what came of them",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.registry.register(JobCounts(jobs))
         self.registry.register(IngestMetrics(lambda: read_state(home)))
 
@@ -70,6 +76,11 @@ class Metrics:
         """Count one answered request."""
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(method, route).observe(seconds)
+
+    def count_labels(self, outcomes: Mapping[str, int]) -> None:
+        """Count labels by their outcome."""
+        for outcome, count in outcomes.items():
+            self.labels.labels(outcome).inc(count)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

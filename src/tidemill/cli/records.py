@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,13 +12,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from tidemill.cli import console
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
+from tidemill.cli.operate import platform_of
 
 if TYPE_CHECKING:
     from tidemill.loop.drain import Ingest
 
 
 def register(app: typer.Typer) -> None:
-    for command in (ingest,):
+    for command in (ingest, feedback):
         app.command(rich_help_panel="Watch")(command)
 
 
@@ -57,6 +59,51 @@ def ingest(
         signal.signal(number, lambda _number, _frame: stop.set())
     console.err.print(f"Storing what comes to {settings.journal}. Ctrl-C ends it.", markup=False)
     process.run(settings, stop)
+
+
+def feedback(
+    file: Annotated[Path, typer.Argument(help="A CSV file with a header.", dir_okay=False)],
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="The column of ids. [default: id or prediction_id]")
+    ] = None,
+    actual_column: Annotated[
+        str | None,
+        typer.Option("--actual", help="The column of labels. [default: actual, label or target]"),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Correct earlier labels.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option(help="Leave out lines without an id or a label instead of stopping.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what turned out to be true: join a file of labels to the predictions by their ids.
+
+    Labels of predictions that are not stored yet wait for them. Giving a file twice does no harm.
+    Exit 1 when labels were refused or contradict earlier ones.
+
+    Examples:
+
+      tidemill feedback labels.csv
+
+      tidemill feedback outcomes.csv --id prediction_id --actual churned --replace
+    """
+    from tidemill.cli.label_file import LabelFile
+    from tidemill.stores.feedback import CONFLICT, REFUSED
+
+    with platform_of(open_settings(home)) as platform:
+        labels = LabelFile(file, id_column, actual_column, replace, keep_going)
+        outcomes, reasons = labels.send(platform.feedback)
+    if as_json:
+        console.print_json({**outcomes, "left out": labels.left_out})
+    else:
+        console.print_table(["outcome", "labels"], sorted(outcomes.items()))
+        for reason in reasons:
+            console.err.print(reason, markup=False)
+        if labels.left_out:
+            console.err.print(f"{labels.left_out} lines had no id or no label.")
+    if outcomes[CONFLICT] or outcomes[REFUSED]:
+        raise typer.Exit(console.EXIT_FAILED)
 
 
 def _drain(worker: Ingest) -> None:
