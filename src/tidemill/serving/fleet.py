@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError, UnavailableError
+from tidemill.serving.challengers import Challengers
 from tidemill.serving.metrics import Metrics
 from tidemill.serving.predictor import Predictor
+from tidemill.serving.routes import Call
 from tidemill.serving.shelf import Placed, ShelfState, StateWatch
 
 log = logging.getLogger(__name__)
@@ -28,14 +30,22 @@ class Fleet:
     Args:
         load: Makes a predictor of a placed bundle; runs in a thread, raises TidemillError.
         wanted: Names to serve; empty serves all of the shelf.
+        challengers: Sets challengers beside the champions; None for none.
 
     `problems` tells by model name why its wanted version is not in service. `ready` is set when the
     shelf was read once and everything in it is in service or has a problem. `leaving` is set when
     this process is to end soon: it answers still, but nobody should begin to ask it.
     """
 
-    def __init__(self, load: Load, metrics: Metrics, wanted: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        load: Load,
+        metrics: Metrics,
+        wanted: frozenset[str] = frozenset(),
+        challengers: Challengers | None = None,
+    ) -> None:
         self._load = load
+        self._challengers = challengers
         self._wanted = wanted
         self._metrics = metrics
         self._predictors: Mapping[str, Predictor] = {}
@@ -90,6 +100,17 @@ class Fleet:
             )
         return predictor
 
+    def pick(self, call: Call) -> Predictor:
+        """The predictor that answers a request for rows: the champion, or a challenger in its
+        place.
+
+        Raises:
+            NotFoundError, ConflictError, UnavailableError: As of `find`.
+        """
+        predictor = self.find(call.params.get("name"))
+        companion = predictor.companion
+        return predictor if companion is None else companion.pick(call) or predictor
+
     def install(self, predictor: Predictor) -> None:
         """Put a predictor in service, in place of its model's old version."""
         old = self._predictors.get(predictor.name)
@@ -121,10 +142,11 @@ class Fleet:
         state = await asyncio.to_thread(watch.poll)
         if state is not None:
             self._state = state
-        elif not self.problems or time.monotonic() < self._retry_at:
-            return
-        await self._apply(self._state)
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if state is not None or (self.problems and time.monotonic() >= self._retry_at):
+            await self._apply(self._state)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+        if self._challengers is not None:
+            await self._challengers.follow(self._state, self._predictors)
 
     async def _apply(self, state: ShelfState) -> None:
         targets = {n: p for n, p in state.models.items() if not self._wanted or n in self._wanted}

@@ -102,14 +102,28 @@ class Gateway:
             if now > admission.deadline:
                 raise AccessError("The API key has expired.", remedy="Ask for a new one.")
             reply = admission.route.handler(call)
-        except TidemillError as error:
-            reply = self.refuse(call, error)
         except Exception as error:
-            log.error("%s failed", admission.route.path, exc_info=error)
-            reply = self.refuse(call, TidemillError("The server failed on this request."))
+            reply = self.failed(call, error)
         if reply is not None:
             self.settle(call, reply)
         return call
+
+    def failed(self, call: Call, error: Exception) -> Reply | None:
+        """What to tell of an error. Where a canary met it, the champion is asked instead; None when
+        it will answer."""
+        canary, call.canary = call.canary, None
+        if canary is not None:
+            call.settled = True
+            try:
+                reply = call.admission.route.handler(call)
+            except Exception as again:  # the champion does not take it, either
+                return self.failed(call, again)
+            canary.fell_back()
+            return reply
+        if isinstance(error, TidemillError):
+            return self.refuse(call, error)
+        log.error("%s failed", call.admission.route.path, exc_info=error)
+        return self.refuse(call, TidemillError("The server failed on this request."))
 
     def refuse(self, call: Call, error: TidemillError) -> Reply:
         """The error in the shape of the call's route, with the headers that belong to it."""

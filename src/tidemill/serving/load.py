@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,13 +24,15 @@ from tidemill.signature import Signature
 TOLERANCE = 1e-4  # relative; another processor's arithmetic may differ in the last digits
 FEW, MANY = 1, 16  # rows in the runs that are timed
 ROUNDS = 7
+P = TypeVar("P", bound=Predictor)
 LoadRuntime = Callable[[Bundle], Runtime]
 
 
 def load_predictor(
-    shelf: Path, name: str, placed: Placed, around: Surroundings, load_runtime: LoadRuntime
-) -> Predictor:
-    """The version as a predictor that is ready for traffic.
+    shelf: Path, name: str, placed: Placed, around: Surroundings, load_runtime: LoadRuntime,
+    kind: type[P] = Predictor,  # type: ignore[assignment]
+) -> P:  # fmt: skip
+    """The version as a predictor of some kind that is ready for traffic.
 
     Raises:
         BundleError: The bundle is not whole, cannot be loaded, or does not answer its own example
@@ -39,7 +42,7 @@ def load_predictor(
     try:
         runtime = load_runtime(bundle)
         speed = try_out(bundle, runtime)
-        return Predictor(name, placed.version, bundle, runtime, speed, around)
+        return kind(name, placed.version, bundle, runtime, speed, around)
     except BundleError:
         raise
     except Exception as error:  # a model library may fail in any way; the old version goes on

@@ -47,6 +47,12 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
     "tidemill_model_refusals_total": ("Versions that could not be taken into service.", ()),
     "tidemill_shelf_problems": ("Models whose wanted version is not in service.", ()),
     "tidemill_shelf_synced_timestamp_seconds": ("When the registry was last reached.", ()),
+    "tidemill_challenger_share": ("The share of requests that a challenger sees.", ()),
+    "tidemill_role_predictions_total": ("Rows that challengers answered, by role.", ()),
+    "tidemill_role_seconds": ("One run of a challenger.", SECONDS),
+    "tidemill_role_errors_total": ("Requests that a challenger failed on, by role.", ()),
+    "tidemill_canary_fallbacks_total": ("Canary requests that the champion answered.", ()),
+    "tidemill_shadow_dropped_total": ("Requests without a shadow, as the server was busy.", ()),
     "tidemill_connections": ("Open connections.", ()),
 }  # fmt: skip
 
@@ -54,6 +60,7 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
 SHARED = {
     "tidemill_journal_folder_bytes", "tidemill_journal_lag_seconds", "tidemill_journal_full",
     "tidemill_model_loaded", "tidemill_models", "tidemill_shelf_problems",
+    "tidemill_challenger_share",
     "tidemill_shelf_synced_timestamp_seconds",
 }  # fmt: skip
 

@@ -43,6 +43,22 @@ class Runtime(Protocol):
         ...
 
 
+class Companion(Protocol):
+    """What a champion knows of the challenger beside it."""
+
+    def pick(self, call: Call) -> Predictor | None:
+        """Who answers the call in the champion's place; None for the champion itself."""
+        ...
+
+    def answered(self, call: Call) -> None:
+        """The champion has answered; its reply leaves at the end of the turn."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Who the challenger is and what it sees, for people and programs."""
+        ...
+
+
 class Surroundings(msgspec.Struct, frozen=True):
     """What all predictors of a process share."""
 
@@ -72,6 +88,7 @@ class Predictor:
         self.packer = Packer(bundle.signature, bundle.manifest.inputs)
         self.decoder = RowDecoder(bundle.signature)
         self.loaded_at = time.time()
+        self.companion: Companion | None = None
         self._runtime = runtime
         self._settings = around.settings
         self._threads = around.threads
@@ -88,6 +105,7 @@ class Predictor:
         self._hits: list[tuple[Work, Outputs]] = []
         self._running: list[Work] | None = None  # what a thread works on
         self._timer: asyncio.TimerHandle | None = None
+        self._patience = around.settings.timeout
         self._in_turn = False
         journal = around.turn.journal
         self._recorder = (
@@ -221,7 +239,7 @@ class Predictor:
         self._running = works
         arrays = _own_rows(works, arrays)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._settings.timeout, self._give_up_late)
+        self._timer = loop.call_later(self._patience, self._give_up_late)
         future = loop.run_in_executor(self._threads, self._timed, arrays)
         future.add_done_callback(lambda done: self._back(works, arrays, count, done.result()))
 
@@ -238,12 +256,12 @@ class Predictor:
 
     def _give_up_late(self) -> None:
         """A thread is at work for long: tell those who waited their time that it was too long."""
-        seconds = self._settings.timeout
+        seconds = self._patience
         moment = time.monotonic() - seconds
         running = [w for w in self._running or () if w.call.started < moment and not w.given_up]
         for work in (*running, *self._queue.before(moment)):
             work.given_up = True
-            self._turn.fail(work.call, _too_late(self.name, seconds))
+            self._fail(work, _too_late(self.name, seconds))
         pause = min(1.0, seconds / 4)
         self._timer = asyncio.get_running_loop().call_later(pause, self._give_up_late)
 
@@ -288,15 +306,19 @@ class Predictor:
         if work.given_up:
             return
         if isinstance(error, UnavailableError):
-            self._turn.fail(work.call, error)
+            self._fail(work, error)
             return
         log.error("%s %s failed on a request", self.name, self.version, exc_info=error)
         what = f"The model '{self.name}' failed on this request."
-        self._turn.fail(work.call, TidemillError(what, remedy="The server's log says why."))
+        self._fail(work, TidemillError(what, remedy="The server's log says why."))
+
+    def _fail(self, work: Work, error: TidemillError) -> None:
+        self._turn.fail(work.call, error)
 
     def _deliver(self, works: list[Work], outputs: Outputs) -> None:
         """Make the replies, record the predictions, and let both go at the turn's end."""
         now = (time.time(), time.monotonic())
+        companion = self.companion
         start = 0
         for place, work in enumerate(works):
             stop = start + work.count
@@ -310,8 +332,10 @@ class Predictor:
                         self._remember(work, reply, outputs, start, stop)
                     self._predictions.add(work.count)
                     self._turn.release(work.call, reply)
+                    if companion is not None:
+                        companion.answered(work.call)
             except TidemillError as error:
-                self._turn.fail(work.call, error)
+                self._fail(work, error)
             except Exception as error:  # whatever goes wrong for one must not keep the others
                 self._failed(work, error)
             start = stop

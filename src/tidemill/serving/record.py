@@ -28,6 +28,7 @@ class Recorder:
     ) -> None:
         self._journal = journal
         self._add = journal.add
+        self.role = "champion"
         self._name = name
         self._version = version
         self._rule = journal.rule(name)
@@ -73,7 +74,7 @@ class Recorder:
             Record(
                 call.id, now[0], self._name, self._version, work.count, encoding, features,
                 outputs.predictions(self._labels, start, stop), probabilities,
-                now[1] - call.started, admission.request_id, admission.key_id, "champion",
+                now[1] - call.started, admission.request_id, admission.key_id, self.role,
                 rule.sample,
             )
         )  # fmt: skip

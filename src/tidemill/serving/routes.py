@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+from typing import Protocol as TypingProtocol
 from urllib.parse import unquote
 
 import msgspec
@@ -69,11 +70,21 @@ class Admission(msgspec.Struct):
     extra: bytes = b""  # header lines that every answer to this head carries
 
 
+class Canary(TypingProtocol):
+    """What the gateway knows of a challenger that answered for a champion, or failed to."""
+
+    def fell_back(self) -> None:
+        """Count a request that the champion answered after all."""
+        ...
+
+
 class Call(msgspec.Struct):
     """One request on its way to its answer.
 
     `respond(reply, block)` is called exactly once, on the loop's thread, when the answer may leave;
     `block` holds the header lines without status line, content length and default headers.
+    `canary` is the challenger that answers in the champion's place, `shadow` says that one answers
+    for the journal alone.
     """
 
     admission: Admission
@@ -81,6 +92,9 @@ class Call(msgspec.Struct):
     id: str
     started: float
     respond: Callable[[Reply, bytes], None]
+    canary: Canary | None = None
+    shadow: bool = False
+    settled: bool = False  # the canary failed; the champion answers, come what may
 
     @property
     def head(self) -> Head:

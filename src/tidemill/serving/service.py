@@ -10,8 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tidemill.serving import openapi, status
 from tidemill.serving.cache import Cache, CacheOptions
+from tidemill.serving.challenger import Challenger
+from tidemill.serving.challengers import Challengers
 from tidemill.serving.counts import Counts
 from tidemill.serving.fleet import Fleet
 from tidemill.serving.gateway import Gateway
@@ -27,6 +31,7 @@ from tidemill.serving.record import read_rules
 from tidemill.serving.routes import Protocol, Router
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.shelf import Placed, StateWatch
+from tidemill.serving.traffic import traffic_watch
 from tidemill.serving.turn import Turn
 
 if TYPE_CHECKING:
@@ -74,8 +79,11 @@ class Service:
         self.journal = _journal(settings, worker)
         self.cache = _cache(settings)
         self._threads = ThreadPoolExecutor(settings.threads, "model")
+        self._apart = ThreadPoolExecutor(1, "challenger")
         self.gateway = self._gateway(settings)
-        self.turn = Turn(_call_soon, self.gateway.settle, self.gateway.refuse, self.journal)
+        self.turn = Turn(
+            _call_soon, self.gateway.settle, self.gateway.refuse, self.journal, self.gateway.failed
+        )
         self.fleet = self._fleet(settings, load_runtime or _load_runtime(settings))
         self.protocols = [make(self) for make in (*PROTOCOLS, status.protocol)]
         self.gateway.router = Router(r for p in self.protocols for r in p.routes)
@@ -108,7 +116,8 @@ class Service:
             self.journal.close()
         if self.cache is not None:
             await self.cache.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._apart):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document of all that this process answers."""
@@ -150,7 +159,17 @@ class Service:
         def load(name: str, placed: Placed) -> Predictor:
             return load_predictor(settings.shelf, name, placed, around, load_runtime)
 
-        return Fleet(load, self.metrics, wanted)
+        return Fleet(load, self.metrics, wanted, self._challengers(around, load_runtime))
+
+    def _challengers(self, around: Surroundings, load_runtime: LoadRuntime) -> Challengers:
+        """Challengers keep no answers, and have a thread of their own: the champions' stay free."""
+        shelf = self.settings.shelf
+        apart = msgspec.structs.replace(around, cache=None, threads=self._apart)
+
+        def load(name: str, placed: Placed) -> Challenger:
+            return load_predictor(shelf, name, placed, apart, load_runtime, Challenger)
+
+        return Challengers(load, traffic_watch(shelf), self.turn, self.metrics)
 
 
 def _call_soon(callback: Callable[[], None]) -> object:

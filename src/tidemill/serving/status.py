@@ -147,6 +147,7 @@ def describe(predictor: Predictor) -> dict[str, Any]:
         "source": manifest.source,
         "loaded_at": datetime.fromtimestamp(predictor.loaded_at, UTC).isoformat(),
         "run_seconds": predictor.speed.of(1),
+        "challenger": predictor.companion.state() if predictor.companion else None,
     }
 
 

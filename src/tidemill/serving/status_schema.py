@@ -56,6 +56,10 @@ def schemas() -> dict[str, Any]:
                 "source": {"type": "object"},
                 "loaded_at": TIME,
                 "run_seconds": {"type": "number", "description": "One row's time in the model."},
+                "challenger": {
+                    "type": ["object", "null"],
+                    "description": "The challenger's version, and what it sees.",
+                },
             }
         ),
     }

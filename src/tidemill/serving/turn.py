@@ -31,6 +31,9 @@ class Turn:
         settle: Sends a reply, and counts it.
         refuse: Makes the reply that tells an error, in the shape of the call's route.
         journal: None records nothing.
+        failed: As `refuse`, but gives None when somebody else answers the call; by default it.
+
+    `ended` counts the turns.
     """
 
     def __init__(
@@ -39,8 +42,11 @@ class Turn:
         settle: Callable[[Call, Reply], None],
         refuse: Callable[[Call, TidemillError], Reply],
         journal: Journal | None,
+        failed: Callable[[Call, Exception], Reply | None] | None = None,
     ) -> None:
         self.journal = journal
+        self.ended = 0
+        self._failed = failed or refuse
         self.call_soon = call_soon
         self._settle = settle
         self._refuse = refuse
@@ -58,9 +64,15 @@ class Turn:
         self._answers.append((call, reply))
         self._schedule()
 
+    def touch(self) -> None:
+        """Have the journal written at the end of this turn."""
+        self._schedule()
+
     def fail(self, call: Call, error: TidemillError) -> None:
-        """Send the error in the shape of the call's protocol."""
-        self.release(call, self._refuse(call, error))
+        """Send the error in the shape of the call's protocol, if nobody else can answer."""
+        reply = self._failed(call, error)
+        if reply is not None:
+            self.release(call, reply)
 
     def end(self) -> None:
         """Run, write, send."""
@@ -69,6 +81,9 @@ class Turn:
             work.drain()
         answers, self._answers = self._answers, []
         self._scheduled = False
+        self.ended += 1
+        if self._waiting:  # what a canary failed on, and its champion is to answer
+            self._schedule()
         if self.journal is not None and not self.journal.commit():
             answers = [(call, self._unrecorded(call, reply)) for call, reply in answers]
         settle = self._settle

@@ -132,7 +132,7 @@ class Inference:
 
     def infer(self, call: Call) -> None:
         """Answer rows."""
-        predictor = self._find(call)
+        predictor = self._find(call) if "version" in call.params else self._fleet.pick(call)
         request, tail = read_request(call)
         tensors = read_tensors(request.inputs, tail)
         check_outputs(predictor.signature, request)

@@ -87,7 +87,7 @@ class Scoring:
 
     def invoke(self, call: Call) -> None:
         """Answer rows."""
-        predictor = self._fleet.find(call.params.get("name"))
+        predictor = self._fleet.pick(call)
         media = (call.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
         rows = READERS[media](predictor, call.body)
 

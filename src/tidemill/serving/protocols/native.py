@@ -44,7 +44,7 @@ class Native:
 
     def predict(self, call: Call) -> None:
         """One row, or many under `instances`."""
-        predictor = self._fleet.find(call.params.get("name"))
+        predictor = self._fleet.pick(call)
         version = predictor.attached("native", NativeVersion)
         body = call.body
         row = None if b'"instances"' in body[:24] else predictor.read_one(body)
@@ -55,7 +55,7 @@ class Native:
 
     def predict_batch(self, call: Call) -> None:
         """Many rows under `instances`."""
-        predictor = self._fleet.find(call.params.get("name"))
+        predictor = self._fleet.pick(call)
         version = predictor.attached("native", NativeVersion)
         predictor.submit(call, predictor.read_many(call.body), version.finish_many)
 
