@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (ingest, feedback):
+    for command in (ingest, feedback, export):
         app.command(rich_help_panel="Watch")(command)
 
 
@@ -104,6 +104,44 @@ def feedback(
             console.err.print(f"{labels.left_out} lines had no id or no label.")
     if outcomes[CONFLICT] or outcomes[REFUSED]:
         raise typer.Exit(console.EXIT_FAILED)
+
+
+def export(
+    url: Annotated[str, typer.Argument(help="A folder, s3://BUCKET/PREFIX or gs://...")],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Only this model; may be repeated.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write predictions with their labels as Parquet files, one for each model and day.
+
+    Only days that changed since the last export to the same place are written. With
+    TIDEMILL_EXPORT_URL set, retention does this by itself before it deletes anything.
+
+    Examples:
+
+      tidemill export history
+
+      tidemill export s3://bucket/predictions --model churn
+    """
+    from tidemill.loop.export import Export
+
+    with platform_of(open_settings(home)) as platform, console.err.status("Exporting ...") as shown:
+        days = Export(platform.database, url).run(
+            model or (),
+            progress=lambda day, number, count: shown.update(
+                f"{day.model}, {day.date}: day {number + 1} of {count}"
+            ),
+        )
+    rows = [[day.model, day.date, day.rows, day.labels] for day in days]
+    if as_json:
+        fields = ("model", "day", "rows", "labels")
+        console.print_json([dict(zip(fields, row, strict=True)) for row in rows])
+    elif rows:
+        console.print_table(["model", "day", "rows", "labels"], rows)
+    else:
+        console.out.print("Nothing changed since the last export.")
 
 
 def _drain(worker: Ingest) -> None:

@@ -45,9 +45,13 @@ class Retention:
     @classmethod
     def of(cls, settings: Settings, database: Database) -> Retention:
         """As the settings have it."""
-        return cls(
-            database, settings.retention_days, settings.retention_rows, settings.feedback_wait
-        )
+        export = None
+        if settings.export_url is not None:
+            from tidemill.loop.export import Export as Exporting
+
+            export = Exporting(database, settings.export_url).before
+        days, rows = settings.retention_days, settings.retention_rows
+        return cls(database, days, rows, settings.feedback_wait, export)
 
     def keep_up(self, stop: threading.Event) -> bool:
         """Apply it when it is due, once a minute, and say so; `stop` ends it between two chunks."""
@@ -85,6 +89,8 @@ class Retention:
         with self.database.read() as connection:
             nth = connection.execute(newest).scalar() if self.rows else None
             cutoff = max(by_age, nth or 0.0)
+            if self.export is not None:
+                cutoff = cutoff // DAY * DAY  # files are of whole days
             oldest = connection.execute(mine.order_by(table.time).limit(1)).scalar()
         return cutoff if oldest is not None and oldest < cutoff else None
 

@@ -11,7 +11,7 @@ tables are joined when they are read, so that neither is ever rewritten.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -44,7 +44,7 @@ CHAMPION = "champion"
 Versioned = tuple[str, str]
 
 _JOINED = feedback.c.outcome == literal_column("'joined'")  # a parameter would miss the index
-_LABEL = and_(feedback.c.prediction_id == predictions.c.id, _JOINED)
+LABEL = and_(feedback.c.prediction_id == predictions.c.id, _JOINED)
 _MODEL, _TIME = predictions.c.model, predictions.c.time
 _WINDOW = (
     predictions.c.id, _TIME, predictions.c.version, predictions.c.role, predictions.c.encoding,
@@ -110,7 +110,7 @@ class Predictions:
         """How many predictions such a window would hold; arguments as in `window`."""
         query = select(func.count()).select_from(predictions)
         if labelled or labelled_since is not None:
-            query = query.join(feedback, _LABEL)
+            query = query.join(feedback, LABEL)
         query = query.where(*_where(model, version, role, since, until, labelled_since))
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
@@ -128,6 +128,27 @@ class Predictions:
             for row in self._database.rows(query)
             if row["signature"] is not None
         }
+
+    def versions(self, model: str) -> list[str]:
+        """The versions of a model that predictions were ever stored of."""
+        query = select(served_versions.c.version).where(served_versions.c.model == model)
+        return [row["version"] for row in self._database.rows(query)]
+
+    def chunks(
+        self, model: str, *, since: float, until: float, size: int
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """All predictions of a period, in every role, oldest first, so many rows at a time.
+
+        Each row has a window's fields (`windows.FIELDS`), and behind them its milliseconds, request
+        id and key id.
+        """
+        more = (predictions.c.milliseconds, predictions.c.request_id, predictions.c.key_id)
+        query = _selected(select(*_WINDOW, *more), False)
+        query = query.where(*_where(model, None, None, since, until, None))
+        with self._database.read() as connection:
+            found = connection.execution_options(yield_per=size).execute(query.order_by(_TIME))
+            for part in found.partitions():
+                yield [tuple(row) for row in part]
 
     def page(
         self,
@@ -197,7 +218,7 @@ class Predictions:
 
 
 def _selected(query: Select[Any], labelled: bool) -> Select[Any]:
-    return query.select_from(predictions).join(feedback, _LABEL, isouter=not labelled)
+    return query.select_from(predictions).join(feedback, LABEL, isouter=not labelled)
 
 
 def _where(
