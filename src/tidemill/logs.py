@@ -89,9 +89,18 @@ def _shared(name: str) -> list[structlog.types.Processor]:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _without_colours,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_process,
     ]
+
+
+def _without_colours(
+    _: object, __: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """The event without uvicorn's repetition of it for terminals."""
+    event.pop("color_message", None)
+    return event
 
 
 def _console(out: TextIO, readable: bool, name: str) -> logging.Handler:

@@ -77,10 +77,11 @@ def test_the_locks_name_hashes_and_no_address() -> None:
 
 def test_the_proxy_sends_every_path_of_the_data_plane_to_it(tmp_path: Path) -> None:
     text = (DEPLOY / "caddy" / "Caddyfile").read_text()
-    block = text[text.index("@serve {") : text.index("handle @serve")]
-    globs = re.findall(r"/\S+", "\n".join(re.findall(r"\tpath (.*)", block)))
-    expression = re.search(r"path_regexp (\S+)", block)
+    fixed = re.search(r"@serve path (.*)", text)
+    expression = re.search(r"@model path_regexp (\S+)", text)
+    assert fixed is not None
     assert expression is not None
+    globs = fixed[1].split()
 
     def is_served(path: str) -> bool:
         plain = any(

@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, end)
     settings = Settings()
     logs.configure(
-        "ingest", level=settings.log_level, style=settings.log_format, folder=settings.logs
+        "ingest", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     prefer_throughput()
     run(settings, stop)

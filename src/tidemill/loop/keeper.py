@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, lambda *_: stop.set())
     settings = Settings()
     logs.configure(
-        "keeper", level=settings.log_level, style=settings.log_format, folder=settings.logs
+        "keeper", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     keep(Keeper(settings.home, given.shelf or settings.shelf), stop)
 

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -312,15 +312,22 @@ def sync_once(
     return Sync(registry, shelf, parse_wanted([] if wanted == "all" else wanted)).once()
 
 
-def follow(sync: Sync, stop: threading.Event, *, interval: float = INTERVAL) -> None:
+def follow(
+    sync: Sync,
+    stop: threading.Event,
+    *,
+    interval: float = INTERVAL,
+    tell: Callable[[], None] = lambda: None,
+) -> None:
     """Bring the shelf up to date again and again until `stop` is set.
 
-    Whatever goes wrong is told once, and tried again.
+    Whatever goes wrong is told once, and tried again. `tell` is called before each look.
     """
     trouble: str | None = None
     while not stop.is_set():
         started = time.monotonic()
         try:
+            tell()
             sync.once()
             if trouble is not None:
                 logger.info("the registry can be reached again")
@@ -366,7 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stage=settings.model_stage,
         bundle_for=adopting(registry, trust=given.trust or settings.trust_models),
     )
-    follow(sync, threading.Event(), interval=given.interval)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    alive = settings.home / "sync.alive"  # for health checks
+    follow(sync, threading.Event(), interval=given.interval, tell=alive.touch)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

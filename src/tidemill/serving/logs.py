@@ -10,7 +10,10 @@ from typing import Any, Literal
 import msgspec
 
 #: What every record carries; whatever else is on one was given as `extra` and is shown.
-PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: uvicorn repeats some of its messages in colour.
+PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message", "asctime", "taskName", "color_message",
+}  # fmt: skip
 
 
 class JsonLines(logging.Formatter):

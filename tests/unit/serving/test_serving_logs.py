@@ -41,10 +41,13 @@ def test_both_planes_write_the_same_schema(monkeypatch: pytest.MonkeyPatch) -> N
         out = io.StringIO()
         monkeypatch.setattr(sys, "stdout", out)
         configure()
-        logging.getLogger("tidemill.access").info("POST %s", "/x", extra={"request_id": "r1"})
+        logging.getLogger("tidemill.access").info(
+            "POST %s", "/x", extra={"request_id": "r1", "color_message": "x"}
+        )
         lines.append(line_of(out))
     serve, api = lines
     assert serve.keys() == api.keys()
+    assert "color_message" not in serve
     assert serve["event"] == api["event"] == "POST /x"
     assert serve["request_id"] == api["request_id"] == "r1"
     assert (serve["level"], serve["process"]) == ("info", "serve")
