@@ -30,6 +30,7 @@ from tidemill.stores.registry import Registry
 from tidemill.stores.requests import RequestLog
 from tidemill.stores.schema import open_database
 from tidemill.stores.triggers import Triggers
+from tidemill.stores.watching import Watching
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tidemill.loop.contest import Umpire
     from tidemill.loop.follow_up import FollowUps
     from tidemill.loop.promote import Transition
+    from tidemill.loop.watch import Watcher
 
 PROBE_SECONDS = 1.0
 
@@ -141,6 +143,28 @@ class Platform:
         bound_waits()
         quiet_mlflow()
         return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
+
+    @cached_property
+    def watching(self) -> Watching:
+        """What checks found."""
+        return Watching(self.database)
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """What looks at models; importing it takes a second, so it is made when first needed."""
+        from tidemill.loop.wiring import make_watcher
+
+        return make_watcher(
+            settings=self.settings,
+            predictions=self.predictions,
+            watching=self.watching,
+            triggers=self.triggers,
+            submit=self.submit,
+            job=self.jobs.get,
+            projects=self.projects,
+            registry=lambda: self.registry,
+            contest=self.contest,
+        )
 
     def mlflow_problem(self) -> str | None:
         """None when MLflow can be reached, else what is wrong; takes a second at most."""

@@ -180,6 +180,17 @@ class Settings(BaseSettings):
         default=None,
         description="Where predictions go before retention deletes them: a folder, or s3://...",
     )
+    watch_every: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds between two looks of the watching process at each model.",
+    )
+    webhook_url: str | None = Field(
+        default=None, description="Told of every trigger that opens or closes; None for nobody."
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Signs what the webhook is sent (HMAC-SHA256)."
+    )
     audit_secret: SecretStr | None = Field(
         default=None,
         description="Signs the audit log's checkpoint; None keeps a secret of its own in the home.",
@@ -255,6 +266,10 @@ class Settings(BaseSettings):
     @property
     def journal(self) -> Path:
         return self.journal_dir or self.home / "journal"
+
+    @property
+    def triggers(self) -> Path:
+        return self.home / "triggers"
 
     @property
     def keys_file(self) -> Path:

@@ -109,10 +109,21 @@ class Triggers:
         Raises:
             NotFoundError: There is none with that id.
         """
-        found = self._database.rows(select(triggers).where(triggers.c.id == trigger_id))
-        if not found:
+        found = self.find(trigger_id)
+        if found is None:
             raise NotFoundError(f"There is no trigger '{trigger_id}'.", field="trigger_id")
-        return _trigger(found[0])
+        return found
+
+    def find(self, trigger_id: str) -> Trigger | None:
+        """The trigger, or None."""
+        found = self._database.rows(select(triggers).where(triggers.c.id == trigger_id))
+        return _trigger(found[0]) if found else None
+
+    def by_key(self, model: str, cause_key: str) -> Trigger | None:
+        """The trigger that answered for a cause."""
+        where = (triggers.c.model == model, triggers.c.cause_key == cause_key)
+        found = self._database.rows(select(triggers).where(*where))
+        return _trigger(found[0]) if found else None
 
     def opened(self, model: str | None = None) -> list[Trigger]:
         """Those that are not closed, oldest first."""
