@@ -79,7 +79,7 @@ class Consequences:
         return self.triggers.start(trigger.id, job.id)
 
     def _settle(self, trigger: Trigger) -> None:
-        """Close a trigger whose job ended without closing it."""
+        """Close a trigger whose job ended for good; a contest, or labels to come, keep it open."""
         try:
             job = self.job(str(trigger.job_id))
         except NotFoundError:
@@ -87,8 +87,11 @@ class Consequences:
             return
         if not job.done:
             return
+        result: Mapping[str, Any] = job.result or {}
+        if job.state == "succeeded" and ("contest" in result or "postponed" in result):
+            return
         if job.state == "succeeded":
-            gate: Mapping[str, Any] = (job.result or {}).get("gate") or {}
+            gate: Mapping[str, Any] = result.get("gate") or {}
             state = "promoted" if gate.get("promoted") else "kept champion"
             self.triggers.close(trigger.id, state, {"gate": dict(gate)})  # type: ignore[arg-type]
         else:
