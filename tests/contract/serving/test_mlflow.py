@@ -219,3 +219,56 @@ def same(theirs: Any, ours: Any) -> None:
         np.testing.assert_allclose(right, left, rtol=1e-6)
     else:
         assert left == right
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
+    """Models that were logged with a tensor signature, adopted from what MLflow wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's and Starlette's own
+        import mlflow.sklearn
+        from mlflow.pyfunc import scoring_server
+        from starlette.testclient import TestClient
+
+    from tidemill.loop.adopt import adopt
+    from tidemill.steps.export import Made, make_example, write_bundle
+    from tidemill.stores.foreign import read_model_folder
+
+    from .conftest import starting
+
+    home = tmp_path_factory.mktemp("tensors")
+    rng = np.random.default_rng(5)
+    placed, clients, found = {}, {}, {}
+    for name, dtype in (("double", np.float64), ("float", np.float32), ("long", np.int64)):
+        X = (rng.normal(size=(60, 4)) * 3).astype(dtype)
+        model = LogisticRegression().fit(X, np.where(X[:, 0] > 0, 7, 3))
+        folder = home / f"{name}-mlflow"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mlflow.sklearn.save_model(
+                model, str(folder), signature=mlflow.models.infer_signature(X, model.predict(X)),
+                serialization_format="skops", pip_requirements=[],
+            )  # fmt: skip
+            clients[name] = TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder))))
+            made = adopt(read_model_folder(folder), home)
+        (home / name).mkdir()
+        example = make_example(made.rows, made.signature, made.answers)
+        held = write_bundle(home / name, made.compiled, made.signature, {}, example, Made(name))
+        placed[name] = place(home / "shelf", name, "1", held.path, held.digest)
+        found[name] = pd.DataFrame(X[:7])
+    write_state(home / "shelf", ShelfState(models=placed, synced_at=1.0))
+    with starting(home) as begin:
+        ours = begin()
+        yield {name: Pair(name, clients[name], ours, found[name]) for name in placed}
+
+
+@pytest.mark.parametrize("name", ["double", "float", "long"])
+@pytest.mark.parametrize("form", ["inputs", "instances"])
+def test_a_tensor_signature_gets_mlflows_answer(
+    tensors: dict[str, Pair], name: str, form: str
+) -> None:
+    pair = tensors[name]
+    theirs, ours = pair.both({form: pair.table.to_numpy().tolist()})
+    assert theirs == ours
+    assert ours[0] == 200
+    assert set(ours[1]["predictions"]) <= {3, 7}

@@ -1,0 +1,235 @@
+"""Up to 200 small models in one process: memory, start and latency by their number.
+
+    .venv/bin/python -m benchmarks.many_models
+
+Half of the models are a scaler with a logistic regression, half a scaler with a forest of 20
+trees, on 30 numbers. Every model is a bundle, a session and a set of buffers of its own, though the
+same bundle is placed under many names. Requests go to a model by chance. Two limits in the
+same run hold as many models and do nothing else: bare ONNX Runtime sessions, and scikit-learn's
+own pipelines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.serving.server import free_port
+from benchmarks.serving.steady import requests_of, steady
+from benchmarks.shadow import get, wait
+from tidemill import keyring
+from tidemill.bundle import Bundle
+from tidemill.project import Candidate, Project, sklearn_dataset
+from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.steps.export import export_bundle
+from tidemill.steps.signature_of import infer_signature
+
+PAGE = Path("docs/benchmarks/many-models.md")
+COUNTS = (1, 50, 100, 200)
+RATE, SECONDS = 200.0, 5.0
+BARE = {
+    "onnx": """
+import sys, time, onnxruntime
+began = time.perf_counter()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+cpu = ["CPUExecutionProvider"]
+held = [onnxruntime.InferenceSession(p, options, providers=cpu) for p in sys.argv[1:]]
+""",
+    "sklearn": """
+import pickle, sys, time
+began = time.perf_counter()
+held = [pickle.load(open(p, "rb")) for p in sys.argv[1:]]
+""",
+}
+REPORT = """
+rollup = open("/proc/self/smaps_rollup").read()
+print(time.perf_counter() - began, rollup.split("Pss:")[1].split()[0])
+"""
+
+
+def make(folder: Path) -> tuple[list[Bundle], list[Path]]:
+    """Two bundles, and the pipelines they came from."""
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    bundles, pickles = [], []
+    for estimator in (
+        LogisticRegression(max_iter=1000),
+        RandomForestClassifier(20, random_state=0),
+    ):
+        name = type(estimator).__name__
+        model = make_pipeline(StandardScaler(), estimator).fit(X[:450], y[:450])
+        data = sklearn_dataset("breast_cancer")
+        project = Project(name, data, "target", [Candidate(name, estimator)])
+        signature = infer_signature(X, y, "classification", project)
+        made = folder / name
+        bundles.append(
+            export_bundle(
+                model, signature, X[450:], y[450:].to_numpy(), made, name=name, X_train=X[:450]
+            )
+        )
+        pickles.append(folder / f"{name}.pkl")
+        pickles[-1].write_bytes(pickle.dumps(model))
+    return bundles, pickles
+
+
+def shelve(home: Path, bundles: list[Bundle], count: int) -> str:
+    """A home that serves so many models, and its key."""
+    placed = {}
+    for number in range(count):
+        held, name = bundles[number % len(bundles)], f"m{number}"
+        placed[name] = place(home / "shelf", name, "1", held.path, held.digest)
+    write_state(home / "shelf", ShelfState(models=placed, synced_at=time.time()))
+    ring, token, _ = keyring.add(keyring.new_keyring(), ("predict",))
+    keyring.save(home / "keys.json", ring)
+    return token
+
+
+def measure(home: Path, key: str, count: int) -> dict[str, float]:
+    """Start, memory and latency with so many models."""
+    port, began = free_port(), time.perf_counter()
+    command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--log-level", "warning"],
+        env={**os.environ, "TIDEMILL_CACHE": "off", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        wait(lambda: len(json.loads(get(port, "/ready") or b'{"models":{}}')["models"]) == count)
+        started = time.perf_counter() - began
+        rows = load_breast_cancer().data[:64]
+        bodies = [json.dumps({"features": row.tolist()}).encode() for row in rows]
+        paths = [f"/models/m{number}/predict" for number in range(count)]
+        requests = requests_of(paths, bodies, key)
+        steady(port, requests, rate=RATE, seconds=2.0)  # every buffer is touched once
+        before = cpu(process.pid)
+        found = steady(port, requests, rate=RATE, seconds=SECONDS)
+        used = cpu(process.pid) - before
+        p50, p99 = np.quantile(found.latencies, (0.5, 0.99)) * 1000
+        return {
+            "models": count, "seconds": started, "pss_mb": pss(process.pid), "p50_ms": float(p50),
+            "p99_ms": float(p99), "cpu_us": used / len(found.latencies) * 1e6,
+            "failed": found.failed,
+        }  # fmt: skip
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def cpu(pid: int) -> float:
+    """Seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(n) for n in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def pss(pid: int) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.partition("\nPss:")[2].split()[0]) / 1024
+
+
+def bare(kind: str, paths: list[Path]) -> dict[str, float]:
+    """Seconds and megabytes of a process that only holds the models."""
+    command = [sys.executable, "-c", BARE[kind] + REPORT, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, kilobytes = done.stdout.split()
+    return {"seconds": float(seconds), "pss_mb": int(kilobytes) / 1024}
+
+
+def page(found: list[dict[str, float]], limits: dict[str, dict[str, float]], words: str) -> str:
+    """The report."""
+    one, most = found[0], found[-1]
+    each = (most["pss_mb"] - one["pss_mb"]) / (most["models"] - one["models"])
+    lines = [
+        "# Many models in one process", "", words, "", "![Memory and latency](many-models.png)", "",
+        "| models | start to all in service, s | PSS, MB | p50, ms | p99, ms | CPU, us a request |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    lines += [
+        f"| {row['models']:.0f} | {row['seconds']:.1f} | {row['pss_mb']:.0f} | {row['p50_ms']:.2f} "
+        f"| {row['p99_ms']:.2f} | {row['cpu_us']:.0f} |"
+        for row in found
+    ]
+    count = f"{most['models']:.0f}"
+    lines += ["", f"| limit: a process that only holds {count} models | load, s | PSS, MB |"]
+    lines += ["| --- | ---: | ---: |"]
+    names = {"onnx": "ONNX Runtime sessions", "sklearn": "scikit-learn pipelines"}
+    lines += [f"| {names[k]} | {v['seconds']:.1f} | {v['pss_mb']:.0f} |" for k, v in limits.items()]
+    ratio = {k: most["pss_mb"] / v["pss_mb"] for k, v in limits.items()}
+    lines += [
+        "",
+        f"A model more takes {each * 1024:.0f} kB. {count} served models take {ratio['onnx']:.2f}x "
+        f"the memory of the bare sessions and {ratio['sklearn']:.2f}x that of the bare pipelines. "
+        f"The median latency with {count} models is {most['p50_ms'] / one['p50_ms']:.2f}x that "
+        f"with one, the CPU time a request {most['cpu_us'] / one['cpu_us']:.2f}x.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: list[dict[str, float]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    counts = [row["models"] for row in found]
+    left.plot(counts, [row["pss_mb"] for row in found], "o-")
+    left.set(xlabel="models", ylabel="PSS, MB", ylim=0)
+    for name, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
+        right.plot(counts, [row[name] for row in found], "o-", label=label)
+    right.set(xlabel="models", ylabel="latency, ms", ylim=0)
+    right.legend()
+    figure.savefig(PAGE.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        bundles, pickles = make(folder)
+        keys = {count: shelve(folder / str(count), bundles, count) for count in COUNTS}
+        rounds = [
+            [measure(folder / str(count), keys[count], count) for count in COUNTS]
+            for _ in range(given.rounds)
+        ]
+        most = COUNTS[-1]
+        paths = {"onnx": [b.model_path for b in bundles], "sklearn": pickles}
+        limits = {kind: bare(kind, some * (most // 2)) for kind, some in paths.items()}
+    found = [
+        {name: statistics.median(rows[i][name] for rows in rounds) for name in rounds[0][i]}
+        for i in range(len(COUNTS))
+    ]
+    words = (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python -m benchmarks.many_models --rounds "
+        f"{given.rounds}` on {os.cpu_count()} cores, load average {os.getloadavg()[0]:.0f} at the "
+        f"end. Medians over {given.rounds} rounds; {RATE:.0f} requests a second over 16 "
+        "connections, each to a model by chance; half of the models a logistic regression, half a "
+        "forest of 20 trees."
+    )
+    text = page(found, limits, words)
+    print(text)
+    PAGE.write_text(text)
+    draw(found)
+    result = {"served": found, "limits": limits}
+    PAGE.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
