@@ -122,12 +122,22 @@ def damage(folder: Path, how: str) -> None:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+    elif how == "with another profile":  # which nothing but its hash tells
+        (folder / "profile.json").write_bytes(b"{ }")
     elif how == "with a file too many":
         (folder / "model.pkl").write_bytes(b"x")
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "changed", "half copied", "absent", "with a file too many"]
+    "how",
+    [
+        "truncated",
+        "changed",
+        "half copied",
+        "absent",
+        "with a file too many",
+        "with another profile",
+    ],
 )
 def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
     home: Path, start: Start, version: Callable[[int], Placed], how: str
