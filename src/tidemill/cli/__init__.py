@@ -16,6 +16,7 @@ from tidemill.cli import (
     demo,
     init,
     models,
+    monitor,
     operate,
     predict,
     records,
@@ -36,7 +37,20 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the gate stayed closed; "
     "130 stopped by Ctrl-C.",
 )
-for module in (up, demo, init, train, models, serve, api, predict, records, operate, upkeep):
+for module in (
+    up,
+    demo,
+    init,
+    train,
+    models,
+    serve,
+    api,
+    predict,
+    records,
+    monitor,
+    operate,
+    upkeep,
+):
     module.register(app)
 
 

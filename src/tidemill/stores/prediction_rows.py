@@ -15,6 +15,9 @@ from tidemill.serving.segments import Record
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}
+#: Requests with such an id come from the monitor; their role keeps them out of windows.
+PROBE_PREFIX = "tidemill-probe-"
+PROBE = "probe"
 MAX_ID = 52  # and "-", and the number of the row in its batch
 
 
@@ -79,10 +82,13 @@ def _single(record: Record) -> Row:
 
 
 def _row(record: Record, id: str, features: bytes | None, output: str, likely: bytes | None) -> Row:
+    role, request_id = record.role, record.request_id
+    if request_id is not None and request_id.startswith(PROBE_PREFIX):
+        role = PROBE
     return Row(
-        id, record.version, record.time, record.model, record.role, record.encoding, features,
+        id, record.version, record.time, record.model, role, record.encoding, features,
         output, likely, max(array("f", likely)) if likely else None, record.latency * 1000.0,
-        1.0 / record.sample, record.request_id, record.key_id,
+        1.0 / record.sample, request_id, record.key_id,
     )  # fmt: skip
 
 

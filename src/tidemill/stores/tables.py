@@ -147,7 +147,7 @@ predictions = Table(
     Column("version", String(64), primary_key=True),
     Column("time", Double, nullable=False),
     Column("model", String(255), nullable=False),
-    Column("role", String(16), nullable=False, default="champion"),  # or shadow, canary
+    Column("role", String(16), nullable=False, default="champion"),  # or shadow, canary, probe
     Column("encoding", String(8), nullable=False),  # f4, f8, values, none: as in the journal
     Column("features", LargeBinary),  # null where the model does not keep inputs
     Column("output", Text, nullable=False),  # JSON
