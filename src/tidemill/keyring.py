@@ -3,6 +3,10 @@
 A key looks like `tm_<id>_<secret>`. The file holds for each key its id, its scopes, its expiry and
 the BLAKE2b of the whole key under a pepper that is kept in the same file (mode 0600). A stolen list
 of hashes therefore says nothing without the pepper, and the keys themselves are stored nowhere.
+
+A *ticket* `tt_<id>_<expiry>_<mac>` stands for a key for some minutes: the console asks the data
+plane with one, on behalf of whoever signed in. Every server that reads the file can check it, and
+it dies with its key.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from tidemill.errors import SettingsError
 Scope = Literal["predict", "train", "promote", "admin"]
 SCOPES: tuple[Scope, ...] = ("predict", "train", "promote", "admin")
 PREFIX = "tm_"
+TICKET = "tt_"
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
@@ -47,13 +52,42 @@ class Keyring(msgspec.Struct, frozen=True):
     keys: tuple[KeyRecord, ...] = ()
 
     def find(self, token: str) -> KeyRecord | None:
-        """The record of the key, or None; every comparison takes the same time."""
+        """The record of the key or ticket, or None; every comparison takes the same time."""
+        if token.startswith(TICKET):
+            return self._find_by_ticket(token)
         wanted = hash_key(self.pepper, token)
         found = None
         for record in self.keys:
             if hmac.compare_digest(record.hash, wanted):
                 found = record
         return found
+
+    def get(self, key_id: str) -> KeyRecord | None:
+        """The record of that id, or None."""
+        return next((record for record in self.keys if record.id == key_id), None)
+
+    def sign(self, record: KeyRecord, purpose: str, text: str) -> str:
+        """A signature that only a reader of this file can make, and that dies with the key."""
+        said = "\0".join((purpose, text, record.hash)).encode()
+        return hashlib.blake2b(said, key=bytes.fromhex(self.pepper), digest_size=32).hexdigest()
+
+    def ticket(self, record: KeyRecord, expires: float) -> str:
+        """A stand-in for the key until a moment, in whole seconds since the epoch."""
+        until = f"{int(expires):x}"
+        return f"{TICKET}{record.id}_{until}_{self.sign(record, TICKET, until)}"
+
+    def _find_by_ticket(self, ticket: str) -> KeyRecord | None:
+        parts = ticket.removeprefix(TICKET).split("_")
+        record = self.get(parts[0])
+        if record is None or len(parts) != 3:
+            return None
+        _, until, signature = parts
+        if not hmac.compare_digest(
+            self.sign(record, TICKET, until).encode(), signature.encode("utf-8", "replace")
+        ):
+            return None
+        ends = [float(int(until, 16)), *([record.expires] if record.expires is not None else [])]
+        return msgspec.structs.replace(record, expires=min(ends))
 
 
 def new_keyring() -> Keyring:

@@ -8,6 +8,7 @@ plane has its own table in `tidemill.serving.settings`, because it must not impo
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,40 @@ def variables(name: str, field: FieldInfo) -> list[str]:
     own = f"TIDEMILL_{name.upper()}"
     foreign = [other for other in others if isinstance(other, str) and other not in (name, own)]
     return [*foreign, own]
+
+
+def sources(settings: Settings) -> list[dict[str, str]]:
+    """Every setting in force: its variable, value, what it does, and where the value is from.
+
+    Secrets are told by whether they are set, never by their value.
+    """
+    table = _toml(Path(str(settings.model_config.get("toml_file"))))
+    return [_sourced(settings, name, field, table) for name, field in Settings.model_fields.items()]
+
+
+def _sourced(settings: Settings, name: str, field: FieldInfo, table: set[str]) -> dict[str, str]:
+    value = getattr(settings, name)
+    names = variables(name, field)
+    found = next((v for v in names if os.environ.get(v) is not None), None)
+    file = next((f"{v}_FILE" for v in names if os.environ.get(f"{v}_FILE") is not None), None)
+    source = found or file or ("tidemill.toml" if name in table else None)
+    if source is None:
+        source = (
+            "default" if value == field.get_default() or name == "home" else "given at the start"
+        )
+    return {
+        "variable": names[0],
+        "value": "" if value is None else str(value),
+        "source": source,
+        "words": field.description or "",
+    }
+
+
+def _toml(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
+    with path.open("rb") as file:
+        return set(tomllib.load(file))
 
 
 class Settings(BaseSettings):
@@ -199,6 +234,23 @@ class Settings(BaseSettings):
         default=False,
         description="Unpickle and run MLflow models of other makers, to serve them, too; only "
         "where everyone who can write to the registry is trusted.",
+    )
+    serving_url: str | None = Field(
+        default=None,
+        description="Where the console reaches the data plane; None is the port it came in by.",
+    )
+    mlflow_pages: str | None = Field(
+        default=None,
+        description="Where people open MLflow's pages; None is the tracking server itself.",
+    )
+    console: Literal["on", "off"] = Field(
+        default="on", description="Whether the pages for people are shown at /."
+    )
+    console_idle: float = Field(
+        default=28_800.0,
+        ge=60,
+        le=86_400,
+        description="Seconds without a page or an action after which the console signs out.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(

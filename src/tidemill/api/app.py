@@ -67,7 +67,20 @@ def create_app(platform: Platform) -> FastAPI:
     for module in (health, train, jobs, experiments, models, promotion, feedback, operations):
         app.include_router(module.router)
     _add_short_paths(app)
+    if settings.console == "on":
+        _add_console(app, state)
     return app
+
+
+def _add_console(app: FastAPI, state: State) -> None:
+    """The pages for people, and `/` as the way to them."""
+    from tidemill.console.app import create_console
+
+    app.mount("/console", create_console(state.platform, state.keyring, state.limits))
+
+    @app.get("/", include_in_schema=False)
+    def root() -> RedirectResponse:
+        return RedirectResponse("/console/")
 
 
 def _add_short_paths(app: FastAPI) -> None:

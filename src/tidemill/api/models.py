@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -17,8 +14,8 @@ from tidemill.api.experiments import mlflow_moment
 from tidemill.api.shapes import Cursor, Listing
 from tidemill.api.state import platform_of
 from tidemill.api.tracked import asked_of_mlflow, quoted
-from tidemill.errors import NotFoundError
 from tidemill.platform import Platform
+from tidemill.stores.evidence import read_evidence
 
 router = APIRouter(tags=["models"])
 
@@ -118,20 +115,9 @@ def list_versions(
 def get_evidence(name: str, version: str, _: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
     """The whole of what the gate looked at when it judged this version."""
     client = platform.require_mlflow()
-    path = f"gate/evidence-v{version}.json"
     with asked_of_mlflow():
         found = client.get_model_version(name, version)
-        if not any(entry.path == path for entry in client.list_artifacts(found.run_id, "gate")):
-            raise NotFoundError(f"Version {version} of '{name}' was never at the gate.")
-        evidence: dict[str, Any] = _load_json(platform, found.run_id, path)
-    return evidence
-
-
-def _load_json(platform: Platform, run_id: str, path: str) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        return json.loads(
-            Path(platform.tracking.download_artifacts(run_id, path, folder)).read_text()
-        )
+        return read_evidence(client, found.run_id, version)
 
 
 def _newest_versions(client: Any, name: str) -> list[Any]:

@@ -21,6 +21,7 @@ from tidemill.serving import server
 from tidemill.serving import settings as serving_settings
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+ENDING = "tidemill.ending"
 Made = tuple[Asgi, Callable[[], None]]
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ class LateApp:
     def __init__(self, make: Callable[[], Made]) -> None:
         self._make = make
         self._making: asyncio.Task[Made] | None = None
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Tell what would go on for long, as streams do, that the server wants to end."""
+        self._ending.set()
 
     def describe(self) -> dict[str, Any]:
         """The application's OpenAPI document; empty until it is there."""
@@ -51,6 +57,7 @@ class LateApp:
         except Exception as error:
             await _unavailable(send, error)
             return
+        scope[ENDING] = self._ending
         await app(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
@@ -100,7 +107,9 @@ def main() -> None:
     options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO)
     late = LateApp(control_plane)
-    server.run(serving_settings.load(**options), fallback=late, describe=late.describe)
+    server.run(
+        serving_settings.load(**options), fallback=late, describe=late.describe, on_ending=late.end
+    )
 
 
 def control_plane() -> Made:

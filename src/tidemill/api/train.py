@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tidemill.api.access import KeyHolder, Trainer
 from tidemill.api.shapes import Accepted, JobView, view_job
 from tidemill.api.state import platform_of
+from tidemill.loop.order import training_job
 from tidemill.platform import Platform
 from tidemill.steps.parameters import check_params
-from tidemill.stores.jobs import NewJob
 
 router = APIRouter(tags=["training"])
 
@@ -115,19 +115,14 @@ def _submit(
     platform: Platform,
 ) -> Accepted:
     known = platform.projects.get(model)
-    for name in order.candidates or ():
-        known.project.candidate(name)
     given = {**(order.model_extra or {}), **order.params}
     megabytes = order.memory_limit_mb
-    new = NewJob(
-        kind=kind,
-        model=known.project.name,
-        project=known.reference,
-        params={
-            "overrides": check_params(known.project, given),
-            "only": order.candidates,
-            "trials": order.trials,
-        },
+    new = training_job(
+        kind,
+        known,
+        check_params(known.project, given),
+        only=order.candidates,
+        trials=order.trials,
         time_limit=order.time_limit,
         memory_limit=None if megabytes is None else megabytes * 2**20,
         idempotency_key=None if key is None else f"{caller.key_id}:{key}",

@@ -57,7 +57,10 @@ def one_port(settings: Settings, at: Addresses) -> Child:
     """The data plane with the control plane behind it, on one port."""
     command = [sys.executable, "-m", "tidemill.api.one_port", "--host", at.host]
     command += ["--port", str(at.port)]
-    return Child("api", command, settings.logs / "api.out", environment(settings))
+    env = environment(settings)
+    if settings.tracking_uri is None:
+        env["TIDEMILL_MLFLOW_PAGES"] = at.mlflow
+    return Child("api", command, settings.logs / "api.out", env)
 
 
 def sync(settings: Settings, models: list[str], *, trust: bool = False) -> Child:

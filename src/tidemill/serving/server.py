@@ -34,6 +34,7 @@ def run(
     registry: Callable[[], CollectorRegistry | None] | None = None,
     describe: Callable[[], dict[str, Any]] | None = None,
     on_started: Callable[[str], None] | None = None,
+    on_ending: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; running requests get `settings.grace` seconds to end.
 
@@ -43,13 +44,14 @@ def run(
             there yet.
         describe: The fallback's OpenAPI document, merged into the data plane's.
         on_started: Called with the base URL when the port is open and the first models are loaded.
+        on_ending: Called when the server begins to end, before it waits for running requests.
 
     Raises:
         SettingsError: The port is taken, or a setting does not hold.
     """
     listener = bind(settings.host, settings.port)
     service = Service(settings, registry=registry, describe=describe)
-    serve(settings, App(service, fallback), listener, on_started)
+    serve(settings, App(service, fallback), listener, on_started, on_ending=on_ending)
 
 
 def serve(
@@ -58,12 +60,14 @@ def serve(
     listener: socket.socket,
     on_started: Callable[[str], None] | None = None,
     parent: int | None = None,
+    on_ending: Callable[[], None] | None = None,
 ) -> None:
     """Serve one app on a bound socket, in this process; no longer than a given parent lives."""
     server = Server(config(settings, app))
     server.parent = parent
     server.drain = settings.drain
     server.fleet = app.service.fleet
+    server.on_ending = on_ending
     if on_started is not None:
         server.on_started = lambda: on_started(url_of(listener))
     server.run([listener])
@@ -91,6 +95,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, which tells when it listens and ends when its parent did."""
 
     on_started: Callable[[], None] | None = None
+    on_ending: Callable[[], None] | None = None
     parent: int | None = None
     fleet: Fleet | None = None
     drain: float = 0.0
@@ -112,6 +117,8 @@ class Server(uvicorn.Server):
             self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.on_ending is not None:
+            self.on_ending()
         if self.drain and self.fleet is not None:
             await self._turn_away(self.fleet)
         await super().shutdown(sockets)

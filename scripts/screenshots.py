@@ -1,0 +1,149 @@
+"""Write a picture of every page of the console, in two widths and both themes.
+
+    python scripts/screenshots.py --out screenshots                    # starts a Tidemill of its own
+    python scripts/screenshots.py --url http://127.0.0.1:8000 --key "$(cat .tidemill/key)"
+
+Needs Chromium (`CHROMIUM` names it where it is not on the path) and the package playwright.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+#: Without a first run, background traffic, or anything else that is not the page.
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZES = {"wide": (1440, 900), "narrow": (375, 812)}
+THEMES = ("light", "dark")
+
+
+def chromium() -> str | None:
+    """Where Chromium is; None where there is none."""
+    named = os.environ.get("CHROMIUM")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return named or next(filter(None, map(shutil.which, names)), None)
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def sign_in(page: Page, url: str, key: str) -> None:
+    """Sign in with a key."""
+    page.goto(f"{url}/console/sign-in")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Overview").wait_for()
+
+
+def pages_of(page: Page, url: str) -> dict[str, str]:
+    """Every page by name, for the first model there is."""
+    page.goto(f"{url}/console/models")
+    links = page.locator("tbody th a")
+    links.first.wait_for(timeout=120_000)
+    found = {
+        "overview": "/console/",
+        "models": "/console/models",
+        "monitoring": "/console/monitoring",
+        "jobs": "/console/jobs",
+        "train": "/console/train",
+        "audit": "/console/audit",
+        "logs": "/console/logs",
+        "requests": "/console/requests",
+        "settings": "/console/settings",
+        "missing": "/console/nowhere",
+    }
+    models = [str(link.get_attribute("href")) for link in links.all()]
+    model = max(models, key=lambda href: _versions(page, url + href))
+    for name in ("", "compare", "try", "monitoring", "promote", "rollback"):
+        found[f"model-{name}" if name else "model"] = f"{model}/{name}".rstrip("/")
+    page.goto(f"{url}/console/jobs")
+    job = page.locator("tbody th a")
+    if job.count():
+        found["job"] = str(job.first.get_attribute("href"))
+    return found
+
+
+def _versions(page: Page, url: str) -> int:
+    page.goto(url)
+    return page.locator("tbody tr").count()
+
+
+def shoot(browser: Browser, url: str, key: str, out: Path) -> list[Path]:
+    """Write every page's pictures; where they are."""
+    written = []
+    for size, (width, height) in SIZES.items():
+        for theme in THEMES:
+            context = browser.new_context(
+                viewport={"width": width, "height": height},
+                color_scheme=theme,  # type: ignore[arg-type]
+                device_scale_factor=1 if size == "wide" else 2,
+            )
+            page = context.new_page()
+            page.goto(f"{url}/console/sign-in")
+            written.append(_picture(page, out, "sign-in", size, theme))
+            sign_in(page, url, key)
+            for name, path in pages_of(page, url).items():
+                page.goto(url + path)
+                _prepare(page, name)
+                written.append(_picture(page, out, name, size, theme))
+            context.close()
+    return written
+
+
+def _prepare(page: Page, name: str) -> None:
+    """Let the page come to rest, and ask where a page shows answers."""
+    if name == "model-try":
+        page.get_by_role("button", name="Predict").click()
+        page.locator(".prediction").wait_for()
+    page.locator(".loading").first.wait_for(state="detached", timeout=30_000)
+
+
+def _picture(page: Page, out: Path, name: str, size: str, theme: str) -> Path:
+    path = out / f"{name}-{size}-{theme}.png"
+    page.screenshot(path=path, full_page=True)
+    return path
+
+
+def main() -> None:
+    """Parse the command line and write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("screenshots"))
+    parser.add_argument("--url", help="a running Tidemill; none starts one")
+    parser.add_argument("--key")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with browsing() as browser:
+        for path in shoot(browser, options.url, options.key, options.out):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

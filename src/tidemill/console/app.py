@@ -1,0 +1,153 @@
+"""The console as one ASGI application, to be mounted at /console."""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tidemill.console import (
+    compare,
+    decide,
+    jobs,
+    models,
+    monitoring,
+    ordering,
+    overview,
+    records,
+    render,
+    settings_page,
+    signing,
+    trying,
+)
+from tidemill.console.desk import Desk
+from tidemill.console.live import Streams
+from tidemill.console.session import Sessions
+from tidemill.console.visit import HEADERS, ROOT, Make, action, page, problem_answer
+from tidemill.errors import MethodError, NotFoundError, TidemillError
+from tidemill.keyring import Scope
+from tidemill.platform import Platform
+from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.limits import RateLimits
+
+log = logging.getLogger(__name__)
+
+#: path, what makes the page, and the scope without which it is not shown.
+PAGES: tuple[tuple[str, Make, Scope | None], ...] = (
+    ("/", overview.overview, None),
+    ("/models", models.models, None),
+    ("/models/{name}", models.model, None),
+    ("/models/{name}/compare", compare.compare, None),
+    ("/models/{name}/promote", decide.ask_promote, "promote"),
+    ("/models/{name}/rollback", decide.ask_rollback, "promote"),
+    ("/models/{name}/versions/{version}/stage", decide.ask_stage, "promote"),
+    ("/models/{name}/versions/{version}/pictures/{file}", models.picture, None),
+    ("/models/{name}/try", trying.try_it, None),
+    ("/models/{name}/monitoring", monitoring.monitoring, None),
+    ("/monitoring", monitoring.overview, None),
+    ("/jobs", jobs.jobs, None),
+    ("/jobs/{id}", jobs.job, None),
+    ("/train", ordering.ask_train, "train"),
+    ("/audit", records.audit, "admin"),
+    ("/audit/verify", records.verify, "admin"),
+    ("/audit/export", records.export_audit, "admin"),
+    ("/logs", records.logs, "admin"),
+    ("/requests", records.requests, "admin"),
+    ("/requests/export", records.export_requests, "admin"),
+    ("/settings", settings_page.settings, None),
+    ("/settings/keys/{id}/revoke", settings_page.ask_revoke, "admin"),
+)
+
+#: The same for what changes something.
+ACTIONS: tuple[tuple[str, Make, Scope | None], ...] = (
+    ("/models/{name}/promote", decide.do_promote, "promote"),
+    ("/models/{name}/rollback", decide.do_rollback, "promote"),
+    ("/models/{name}/versions/{version}/stage", decide.do_stage, "promote"),
+    ("/models/{name}/predict", trying.predict, "predict"),
+    ("/models/{name}/score", trying.score, "predict"),
+    ("/jobs/{id}/cancel", jobs.cancel, "train"),
+    ("/jobs/{id}/repeat", jobs.repeat, "train"),
+    ("/train", ordering.do_train, "train"),
+    ("/settings/keys", settings_page.create_key, "admin"),
+    ("/settings/keys/{id}/revoke", settings_page.revoke_key, "admin"),
+    ("/sign-out", signing.sign_out, None),
+)
+
+
+def create_console(platform: Platform, keyring: WatchedKeyring, limits: RateLimits) -> Starlette:
+    """The application over a platform, which the caller opens and closes."""
+    sessions = Sessions(keyring, platform.settings.console_idle)
+    desk = Desk(platform, sessions, limits)
+    routes = [
+        Route("/sign-in", signing.sign_in_page(desk)),
+        Route("/sign-in", signing.sign_in(desk), methods=["POST"]),
+        Route("/static/{name}", _static),
+    ]
+    routes += [Route(path, page(desk, make, scope)) for path, make, scope in PAGES]
+    routes += [
+        Route(path, action(desk, make, scope), methods=["POST"]) for path, make, scope in ACTIONS
+    ]
+    app = Starlette(routes=_merged(routes), exception_handlers=_handlers(desk))
+    app.state.streams = Streams()
+    app.state.desk = desk
+    return app
+
+
+def _merged(routes: list[Route]) -> list[Route]:
+    """One route for each path, so that another verb is told from another path."""
+    by_path: dict[str, list[Route]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, []).append(route)
+    return [_either(path, found) for path, found in by_path.items()]
+
+
+def _either(path: str, found: list[Route]) -> Route:
+    endpoints = {
+        method: route.endpoint for route in found for method in route.methods or () if method
+    }
+
+    async def endpoint(request: Request) -> Response:
+        request.scope["route"] = shown
+        answer: Response = await endpoints[request.method](request)
+        return answer
+
+    shown = Route(f"{ROOT}{path}", endpoint)  # what the request log and the metrics call it
+    return Route(path, endpoint, methods=list(endpoints))
+
+
+def _handlers(desk: Desk) -> dict[Any, Any]:
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = _known(request, error)
+        elif not isinstance(error, TidemillError):
+            log.error("%s failed", request.url.path, exc_info=error)
+        return problem_answer(request, error, desk)
+
+    return {TidemillError: answer, HTTPException: answer, Exception: answer}
+
+
+def _known(request: Request, error: HTTPException) -> TidemillError:
+    if error.status_code == 405:
+        return MethodError("Another verb is needed here.")
+    return NotFoundError(f"There is no page {request.url.path}.")
+
+
+async def _static(request: Request) -> Response:
+    """A file of ours; its address has a stamp of its content, so it may be kept for ever."""
+    name = request.path_params["name"]
+    if name not in render.stamps():
+        raise NotFoundError(f"There is no file {name}.")
+    content = resources.files("tidemill.console").joinpath("static", name).read_bytes()
+    media = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    kept = {
+        **HEADERS,
+        "Cache-Control": "public, max-age=31536000, immutable",
+    }
+    return Response(content, 200, kept, media)

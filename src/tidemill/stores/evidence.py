@@ -1,0 +1,46 @@
+"""What MLflow keeps of a version beside its bundle: the gate's evidence, and pictures."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tidemill.errors import NotFoundError
+
+
+def read_evidence(client: Any, run_id: str | None, number: str) -> dict[str, Any]:
+    """The whole of what the gate looked at when it judged a version.
+
+    Args:
+        client: MLflow's.
+
+    Raises:
+        NotFoundError: The version was never at the gate.
+    """
+    path = f"gate/evidence-v{number}.json"
+    if run_id is None or not _is_there(client, run_id, "gate", path):
+        raise NotFoundError(f"Version {number} was never at the gate.")
+    found: dict[str, Any] = json.loads(_content(client, run_id, path))
+    return found
+
+
+def read_picture(client: Any, run_id: str | None, name: str) -> bytes:
+    """A picture among the files of a run.
+
+    Raises:
+        NotFoundError: The run has none of that name.
+    """
+    if run_id is None or not _is_there(client, run_id, None, name):
+        raise NotFoundError(f"The run has no {name}.")
+    return _content(client, run_id, name)
+
+
+def _is_there(client: Any, run_id: str, folder: str | None, path: str) -> bool:
+    return any(entry.path == path for entry in client.list_artifacts(run_id, folder))
+
+
+def _content(client: Any, run_id: str, path: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()

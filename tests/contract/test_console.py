@@ -1,0 +1,523 @@
+"""The console over HTTP: pages, signing in, forms that only our own pages can send, and scopes."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.test_api import PROJECT
+from tests.servers import wait_until
+from tidemill.api.app import create_app
+from tidemill.console.app import ACTIONS, PAGES
+from tidemill.loop.promote import promote
+from tidemill.loop.train import train
+from tidemill.platform import Platform
+from tidemill.serving.app import App
+from tidemill.serving.server import Server, config
+from tidemill.serving.service import Service
+from tidemill.serving.settings import load
+from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.serving.sockets import bind
+from tidemill.settings import Settings
+
+# MLflow's own use of SQLAlchemy.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+SCOPES = ("predict", "train", "promote", "admin")
+ROW = {
+    "sepal length (cm)": 5.1, "sepal width (cm)": 3.5,
+    "petal length (cm)": 1.4, "petal width (cm)": 0.2,
+}  # fmt: skip
+
+
+@dataclass
+class Visitor:
+    """A browser without a screen."""
+
+    client: httpx.Client
+    url: str
+    key: str = ""
+
+    def sign_in(self) -> httpx.Response:
+        return self.client.post(f"{self.url}/console/sign-in", data={"key": self.key})
+
+    def page(self, path: str, **more: Any) -> httpx.Response:
+        return self.client.get(f"{self.url}/console{path}", **more)
+
+    @property
+    def csrf(self) -> str:
+        found = re.search(r'name="csrf" content="(\w+)"', self.page("/settings").text)
+        assert found is not None
+        return found[1]
+
+    def send(self, path: str, **fields: str) -> httpx.Response:
+        data = {"csrf": self.csrf, **fields}
+        return self.client.post(f"{self.url}/console{path}", data=data)
+
+    def ask(self, path: str, body: str | bytes, media: str = "application/json") -> httpx.Response:
+        headers = {"X-CSRF-Token": self.csrf, "Content-Type": media}
+        return self.client.post(f"{self.url}/console{path}", content=body, headers=headers)
+
+
+@dataclass
+class House:
+    """Both planes on one port over a home with one model of two versions."""
+
+    platform: Platform
+    url: str
+    keys: dict[str, str]
+    visitors: list[Visitor] = field(default_factory=list)
+
+    def visitor(self, scope: str | None = "admin") -> Visitor:
+        """A new browser, signed in with a key of the scope; None stays outside."""
+        client = httpx.Client(timeout=60, follow_redirects=True)
+        made = Visitor(client, self.url, self.keys[scope] if scope else "")
+        self.visitors.append(made)
+        if scope:
+            assert made.sign_in().status_code == 200
+        return made
+
+    def close(self) -> None:
+        for visitor in self.visitors:
+            visitor.client.close()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Settings:
+    """A home in which a model was trained twice and its first version promoted."""
+    home = tmp_path_factory.mktemp("console") / ".tidemill"
+    home.mkdir()
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    (home / "flowers.py").write_text(PROJECT)
+    made = Settings(home=home, project=str(home / "flowers.py"), log_level="ERROR")
+    platform = Platform.open(made)
+    project = platform.projects.get("flowers").project
+    for only in ("logistic", "second"):
+        where = {"tracking_uri": made.mlflow_uri, "artifact_root": made.artifact_root}
+        train(project, only=[only], **where)  # type: ignore[arg-type]
+    promote(
+        project, platform.registry, "flowers", version=1, force=True, reason="first",
+        audit=platform.audit_transition,
+    )  # fmt: skip
+    version = platform.registry.version("flowers", 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        held = platform.registry.fetch_bundle(version, Path(scratch))
+        placed = place(made.shelf, "flowers", "1", held.path, held.digest)
+    write_state(made.shelf, ShelfState(models={"flowers": placed}, synced_at=time.time()))
+    platform.close()
+    return made
+
+
+@pytest.fixture(scope="module")
+def house(settings: Settings) -> Iterator[House]:
+    platform = Platform.open(settings)
+    keys = {scope: platform.keys.create((scope,), actor="test")[0] for scope in SCOPES}
+    with both_planes(platform) as url:
+        made = House(platform, url, keys)
+        yield made
+        made.close()
+    platform.close()
+
+
+class both_planes:  # noqa: N801
+    """One port for the data plane and, behind it, the control plane."""
+
+    def __init__(self, platform: Platform) -> None:
+        import threading
+
+        serving = load({}, home=str(platform.settings.home), port=0, rate_limit="off", poll=0.05)
+        self.listener = bind("127.0.0.1", 0)
+        app = App(Service(serving), create_app(platform))
+        self.server = Server(config(serving, app))
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        wait_until(lambda: self.server.started, "the server to start")
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join(60)
+
+
+def words(answer: httpx.Response) -> str:
+    """What a page says, without its tags."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
+
+
+def eventually(visitor: Visitor, path: str, text: str) -> str:
+    """The page's words, once a text is among them: what MLflow knows may come late."""
+    return str(wait_until(lambda: (w := words(visitor.page(path))) and text in w and w, text))
+
+
+# Signing in
+
+
+def test_the_root_leads_to_the_sign_in(house: House) -> None:
+    answer = house.visitor(None).client.get(house.url + "/")
+    assert answer.url.path == "/console/sign-in"
+    assert "API key" in answer.text
+
+
+def test_a_key_signs_in_and_the_cookie_is_kept_from_scripts_and_other_sites(house: House) -> None:
+    visitor = house.visitor(None)
+    visitor.key = house.keys["predict"]
+    answer = visitor.client.post(
+        f"{house.url}/console/sign-in", data={"key": f" {visitor.key} ", "next": "/console/jobs"},
+        follow_redirects=False,
+    )  # fmt: skip
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/console/jobs"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "path=/console" in cookie
+    assert visitor.key not in cookie
+    assert visitor.page("/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", "tm_00000000_wrong", "x" * 5000])
+def test_a_wrong_key_is_refused_in_words(house: House, key: str) -> None:
+    visitor = house.visitor(None)
+    visitor.key = key
+    answer = visitor.sign_in()
+    assert answer.status_code == 403
+    assert "not known here" in words(answer)
+    assert not visitor.client.cookies
+
+
+@pytest.mark.parametrize("path", [path for path, _, _ in PAGES])
+def test_no_page_is_shown_to_strangers(house: House, path: str) -> None:
+    filled = re.sub(r"\{\w+\}", "flowers", path)
+    stranger = house.visitor(None)
+    assert stranger.page(filled).url.path == "/console/sign-in"
+    live = stranger.page(filled, headers={"Accept": "text/event-stream"})
+    assert live.status_code == 401
+
+
+@pytest.mark.parametrize("path", [path for path, _, _ in ACTIONS])
+def test_no_action_is_taken_for_strangers(house: House, path: str) -> None:
+    filled = re.sub(r"\{\w+\}", "flowers", path)
+    answer = house.visitor(None).client.post(f"{house.url}/console{filled}", data={"csrf": ""})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(("path", "scope"), [(path, scope) for path, _, scope in ACTIONS if scope])
+def test_no_action_is_taken_without_its_scope(house: House, path: str, scope: str) -> None:
+    filled = re.sub(r"\{\w+\}", "flowers", path)
+    other = "train" if scope == "predict" else "predict"
+    answer = house.visitor(other).send(filled)
+    assert answer.status_code == 403
+    assert f"lacks the scope '{scope}'" in words(answer)
+
+
+@pytest.mark.parametrize("path", [path for path, _, _ in ACTIONS])
+def test_no_action_is_taken_without_the_pages_token(house: House, path: str) -> None:
+    filled = re.sub(r"\{\w+\}", "flowers", path)
+    visitor = house.visitor("admin")
+    url = f"{house.url}/console{filled}"
+    for data in ({}, {"csrf": "0" * 64}, {"csrf": house.visitor("admin").csrf}):
+        answer = visitor.client.post(url, data=data)
+        assert answer.status_code == 403
+        assert "did not come from a page of yours" in words(answer)
+    answer = visitor.client.post(
+        url, data={"csrf": visitor.csrf}, headers={"Sec-Fetch-Site": "cross-site"}
+    )
+    assert answer.status_code == 403
+
+
+def test_the_session_is_no_key_to_the_api_or_the_data_plane(house: House) -> None:
+    visitor = house.visitor("admin")
+    cookie = next(iter(visitor.client.cookies.jar)).value
+    for path in ("/jobs", "/models/flowers/predict"):
+        verb = "GET" if path == "/jobs" else "POST"
+        for headers in ({}, {"X-API-Key": str(cookie)}):
+            answer = visitor.client.request(verb, house.url + path, headers=headers, json=ROW)
+            assert answer.status_code == 403
+
+
+def test_a_revoked_key_is_signed_out(house: House) -> None:
+    token, record = house.platform.keys.create(("predict",), actor="test")
+    visitor = house.visitor(None)
+    visitor.key = token
+    wait_until(lambda: visitor.sign_in().status_code == 200, "the new key to be known")
+    house.platform.keys.revoke(record.id, actor="test")
+    wait_until(lambda: visitor.page("/jobs").url.path == "/console/sign-in", "the sign-out")
+
+
+def test_signing_out_ends_the_session_even_for_who_kept_the_cookie(house: House) -> None:
+    visitor = house.visitor("predict")
+    visitor.send("/sign-out")
+    assert visitor.page("/jobs").url.path == "/console/sign-in"
+
+
+# Pages
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/", "through the gate. first"),
+        ("/models", "flowers"),
+        ("/models/flowers", "champion"),
+        ("/models/flowers/compare", "Parameters that differ"),
+        ("/models/flowers/promote?version=2", "What will change"),
+        ("/models/flowers/rollback", "nothing to go back to"),
+        ("/models/flowers/versions/2/stage", "Move version 2"),
+        ("/models/flowers/try", "petal width"),
+        ("/models/flowers/monitoring", "Triggers"),
+        ("/monitoring", "no predictions yet"),
+        ("/jobs", "Start a training"),
+        ("/train?model=flowers", "searched"),
+        ("/audit", "version.promote"),
+        ("/audit/verify", "are what was written"),
+        ("/logs", "Processes"),
+        ("/requests", "Took"),
+        ("/settings", "TIDEMILL_HOME"),
+    ],
+)
+def test_every_page_says_what_it_is_for(house: House, path: str, text: str) -> None:
+    if path == "/train?model=flowers":
+        text = "logistic"
+    visitor = house.visitor("admin")
+    eventually(visitor, path, text)
+    answer = visitor.page(path)
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert (
+        "http://"
+        not in re.sub(r'href="http[^"]*"|w3\.org', "", answer.text)
+        .replace(house.url, "")
+        .replace("redis://", "")
+        .split("<table", 1)[0]
+    )
+    assert "style=" not in answer.text
+    assert "<script>" not in answer.text
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_a_key_may_not_do_is_not_offered(house: House, scope: str) -> None:
+    visitor = house.visitor(scope)
+    model = eventually(visitor, "/models/flowers", "champion")
+    assert ("Promote the best" in model) == (scope in ("promote", "admin"))
+    assert ("Start a training" in words(visitor.page("/jobs"))) == (scope in ("train", "admin"))
+    assert ("Make a key" in words(visitor.page("/settings"))) == (scope == "admin")
+    assert (">Audit<" in visitor.page("/").text) == (scope == "admin")
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/models/none", "/models/none/compare", "/jobs/none",
+             "/models/flowers/compare?a=9", "/models/flowers/versions/1/pictures/secret.png",
+             "/models/flowers/versions/9/stage", "/static/none.js"],
+)  # fmt: skip
+def test_what_is_not_there_is_a_page_that_says_so(house: House, path: str) -> None:
+    answer = house.visitor("admin").page(path)
+    assert answer.status_code == 404
+    assert "To the overview" in words(answer) or path.startswith("/static")
+
+
+@pytest.mark.parametrize("path", ["/requests?status=x", "/audit?since=never", "/jobs?cursor=%00"])
+def test_filters_that_are_none_are_refused_in_words(house: House, path: str) -> None:
+    assert 400 <= house.visitor("admin").page(path).status_code < 500
+
+
+def test_pictures_of_a_version_come_out_of_its_run(house: House) -> None:
+    answer = house.visitor("predict").page(
+        "/models/flowers/versions/1/pictures/confusion_matrix.png"
+    )
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.content.startswith(b"\x89PNG")
+
+
+def test_static_files_are_kept_by_browsers_until_they_change(house: House) -> None:
+    visitor = house.visitor("predict")
+    found = re.search(r'src="(/console/static/console\.js\?\w{12})"', visitor.page("/jobs").text)
+    assert found is not None
+    answer = visitor.client.get(house.url + found[1])
+    assert "immutable" in answer.headers["cache-control"]
+    assert "javascript" in answer.headers["content-type"]
+
+
+def test_exports_are_files(house: House) -> None:
+    visitor = house.visitor("admin")
+    table = visitor.page("/audit/export?action=version.promote")
+    assert table.headers["content-disposition"] == 'attachment; filename="audit.csv"'
+    assert table.text.splitlines()[0].startswith("seq,time,actor,action")
+    lines = visitor.page("/audit/export?as=json&subject=flowers").text.splitlines()
+    assert json.loads(lines[0])["subject"] == "flowers"
+
+
+def test_a_page_is_followed_as_events(house: House) -> None:
+    visitor = house.visitor("admin")
+    url = f"{house.url}/console/jobs"
+    with visitor.client.stream("GET", url, headers={"Accept": "text/event-stream"}) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = stream.iter_lines()
+        first = next(line for line in lines if line.startswith("data: "))
+        visitor.send("/train", model="flowers", kind="train", **{"use.logistic": "yes"})
+        assert any("queued" in line for line in lines)
+    assert first
+    wait_until(lambda: _open_streams(house) == 0, "the stream to be let go")
+
+
+def _open_streams(house: House) -> int:
+    names = [r["route"] for r in house.platform.requests.page(limit=5).items]
+    return 0 if "/console/live" in names else 1
+
+
+# Actions
+
+
+def test_a_row_is_predicted_on_the_visitors_behalf(house: House) -> None:
+    visitor = house.visitor("predict")
+    answer = visitor.ask("/models/flowers/predict", json.dumps({"features": ROW}))
+    assert answer.status_code == 200
+    assert answer.json()["prediction"] == "setosa"
+    refused = visitor.ask("/models/flowers/predict", json.dumps({"features": {**ROW, "x": 1}}))
+    assert refused.status_code == 422
+    assert refused.json()["field"] == "x"
+    assert visitor.ask("/models/flowers/predict", "{").status_code == 400
+    assert visitor.ask("/models/..%2Fx/predict", "{}").status_code == 404
+
+
+def test_lines_of_a_file_are_scored_and_odd_ones_told(house: House) -> None:
+    names = ",".join(ROW)
+    body = f"{names}\n5.1,3.5,1.4,0.2\n5.1,tall,1.4,0.2\n6.3,2.9,5.6,1.8\n1,2\n"
+    answer = house.visitor("predict").ask("/models/flowers/score", body, "text/csv").json()
+    first, second, third, fourth = answer["rows"]
+    assert (first["prediction"], third["prediction"]) == ("setosa", "virginica")
+    assert set(first["probabilities"]) == set(answer["labels"])
+    assert "sepal width" in second["error"]
+    assert "cells" in fourth["error"]
+
+
+def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) -> None:
+    visitor = house.visitor("train")
+    fields = {"model": "flowers", "kind": "train", "trials": "2", "use.logistic": "yes"}
+    answer = visitor.send("/train", **fields, **{"set.logistic.C": "0.5"})
+    assert "The training is queued." in words(answer)
+    job_id = answer.url.path.rsplit("/", 1)[1]
+    job = house.platform.jobs.get(job_id)
+    assert job.params == {"overrides": {"logistic": {"C": 0.5}}, "only": ["logistic"], "trials": 2}
+    assert job.key_id is not None
+    assert job.request_id is not None
+    assert "logistic.C" in words(visitor.page(f"/jobs/{job_id}"))
+    assert visitor.send(f"/jobs/{job_id}/repeat").status_code == 409
+    assert "cancelled" in words(visitor.send(f"/jobs/{job_id}/cancel"))
+    again = visitor.send(f"/jobs/{job_id}/repeat")
+    repeated = house.platform.jobs.get(again.url.path.rsplit("/", 1)[1])
+    assert repeated.params == job.params
+    assert repeated.id != job_id
+    house.platform.jobs.cancel(repeated.id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"use.logistic": "yes", "set.logistic.C": "wide"}, "C"),
+        ({"use.logistic": "yes", "set.logistic.depth": "3"}, "takes no parameter 'depth'"),
+        ({"use.logistic": "yes", "trials": "none"}, "no number of trials"),
+        ({}, "at least one candidate"),
+        ({"use.logistic": "yes", "kind": "probe"}, "no kind of training"),
+    ],
+)
+def test_a_form_that_does_not_fit_is_shown_again_as_it_was(
+    house: House, fields: dict[str, str], text: str
+) -> None:
+    answer = house.visitor("train").send("/train", **{"model": "flowers", **fields})
+    assert answer.status_code == 422
+    assert text in words(answer)
+    for value in fields.values():
+        assert value in answer.text or value == "probe"
+
+
+def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) -> None:
+    visitor, platform = house.visitor("promote"), house.platform
+    page = eventually(visitor, "/models/flowers/promote?version=2", "What will change")
+    assert "Champion, which answers v1 v2" in page
+    closed = visitor.send("/models/flowers/promote", version="2")
+    assert closed.status_code == 409
+    assert "The gate stays closed for version 2" in words(closed)
+    unreasoned = visitor.send("/models/flowers/promote", version="2", force="yes")
+    assert unreasoned.status_code == 409
+    assert "needs a reason" in words(unreasoned)
+    opened = visitor.send("/models/flowers/promote", version="2", force="yes", reason="to <see>")
+    assert "Version 2 is champion now, by override." in words(opened)
+    row = platform.audit.page(action="version.override", limit=1).items[0]
+    assert row["reason"] == "to <see>"
+    assert row["origin"] == "127.0.0.1"
+    assert row["actor"].startswith("key:")
+    assert "to &lt;see&gt;" in visitor.page("/").text
+    asked = eventually(visitor, "/models/flowers/rollback", "Roll back to v1")
+    assert "Champion, which answers v2 v1" in asked
+    back = visitor.send("/models/flowers/rollback", reason="enough")
+    assert "Version 1 is champion again." in words(back)
+    assert platform.audit.page(action="version.rollback", limit=1).items[0]["reason"] == "enough"
+    moved = visitor.send("/models/flowers/versions/2/stage", stage="Staging", reason="look")
+    assert "Version 2 is in stage Staging now." in words(moved)
+
+
+def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:
+    visitor = house.visitor("admin")
+    made = visitor.send("/settings/keys", name="ci <x>", expires="30d", **{"scope.train": "yes"})
+    token = re.search(r"tm_\w+_[\w-]+", made.text)
+    assert token is not None
+    record = next(k for k in house.platform.keys.list() if k.name == "ci <x>")
+    assert record.scopes == ("train",)
+    assert record.expires is not None
+    assert token[0] not in visitor.page("/settings").text
+    assert visitor.send("/settings/keys", name="none").status_code == 422
+    assert "What will change" in words(visitor.page(f"/settings/keys/{record.id}/revoke"))
+    gone = visitor.send(f"/settings/keys/{record.id}/revoke", reason="test")
+    assert f"Key {record.id} is revoked" in words(gone)
+    row = house.platform.audit.page(action="key.revoke", limit=1).items[0]
+    assert (row["subject"], row["reason"]) == (record.id, "test")
+
+
+# When parts are away
+
+
+def test_without_mlflow_the_pages_say_so_and_show_the_rest(
+    house: House, settings: Settings
+) -> None:
+    platform = Platform.open(
+        settings.model_copy(update={"tracking_uri": "http://127.0.0.1:9", "registry_uri": None})
+    )
+    try:
+        with both_planes(platform) as url:
+            apart = House(platform, url, house.keys)
+            visitor = apart.visitor("admin")
+            said = eventually(visitor, "/", "MLflow cannot be reached")
+            assert "flowers" in said
+            assert "v1 as onnx" in said
+            eventually(visitor, "/models/flowers", "MLflow cannot be reached")
+            assert "petal width" in eventually(visitor, "/models/flowers/try", "petal width")
+            refused = visitor.send("/models/flowers/rollback")
+            assert refused.status_code == 503
+            assert "MLflow" in words(refused)
+            apart.close()
+    finally:
+        platform.close()
+
+
+def test_the_console_can_be_left_out(settings: Settings) -> None:
+    platform = Platform.open(settings.model_copy(update={"console": "off"}))
+    try:
+        paths = {getattr(route, "path", "") for route in create_app(platform).routes}
+        assert "/console" not in paths
+        assert "/" not in paths
+    finally:
+        platform.close()
