@@ -7,7 +7,7 @@ PORT ?= 8000
 MLFLOW_PORT ?= 5000
 PYTEST_ARGS ?=
 
-.PHONY: help up demo test test-all lint format bench-serving bench-drift clean
+.PHONY: screenshots help up demo test test-all lint format bench-serving bench-drift clean
 
 help:  ## List what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -39,6 +39,9 @@ bench-serving: $(VENV)/.dev  ## Compare serving with every peer (installs them; 
 
 bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks.
 	$(BIN)/python -m benchmarks.drift
+
+screenshots: $(VENV)/.dev  ## Write a picture of every page of the console into screenshots/ (needs Chromium).
+	$(BIN)/python scripts/screenshots.py --out screenshots
 
 clean:  ## Remove the environment and what tools left behind.
 	rm -rf $(VENV) .venv-slim .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """Write a picture of every page of the console, in two widths and both themes.
 
-    python scripts/screenshots.py --out screenshots                    # starts a Tidemill of its own
+    python scripts/screenshots.py --out screenshots          # starts a Tidemill of its own
     python scripts/screenshots.py --url http://127.0.0.1:8000 --key "$(cat .tidemill/key)"
 
 Needs Chromium (`CHROMIUM` names it where it is not on the path) and the package playwright.
@@ -9,11 +9,17 @@ Needs Chromium (`CHROMIUM` names it where it is not on the path) and the package
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +37,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+#: Trains a second version, which the first can be compared with.
+SECOND = ["train", "-p", "gallery:breast_cancer", "--set", "logistic_regression.C=0.01"]
 SIZES = {"wide": (1440, 900), "narrow": (375, 812)}
 THEMES = ("light", "dark")
 
@@ -103,7 +111,7 @@ def shoot(browser: Browser, url: str, key: str, out: Path) -> list[Path]:
         for theme in THEMES:
             context = browser.new_context(
                 viewport={"width": width, "height": height},
-                color_scheme=theme,  # type: ignore[arg-type]
+                color_scheme=theme,
                 device_scale_factor=1 if size == "wide" else 2,
             )
             page = context.new_page()
@@ -132,6 +140,59 @@ def _picture(page: Page, out: Path, name: str, size: str, theme: str) -> Path:
     return path
 
 
+@contextmanager
+def tidemill() -> Iterator[tuple[str, str]]:
+    """A Tidemill of its own with a first model in two versions that was asked; address and key."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / ".tidemill"
+        port, mlflow_port = free_port(), free_port()
+        command = [sys.executable, "-m", "tidemill"]
+        options = ["--home", str(home), "--port", str(port), "--mlflow-port", str(mlflow_port)]
+        up = subprocess.Popen([*command, "up", *options], stdout=subprocess.DEVNULL, cwd=folder)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(f"{url}/ready", up)
+            env = {**os.environ, "TIDEMILL_HOME": str(home)}
+            subprocess.run([*command, *SECOND], check=True, env=env, cwd=folder)
+            key = (home / "key").read_text().strip()
+            ask(url, key)
+            yield url, key
+        finally:
+            up.terminate()
+            up.wait(60)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until an address answers well."""
+    while process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=10).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise SystemExit("tidemill up ended")
+
+
+def ask(url: str, key: str, times: int = 200) -> None:
+    """Ask the first model for its own example."""
+    info = json.load(urllib.request.urlopen(f"{url}/info", timeout=10))
+    name = info["models"][0]["name"]
+    schema = json.load(urllib.request.urlopen(f"{url}/models/{name}/schema", timeout=10))
+    body = json.dumps(schema["examples"]["named"]).encode()
+    headers = {"Content-Type": "application/json", "X-API-Key": key}
+    for _ in range(times):
+        request = urllib.request.Request(f"{url}/models/{name}/predict", body, headers)
+        urllib.request.urlopen(request, timeout=10).close()
+
+
 def main() -> None:
     """Parse the command line and write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -140,8 +201,9 @@ def main() -> None:
     parser.add_argument("--key")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with browsing() as browser:
-        for path in shoot(browser, options.url, options.key, options.out):
+    running = nullcontext((options.url, options.key)) if options.url else tidemill()
+    with running as (url, key), browsing() as browser:
+        for path in shoot(browser, url, key, options.out):
             print(path)
 
 
