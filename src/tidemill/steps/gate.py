@@ -144,7 +144,7 @@ def evaluate_gate(
     """
     metric = gate.metric or DEFAULT_METRIC[task]
     _check(metric, y, gate, task)
-    truth, outcomes = _encode(y, [challenger] + ([champion] if champion else []), task)
+    truth, outcomes = encoded(y, [challenger] + ([champion] if champion else []), task)
     metrics = all_metrics(task, truth, outcomes[0])
     champion_metrics = all_metrics(task, truth, outcomes[1]) if champion else None
     minimum = {name: _minimum(name, metrics, bound) for name, bound in gate.minimum.items()}
@@ -192,7 +192,7 @@ def _check(metric: str, y: Array, gate: Gate, task: Task) -> None:
             )
 
 
-def _encode(y: Array, outcomes: list[Outcome], task: Task) -> tuple[Array, list[Answers]]:
+def encoded(y: Array, outcomes: list[Outcome], task: Task) -> tuple[Array, list[Answers]]:
     """Labels as indices into one list that holds the truth's and every model's."""
     if task == "regression":
         values = [Answers(np.asarray(o.predicted, dtype=np.float64)) for o in outcomes]
