@@ -29,6 +29,8 @@ from tidemill.stores.triggers import Triggers
 PAUSE = 0.05
 PATIENCE = 600.0  # seconds for any one thing that is awaited
 LABELS_A_REQUEST = 1000
+#: What a server answers that is away, busy or starting.
+AGAIN = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Player:
                 answer = self.client.post(path, json=body)
             except httpx.TransportError:
                 answer = None
-            if answer is not None and answer.status_code < 500:
+            if answer is not None and answer.status_code not in AGAIN:
                 break
             self.record.failed += 1
             self._pause(deadline, f"{path} to answer")
