@@ -50,6 +50,8 @@ class Policy:
     go_on: bool = True
     always: bool = True
     probe: float | None = None
+    probe_gain: float = 0.2
+    slow: float | None = None
     probe_rows: int = 2000
     probe_limit: int = 2000
 
@@ -171,12 +173,38 @@ class State:
     probed: int = 0
 
 
+class Both:
+    """A detector of large rises and one of small ones; either alarms."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def update(self, losses: np.ndarray) -> None:
+        for part in self.parts:
+            part.update(losses)
+
+    def reset(self) -> None:
+        for part in self.parts:
+            part.reset()
+
+    @property
+    def alarm(self) -> bool:
+        return any(part.alarm for part in self.parts)
+
+    @property
+    def began(self) -> int:
+        return int(next(part.began for part in self.parts if part.alarm))
+
+
 def detector(sim: Sim, model: Model, hold: slice, p: Policy) -> Any:
+    return Both(*(one_detector(sim, model, hold, p, h) for h in (p.harm, p.slow) if h))
+
+
+def one_detector(sim: Sim, model: Model, hold: slice, p: Policy, harm: float) -> Any:
     held = raw(sim.s, hold, model.answer(sim.s.X[hold]))
     losses = Losses(float(held.mean()), float(held.std()))
     h = Holdout(sim.s.task, len(held), {}, losses)
-    harm = p.harm
-    if harm is not None and sim.s.task == "regression":
+    if sim.s.task == "regression":
         harm = harm * 2.5 * losses.mean
     return loss_detector(h, harm=harm, rows_between_alarms=p.between)
 
@@ -229,7 +257,8 @@ def stale(sim: Sim, p: Policy, state: State, known: int) -> bool:
         before = slice(max(cut - 500, 0), cut)
         scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
         policy = replace(p.contest, alpha=p.probe, rows=p.probe_limit)
-        d = decide(sim.loss(rows, state.model, scale), {"p": sim.loss(rows, probe, scale)}, policy)
+        own = (1 - p.probe_gain) * sim.loss(rows, state.model, scale)
+        d = decide(own, {"p": sim.loss(rows, probe, scale)}, policy)
         if d.state == "won":
             state.probe, state.probed = None, known
             state.change = None

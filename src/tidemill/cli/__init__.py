@@ -20,6 +20,7 @@ from tidemill.cli import (
     operate,
     predict,
     records,
+    replay,
     serve,
     train,
     up,
@@ -40,6 +41,7 @@ app = typer.Typer(
 for module in (
     up,
     demo,
+    replay,
     init,
     train,
     models,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,8 +48,16 @@ class Story:
         self.rows.append((what, said[0], time.monotonic() - began))
 
 
-def demo(home: HomeOption = None) -> None:
+def demo(
+    home: HomeOption = None,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Turn the truth around, and let the loop answer.")
+    ] = False,
+) -> None:
     """Train two systems, promote, serve, predict, and swap a better version in under load.
+
+    With --drift: serve one system under load, turn the truth around, and watch the loop detect it,
+    retrain, compare and swap.
 
     Uses a scratch folder and free ports, starts the same programs as `up`, and leaves nothing
     behind (with --home, the folder stays).
@@ -58,10 +66,17 @@ def demo(home: HomeOption = None) -> None:
 
       tidemill demo
 
+      tidemill demo --drift
+
       tidemill demo --home /tmp/look-around
     """
     with contextlib.ExitStack() as stack:
         place = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-")))
+        if drift:
+            from tidemill.cli.demo_drift import drift_demo
+
+            drift_demo(place)
+            return
         settings = open_settings(place / ".tidemill")
         at = Addresses(port=free_port(), mlflow_port=free_port())
         start_logs(settings, "demo")

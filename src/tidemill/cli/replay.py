@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli import console, household
+from tidemill.cli.backstage import client_of, start, storing
 from tidemill.cli.context import open_settings, start_logs
 from tidemill.cli.demo import free_port
-from tidemill.cli.greeting import is_answering
 from tidemill.cli.household import Addresses
 from tidemill.cli.supervisor import Child, StopRequestedError, Supervisor, supervising
 from tidemill.errors import ConflictError, GateError, ProjectError, TidemillError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tidemill.platform import Platform
     from tidemill.settings import Settings
 
-START_SECONDS = 180.0
+FEWEST_BETWEEN = 200  # rows
 SCHEDULES = 20  # retrainings of the schedule that the loop is compared with
 
 
@@ -67,8 +67,8 @@ def replay(
     label_delay: Annotated[
         int, typer.Option(help="So many rows later a row's label comes.", min=0)
     ] = 200,
-    batch: Annotated[int, typer.Option(help="Rows a request.", min=1, max=5000)] = 100,
-    look: Annotated[int, typer.Option(help="Batches between looks at the model.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Rows a request.", min=1, max=5000)] = 25,
+    look: Annotated[int, typer.Option(help="Batches between looks at the model.", min=1)] = 4,
     every: Annotated[
         int | None,
         typer.Option(help="Rows between retrainings of the schedule compared with.", min=1),
@@ -178,12 +178,12 @@ def _play(
     from tidemill.platform import Platform
 
     key = household.ensure_key(settings)[0].read_text()
-    children = _start(supervisor, settings, at, options.apart)
-    with contextlib.closing(Platform.open(settings)) as platform, _client(at, key) as client:
+    children = start(supervisor, settings, at, apart=options.apart)
+    with contextlib.closing(Platform.open(settings)) as platform, client_of(at, key) as client:
         original = held_bundle(
             platform.registry, staged.project.name, first.version, platform.bundles
         )
-        with _bar() as (tell, total), _storing(settings, options.apart) as store:
+        with _bar() as (tell, total), storing(settings, apart=options.apart) as store:
             player = _player(
                 staged, options.pace, client, platform, original.signature, store, supervisor, tell
             )
@@ -193,50 +193,6 @@ def _play(
             record = _record(player)
         alternatives = _alternatives(options, staged, original, record, first)
     return make_report(record, staged, options.pace, alternatives, source=options.file.name)
-
-
-def _start(
-    supervisor: Supervisor, settings: Settings, at: Addresses, apart: bool
-) -> dict[str, Child]:
-    """Start the server, the process that follows the registry, and a worker."""
-    made = [
-        household.one_port(settings, at),
-        household.sync(settings, []),
-        household.worker(settings),
-    ]
-    if apart:
-        made.append(household.ingest(settings))
-    for child in made:
-        child.env = {**child.env, "TIDEMILL_API_RATE_LIMIT": "off"}
-        supervisor.start(child)
-    with console.err.status("Starting the server ..."):
-        supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "Serving", START_SECONDS)
-    return {child.name: child for child in made}
-
-
-@contextlib.contextmanager
-def _client(at: Addresses, key: str) -> Iterator[Any]:
-    import httpx
-
-    headers = {"X-API-Key": key}
-    with httpx.Client(base_url=at.api, headers=headers, timeout=60.0) as client:
-        yield client
-
-
-@contextlib.contextmanager
-def _storing(settings: Settings, apart: bool) -> Iterator[Callable[[], None]]:
-    """How the journal gets into the database: by ourselves, or by a process of its own."""
-    from tidemill.loop.ingest import opened
-
-    if apart:
-        yield lambda: None
-        return
-    with opened(settings) as (ingest, _):
-        yield lambda: void(ingest.drain())
-
-
-def void(_: object) -> None:
-    """Nothing, of anything."""
 
 
 def _player(
@@ -253,6 +209,7 @@ def _player(
     from tidemill.stores.versions import CHAMPION
 
     model = staged.project.name
+    watcher = platform.watcher
 
     def champion() -> str:
         found = platform.registry.by_alias(model, CHAMPION)
@@ -269,7 +226,7 @@ def _player(
         ),
         signature=signature,
         store=store,
-        look=lambda: platform.watcher.tick(model),
+        look=lambda: watcher.tick(model),
         champion=champion,
         attend=supervisor.check,
         tell=tell,
@@ -305,7 +262,7 @@ def _alternatives(
             best[trial.candidate] = (value, trial.params)
     settings = {name: params for name, (_, params) in best.items()}
     live = len(staged.frame) - staged.warmup
-    every = options.every or max(options.pace.batch, live // SCHEDULES)
+    every = options.every or max(FEWEST_BETWEEN, live // SCHEDULES)
     with _bar("schedule") as (tell, total):
         total(2 * len(answered))
         for number, last in enumerate((None, max(staged.warmup, 2000))):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -39,6 +39,17 @@ logger = logging.getLogger(__name__)
 
 ACTOR = "contest"
 CONTEST_TAG = "tidemill.contest."
+
+
+class Competing(Protocol):
+    """A platform, as far as contests go."""
+
+    def contest(self, model: str) -> None: ...
+
+
+def contest(platform: Competing, model: str) -> None:
+    """Let a model's challengers compete, and retrain again where there is more to learn from."""
+    platform.contest(model)
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ class Pace:
     Args:
         batch: Rows a request.
         delay: So many rows later a row's label comes.
-        look: The model is looked at after so many batches.
+        look: After so many batches labels are sent, rows stored, and the model is looked at.
     """
 
-    batch: int = 100
+    batch: int = 25
     delay: int = 200
-    look: int = 1
+    look: int = 4
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ class Player:
             for number, start in enumerate(range(0, self.total, self.pace.batch), 1):
                 stop = min(start + self.pace.batch, self.total)
                 self._predict(start, stop)
-                self._label(stop - self.pace.delay)
-                self._await_stored()
                 if number % self.pace.look == 0:
+                    self._label(stop - self.pace.delay)
+                    self._await_stored()
                     self._look(stop)
                 self.record.wall = time.monotonic() - began
                 self.tell(stop)

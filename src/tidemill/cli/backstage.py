@@ -1,0 +1,65 @@
+"""What replay and the demo of drift start behind the scenes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tidemill.cli import console, household
+from tidemill.cli.greeting import is_answering
+from tidemill.cli.household import Addresses
+from tidemill.cli.supervisor import Child, Supervisor
+
+if TYPE_CHECKING:
+    from tidemill.settings import Settings
+
+START_SECONDS = 180.0
+
+
+def start(
+    supervisor: Supervisor, settings: Settings, at: Addresses, *, apart: bool = False
+) -> dict[str, Child]:
+    """Start the server, what follows the registry, and a worker; with `apart`, ingest too.
+
+    Returns when the server is ready.
+    """
+    made = [
+        household.one_port(settings, at),
+        household.sync(settings, []),
+        household.worker(settings),
+    ]
+    if apart:
+        made.append(household.ingest(settings))
+    for child in made:
+        child.env = {**child.env, "TIDEMILL_API_RATE_LIMIT": "off"}
+        supervisor.start(child)
+    with console.err.status("Starting the server ..."):
+        supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "Serving", START_SECONDS)
+    return {child.name: child for child in made}
+
+
+@contextlib.contextmanager
+def client_of(at: Addresses, key: str) -> Iterator[Any]:
+    """A client with the key, that keeps its connections."""
+    import httpx
+
+    headers = {"X-API-Key": key}
+    with httpx.Client(base_url=at.api, headers=headers, timeout=60.0) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def storing(settings: Settings, *, apart: bool = False) -> Iterator[Callable[[], None]]:
+    """How the journal gets into the database: by ourselves, or by a process of its own."""
+    from tidemill.loop.ingest import opened
+
+    if apart:
+        yield lambda: None
+        return
+    with opened(settings) as (ingest, _):
+
+        def drain() -> None:
+            ingest.drain()
+
+        yield drain
