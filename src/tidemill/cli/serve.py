@@ -17,6 +17,7 @@ from tidemill.errors import SettingsError, TidemillError
 from tidemill.settings import Settings
 
 FIRST_SYNC_SECONDS = 120.0
+EMPTY = "The registry holds no version to serve."
 
 
 def register(app: typer.Typer) -> None:
@@ -120,7 +121,9 @@ def _await_models(supervisor: Supervisor, settings: Settings, at: Addresses, ser
     except TidemillError as error:
         raise SettingsError(f"{error.detail} It last said:\n{server.tail()}") from error
     if why := _nothing_to_serve(settings):
-        raise SettingsError(why, remedy="Train and promote a model first, or check the name.")
+        told = why != EMPTY  # a problem names its own remedy
+        remedy = None if told else "Train and promote a model first, or check the name."
+        raise SettingsError(why, remedy=remedy)
 
 
 def _nothing_to_serve(settings: Settings) -> str | None:
@@ -130,4 +133,4 @@ def _nothing_to_serve(settings: Settings) -> str | None:
     state = read_state(settings.shelf)
     if state.models or not state.synced_at:
         return None
-    return "; ".join(state.problems.values()) or "The registry holds no version to serve."
+    return "; ".join(state.problems.values()) or EMPTY
