@@ -13,6 +13,7 @@ from tidemill.api import (
     health,
     jobs,
     models,
+    monitoring,
     operations,
     problems,
     promotion,
@@ -22,6 +23,7 @@ from tidemill.api.metrics import Metrics
 from tidemill.api.record import BodyLimit, Recorder
 from tidemill.api.shapes import Problem
 from tidemill.api.state import State
+from tidemill.api.watch_metrics import WatchMetrics
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
 from tidemill.stores.limits import RateLimits
@@ -48,6 +50,7 @@ def create_app(platform: Platform) -> FastAPI:
         limits=RateLimits(settings.limits_url, settings.api_rate_limit),
         metrics=Metrics(platform.jobs, settings.home),
     )
+    state.metrics.registry.register(WatchMetrics(platform.watching, platform.triggers))
     app = FastAPI(
         title="Tidemill",
         version=tidemill.__version__,
@@ -64,7 +67,17 @@ def create_app(platform: Platform) -> FastAPI:
     )
     app.state.tidemill = state
     problems.install(app)
-    for module in (health, train, jobs, experiments, models, promotion, feedback, operations):
+    for module in (
+        health,
+        train,
+        jobs,
+        experiments,
+        models,
+        promotion,
+        feedback,
+        monitoring,
+        operations,
+    ):
         app.include_router(module.router)
     _add_short_paths(app)
     if settings.console == "on":

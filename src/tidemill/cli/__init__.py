@@ -25,6 +25,7 @@ from tidemill.cli import (
     train,
     up,
     upkeep,
+    watch,
 )
 from tidemill.errors import TidemillError
 
@@ -49,6 +50,7 @@ for module in (
     api,
     predict,
     records,
+    watch,
     monitor,
     operate,
     upkeep,

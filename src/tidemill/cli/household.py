@@ -82,6 +82,12 @@ def ingest(settings: Settings) -> Child:
     return Child("ingest", command, settings.logs / "ingest.out", environment(settings))
 
 
+def watch(settings: Settings) -> Child:
+    """The process that compares what comes with training, and triggers what follows."""
+    command = [sys.executable, "-m", "tidemill.worker.watching"]
+    return Child("watch", command, settings.logs / "watch.out", environment(settings))
+
+
 def worker(settings: Settings) -> Child:
     """The process that carries out jobs."""
     command = [sys.executable, "-m", "tidemill.worker"]

@@ -81,6 +81,7 @@ def _start_others(
         supervisor.start(household.keeper(settings))
     supervisor.start(household.worker(settings))
     supervisor.start(household.ingest(settings))
+    supervisor.start(household.watch(settings))
     if own_mlflow:
         supervisor.start(household.mlflow_server(settings, at))
 

@@ -1,0 +1,135 @@
+"""Commands that watch: look at models, and show what was found as a page."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tidemill.cli import console
+from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
+from tidemill.cli.operate import platform_of
+
+if TYPE_CHECKING:
+    from tidemill.loop.watch import Tick
+    from tidemill.platform import Platform
+
+Models = Annotated[list[str] | None, typer.Argument(help="Which models. [default: all]")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (watch, report):
+        app.command(rich_help_panel="Watch")(command)
+
+
+def watch(
+    models: Models = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --once: check the newest rows, due or not.")
+    ] = False,
+    every: Annotated[
+        str | None, typer.Option(help="Between two looks: 30s, 5m. [default: TIDEMILL_WATCH_EVERY]")
+    ] = None,
+    home: HomeOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what models are asked and answer with training, and act as their projects say.
+
+    A check is due when enough predictions, or labels, came since the last. Moved data is reported;
+    a model that got worse is retrained, unless its project says otherwise. `tidemill up` runs this
+    by itself.
+
+    Examples:
+
+      tidemill watch --once
+
+      tidemill watch churn --once --now
+
+      tidemill watch --every 30s
+    """
+    from tidemill.policies import seconds
+
+    pause = None if every is None else seconds(every, "every")
+    settings = open_settings(home, tracking_uri)
+    start_logs(settings, "watch", console=not once)
+    if once:
+        with platform_of(settings) as platform:
+            _show(_look(platform, models or [], now), as_json)
+        return
+    from tidemill.worker.watching import watch as watch_on
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    console.err.print("Watching. Ctrl-C ends it.")
+    watch_on(settings, stop, models or [], pause)
+
+
+def _look(platform: Platform, models: list[str], now: bool) -> list[Tick]:
+    if now or models:
+        return [platform.watcher.tick(name, by_hand=now) for name in models or _all(platform)]
+    return platform.watcher.sweep()
+
+
+def _all(platform: Platform) -> list[str]:
+    return platform.watcher.models()
+
+
+def _show(ticks: list[Tick], as_json: bool) -> None:
+    if as_json:
+        shown: list[dict[str, Any]] = [
+            {"model": t.model, "version": t.version, "checked_now": t.checked, **t.verdict}
+            for t in ticks
+        ]
+        console.print_json(shown)
+        return
+    if not ticks:
+        console.out.print("No model with a champion was asked anything yet.")
+    for tick in ticks:
+        console.out.print(f"{tick.model} v{tick.version}: {tick.verdict['state']}", markup=False)
+        console.out.print(f"  {tick.verdict['summary']}", markup=False)
+        console.out.print(f"  {tick.why}", markup=False)
+        for trigger in tick.opened:
+            console.out.print(f"  trigger {trigger.id} ({trigger.cause})", markup=False)
+
+
+def report(
+    model: Annotated[str, typer.Argument(help="The registered model.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    window: Annotated[
+        int | None, typer.Option(help="A row of /monitoring/drift. [default: the last window]")
+    ] = None,
+    evidently: Annotated[
+        bool,
+        typer.Option("--evidently", help="Let Evidently draw its report of the same window too."),
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """Write what is known of a model as one page: what moved, how good it is, what was decided.
+
+    Examples:
+
+      tidemill report churn -o churn.html
+
+      tidemill report churn -o churn.html --evidently
+    """
+    from tidemill.loop.report import write_report
+
+    settings = open_settings(home)
+    with platform_of(settings) as platform:
+        paths = [write_report(platform.watching, platform.triggers, model, output, window)]
+        if evidently:
+            from tidemill.loop.evidently import write_evidently
+
+            paths.append(
+                write_evidently(platform.watcher, platform.watching, model, output, window)
+            )
+    for path in paths:
+        console.out.print(f"Wrote {path}.", markup=False)
