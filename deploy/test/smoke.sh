@@ -18,6 +18,11 @@ for target in serve platform mlflow; do
 done
 docker run --rm --entrypoint sh tidemill-serve:test -c '! command -v gcc cc mlflow && ! python -c "import mlflow" 2>/dev/null' || die "the serve image is not slim"
 
+say "rules"
+prometheus=$(compose config --format json | field services.prometheus.image)
+docker run --rm -v "$PWD/deploy:/deploy:ro" --entrypoint promtool "$prometheus" test rules /deploy/test/rules/alerts.yml
+docker run --rm -v "$PWD/deploy/prometheus:/etc/prometheus:ro" --entrypoint promtool "$prometheus" check config /etc/prometheus/prometheus.yml >/dev/null
+
 say "compose up"
 compose down -v -t 5 >/dev/null 2>&1 || true
 up

@@ -6,8 +6,11 @@ import importlib.machinery
 import importlib.util
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -94,3 +97,25 @@ def test_the_proxy_sends_every_path_of_the_data_plane_to_it(tmp_path: Path) -> N
     missed = [path for path in paths if not is_served(path.replace("{", "").replace("}", ""))]
     assert missed == []
     assert not is_served("/models/churn/promote")
+
+
+def alerts() -> list[dict[str, Any]]:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "rules" / "alerts.yml").read_text())
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
+def test_every_alert_has_its_runbook() -> None:
+    for alert in alerts():
+        page = DEPLOY.parent / alert["annotations"]["runbook"]
+        assert alert["alert"] in page.read_text(), alert["alert"]
+
+
+def test_every_alert_is_tested_to_fire() -> None:
+    tests = (DEPLOY / "test" / "rules" / "alerts.yml").read_text()
+    assert [a["alert"] for a in alerts() if a["alert"] not in tests] == []
+
+
+def test_the_dashboards_are_what_their_table_says() -> None:
+    subprocess.run(
+        [sys.executable, str(DEPLOY / "grafana" / "make-dashboards"), "--check"], check=True
+    )

@@ -306,3 +306,17 @@ def test_in_any_order_of_events_a_job_ends_once_and_can_always_go_on(
     if not now.done:
         world.die(0)
         assert jobs.get(now.id).done or jobs.claim(now.id, "last") is not None
+
+
+def test_the_age_of_the_queue_is_that_of_the_job_that_waits_longest(
+    jobs: Jobs, database: Database
+) -> None:
+    assert jobs.queue_age() == 0.0
+    old, taken = submitted(jobs), submitted(jobs)
+    jobs.claim(taken.id, "w1")
+    with database.write() as connection:
+        changed = table.update().values(not_before=table.c.not_before - 60)
+        connection.execute(changed.where(table.c.id.in_([old.id])))
+    assert 60.0 <= jobs.queue_age() < 3600.0
+    jobs.cancel(old.id)
+    assert jobs.queue_age() == 0.0

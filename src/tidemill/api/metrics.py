@@ -24,21 +24,25 @@ class JobCounts(Collector):
         self._jobs = jobs
 
     def describe(self) -> list[Metric]:
-        return list(self._families({}))
+        return list(self._families({}, 0.0))
 
     def collect(self) -> Iterator[Metric]:
         try:
-            yield from self._families(self._jobs.counts())
+            counts, age = self._jobs.counts(), self._jobs.queue_age()
         except UnavailableError:
             return
+        yield from self._families(counts, age)
 
-    def _families(self, counts: dict[str, int]) -> Iterator[Metric]:
+    def _families(self, counts: dict[str, int], age: float) -> Iterator[Metric]:
         active = sum(counts.get(state, 0) for state in ACTIVE)
         yield GaugeMetricFamily("training_jobs_active", "Jobs that run now", value=active)
         by_state = GaugeMetricFamily("tidemill_jobs", "Jobs by state", labels=["state"])
         for state, count in sorted(counts.items()):
             by_state.add_metric([state], count)
         yield by_state
+        yield GaugeMetricFamily(
+            "tidemill_job_queue_age_seconds", "Longest wait of a job that is due", value=age
+        )
 
 
 class Metrics:

@@ -53,6 +53,8 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
     "tidemill_role_errors_total": ("Requests that a challenger failed on, by role.", ()),
     "tidemill_canary_fallbacks_total": ("Canary requests that the champion answered.", ()),
     "tidemill_shadow_dropped_total": ("Requests without a shadow, as the server was busy.", ()),
+    "tidemill_disk_free_bytes": ("Room on the disk of a folder.", ()),
+    "tidemill_disk_size_bytes": ("Size of the disk of a folder.", ()),
     "tidemill_connections": ("Open connections.", ()),
 }  # fmt: skip
 
@@ -61,7 +63,8 @@ SHARED = {
     "tidemill_journal_folder_bytes", "tidemill_journal_lag_seconds", "tidemill_journal_full",
     "tidemill_model_loaded", "tidemill_models", "tidemill_shelf_problems",
     "tidemill_challenger_share",
-    "tidemill_shelf_synced_timestamp_seconds",
+    "tidemill_shelf_synced_timestamp_seconds", "tidemill_disk_free_bytes",
+    "tidemill_disk_size_bytes",
 }  # fmt: skip
 
 

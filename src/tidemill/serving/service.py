@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -209,7 +210,9 @@ def _gauges(service: Service) -> None:
     metrics.gauge("tidemill_models").set(len(fleet.predictors))
     metrics.gauge("tidemill_shelf_problems").set(len(fleet.problems))
     metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(fleet.state.synced_at)
+    _disk(metrics, "shelf", service.settings.shelf)
     if service.journal is not None:
+        _disk(metrics, "journal", service.settings.journal_folder)
         journal = service.journal.state()
         metrics.counter("tidemill_journal_records_total").set(journal.records)
         metrics.counter("tidemill_journal_bytes_total").set(journal.bytes)
@@ -222,3 +225,11 @@ def _gauges(service: Service) -> None:
         cache = service.cache.state()
         metrics.gauge("tidemill_cache_entries").set(cache.entries)
         metrics.counter("tidemill_cache_errors_total").set(cache.remote_errors)
+
+
+def _disk(metrics: Metrics, name: str, folder: Path) -> None:
+    """How much room there is where a folder lies; nothing where it does not exist."""
+    with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(folder)
+        metrics.gauge("tidemill_disk_free_bytes", folder=name).set(usage.free)
+        metrics.gauge("tidemill_disk_size_bytes", folder=name).set(usage.total)

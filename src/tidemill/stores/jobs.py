@@ -210,6 +210,13 @@ class Jobs:
         query = select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state)
         return {row["state"]: row["n"] for row in self._database.rows(query)}
 
+    def queue_age(self) -> float:
+        """Seconds for which the job that is due and has waited longest has waited; 0 for none."""
+        due = and_(jobs.c.state.in_(CLAIMABLE), jobs.c.not_before <= EpochNow())
+        query = select((EpochNow() - func.min(jobs.c.not_before)).label("age")).where(due)
+        age = self._database.rows(query)[0]["age"]
+        return 0.0 if age is None else max(0.0, float(age))
+
     def claim(self, job_id: str, worker: str) -> Job | None:
         """Make the job this worker's, or None when it is taken, done or not due yet."""
         now = EpochNow()

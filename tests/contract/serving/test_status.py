@@ -169,6 +169,9 @@ def test_metrics_count_what_was_asked(home: Path, start: Start) -> None:
     assert found["tidemill_inference_seconds_count", "classifier"] == 4
     assert found["tidemill_journal_records_total",] == 4
     assert found["tidemill_models",] == 3
+    for folder in ("shelf", "journal"):
+        free = found["tidemill_disk_free_bytes", folder]
+        assert 0 < free <= found["tidemill_disk_size_bytes", folder]
     names = {re.sub(r"_(bucket|count|sum)$", "", name) for name, *_ in found}
     assert names <= METRICS.keys()
 
