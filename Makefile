@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 HOME_DIR ?= .tidemill
 PORT ?= 8000
 MLFLOW_PORT ?= 5000
+# Processes that share the test files among them; 0 runs all in one.
+TEST_PROCESSES ?= 0
 PYTEST_ARGS ?=
 
 .PHONY: screenshots help up demo test test-all lint format bench-serving bench-drift clean
@@ -19,7 +21,7 @@ demo: $(VENV)/.standard  ## Walk the whole path once in a scratch folder, print 
 	@$(BIN)/tidemill demo
 
 test: $(VENV)/.dev  ## Run the test suite (slow and chaos tests excepted).
-	$(BIN)/python -m pytest -m "not slow and not chaos" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not chaos" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev  ## Run every test.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

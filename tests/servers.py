@@ -164,7 +164,7 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        wait_until(self._answers, "the MLflow server to answer", 120)
+        wait_until(self._answers, "the MLflow server to answer", 300)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -292,10 +292,12 @@ def fresh_database(server_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server_url() -> Iterator[str]:
-    """A Redis for the whole run."""
+    """A Redis for the whole run; in one that is given, each process has a database of its own."""
     given = os.environ.get("TIDEMILL_TEST_REDIS_URL")
     if given:
-        yield given
+        number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        base, _, first = given.rpartition("/")
+        yield f"{base}/{int(first) + number}" if first.isdigit() else given
         return
     with private_redis() as server:
         yield server.url

@@ -58,11 +58,11 @@ def curl(at: Addresses, key: Path | None, data: str) -> str:
 
 def _data(settings: Settings, body: dict[str, Any]) -> str:
     """The body for a shell; one too long to read goes to a file."""
-    text = json.dumps(body)
+    text = json.dumps(body, ensure_ascii=False)
     if len(text) <= LONG_BODY:
         return shlex.quote(text)
     path = settings.home / "request.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return f"@{shlex.quote(str(path))}"
 
 

@@ -6,11 +6,15 @@ import io
 import json
 import warnings
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,6 +187,47 @@ def test_csv_that_is_none_is_refused(pairs: dict[str, Pair]) -> None:
         answer = pairs["texts"].ours.ask("/invocations", body, headers={"Content-Type": "text/csv"})
         assert answer.status == 400, body
         assert answer.json()["message"]
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(pairs: dict[str, Pair]) -> None:
+    twice = pa.table([[1.0], [2.0], [3.0], [4.0]], names=["a", "b", "c", "a"])
+    file = io.BytesIO()
+    pq.write_table(twice, file)
+    bodies = {
+        "text/csv": b"a,b,c,a\n1,2,3,4\n",
+        "application/vnd.apache.parquet": file.getvalue(),
+    }
+    for media, body in bodies.items():
+        answer = pairs["texts"].ours.ask("/invocations", body, headers={"Content-Type": media})
+        assert answer.status == 400, media
+        assert answer.json()["message"] == "The table has several columns 'a'."
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([date(2024, 1, 2)]),
+        pa.array([Decimal("1.50")]),
+        pa.array([b"\xff"]),
+        pa.array([[1.0]]),
+        pa.array([{"x": 1}]),
+        pa.array(["1.5"]),
+        pa.array([float("inf")]),
+        pa.array([float("nan")]),
+        pa.array([None], pa.null()),
+        pa.array([], pa.float64()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_parquet_of_other_types_is_refused_and_never_a_failure(
+    pairs: dict[str, Pair], column: Any
+) -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table([column] * 3, names=["a", "b", "c"]), file)
+    media = {"Content-Type": "application/vnd.apache.parquet"}
+    answer = pairs["texts"].ours.ask("/invocations", file.getvalue(), headers=media)
+    assert answer.status == 400, answer.body
+    assert answer.json()["message"]
 
 
 def test_another_content_type_is_a_415(pairs: dict[str, Pair]) -> None:

@@ -130,6 +130,7 @@ def read_csv(predictor: Predictor, body: bytes) -> Rows:
         raise MalformedError(f"The body is no CSV: {error}.") from error
     lines = [line for line in lines if line]
     header, records = (lines[0], lines[1:]) if lines else ([], [])
+    _refuse_repeated(header)
     if odd := [i for i, record in enumerate(records, 2) if len(record) != len(header)]:
         raise MalformedError(f"Line {odd[0]} has another number of cells than the header.")
     cells = dict(zip(header, zip(*records, strict=True), strict=True)) if records else {}
@@ -142,6 +143,12 @@ def read_csv(predictor: Predictor, body: bytes) -> Rows:
         predictor,
         {name: [read_cell(kinds[name], c) for c in cells[name]] for name in kinds if name in cells},
     )
+
+
+def _refuse_repeated(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"The table has several columns '{twice[:80]}'.", field=twice)
 
 
 def read_parquet(predictor: Predictor, body: bytes) -> Rows:
@@ -157,6 +164,7 @@ def read_parquet(predictor: Predictor, body: bytes) -> Rows:
         table = parquet.read_table(io.BytesIO(body))
     except Exception as error:  # pyarrow has many errors for what is not Parquet
         raise MalformedError(f"The body is no Parquet file: {error}") from error
+    _refuse_repeated(table.column_names)
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     if predictor.signature.tensor is not None:
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
