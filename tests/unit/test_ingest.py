@@ -19,7 +19,7 @@ from tidemill.loop.ingest_state import IngestMetrics, IngestState, read_state, w
 from tidemill.loop.retention import Retention
 from tidemill.loop.signatures import Signatures, on_shelf
 from tidemill.serving.journal import Journal
-from tidemill.serving.segments import HEADER, Record, segments
+from tidemill.serving.segments import HEADER, Record, read_segment, segments
 from tidemill.serving.shelf import folder_name
 from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback, NewLabel
@@ -77,6 +77,51 @@ def test_what_is_journaled_is_stored_and_closed_segments_go(
     assert ingest.drain() == 0
     assert segments(folder) == []
     assert Predictions(database).signatures("plants") == {"1": PLANTS, "2": PLANTS}
+
+
+def test_a_busy_writer_keeps_no_other_segment_waiting(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, number = Journal(folder), iter(range(100, 10_000))
+    write(busy, record(next(number)))
+    closed(folder, record(1))
+
+    def read(path: Path, offset: int, **how: Any) -> Any:
+        page = read_segment(path, offset, **how)
+        write(busy, record(next(number)))
+        return page
+
+    monkeypatch.setattr("tidemill.loop.drain.read_segment", read)
+    Ingest(database, folder, KNOWN).drain()
+    assert "p00001" in stored(database)
+
+
+def test_it_stops_between_two_pages_when_told(database: Database, folder: Path) -> None:
+    journal = Journal(folder)
+    for number in range(20):
+        write(journal, record(number))
+    journal.close()
+    stop = threading.Event()
+    ingest = Ingest(database, folder, KNOWN, page_bytes=300)
+    assert 0 < ingest.drain(lambda size: stop.set(), stop) < 20
+    assert ingest.state().lag_seconds > 0
+    ingest.drain()
+    assert len(stored(database)) == 20
+    assert ingest.state().lag_seconds == 0
+
+
+def test_a_signature_that_is_found_late_is_told_to_the_database(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidemill.loop.signatures.AGAIN_SECONDS", -1.0)
+    known: dict[str, Any] = {}
+    ingest = Ingest(database, folder, Signatures(lambda model, version: known.get(model)))
+    journal = Journal(folder)
+    for held in ({}, {"plants": PLANTS}, {}):
+        known.update(held)
+        write(journal, record(len(stored(database))))
+        ingest.drain()
+    assert Predictions(database).signatures("plants") == {"1": PLANTS}
 
 
 def test_a_folder_that_is_not_there_holds_nothing(database: Database, folder: Path) -> None:
@@ -273,15 +318,27 @@ def test_retention_goes_by_age_and_by_rows_and_labels_go_along(
     reader.add([record(n, time=now - 100 + n) for n in range(10)])
     reader.add([record(n, model="old", time=now - 10 * 86400 + n) for n in range(10, 14)])
     store.add([NewLabel("p00000", "moss"), NewLabel("p00009", "moss"), NewLabel("p00011", "fern")])
-    seen = []
-    keep = Retention(database, days=9, rows=7, export=lambda *order: seen.append(order))
+    keep = Retention(database, days=9, rows=7)
     assert keep.apply() == 3 + 4
     assert stored(database) == ids(*range(3, 10))
-    assert [model for model, _ in seen] == ["old", "plants"]
     with database.read() as connection:
         assert connection.execute(select(feedback.c.prediction_id)).scalars().all() == ids(9)
     assert keep.apply() == 0
     assert Retention(database).apply() == 0
+
+
+def test_retention_exports_whole_days_before_it_deletes_them(database: Database) -> None:
+    day = 86400.0
+    reader = Predictions(database)
+    reader.add([record(n, time=n * day / 2) for n in range(5)])
+    seen = []
+
+    def export(model: str, before: float) -> None:
+        seen.append((model, before, reader.count(model)))
+
+    assert Retention(database, rows=1, export=export).apply() == 4
+    assert seen == [("plants", 2 * day, 5)]
+    assert stored(database) == ids(4)
 
 
 def test_retention_deletes_nothing_that_could_not_be_exported(database: Database) -> None:

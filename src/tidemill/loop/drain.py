@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tidemill.stores.database import Database
 from tidemill.stores.feedback import join_waiting
 from tidemill.stores.offsets import advance, forget, read_offsets
 from tidemill.stores.prediction_rows import Row, rows_of
-from tidemill.stores.predictions import Predictions
+from tidemill.stores.predictions import Predictions, Versioned
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class _Part:
 
     counts: Counts = field(default_factory=Counts)
     rejected: list[tuple[Record | Row, str]] = field(default_factory=list)
+    told: dict[Versioned, Signature | None] = field(default_factory=dict)
 
     def reject(self, what: Record | Row, why: str) -> None:
         self.rejected.append((what, why))
@@ -74,12 +76,18 @@ class Ingest:
         self._rejected = Rejected(folder)
         self._page_bytes = page_bytes
         self._drained = time.time()
+        self._told: dict[Versioned, Signature | None] = {}
 
-    def drain(self, progress: Callable[[int], None] = lambda size: None) -> int:
+    def drain(
+        self,
+        progress: Callable[[int], None] = lambda size: None,
+        stop: threading.Event | None = None,
+    ) -> int:
         """Store everything that is in the folder now; how many rows were new.
 
         Args:
             progress: Hears of every few bytes that were stored.
+            stop: Ends it between two pages.
 
         Raises:
             UnavailableError: The database cannot be reached; what is stored so far stays.
@@ -88,7 +96,10 @@ class Ingest:
         found = list_segments(self.folder)
         offsets = read_offsets(self._database, [s.path.name for s in found]) if found else {}
         for segment in found:
-            self._drain_segment(segment, offsets.get(segment.path.name, 0), progress)
+            for size in self._pages(segment, offsets.get(segment.path.name, 0)):
+                progress(size)
+                if stop is not None and stop.is_set():
+                    return self.counts.rows - before
         self._drained = time.time()
         return self.counts.rows - before
 
@@ -116,11 +127,14 @@ class Ingest:
             **vars(self.counts),
         )
 
-    def _drain_segment(
-        self, segment: Segment, offset: int, progress: Callable[[int], None]
-    ) -> None:
+    def _pages(self, segment: Segment, offset: int) -> Iterator[int]:
+        """Store a segment page by page, giving the bytes of each.
+
+        What is written to it meanwhile is left for the next time, lest a busy writer keep all other
+        segments waiting.
+        """
         path = segment.path
-        while True:
+        while offset < segment.size or segment.closed:
             try:
                 page = read_segment(path, offset, limit=self._page_bytes)
             except FileNotFoundError:
@@ -132,9 +146,9 @@ class Ingest:
             moved = page.next_offset - offset
             if moved and not self._store(path.name, offset, page):
                 return  # another process is at it
-            progress(moved)
             if page.finished:
                 discard(path)
+            yield moved
             if page.finished or not moved:
                 return
             offset = page.next_offset
@@ -150,6 +164,7 @@ class Ingest:
             self._insert(connection, rows, part)
             join_waiting(connection, [row.id for row in rows])
             self._rejected.keep(part.rejected)
+        self._told |= part.told
         self._add_up(name, part)
         return True
 
@@ -157,7 +172,8 @@ class Ingest:
         """Store rows; where the database refuses some, all others are stored."""
         try:
             with connection.begin_nested():
-                new = self._predictions.insert(connection, rows, self._known(rows))
+                told = self._untold(rows)
+                new = self._predictions.insert(connection, rows, told)
         except DBAPIError as error:
             if error.connection_invalidated or isinstance(error, OperationalError):
                 raise
@@ -168,12 +184,15 @@ class Ingest:
             self._insert(connection, rows[:middle], part)
             self._insert(connection, rows[middle:], part)
         else:
+            part.told |= told
             part.counts.rows += new
             part.counts.duplicates += len(rows) - new
 
-    def _known(self, rows: Sequence[Row]) -> dict[tuple[str, str], Signature | None]:
+    def _untold(self, rows: Sequence[Row]) -> dict[Versioned, Signature | None]:
+        """The signatures of versions that the database does not know of, as far as we do."""
         seen = {(row.model, row.version) for row in rows}
-        return {key: self._signatures.find(*key) for key in seen}
+        found = {key: self._signatures.find(*key) for key in seen}
+        return {k: held for k, held in found.items() if self._told.get(k, ...) != held}
 
     def _add_up(self, name: str, part: _Part) -> None:
         part.counts.rejected = len(part.rejected)

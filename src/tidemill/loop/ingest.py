@@ -59,7 +59,7 @@ def follow(
     failures, trouble = 0, None
     while not stop.is_set():
         try:
-            ingest.drain()
+            ingest.drain(stop=stop)
             if retention.keep_up(stop):
                 ingest.forget()
             if trouble is not None:

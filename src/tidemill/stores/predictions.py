@@ -201,8 +201,9 @@ class Predictions:
             signatures: By (model, version); those that are not given stay as they are.
         """
         rows = [row for record in records for row in rows_of(record)]
+        seen: dict[Versioned, Signature | None] = {(r.model, r.version): None for r in rows}
         with self._database.write() as connection:
-            return self.insert(connection, rows, signatures or {})
+            return self.insert(connection, rows, seen | dict(signatures or {}))
 
     def insert(
         self,
@@ -210,9 +211,12 @@ class Predictions:
         rows: list[Row],
         signatures: Mapping[Versioned, Signature | None],
     ) -> int:
-        """Store rows in the caller's transaction; how many were new."""
-        known = {(row.model, row.version): signatures.get((row.model, row.version)) for row in rows}
-        for (model, version), signature in sorted(known.items(), key=lambda item: item[0]):
+        """Store rows in the caller's transaction; how many were new.
+
+        Args:
+            signatures: Of the versions that are to be noted, by (model, version).
+        """
+        for (model, version), signature in sorted(signatures.items(), key=lambda item: item[0]):
             _note(connection, model, version, signature)
         return insert_rows(connection, rows)
 
