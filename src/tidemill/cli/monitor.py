@@ -58,7 +58,7 @@ def monitor(
 
       TIDEMILL_API_KEY=... tidemill monitor https://api.example.com --model churn
     """
-    from tidemill.loop.monitor import watch, write_reports
+    from tidemill.loop.monitor import watch
     from tidemill.loop.probe import Prober
 
     pace, seconds = span(every, "--every"), span(duration, "--for") if duration else None
@@ -78,7 +78,10 @@ def monitor(
             if not as_json:
                 _print(look)
 
+        console.err.print(f"Probing {prober.url}. Ctrl-C ends it.", markup=False)
         found = watch(prober, every=pace, seconds=seconds, stop=stop, tell=tell)
+        from tidemill.loop.monitor_report import write_reports
+
         summary = write_reports(reports, prober.url, found, prober.versions)
     if as_json:
         console.print_json(summary)

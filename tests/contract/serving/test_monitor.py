@@ -20,7 +20,8 @@ from tests.servers import free_port
 from tidemill.cli import app as cli
 from tidemill.cli.monitor import span
 from tidemill.errors import InputError
-from tidemill.loop.monitor import Keeper, summarise, watch, write_reports
+from tidemill.loop.monitor import Keeper, watch
+from tidemill.loop.monitor_report import summarise, write_reports
 from tidemill.loop.probe import Prober
 from tidemill.serving.segments import read_folder
 from tidemill.settings import Settings
@@ -135,7 +136,7 @@ def test_ctrl_c_writes_the_report_of_what_there_is(home: Path, served: Tidemill)
     command = [sys.executable, "-m", "tidemill", *words, "--home", str(home)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
-        wait_until(lambda: "ok" in process.stderr.readline(), "the first look")
+        wait_until(lambda: "ok" in process.stderr.readline(), "the first look", 120)
         process.send_signal(signal.SIGINT)
         process.stderr.read()
         assert process.wait(60) == 0
