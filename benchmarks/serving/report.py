@@ -108,6 +108,7 @@ def _cells(
 
 
 def _starts(results: Results) -> str:
+    started = {server: times for server, times in results.cold.items() if times}
     lines = [
         (
             _server_title(results, server),
@@ -115,7 +116,7 @@ def _starts(results: Results) -> str:
             f"{results.memory[server]['pss'] / 2**20:.0f}",
             f"{results.memory[server]['rss'] / 2**20:.0f}",
         )
-        for server, times in sorted(results.cold.items(), key=lambda item: median(item[1]))
+        for server, times in sorted(started.items(), key=lambda item: median(item[1]))
         if server in results.memory
     ]
     head = ("server", "start to first right answer, s", "PSS, MB", "RSS, MB")

@@ -35,6 +35,8 @@ class Recorder:
         self._packer = packer
         self._labels = packer.signature.labels
         self._buffer = buffer
+        self._whole = buffer.dtype == np.int64
+        self._view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         self._run: Outputs | None = None
         self._found: list[Any] = []
         self._rows = self._likely = b""
@@ -99,8 +101,10 @@ class Recorder:
 
     def _copied(self) -> bytes:
         """The rows of a run that lie in the buffer."""
-        rows = self._buffer[: len(self._found)]
-        return (rows.astype(np.float64) if rows.dtype == np.int64 else rows).tobytes()
+        count = len(self._found)
+        if self._whole:
+            return self._buffer[:count].astype(np.float64).tobytes()
+        return bytes(self._view[: count * self._row_bytes])
 
 
 def journal_full() -> UnavailableError:
