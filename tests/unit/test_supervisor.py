@@ -110,3 +110,14 @@ with supervising() as s:
         pid = int(run.stdout.readline())
         run.kill()
     wait_for(lambda: gone(pid))
+
+
+def test_trust_reaches_the_sync_and_the_keeper(tmp_path: Path) -> None:
+    from tidemill.cli import household
+    from tidemill.settings import Settings
+
+    settings = Settings(home=tmp_path)
+    assert household.sync(settings, ["m"], trust=True).command[-2:] == ["m", "--trust"]
+    assert "--trust" not in household.sync(settings, ["m"]).command
+    shelf = tmp_path / "elsewhere"
+    assert household.keeper(settings, shelf).command[-2:] == ["--shelf", str(shelf)]

@@ -37,6 +37,7 @@ class Pair(NamedTuple):
     theirs: Any
     ours: Any
     table: pd.DataFrame
+    model: Any = None
 
     def both(self, body: Any, media: str = "application/json") -> tuple[Any, Any]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -82,10 +83,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]
     from .conftest import starting
 
     home = tmp_path_factory.mktemp("mlflow")
-    placed, clients = {}, {}
+    placed, clients, models = {}, {}, {}
     for name, (table, y, estimator, task) in tables().items():
         project = Project(name, sklearn_dataset("iris"), "y", [Candidate("c", type(estimator))])
-        model = build_pipeline(estimator, table, project).fit(table, y)
+        model = models[name] = build_pipeline(estimator, table, project).fit(table, y)
         signature = infer_signature(table, y, task, project)
         made = export_bundle(model, signature, table, y, home / name, name=name, X_train=table)
         placed[name] = place(home / "shelf", name, "1", made.path, made.digest)
@@ -102,7 +103,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]
     with starting(Path(home)) as begin:
         ours = begin()
         yield {
-            name: Pair(name, clients[name], ours, table) for name, (table, *_) in tables().items()
+            name: Pair(name, clients[name], ours, table, models[name])
+            for name, (table, *_) in tables().items()
         }
 
 
@@ -317,3 +319,73 @@ def test_a_tensor_signature_gets_mlflows_answer(
     assert theirs == ours
     assert ours[0] == 200
     assert set(ours[1]["predictions"]) <= {3, 7}
+
+
+MIXED = ("size", "rooms", "garden", "city")
+mixed_rows = st.lists(
+    st.tuples(st.floats(-4, 4), st.integers(1, 6), st.booleans(), st.sampled_from(CITIES)).map(
+        lambda values: dict(zip(MIXED, values, strict=True))
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=25)
+@given(mixed_rows)
+@pytest.mark.parametrize("name", ["whole", "floats"])
+def test_every_form_in_every_protocol_gets_the_native_models_answer(
+    pairs: dict[str, Pair], name: str, rows: list[dict[str, Any]]
+) -> None:
+    pair = pairs[name]
+    table = pd.DataFrame(rows)
+    wanted = pair.model.predict(table).tolist()
+    for answers in (*native(pair, rows), *invocations(pair, table), *inferences(pair, table)):
+        np.testing.assert_allclose(answers, wanted, rtol=1e-5, atol=1e-9)
+
+
+def native(pair: Pair, rows: list[dict[str, Any]]) -> Iterator[list[Any]]:
+    """The native protocol's answers, by form."""
+    path = f"/models/{pair.name}/predict"
+    listed = [list(row.values()) for row in rows]
+    for form in ({"features": rows[0]}, rows[0], {"features": listed[0]}):
+        got = pair.ours.ask(path, form).json()
+        assert "prediction" in got, (form, got)
+        first = got["prediction"]
+        rest = pair.ours.ask(path, {"instances": [form, *listed[1:]]}).json()["predictions"]
+        assert rest[0]["prediction"] == first
+        yield [answer["prediction"] for answer in rest]
+    batch = pair.ours.ask(f"{path}_batch", {"instances": rows}).json()
+    yield [answer["prediction"] for answer in batch["predictions"]]
+
+
+def invocations(pair: Pair, table: pd.DataFrame) -> Iterator[list[Any]]:
+    """MLflow's protocol's answers, by form and content type."""
+    parquet = io.BytesIO()
+    table.to_parquet(parquet)
+    bodies = [(json.dumps(body).encode(), "application/json") for body in forms(table).values()]
+    bodies.append((table.to_csv(index=False).encode(), "text/csv"))
+    bodies.append((parquet.getvalue(), "application/vnd.apache.parquet"))
+    for body, media in bodies:
+        headers = {"Content-Type": media}
+        yield pair.ours.ask(f"/invocations/{pair.name}", body, headers=headers).json()[
+            "predictions"
+        ]
+
+
+def inferences(pair: Pair, table: pd.DataFrame) -> Iterator[list[Any]]:
+    """The Open Inference Protocol's answers, with tensors in JSON and as bytes."""
+    from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+
+    kinds = {"size": "FP64", "rooms": "INT64", "garden": "BOOL", "city": "BYTES"}
+    for binary in (False, True):
+        inputs = [InferInput(n, [len(table)], kind) for n, kind in kinds.items()]
+        for entry in inputs:
+            values = table[entry.name()].to_numpy()
+            text = values.dtype.kind in "OUT"
+            entry.set_data_from_numpy(values.astype(object) if text else values, binary)
+        wanted = [InferRequestedOutput("prediction", binary_data=False)]
+        body, length = InferenceServerClient.generate_request_body(inputs, outputs=wanted)
+        headers = {"Inference-Header-Content-Length": str(length)} if length else {}
+        found = pair.ours.ask(f"/v2/models/{pair.name}/infer", body, headers=headers).json()
+        yield found["outputs"][0]["data"]
