@@ -164,6 +164,7 @@ class Platform:
             projects=self.projects,
             registry=lambda: self.registry,
             contest=self.contest,
+            audit=self.audit.append,
         )
 
     def mlflow_problem(self) -> str | None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from tidemill.api.access import Caller, Promoter
 from tidemill.api.state import platform_of
 from tidemill.errors import GateError, NotFoundError
+from tidemill.loop.challenge import challenge
 from tidemill.loop.promote import Audit, Transition, promote, rollback, transition
 from tidemill.platform import Platform
 from tidemill.project import METRICS, Project
@@ -44,6 +45,26 @@ class RollbackOrder(BaseModel):
     """Why the champion before is to serve again."""
 
     reason: Reason = None
+
+
+class ChallengeOrder(BaseModel):
+    """What a model's challenger is to see of the traffic."""
+
+    mode: Literal["off", "shadow", "canary"]
+    share: float = Field(default=1.0, gt=0, le=1, description="Of the requests.")
+    version: str | int | None = Field(
+        default=None, description="Made challenger first; null takes the one that is."
+    )
+    reason: Reason = None
+
+
+class ChallengeView(BaseModel):
+    """The rule in force now; running servers take it up within two seconds."""
+
+    model: str
+    version: str | None
+    mode: str
+    share: float
 
 
 class TransitionView(BaseModel):
@@ -100,6 +121,29 @@ def promote_version(
         )
     shown: dict[str, Any] = msgspec.to_builtins(verdict)
     return shown
+
+
+@router.post("/models/{name}/challenge")
+def challenge_champion(
+    name: str, order: ChallengeOrder, caller: Promoter, platform: ThePlatform
+) -> ChallengeView:
+    """Let the challenger answer in the champion's shadow, or a share of the callers, or nobody."""
+    platform.require_mlflow()
+    done = challenge(
+        platform.registry,
+        platform.settings.shelf,
+        name,
+        mode=order.mode,
+        share=order.share,
+        version=order.version,
+        reason=order.reason,
+        actor=caller.actor,
+        audit=platform.audit.append,
+        origin=caller.address,
+    )
+    rule = done.rule
+    share = 0.0 if rule.mode == "off" else rule.share
+    return ChallengeView(model=name, version=done.version, mode=rule.mode, share=share)
 
 
 @router.post("/models/{name}/rollback")

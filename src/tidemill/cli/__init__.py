@@ -12,6 +12,7 @@ import typer
 from tidemill import __version__
 from tidemill.cli import (
     api,
+    challenge,
     console,
     demo,
     init,
@@ -47,6 +48,7 @@ for module in (
     train,
     models,
     serve,
+    challenge,
     api,
     predict,
     records,

@@ -32,7 +32,7 @@ from tidemill.loop.look import Look, Rules, WatchState, default_metric, fresh_st
 from tidemill.loop.reference import Reference, References
 from tidemill.loop.trigger_files import TriggerFiles
 from tidemill.loop.verdict import metrics_of, results_of, verdict_of
-from tidemill.policies import Decay, Drift, Retraining
+from tidemill.policies import Challenge, Decay, Drift, Retraining
 from tidemill.project import Project
 from tidemill.steps.policy import Decision, Facts, Firing, decide
 from tidemill.stores.predictions import Predictions
@@ -49,6 +49,8 @@ REPORT_ONLY = Retraining(on=(), report=("drift", "decay", "estimate"))
 
 ProjectOf = Callable[[str], Project]
 Contest = Callable[[str], object]
+#: Takes a model, its champion's version and the policy for its challenger.
+Guard = Callable[[str, str, Challenge], object]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Watcher:
         project: Finds the project that trains a model; NotFoundError where nobody knows one.
         contest: Lets the challengers of a model, if there are any, compete with its champion on
             labelled live rows; None where there is no such thing.
+        guard: Takes a canary that is worse than allowed out of the traffic.
         clock: Seconds since the epoch.
     """
 
@@ -82,6 +85,7 @@ class Watcher:
     files: TriggerFiles
     project: ProjectOf
     contest: Contest | None = None
+    guard: Guard | None = None
     clock: Callable[[], float] = time.time
 
     def tick(self, model: str, *, by_hand: bool = False) -> Tick:
@@ -103,6 +107,7 @@ class Watcher:
         else:
             raise overtaken
         self.consequences.follow(model)
+        self._guard(tick)
         self._compete(model)
         return tick
 
@@ -208,6 +213,15 @@ class Watcher:
                 why = f"Version {decision.state.version} is champion now."
                 found.append((trigger.id, "cleared", {"cleared": why}))
         return found
+
+    def _guard(self, tick: Tick) -> None:
+        if self.guard is None:
+            return
+        try:
+            policy = self.project(tick.model).challenge
+        except (NotFoundError, ProjectError):
+            policy = Challenge()
+        self.guard(tick.model, tick.version, policy)
 
     def _compete(self, model: str) -> None:
         if self.contest is None:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.errors import NotFoundError, ProjectError
+from tidemill.loop.challenge import guard
 from tidemill.loop.consequences import Consequences, Submit
 from tidemill.loop.reference import References
 from tidemill.loop.trigger_files import TriggerFiles
 from tidemill.loop.watch import Contest, Watcher
+from tidemill.policies import Challenge
 from tidemill.project import Project, load_project
 from tidemill.settings import Settings
+from tidemill.stores.audit import Entry
 from tidemill.stores.jobs import Job
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.projects import Known, Projects
@@ -35,6 +38,7 @@ def make_watcher(
     projects: Projects,
     registry: Callable[[], Registry],
     contest: Contest | None,
+    audit: Callable[[Entry], object],
 ) -> Watcher:
     """A watcher over these stores."""
     finder = ProjectFinder(projects, registry)
@@ -43,6 +47,10 @@ def make_watcher(
         triggers, submit, job, lambda model: finder.get(model).reference, files
     )
     files.ask = consequences.ask
+
+    def watch_canary(model: str, champion: str, policy: Challenge) -> None:
+        guard(predictions, settings.shelf, model, champion, policy, audit)
+
     return Watcher(
         predictions=predictions,
         references=References(settings.shelf, registry),
@@ -52,6 +60,7 @@ def make_watcher(
         files=files,
         project=finder.project,
         contest=contest,
+        guard=watch_canary,
     )
 
 

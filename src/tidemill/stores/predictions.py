@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -114,6 +116,15 @@ class Predictions:
         query = query.where(*_where(model, version, role, since, until, labelled_since))
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def latencies(
+        self, model: str, *, role: str, version: str, since: float, last: int
+    ) -> NDArray[np.float64]:
+        """Milliseconds of the newest answers of a version in a role, newest first [rows]."""
+        took = predictions.c.milliseconds
+        where = _where(model, version, role, since, None, None)
+        query = select(took).where(*where, took.is_not(None)).order_by(_TIME.desc()).limit(last)
+        return np.array([row["milliseconds"] for row in self._database.rows(query)], np.float64)
 
     def models(self) -> list[str]:
         """The models that predictions were ever stored of, by name."""
