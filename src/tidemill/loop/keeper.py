@@ -27,7 +27,7 @@ from pathlib import Path
 from tidemill import logs
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ExportError
-from tidemill.serving.remote import socket_path
+from tidemill.serving.remote import loaded_mark, socket_path
 from tidemill.serving.shelf import Placed, StateWatch, open_bundle
 from tidemill.settings import Settings
 
@@ -57,13 +57,20 @@ class Worker:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def standing(self) -> bool:
+        """Whether it has loaded its model and answers."""
+        return self.running and loaded_mark(self.socket).exists()
+
     def start(self) -> None:
+        loaded_mark(self.socket).unlink(missing_ok=True)
         self.process = start_worker(self.bundle.path, self.socket, Path(self.unpacked.name))
         self.started = time.monotonic()
 
     def stop(self) -> None:
         stop_worker(self.process)
-        self.socket.unlink(missing_ok=True)
+        for path in (self.socket, loaded_mark(self.socket)):
+            path.unlink(missing_ok=True)
         self.unpacked.cleanup()
 
 
@@ -118,7 +125,13 @@ class Keeper:
             logger.info("%s: its worker is process %d", worker.bundle.path, _pid(worker))
 
     def _let_go(self, digest: str, worker: Worker, now: float) -> None:
-        if worker.gone_since is None:
+        """End a worker some time after its version left the shelf, but not before the one that
+        takes its place stands: until then the server goes on with the old version."""
+        model = worker.bundle.manifest.model
+        heirs = [w for d, w in self.workers.items() if d != digest and w.gone_since is None]
+        if not all(heir.standing for heir in heirs if heir.bundle.manifest.model == model):
+            self._revive(worker, now)
+        elif worker.gone_since is None:
             worker.gone_since = now
         elif now - worker.gone_since > LEAVING_SECONDS:
             worker.stop()

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from tidemill.bundle import SIGNATURE
-from tidemill.serving.remote import Question, Reply, pack, receive, send, unpack
+from tidemill.serving.remote import Question, Reply, loaded_mark, pack, receive, send, unpack
 from tidemill.signature import Signature
 from tidemill.steps.foreign import layout
 
@@ -50,10 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True)
     given = parser.parse_args(arguments)
     _end_with_parent()
+    loaded = True
     try:
         answer = load(given.folder, given.model)
     except BaseException as error:  # loading runs the model's own code
-        answer = _failing(error)
+        answer, loaded = _failing(error), False
     with contextlib.suppress(FileNotFoundError):
         given.socket.unlink()
     draft = given.socket.with_suffix(".new")
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draft.unlink()
     with Server(str(draft), answer) as server:
         draft.rename(given.socket)
+        if loaded:
+            loaded_mark(given.socket).touch()
         server.serve_forever()
 
 

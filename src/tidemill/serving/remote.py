@@ -57,6 +57,11 @@ def socket_path(home: Path, digest: str) -> Path:
     return Path(tempfile.gettempdir(), f"tidemill-{os.getuid()}-{where}", own.name)
 
 
+def loaded_mark(socket: Path) -> Path:
+    """The file that a worker puts beside its socket once its model is loaded."""
+    return socket.with_suffix(".loaded")
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder of sockets that somebody else could have put there.
 
