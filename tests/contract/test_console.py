@@ -20,6 +20,7 @@ from tests.contract.test_api import PROJECT
 from tests.servers import wait_until
 from tidemill.api.app import create_app
 from tidemill.console.app import ACTIONS, PAGES
+from tidemill.loop.ingest import opened
 from tidemill.loop.promote import promote
 from tidemill.loop.train import train
 from tidemill.platform import Platform
@@ -485,6 +486,34 @@ def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:
     assert f"Key {record.id} is revoked" in words(gone)
     row = house.platform.audit.page(action="key.revoke", limit=1).items[0]
     assert (row["subject"], row["reason"]) == (record.id, "test")
+
+
+def test_drift_is_looked_for_and_shown_by_feature(house: House, settings: Settings) -> None:
+    visitor = house.visitor("train")
+    shifted = [[5.0 + 0.01 * i, 3.0, 6.5 + 0.005 * i, 2.5 + 0.001 * i] for i in range(300)]
+    answer = visitor.client.post(
+        f"{house.url}/models/flowers/predict_batch", json={"instances": shifted},
+        headers={"X-API-Key": house.keys["predict"]},
+    )  # fmt: skip
+    assert answer.status_code == 200
+
+    def kept() -> bool:
+        with opened(settings) as (ingest, _):
+            ingest.drain()
+        return house.platform.predictions.count("flowers") >= 300
+
+    wait_until(kept, "the predictions to be stored")
+    looked = visitor.send("/models/flowers/look")
+    page = words(looked)
+    assert looked.status_code == 200, page
+    assert re.search(r"petal length \(cm\) \d+% moved", page), page
+    assert "What it comes to" in page
+    assert 'class="window alarm"' in looked.text
+    eventually(visitor, "/monitoring", "moved")
+    trigger = house.platform.triggers.page(model="flowers", limit=1).items
+    if trigger and trigger[0].state == "open":
+        visitor.send(f"/triggers/{trigger[0].id}/dismiss", reason="known")
+        assert house.platform.triggers.get(trigger[0].id).state == "dismissed"
 
 
 # When parts are away

@@ -72,6 +72,8 @@ ACTIONS: tuple[tuple[str, Make, Scope | None], ...] = (
     ("/models/{name}/versions/{version}/stage", decide.do_stage, "promote"),
     ("/models/{name}/predict", trying.predict, "predict"),
     ("/models/{name}/score", trying.score, "predict"),
+    ("/models/{name}/look", monitoring.look_now, "train"),
+    ("/triggers/{id}/dismiss", monitoring.dismiss, "train"),
     ("/jobs/{id}/cancel", jobs.cancel, "train"),
     ("/jobs/{id}/repeat", jobs.repeat, "train"),
     ("/train", ordering.do_train, "train"),

@@ -1,0 +1,232 @@
+"""The console as people use it: headless Chromium before a real `tidemill up`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.acceptance.test_up import Up, running
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 120_000.0  # milliseconds; the machine may be busy
+MODEL = "iris-classifier"
+PAGES = (
+    "/", "/models", f"/models/{MODEL}", f"/models/{MODEL}/compare", f"/models/{MODEL}/try",
+    f"/models/{MODEL}/monitoring", f"/models/{MODEL}/promote", f"/models/{MODEL}/rollback",
+    "/monitoring", "/jobs", f"/train?model={MODEL}", "/audit", "/logs", "/requests", "/settings",
+    "/nowhere",
+)  # fmt: skip
+
+
+def _screenshots() -> Any:
+    """The script that knows how to start the browser."""
+    spec = importlib.util.spec_from_file_location("screenshots", ROOT / "scripts/screenshots.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+shots = _screenshots()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shots.chromium() is None, reason="no Chromium on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    home = tmp_path_factory.mktemp("console") / ".tidemill"
+    with running(home, "--first", "gallery:iris") as up:
+        up.await_text(f"Ask {MODEL}")
+        yield up
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with shots.browsing() as browser:
+        yield browser
+
+
+def signed_in(browser: Browser, served: Up, **options: Any) -> Page:
+    """A page of a new browser, signed in, which fails the test on any error of its scripts."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
+    context.set_default_navigation_timeout(PATIENCE)
+    page = context.new_page()
+    page.faults = []  # type: ignore[attr-defined]
+    page.on("pageerror", lambda error: page.faults.append(str(error)))  # type: ignore[attr-defined]
+    key = (served.output.parent / ".tidemill" / "key").read_text().strip()
+    shots.sign_in(page, served.api, key)
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, served: Up) -> Iterator[Page]:
+    page = signed_in(browser, served, viewport={"width": 1440, "height": 900})
+    yield page
+    assert page.faults == []  # type: ignore[attr-defined]
+    page.context.close()
+
+
+def visit(page: Page, served: Up, path: str) -> None:
+    page.goto(f"{served.api}/console{path}")
+    page.locator(".loading").first.wait_for(state="detached")
+
+
+def test_a_prediction_is_tried_and_a_wrong_field_is_named(page: Page, served: Up) -> None:
+    visit(page, served, f"/models/{MODEL}/try")
+    page.get_by_role("button", name="Predict").click()
+    page.locator(".prediction").wait_for()
+    assert page.locator(".prediction").inner_text().startswith("Iris-")
+    assert page.locator(".bars progress").count() == 3
+    first = page.locator("[data-field]").first
+    first.fill("wide")
+    page.get_by_role("button", name="Predict").click()
+    page.locator("#answer .notice").wait_for()
+    assert str(first.get_attribute("data-field")) in page.locator("#answer").inner_text()
+    assert first.get_attribute("aria-invalid") == "true"
+    code = page.locator("[data-snippet=curl]").inner_text()
+    assert f"{served.api}/models/{MODEL}/predict" in code
+
+
+def test_a_file_is_scored_with_progress_and_given_back(
+    page: Page, served: Up, tmp_path: Path
+) -> None:
+    visit(page, served, f"/models/{MODEL}/try")
+    names = [str(each.get_attribute("data-field")) for each in page.locator("[data-field]").all()]
+    rows = ["5.1,3.5,1.4,0.2"] * 1200 + ["5.1,tall,1.4,0.2"]
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join([",".join(names), *rows]) + "\n")
+    page.get_by_label("A CSV with the columns").set_input_files(file)
+    page.get_by_role("button", name="Score", exact=True).click()
+    link = page.get_by_role("link", name="Download")
+    link.wait_for()
+    assert "1201 rows scored, 1 of them refused" in page.locator("#batch-said").inner_text()
+    with page.expect_download() as download:
+        link.click()
+    lines = download.value.path().read_text().splitlines()
+    assert len(lines) == 1202
+    assert lines[0].startswith(",".join(names) + ",prediction,confidence,probability_")
+    assert ",Iris-setosa," in lines[1]
+    assert "tall" in lines[-1].partition(",1.4")[2] or "sepal" in lines[-1]
+
+
+def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
+    page: Page, served: Up
+) -> None:
+    visit(page, served, "/jobs")
+    page.get_by_role("link", name="Start a training").first.click()
+    visit(page, served, f"/train?model={MODEL}")
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_text("The training is queued.").wait_for()
+    # Without loading the page again:
+    page.get_by_text("What came of it").wait_for()
+    assert "succeeded" in page.locator(".state").inner_text()
+    page.get_by_role("link", name="Promote it").click()
+    page.get_by_role("heading", name=re.compile("Promote version 2")).wait_for()
+    assert "v2" in page.locator("table.change").inner_text()
+    page.locator("#reason").fill("seen in the console")
+    page.get_by_label("Promote whatever the gate says").check()
+    page.locator("form button.main").last.click()
+    page.get_by_text("Version 2 is champion now").wait_for()
+    page.locator("tr.champion", has_text="v2").wait_for()
+    page.get_by_text("v2 onnx").or_(page.get_by_text("v2 skops")).first.wait_for()
+    page.get_by_role("link", name="Roll back").click()
+    page.locator("#reason").fill("back again")
+    page.get_by_role("button", name="Roll back to v1").click()
+    page.get_by_text("Version 1 is champion again").wait_for()
+    visit(page, served, "/audit")
+    table = page.locator("table").inner_text()
+    assert "seen in the console" in table
+    assert "back again" in table
+    page.get_by_role("link", name="Check the chain").click()
+    page.get_by_text("are what was written").wait_for()
+
+
+def test_a_page_follows_without_growing_and_keeps_what_is_typed(page: Page, served: Up) -> None:
+    visit(page, served, f"/train?model={MODEL}")
+    page.locator("#trials").fill("7")
+    field = page.locator("#trials")
+    field.focus()
+    visit(page, served, "/")
+    counted = "document.querySelectorAll('*').length"
+    page.wait_for_timeout(4000)
+    before = page.evaluate(counted)
+    for _ in range(3):
+        page.wait_for_timeout(2500)
+    assert page.evaluate(counted) <= before + 20
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1440])
+def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(
+    browser: Browser, served: Up, width: int, theme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = signed_in(
+        browser, served, viewport={"width": width, "height": 812}, color_scheme=theme,
+        bypass_csp=True,
+    )  # fmt: skip
+    found = []
+    for path in PAGES:
+        visit(page, served, path)
+        room = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        if room > 0:
+            found.append(f"{path}: {room} px too wide")
+        for fault in Axe().run(page).response["violations"]:
+            if fault["impact"] in ("serious", "critical"):
+                where = fault["nodes"][0]["target"]
+                found.append(f"{path}: {fault['impact']} {fault['id']} at {where}")
+    page.context.close()
+    assert found == []
+
+
+def test_the_keyboard_reaches_everything(page: Page, served: Up) -> None:
+    visit(page, served, "/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent.trim()"))
+    assert {"Try it", MODEL} <= reached
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Page, served: Up) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for path in PAGES:
+        visit(page, served, path)
+    assert [url for url in asked if not url.startswith((served.api, "data:", "blob:"))] == []
+
+
+def test_a_new_key_looks_without_touching(browser: Browser, served: Up, page: Page) -> None:
+    visit(page, served, "/settings")
+    page.get_by_label("For", exact=True).fill("viewer")
+    page.get_by_role("button", name="Make a key").click()
+    token = page.locator(".notice pre").inner_text()
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    viewer = context.new_page()
+    shots.sign_in(viewer, served.api, token)
+    viewer.goto(f"{served.api}/console/models/{MODEL}")
+    viewer.get_by_role("heading", name=MODEL).wait_for()
+    assert viewer.get_by_role("link", name="Promote").count() == 0
+    viewer.goto(f"{served.api}/console/models/{MODEL}/promote")
+    viewer.get_by_text("lacks the scope 'promote'").wait_for()
+    context.close()
