@@ -19,6 +19,7 @@ from tidemill.policies import Contest
 from tidemill.steps.contest import bounded_losses, decide, error_scale
 from tidemill.steps.decay import loss_detector
 from tidemill.steps.holdout import Holdout, Losses, row_losses
+from tidemill.steps.sparring import SPAR_ROWS, outdated
 from tidemill.steps.windows import TrainingWindow, held_out, training_windows
 
 
@@ -41,19 +42,12 @@ class Setting:
 @dataclass(frozen=True)
 class Policy:
     name: str = "loop"
-    harm: float | None = 0.05
+    harm: float | None = None  # as the product has it
     contest: Contest = field(default_factory=Contest)
     since: bool = True
     fewest_since: int = 150
     cooldown: int = 1000
     between: float = 100_000
-    go_on: bool = True
-    always: bool = True
-    probe: float | None = None
-    probe_gain: float = 0.2
-    slow: float | None = None
-    probe_rows: int = 2000
-    probe_limit: int = 2000
 
 
 @dataclass
@@ -169,44 +163,14 @@ class State:
     backoff: int = 1
     archive: list[Model] = field(default_factory=list)
     fed: int = 0
-    probe: tuple[int, Model] | None = None
     probed: int = 0
 
 
-class Both:
-    """A detector of large rises and one of small ones; either alarms."""
-
-    def __init__(self, *parts: Any) -> None:
-        self.parts = parts
-
-    def update(self, losses: np.ndarray) -> None:
-        for part in self.parts:
-            part.update(losses)
-
-    def reset(self) -> None:
-        for part in self.parts:
-            part.reset()
-
-    @property
-    def alarm(self) -> bool:
-        return any(part.alarm for part in self.parts)
-
-    @property
-    def began(self) -> int:
-        return int(next(part.began for part in self.parts if part.alarm))
-
-
 def detector(sim: Sim, model: Model, hold: slice, p: Policy) -> Any:
-    return Both(*(one_detector(sim, model, hold, p, h) for h in (p.harm, p.slow) if h))
-
-
-def one_detector(sim: Sim, model: Model, hold: slice, p: Policy, harm: float) -> Any:
     held = raw(sim.s, hold, model.answer(sim.s.X[hold]))
     losses = Losses(float(held.mean()), float(held.std()))
     h = Holdout(sim.s.task, len(held), {}, losses)
-    if sim.s.task == "regression":
-        harm = harm * 2.5 * losses.mean
-    return loss_detector(h, harm=harm, rows_between_alarms=p.between)
+    return loss_detector(h, harm=p.harm, rows_between_alarms=p.between)
 
 
 def loop(sim: Sim, p: Policy) -> Played:
@@ -242,7 +206,7 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
             return None
         state.change = change
         return "decay"
-    if state.contest is None and p.probe and stale(sim, p, state, known):
+    if state.contest is None and p.contest.spar and stale(sim, p, state, known):
         return "stale"
     if state.due is not None and state.change is not None and known - state.change >= state.due:
         return "growth"
@@ -250,30 +214,23 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
 
 
 def stale(sim: Sim, p: Policy, state: State, known: int) -> bool:
-    """Whether a model of as many rows, but newer ones, is better than the champion."""
-    if state.probe is not None:
-        cut, probe = state.probe
-        rows = slice(cut, known)
-        before = slice(max(cut - 500, 0), cut)
-        scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
-        policy = replace(p.contest, alpha=p.probe, rows=p.probe_limit)
-        own = (1 - p.probe_gain) * sim.loss(rows, state.model, scale)
-        d = decide(own, {"p": sim.loss(rows, probe, scale)}, policy)
-        if d.state == "won":
-            state.probe, state.probed = None, known
-            state.change = None
-            return True
-        if d.state == "kept":
-            state.probe = None
+    """Whether a model of as many rows, but newer ones, is clearly better on the newest rows."""
+    size = min(state.model.rows, SPAR_ROWS)
+    judged = size // 2
+    if known - max(state.probed, state.model.cut, state.since) < size:
         return False
-    size = min(state.model.rows, p.probe_rows)
-    if known - max(state.probed, state.model.cut) >= size:
-        w = TrainingWindow("probe", known - size, known)
-        learner = sim.fit(clone(state.model.learner), w)
-        state.probed = known
-        if learner is not None:
-            state.probe = (known, Model(learner, "probe", known, size))
-    return False
+    state.probed = known
+    w = TrainingWindow("spar", known - judged - size, known - judged)
+    learner = sim.fit(clone(state.model.learner), w)
+    if learner is None:
+        return False
+    rows, before = slice(known - judged, known), slice(known - judged - 500, known - judged)
+    scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
+    losses = bounded_losses(sim.s.task, sim.s.y[rows], learner.predict(sim.s.X[rows]), scale=scale)
+    found = outdated(sim.loss(rows, state.model, scale), losses, p.contest)
+    if found:
+        state.change = None
+    return found
 
 
 def retrain(
@@ -292,7 +249,6 @@ def retrain(
         contestants[f"archived-{i}"] = m
     played.retrainings.append((now, cause))
     state.detector.reset()
-    state.probe = None
     before = slice(max(cut - 500, state.change or 0, 0), cut)
     scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
     state.contest = (cut, contestants, cause, scale)
@@ -314,8 +270,9 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     if d.state == "kept":
         played.swaps.append((now, f"kept ({cause}, {d.rows})"))
         state.detector.reset()
-        keep = p.go_on and (cause == "growth" or p.always) and state.change is not None
-        state.due = round((known - state.change) * p.contest.growth) if keep else None
+        size = known - (state.change or 0)
+        again = state.change is not None and size < p.contest.growth_limit and p.contest.growth
+        state.due = round(size * p.contest.growth) if again else None
         state.quiet_until = known + p.cooldown * state.backoff
         state.backoff = min(state.backoff * 2, 8)
         return

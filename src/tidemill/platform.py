@@ -222,6 +222,15 @@ class Platform:
             found = self.registry.by_alias(model, "champion")
             return None if found is None else found.number
 
+        def learned(model: str, version: str) -> int:
+            run = self.registry.version(model, version).run_id
+            params = self.tracking.get_run(run).data.params if run else {}
+            return int(params.get("rows_train", 0))
+
+        def last_spar(model: str) -> Job | None:
+            found = self.jobs.page(model=model, kind="spar", limit=1).items
+            return found[0] if found else None
+
         return FollowUps(
             triggers=self.triggers,
             contests=self.contests,
@@ -231,6 +240,8 @@ class Platform:
             project=lambda model: self.projects.get(model).project,
             place=lambda model: self.projects.get(model).reference,
             champion=champion,
+            last_spar=last_spar,
+            learned=learned,
         )
 
     def contest(self, model: str) -> None:

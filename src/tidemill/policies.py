@@ -168,6 +168,8 @@ class Contest:
         growth: After a retraining because of a change, the model is retrained again once there are
             so many times as many labelled rows since then; None never does that.
         growth_limit: No such retraining beyond so many rows.
+        spar: Whether to try, each time so many labels came as the champion learned from, if a model
+            of its kind from as many but newer rows is clearly better; if so, retrain.
     """
 
     windows: tuple[int, ...] = (10_000, 5_000, 2_000)
@@ -181,6 +183,7 @@ class Contest:
     age: Duration | None = "7d"
     growth: float | None = 3.0
     growth_limit: int = 10_000
+    spar: bool = True
 
     def __post_init__(self) -> None:
         _counts(

@@ -15,6 +15,7 @@ from tidemill.loop.follow_up import POSTPONED
 from tidemill.loop.promote import promote
 from tidemill.loop.train import train
 from tidemill.platform import Platform
+from tidemill.project import Candidate
 from tidemill.serving.segments import Record
 from tidemill.settings import Settings
 from tidemill.stores.feedback import NewLabel
@@ -22,6 +23,7 @@ from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.triggers import NewTrigger
 from tidemill.stores.versions import CHAMPION
 from tidemill.worker.retraining import run_retrain
+from tidemill.worker.sparring import run_spar, settings_of
 
 PROJECT = """
 from sklearn.linear_model import LogisticRegression
@@ -31,9 +33,9 @@ project = Project(
     name="tides",
     data=csv("rows.csv"),
     target="level",
-    candidates=[Candidate("linear", LogisticRegression, search={"C": [0.1, 1.0]})],
+    candidates=[Candidate("linear", LogisticRegression, search={"C": [1.0]})],
     gate=Gate(metric="accuracy"),
-    contest=Contest(windows=(400,), half_life=None, fewest=60, rows=600),
+    contest=Contest(windows=(400,), half_life=None, fewest=60, rows=500, challengers=2),
 )
 """
 
@@ -93,6 +95,15 @@ class Harbour:
         self.platform.predictions.add(records, {("tides", self.champion): held.signature})
         self.platform.feedback.add(labels)
 
+    def settle(self) -> None:
+        """Send turned rows until no contest is open."""
+        for seed in range(30, 40):
+            self.platform.contest("tides")
+            if self.platform.contests.opened("tides") is None:
+                return
+            self.live(rows(200, seed=seed, turned=True))
+        raise AssertionError("the contest does not end")
+
     def job(self, cause: str | None = "decay", attempts: int = 1) -> Job:
         params = {}
         if cause is not None:
@@ -136,5 +147,72 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     winner = platform.registry.version("tides", harbour.champion)
     assert winner.tags["tidemill.window"] == "since"
     assert winner.tags["tidemill.gate.verdict"] == "passed"
-    values = platform.audit.entries()[-1] if hasattr(platform.audit, "entries") else None
-    assert values is None or values.actor == "contest"
+    kept = platform.registry.version("tides", "3") if harbour.champion == "2" else winner
+    assert kept.tags["tidemill.contest.state"] in ("lost", "won")
+    # The same job again, after its worker died, opens nothing new and registers nothing new.
+    before = [version.number for version in platform.registry.versions("tides")]
+    again = harbour.retrain(replace(job, attempts=2))
+    assert again["contest"]["id"] == result["contest"]["id"]
+    assert [version.number for version in platform.registry.versions("tides")] == before
+    # There is three times as much to learn from: it is retrained once more, and once only.
+    harbour.live(rows(600, seed=5, turned=True))
+    platform.contest("tides")
+    more = platform.triggers.newest("tides")
+    assert more is not None
+    assert (more.cause, more.state) == ("labels", "retraining")
+    platform.contest("tides")
+    assert platform.triggers.newest("tides") == more
+    grown = harbour.retrain(replace(platform.jobs.get(str(more.job_id)), attempts=1))
+    assert grown["contest"]["state"] in ("open", "won", "kept")
+
+
+def test_a_worker_that_died_halfway_and_an_equal_model(
+    harbour: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, with nothing wrong: no versions are left over, and the champion stays."""
+    platform = harbour.platform
+    harbour.settle()
+    job, champion = harbour.job(cause=None), harbour.champion
+
+    def dies(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    before = {version.number for version in platform.registry.versions("tides")}
+    with monkeypatch.context() as patch:
+        patch.setattr("tidemill.worker.retraining._former", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            harbour.retrain(job)
+    assert {version.number for version in platform.registry.versions("tides")} > before
+    harbour.retrain(replace(job, attempts=2))
+    new = {version.number for version in platform.registry.versions("tides")} - before
+    contest = platform.contests.of_job(job.id)
+    assert contest is not None
+    assert new == {c.version for c in contest.challengers if not c.former}
+    harbour.settle()
+    closed = platform.contests.of_job(job.id)
+    assert closed is not None
+    assert (closed.state, harbour.champion) == ("kept", champion)
+    loser = platform.registry.version("tides", min(new, key=int))
+    assert (loser.stage, loser.tags["tidemill.contest.state"]) == ("None", "lost")
+
+
+def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
+    harbour: Harbour,
+) -> None:
+    """The first champion has never seen the tide turned; a model from newer rows has."""
+    platform = harbour.platform
+    params = {"rows": 300}
+    job, _ = platform.submit(NewJob("spar", "tides", project=str(harbour.file), params=params))
+    assert run_spar(platform, job, lambda report: None)["outdated"] is False
+    first = platform.registry.version("tides", "1")
+    platform.registry.crown(first)
+    harbour.live(rows(500, seed=20, turned=True))
+    found = run_spar(platform, job, lambda report: None)
+    assert found["outdated"] is True
+    assert found["partner_loss"] < 0.5 * found["champion_loss"]
+
+
+def test_settings_come_back_from_the_texts_that_were_logged() -> None:
+    candidate = Candidate("c", object, search={"C": [0.1, 1.0], "depth": [None, 3], "rate": (0, 1)})
+    logged = {"C": "0.1", "depth": "None", "rate": "0.25", "other": "x"}
+    assert settings_of(candidate, logged) == {"C": 0.1, "depth": None, "rate": 0.25}

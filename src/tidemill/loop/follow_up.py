@@ -1,7 +1,8 @@
 """Retrains again once there is more to learn from: after a change a model has few rows at first.
 
 A retraining that came too soon after a change waits until enough rows are labelled; one that was
-done is repeated when there are several times as many.
+done is repeated when there are several times as many. And each time as many labels came as the
+champion learned from, a model from newer rows spars with it (`tidemill.steps.sparring`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.project import Project
+from tidemill.steps.sparring import SPAR_ROWS
 from tidemill.stores.contests import Contests
 from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.triggers import NewTrigger, Trigger, Triggers
 
 POSTPONED = "postponed"
+FEWEST_SPAR_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class FollowUps:
         project: Finds the project that trains a model.
         place: Where a worker finds it.
         champion: The number of a model's champion; None where there is none.
+        last_spar: The newest sparring of a model.
+        learned: How many rows a version learned from.
     """
 
     triggers: Triggers
@@ -40,6 +45,8 @@ class FollowUps:
     project: Callable[[str], Project]
     place: Callable[[str], str]
     champion: Callable[[str], str | None]
+    last_spar: Callable[[str], Job | None]
+    learned: Callable[[str, str], int]
 
     def follow(self, model: str) -> Trigger | None:
         """Begin what is due for a model, if anything is; the trigger it is for.
@@ -50,7 +57,7 @@ class FollowUps:
         under_way = [t for t in self.triggers.opened(model) if t.retrains]
         if under_way:
             return self._resume(under_way[0])
-        return self._grow(model)
+        return self._grow(model) or self._spar(model)
 
     def _resume(self, trigger: Trigger) -> Trigger | None:
         """Retrain at last, where the job found too few rows."""
@@ -88,6 +95,50 @@ class FollowUps:
         except ConflictError:  # somebody was faster, or retrains for another cause
             return None
         return self._retrain(trigger, f"trigger:{trigger.id}")
+
+    def _spar(self, model: str) -> Trigger | None:
+        """Act on the last sparring, or begin one when enough labels came since then."""
+        project, champion = self.project(model), self.champion(model)
+        if not project.contest.spar or "decay" not in project.retrain.on or champion is None:
+            return None
+        last = self.last_spar(model)
+        if last is not None and not last.done:
+            return None
+        result = dict(last.result or {}) if last is not None else {}
+        if last is not None and result.get("outdated") and result.get("champion") == champion:
+            opened = self._open_outdated(model, last.id, result)
+            if opened is not None:
+                return opened
+        since = max(self._reign(model), last.created if last is not None else 0.0)
+        rows = self.predictions.count(model, version=champion, labelled=True, labelled_since=since)
+        size = min(self.learned(model, champion), SPAR_ROWS)
+        if size >= FEWEST_SPAR_ROWS and rows >= size + size // 2:
+            self.submit(
+                NewJob(
+                    "spar", model, project=self.place(model), params={"rows": size},
+                    idempotency_key=f"spar:{model}:{champion}:{since:.3f}",
+                )
+            )  # fmt: skip
+        return None
+
+    def _open_outdated(self, model: str, job_id: str, result: dict[str, Any]) -> Trigger | None:
+        reason = (
+            f"A model of as many rows, but newer ones, has a mean loss of "
+            f"{result['partner_loss']:.4g}; the champion has {result['champion_loss']:.4g}."
+        )
+        new = NewTrigger(
+            model, "labels", reason, version=result["champion"], cause_key=f"spar:{job_id}"
+        )
+        try:
+            trigger = self.triggers.open(new)
+        except ConflictError:  # it was acted on before
+            return None
+        return self._retrain(trigger, f"trigger:{trigger.id}")
+
+    def _reign(self, model: str) -> float:
+        """When the model's last contest ended."""
+        newest = self.contests.newest(model)
+        return newest.closed or 0.0 if newest is not None else 0.0
 
     def _retrain(self, trigger: Trigger, key: str) -> Trigger:
         params = {"trigger": trigger.id, "reason": trigger.reason}

@@ -237,15 +237,17 @@ class Player:
                 self._pause(deadline, what)
 
     def _running(self) -> str | None:
-        """A retraining that was begun and that nobody has waited for."""
-        opened = self._patiently(lambda: self.stores.triggers.opened(self.model), "triggers")
-        ids = [t.job_id for t in opened if t.retrains and t.job_id is not None]
-        return next((id for id in ids if id not in self._jobs), None)
+        """A job of the model's that nobody has waited for; the oldest."""
+        found = self._patiently(lambda: self.stores.jobs.page(model=self.model), "jobs")
+        new = [job.id for job in found.items if job.id not in self._jobs]
+        return min(new, default=None)
 
     def _count(self, job_id: str, row: int) -> None:
         job = self.stores.jobs.get(job_id)
         self._jobs.add(job_id)
         self.record.seconds += (job.finished or 0.0) - (job.started or job.finished or 0.0)
+        if job.kind != "retrain":
+            return
         if job.state != "succeeded":
             said = (job.error or {}).get("detail", job.state)
             self.record.events.append(Event(row, "failed", f"The retraining failed: {said}"))

@@ -27,6 +27,7 @@ Verb = Callable[[Platform, Job, SayHow], dict[str, Any]]
 VERBS = {
     "train": "tidemill.worker.training:run_train",
     "retrain": "tidemill.worker.retraining:run_retrain",
+    "spar": "tidemill.worker.sparring:run_spar",
     "probe": "tidemill.worker.kinds:run_probe",
     "trial": "tidemill.worker.sweeping:run_trial",
     "clean_up": "tidemill.worker.kinds:clean_up",
