@@ -161,7 +161,7 @@ def read_parquet(predictor: Predictor, body: bytes) -> Rows:
             remedy="Send JSON or CSV, or install pyarrow on the server.",
         ) from error
     try:
-        table = parquet.read_table(io.BytesIO(body))
+        table = parquet.ParquetFile(io.BytesIO(body)).read()
     except Exception as error:  # pyarrow has many errors for what is not Parquet
         raise MalformedError(f"The body is no Parquet file: {error}") from error
     _refuse_repeated(table.column_names)
