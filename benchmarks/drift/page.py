@@ -17,9 +17,15 @@ def markdown(results: dict[str, Any]) -> str:
     for part in NOTES.read_text().split("\n## "):
         heading = part.splitlines()[0].strip().lower()
         parts.append(part.rstrip() + "\n")
-        for tables_of in TABLES.get(heading, ()):
-            parts[-1] += tables_of(results)
-    return parts[0] + _about(results) + "".join(f"\n## {part}" for part in parts[1:])
+        tables = "".join(tables_of(results) for tables_of in TABLES.get(heading, ()))
+        missing = heading in TABLES and not tables.strip()
+        parts[-1] += "\n**Not measured in this run.**\n" if missing else tables
+    return (
+        parts[0]
+        + _about(results)
+        + _targets(results)
+        + "".join(f"\n## {part}" for part in parts[1:])
+    )
 
 
 def _about(results: dict[str, Any]) -> str:
@@ -28,8 +34,43 @@ def _about(results: dict[str, Any]) -> str:
     share = _counts(about.get("scale"), about.get("share", 1.0))
     return (
         f"\nMeasured on {about.get('date')}, Python {about.get('python')}, "
-        f"{about.get('machine')}; peers: {peers}.{share}\n"
+        f"{about.get('machine')}; peers: {peers}.{share} {about.get('note', '')}".rstrip()
+        + "\n"
     )
+
+
+def _targets(results: dict[str, Any]) -> str:
+    """What was aimed at, and whether it was reached."""
+    rows: list[list[str]] = []
+    for row in results.get("alarms", ()):
+        share = row["alarms"]["Tidemill"]
+        rows.append(
+            [
+                f"false alarms at most 1%: {row['table']}",
+                f"{_range(share)} of {share['windows']:,} windows",
+                _met(share["rate"] <= 0.01),
+            ]
+        )
+    for row in (results[key] for key in results if key.startswith("power: ten")):
+        share = row["alarms"]["Tidemill"][list(row["shifts"]).index(0.25)]
+        what = f"power 95% at a quarter of a standard deviation: {row['population']}"
+        rows.append([what, f"{_range(share)} of {share['windows']:,}", _met(share["rate"] >= 0.95)])
+    for row in results.get("speed", ()):
+        if row["rows"] == 1_000_000:
+            reached = _met(row["seconds"] < 3)
+            rows.append(["1,000,000 rows x 30 features in 3 s", _seconds(row), reached])
+    wide = [row["bytes"] / 1e6 for row in results.get("sizes", ()) if row["features"] == 100]
+    rows += [["profile of 100 features in 1 MB", f"{s:.2f} MB", _met(s < 1)] for s in wide]
+    return "\n" + _table(["aim", "measured", ""], rows) if rows else ""
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    cpu = f" ({row['cpu']:.2f} s of CPU)" if "cpu" in row else ""
+    return f"{row['seconds']:.2f} s{cpu}"
+
+
+def _met(reached: bool) -> str:
+    return "met" if reached else "**missed**"
 
 
 def _counts(scale: float | None, share: float) -> str:
@@ -176,9 +217,11 @@ def _streams(results: dict[str, Any]) -> str:
 
 def _speed(results: dict[str, Any]) -> str:
     body = [
-        [f"{row['rows']:,}", str(row["features"]), f"{row['seconds']:.2f} s"]
+        [f"{row['rows']:,}", str(row["features"]), _seconds(row)]
         for row in results.get("speed", ())
     ]
+    if not body and not results.get("sizes"):
+        return ""
     text = "\n" + _table(["rows", "features", "check"], body)
     sizes = [
         [str(row["features"]), f"{row['bytes'] / 1e6:.2f} MB"] for row in results.get("sizes", ())
