@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -104,16 +105,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.api.one_port")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--name", default="api", help="what its log file is called")
     options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO)
-    late = LateApp(control_plane)
+    late = LateApp(partial(control_plane, options.pop("name")))
     server.run(
         serving_settings.load(**options), fallback=late, describe=late.describe, on_ending=late.end
     )
 
 
-def control_plane() -> Made:
-    """The control plane's application over the platform that the settings describe."""
+def control_plane(name: str) -> Made:
+    """The control plane's application over the platform that the settings describe.
+
+    Args:
+        name: What its log file is called.
+    """
     from tidemill import logs
     from tidemill.api.app import create_app
     from tidemill.platform import Platform
@@ -121,7 +127,7 @@ def control_plane() -> Made:
 
     settings = Settings()
     logs.configure(
-        "api", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
+        name, level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     platform = Platform.open(settings)
     return create_app(platform), platform.close

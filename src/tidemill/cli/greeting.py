@@ -7,6 +7,7 @@ import shlex
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def greet(
     model: str | None,
     body: dict[str, Any],
     mlflow: str | None = None,
+    others: Sequence[Addresses] = (),
 ) -> None:
     """Print the addresses and, where a model is served, a request for it.
 
@@ -31,10 +33,13 @@ def greet(
         key: The user's own key file, and whether it was made just now; None without keys.
         body: A request's body for the model.
         mlflow: Where MLflow's UI will answer, when it was started too.
+        others: Where further instances of the API answer.
     """
     say = console.out.print
     say("\n[bold green]Tidemill is up.[/]  Ctrl-C ends it.\n")
     say(f"  predictions   {at.api}/predict")
+    for other in others:
+        say(f"                {other.api}/predict")
     say(f"  documents     {at.api}/docs")
     if mlflow:
         say(f"  MLflow        {mlflow}  (takes some seconds to start)")

@@ -39,28 +39,34 @@ class Addresses:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What every child is told: the home and the tracking store in force."""
+    """What every child is told: the home, and the servers in force."""
     env = {
         "TIDEMILL_HOME": str(settings.home),
         "MLFLOW_TRACKING_URI": settings.mlflow_uri,
         "TIDEMILL_LOG_LEVEL": settings.log_level,
+        "TIDEMILL_LIMITS_URL": settings.limits_url,
         "PYTHONUNBUFFERED": "1",
         # One thread a process suits small machines; training sets its own.
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    if settings.project:
-        env["TIDEMILL_PROJECT"] = settings.project
-    return env
+    named = {
+        "TIDEMILL_PROJECT": settings.project,
+        "TIDEMILL_DATABASE_URL": settings.database_url,
+        "TIDEMILL_BROKER_URL": settings.broker_url,
+    }
+    if settings.broker_uri.startswith("redis"):
+        named["TIDEMILL_REDIS_URL"] = settings.broker_url  # /ready of the data plane shows it
+    return env | {name: value for name, value in named.items() if value}
 
 
-def one_port(settings: Settings, at: Addresses) -> Child:
+def one_port(settings: Settings, at: Addresses, name: str = "api") -> Child:
     """The data plane with the control plane behind it, on one port."""
     command = [sys.executable, "-m", "tidemill.api.one_port", "--host", at.host]
-    command += ["--port", str(at.port)]
+    command += ["--port", str(at.port), "--name", name]
     env = environment(settings)
     if settings.tracking_uri is None:
         env["TIDEMILL_MLFLOW_PAGES"] = at.mlflow
-    return Child("api", command, settings.logs / "api.out", env)
+    return Child(name, command, settings.logs / f"{name}.out", env)
 
 
 def sync(settings: Settings, models: list[str], *, trust: bool = False) -> Child:
@@ -88,24 +94,32 @@ def watch(settings: Settings) -> Child:
     return Child("watch", command, settings.logs / "watch.out", environment(settings))
 
 
-def worker(settings: Settings) -> Child:
-    """The process that carries out jobs."""
-    command = [sys.executable, "-m", "tidemill.worker"]
-    return Child("worker", command, settings.logs / "worker.out", environment(settings))
+def worker(settings: Settings, name: str = "worker") -> Child:
+    """A process that carries out jobs."""
+    command = [sys.executable, "-m", "tidemill.worker", "--name", name]
+    command += ["--concurrency", str(settings.worker_concurrency)]
+    return Child(name, command, settings.logs / f"{name}.out", environment(settings))
 
 
-def mlflow_server(settings: Settings, at: Addresses) -> Child:
-    """MLflow's own server over the store in the home: its UI, and its API for other clients.
+def mlflow_server(settings: Settings, at: Addresses, store: str | None = None) -> Child:
+    """MLflow's own server: its UI, and its API for other clients.
 
     Artifacts are read from the local folder, so that programs on this machine need no server.
+
+    Args:
+        store: The database behind it; None is the one in the home.
     """
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri"]
-    command += [settings.mlflow_uri, "--default-artifact-root", str(settings.artifact_root)]
-    command += ["--no-serve-artifacts", "--host", at.host, "--port", str(at.mlflow_port)]
-    command += ["--workers", "1"]
-    # MLflow's own job runners serve its evaluation of language models; nobody here needs the five
-    # processes, and they would outlive the server.
-    env = {**environment(settings), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--default-artifact-root"]
+    command += [str(settings.artifact_root), "--no-serve-artifacts", "--workers", "1"]
+    command += ["--host", at.host, "--port", str(at.mlflow_port)]
+    env = {
+        **environment(settings),
+        # Not on the command line, which every user of the machine can read.
+        "MLFLOW_BACKEND_STORE_URI": store or settings.mlflow_uri,
+        # MLflow's own job runners serve its evaluation of language models; nobody here needs the
+        # five processes, and they would outlive the server.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     return Child("mlflow", command, settings.logs / "mlflow.out", env)
 
 

@@ -6,12 +6,14 @@ import contextlib
 import ctypes
 import logging
 import os
+import pwd
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +21,7 @@ from tidemill.errors import TidemillError, UnavailableError
 
 log = logging.getLogger(__name__)
 
+LINUX = sys.platform == "linux"
 GRACE = 15.0  # seconds a child has to end by itself
 STABLE = 30.0  # a child that ran this long starts with a clean slate
 MAX_FAILURES = 5
@@ -30,12 +33,21 @@ class StopRequestedError(BaseException):
 
 @dataclass
 class Child:
-    """One program the supervisor looks after; its output goes to `output`."""
+    """One program the supervisor looks after; its output goes to `output`.
+
+    Attributes:
+        user: Who runs it, where that is not us; only root may choose.
+        end_with: The signal that asks it to end.
+        foundation: Others stand on it, so it is ended after them.
+    """
 
     name: str
     command: Sequence[str]
     output: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    end_with: signal.Signals = signal.SIGTERM
+    foundation: bool = False
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -52,7 +64,10 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.env},
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                user=self.user,
+                group=pwd.getpwnam(self.user).pw_gid if self.user else None,
+                extra_groups=[] if self.user else None,
+                preexec_fn=partial(_end_with_parent, self.end_with) if LINUX else None,
             )
         self.started = time.monotonic()
 
@@ -130,16 +145,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """End every child with all its descendants, last started first; kill what will not go."""
-        for child in reversed(self.children):
-            _signal_group(child, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        for child in self.children:
-            if child.process is None:
-                continue
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            _signal_group(child, signal.SIGKILL)
-            child.process.wait()
+        _end([child for child in self.children if not child.foundation])
+        _end([child for child in self.children if child.foundation])
         self.children.clear()
 
 
@@ -177,7 +184,7 @@ def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> No
     process = subprocess.Popen(
         command,
         env={**os.environ, **(env or {})},
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=_end_with_parent if LINUX else None,
     )
     try:
         code = process.wait()
@@ -189,13 +196,26 @@ def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> No
         raise TidemillError(f"`{' '.join(command[1:])}` ended with exit {code}.")
 
 
+def _end(children: Sequence[Child]) -> None:
+    for child in reversed(children):
+        _signal_group(child, child.end_with)
+    deadline = time.monotonic() + GRACE
+    for child in children:
+        if child.process is None:
+            continue
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(max(0.1, deadline - time.monotonic()))
+        _signal_group(child, signal.SIGKILL)
+        child.process.wait()
+
+
 def _signal_group(child: Child, number: signal.Signals) -> None:
     if child.process is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.process.pid, number)
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent dies, even by `kill -9`."""
+def _end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask Linux to send a signal when the parent dies, even by `kill -9`."""
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)

@@ -87,14 +87,16 @@ def work(settings: Settings) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker", description=__doc__)
     parser.add_argument("--concurrency", type=int, help="jobs at a time")
-    given = parser.parse_args().concurrency
-    settings = Settings() if given is None else Settings(worker_concurrency=given)
+    parser.add_argument("--name", default="worker", help="what its log file is called")
+    given = parser.parse_args()
+    changed = {} if given.concurrency is None else {"worker_concurrency": given.concurrency}
+    settings = Settings(**changed)
     # As `tidemill` does for what it starts: threads that spin slow every fit on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Job processes run as this user anyway; a container's user is the place to decide it.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     logs.configure(
-        "worker", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
+        given.name, level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     for noisy in ("celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
