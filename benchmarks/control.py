@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 from sqlalchemy import MetaData, create_engine, insert
 
+from benchmarks.control_predict import predictions_a_second
 from tests.servers import fresh_database, private_mlflow, private_postgres, private_redis
 from tidemill.platform import Platform
 from tidemill.settings import Settings
@@ -128,13 +129,11 @@ def opened(home: Path, **changes: Any) -> tuple[Settings, Platform]:
 def post_latency(settings: Settings, platform: Platform, posts: int) -> dict[str, float]:
     """POST /train while two trainings run."""
     key, _ = platform.keys.create(("train",), actor="benchmark")
-    long = NewJob("train", "flowers", settings.project, {"overrides": {"net": {"rounds": 10**9}}})
     with (
         process(settings, "-m", "tidemill.worker", "--concurrency", "2"),
         api(settings) as client,
+        training(settings, platform),
     ):
-        busy = [platform.submit(long)[0].id for _ in range(2)]
-        until(lambda: all(platform.jobs.get(each).stage == "fit" for each in busy), 300)
         taken = []
         for number in range(posts + 5):
             began = time.perf_counter()
@@ -143,11 +142,24 @@ def post_latency(settings: Settings, platform: Platform, posts: int) -> dict[str
             )
             taken.append(time.perf_counter() - began)
             answer.raise_for_status()
-        for job in platform.jobs.page(state="queued", limit=500).items:
-            platform.jobs.cancel(job.id)
+        while queued := platform.jobs.page(state="queued", limit=500).items:
+            for job in queued:
+                platform.jobs.cancel(job.id)
+    return quantiles(taken[5:])
+
+
+@contextmanager
+def training(settings: Settings, platform: Platform) -> Iterator[None]:
+    """Two fits that last as long as the block, on a worker that runs already."""
+    long = NewJob("train", "flowers", settings.project, {"overrides": {"net": {"rounds": 10**9}}})
+    busy = [platform.submit(long)[0].id for _ in range(2)]
+    until(lambda: all(platform.jobs.get(each).stage == "fit" for each in busy), 600)
+    try:
+        yield
+    finally:
         for each in busy:
             platform.jobs.cancel(each)
-    return quantiles(taken[5:])
+        until(lambda: all(platform.jobs.get(each).done for each in busy), 120)
 
 
 def fill_mlflow(store: str, runs: int) -> None:
@@ -200,7 +212,7 @@ def fill_predictions(database: Database, count: int) -> None:
         rows = [
             {
                 "id": f"{number:032x}", "time": now - number, "model": "flowers", "version": "1",
-                "features": [5.1, 3.5, 1.4, 0.2], "output": {"prediction": "setosa"},
+                "encoding": "f4", "features": bytes(16), "output": '"setosa"',
                 "confidence": 0.9, "milliseconds": 0.2, "role": "champion",
             }
             for number in range(first, min(first + 10_000, count))
@@ -220,6 +232,8 @@ LISTS = [
     "/logs?limit=100",
     "/metrics/api",
     "/metrics/models",
+    "/predictions?limit=100",
+    "/predictions?model=flowers",
     "/database/stats",
 ]
 
@@ -267,6 +281,10 @@ def measure(posts: int, runs: int, rows: int) -> dict[str, Any]:
         big = opened(root / "scaled", database_url=urls[0], tracking_uri=mlflow.url, **scaled)
         setups = {"SQLite, folder": embedded, "PostgreSQL, Redis, MLflow server": big}
         found["posts"] = {name: post_latency(*each, posts) for name, each in setups.items()}
+        with process(embedded[0], "-m", "tidemill.worker", "--concurrency", "2"):
+            found["predict"] = predictions_a_second(
+                embedded[0], process, lambda: training(*embedded)
+            )
         found["throughput"] = {n: throughput(*big, n, 12 * n) for n in (1, 2, 4)}
         embedded[1].tracking.search_experiments()
         for name, (settings, platform) in setups.items():
@@ -295,7 +313,16 @@ def report(found: dict[str, Any], posts: int, runs: int, rows: int) -> str:
     for name, row in found["posts"].items():
         met = "met" if row["p99"] < 50 else "missed"
         lines.append(f"| {name} | {row['p50']} | {row['p95']} | {row['p99']} | {met} |")
+    predict = found["predict"]
     lines += [
+        "",
+        "## /predict on one server process, idle and while two trainings run",
+        "",
+        "| idle, a second | training, a second | median share left | target on spare cores |",
+        "|---|---|---|---|",
+        f"| {predict['idle']:,} | {predict['training']:,} | {predict['share']} | 0.75 |",
+        "",
+        "The load, the server and both fits share the cores that are named above.",
         "",
         f"## Lists with {runs:,} runs and {rows:,} predictions (target: p95 under 200 ms)",
         "",

@@ -284,9 +284,11 @@ def fresh_database(server_url: str) -> Iterator[str]:
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        try:
-            yield url.set(database=name).render_as_string(hide_password=False)
-        finally:
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        # A connection of its own: the server may have been restarted meanwhile.
+        with psycopg.connect(plain, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 

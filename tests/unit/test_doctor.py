@@ -49,9 +49,10 @@ def test_what_is_wrong_comes_with_a_remedy(platform: Platform, home: Path) -> No
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     platform.close()
     home.joinpath("keys.json").chmod(0o644)
-    settings = Settings(broker_url=f"redis://{nowhere}/0", tracking_uri=f"http://{nowhere}")
+    redis = f"redis://{nowhere}/0"
+    settings = Settings(broker_url=redis, limits_url=redis, tracking_uri=f"http://{nowhere}")
     findings = {f.part: f for f in examine_parts(settings)}
-    for part in ("database", "broker", "jobs", "mlflow", "keys", "audit"):
+    for part in ("database", "broker", "limits", "jobs", "mlflow", "keys", "audit"):
         assert findings[part].state == "error", part
         assert findings[part].remedy, part
     assert "newer Tidemill" in str(findings["database"].remedy)

@@ -31,6 +31,7 @@ from tidemill.stores.audit import Audit
 from tidemill.stores.broker import Doorbell
 from tidemill.stores.database import Database
 from tidemill.stores.jobs import Jobs
+from tidemill.stores.limits import RateLimits
 from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.schema import check_schema, schema_version
 
@@ -119,7 +120,9 @@ def check_disk(settings: Settings) -> Finding:
     remedy = "Make room, or move the home with TIDEMILL_HOME."
     if free < NO_DISK:
         return Finding("disk", "error", detail, remedy)
-    return Finding("disk", "warning" if free < LOW_DISK else "ok", detail, remedy)
+    if free < LOW_DISK:
+        return Finding("disk", "warning", detail, remedy)
+    return Finding("disk", "ok", detail)
 
 
 def check_database(settings: Settings) -> Finding:
@@ -150,6 +153,19 @@ def check_broker(settings: Settings) -> Finding:
         remedy = "Start it, or mend TIDEMILL_BROKER_URL. Jobs are accepted and wait."
         return Finding("broker", "error", f"{doorbell}: {problem}", remedy)
     return Finding("broker", "ok", str(doorbell))
+
+
+def check_limits(settings: Settings) -> Finding:
+    """Whether rate limits are counted for all processes together."""
+    limits = RateLimits(settings.limits_url, settings.api_rate_limit)
+    limits.take("doctor")
+    if limits.degraded:
+        remedy = "Start that Redis, or mend TIDEMILL_LIMITS_URL. Each process counts for itself."
+        where = urlsplit(settings.limits_url)
+        detail = f"{where.scheme}://{where.hostname}:{where.port or 6379} cannot be used"
+        return Finding("limits", "error", detail, remedy)
+    where_kept = "in each process" if settings.limits_url.startswith("memory") else "in Redis"
+    return Finding("limits", "ok", f"{settings.api_rate_limit}, counted {where_kept}")
 
 
 def check_jobs(settings: Settings) -> Finding:
@@ -264,6 +280,7 @@ CHECKS: dict[str, Check] = {
     "disk": check_disk,
     "database": check_database,
     "broker": check_broker,
+    "limits": check_limits,
     "jobs": check_jobs,
     "mlflow": check_mlflow,
     "artifacts": check_artifacts,

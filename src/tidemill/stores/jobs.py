@@ -145,6 +145,15 @@ class Jobs:
             raise NotFoundError(f"There is no job '{job_id}'.", field="job_id")
         return _job(found[0])
 
+    def find(self, start: str) -> Job:
+        """The one job whose id begins so; NotFoundError where it is not one."""
+        query = select(jobs).where(jobs.c.id.startswith(start, autoescape=True)).limit(2)
+        found = self._database.rows(query)
+        if len(found) != 1:
+            many = "More than one job's" if found else "No job's"
+            raise NotFoundError(f"{many} id begins with '{start}'.", field="job_id")
+        return _job(found[0])
+
     def parts(self, job_id: str) -> list[Job]:
         """The jobs that are parts of this one, in the order they were made."""
         query = select(jobs).where(jobs.c.parent == job_id).order_by(jobs.c.id)
