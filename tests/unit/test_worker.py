@@ -6,12 +6,16 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tidemill.errors import DataError, ProjectError, UnavailableError
+from tidemill.platform import Platform
+from tidemill.settings import Settings
 from tidemill.stores.faults import judge, killed, over_limit
-from tidemill.stores.jobs import Job
+from tidemill.stores.jobs import Job, NewJob
+from tidemill.worker.attendant import Attendant
 from tidemill.worker.child import log_context
 from tidemill.worker.memory import group_memory
 
@@ -104,3 +108,13 @@ def test_log_lines_about_a_job_name_it_and_the_request_that_asked_for_it() -> No
     job = Job("train", model="churn", request_id="r1", id="j1")
     assert log_context(job) == {"job_id": "j1", "model": "churn", "request_id": "r1"}
     assert log_context(Job("probe", id="j2")) == {"job_id": "j2"}
+
+
+def test_a_worker_that_is_to_stop_claims_nothing_more(home: Path) -> None:
+    platform = Platform.open(Settings())
+    attendant = Attendant(platform, "w")
+    job, _ = platform.submit(NewJob("probe"))
+    attendant.leave()
+    attendant.attend(job.id)
+    assert platform.jobs.get(job.id).attempts == 0
+    platform.close()

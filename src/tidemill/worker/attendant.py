@@ -77,7 +77,12 @@ class Attendant:
         self._leaving.set()
 
     def attend(self, job_id: str) -> None:
-        """Claim the job and see it to its end; does nothing when it is not to be had."""
+        """Claim the job and see it to its end; does nothing when it is not to be had.
+
+        A worker that is to stop claims nothing more: it would take what it has just given back.
+        """
+        if self._leaving.is_set():
+            return
         try:
             job = self._platform.jobs.claim(job_id, self._name)
         except UnavailableError as error:
