@@ -135,6 +135,23 @@ def test_the_mlflow_server_shows_the_registered_model(served: Up) -> None:
     assert b"<html" in fetch(served.mlflow)[:500].lower()
 
 
+def test_mlflow_answers_no_foreign_host_and_no_foreign_page(served: Up) -> None:
+    await_fetch(f"{served.mlflow}/health")
+    create = f"{served.mlflow}/api/2.0/mlflow/experiments/create"
+    as_json = {"Content-Type": "application/json"}
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        request = urllib.request.Request(create, b'{"name": "x"}', {**as_json, **foreign})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=120)
+        with refused.value as answer:
+            assert answer.status == 403
+    page = urllib.request.Request(
+        f"{served.mlflow}/version", headers={"Origin": "http://evil.example"}
+    )
+    with urllib.request.urlopen(page, timeout=120) as answer:
+        assert "access-control-allow-origin" not in answer.headers
+
+
 def test_both_planes_answer_on_one_port(served: Up) -> None:
     ready = json.loads(fetch(f"{served.api}/ready"))
     assert ready["status"] == "ready"
