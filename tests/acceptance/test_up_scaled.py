@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests.acceptance.test_up import Up, alive, descendants, running
-from tests.servers import wait_until
 
 pytestmark = pytest.mark.slow
 LONG = 900.0
@@ -46,6 +45,12 @@ class Api:
         request = urllib.request.Request(self.url + path, data, self.headers)
         with urllib.request.urlopen(request, timeout=LONG) as answer:
             return json.load(answer)
+
+    def follow(self, job: str) -> None:
+        """Listen to a job's events to their end."""
+        request = urllib.request.Request(f"{self.url}/jobs/{job}/events", headers=self.headers)
+        with urllib.request.urlopen(request, timeout=LONG) as stream:
+            assert any(line.startswith(b"event: end") for line in stream)
 
 
 def commands(pids: set[int]) -> list[str]:
@@ -78,11 +83,7 @@ def test_two_apis_and_three_workers_share_one_set_of_servers(home: Path) -> None
 
 def _train_on_one_and_look_on_the_other(one: Api, other: Api) -> None:
     job = one.ask("/train", {"model": "iris-classifier"})["job_id"]
-    wait_until(
-        lambda: other.ask(f"/jobs/{job}")["status"] not in ("queued", "running", "waiting"),
-        "the training to end",
-        LONG,
-    )
+    other.follow(job)
     ended = other.ask(f"/jobs/{job}")
     assert ended["status"] == "succeeded", ended
     trials = other.ask(f"/jobs?parent={job}")["items"]
