@@ -1,0 +1,109 @@
+"""How long a window takes to read and labels take to join, beside the bare queries.
+
+    .venv/bin/python -m benchmarks.windows --postgres postgresql://postgres@127.0.0.1:5432/postgres
+
+The limit of a window is fetching the same rows and dropping them; that of labels is inserting as
+many rows into the same table in one transaction. Seconds, medians of the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import insert, select
+
+from benchmarks.ingest import databases, timed
+from tidemill.serving.segments import Record
+from tidemill.signature import Column, Signature
+from tidemill.stores.database import Database
+from tidemill.stores.feedback import Feedback, NewLabel
+from tidemill.stores.predictions import Predictions
+from tidemill.stores.tables import feedback, predictions
+
+ROWS, BATCH, LABELS, INPUTS = 100_000, 1_000, 1_000, 30
+SIGNATURE = Signature(
+    "classification",
+    "answer",
+    tuple(Column(f"x{n}", "number") for n in range(INPUTS)),
+    labels=("no", "yes"),
+)
+
+
+def fill(database: Database) -> None:
+    random, began = np.random.default_rng(7), time.time() - ROWS
+    for start in range(0, ROWS, BATCH):
+        likely = random.dirichlet(np.ones(2), BATCH).astype("<f4")
+        record = Record(
+            f"b{start:08d}", began + start, "benchmark", "1", BATCH, "f4",
+            random.random((BATCH, INPUTS), np.float32).tobytes(),
+            ["yes" if p[1] > p[0] else "no" for p in likely], likely.tobytes(), 0.001,
+        )  # fmt: skip
+        Predictions(database).add([record], {("benchmark", "1"): SIGNATURE})
+
+
+def label_rows(number: int) -> list[dict[str, Any]]:
+    row = {"actual": '"no"', "time": 1.0, "outcome": "conflict", "replaces": False}
+    return [{**row, "prediction_id": f"limit-{number}-{n}"} for n in range(LABELS)]
+
+
+def measure(database: Database, turns: int) -> dict[str, float]:
+    reader, labels = Predictions(database), Feedback(database)
+    spent: dict[str, list[float]] = {}
+
+    def note(name: str, work: Callable[[], Any]) -> None:
+        began = time.process_time()
+        spent.setdefault(name, []).append(timed(work))
+        spent.setdefault(f"{name}: CPU of this side", []).append(time.process_time() - began)
+
+    def fetch() -> None:
+        with database.read() as connection:
+            connection.execute(select(predictions)).all()
+
+    def put(rows: list[dict[str, Any]]) -> None:
+        with database.write() as connection:
+            connection.execute(insert(feedback), rows)
+
+    for turn in range(turns):
+        note("window of 100,000 rows", lambda: reader.window("benchmark"))
+        note("its limit", fetch)
+        start = turn * LABELS
+        new = [NewLabel(f"b{start:08d}-{n}", "yes") for n in range(LABELS)]
+        note("1,000 labels", partial(labels.add, new))
+        note("their limit", partial(put, label_rows(turn)))
+        note("window of the 1,000 newest labels",
+             lambda: reader.window("benchmark", labelled=True, last=LABELS))  # fmt: skip
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.windows", description=__doc__)
+    parser.add_argument("--postgres", help="a server in which a database may be made")
+    parser.add_argument("--turns", type=int, default=5)
+    options = parser.parse_args()
+    with (
+        contextlib.ExitStack() as stack,
+        tempfile.TemporaryDirectory(prefix=f"tm-{secrets.token_hex(2)}") as scratch,
+    ):
+        opened = stack.enter_context(databases(Path(scratch), options.postgres))
+        found: dict[str, dict[str, float]] = {}
+        for name, database in opened.items():
+            fill(database)
+            found[name] = measure(database, options.turns)
+        print(f"| what | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
+        for what in next(iter(found.values())):
+            cells = " | ".join(f"{figures[what]:.3f} s" for figures in found.values())
+            print(f"| {what} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()
