@@ -82,7 +82,7 @@ def test_what_is_journaled_is_stored_and_closed_segments_go(
 def test_a_busy_writer_keeps_no_other_segment_waiting(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    busy, number = Journal(folder), iter(range(100, 10_000))
+    busy, number = Journal(folder), iter(range(100, 150))
     write(busy, record(next(number)))
     closed(folder, record(1))
 
