@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = {
     "Tidemill": "#0072B2",
@@ -26,14 +27,16 @@ INK, FAINT = "#222222", "#B8B8B8"
 def draw(results: dict[str, Any], path: Path) -> None:
     """Write the picture as a PNG file; panels of what was not measured stay away."""
     powers = [results[key] for key in results if key.startswith("power: ten")]
-    figure = Figure(figsize=(4.6 * (1 + max(1, len(powers))), 4.6), layout="constrained")
-    panels = figure.subplots(1, 1 + max(1, len(powers)), squeeze=False)[0]
+    figure = Figure(figsize=(max(7.0, 4.6 * (1 + len(powers))), 4.6), layout="constrained")
+    panels = figure.subplots(1, 1 + len(powers), squeeze=False)[0]
     if "alarms" in results:
         _alarms(panels[0], results["alarms"])
     for panel, power in zip(panels[1:], powers, strict=False):
         _power(panel, power)
-    handles, labels = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    handles = [Line2D([], [], color=colour, lw=2) for colour in COLOURS.values()]
+    figure.legend(
+        handles, list(COLOURS), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
     figure.savefig(path, dpi=130, facecolor="white")
 
 

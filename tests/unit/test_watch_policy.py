@@ -222,3 +222,9 @@ def test_a_cause_fires_once_an_episode(policy: Retraining, steps: Any) -> None:
 
 def test_an_alarm_of_nothing_is_calm() -> None:
     assert not Alarm().raised
+
+
+def test_a_cause_with_an_open_trigger_gets_no_second() -> None:
+    facts = Facts(10_000.0, open=frozenset({"drift", "decay"}))
+    decision = decide(EAGER, START, [found("drift"), found("decay")], facts)
+    assert decision.firings == ()
