@@ -161,6 +161,7 @@ def test_an_unknown_model_is_not_found_and_the_known_ones_are_said(api: Api) -> 
 def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
     as_json = {"Content-Type": "application/json"}
     assert_problem(api.post("/train", content=b"{", headers=as_json), 400, "body")
+    assert_problem(api.post("/train", content=b"\xff\xfe{", headers=as_json), 400)
     assert_problem(api.post("/train", content=b"[1]", headers=as_json), 422, "body")
     assert_problem(api.post("/train", content=b"C=1"), 422, "body")
     assert_problem(api.post("/train", content=b""), 400, "body")

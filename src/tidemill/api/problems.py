@@ -102,7 +102,8 @@ async def _answer_validation(_: Request, error: Exception) -> Response:
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kinds: dict[int, type[TidemillError]] = {404: NotFoundError, 405: MethodError}
-    kind = kinds.get(error.status_code, TidemillError)
+    otherwise = MalformedError if error.status_code < 500 else TidemillError
+    kind = kinds.get(error.status_code, otherwise)
     words = {404: f"There is nothing at {request.url.path}.", 405: "Another verb is needed here."}
     problem = kind(words.get(error.status_code, str(error.detail)))
     return problem_response(problem, error.headers)
