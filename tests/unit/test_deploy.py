@@ -119,3 +119,39 @@ def test_the_dashboards_are_what_their_table_says() -> None:
     subprocess.run(
         [sys.executable, str(DEPLOY / "grafana" / "make-dashboards"), "--check"], check=True
     )
+
+
+def pods() -> list[dict[str, Any]]:
+    """The pod of everything in the manifests that has one."""
+    found = []
+    for path in (DEPLOY / "k8s").rglob("*.yaml"):
+        for each in yaml.safe_load_all(path.read_text()):
+            spec = each.get("spec", {})
+            spec = spec.get("jobTemplate", {}).get("spec", spec)
+            if isinstance(spec, dict) and "containers" in spec.get("template", {}).get("spec", {}):
+                found.append(spec["template"]["spec"])
+    return found
+
+
+def test_a_container_that_is_told_of_secret_files_has_them() -> None:
+    told = [
+        container
+        for pod in pods()
+        for container in pod["containers"]
+        if container["image"] == "tidemill-platform" and "envFrom" in container
+    ]
+    assert len(told) >= 6
+    for container in told:
+        assert "/secrets" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_no_pod_has_more_rights_than_it_needs() -> None:
+    assert len(pods()) >= 8
+    for pod in pods():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            rights = container["securityContext"]
+            assert rights["allowPrivilegeEscalation"] is False, container["name"]
+            assert rights["capabilities"] == {"drop": ["ALL"]}
+            assert {"requests", "limits"} == container["resources"].keys()
