@@ -43,7 +43,7 @@ bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks
 	$(BIN)/python -m benchmarks.drift
 
 screenshots: $(VENV)/.dev  ## Write a picture of every page of the console into screenshots/ (needs Chromium).
-	$(BIN)/python scripts/screenshots.py --out screenshots
+	$(BIN)/python scripts/screenshots.py --out screenshots --docs docs
 
 clean:  ## Remove the environment and what tools left behind.
 	rm -rf $(VENV) .venv-slim .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -41,6 +42,13 @@ FLAGS = [
 SECOND = ["train", "-p", "gallery:breast_cancer", "--set", "logistic_regression.C=0.01"]
 SIZES = {"wide": (1440, 900), "narrow": (375, 812)}
 THEMES = ("light", "dark")
+#: The pictures that the documents show.
+DOCS = {
+    ("overview", "wide", "light"),
+    ("model-monitoring", "wide", "light"),
+    ("model-try", "wide", "dark"),
+}
+PATIENCE = 120_000.0  # milliseconds; the machine may be busy
 
 
 def chromium() -> str | None:
@@ -75,7 +83,7 @@ def pages_of(page: Page, url: str) -> dict[str, str]:
     """Every page by name, for the first model there is."""
     page.goto(f"{url}/console/models")
     links = page.locator("tbody th a")
-    links.first.wait_for(timeout=120_000)
+    links.first.wait_for()
     found = {
         "overview": "/console/",
         "models": "/console/models",
@@ -104,8 +112,24 @@ def _versions(page: Page, url: str) -> int:
     return page.locator("tbody tr").count()
 
 
-def shoot(browser: Browser, url: str, key: str, out: Path) -> list[Path]:
-    """Write every page's pictures; where they are."""
+def look(browser: Browser, url: str, key: str) -> None:
+    """Let the first model be looked at, once what was asked of it is stored."""
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    sign_in(page, url, key)
+    page.goto(f"{url}/console/models/ClassificationModel/monitoring")
+    while not page.locator(".panels").count():
+        page.get_by_role("button", name="Look now").click()
+        page.locator(".said").wait_for()
+    page.close()
+
+
+def shoot(browser: Browser, url: str, key: str, out: Path, docs: Path | None = None) -> list[Path]:
+    """Write every page's pictures; where they are.
+
+    Args:
+        docs: Where the three pictures of the documents go, as much of each as fits the screen.
+    """
     written = []
     for size, (width, height) in SIZES.items():
         for theme in THEMES:
@@ -114,6 +138,7 @@ def shoot(browser: Browser, url: str, key: str, out: Path) -> list[Path]:
                 color_scheme=theme,
                 device_scale_factor=1 if size == "wide" else 2,
             )
+            context.set_default_timeout(PATIENCE)
             page = context.new_page()
             page.goto(f"{url}/console/sign-in")
             written.append(_picture(page, out, "sign-in", size, theme))
@@ -122,6 +147,8 @@ def shoot(browser: Browser, url: str, key: str, out: Path) -> list[Path]:
                 page.goto(url + path)
                 _prepare(page, name)
                 written.append(_picture(page, out, name, size, theme))
+                if docs is not None and (name, size, theme) in DOCS:
+                    page.screenshot(path=docs / f"console-{name}.png")
             context.close()
     return written
 
@@ -131,7 +158,7 @@ def _prepare(page: Page, name: str) -> None:
     if name == "model-try":
         page.get_by_role("button", name="Predict").click()
         page.locator(".prediction").wait_for()
-    page.locator(".loading").first.wait_for(state="detached", timeout=30_000)
+    page.locator(".loading").first.wait_for(state="detached", timeout=PATIENCE)
 
 
 def _picture(page: Page, out: Path, name: str, size: str, theme: str) -> Path:
@@ -181,16 +208,20 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit("tidemill up ended")
 
 
-def ask(url: str, key: str, times: int = 200) -> None:
-    """Ask the first model for its own example."""
-    info = json.load(urllib.request.urlopen(f"{url}/info", timeout=10))
-    name = info["models"][0]["name"]
-    schema = json.load(urllib.request.urlopen(f"{url}/models/{name}/schema", timeout=10))
-    body = json.dumps(schema["examples"]["named"]).encode()
+def ask(url: str, key: str, times: int = 600) -> None:
+    """Ask the first model for rows of its own kind, of which two measures have moved."""
+    from sklearn.datasets import load_breast_cancer
+
+    chance = random.Random(1)
+    known = load_breast_cancer().data
     headers = {"Content-Type": "application/json", "X-API-Key": key}
     for _ in range(times):
-        request = urllib.request.Request(f"{url}/models/{name}/predict", body, headers)
-        urllib.request.urlopen(request, timeout=10).close()
+        row = [value * chance.uniform(0.98, 1.02) for value in chance.choice(known)]
+        row[0], row[3] = row[0] * 1.25, row[3] * 1.5
+        body = json.dumps({"features": row}).encode()
+        address = f"{url}/models/ClassificationModel/predict"
+        request = urllib.request.Request(address, body, headers)
+        urllib.request.urlopen(request, timeout=60).close()
 
 
 def main() -> None:
@@ -199,11 +230,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("screenshots"))
     parser.add_argument("--url", help="a running Tidemill; none starts one")
     parser.add_argument("--key")
+    parser.add_argument("--docs", type=Path, help="also write the documents' three pictures here")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     running = nullcontext((options.url, options.key)) if options.url else tidemill()
     with running as (url, key), browsing() as browser:
-        for path in shoot(browser, url, key, options.out):
+        if not options.url:
+            look(browser, url, key)
+        for path in shoot(browser, url, key, options.out, options.docs):
             print(path)
 
 

@@ -26,6 +26,7 @@ def greet(
     body: dict[str, Any],
     mlflow: str | None = None,
     others: Sequence[Addresses] = (),
+    pages: str | None = None,
 ) -> None:
     """Print the addresses and, where a model is served, a request for it.
 
@@ -34,9 +35,12 @@ def greet(
         body: A request's body for the model.
         mlflow: Where MLflow's UI will answer, when it was started too.
         others: Where further instances of the API answer.
+        pages: Where the console is, where there is one.
     """
     say = console.out.print
     say("\n[bold green]Tidemill is up.[/]  Ctrl-C ends it.\n")
+    if pages:
+        say(f"  console       {pages}  (sign in with the API key)")
     say(f"  predictions   {at.api}/predict")
     for other in others:
         say(f"                {other.api}/predict")
