@@ -148,6 +148,7 @@ def shoot(browser: Browser, url: str, key: str, out: Path, docs: Path | None = N
                 _prepare(page, name)
                 written.append(_picture(page, out, name, size, theme))
                 if docs is not None and (name, size, theme) in DOCS:
+                    page.evaluate("scrollTo(0, 0)")
                     page.screenshot(path=docs / f"console-{name}.png")
             context.close()
     return written
