@@ -72,8 +72,9 @@ def up(
                 settings = _start_servers(supervisor, settings, at)
             _start_serving(supervisor, settings, places, first)
             model, body = example_request(settings.shelf)
-<<<<<<< HEAD
-            greet(at, settings, key, model, body, at.mlflow if own_mlflow else None, places[1:])
+            pages = f"{at.api}/" if settings.console == "on" else None
+            mlflow = at.mlflow if own_mlflow else None
+            greet(at, settings, key, model, body, mlflow, places[1:], pages)
             _start_others(supervisor, settings)
             if scaled:
                 _start_workers(supervisor, settings, workers)
@@ -81,12 +82,6 @@ def up(
                 supervisor.start(household.worker(settings))
             if own_mlflow and not scaled:
                 supervisor.start(household.mlflow_server(settings, at))
-=======
-            mlflow = at.mlflow if own_mlflow else None
-            pages = f"{at.api}/" if settings.console == "on" else None
-            greet(at, settings, (key, fresh), model, body, mlflow, pages)
-            _start_others(supervisor, settings, at, own_mlflow)
->>>>>>> 289665a (Say where the console is; show it in the README; let the figures be a list that screen readers know)
             supervisor.run()
         console.out.print("Everything has ended.")
 
