@@ -9,7 +9,7 @@ MLFLOW_PORT ?= 5000
 TEST_PROCESSES ?= 0
 PYTEST_ARGS ?=
 
-.PHONY: screenshots help up demo test test-all lint format bench-serving bench-drift clean
+.PHONY: screenshots help up demo test test-all lint format bench-serving bench-drift bench-retraining clean
 
 help:  ## List what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -44,6 +44,9 @@ bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks
 
 screenshots: $(VENV)/.dev  ## Write a picture of every page of the console into screenshots/ (needs Chromium).
 	$(BIN)/python scripts/screenshots.py --out screenshots --docs docs
+
+bench-retraining: $(VENV)/.dev  ## Play streams with known drift through retraining policies.
+	$(BIN)/python -m benchmarks.retraining
 
 clean:  ## Remove the environment and what tools left behind.
 	rm -rf $(VENV) .venv-slim .mypy_cache .ruff_cache .pytest_cache .hypothesis

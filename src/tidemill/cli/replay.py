@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,8 @@ class Options:
     warmup: int | None
     every: int | None
     pace: Pace
-    apart: bool = False
+    apart: bool = False  # whether ingest is a process of its own
+    database: str | None = None  # another one than SQLite in the replay's home
 
 
 def replay(
@@ -126,16 +128,42 @@ def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None 
             time=options.time,
             warmup=options.warmup,
         )
-    settings = open_settings(
-        folder / "home", project=str(staged.reference), api_rate_limit="off", database_url=None
-    )
-    start_logs(settings, "replay")
+    home = (folder / "home").resolve()
     at = Addresses(port=free_port(), mlflow_port=free_port())
-    with household.hold_home(settings.home, at):
+    with _nobody_elses(home, options.database), household.hold_home(home, at):
+        settings = open_settings(home, project=str(staged.reference), api_rate_limit="off")
+        start_logs(settings, "replay")
         first = _train(staged, settings)
         with supervising() as supervisor:
             return _play(options, staged, settings, at, first, supervisor, during)
     raise TidemillError("The replay was stopped before its first row.")
+
+
+@contextlib.contextmanager
+def _nobody_elses(home: Path, database: str | None) -> Iterator[None]:
+    """Keep to the replay's home, whatever environment and tidemill.toml say of other places."""
+    from tidemill.stores.database import Database
+    from tidemill.stores.schema import migrate
+
+    home.mkdir(parents=True, exist_ok=True)
+    places = {
+        "TIDEMILL_DATABASE_URL": database or f"sqlite:///{home / 'tidemill.db'}",
+        "TIDEMILL_BROKER_URL": f"filesystem://{home / 'broker'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}",
+        "MLFLOW_REGISTRY_URI": f"sqlite:///{home / 'mlflow.db'}",
+    }
+    before = {name: os.environ.get(name) for name in places}
+    os.environ.update(places)
+    try:
+        with contextlib.closing(Database(places["TIDEMILL_DATABASE_URL"])) as made:
+            migrate(made)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _train(staged: Staged, settings: Settings) -> TrainResult:

@@ -21,7 +21,7 @@ from tidemill.loop.examine import accepted
 from tidemill.loop.staging import Staged, requests_of
 from tidemill.signature import Signature
 from tidemill.stores.contests import Contests
-from tidemill.stores.feedback import Feedback
+from tidemill.stores.feedback import JOINED, Feedback
 from tidemill.stores.jobs import Jobs
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.triggers import Triggers
@@ -65,6 +65,7 @@ class Record:
         outputs: [rows] the answers; None for a row that the server would refuse.
         versions: [rows] which version answered.
         sent, labels: How many predictions and labels were sent.
+        stored, joined: How many of them the database holds in the end.
         retrainings: After which row each retraining began.
         seconds: That retraining jobs took.
     """
@@ -74,6 +75,8 @@ class Record:
     events: list[Event] = field(default_factory=list)
     sent: int = 0
     labels: int = 0
+    stored: int = 0
+    joined: int = 0
     refused: int = 0
     failed: int = 0
     retrainings: list[int] = field(default_factory=list)
@@ -150,6 +153,7 @@ class Player:
                 self.tell(stop)
             self._label(self.total)
             self._await_stored()
+            self._patiently(self._count_stored, "the database")
         finally:
             self.record.wall = time.monotonic() - began
         return self.record
@@ -214,6 +218,10 @@ class Player:
                 pass
             self._pause(deadline, "the predictions to be stored")
 
+    def _count_stored(self) -> None:
+        self.record.stored = self.stores.predictions.count(self.model)
+        self.record.joined = self.stores.feedback.counts(self.model).get(JOINED, 0)
+
     def _look(self, row: int) -> None:
         """One look, the retraining that follows from it, and the swap that follows from that."""
         self._patiently(self.look, "a look at the model")
@@ -243,7 +251,7 @@ class Player:
         return min(new, default=None)
 
     def _count(self, job_id: str, row: int) -> None:
-        job = self.stores.jobs.get(job_id)
+        job = self._patiently(lambda: self.stores.jobs.get(job_id), "a job")
         self._jobs.add(job_id)
         self.record.seconds += (job.finished or 0.0) - (job.started or job.finished or 0.0)
         if job.kind != "retrain":
