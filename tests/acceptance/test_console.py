@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from tests.acceptance.test_up import Up, running
+from tests.contract.serving.conftest import make_shelf
+from tests.contract.test_console import both_planes
+from tests.servers import wait_until
+from tidemill.platform import Platform
+from tidemill.settings import Settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -155,6 +161,29 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     page.get_by_text("are what was written").wait_for()
 
 
+def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
+    key = (served.output.parent / ".tidemill" / "key").read_text().strip()
+    shifted = [[5 + i / 100, 3.0, 6.5 + i / 200, 2.5 + i / 1000] for i in range(300)]
+    answer = httpx.post(
+        f"{served.api}/models/{MODEL}/predict_batch", json={"instances": shifted},
+        headers={"X-API-Key": key}, timeout=60,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+
+    def looked() -> bool:
+        """Ingest stores what was answered some moments later."""
+        visit(page, served, f"/models/{MODEL}/monitoring")
+        if page.locator(".panels .alarm").count() == 0:
+            page.get_by_role("button", name="Look now").click()
+            page.locator(".said").wait_for()
+        return page.locator(".panels .alarm").count() > 0
+
+    wait_until(looked, "the drift to be found", PATIENCE / 1000)
+    assert "moved" in page.locator(".facts").inner_text()
+    visit(page, served, "/")
+    page.locator(".stations li.bad", has_text="Drift").first.wait_for()
+
+
 def test_a_page_follows_without_growing_and_keeps_what_is_typed(page: Page, served: Up) -> None:
     visit(page, served, f"/train?model={MODEL}")
     page.locator("#trials").fill("7")
@@ -230,3 +259,44 @@ def test_a_new_key_looks_without_touching(browser: Browser, served: Up, page: Pa
     viewer.goto(f"{served.api}/console/models/{MODEL}/promote")
     viewer.get_by_text("lacks the scope 'promote'").wait_for()
     context.close()
+
+
+def test_a_picture_is_drawn_and_answered(browser: Browser, home: Path) -> None:
+    """The model says which quarter of a 4x4 picture is the brightest; strokes are centred and
+    scaled before it sees them, so a dot spreads over all four, and the example over one."""
+    make_shelf(home / "shelf", ["pictures"], default=None)
+    settings = Settings(home=home, tracking_uri="http://127.0.0.1:9")
+    platform = Platform.open(settings)
+    try:
+        token, _ = platform.keys.create(("predict",), actor="test")
+        with both_planes(platform) as url:
+            context = browser.new_context()
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            shots.sign_in(page, url, token)
+            page.goto(f"{url}/console/models/pictures/try")
+            page.get_by_role("button", name="Put the example in").click()
+            page.locator(".prediction").wait_for()
+            assert page.locator(".prediction").inner_text() == "3"
+            page.get_by_role("button", name="Clear").click()
+            page.get_by_text("Draw something.").wait_for()
+            canvas = page.locator("#canvas")
+            canvas.scroll_into_view_if_needed()
+            box = canvas.bounding_box()
+            assert box is not None
+            page.mouse.move(box["x"] + 60, box["y"] + 60)
+            page.mouse.down()
+            page.mouse.move(box["x"] + 200, box["y"] + 200, steps=8)
+            page.mouse.up()
+            page.locator(".prediction").wait_for()
+            assert page.locator(".bars progress").count() == 4
+            page.get_by_role("button", name="Clear").click()
+            canvas.focus()
+            page.keyboard.press("Space")
+            for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+                page.keyboard.press(key)
+            page.keyboard.press("Space")
+            page.locator(".prediction").wait_for()
+            context.close()
+    finally:
+        platform.close()
