@@ -87,9 +87,12 @@ class Predictions:
         """
         labelled = labelled or labelled_since is not None
         query = _selected(select(*_WINDOW), labelled)
-        query = query.where(*_where(model, version, role, since, until, labelled_since))
+        # Labels name the model too. With both named, PostgreSQL may look through all predictions of
+        # the model for each label, as long as it has no statistics of a new table.
+        of_predictions = model if not labelled or since is not None else None
+        query = query.where(*_where(of_predictions, version, role, since, until, labelled_since))
         if labelled:
-            query = query.where(feedback.c.model == model)  # the index of labels begins with it
+            query = query.where(feedback.c.model == model)
         if last is not None:
             newest = feedback.c.joined if labelled else _TIME
             query = query.order_by(newest.desc(), predictions.c.id.desc()).limit(last)
