@@ -49,7 +49,9 @@ def strict(C: float = 1.0, penalty: str = "l2") -> tuple[float, str]:
 
 
 @pytest.mark.parametrize(
-    "estimator", [LogisticRegression, LogisticRegression(C=7.0), wrapped], ids=str
+    "estimator",
+    [LogisticRegression, LogisticRegression(C=7.0), wrapped],
+    ids=["class", "instance", "function"],
 )
 def test_a_candidate_builds_from_a_class_an_instance_and_a_function(estimator: Any) -> None:
     candidate = Candidate("c", estimator, {"C": 2.0})
