@@ -6,7 +6,7 @@ HOME_DIR ?= .tidemill
 PORT ?= 8000
 MLFLOW_PORT ?= 5000
 # Processes that share the test files among them; 0 runs all in one.
-TEST_PROCESSES ?= 0
+TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
 .PHONY: screenshots help up demo test test-all lint format bench-serving bench-drift bench-retraining clean

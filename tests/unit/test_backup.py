@@ -47,6 +47,9 @@ def filled(tmp_path: Path, mlflow_template: Path) -> Settings:
     return settings
 
 
+FEATURES = b"\x00\xff\n\\"
+
+
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as opened:
@@ -63,7 +66,8 @@ def fill(settings: Settings) -> None:
     )
     assert job is not None
     platform.jobs.succeed(job, {"version": "1"})
-    row = {"id": "p1", "time": 1.5, "model": "iris", "version": "1", "output": [1, "x", None]}
+    row = {"id": "p1", "time": 1.5, "model": "iris", "version": "1", "output": '"é"'}
+    row |= {"encoding": "f4", "features": FEATURES}
     with platform.database.write() as connection:
         connection.execute(insert(predictions), row)
     client = platform.tracking
@@ -86,7 +90,8 @@ def assert_filled(settings: Settings) -> None:
     platform = Platform.open(settings)
     (job,) = platform.jobs.page().items
     assert (job.state, job.params, job.result) == ("succeeded", {"C": 1.5}, {"version": "1"})
-    assert platform.database.rows(select(predictions))[0]["output"] == [1, "x", None]
+    (row,) = platform.database.rows(select(predictions))
+    assert (row["output"], bytes(row["features"])) == ('"é"', FEATURES)
     assert [record.name for record in platform.keys.list()] == ["é"]
     actions = [row["action"] for row in platform.audit.page().items]
     assert actions == ["restore", "promote", "key.create"]

@@ -23,7 +23,8 @@ from tidemill.errors import GateError, TidemillError
 
 #: Where no terminal says how wide it is, tables are not squeezed.
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-out = Console(highlight=False, width=WIDTH)
+#: Given a height too, it keeps to that width even where the terminal is a `dumb` one.
+out = Console(highlight=False, width=WIDTH, height=None if WIDTH is None else 25)
 err = Console(stderr=True, highlight=False)
 
 EXIT_FAILED = 1
