@@ -13,7 +13,6 @@ from tidemill import __version__
 from tidemill.cli import (
     api,
     challenge,
-    console,
     demo,
     init,
     jobs,
@@ -25,6 +24,7 @@ from tidemill.cli import (
     replay,
     retrain,
     serve,
+    terminal,
     train,
     up,
     upkeep,
@@ -84,8 +84,8 @@ def run() -> None:
     try:
         app()
     except TidemillError as error:
-        sys.exit(console.report_error(error))
+        sys.exit(terminal.report_error(error))
     except KeyboardInterrupt:
-        sys.exit(console.EXIT_INTERRUPTED)
+        sys.exit(terminal.EXIT_INTERRUPTED)
     except Exception as error:
-        sys.exit(console.report_bug(error))
+        sys.exit(terminal.report_bug(error))

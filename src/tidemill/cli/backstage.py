@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tidemill.cli import console, household
+from tidemill.cli import household, terminal
 from tidemill.cli.greeting import is_answering
 from tidemill.cli.household import Addresses
 from tidemill.cli.supervisor import Child, Supervisor
@@ -34,7 +34,7 @@ def start(
     for child in made:
         child.env = {**child.env, "TIDEMILL_API_RATE_LIMIT": "off"}
         supervisor.start(child)
-    with console.err.status("Starting the server ..."):
+    with terminal.err.status("Starting the server ..."):
         supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "Serving", START_SECONDS)
     return {child.name: child for child in made}
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
 from tidemill.errors import RequestError
@@ -61,7 +61,7 @@ def challenge(
         "shadow": f"version {done.version} answers in the champion's shadow",
         "canary": f"version {done.version} answers {share:.0%} of the callers",
     }[mode]
-    console.out.print(f"{model}: {what}.", markup=False)
+    terminal.out.print(f"{model}: {what}.", markup=False)
 
 
 def _wish(shadow: bool, canary: float | None, off: bool) -> tuple[Mode, float]:

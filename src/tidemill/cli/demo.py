@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli import console, household
+from tidemill.cli import household, terminal
 from tidemill.cli.context import HomeOption, find_project, open_settings, start_logs
 from tidemill.cli.greeting import example_request, is_answering
 from tidemill.cli.household import Addresses
@@ -43,7 +43,7 @@ class Story:
     def step(self, what: str) -> Iterator[Callable[[str], None]]:
         """Time a step; its result is said by calling what the block is given."""
         began, said = time.monotonic(), [""]
-        console.err.print(f"[dim]{what} ...[/]")
+        terminal.err.print(f"[dim]{what} ...[/]")
         yield lambda text: said.__setitem__(0, text)
         self.rows.append((what, said[0], time.monotonic() - began))
 
@@ -84,7 +84,7 @@ def demo(
         supervisor = stack.enter_context(supervising())
         story = Story()
         _tell(story, supervisor, settings, at)
-        console.print_table(["step", "result", "seconds"], story.rows, "What happened")
+        terminal.print_table(["step", "result", "seconds"], story.rows, "What happened")
 
 
 def _tell(story: Story, supervisor: Supervisor, settings: Settings, at: Addresses) -> None:

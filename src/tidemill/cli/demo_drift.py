@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from tidemill.cli import console, household
+from tidemill.cli import household, terminal
 from tidemill.cli.backstage import client_of, start, storing
 from tidemill.cli.demo import free_port
 from tidemill.cli.household import Addresses
@@ -137,8 +137,8 @@ def _error(tide: Tide, version: str, turned: bool) -> str:
 
 def _tell(line: TimeLine, tide: Tide) -> None:
     newest = _newest(tide)
-    console.print_table(["seconds", "what", "detail"], line.rows, "The time line")
-    console.out.print(
+    terminal.print_table(["seconds", "what", "detail"], line.rows, "The time line")
+    terminal.out.print(
         f"\nVersion 1 gave {_error(tide, '1', False)} wrong answers before the turn and "
         f"{_error(tide, '1', True)} after it; version {newest} gives "
         f"{_error(tide, newest, True)}. {tide.sent:,} predictions, {len(tide.failures)} failed.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import find_project, open_settings, start_logs
 from tidemill.cli.models import gate_version, open_registry
 from tidemill.cli.train import show, train_project
@@ -30,22 +30,22 @@ def main(reference: str | None) -> None:
         _train(reference, settings)
     report = sync_once(registry, settings.shelf, "all")
     for name, problem in report.state.problems.items():
-        console.out.print(f"{name} cannot be served: {problem}", markup=False)
+        terminal.out.print(f"{name} cannot be served: {problem}", markup=False)
 
 
 def _train(reference: str, settings: Settings) -> None:
     project = find_project(reference, settings)
-    console.out.print(f"Nothing is registered: training [bold]{project.name}[/] ({reference}).")
+    terminal.out.print(f"Nothing is registered: training [bold]{project.name}[/] ({reference}).")
     result = train_project(project, settings)
     show(result)
     verdict = gate_version(settings, project.name, project, version=result.version)
-    console.out.print(" ".join(verdict.reasons), markup=False)
+    terminal.out.print(" ".join(verdict.reasons), markup=False)
 
 
 if __name__ == "__main__":
     try:
         main(next(iter(sys.argv[1:]), None))
     except TidemillError as error:
-        sys.exit(console.report_error(error))
+        sys.exit(terminal.report_error(error))
     except KeyboardInterrupt:
-        sys.exit(console.EXIT_INTERRUPTED)
+        sys.exit(terminal.EXIT_INTERRUPTED)

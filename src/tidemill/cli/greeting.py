@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.household import Addresses
 from tidemill.settings import Settings
 
@@ -37,7 +37,7 @@ def greet(
         others: Where further instances of the API answer.
         pages: Where the console is, where there is one.
     """
-    say = console.out.print
+    say = terminal.out.print
     say("\n[bold green]Tidemill is up.[/]  Ctrl-C ends it.\n")
     if pages:
         say(f"  console       {pages}  (sign in with the API key)")

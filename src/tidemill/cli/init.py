@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -40,10 +40,10 @@ def init(
 
     folder = Path(name or source_stem(source))
     written = write_project(folder, source=source, target=target)
-    console.out.print(f"Wrote [bold]{folder}[/]:")
+    terminal.out.print(f"Wrote [bold]{folder}[/]:")
     for path in written:
-        console.out.print(f"  {path.relative_to(folder)}", markup=False)
-    console.out.print(f"\nNext:\n  cd {folder}\n  tidemill train", markup=False)
+        terminal.out.print(f"  {path.relative_to(folder)}", markup=False)
+    terminal.out.print(f"\nNext:\n  cd {folder}\n  tidemill train", markup=False)
 
 
 def source_stem(source: str | None) -> str:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.cli.operate import platform_of
 from tidemill.errors import UnavailableError
@@ -60,7 +60,7 @@ def jobs(
             return _wanted(platform, job_id, model, limit)
 
         if as_json:
-            console.print_json([_shown(job) for job in look()])
+            terminal.print_json([_shown(job) for job in look()])
         elif watch:
             _watch(look)
         else:
@@ -75,7 +75,7 @@ def cancel(
     with platform_of(open_settings(home)) as platform:
         job = platform.jobs.cancel(platform.jobs.find(job_id).id)
     done = "is cancelled" if job.done else "was asked to stop"
-    console.out.print(f"Job {job.id} {done}.", markup=False)
+    terminal.out.print(f"Job {job.id} {done}.", markup=False)
 
 
 def _wanted(platform: Platform, job_id: str | None, model: str | None, limit: int) -> list[Job]:
@@ -89,7 +89,7 @@ def _watch(look: Callable[[], list[Job]]) -> None:
     from rich.live import Live
 
     found = look()
-    with Live(console=console.out, auto_refresh=False) as live:
+    with Live(console=terminal.out, auto_refresh=False) as live:
         while True:
             live.update(_drawn(found), refresh=True)
             if all(job.done for job in found):
@@ -98,7 +98,7 @@ def _watch(look: Callable[[], list[Job]]) -> None:
             try:
                 found = look()
             except UnavailableError as error:
-                console.err.print(str(error), markup=False)
+                terminal.err.print(str(error), markup=False)
 
 
 def _drawn(found: list[Job]) -> RenderableType:
@@ -151,7 +151,7 @@ def _print(found: list[Job]) -> None:
         ]
         for job in found
     ]
-    console.print_table(["id", "kind", "model", "state", "done", "made", "what"], rows)
+    terminal.print_table(["id", "kind", "model", "state", "done", "made", "what"], rows)
 
 
 def _day(job: Job) -> str:

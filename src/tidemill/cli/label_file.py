@@ -11,7 +11,7 @@ from typing import TextIO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.errors import InputError, RequestError
 from tidemill.stores.feedback import CONFLICT, REFUSED, Feedback, NewLabel
 
@@ -129,4 +129,4 @@ def _column(wanted: str | None, usual: Sequence[str], names: Sequence[str], opti
 def _bar() -> Progress:
     counted = TextColumn("{task.fields[labels]} labels")
     columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn())
-    return Progress(*columns, console=console.err, transient=True)
+    return Progress(*columns, console=terminal.err, transient=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import (
     HomeOption,
     JsonOption,
@@ -117,7 +117,7 @@ def rollback(
         moved = move_back(
             registry, name, reason=reason, actor="cli", audit=platform.audit_transition
         )
-    console.out.print(f"{escape(name)}: {describe(moved)}")
+    terminal.out.print(f"{escape(name)}: {describe(moved)}")
 
 
 def open_registry(settings: Settings) -> Registry:
@@ -147,14 +147,14 @@ def promote_version(
     """Ask the gate and show its verdict; a closed gate is exit 3."""
     import msgspec
 
-    with console.err.status(f"The gate examines {name} ..."):
+    with terminal.err.status(f"The gate examines {name} ..."):
         verdict = gate_version(settings, name, project, **options)
     if as_json:
-        console.print_json(msgspec.to_builtins(verdict))
+        terminal.print_json(msgspec.to_builtins(verdict))
     else:
         show_verdict(verdict)
     if not verdict.promoted:
-        raise typer.Exit(console.EXIT_GATE)
+        raise typer.Exit(terminal.EXIT_GATE)
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -163,22 +163,22 @@ def show_verdict(verdict: Verdict) -> None:
         other = verdict.champion_metrics or {}
         rows = [[metric, value, other.get(metric)] for metric, value in verdict.metrics.items()]
         columns = ["metric", f"version {verdict.version}", f"champion {verdict.champion or ''}"]
-        console.print_table(columns, rows, f"On {verdict.rows} held-out rows")
+        terminal.print_table(columns, rows, f"On {verdict.rows} held-out rows")
     if (found := verdict.comparison) is not None:
         interval = "" if found.low is None else f" [{found.low:.4f}, {found.high:.4f}]"
-        console.out.print(
+        terminal.out.print(
             f"Gain in {verdict.metric}: {found.difference:+.4f}{interval}; "
             f"worse in {found.probability_worse:.1%} of {found.resamples} resamples.",
             markup=False,
         )
     for sentence in (*verdict.reasons, *verdict.notes):
-        console.out.print(f"  {sentence}", markup=False)
+        terminal.out.print(f"  {sentence}", markup=False)
     what = f"{verdict.model} version {verdict.version}"
     if verdict.promoted:
         by = " by override" if verdict.forced else ""
-        console.out.print(f"[bold green]Promoted[/] {escape(what)}{by}.")
+        terminal.out.print(f"[bold green]Promoted[/] {escape(what)}{by}.")
     else:
-        console.out.print(f"[bold yellow]Not promoted[/]: {escape(what)}.")
+        terminal.out.print(f"[bold yellow]Not promoted[/]: {escape(what)}.")
 
 
 def describe(moved: Transition) -> str:
@@ -215,19 +215,19 @@ def _show_models(registry: Registry, as_json: bool) -> None:
         fields = [
             {"name": m.name, "aliases": dict(m.aliases), "about": m.description} for m in found
         ]
-        console.print_json(fields)
+        terminal.print_json(fields)
         return
     rows = [
         [m.name, m.aliases.get("champion"), m.aliases.get("challenger"), m.description]
         for m in found
     ]
-    console.print_table(["model", "champion", "challenger", "about"], rows)
+    terminal.print_table(["model", "champion", "challenger", "about"], rows)
 
 
 def _show_versions(registry: Registry, name: str, as_json: bool) -> None:
     found = registry.versions(name, metrics=True)
     if as_json:
-        console.print_json([_version_fields(version) for version in found])
+        terminal.print_json([_version_fields(version) for version in found])
         return
     shown = list(dict.fromkeys(key for v in found for key in v.metrics if key in HEADLINES))
     rows = [
@@ -243,7 +243,7 @@ def _show_versions(registry: Registry, name: str, as_json: bool) -> None:
         for v in found
     ]
     columns = ["version", "stage", "aliases", "candidate", *shown, "gate", "made"]
-    console.print_table(columns, rows)
+    terminal.print_table(columns, rows)
 
 
 def _version_fields(version: Version) -> dict[str, Any]:

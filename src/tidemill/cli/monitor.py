@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.errors import InputError, TidemillError
 
@@ -78,17 +78,17 @@ def monitor(
             if not as_json:
                 _print(look)
 
-        console.err.print(f"Probing {prober.url}. Ctrl-C ends it.", markup=False)
+        terminal.err.print(f"Probing {prober.url}. Ctrl-C ends it.", markup=False)
         found = watch(prober, every=pace, seconds=seconds, stop=stop, tell=tell)
         from tidemill.loop.monitor_report import write_reports
 
         summary = write_reports(reports, prober.url, found, prober.versions)
     if as_json:
-        console.print_json(summary)
+        terminal.print_json(summary)
     else:
         _report(summary, reports)
     if not summary["healthy"]:
-        raise typer.Exit(console.EXIT_FAILED)
+        raise typer.Exit(terminal.EXIT_FAILED)
 
 
 def span(text: str, option: str) -> float:
@@ -122,7 +122,7 @@ def _kept(settings: Settings) -> Iterator[Keeper]:
     try:
         database = open_database(settings)
     except TidemillError as error:
-        console.err.print(f"Nothing is kept in the database: {error}", markup=False)
+        terminal.err.print(f"Nothing is kept in the database: {error}", markup=False)
         yield Keeper(None)
         return
     try:
@@ -151,9 +151,9 @@ def _print(look: Sequence[Probe]) -> None:
     for probe in look:
         spent = f"{probe.milliseconds:.1f} ms" if probe.milliseconds is not None else ""
         colour = "green" if probe.healthy else "red"
-        console.err.print(f"[{colour}]{'ok' if probe.healthy else 'failed':7}[/]", end="")
+        terminal.err.print(f"[{colour}]{'ok' if probe.healthy else 'failed':7}[/]", end="")
         words = f"{probe.probe:8} {spent:>12}  {probe.error or ''}"
-        console.err.print(words.rstrip(), markup=False)
+        terminal.err.print(words.rstrip(), markup=False)
 
 
 def _report(summary: dict[str, Any], reports: Path) -> None:
@@ -161,8 +161,8 @@ def _report(summary: dict[str, Any], reports: Path) -> None:
         [name, found["probes"], found["healthy"], *found["milliseconds"].values()]
         for name, found in summary["probes"].items()
     ]
-    console.print_table(["probe", "asked", "healthy", "median ms", "p95", "p99", "max"], rows)
+    terminal.print_table(["probe", "asked", "healthy", "median ms", "p95", "p99", "max"], rows)
     for outage in summary["outages"]:
         words = f"{outage['probe']}: failed for {outage['seconds']:.1f} s from {outage['from']}"
-        console.out.print(f"{words}: {outage['error']}", markup=False)
-    console.out.print(f"The reports are in {reports}.", markup=False)
+        terminal.out.print(f"{words}: {outage['error']}", markup=False)
+    terminal.out.print(f"The reports are in {reports}.", markup=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.errors import InputError
 
@@ -63,10 +63,10 @@ def create(
         scopes = tuple(part.strip() for part in scope.split(",") if part.strip())
         token, record = platform.keys.create(scopes, actor="cli", name=name, lifetime=lifetime)
     if as_json:
-        console.print_json({"key": token, "id": record.id, "scopes": record.scopes})
+        terminal.print_json({"key": token, "id": record.id, "scopes": record.scopes})
         return
     typer.echo(token)
-    console.err.print(f"Key {record.id} may: {', '.join(record.scopes)}. It is not shown again.")
+    terminal.err.print(f"Key {record.id} may: {', '.join(record.scopes)}. It is not shown again.")
 
 
 @keys.command("list")
@@ -77,10 +77,10 @@ def list_keys(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         held = [(r.id, r.name, r.scopes, r.created, r.expires) for r in records]
         fields = ("id", "name", "scopes", "created", "expires")
-        console.print_json([dict(zip(fields, row, strict=True)) for row in held])
+        terminal.print_json([dict(zip(fields, row, strict=True)) for row in held])
         return
     rows = [[r.id, r.name, ", ".join(r.scopes), day(r.created), day(r.expires)] for r in records]
-    console.print_table(["id", "name", "scopes", "made", "expires"], rows)
+    terminal.print_table(["id", "name", "scopes", "made", "expires"], rows)
 
 
 @keys.command("revoke")
@@ -92,7 +92,7 @@ def revoke(
     """Take a key away; running servers refuse it within two seconds."""
     with platform_of(open_settings(home)) as platform:
         record = platform.keys.revoke(key_id, actor="cli", reason=reason)
-    console.out.print(f"Key {record.id} is revoked.")
+    terminal.out.print(f"Key {record.id} is revoked.")
 
 
 def seconds(text: str) -> float:

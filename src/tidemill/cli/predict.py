@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings
 from tidemill.cli.rows import Chunk, Rows, open_rows, read_rows
 from tidemill.errors import InputError
@@ -64,9 +64,9 @@ def predict(
         ) from error
     finally:
         draft.unlink(missing_ok=True)
-    console.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
+    terminal.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
     if refused:
-        console.err.print(f"{refused} of them were refused; the column 'error' says why.")
+        terminal.err.print(f"{refused} of them were refused; the column 'error' says why.")
 
 
 def _check_files(rows: Path, output: Path) -> None:
@@ -179,4 +179,4 @@ def _bar() -> Progress:
         BarColumn(),
         TextColumn("{task.fields[rows]} rows"),
     )
-    return Progress(*columns, TimeRemainingColumn(), console=console.err, transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=terminal.err, transient=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
 
@@ -49,15 +49,15 @@ def ingest(
             _drain(worker)
         counts = vars(worker.counts)
         if as_json:
-            console.print_json(counts)
+            terminal.print_json(counts)
         else:
             words = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
-            console.out.print(f"Stored: {words}.", markup=False)
+            terminal.out.print(f"Stored: {words}.", markup=False)
         return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    console.err.print(f"Storing what comes to {settings.journal}. Ctrl-C ends it.", markup=False)
+    terminal.err.print(f"Storing what comes to {settings.journal}. Ctrl-C ends it.", markup=False)
     process.run(settings, stop)
 
 
@@ -95,15 +95,15 @@ def feedback(
         labels = LabelFile(file, id_column, actual_column, replace, keep_going)
         outcomes, reasons = labels.send(platform.feedback)
     if as_json:
-        console.print_json({**outcomes, "left out": labels.left_out})
+        terminal.print_json({**outcomes, "left out": labels.left_out})
     else:
-        console.print_table(["outcome", "labels"], sorted(outcomes.items()))
+        terminal.print_table(["outcome", "labels"], sorted(outcomes.items()))
         for reason in reasons:
-            console.err.print(reason, markup=False)
+            terminal.err.print(reason, markup=False)
         if labels.left_out:
-            console.err.print(f"{labels.left_out} lines had no id or no label.")
+            terminal.err.print(f"{labels.left_out} lines had no id or no label.")
     if outcomes[CONFLICT] or outcomes[REFUSED]:
-        raise typer.Exit(console.EXIT_FAILED)
+        raise typer.Exit(terminal.EXIT_FAILED)
 
 
 def export(
@@ -127,7 +127,10 @@ def export(
     """
     from tidemill.loop.export import Export
 
-    with platform_of(open_settings(home)) as platform, console.err.status("Exporting ...") as shown:
+    with (
+        platform_of(open_settings(home)) as platform,
+        terminal.err.status("Exporting ...") as shown,
+    ):
         days = Export(platform.database, url).run(
             model or (),
             progress=lambda day, number, count: shown.update(
@@ -137,15 +140,15 @@ def export(
     rows = [[day.model, day.date, day.rows, day.labels] for day in days]
     if as_json:
         fields = ("model", "day", "rows", "labels")
-        console.print_json([dict(zip(fields, row, strict=True)) for row in rows])
+        terminal.print_json([dict(zip(fields, row, strict=True)) for row in rows])
     elif rows:
-        console.print_table(["model", "day", "rows", "labels"], rows)
+        terminal.print_table(["model", "day", "rows", "labels"], rows)
     else:
-        console.out.print("Nothing changed since the last export.")
+        terminal.out.print("Nothing changed since the last export.")
 
 
 def _drain(worker: Ingest) -> None:
     columns = (TextColumn("storing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.err, transient=True) as bar:
+    with Progress(*columns, console=terminal.err, transient=True) as bar:
         task = bar.add_task("storing", total=worker.backlog())
         worker.drain(lambda size: bar.advance(task, size))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import console, household
+from tidemill.cli import household, terminal
 from tidemill.cli.backstage import client_of, start, storing
 from tidemill.cli.context import open_settings, start_logs
 from tidemill.cli.demo import free_port
@@ -107,7 +107,7 @@ def replay(
     report = run(options, folder)
     paths = report.write(folder)
     _print(report)
-    console.out.print(f"\nThe report is in {paths[1]} and {paths[0]}.", markup=False)
+    terminal.out.print(f"\nThe report is in {paths[1]} and {paths[0]}.", markup=False)
 
 
 def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None = None) -> Report:
@@ -119,7 +119,7 @@ def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None 
     """
     from tidemill.loop.staging import stage
 
-    with console.err.status("Reading the table ..."):
+    with terminal.err.status("Reading the table ..."):
         staged = stage(
             options.file,
             folder,
@@ -266,7 +266,7 @@ def _record(player: Player) -> Record:
     try:
         return player.play()
     except StopRequestedError:
-        console.err.print("Stopped; the report is about what was played.")
+        terminal.err.print("Stopped; the report is about what was played.")
         return replace(player.record, interrupted=True)
 
 
@@ -313,7 +313,7 @@ def _bar(what: str = "playing") -> Iterator[tuple[Callable[[int], None], Callabl
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} rows"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console.err) as bar:
+    with Progress(*columns, console=terminal.err) as bar:
         task = bar.add_task(what, total=None)
         yield (
             lambda rows: bar.update(task, completed=rows),
@@ -323,7 +323,7 @@ def _bar(what: str = "playing") -> Iterator[tuple[Callable[[int], None], Callabl
 
 def _print(report: Report) -> None:
     rows = [(c.name, f"{c.loss:.4f}", c.retrainings, f"{c.seconds:.1f}") for c in report.courses]
-    console.print_table(["", "loss", "retrainings", "seconds"], rows, "What each way came to")
+    terminal.print_table(["", "loss", "retrainings", "seconds"], rows, "What each way came to")
     for event in report.document["events"]:
-        console.out.print(f"{event['row']:>8,}  {event['kind']:8} {event['text']}", markup=False)
-    console.out.print(f"\n{report.sentence}", markup=False)
+        terminal.out.print(f"{event['row']:>8,}  {event['kind']:8} {event['text']}", markup=False)
+    terminal.out.print(f"\n{report.sentence}", markup=False)

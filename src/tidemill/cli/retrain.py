@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.cli.operate import platform_of
 
@@ -38,8 +38,8 @@ def retrain(
         asked = NewTrigger(model, "manual", reason, actor="cli")
         trigger = platform.watcher.consequences.ask(asked)
     if as_json:
-        console.out.print_json(data={"trigger": trigger.id, "job": trigger.job_id})
+        terminal.print_json({"trigger": trigger.id, "job": trigger.job_id})
         return
     text = f"Trigger {trigger.id} is open; job {trigger.job_id} retrains {model}."
-    console.out.print(text, markup=False, soft_wrap=True)
-    console.out.print("Follow it with `tidemill jobs --watch`.", markup=False)
+    terminal.out.print(text, markup=False, soft_wrap=True)
+    terminal.out.print("Follow it with `tidemill jobs --watch`.", markup=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import console, household
+from tidemill.cli import household, terminal
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.greeting import example_request, greet, is_answering
 from tidemill.cli.household import Addresses
@@ -68,7 +68,7 @@ def serve(
         start_logs(settings, "serve-cli")
         key, fresh = household.ensure_key(settings)
         if not auth:
-            console.err.print(f"[yellow]Keys are off:[/] whoever reaches {host}:{port} may ask.")
+            terminal.err.print(f"[yellow]Keys are off:[/] whoever reaches {host}:{port} may ask.")
         wanted = models or ([settings.model_name] if settings.model_name else [])
         with supervising() as supervisor:
             server = supervisor.start(_server(settings, at, wanted, workers, auth, shelf, journal))
@@ -82,7 +82,7 @@ def serve(
             model, body = example_request(folder)
             greet(at, settings, (key, fresh) if auth else None, model, body)
             supervisor.run()
-        console.out.print("Serving has ended.")
+        terminal.out.print("Serving has ended.")
 
 
 def _server(

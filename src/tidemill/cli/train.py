@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import (
     HomeOption,
     JsonOption,
@@ -74,7 +74,7 @@ def train(
     found = find_project(project or name, settings)
     result = train_project(found, settings, overrides=set_ or [], trials=trials, only=only or [])
     if as_json:
-        console.print_json(summary(result))
+        terminal.print_json(summary(result))
     else:
         show(result)
     if promote:
@@ -115,7 +115,7 @@ def _bar(name: str) -> Iterator[Callable[[Step], None]]:
     text = TextColumn("[bold]{task.description}[/] {task.fields[doing]}")
     best = TextColumn("{task.fields[best]}")
     columns = (text, BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f}%"), best)
-    with Progress(*columns, TimeElapsedColumn(), console=console.err, transient=True) as bar:
+    with Progress(*columns, TimeElapsedColumn(), console=terminal.err, transient=True) as bar:
         task = bar.add_task(name, total=100, doing="", best="")
 
         def show_step(step: Step) -> None:
@@ -141,12 +141,12 @@ def show(result: TrainResult) -> None:
         for trial in best
         if trial.error is None
     ]
-    console.print_table(["run", "settings", *shown], rows)
+    terminal.print_table(["run", "settings", *shown], rows)
     for warning in result.warnings:
-        console.out.print(f"[yellow]Look:[/] {escape(warning)}")
+        terminal.out.print(f"[yellow]Look:[/] {escape(warning)}")
     for trial, why in {**result.failures, **result.refused}.items():
-        console.out.print(f"[red]{escape(trial)}[/]: {escape(why)}")
-    console.out.print(
+        terminal.out.print(f"[red]{escape(trial)}[/]: {escape(why)}")
+    terminal.out.print(
         f"Registered [bold]{escape(result.model)}[/] version [bold]{result.version}[/]: "
         f"{escape(result.trial)}, {result.metric} {result.metrics[result.metric]:.4f}"
     )

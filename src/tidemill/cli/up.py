@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import console, household
+from tidemill.cli import household, terminal
 from tidemill.cli.context import HomeOption, open_settings, start_logs
 from tidemill.cli.greeting import example_request, greet, is_answering
 from tidemill.cli.household import Addresses
@@ -83,15 +83,15 @@ def up(
             if own_mlflow and not scaled:
                 supervisor.start(household.mlflow_server(settings, at))
             supervisor.run()
-        console.out.print("Everything has ended.")
+        terminal.out.print("Everything has ended.")
 
 
 def _start_servers(supervisor: Supervisor, settings: Settings, at: Addresses) -> Settings:
     from tidemill.cli import scaled
 
-    console.out.print("Starting PostgreSQL, Redis and MLflow where none is named ...")
+    terminal.out.print("Starting PostgreSQL, Redis and MLflow where none is named ...")
     settings = scaled.start_servers(supervisor, settings, at)
-    console.out.print(f"Other commands reach them after: set -a; . {settings.home}/scaled.env")
+    terminal.out.print(f"Other commands reach them after: set -a; . {settings.home}/scaled.env")
     return settings
 
 

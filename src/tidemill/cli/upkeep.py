@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
 from tidemill.cli.operate import day, platform_of
 
@@ -40,16 +40,16 @@ def doctor(
 
     findings = examine_parts(open_settings(home, tracking_uri))
     if as_json:
-        console.print_json([asdict(finding) for finding in findings])
+        terminal.print_json([asdict(finding) for finding in findings])
     else:
         for found in findings:
             colour = COLOURS[found.state]
-            console.out.print(f"[{colour}]{found.state:8}[/] {found.part:12} ", end="")
-            console.out.print(found.detail, markup=False)
+            terminal.out.print(f"[{colour}]{found.state:8}[/] {found.part:12} ", end="")
+            terminal.out.print(found.detail, markup=False)
             if found.remedy:
-                console.out.print(f"{'':21} next: {found.remedy}", markup=False)
+                terminal.out.print(f"{'':21} next: {found.remedy}", markup=False)
     if any(found.state == "error" for found in findings):
-        raise typer.Exit(console.EXIT_FAILED)
+        raise typer.Exit(terminal.EXIT_FAILED)
 
 
 def migrate(home: HomeOption = None) -> None:
@@ -70,7 +70,7 @@ def migrate(home: HomeOption = None) -> None:
     finally:
         database.close()
     what = "was up to date already" if before == after else f"went from {before or 'empty'}"
-    console.out.print(f"The database {what}; it is at {after}.", markup=False)
+    terminal.out.print(f"The database {what}; it is at {after}.", markup=False)
 
 
 def backup(
@@ -87,10 +87,10 @@ def backup(
     """
     from tidemill.loop.backup import backup as write
 
-    with console.err.status(f"Writing {file} ..."):
+    with terminal.err.status(f"Writing {file} ..."):
         contents = write(open_settings(home, tracking_uri), file, mlflow_store=mlflow_store)
     rows = sum(sum(tables.values()) for tables in contents.rows.values())
-    console.out.print(f"Wrote {file}: {rows} rows, {len(contents.files)} files.", markup=False)
+    terminal.out.print(f"Wrote {file}: {rows} rows, {len(contents.files)} files.", markup=False)
 
 
 def restore(
@@ -110,11 +110,11 @@ def restore(
     from tidemill.loop.backup import restore as read
 
     settings = open_settings(home, tracking_uri)
-    with console.err.status(f"Reading {file} ..."):
+    with terminal.err.status(f"Reading {file} ..."):
         contents = read(
             settings, file, actor="cli", force=force, mlflow_store=mlflow_store, reason=reason
         )
-    console.out.print(f"Restored the state of {day(contents.created)} UTC.", markup=False)
+    terminal.out.print(f"Restored the state of {day(contents.created)} UTC.", markup=False)
 
 
 @audit.command("list")
@@ -127,11 +127,11 @@ def list_audit(
     with platform_of(open_settings(home)) as platform:
         rows = platform.audit.page(limit=limit).items
     if as_json:
-        console.print_json(rows)
+        terminal.print_json(rows)
         return
     fields = ("action", "subject", "version", "actor", "reason")
     shown = [[day(row["time"]), *(row[name] for name in fields)] for row in rows]
-    console.print_table(["time", *fields], shown)
+    terminal.print_table(["time", *fields], shown)
 
 
 @audit.command("verify")
@@ -140,6 +140,6 @@ def verify(home: HomeOption = None) -> None:
     with platform_of(open_settings(home)) as platform:
         verdict = platform.audit.verify()
     if not verdict.intact:
-        console.err.print(f"[red]Broken:[/] {verdict.problem}")
-        raise typer.Exit(console.EXIT_FAILED)
-    console.out.print(f"Intact: {verdict.rows} rows. {verdict.note or ''}".strip(), markup=False)
+        terminal.err.print(f"[red]Broken:[/] {verdict.problem}")
+        raise typer.Exit(terminal.EXIT_FAILED)
+    terminal.out.print(f"Intact: {verdict.rows} rows. {verdict.note or ''}".strip(), markup=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import console
+from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
 
@@ -66,7 +66,7 @@ def watch(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    console.err.print("Watching. Ctrl-C ends it.")
+    terminal.err.print("Watching. Ctrl-C ends it.")
     watch_on(settings, stop, models or [], pause)
 
 
@@ -86,16 +86,16 @@ def _show(ticks: list[Tick], as_json: bool) -> None:
             {"model": t.model, "version": t.version, "checked_now": t.checked, **t.verdict}
             for t in ticks
         ]
-        console.print_json(shown)
+        terminal.print_json(shown)
         return
     if not ticks:
-        console.out.print("No model with a champion was asked anything yet.")
+        terminal.out.print("No model with a champion was asked anything yet.")
     for tick in ticks:
-        console.out.print(f"{tick.model} v{tick.version}: {tick.verdict['state']}", markup=False)
-        console.out.print(f"  {tick.verdict['summary']}", markup=False)
-        console.out.print(f"  {tick.why}", markup=False)
+        terminal.out.print(f"{tick.model} v{tick.version}: {tick.verdict['state']}", markup=False)
+        terminal.out.print(f"  {tick.verdict['summary']}", markup=False)
+        terminal.out.print(f"  {tick.why}", markup=False)
         for trigger in tick.opened:
-            console.out.print(f"  trigger {trigger.id} ({trigger.cause})", markup=False)
+            terminal.out.print(f"  trigger {trigger.id} ({trigger.cause})", markup=False)
 
 
 def report(
@@ -132,4 +132,4 @@ def report(
                 write_evidently(platform.watcher, platform.watching, model, output, window)
             )
     for path in paths:
-        console.out.print(f"Wrote {path}.", markup=False)
+        terminal.out.print(f"Wrote {path}.", markup=False)
