@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.servers import wait_until
-from tidemill.cli import app, console
+from tidemill.cli import app, terminal
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs import Job, NewJob
@@ -21,7 +21,7 @@ runner = CliRunner()
 
 @pytest.fixture
 def platform(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    monkeypatch.setattr(console.out, "size", (200, 50))
+    monkeypatch.setattr(terminal.out, "size", (200, 50))
     opened = Platform.open(Settings())
     yield opened
     opened.close()
