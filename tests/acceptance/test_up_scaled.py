@@ -94,7 +94,7 @@ def _train_on_one_and_look_on_the_other(one: Api, other: Api) -> None:
 def _count_programs(up: Up) -> None:
     started = commands(descendants(up.process.pid))
     assert sum("-m tidemill.api.one_port" in each for each in started) == 2
-    assert sum("-m tidemill.worker" in each for each in started) == 3
+    assert sum("-m tidemill.worker " in each for each in started) == 3
     assert any("postgres -D" in each for each in started)
     assert any("redis-server 127.0.0.1" in each for each in started)
     passwords = [

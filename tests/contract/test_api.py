@@ -18,6 +18,7 @@ from tests.servers import free_port, serving, wait_until
 from tidemill.api.app import create_app
 from tidemill.platform import Platform
 from tidemill.settings import Settings
+from tidemill.stores.contests import Challenger, NewContest
 from tidemill.stores.database import Database
 from tidemill.stores.jobs import Job
 
@@ -130,6 +131,50 @@ def test_the_model_may_be_left_out_where_there_is_one(api: Api) -> None:
     assert api.post("/models/flowers/train").status_code == 202
     answer = api.post("/retrain")
     assert api.platform.jobs.get(answer.json()["job_id"]).kind == "retrain"
+
+
+def test_a_retraining_has_a_trigger_that_keeps_what_was_asked_for(api: Api) -> None:
+    order = {"logistic.C": 0.5, "candidates": ["logistic"], "reason": "new tariffs"}
+    answer = api.post("/retrain", "train", json={**order, "time_limit": 60})
+    assert answer.status_code == 202, answer.text
+    (trigger,) = api.get("/monitoring/triggers").json()["items"]
+    assert (trigger["cause"], trigger["state"]) == ("manual", "retraining")
+    assert trigger["reason"] == "new tariffs"
+    assert trigger["actor"].startswith("key:")
+    assert trigger["job_id"] == answer.json()["job_id"]
+    job = api.platform.jobs.get(trigger["job_id"])
+    assert job.params == {
+        "overrides": {"logistic": {"C": 0.5}},
+        "only": ["logistic"],
+        "trials": None,
+        "trigger": trigger["id"],
+        "reason": "new tariffs",
+    }
+    assert (job.time_limit, job.key_id) == (60, trigger["actor"].removeprefix("key:"))
+
+
+def test_a_model_is_retrained_once_at_a_time(api: Api) -> None:
+    first = api.post("/retrain").json()["job_id"]
+    problem = assert_problem(api.post("/retrain"), 409)
+    assert "retraining" in problem["detail"]
+    api.post(f"/jobs/{first}/cancel")
+    again = api.post("/retrain")
+    assert again.status_code == 202, again.text
+    assert again.json()["job_id"] != first
+    closed = api.get("/monitoring/triggers").json()["items"][1]
+    assert (closed["job_id"], closed["state"]) == (first, "failed")
+
+
+def test_the_same_idempotency_key_gives_the_same_retraining(api: Api) -> None:
+    key = {"Idempotency-Key": "nightly"}
+    first = api.post("/retrain", json={"trials": 2}, headers=key)
+    again = api.post("/retrain", json={"trials": 2}, headers=key)
+    assert again.status_code == 202
+    assert again.json()["job_id"] == first.json()["job_id"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    other = api.post("/retrain", json={"trials": 3}, headers=key)
+    assert_problem(other, 409, "Idempotency-Key")
 
 
 ILL_FORMED: list[tuple[dict[str, Any], str]] = [
@@ -349,6 +394,21 @@ def test_a_job_that_runs_is_never_cleared(api: Api) -> None:
     order = {"tables": ["jobs"], "before": "2999-01-01T00:00:00Z"}
     assert api.post("/database/clear", json=order).json()["deleted"] == {"jobs": 0}
     assert api.get(f"/jobs/{job.id}").status_code == 200
+
+
+def test_of_contests_the_open_and_the_newest_are_never_cleared(api: Api) -> None:
+    contests, opened = api.platform.contests, []
+    for model in ("wine", "flowers", "flowers", "flowers"):
+        new = NewContest(model, "1", (Challenger("2", "all"),), cut=0.0, learned=10)
+        opened.append(contests.open(new))
+        if len(opened) < 4:
+            contests.close(opened[-1].id, "kept", rows=50, decision={})
+    order = {"tables": ["contests"], "before": "2999-01-01T00:00:00Z"}
+    assert api.post("/database/clear", json=order).json()["deleted"] == {"contests": 2}
+    newest = contests.newest("wine")
+    assert newest is not None
+    assert newest.id == opened[0].id
+    assert contests.opened("flowers") == opened[3]
 
 
 def test_nothing_there_and_wrong_verbs_are_problems_too(api: Api) -> None:

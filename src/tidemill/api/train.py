@@ -7,12 +7,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api.access import KeyHolder, Trainer
+from tidemill.api.access import Caller, KeyHolder, Trainer
 from tidemill.api.shapes import Accepted, JobView, view_job
 from tidemill.api.state import platform_of
+from tidemill.errors import ConflictError
+from tidemill.loop.consequences import ORDER
 from tidemill.loop.order import training_job
 from tidemill.platform import Platform
 from tidemill.steps.parameters import check_params
+from tidemill.stores.jobs import Job, NewJob, idempotency_conflict
+from tidemill.stores.pages import plain
+from tidemill.stores.projects import Known
+from tidemill.stores.triggers import NewTrigger
 
 router = APIRouter(tags=["training"])
 
@@ -56,6 +62,14 @@ class NamedOrder(TrainOrder):
     )
 
 
+class RetrainOrder(NamedOrder):
+    """A `NamedOrder` with a reason."""
+
+    reason: str = Field(
+        default="asked for by hand", min_length=1, max_length=2_000, description="For the record."
+    )
+
+
 @router.post("/train", status_code=202)
 def train(
     order: NamedOrder,
@@ -66,7 +80,8 @@ def train(
     key: Idempotency = None,
 ) -> Accepted:
     """Train a model's candidates and register the best."""
-    return _submit("train", order.model, order, key, request, response, caller, platform)
+    new = _job("train", platform.projects.get(order.model), order, request, caller, key)
+    return _accepted(*platform.submit(new), response)
 
 
 @router.post("/models/{name}/train", status_code=202)
@@ -80,8 +95,9 @@ def train_model(
     key: Idempotency = None,
 ) -> Accepted:
     """Train the named model's candidates and register the best."""
-    order = order or TrainOrder()
-    return _submit("train", name, order, key, request, response, caller, platform)
+    known = platform.projects.get(name)
+    new = _job("train", known, order or TrainOrder(), request, caller, key)
+    return _accepted(*platform.submit(new), response)
 
 
 @router.post("/retrain", status_code=202)
@@ -90,12 +106,17 @@ def retrain(
     response: Response,
     caller: Trainer,
     platform: ThePlatform,
-    order: NamedOrder | None = None,
+    order: RetrainOrder | None = None,
     key: Idempotency = None,
 ) -> Accepted:
-    """Train again in the background, and promote the new version if the gate lets it through."""
-    order = order or NamedOrder()
-    return _submit("retrain", order.model, order, key, request, response, caller, platform)
+    """Open a trigger: train again in the background, and promote what proves better.
+
+    409 while the model is being retrained.
+    """
+    order = order or RetrainOrder()
+    known = platform.projects.get(order.model)
+    new = _job("retrain", known, order, request, caller, key)
+    return _accepted(*_trigger(platform, new, order.reason, caller), response)
 
 
 @router.get("/train/status/{job_id}")
@@ -104,20 +125,17 @@ def training_status(job_id: str, _: KeyHolder, platform: ThePlatform) -> JobView
     return view_job(platform.jobs.get(job_id))
 
 
-def _submit(
+def _job(
     kind: str,
-    model: str | None,
+    known: Known,
     order: TrainOrder,
-    key: str | None,
     request: Request,
-    response: Response,
-    caller: Trainer,
-    platform: Platform,
-) -> Accepted:
-    known = platform.projects.get(model)
+    caller: Caller,
+    key: str | None,
+) -> NewJob:
     given = {**(order.model_extra or {}), **order.params}
     megabytes = order.memory_limit_mb
-    new = training_job(
+    return training_job(
         kind,
         known,
         check_params(known.project, given),
@@ -129,7 +147,32 @@ def _submit(
         key_id=caller.key_id,
         request_id=request.state.request_id,
     )
-    job, created = platform.submit(new)
+
+
+def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tuple[Job, bool]:
+    """The retraining's job, by a trigger as every retraining has one, and whether it is new."""
+    model = str(new.model)
+    ordered = ("params", "time_limit", "memory_limit", "key_id", "request_id")
+    order = plain({name: getattr(new, name) for name in ordered})
+    key = None if new.idempotency_key is None else f"order:{new.idempotency_key}"
+    consequences = platform.watcher.consequences
+    earlier = None
+    try:
+        asked = NewTrigger(
+            model, "manual", reason, cause_key=key, actor=caller.actor, evidence={ORDER: order}
+        )
+        trigger = consequences.ask(asked)
+    except ConflictError:
+        earlier = None if key is None else platform.triggers.by_key(model, key)
+        if earlier is None:
+            raise
+        if earlier.evidence[ORDER]["params"] != order["params"]:
+            raise idempotency_conflict(f"trigger {earlier.id}") from None
+        trigger = earlier if earlier.job_id else consequences.retrain(earlier)
+    return platform.jobs.get(str(trigger.job_id)), earlier is None
+
+
+def _accepted(job: Job, created: bool, response: Response) -> Accepted:
     response.headers["Location"] = f"/jobs/{job.id}"
     if not created:
         response.headers["Idempotent-Replayed"] = "true"

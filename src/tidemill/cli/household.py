@@ -19,6 +19,7 @@ from tidemill.errors import ConflictError
 from tidemill.settings import Settings
 
 KEY_FILE = "key"
+FIRST_KEY = "first key"
 
 
 @dataclass(frozen=True)
@@ -173,17 +174,37 @@ def _held(home: Path, text: str) -> ConflictError:
     )
 
 
-def ensure_key(settings: Settings) -> tuple[Path, bool]:
+def ensure_key(settings: Settings, *, recorded: bool = True) -> tuple[Path, bool]:
     """A key for this machine's user in a file only they can read, and whether it was made now.
 
     The server keeps only its hash; the file is the user's own copy, so that pasted commands work.
+
+    Args:
+        recorded: Whether the audit log gets a row, as for every other key; the database must be
+            there. A data plane alone has none.
+
+    Raises:
+        SettingsError: The database is at another schema.
+        UnavailableError: The database cannot be reached; no key was made.
     """
     path = settings.home / KEY_FILE
     if settings.keys_file.exists():
         return path, False
-    ring, token, _ = keyring.add(keyring.new_keyring(), ("admin",), name="first key")
-    keyring.save(settings.keys_file, ring)
+    token = (_recorded_key if recorded else _unrecorded_key)(settings)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(token)
     return path, True
+
+
+def _recorded_key(settings: Settings) -> str:
+    from tidemill.platform import Platform  # a second that only the first start pays
+
+    with contextlib.closing(Platform.open(settings)) as platform:
+        return platform.keys.create(("admin",), actor="cli", name=FIRST_KEY)[0]
+
+
+def _unrecorded_key(settings: Settings) -> str:
+    ring, token, _ = keyring.add(keyring.new_keyring(), ("admin",), name=FIRST_KEY)
+    keyring.save(settings.keys_file, ring)
+    return token

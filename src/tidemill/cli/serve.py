@@ -66,7 +66,7 @@ def serve(
     with household.hold_home(settings.home, at):
         household.check_port(host, port, "--port")
         start_logs(settings, "serve-cli")
-        key, fresh = household.ensure_key(settings)
+        key, fresh = household.ensure_key(settings, recorded=False)
         if not auth:
             terminal.err.print(f"[yellow]Keys are off:[/] whoever reaches {host}:{port} may ask.")
         wanted = models or ([settings.model_name] if settings.model_name else [])

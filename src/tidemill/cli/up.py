@@ -66,10 +66,10 @@ def up(
         if own_mlflow:
             household.check_port(host, mlflow_port, "--mlflow-port")
         start_logs(settings, "up")
-        key = household.ensure_key(settings)
         with supervising() as supervisor:
             if scaled:
                 settings = _start_servers(supervisor, settings, at)
+            key = household.ensure_key(settings)
             _start_serving(supervisor, settings, places, first)
             model, body = example_request(settings.shelf)
             pages = f"{at.api}/" if settings.console == "on" else None

@@ -17,6 +17,9 @@ from tidemill.stores.triggers import NewTrigger, Trigger, Triggers
 
 logger = logging.getLogger(__name__)
 
+#: What a person who asks for a retraining wants of its job: `params`, limits, `key_id` ...
+ORDER = "order"
+
 Submit = Callable[[NewJob], tuple[Job, bool]]
 
 
@@ -51,11 +54,14 @@ class Consequences:
     def ask(self, new: NewTrigger) -> Trigger:
         """Open a trigger by hand and begin its retraining.
 
+        What the job is to be given beside the trigger is in the evidence, under `ORDER`.
+
         Raises:
             ConflictError: The model is being retrained.
             NotFoundError: No project here trains the model.
         """
         self.place(new.model)
+        self.follow(new.model)  # what has ended must not stand in the way
         trigger = self.triggers.open(new)
         self.files.write(trigger)
         return self.retrain(trigger)
@@ -66,13 +72,16 @@ class Consequences:
             project = self.place(trigger.model)
         except (NotFoundError, ProjectError) as error:
             return self.triggers.close(trigger.id, "failed", {"error": str(error)})
+        order = dict(trigger.evidence.get(ORDER) or {})
+        params = dict(order.pop("params", {}))
         job, _ = self.submit(
             NewJob(
                 "retrain",
                 trigger.model,
                 project=project,
-                params={"trigger": trigger.id, "reason": trigger.reason},
+                params={**params, "trigger": trigger.id, "reason": trigger.reason},
                 idempotency_key=f"trigger:{trigger.id}",
+                **order,
             )
         )
         logger.info("%s is retrained by job %s: %s", trigger.model, job.id, trigger.reason)

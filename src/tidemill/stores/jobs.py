@@ -90,6 +90,15 @@ def _job(row: Mapping[Any, Any]) -> Job:
     return Job(**{name: row[name] for name in _NAMES})
 
 
+def idempotency_conflict(holder: str) -> ConflictError:
+    """An idempotency key was used before, for something else."""
+    return ConflictError(
+        f"The idempotency key belongs to {holder}, which asked for something else.",
+        field="Idempotency-Key",
+        remedy="Use a new key for each new request.",
+    )
+
+
 class Jobs:
     """The table of jobs in one database."""
 
@@ -127,11 +136,7 @@ class Jobs:
         earlier = _job(self._database.rows(query)[0])
         asked = (new.kind, new.model, plain(dict(new.params)))
         if asked != (earlier.kind, earlier.model, earlier.params):
-            raise ConflictError(
-                f"The idempotency key belongs to job {earlier.id}, which asked for something else.",
-                field="Idempotency-Key",
-                remedy="Use a new key for each new request.",
-            )
+            raise idempotency_conflict(f"job {earlier.id}")
         return earlier
 
     def get(self, job_id: str) -> Job:

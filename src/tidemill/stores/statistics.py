@@ -15,6 +15,7 @@ from tidemill.stores.pages import Page, read_page
 from tidemill.stores.schema import schema_version
 from tidemill.stores.tables import (
     api_metrics,
+    contests,
     drift_results,
     feedback,
     jobs,
@@ -37,6 +38,7 @@ CLEARABLE: dict[str, str] = {
     "drift_results": "time",
     "monitor_results": "time",
     "triggers": "closed",
+    "contests": "closed",
     "notices": "time",
     "jobs": "finished",
 }
@@ -52,6 +54,7 @@ _TABLES: dict[str, Table] = {
         monitor_results,
         notices,
         triggers,
+        contests,
         jobs,
     )
 }
@@ -172,7 +175,8 @@ def check_clearable(names: Sequence[str]) -> None:
 def clear(database: Database, names: Sequence[str], before: float) -> dict[str, int]:
     """Delete the rows older than a moment (seconds since the epoch); how many, by table.
 
-    Jobs that have not ended and triggers that are open stay.
+    Jobs that have not ended, triggers and contests that are open, and the newest contest of each
+    model, from which later retrainings start, stay.
     """
     check_clearable(names)
     deleted = {}
@@ -181,6 +185,9 @@ def clear(database: Database, names: Sequence[str], before: float) -> dict[str, 
         statement = delete(table).where(table.c[CLEARABLE[name]] < before)
         if name == "jobs":
             statement = statement.where(jobs.c.state.in_(FINAL))
+        if name == "contests":
+            newest = select(func.max(contests.c.id)).group_by(contests.c.model)
+            statement = statement.where(contests.c.id.not_in(newest))
         with database.write() as connection:
             deleted[name] = connection.execute(statement).rowcount
     return deleted

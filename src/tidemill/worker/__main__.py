@@ -52,7 +52,7 @@ def work(settings: Settings) -> None:
     """
     platform = Platform.open(settings)
     slots = Slots(settings.worker_concurrency)
-    attendant = Attendant(platform, f"{socket.gethostname()}:{os.getpid()}")
+    attendant = Attendant(platform, _identity())
     attendant.warm_up()
     app = make_celery(settings.broker_uri)
 
@@ -84,10 +84,15 @@ def work(settings: Settings) -> None:
         platform.close()
 
 
+def _identity() -> str:
+    """Who this worker is: its host and its process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker", description=__doc__)
     parser.add_argument("--concurrency", type=int, help="jobs at a time")
-    parser.add_argument("--name", default="worker", help="what its log file is called")
+    parser.add_argument("--name", default=None, help="its log file; default: host and process")
     given = parser.parse_args()
     changed = {} if given.concurrency is None else {"worker_concurrency": given.concurrency}
     settings = Settings(**changed)
@@ -95,8 +100,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Job processes run as this user anyway; a container's user is the place to decide it.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
+    # Workers started by hand must not rotate one common file.
+    name = given.name or f"worker-{_identity().replace(':', '-')}"
     logs.configure(
-        given.name, level=settings.log_level, style=settings.log_format, folder=settings.log_folder
+        name, level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     for noisy in ("celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
