@@ -59,15 +59,16 @@ from tidemill.settings import Settings
 from tidemill.stores.jobs import NewJob
 platform = Platform.open(Settings(**{held!r}))
 object.__setattr__(platform.doorbell, "ring", lambda _: os.kill(os.getpid(), signal.SIGKILL))
-platform.submit(NewJob("train", "flowers", {str(system.project)!r}, {{"only": ["patient"]}}))
+platform.submit(NewJob("probe"))
 platform.close()  # waits for the doorbell's thread, which dies with all of us
 """
     died = subprocess.run([sys.executable, "-c", code], check=False)
     assert died.returncode == -signal.SIGKILL
     (job,) = system.platform.jobs.page().items
     assert (job.state, job.sent) == ("queued", None)
-    system.start_worker()
-    system.assert_one_version_each(system.wait_for(job.id))
+    system.start_worker(**LIGHT)
+    (job,) = system.wait_for(job.id)
+    assert (job.state, job.attempts) == ("succeeded", 1)
 
 
 def test_a_killed_workers_trial_is_tried_again_and_the_others_are_not(scaled: Scaled) -> None:
@@ -89,20 +90,21 @@ def test_a_killed_workers_trial_is_tried_again_and_the_others_are_not(scaled: Sc
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_job_back_at_once(system: System) -> None:
-    first = system.start_worker()
-    job_id = system.train(held=True)
-    system.wait_for_fit()
+    first = system.start_worker(**LIGHT)
+    job_id = system.probe(5)
+    system.wait_for_stage(job_id, "probe")
     first.terminate()
     assert first.wait(LONG) == 0
     assert system.job(job_id).state == "waiting"
-    system.gate.touch()
-    system.start_worker()
-    system.assert_one_version_each(system.wait_for(job_id))
+    system.start_worker(**LIGHT)
+    (job,) = system.wait_for(job_id)
+    assert (job.state, job.attempts, job.failures) == ("succeeded", 2, 0)
 
 
 def test_two_hundred_jobs_survive_a_kill_every_two_seconds(scaled: Scaled) -> None:
-    """A worker is a victim once it has ended a job: on a machine so slow that two seconds are
-    shorter than a worker's start, nothing could ever be done otherwise."""
+    """A worker is a victim once it has ended a job: where two seconds are shorter than a worker's
+    start, nothing could ever be done otherwise. Killed at any moment of a training they are below.
+    """
     system, _, _ = scaled
     workers = [system.start_worker(**LIGHT) for _ in range(4)]
     ids = [system.probe(0.2) for _ in range(200)]
@@ -132,9 +134,9 @@ def _ended_by_process(system: System) -> Counter[int]:
 def test_trainings_survive_kills_at_any_moment_and_each_registers_once(scaled: Scaled) -> None:
     system, _, _ = scaled
     workers = [system.start_worker() for _ in range(2)]
-    ids = [system.train() for _ in range(6)]
+    ids = [system.train() for _ in range(4)]
     dice = random.Random(11)
-    for _ in range(4):
+    for _ in range(3):
         busy = wait_until(lambda: _busy(system, workers), "a worker at work", LONG)
         if busy == "all done":
             break
@@ -157,15 +159,15 @@ def _busy(system: System, workers: list[subprocess.Popen[bytes]]) -> list[int] |
     return [place for place, worker in enumerate(workers) if str(worker.pid) in held]
 
 
-def test_cancelling_stops_a_fit_and_frees_the_worker(system: System) -> None:
-    system.start_worker()
-    endless = system.train("endless")
-    system.wait_for_stage(endless, "fit")
-    system.platform.jobs.cancel(endless)
-    (job,) = system.wait_for(endless)
+def test_cancelling_stops_a_fit_and_frees_the_worker(embedded: System) -> None:
+    embedded.start_worker()
+    endless = embedded.train("endless")
+    embedded.wait_for_stage(endless, "fit")
+    embedded.platform.jobs.cancel(endless)
+    (job,) = embedded.wait_for(endless)
     assert job.state == "cancelled"
-    system.assert_one_version_each(system.wait_for(system.train()))
-    wait_until(lambda: system.open_runs() == [], "the cancelled run to be closed", LONG)
+    embedded.assert_one_version_each(embedded.wait_for(embedded.train()))
+    wait_until(lambda: embedded.open_runs() == [], "the cancelled run to be closed", LONG)
 
 
 def test_a_job_is_ended_at_its_limits_and_not_tried_again(embedded: System) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tidemill import keyring
+from tidemill.cli.household import ensure_key
 from tidemill.errors import NotFoundError, RequestError, UnavailableError
+from tidemill.platform import Platform
+from tidemill.settings import Settings
 from tidemill.stores.audit import Entry
 from tidemill.stores.keys import Keys, WatchedKeyring
 
@@ -112,3 +116,24 @@ def test_a_running_server_sees_changes_soon(
     assert watched.current().find(token) is None
     path.unlink()
     assert watched.current().keys == ()
+
+
+def test_the_first_key_of_a_home_is_recorded_and_made_once(home: Path) -> None:
+    settings = Settings()
+    path, made = ensure_key(settings)
+    assert made
+    assert path.stat().st_mode & 0o777 == 0o600
+    record = keyring.load(settings.keys_file).find(path.read_text())
+    assert record is not None
+    assert ensure_key(settings) == (path, False)
+    with closing(Platform.open(settings)) as platform:
+        (row,) = platform.audit.page().items
+    assert (row["action"], row["subject"], row["actor"]) == ("key.create", record.id, "cli")
+
+
+def test_without_a_database_no_first_key_is_made(home: Path) -> None:
+    settings = Settings(database_url="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with pytest.raises(UnavailableError):
+        ensure_key(settings)
+    assert not settings.keys_file.exists()
+    assert ensure_key(settings, recorded=False)[1]  # a data plane alone

@@ -1,0 +1,122 @@
+"""What the control plane's benchmarks run on: servers, processes, and trainings that last."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.servers import free_port
+from tidemill.platform import Platform
+from tidemill.settings import Settings
+from tidemill.stores.database import Database
+from tidemill.stores.jobs import NewJob
+from tidemill.stores.schema import migrate
+
+PROJECT = """
+from sklearn.neural_network import MLPClassifier
+from tidemill import Candidate, Project, sklearn_dataset
+
+
+def network(rounds: int = 1000) -> MLPClassifier:
+    return MLPClassifier((16,), max_iter=rounds, tol=0.0, n_iter_no_change=10**9, random_state=1)
+
+
+project = Project("flowers", sklearn_dataset("iris"), "target", [Candidate("net", network)])
+"""
+API = """
+import sys, uvicorn
+from tidemill.api.app import create_app
+from tidemill.platform import Platform
+from tidemill.settings import Settings
+uvicorn.run(create_app(Platform.open(Settings())), host="127.0.0.1", port=int(sys.argv[1]),
+            log_level="warning", access_log=False, lifespan="off")
+"""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    held = settings.model_dump(mode="json", exclude_none=True)
+    named = {f"TIDEMILL_{name.upper()}": str(value) for name, value in held.items()}
+    return {**os.environ, **named}
+
+
+@contextmanager
+def process(settings: Settings, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    with (settings.home / "benchmark.log").open("ab") as log:
+        started = subprocess.Popen(
+            [sys.executable, *command], env=environment(settings), stdout=log, stderr=log
+        )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        started.wait(30)
+
+
+@contextmanager
+def api(settings: Settings) -> Iterator[httpx.Client]:
+    port = free_port()
+    with (
+        process(settings, "-c", API, str(port)),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        until(lambda: answers(client), 60)
+        yield client
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise SystemExit("waited in vain")
+        time.sleep(0.05)
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds at p50, p95 and p99."""
+    ordered = sorted(seconds)
+    return {
+        f"p{q}": round(ordered[min(len(ordered) - 1, len(ordered) * q // 100)] * 1000, 1)
+        for q in (50, 95, 99)
+    }
+
+
+def opened(home: Path, **changes: Any) -> tuple[Settings, Platform]:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "flowers.py").write_text(PROJECT)
+    settings = Settings(
+        home=home, project=str(home / "flowers.py"), api_rate_limit="off", **changes
+    )
+    if settings.database_url:
+        database = Database(settings.database_uri)
+        migrate(database)
+        database.close()
+    return settings, Platform.open(settings)
+
+
+@contextmanager
+def training(settings: Settings, platform: Platform) -> Iterator[None]:
+    """Two fits that last as long as the block, on a worker that runs already."""
+    long = NewJob("train", "flowers", settings.project, {"overrides": {"net": {"rounds": 10**9}}})
+    busy = [platform.submit(long)[0].id for _ in range(2)]
+    until(lambda: all(platform.jobs.get(each).stage == "fit" for each in busy), 600)
+    try:
+        yield
+    finally:
+        for each in busy:
+            platform.jobs.cancel(each)
+        until(lambda: all(platform.jobs.get(each).done for each in busy), 120)
