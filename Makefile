@@ -9,7 +9,7 @@ MLFLOW_PORT ?= 5000
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: screenshots help up demo test test-all lint format bench-serving bench-drift bench-retraining clean
+.PHONY: docs screenshots help up demo test test-all lint format bench-serving bench-drift bench-retraining clean
 
 help:  ## List what can be made.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -41,6 +41,9 @@ bench-serving: $(VENV)/.dev  ## Compare serving with every peer (installs them; 
 
 bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks.
 	$(BIN)/python -m benchmarks.drift
+
+docs: $(VENV)/.dev  ## Build the site of docs/ into site/; warnings are errors.
+	$(BIN)/mkdocs build --strict --clean --quiet
 
 screenshots: $(VENV)/.dev  ## Write a picture of every page of the console into screenshots/ (needs Chromium).
 	$(BIN)/python scripts/screenshots.py --out screenshots --docs docs

@@ -55,7 +55,6 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
     "tidemill_shadow_dropped_total": ("Requests without a shadow, as the server was busy.", ()),
     "tidemill_disk_free_bytes": ("Room on the disk of a folder.", ()),
     "tidemill_disk_size_bytes": ("Size of the disk of a folder.", ()),
-    "tidemill_connections": ("Open connections.", ()),
 }  # fmt: skip
 
 #: Gauges about something that all processes share, which must not be summed over them.

@@ -1,0 +1,95 @@
+"""Settings of both planes, and the control plane's routes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .tables import code, table
+
+
+def settings_page() -> str:
+    """Every setting of both planes: its variable, its default, what it is for."""
+    from tidemill.serving.settings import ServingSettings
+    from tidemill.settings import Settings, variables
+
+    head = ["variable", "default", "what it is for"]
+    control = [
+        [
+            " or ".join(code(variable) for variable in variables(name, field)),
+            code(field.default),
+            field.description or "",
+        ]
+        for name, field in Settings.model_fields.items()
+    ]
+    hints = get_type_hints(ServingSettings, include_extras=True)
+    defaults = ServingSettings()
+    data = [
+        [f"`TIDEMILL_{name.upper()}`", code(getattr(defaults, name)), _described(hints[name])]
+        for name in ServingSettings.__struct_fields__
+    ]
+    lines = [
+        "# Settings",
+        "",
+        "From the environment, then (control plane) from `tidemill.toml` by the field's name, then",
+        "the default. With `_FILE` behind its name a variable names a file that holds the value.",
+        "",
+        "## Control plane",
+        "",
+        *table(head, control),
+        "## Data plane",
+        "",
+        *table(head, data),
+    ]
+    return "\n".join(lines)
+
+
+def routes_page() -> str:
+    """Every route of the control plane: what it does, who may call it, its parameters."""
+    schema = _schema()
+    rows = []
+    for path, verbs in schema["paths"].items():
+        for verb, operation in verbs.items():
+            named = [p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"]
+            parameters = ", ".join(f"`{name}`" for name in [*named, *_body(schema, operation)])
+            words = operation["description"].split("\n")[0]
+            rows.append([f"`{verb.upper()} {path}`", words, parameters])
+    lines = [
+        "# The control plane's routes",
+        "",
+        "Errors are `application/problem+json`. Lists give `items` and `next`; give `next` as",
+        "`cursor` for the next page. The schema is at `/api/openapi.json`, a page to try it at",
+        "`/api/docs`. A key goes in `X-API-Key` or `Authorization: Bearer`.",
+        "",
+        *table(["route", "what it does", "parameters"], rows),
+    ]
+    return "\n".join(lines)
+
+
+def _schema() -> dict[str, Any]:
+    from tidemill.api.app import create_app
+    from tidemill.platform import Platform
+    from tidemill.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        platform = Platform.open(Settings(home=Path(folder)))
+        schema: dict[str, Any] = create_app(platform).openapi()
+        platform.close()
+    return schema
+
+
+def _body(schema: dict[str, Any], operation: dict[str, Any]) -> list[str]:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    found = content.get("schema", {})
+    for option in [found, *found.get("anyOf", ())]:
+        if "$ref" in option:
+            return list(
+                schema["components"]["schemas"][option["$ref"].split("/")[-1]]["properties"]
+            )
+    return []
+
+
+def _described(hint: Any) -> str:
+    notes = getattr(hint, "__metadata__", ())
+    return next((note.description for note in notes if getattr(note, "description", None)), "")

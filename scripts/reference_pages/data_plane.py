@@ -1,0 +1,88 @@
+"""The data plane's routes, out of the OpenAPI document that it makes for a small model."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .tables import table
+
+BUNDLE = Path(__file__).parents[2] / "tests" / "data" / "iris-bundle"
+
+
+def page() -> str:
+    """Every route with its answers, and what each refusal means."""
+    from tidemill.serving.openapi import REFUSALS
+
+    made = _document()
+    rows = [
+        [
+            f"`{verb.upper()} {path.replace('/iris', '/{name}').replace('/versions/1', '/versions/{version}')}`",
+            _words(operation),
+            _scope(operation),
+            _answers(operation),
+        ]
+        for path, verbs in made["paths"].items()
+        for verb, operation in verbs.items()
+    ]
+    lines = [
+        "# The data plane's routes",
+        "",
+        "Made from the OpenAPI document at `/openapi.json`, which also has the schema of each model's",
+        "requests and answers, from its signature, with an example. [Serving](../serving.md) says how",
+        "rows are written, and what is refused.",
+        "",
+        *table(["route", "what it does", "key", "answers"], rows),
+        "## What a refusal means",
+        "",
+        *table(["status", "when"], [[str(code), words] for code, words in REFUSALS.items()]),
+        "## Errors",
+        "",
+        "Native routes answer `application/problem+json`:",
+        "",
+        *table(
+            ["field", "what it holds"],
+            [
+                [f"`{name}`", part.get("description", "as RFC 9457 has it")]
+                for name, part in made["components"]["schemas"]["Problem"]["properties"].items()
+            ],
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _document() -> dict[str, Any]:
+    from tidemill import bundle
+    from tidemill.serving import shelf
+    from tidemill.serving.service import Service
+    from tidemill.serving.settings import ServingSettings
+
+    async def describe(settings: ServingSettings) -> dict[str, Any]:
+        service = Service(settings)
+        await service.start()
+        try:
+            return service.openapi()
+        finally:
+            await service.stop()
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "shelf"
+        digest = bundle.read(BUNDLE).digest
+        placed = shelf.place(place, "iris", "1", BUNDLE, digest)
+        shelf.write_state(place, shelf.ShelfState(default="iris", models={"iris": placed}))
+        return asyncio.run(describe(ServingSettings(home=folder, journal="off")))
+
+
+def _words(operation: dict[str, Any]) -> str:
+    words: str = operation.get("summary") or operation.get("description", "").split("\n")[0]
+    return words.replace(" species", "")  # what the small model predicts
+
+
+def _scope(operation: dict[str, Any]) -> str:
+    return "`predict`" if operation.get("security") else "none"
+
+
+def _answers(operation: dict[str, Any]) -> str:
+    return ", ".join(sorted(operation["responses"]))

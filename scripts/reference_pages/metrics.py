@@ -1,0 +1,101 @@
+"""Every Prometheus metric of both planes, with its labels."""
+
+from __future__ import annotations
+
+import ast
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .tables import code, table
+
+
+def page() -> str:
+    """Two tables: the data plane's from its own table of metrics, the other from its registry."""
+    head = ["metric", "kind", "labels", "what it counts"]
+    lines = [
+        "# Metrics",
+        "",
+        "In Prometheus' text format. `tidemill up` shows both planes at `/metrics`.",
+        "",
+        "## Data plane",
+        "",
+        "At `/metrics` of each serving process; those of all `--workers` are summed.",
+        "",
+        *table(head, _data_plane()),
+        "## Control plane",
+        "",
+        "At `/api/metrics`, and those that begin with `tidemill_ingest` on",
+        "`TIDEMILL_INGEST_METRICS_PORT` where ingest runs apart.",
+        "",
+        *table(head, _control_plane()),
+    ]
+    return "\n".join(lines)
+
+
+def _data_plane() -> list[list[str]]:
+    import tidemill
+    from tidemill.serving.metrics import METRICS
+
+    used = _uses(Path(tidemill.__file__).parent)
+    # Both come from one observation of each request.
+    labels = ["method", "route", "code"]
+    used["http_requests_total"] = ("counter", labels)
+    used["http_request_duration_seconds"] = ("histogram", labels)
+    return [
+        [f"`{name}`", used[name][0], ", ".join(map(code, used[name][1])), words]
+        for name, (words, _) in METRICS.items()
+    ]
+
+
+def _uses(folder: Path) -> dict[str, tuple[str, list[str]]]:
+    """Kind and labels of each metric, read off the calls that make its series."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for path in folder.rglob("*.py"):
+        common: list[str] = []
+        for node in _in_order(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                if getattr(node.targets[0], "id", "") == "labels":
+                    common = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+            elif kind := _kind(node):
+                names = [k.arg for k in node.keywords if k.arg]
+                spread = any(k.arg is None for k in node.keywords)
+                found[node.args[0].value] = (kind, [*(common if spread else ()), *names])
+    return found
+
+
+def _in_order(tree: ast.AST) -> list[Any]:
+    nodes = [node for node in ast.walk(tree) if hasattr(node, "lineno")]
+    return sorted(nodes, key=lambda node: (node.lineno, node.col_offset))
+
+
+def _kind(node: Any) -> str | None:
+    """counter, gauge or histogram where the node is a call that makes such a series."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+        return None
+    named = isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
+    return node.func.attr if named and node.func.attr in ("counter", "gauge", "histogram") else None
+
+
+def _control_plane() -> list[list[str]]:
+    from tidemill.api.app import create_app
+    from tidemill.platform import Platform
+    from tidemill.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        platform = Platform.open(Settings(home=Path(folder)))
+        registry = create_app(platform).state.tidemill.metrics.registry
+        rows = [row for collector in registry._collector_to_names for row in _described(collector)]
+        platform.close()
+    return rows
+
+
+def _described(collector: Any) -> list[list[str]]:
+    rows = []
+    for family in collector.describe():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = getattr(family, "_labelnames", None) or getattr(collector, "_labelnames", ())
+        rows.append(
+            [f"`{name}`", family.type, ", ".join(map(code, labels)), f"{family.documentation}."]
+        )
+    return rows

@@ -1,0 +1,62 @@
+"""Whether a program said what a page shows."""
+
+from __future__ import annotations
+
+import re
+
+NUMBER = r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
+TOKEN = re.compile(
+    rf"(?P<any>\.\.\.)|(?P<place>/home/you\S*)|(?P<id>\b(?=[0-9a-f-]*\d)[0-9a-f-]{{8,}}\b)"
+    rf"|(?P<time>\d{{4}}-\d\d-\d\d[T ]\d\d:\d\d\S*)|(?P<rule>─+)|(?P<space>\s+)|(?P<number>{NUMBER})"
+)
+#: How far a shown number with a decimal point may be off: processors round differently.
+ABSOLUTE, RELATIVE = 0.02, 0.05
+
+
+def missing(shown: list[str], said: str, *, numbers: bool = True) -> str | None:
+    """The first shown line that was not said after those before it; None when all were.
+
+    Args:
+        shown: Lines of the page. `...` stands for anything, also in a line; ids, times and paths
+            below /home/you stand for others of their kind.
+        numbers: Whether numbers have to be the same, those with a decimal point nearly.
+    """
+    left = [line for line in said.splitlines() if line.strip()]
+    for line in shown:
+        if not line.strip() or line.strip() == "...":
+            continue
+        pattern, values = _pattern(line.strip())
+        while left:
+            match = pattern.fullmatch(left.pop(0).strip())
+            if match and (not numbers or _near(values, list(match.groups()))):
+                break
+        else:
+            return line
+    return None
+
+
+def _pattern(line: str) -> tuple[re.Pattern[str], list[str]]:
+    parts, values, end = [], [], 0
+    for token in TOKEN.finditer(line):
+        parts.append(re.escape(line[end : token.start()]))
+        kind = token.lastgroup or ""
+        if kind == "number":
+            values.append(token[0])
+        parts.append(
+            {
+                "any": ".*", "place": r"\S+", "id": r"[0-9a-f-]+", "time": r"\d{4}-\d\d-\d\d\S*",
+                "rule": "[─-]+", "space": r"\s+", "number": f"({NUMBER})",
+            }[kind]
+        )  # fmt: skip
+        end = token.end()
+    return re.compile("".join(parts) + re.escape(line[end:])), values
+
+
+def _near(shown: list[str], said: list[str]) -> bool:
+    return all(_same(a, b) for a, b in zip(shown, said, strict=True))
+
+
+def _same(shown: str, said: str) -> bool:
+    a, b = float(shown.replace(",", "")), float(said.replace(",", ""))
+    exact = "." not in shown
+    return a == b if exact else abs(a - b) <= max(ABSOLUTE, RELATIVE * abs(a))

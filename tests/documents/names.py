@@ -1,0 +1,95 @@
+"""Whether what a page names is there: commands with their options, settings, routes, metrics."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def check_commands(text: str, place: str) -> None:
+    """Every `tidemill ...` in a shell line is a command there is, with options it has."""
+    for line in re.split(r"\n|&&|;|\|", text.replace("\\\n", " ")):
+        words = _words(line)
+        if "tidemill" in words:
+            check_words(words[words.index("tidemill") + 1 :], place)
+
+
+def check_words(words: list[str], place: str) -> None:
+    """The words after `tidemill` name a command, and options that it has."""
+    command = root()
+    for word in words:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            assert name in options(command), f"{place}: `{command.name}` has no {name}"
+        elif hasattr(command, "commands"):
+            assert word in command.commands, f"{place}: there is no command `{word}`"
+            command = command.commands[word]
+
+
+@functools.cache
+def root() -> Any:
+    import typer
+
+    from tidemill.cli import app
+
+    return typer.main.get_command(app)
+
+
+def options(command: Any) -> set[str]:
+    found = {"--help", "-h"}
+    for parameter in command.params:
+        found.update(parameter.opts)
+        found.update(parameter.secondary_opts)
+    return found
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:
+        return line.split()
+
+
+@functools.cache
+def settings() -> set[str]:
+    """Every variable that the reference of settings names."""
+    return set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (REFERENCE / "settings.md").read_text()))
+
+
+@functools.cache
+def metrics() -> set[str]:
+    return set(re.findall(r"^\| `(\w+)`", (REFERENCE / "metrics.md").read_text(), re.MULTILINE))
+
+
+@functools.cache
+def routes() -> set[tuple[str, str]]:
+    text = (REFERENCE / "routes.md").read_text() + (REFERENCE / "predictions.md").read_text()
+    return set(re.findall(r"^\| `([A-Z]+) (\S+?)`", text, re.MULTILINE))
+
+
+def is_route(verb: str, path: str) -> bool:
+    """Whether the path fits a route's template."""
+    path = path.split("?")[0]
+    for known, template in routes():
+        pattern = re.sub(r"\\{[^/]+\\}", "[^/]+", re.escape(template).replace("\\{", "\\{"))
+        if known == verb and re.fullmatch(pattern, path):
+            return True
+    return False
+
+
+def inline_code(path: Path) -> Iterator[tuple[str, str]]:
+    """Every inline code span outside blocks, with its place."""
+    fenced = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.startswith("```"):
+            fenced = not fenced
+        if not fenced:
+            for span in re.findall(r"`([^`]+)`", line):
+                yield span, f"{path.relative_to(ROOT)}:{number}"

@@ -1,0 +1,129 @@
+"""A shell in a scratch folder: what a reader's terminals do, one command after another."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.servers import free_port
+
+PATIENCE = 240.0
+STAYS = re.compile(r"^(make up|tidemill (up|serve|api))\b")
+UP = "Tidemill is up."
+PORT = re.compile(r"(?<=:)\d{4}\b|(?<=port )\d{4}\b|(?<=PORT=)\d{4}\b")
+
+
+@dataclass
+class Session:
+    """Commands share the folder they are in and every variable that one of them sets.
+
+    Ports that a page names are free ones here, and are called by the page's names in outputs.
+    """
+
+    folder: Path
+    ports: dict[str, str] = field(default_factory=dict)
+    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def run(self, command: str) -> tuple[int, str]:
+        """Run to the end; a server is left running once it says that it is up."""
+        script = self.folder / ".script"
+        state, place = self.folder / ".state", self.folder / ".place"
+        script.write_text(
+            f'[ -f {state} ] && . {state}\n[ -f {place} ] && cd "$(cat {place})"\n'
+            f"trap 'pwd >{place}; export -p >{state}' EXIT\nset -aeo pipefail\n"
+            f"{self._local(command)}\n"
+        )
+        if STAYS.match(command):
+            return 0, self._start(script)
+        done = subprocess.run(
+            ["bash", str(script)],
+            cwd=self.folder / "work",
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return done.returncode, self._named(done.stdout.decode())
+
+    def stop(self) -> None:
+        """End the servers as Ctrl-C does."""
+        for server in self.servers:
+            server.send_signal(signal.SIGINT)
+        for server in self.servers:
+            server.wait(PATIENCE)
+        self.servers.clear()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        programs = str(Path(sys.executable).parent)
+        return {
+            **os.environ,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "COLUMNS": "98",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONWARNINGS": "ignore",
+        }
+
+    def _start(self, script: Path) -> str:
+        log = self.folder / f"server-{len(self.servers)}.log"
+        with log.open("wb") as out:
+            server = subprocess.Popen(
+                ["bash", str(script)],
+                cwd=self.folder / "work",
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.servers.append(server)
+        self._wait(lambda: UP in log.read_text() or server.poll() is not None, "a server", log)
+        assert server.poll() is None, f"the server ended:\n{log.read_text()}"
+        # The request to paste comes after the addresses, a blank line after that.
+        self._wait(lambda: log.read_text().endswith("\n\n"), "its greeting", log)
+        return self._named(log.read_text())
+
+    def _wait(self, true: Callable[[], bool], what: str, log: Path) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not true():
+            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{log.read_text()}"
+            time.sleep(0.05)
+
+    def _local(self, command: str) -> str:
+        if match := STAYS.match(command):
+            command = f"exec {self._with_ports(command, match[1])}"
+        return PORT.sub(lambda match: self._port(match[0]), command)
+
+    def _with_ports(self, command: str, program: str) -> str:
+        if program == "make up":
+            return command if "PORT=" in command else f"{command} PORT=8000 MLFLOW_PORT=5000"
+        if "--port" not in command:
+            command += " --port 8000"
+        if program == "tidemill up" and "--mlflow-port" not in command:
+            command += " --mlflow-port 5000"
+        return command
+
+    def _port(self, number: str) -> str:
+        # A port that the page does not serve on is somebody else's: PostgreSQL, Redis.
+        if number in ("5432", "6379"):
+            return number
+        return self.ports.setdefault(number, str(free_port()))
+
+    def _named(self, output: str) -> str:
+        for number, port in self.ports.items():
+            output = re.sub(rf"(?<=:){port}\b", number, output)
+        return output
+
+
+def quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,36 @@
+"""What the pages name in passing is there: commands, options, settings, routes, metrics, files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.documents import names
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Decisions tell what was; only the pages that tell what is are held to it.
+PAGES = [path for path in PAGES if path.parent.name != "decisions"]
+FILE = re.compile(r"^(deploy|tests|scripts|src|benchmarks)/[\w./-]+$")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_names_is_there(path: Path) -> None:
+    for span, place in names.inline_code(path):
+        if span.startswith("tidemill "):
+            names.check_commands(span, place)
+        elif re.fullmatch(r"TIDEMILL_[A-Z0-9_]+(=.*)?", span):
+            name = span.partition("=")[0].removesuffix("_FILE")
+            assert name in names.settings(), f"{place}: there is no setting {name}"
+        elif match := re.fullmatch(r"(GET|POST|PUT|DELETE) (/\S*)", span):
+            assert names.is_route(match[1], match[2]), f"{place}: there is no route {span}"
+        elif match := re.match(r"(tidemill_\w+|model_predictions_total|http_request\w+)", span):
+            known = names.metrics() | {f"{n}_{s}" for n in names.metrics() for s in ("low", "high")}
+            assert match[0] in known, f"{place}: there is no metric {match[0]}"
+        elif FILE.match(span):
+            assert (ROOT / span).exists(), f"{place}: there is no file {span}"
+        elif match := re.fullmatch(r"make ([a-z-]+)( .*)?", span):
+            makefile = (ROOT / "Makefile").read_text()
+            assert re.search(rf"^{match[1]}:", makefile, re.MULTILINE), f"{place}: {span}"
