@@ -78,7 +78,7 @@ def read_page(path: Path) -> Page:
 
 def _words(said: str, place: str) -> dict[str, str]:
     words = {}
-    for part in said.split(", "):
+    for part in re.split(rf", (?=(?:{'|'.join(VERBS)})\b)", said):
         verb, _, rest = part.strip().partition(" ")
         if verb not in VERBS or (verb in ("parse", "file", "exit") and not rest):
             raise ValueError(f"{place}: `test: {said}` means nothing")

@@ -54,7 +54,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     made.stop()
 
 
-@pytest.mark.parametrize("page", _parameters())
+@pytest.mark.parametrize("page", list(_parameters()))
 def test_what_a_page_shows_is_what_happens(
     page: Page, session: Session, request: pytest.FixtureRequest
 ) -> None:
