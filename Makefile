@@ -43,7 +43,7 @@ bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks
 	$(BIN)/python -m benchmarks.drift
 
 docs: $(VENV)/.dev  ## Build the site of docs/ into site/; warnings are errors.
-	$(BIN)/mkdocs build --strict --clean --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 screenshots: $(VENV)/.dev  ## Write a picture of every page of the console into screenshots/ (needs Chromium).
 	$(BIN)/python scripts/screenshots.py --out screenshots --docs docs

@@ -19,7 +19,7 @@ def page() -> str:
     made = _document()
     rows = [
         [
-            f"`{verb.upper()} {path.replace('/iris', '/{name}').replace('/versions/1', '/versions/{version}')}`",
+            f"`{verb.upper()} {_template(path)}`",
             _words(operation),
             _scope(operation),
             _answers(operation),
@@ -30,9 +30,9 @@ def page() -> str:
     lines = [
         "# The data plane's routes",
         "",
-        "Made from the OpenAPI document at `/openapi.json`, which also has the schema of each model's",
-        "requests and answers, from its signature, with an example. [Serving](../serving.md) says how",
-        "rows are written, and what is refused.",
+        "Made from the OpenAPI document at `/openapi.json`, which also has the schema of each",
+        "model's requests and answers, from its signature, with an example.",
+        "[Serving](../serving.md) says how rows are written, and what is refused.",
         "",
         *table(["route", "what it does", "key", "answers"], rows),
         "## What a refusal means",
@@ -73,6 +73,10 @@ def _document() -> dict[str, Any]:
         placed = shelf.place(place, "iris", "1", BUNDLE, digest)
         shelf.write_state(place, shelf.ShelfState(default="iris", models={"iris": placed}))
         return asyncio.run(describe(ServingSettings(home=folder, journal="off")))
+
+
+def _template(path: str) -> str:
+    return path.replace("/iris", "/{name}").replace("/versions/1", "/versions/{version}")
 
 
 def _words(operation: dict[str, Any]) -> str:

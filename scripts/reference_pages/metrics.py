@@ -25,7 +25,7 @@ def page() -> str:
         *table(head, _data_plane()),
         "## Control plane",
         "",
-        "At `/api/metrics`, and those that begin with `tidemill_ingest` on",
+        "At `/api/metrics`, and those named `tidemill_ingest_*` on",
         "`TIDEMILL_INGEST_METRICS_PORT` where ingest runs apart.",
         "",
         *table(head, _control_plane()),

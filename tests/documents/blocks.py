@@ -5,14 +5,16 @@ language does not fit:
 
     parse REASON      look at its syntax only; the reason says what is missing to run it
     file PATH         write it to a file
+    shows PATH        it is, as Python, a statement of that file
     exit N            its last command ends with this code
     retry             run the command until its output is as shown
     numbers vary      compare the output without its numbers
     output varies     run it and compare nothing
 
 A comment whose first line is `test: run` holds commands that run and are not shown. `test: stop`
-ends the servers that were started; `test: slow`, `test: home` and `test: checkout` are about the
-whole page: it takes long, begins in a folder with a promoted model, or in one with a Makefile.
+ends the servers that were started. The others are about the whole page: `slow`, it takes long;
+`home`, it begins in a folder with a promoted model; `checkout`, with a Makefile; `servers`, it
+names a PostgreSQL and a Redis at example.org; `torch`, its commands need PyTorch.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 COMMENT = re.compile(r"<!--\s*test:\s*(.*?)-->", re.DOTALL)
-PAGE_WORDS = {"slow", "home", "checkout"}
-VERBS = {"parse", "file", "exit", "retry", "numbers", "output"}
+PAGE_WORDS = {"slow", "home", "checkout", "servers", "torch"}
+VERBS = {"parse", "file", "shows", "exit", "retry", "numbers", "output"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _words(said: str, place: str) -> dict[str, str]:
     words = {}
     for part in re.split(rf", (?=(?:{'|'.join(VERBS)})\b)", said):
         verb, _, rest = part.strip().partition(" ")
-        if verb not in VERBS or (verb in ("parse", "file", "exit") and not rest):
+        if verb not in VERBS or (verb in ("parse", "file", "shows", "exit") and not rest):
             raise ValueError(f"{place}: `test: {said}` means nothing")
         words[verb] = rest
     return words

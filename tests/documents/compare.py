@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
-TOKEN = re.compile(
-    rf"(?P<any>\.\.\.)|(?P<place>/home/you\S*)|(?P<id>\b(?=[0-9a-f-]*\d)[0-9a-f-]{{8,}}\b)"
-    rf"|(?P<time>\d{{4}}-\d\d-\d\d[T ]\d\d:\d\d\S*)|(?P<rule>─+)|(?P<space>\s+)|(?P<number>{NUMBER})"
-)
+#: What stands in a shown line for others of its kind, and what it is found by.
+KINDS = {
+    "any": (r"\.\.\.", ".*"),
+    "place": (r"/home/you\S*", r"\S+"),
+    "time": (r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d\S*)?", r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d\S*)?"),
+    "id": (r"\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,}\b", "[0-9a-f]+"),
+    "rule": ("─+", "[─-]+"),
+    "space": (r"\s+", r"\s+"),
+    "number": (NUMBER, f"({NUMBER})"),
+}
+TOKEN = re.compile("|".join(f"(?P<{kind}>{shown})" for kind, (shown, _) in KINDS.items()))
 #: How far a shown number with a decimal point may be off: processors round differently.
 ABSOLUTE, RELATIVE = 0.02, 0.05
 
@@ -42,12 +49,7 @@ def _pattern(line: str) -> tuple[re.Pattern[str], list[str]]:
         kind = token.lastgroup or ""
         if kind == "number":
             values.append(token[0])
-        parts.append(
-            {
-                "any": ".*", "place": r"\S+", "id": r"[0-9a-f-]+", "time": r"\d{4}-\d\d-\d\d\S*",
-                "rule": "[─-]+", "space": r"\s+", "number": f"({NUMBER})",
-            }[kind]
-        )  # fmt: skip
+        parts.append(KINDS[kind][1])
         end = token.end()
     return re.compile("".join(parts) + re.escape(line[end:])), values
 

@@ -59,8 +59,10 @@ def _words(line: str) -> list[str]:
 
 @functools.cache
 def settings() -> set[str]:
-    """Every variable that the reference of settings names."""
-    return set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (REFERENCE / "settings.md").read_text()))
+    """Every variable of the reference, of single commands, and of the compose file."""
+    named = re.findall(r"`([A-Z][A-Z0-9_]+)`", (REFERENCE / "settings.md").read_text())
+    others = (REFERENCE / "cli.md").read_text() + (ROOT / "deploy" / "compose.yaml").read_text()
+    return {*named, *re.findall(r"\bTIDEMILL_[A-Z_]+", others)}
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ class Session:
     folder: Path
     ports: dict[str, str] = field(default_factory=dict)
     servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    stands_for: dict[str, str] = field(default_factory=dict)
 
     def run(self, command: str) -> tuple[int, str]:
         """Run to the end; a server is left running once it says that it is up."""
@@ -62,6 +62,13 @@ class Session:
         for server in self.servers:
             server.wait(PATIENCE)
         self.servers.clear()
+
+    def path(self, name: str) -> Path:
+        """A file in the folder that the last command was in."""
+        place = self.folder / ".place"
+        here = Path(place.read_text().strip()) if place.exists() else self.folder / "work"
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        return here / name
 
     @property
     def environment(self) -> dict[str, str]:
@@ -102,6 +109,8 @@ class Session:
     def _local(self, command: str) -> str:
         if match := STAYS.match(command):
             command = f"exec {self._with_ports(command, match[1])}"
+        for shown, real in self.stands_for.items():
+            command = command.replace(shown, real)
         return PORT.sub(lambda match: self._port(match[0]), command)
 
     def _with_ports(self, command: str, program: str) -> str:
@@ -115,7 +124,7 @@ class Session:
 
     def _port(self, number: str) -> str:
         # A port that the page does not serve on is somebody else's: PostgreSQL, Redis.
-        if number in ("5432", "6379"):
+        if any(number in real for real in self.stands_for.values()):
             return number
         return self.ports.setdefault(number, str(free_port()))
 
@@ -123,7 +132,3 @@ class Session:
         for number, port in self.ports.items():
             output = re.sub(rf"(?<=:){port}\b", number, output)
         return output
-
-
-def quoted(path: Path) -> str:
-    return shlex.quote(str(path))

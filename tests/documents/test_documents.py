@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +44,9 @@ def home_with_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     (folder / "work").mkdir()
     session = Session(folder)
-    code, said = session.run("tidemill init churn && cd churn && tidemill train --promote")
+    code, said = session.run(
+        "tidemill init churn; cd churn; tidemill train --only logistic_regression --promote"
+    )
     assert code == 0, said
     return folder / "work" / "churn"
 
@@ -63,13 +68,30 @@ def test_what_a_page_shows_is_what_happens(
         made = request.getfixturevalue("home_with_model")
         shutil.copytree(made, work, dirs_exist_ok=True)
     if "checkout" in page.marks:
-        for name in ("Makefile", "pyproject.toml", "scripts", "src"):
-            (work / name).symlink_to(ROOT / name)
-        (work / ".venv").symlink_to(sys.prefix)
+        _check_out(work)
+    if "servers" in page.marks:
+        session.stands_for = {
+            "postgresql+psycopg://tidemill@db.example.org/tidemill": request.getfixturevalue(
+                "postgres_url"
+            ),
+            "redis://redis.example.org:6379/0": request.getfixturevalue("redis_url"),
+        }
+    if "torch" in page.marks and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed, and this page trains with it")
     said = ""
     for step in page.steps:
         place = f"{page.path.relative_to(ROOT)}:{step.line}"
         said = _follow(step, session, said, place)
+
+
+def _check_out(work: Path) -> None:
+    """As in a clone after `make .venv/.dev`; make finds nothing to install."""
+    for name in ("Makefile", "pyproject.toml", "scripts", "src"):
+        (work / name).symlink_to(ROOT / name)
+    (work / ".venv").mkdir()
+    (work / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
+    for stamp in (".standard", ".dev"):
+        (work / ".venv" / stamp).touch()
 
 
 def _follow(step: Step, session: Session, said: str, place: str) -> str:
@@ -77,7 +99,10 @@ def _follow(step: Step, session: Session, said: str, place: str) -> str:
     if step.language == "stop":
         session.stop()
     elif "file" in step.words:
-        _write(step, session)
+        session.path(step.words["file"]).write_text(step.text)
+    elif "shows" in step.words:
+        shown, there = _statements(step.text), session.path(step.words["shows"]).read_text()
+        assert shown <= _statements(there), f"{place} is not in {step.words['shows']}:\n{there}"
     elif step.language in SHELLS and "parse" not in step.words:
         for command, shown in commands(step):
             said = _run(command, shown, step, session, said, place)
@@ -111,12 +136,9 @@ def _run(
     return said
 
 
-def _write(step: Step, session: Session) -> None:
-    place = session.folder / ".place"
-    where = Path(place.read_text().strip()) if place.exists() else session.folder / "work"
-    path = where / step.words["file"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(step.text)
+def _statements(code: str) -> set[str]:
+    """The statements of a module, however they are laid out."""
+    return {ast.dump(node) for node in ast.parse(code).body}
 
 
 def _parse(step: Step, folder: Path, place: str) -> None:
@@ -128,6 +150,7 @@ def _parse(step: Step, folder: Path, place: str) -> None:
             done = subprocess.run(["bash", "-n", "-c", line], capture_output=True, check=False)
             assert done.returncode == 0, f"{place}: {done.stderr.decode()}"
             check_commands(line, place)
+            _check_manifests(line, place)
     elif step.language == "python":
         compile(step.text, place, "exec")
     elif step.language == "json":
@@ -144,6 +167,19 @@ def _parse(step: Step, folder: Path, place: str) -> None:
         _check_promql(step.text, folder, place)
     else:
         assert step.language == "text", f"{place}: nobody here can test `{step.language}`"
+
+
+def _check_manifests(line: str, place: str) -> None:
+    """What `kubectl apply -k` would send can be put together, where kubectl is installed."""
+    tool = shutil.which("kubectl")
+    folder = re.match(r"kubectl apply -k (\S+)", line)
+    if folder:
+        assert (ROOT / folder[1] / "kustomization.yaml").is_file(), f"{place}: no {folder[1]}"
+    if folder and tool:
+        done = subprocess.run(
+            [tool, "kustomize", str(ROOT / folder[1])], capture_output=True, check=False
+        )
+        assert done.returncode == 0, f"{place}: {done.stderr.decode()}"
 
 
 def _read_json(text: str) -> None:
