@@ -17,8 +17,10 @@ def check_commands(text: str, place: str) -> None:
     """Every `tidemill ...` in a shell line is a command there is, with options it has."""
     for line in re.split(r"\n|&&|;|\|", text.replace("\\\n", " ")):
         words = _words(line)
-        if "tidemill" in words:
-            check_words(words[words.index("tidemill") + 1 :], place)
+        while words and re.match(r"[A-Z_]+=", words[0]):  # variables of this one command
+            words.pop(0)
+        if words[:1] == ["tidemill"]:
+            check_words(words[1:], place)
 
 
 def check_words(words: list[str], place: str) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -107,8 +108,12 @@ def _follow(step: Step, session: Session, said: str, place: str) -> str:
         for command, shown in commands(step):
             said = _run(command, shown, step, session, said, place)
     elif step.language == "python" and "parse" not in step.words:
-        (session.folder / "block.py").write_text(step.text)
-        said = _run(f"python {session.folder}/block.py", [], step, session, said, place)
+        block = session.folder / "block.py"
+        block.write_text(step.text)
+        said = _run(f"PYTHONPATH=. python {block}", [], step, session, said, place)
+    elif step.language == "sql" and "parse" not in step.words:
+        query = f"import duckdb; print(duckdb.sql({step.text!r}).fetchall())"
+        said = _run(f"python -c {shlex.quote(query)}", [], step, session, said, place)
     else:
         _parse(step, session.folder, place)
     return said

@@ -28,7 +28,7 @@ def test_what_a_page_names_is_there(path: Path) -> None:
             assert names.is_route(match[1], match[2]), f"{place}: there is no route {span}"
         elif match := re.match(r"(tidemill_\w+|model_predictions_total|http_request\w+)", span):
             beginning = span.endswith("*")
-            known = [n for n in names.metrics() if n == match[0] or beginning and match[0] in n]
+            known = [n for n in names.metrics() if n == match[0] or (beginning and match[0] in n)]
             assert known, f"{place}: there is no metric {match[0]}"
         elif FILE.match(span) and not span.startswith("deploy/secrets"):  # made by make-secrets
             assert (ROOT / span).exists(), f"{place}: there is no file {span}"
