@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 COMMENT = re.compile(r"<!--\s*test:\s*(.*?)-->", re.DOTALL)
 PAGE_WORDS = {"slow", "home", "checkout", "servers", "torch"}
@@ -34,7 +35,7 @@ VERBS = {"parse", "file", "shows", "exit", "retry", "numbers", "output"}
 class Step:
     """A block, or what a comment asks for: `language` is then `hidden` or `stop`."""
 
-    line: int
+    place: str
     language: str
     text: str
     words: dict[str, str]
@@ -44,7 +45,7 @@ class Step:
 class Page:
     path: Path
     steps: list[Step]
-    marks: frozenset[str]
+    marks: set[str]
 
 
 def read_page(path: Path) -> Page:
@@ -53,29 +54,41 @@ def read_page(path: Path) -> Page:
     Raises:
         ValueError: A comment says something that has no meaning, or a block has no language.
     """
-    steps: list[Step] = []
-    marks: set[str] = set()
+    page = Page(path, [], set())
     words: dict[str, str] = {}
     for token in MarkdownIt().parse(path.read_text()):
-        line = token.map[0] + 1 if token.map else 0
+        place = f"{path}:{token.map[0] + 1 if token.map else 0}"
         if token.type in ("fence", "code_block"):
-            language = token.info.split()[0] if token.info.strip() else ""
-            if not language:
-                raise ValueError(f"{path}:{line}: a block without a language; plain text is `text`")
-            steps.append(Step(line, language, token.content, words))
+            page.steps.append(_block(token, words, place))
             words = {}
         elif token.type == "html_block":
             for match in COMMENT.finditer(token.content):
-                said, _, more = match[1].strip().partition("\n")
-                if said in PAGE_WORDS:
-                    marks.add(said)
-                elif said == "run":
-                    steps.append(Step(line, "hidden", more, {}))
-                elif said == "stop":
-                    steps.append(Step(line, "stop", "", {}))
-                else:
-                    words = _words(said, f"{path}:{line}")
-    return Page(path, steps, frozenset(marks))
+                words = _take(match[1].strip(), page, place)
+        elif words:
+            raise ValueError(f"{place}: a comment about a block, and no block follows")
+    if words:
+        raise ValueError(f"{path}: a comment about a block, and no block follows")
+    return page
+
+
+def _block(token: Token, words: dict[str, str], place: str) -> Step:
+    if not token.info.strip():
+        raise ValueError(f"{place}: a block without a language; plain text is `text`")
+    return Step(place, token.info.split()[0], token.content, words)
+
+
+def _take(said: str, page: Page, place: str) -> dict[str, str]:
+    """Do what a comment says about the page, or give what it says about the next block."""
+    verb, _, more = said.partition("\n")
+    if verb in PAGE_WORDS:
+        page.marks.add(verb)
+    elif verb == "run":
+        page.steps.append(Step(place, "hidden", more.strip(), {}))
+    elif verb == "stop":
+        page.steps.append(Step(place, "stop", "", {}))
+    else:
+        return _words(verb, place)
+    return {}
 
 
 def _words(said: str, place: str) -> dict[str, str]:

@@ -81,8 +81,7 @@ def test_what_a_page_shows_is_what_happens(
         pytest.skip("PyTorch is not installed, and this page trains with it")
     said = ""
     for step in page.steps:
-        place = f"{page.path.relative_to(ROOT)}:{step.line}"
-        said = _follow(step, session, said, place)
+        said = _follow(step, session, said)
 
 
 def _check_out(work: Path) -> None:
@@ -95,8 +94,9 @@ def _check_out(work: Path) -> None:
         (work / ".venv" / stamp).touch()
 
 
-def _follow(step: Step, session: Session, said: str, place: str) -> str:
+def _follow(step: Step, session: Session, said: str) -> str:
     """Do what a block says; what the last command printed."""
+    place = step.place.removeprefix(f"{ROOT}/")
     if step.language == "stop":
         session.stop()
     elif "file" in step.words:
