@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +13,7 @@ import typer
 from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.errors import InputError, TidemillError
+from tidemill.loop.interrupt import stop_asked
 
 if TYPE_CHECKING:
     from tidemill.loop.monitor import Keeper
@@ -64,13 +63,12 @@ def monitor(
     pace, seconds = span(every, "--every"), span(duration, "--for") if duration else None
     settings = open_settings(home)
     start_logs(settings, "monitor")
-    stop = threading.Event()
     with (
         contextlib.closing(
             Prober(url, key or _own_key(settings), models=model or (), timeout=timeout)
         ) as prober,
         _kept(settings) as keeper,
-        _stopping(stop),
+        stop_asked() as stop,
     ):
 
         def tell(look: Sequence[Probe]) -> None:
@@ -131,19 +129,6 @@ def _kept(settings: Settings) -> Iterator[Keeper]:
         keeper.keep([])
     finally:
         database.close()
-
-
-@contextlib.contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM end the watch, and what was found is reported."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda _number, _frame: stop.set())
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print(look: Sequence[Probe]) -> None:

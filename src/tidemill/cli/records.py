@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
+from tidemill.loop.interrupt import stop_asked
 
 if TYPE_CHECKING:
     from tidemill.loop.drain import Ingest
@@ -54,11 +53,9 @@ def ingest(
             words = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
             terminal.out.print(f"Stored: {words}.", markup=False)
         return
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
     terminal.err.print(f"Storing what comes to {settings.journal}. Ctrl-C ends it.", markup=False)
-    process.run(settings, stop)
+    with stop_asked() as stop:
+        process.run(settings, stop)
 
 
 def feedback(

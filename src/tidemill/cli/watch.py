@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 from tidemill.cli import terminal
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
+from tidemill.loop.interrupt import stop_asked
 
 if TYPE_CHECKING:
     from tidemill.loop.watch import Tick
@@ -63,11 +62,9 @@ def watch(
         return
     from tidemill.worker.watching import watch as watch_on
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
     terminal.err.print("Watching. Ctrl-C ends it.")
-    watch_on(settings, stop, models or [], pause)
+    with stop_asked() as stop:
+        watch_on(settings, stop, models or [], pause)
 
 
 def _look(platform: Platform, models: list[str], now: bool) -> list[Tick]:

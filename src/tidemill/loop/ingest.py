@@ -22,16 +22,15 @@ import argparse
 import contextlib
 import gc
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 
 from tidemill import logs
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.loop.drain import Ingest
 from tidemill.loop.ingest_state import IngestState, serve_metrics, write_state
+from tidemill.loop.interrupt import stop_asked
 from tidemill.loop.retention import Retention
 from tidemill.loop.signatures import Signatures, in_registry, on_shelf
 from tidemill.settings import Settings
@@ -131,19 +130,13 @@ def run(settings: Settings, stop: threading.Event) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ingest until SIGTERM or SIGINT; what the settings say holds."""
     argparse.ArgumentParser(prog="python -m tidemill.loop.ingest").parse_args(arguments)
-    stop = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
     settings = Settings()
     logs.configure(
         "ingest", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     prefer_throughput()
-    run(settings, stop)
+    with stop_asked() as stop:
+        run(settings, stop)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -27,6 +26,7 @@ from pathlib import Path
 from tidemill import logs
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ExportError
+from tidemill.loop.interrupt import stop_asked
 from tidemill.serving.remote import loaded_mark, socket_path
 from tidemill.serving.shelf import Placed, StateWatch, open_bundle
 from tidemill.settings import Settings
@@ -223,14 +223,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.loop.keeper")
     parser.add_argument("--shelf", type=Path, help="the folder of bundles; by default the home's")
     given = parser.parse_args(arguments)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     settings = Settings()
     logs.configure(
         "keeper", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    keep(Keeper(settings.home, given.shelf or settings.shelf), stop)
+    with stop_asked() as stop:
+        keep(Keeper(settings.home, given.shelf or settings.shelf), stop)
 
 
 def _pid(worker: Worker) -> int:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 from tidemill import logs
 from tidemill.errors import SettingsError, UnavailableError
+from tidemill.loop.interrupt import stop_asked
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.notices import Courier, Hook
@@ -70,18 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("models", nargs="*", help="which models; nothing means all")
     parser.add_argument("--every", type=float, help="seconds between two looks at each model")
     given = parser.parse_args(arguments)
-    stop = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
     settings = Settings()
     logs.configure(
         "watch", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    watch(settings, stop, given.models, given.every)
+    with stop_asked() as stop:
+        watch(settings, stop, given.models, given.every)
 
 
 if __name__ == "__main__":
