@@ -23,6 +23,7 @@ from tidemill.stores.feedback import Feedback
 from tidemill.stores.jobs import Job, Jobs, NewJob
 from tidemill.stores.keys import Keys
 from tidemill.stores.link import PORTS, bound_waits
+from tidemill.stores.planner import advise_planner
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.quiet import quiet_mlflow
@@ -133,6 +134,7 @@ class Platform:
         """MLflow's client; importing it takes a second, so it is made when first needed."""
         bound_waits()
         quiet_mlflow()
+        advise_planner(self.settings.mlflow_uri)
         import mlflow
 
         return mlflow.MlflowClient(self.settings.mlflow_uri, self.settings.registry_uri)

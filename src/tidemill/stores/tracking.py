@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError
 from tidemill.stores.link import MlflowLink
+from tidemill.stores.planner import advise_planner
 from tidemill.stores.quiet import quiet_mlflow, without_warnings
 
 T = TypeVar("T")
@@ -100,7 +101,9 @@ class Tracking:
     def _new_experiment(self, name: str) -> str:
         place = self._artifact_location(name)
         try:
-            return str(self.call(lambda client: client.create_experiment(name, place)))
+            made = str(self.call(lambda client: client.create_experiment(name, place)))
+            advise_planner(self.tracking_uri)
+            return made
         except ConflictError:  # another process was faster
             found = self.call(lambda client: client.get_experiment_by_name(name))
             if found is None:
