@@ -62,7 +62,7 @@ def _advice_is_due(connection: sqlite3.Connection) -> bool:
     if "sqlite_stat1" not in names:
         return True
     query = "SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'latest_metrics'"
-    return connection.execute(query).fetchone() == (0,)
+    return bool(connection.execute(query).fetchone() == (0,))
 
 
 def _advise(connection: sqlite3.Connection) -> None:

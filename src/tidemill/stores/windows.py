@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from tidemill.signature import Column, Label, Signature
+
+if TYPE_CHECKING:  # a third of every program's start, and most make no window
+    import pandas as pd
 
 #: What a query for a window selects, in this order.
 FIELDS = (
@@ -175,6 +177,8 @@ def _frame(
     versions: NDArray[np.object_],
     signatures: Mapping[str, Signature],
 ) -> tuple[pd.DataFrame | None, NDArray[np.bool_]]:
+    import pandas as pd
+
     stored = np.zeros(len(versions), bool)
     parts = list(_parts(columns, versions, signatures))
     if not parts:
@@ -210,6 +214,8 @@ def _decode_inputs(
     held: Sequence[bytes], encoding: str, signature: Signature
 ) -> pd.DataFrame | None:
     """The inputs of rows of one version and encoding; None if they do not fit the signature."""
+    import pandas as pd
+
     names = column_names(signature)
     if encoding == "values":
         rows = msgspec.json.decode(b"[" + b",".join(held) + b"]")
@@ -229,6 +235,8 @@ def _decode_inputs(
 
 
 def _typed(values: Sequence[Any], column: Column) -> pd.Series[Any]:
+    import pandas as pd
+
     gaps = any(value is None for value in values)
     if column.kind == "text":
         texts = [np.nan if value is None else value for value in values] if gaps else values
