@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
+from tests.chaos.journal_writer import start_writer
 from tests.servers import private_postgres, wait_until
 from tests.unit.test_ingest import ids, stored, write
 from tests.unit.test_predictions import record
@@ -27,30 +28,6 @@ from tidemill.stores.tables import predictions
 
 pytestmark = pytest.mark.chaos
 LIVES = 25
-
-# Records and acknowledges turn after turn, some 10,000 predictions a second, in small segments.
-WRITER = """
-import random, sys, time
-from pathlib import Path
-from tidemill.serving.journal import Journal, JournalOptions
-
-folder, name = Path(sys.argv[1]), sys.argv[2]
-journal = Journal(folder, JournalOptions(segment_bytes=500_000), writer=name)
-number = 0
-while True:
-    turn = []
-    for _ in range(random.randint(1, 30)):
-        turn.append(f"{name}.{number}")
-        number += 1
-        journal.append(
-            id=turn[-1], time=time.time(), model="m", version="1", features=b"\\0" * 120,
-            encoding="f4", predictions=["yes"], probabilities=b"\\0" * 8, latency=0.0,
-        )
-    assert journal.commit()
-    sys.stdout.write("\\n".join(turn) + "\\n")
-    sys.stdout.flush()
-    time.sleep(0.002)
-"""
 
 # Imports once, then forks one ingest after another and kills each after a random while. It prints
 # a line for each life, so that the test knows how far it is.
@@ -78,10 +55,10 @@ for life in range(lives):
 """
 
 
-def start_writer(folder: Path, output: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, output: Path) -> subprocess.Popen[bytes]:
+    """Some 10,000 predictions a second, in small segments."""
     with output.open("wb") as out:
-        command = [sys.executable, "-c", WRITER, str(folder), output.name]
-        return subprocess.Popen(command, stdout=out)
+        return start_writer(folder, output.name, segment_bytes=500_000, pause=0.002, stdout=out)
 
 
 def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
@@ -89,7 +66,7 @@ def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
 ) -> None:
     folder = tmp_path / "journal"
     folder.mkdir()
-    writers = [start_writer(folder, tmp_path / name) for name in ("a", "b")]
+    writers = [start(folder, tmp_path / name) for name in ("a", "b")]
     labels = Feedback(database)
     killing = [sys.executable, "-c", KILLED, str(folder), database_url, str(LIVES)]
     with subprocess.Popen(killing, stdout=subprocess.PIPE, text=True) as killer:

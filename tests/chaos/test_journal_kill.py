@@ -10,38 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.journal_writer import start_writer
 from tidemill.serving.segments import discard, read_segment, segments
 
 pytestmark = pytest.mark.chaos
 
-# Records predictions in loop turns of random size and acknowledges each turn on its standard
-# output only after the commit, as a server's answers leave only then.
-WRITER = """
-import random, sys
-from pathlib import Path
-from tidemill.serving.journal import Journal, JournalOptions
-
-folder, name = Path(sys.argv[1]), sys.argv[2]
-journal = Journal(folder, JournalOptions(segment_bytes=20_000), writer=name)
-number = 0
-while True:
-    turn = []
-    for _ in range(random.randint(1, 30)):
-        turn.append(f"{name}.{number}")
-        number += 1
-        journal.append(
-            id=turn[-1], time=0.0, model="m", version="1", features=b"\\0" * 120, encoding="f4",
-            predictions=["yes"], probabilities=b"\\0" * 8, latency=0.0,
-        )
-    assert journal.commit()
-    sys.stdout.write("\\n".join(turn) + "\\n")
-    sys.stdout.flush()
-"""
-
 
 def start(folder: Path, name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, str(folder), name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return start_writer(folder, name, segment_bytes=20_000, stdout=subprocess.PIPE, text=True)
 
 
 def test_kill_9_loses_no_acknowledged_prediction(tmp_path: Path) -> None:

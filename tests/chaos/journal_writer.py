@@ -1,0 +1,50 @@
+"""A process that writes to the journal until it is killed, for tests that kill it or its reader.
+
+It records predictions in loop turns of random size and acknowledges each turn on its standard
+output only after the commit, as a server's answers leave only then.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+WRITER = """
+import random, sys, time
+from pathlib import Path
+from tidemill.serving.journal import Journal, JournalOptions
+
+folder, name, segment_bytes, pause = Path(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:])
+journal = Journal(folder, JournalOptions(segment_bytes=int(segment_bytes)), writer=name)
+number = 0
+while True:
+    turn = []
+    for _ in range(random.randint(1, 30)):
+        turn.append(f"{name}.{number}")
+        number += 1
+        journal.append(
+            id=turn[-1], time=time.time(), model="m", version="1", features=b"\\0" * 120,
+            encoding="f4", predictions=["yes"], probabilities=b"\\0" * 8, latency=0.0,
+        )
+    assert journal.commit()
+    sys.stdout.write("\\n".join(turn) + "\\n")
+    sys.stdout.flush()
+    time.sleep(pause)
+"""
+
+
+def start_writer(
+    folder: Path, name: str, *, segment_bytes: int, pause: float = 0.0, **options: Any
+) -> subprocess.Popen[Any]:
+    """Start one.
+
+    Args:
+        name: Begins the ids of its predictions, `NAME.0`, `NAME.1` ...
+        pause: Seconds between two turns.
+        options: Of `Popen`; its standard output has the ids, a line each.
+    """
+    sizes = (str(segment_bytes), str(pause))
+    command = [sys.executable, "-c", WRITER, str(folder), name, *sizes]
+    return subprocess.Popen(command, **options)
