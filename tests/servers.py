@@ -162,7 +162,12 @@ class MlflowServer:
         ]  # fmt: skip
         with (self.folder / "mlflow.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                # As `tidemill up` starts it: without five processes that nobody here needs.
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
         wait_until(self._answers, "the MLflow server to answer", 300)
 

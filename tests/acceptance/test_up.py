@@ -32,7 +32,9 @@ class Up:
     """A running `tidemill up`, and what it has printed so far."""
 
     def __init__(self, home: Path, *more: str) -> None:
-        self.ports = (free_port(), free_port())
+        port = free_port()
+        # Not the next one, which a second API would take.
+        self.ports = (port, next(p for p in iter(free_port, None) if abs(p - port) > 1))
         options = ["--home", str(home), "--port", str(self.ports[0])]
         options += ["--mlflow-port", str(self.ports[1]), *more]
         self.output = home.parent / "up.txt"
