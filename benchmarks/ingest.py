@@ -32,7 +32,8 @@ from tidemill.loop.drain import Ingest
 from tidemill.loop.ingest import prefer_throughput
 from tidemill.loop.signatures import Signatures
 from tidemill.serving.journal import Journal
-from tidemill.serving.segments import Record, read_folder
+from tidemill.serving.records import Record
+from tidemill.serving.segments import read_folder
 from tidemill.stores.database import Database
 from tidemill.stores.prediction_rows import Row, rows_of
 from tidemill.stores.schema import migrate

@@ -23,7 +23,7 @@ import numpy as np
 from sqlalchemy import insert, select
 
 from benchmarks.ingest import databases, timed
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 from tidemill.signature import Column, Signature
 from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback, NewLabel

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.bundle import Bundle
 from tidemill.platform import Platform
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 from tidemill.serving.shelf import Placed, ShelfState, place, read_state, write_state
 from tidemill.signature import Column, Signature
 from tidemill.steps.export import export_bundle

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from tests.unit.test_predictions import PLANTS, record
 from tidemill.errors import RequestError
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 from tidemill.signature import Column, Signature
 from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback, NewLabel, join_waiting

@@ -19,7 +19,8 @@ from tidemill.loop.ingest_state import IngestMetrics, IngestState, read_state, w
 from tidemill.loop.retention import Retention
 from tidemill.loop.signatures import Signatures, on_shelf
 from tidemill.serving.journal import Journal
-from tidemill.serving.segments import HEADER, Record, read_segment, segments
+from tidemill.serving.records import Record, Run
+from tidemill.serving.segments import HEADER, read_segment, segments
 from tidemill.serving.shelf import folder_name
 from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback, NewLabel
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write(journal: Journal, *records: Record) -> None:
     for each in records:
-        journal.add(each)
+        journal.add(Run.of(each))
     assert journal.commit()
 
 

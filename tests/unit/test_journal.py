@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,10 +18,13 @@ from hypothesis import strategies as st
 
 from tidemill.errors import SettingsError
 from tidemill.serving import journal as writing
+from tidemill.serving.ids import id_source
 from tidemill.serving.journal import Journal, JournalOptions, ModelRule
+from tidemill.serving.records import Record, Run
 from tidemill.serving.segments import (
+    FRAME,
+    HEADER,
     MARKER,
-    Record,
     discard,
     read_folder,
     read_segment,
@@ -433,6 +438,107 @@ def test_rules_sample_requests_and_leave_inputs_out(tmp_path: Path) -> None:
     assert (bare.features, bare.encoding, bare.inputs()) == (None, "none", None)
     assert bare.predictions == ["setosa"]
     assert not [r for r in found if r.model == "other"]
+
+
+def test_both_records_of_a_prediction_are_sampled_or_neither(tmp_path: Path) -> None:
+    next_id, share = id_source(lambda: 1_700_000_000.0), 0.3
+    journal = Journal(tmp_path, JournalOptions(rule=ModelRule(sample=share)))
+    for _ in range(5000):
+        id = next_id()
+        journal.append(**entry(id))
+        journal.append(**entry(id, role="shadow", version="4"))
+    journal.commit()
+    found = list(read_folder(tmp_path))
+    by_role = {r: {x.id for x in found if x.role == r} for r in ("champion", "shadow")}
+    assert by_role["champion"] == by_role["shadow"]
+    assert len(by_role["champion"]) == pytest.approx(5000 * share, rel=0.1)
+
+
+def old_segment(folder: Path, *records: Record) -> Path:
+    """A segment as Tidemill wrote them when each record stood by itself."""
+    path = folder / "1700000000000000-w-1-abc-000001.journal"
+    payload = msgspec.msgpack.encode(records)
+    frame = FRAME.pack(MARKER, len(payload), zlib.crc32(payload, 7)) + payload
+    path.write_bytes(HEADER.pack(b"TMJRNL1\n", 7) + frame)
+    return path
+
+
+def test_segments_of_the_first_version_are_read_beside_new_ones(tmp_path: Path) -> None:
+    write(Journal(tmp_path), ["new"])
+    (new,) = read_folder(tmp_path)
+    old = [msgspec.structs.replace(new, id=id) for id in ("old", "older")]
+    page = read_segment(old_segment(tmp_path, *old))
+    assert (page.records, page.finished, page.damaged) == (old, True, 0)
+    assert list(read_folder(tmp_path)) == [*old, new]
+
+
+def test_a_newer_tidemills_segment_is_not_taken_for_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "1700000000000000-w-1-abc-000001.journal"
+    path.write_bytes(HEADER.pack(b"TMJRNL9\n", 7) + b"what is to come")
+    with pytest.raises(OSError, match="newer Tidemill"):
+        read_segment(path)
+
+
+def run_of(counts: Sequence[int], **changes: Any) -> Run:
+    total, each = sum(counts), [f"r{n}" for n in range(len(counts))]
+    matrix = np.arange(2 * total, dtype="<f8")
+    columns = {
+        "features": matrix.tobytes(),
+        "predictions": [float(n) for n in range(total)],
+        "probabilities": np.arange(3 * total, dtype="<f4").tobytes(),
+        "encoding": "f8",
+        **changes,
+    }
+    return Run(
+        time=1.0, model="m", version="1", role="champion", sample=1.0, ids=each,
+        rows=list(counts), latencies=[n / 8 for n in range(len(counts))], request_ids=[*each],
+        key_ids=[None] * len(counts), **columns,
+    )  # fmt: skip
+
+
+@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=6), bare=st.booleans())
+def test_a_run_comes_back_as_the_records_of_its_requests(counts: list[int], bare: bool) -> None:
+    run = run_of(counts, **({"features": None, "probabilities": None} if bare else {}))
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        journal.add(run)
+        journal.add(run_of([1]))
+        assert journal.commit()
+        assert journal.state().records == len(counts) + 1
+        *found, last = read_folder(Path(folder))
+    assert [r.id for r in found] == run.ids
+    assert [r.rows for r in found] == counts
+    assert [r.latency for r in found] == run.latencies
+    assert [p for r in found for p in r.predictions] == run.predictions
+    if bare:
+        assert {(r.inputs(), r.probability_rows()) for r in found} == {(None, None)}
+    else:
+        inputs = [row for r in found for row in r.inputs() or ()]
+        assert inputs == np.arange(2.0 * sum(counts)).reshape(-1, 2).tolist()
+        likely = [row for r in found for row in r.probability_rows() or ()]
+        assert likely == np.arange(3.0 * sum(counts)).reshape(-1, 3).tolist()
+    assert last.id == "r0"
+
+
+@pytest.mark.parametrize("name", ["predictions", "features", "probabilities"])
+def test_columns_that_do_not_fit_cost_their_frame_alone(name: str, tmp_path: Path) -> None:
+    short = {"predictions": [0.0], "features": b"12345", "probabilities": b"1234567"}
+    journal = Journal(tmp_path)
+    journal.add(run_of([1, 2], **{name: short[name]}))
+    journal.commit()
+    write(journal, ["b"])
+    page = read_segment(only_segment(tmp_path))
+    assert [r.id for r in page.records] == ["b"]
+    assert page.damaged > 0
+
+
+def test_one_record_of_a_run_that_cannot_be_written_takes_no_other_along(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    run = run_of([1, 1, 1], encoding="values", features=[["a"], ["\ud800"], ["b"]])
+    journal.add(run)
+    assert journal.commit()
+    assert ids_in(tmp_path) == ["r0", "r2"]
+    assert (journal.state().records, journal.state().dropped) == (2, 1)
 
 
 def test_lag_is_the_age_of_the_oldest_closed_segment(tmp_path: Path) -> None:

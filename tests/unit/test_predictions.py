@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from tidemill.errors import RequestError
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback, NewLabel

@@ -16,7 +16,7 @@ from tidemill.loop.promote import promote
 from tidemill.loop.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 from tidemill.settings import Settings
 from tidemill.stores.feedback import NewLabel
 from tidemill.stores.jobs import Job, NewJob

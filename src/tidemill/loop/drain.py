@@ -16,7 +16,8 @@ from tidemill.errors import UnavailableError
 from tidemill.loop.ingest_state import IngestState
 from tidemill.loop.rejected import Rejected
 from tidemill.loop.signatures import Signatures
-from tidemill.serving.segments import PAGE_BYTES, Page, Record, Segment, discard, read_segment
+from tidemill.serving.records import Record
+from tidemill.serving.segments import PAGE_BYTES, Page, Segment, discard, read_segment
 from tidemill.serving.segments import segments as list_segments
 from tidemill.signature import Signature
 from tidemill.stores.database import Database

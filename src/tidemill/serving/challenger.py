@@ -62,37 +62,31 @@ class Challenger(Predictor):
         """Count a shadowed request that does not fit this version, or finds no room."""
         self._errors.add()
 
-    def _deliver(self, works: list[Work], outputs: Outputs) -> None:
-        now = (time.time(), time.monotonic())
-        start = 0
-        for place, work in enumerate(works):
-            stop = start + work.count
-            try:
-                if not work.given_up:
-                    outputs.check(start, stop)
-                    self._told(work, place, outputs, (start, stop), now)
-            except TidemillError as error:
-                self._errors.add()
-                self._fail(work, error)
-            except Exception as error:  # whatever goes wrong for one must not keep the others
-                self._failed(work, error)
-            start = stop
+    def _reply(self, work: Work, outputs: Outputs, start: int, stop: int) -> None:
+        try:
+            if work.call.shadow:
+                outputs.check(start, stop)
+            else:
+                super()._reply(work, outputs, start, stop)
+        except TidemillError:
+            self._errors.add()
+            raise
 
-    def _told(
-        self, work: Work, place: int, outputs: Outputs, span: tuple[int, int],
-        now: tuple[float, float],
-    ) -> None:  # fmt: skip
-        reply = None if work.call.shadow else work.finish(work.call, outputs, *span)
-        if self._recorder is not None:
-            self._recorder.role = "shadow" if work.call.shadow else "canary"
-            self._recorder.write(work, place, outputs, *span, now)
+    def _record(self, works: list[Work], outputs: Outputs, now: tuple[float, float]) -> None:
+        assert self._recorder is not None
+        for role, shadow in (("shadow", True), ("canary", False)):
+            some = [work for work in works if work.call.shadow is shadow]
+            if some:
+                self._recorder.write(some, outputs, role, now)
+
+    def _send(self, work: Work) -> None:
         self._answers.add(work.count)
-        if reply is None:
+        if work.reply is None:
             self.open -= 1
             self._turn.touch()
         else:
             self._predictions.add(work.count)
-            self._turn.release(work.call, reply)
+            self._turn.release(work.call, work.reply)
 
     def _fail(self, work: Work, error: TidemillError) -> None:
         if work.call.shadow:

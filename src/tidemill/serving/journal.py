@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import random
 import secrets
 import time
 import zlib
@@ -27,15 +26,14 @@ from typing import Literal
 import msgspec
 
 from tidemill.errors import SettingsError
+from tidemill.serving.records import Encoding, Record, Run
 from tidemill.serving.segments import (
     FRAME,
     HEADER,
     MAGIC,
     MARKER,
     SUFFIX,
-    Encoding,
     FolderSize,
-    Record,
     is_closed,
     measure_folder,
 )
@@ -43,6 +41,7 @@ from tidemill.signature import Label, Value
 
 DRAFT = ".draft"
 DRAFT_SECONDS = 60.0
+ENCODING_ERRORS = (UnicodeError, OverflowError, TypeError, ValueError)
 
 
 class ModelRule(msgspec.Struct, frozen=True):
@@ -110,9 +109,11 @@ class Journal:
         self.options = options or JournalOptions()
         self._writer = f"{writer}-{os.getpid()}-{secrets.token_hex(3)}"
         self._seed = secrets.randbits(32)
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._encode_into = msgspec.msgpack.Encoder().encode_into
+        self._frame = bytearray()
         self._rules = dict(self.options.models)
-        self._pending: list[Record] = []
+        self._pending: list[Run] = []
+        self._waiting = 0  # requests in there
         self._segment: _OpenSegment | None = None
         self._sequence = 0
         self._records = self._bytes = self._dropped = self._refused = 0
@@ -149,26 +150,26 @@ class Journal:
     ) -> None:
         """Put one answered request into the buffer; `commit` writes it. Fields as in `Record`."""
         rule = self.rule(model)
-        if rule.sample < 1.0 and random.random() >= rule.sample:
+        if not is_sampled(id, rule.sample):
             return
         if not rule.inputs:
             features, encoding = None, "none"
-        self.add(
-            Record(
-                id, time, model, version, len(predictions), encoding,
-                features,  # type: ignore[arg-type]  # any sequence is written as a list
-                list(predictions),
-                probabilities, latency, request_id, key_id, role, rule.sample,
-            )
+        record = Record(
+            id, time, model, version, len(predictions), encoding,
+            features,  # type: ignore[arg-type]  # any sequence is written as a list
+            list(predictions),
+            probabilities, latency, request_id, key_id, role, rule.sample,
         )  # fmt: skip
+        self.add(Run.of(record))
 
     def rule(self, model: str) -> ModelRule:
         """What is recorded of a model."""
         return self._rules.get(model) or self.options.rule
 
-    def add(self, record: Record) -> None:
-        """Put a record into the buffer as it is, for a caller that follows the model's rule."""
-        self._pending.append(record)
+    def add(self, run: Run) -> None:
+        """Put a run into the buffer as it is, for a caller that follows the model's rule."""
+        self._pending.append(run)
+        self._waiting += len(run.ids)
 
     def commit(self) -> bool:
         """Write the buffer with one system call.
@@ -182,32 +183,41 @@ class Journal:
             self.tick()
         if not self._pending:
             return True
-        payload, count = self._take_pending()
-        data = FRAME.pack(MARKER, len(payload), zlib.crc32(payload, self._seed)) + payload
-        if self._full or self._failing or not self._write(data):
+        frame, count = self._take_pending()
+        if self._full or self._failing or not self._write(frame):
             return self._give_up(count)
         self._records += count
         return True
 
-    def _take_pending(self) -> tuple[bytes, int]:
-        """The buffer encoded, and how many records it held; it is empty afterwards, come what may.
+    def _take_pending(self) -> tuple[bytearray, int]:
+        """The buffer as a frame, and how many records it held; it is empty afterwards.
 
         A record that cannot be encoded (a lone surrogate in a text, say) is dropped and counted,
         because it would fail again, and all others of its turn with it.
         """
         pending, self._pending = self._pending, []
+        count, self._waiting = self._waiting, 0
         try:
-            return self._encode(pending), len(pending)
-        except (UnicodeError, OverflowError, TypeError, ValueError) as error:
+            return self._framed(pending), count
+        except ENCODING_ERRORS as error:
             self._error = f"{type(error).__name__}: {error}"
-        sound = [record for record in pending if self._is_sound(record)]
-        self._dropped += len(pending) - len(sound)
-        return self._encode(sound), len(sound)
+        single = [Run.of(record) for run in pending for record in run.records()]
+        sound = [run for run in single if self._is_sound(run)]
+        self._dropped += count - len(sound)
+        return self._framed(sound), len(sound)
 
-    def _is_sound(self, record: Record) -> bool:
+    def _framed(self, runs: list[Run]) -> bytearray:
+        """The frame of a commit, in the one piece of memory that all frames are made in."""
+        frame = self._frame
+        self._encode_into(runs, frame, FRAME.size)
+        payload = memoryview(frame)[FRAME.size :]
+        FRAME.pack_into(frame, 0, MARKER, len(payload), zlib.adler32(payload, self._seed))
+        return frame
+
+    def _is_sound(self, run: Run) -> bool:
         try:
-            self._encode(record)
-        except (UnicodeError, OverflowError, TypeError, ValueError):
+            self._framed([run])
+        except ENCODING_ERRORS:
             return False
         return True
 
@@ -248,7 +258,7 @@ class Journal:
         self.commit()
         self._rotate()
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, data: bytes | bytearray) -> bool:
         try:
             if self._segment is None:
                 self._segment = self._open()
@@ -309,6 +319,15 @@ class Journal:
             ) from error
 
 
+def is_sampled(id: str, share: float) -> bool:
+    """Whether the share of requests that is recorded holds the prediction of that id.
+
+    The id alone decides, so that what a champion and its challenger answered under the same id is
+    recorded of both or of neither.
+    """
+    return share >= 1.0 or zlib.crc32(id.encode()) < share * 2**32
+
+
 class _OpenSegment:
     """The segment this process writes, locked for as long as it is open.
 
@@ -332,7 +351,7 @@ class _OpenSegment:
             draft.unlink(missing_ok=True)
             raise
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Write all of the data; a short write is continued."""
         written = os.write(self._descriptor, data)
         while written < len(data):

@@ -72,16 +72,21 @@ class Outputs:
 
     def float_bytes(self, start: int, stop: int) -> bytes:
         """The probabilities of some rows as a little-endian float32 matrix."""
-        assert self.probabilities is not None
         if self._floats is None:
+            assert self.probabilities is not None
             rows = self._rows
             if rows is not None and len(rows) <= FEW:
                 flat = [p for row in rows for p in row]
                 self._floats = struct.pack(f"<{len(flat)}f", *flat)
             else:
                 self._floats = self.probabilities.astype("<f4", copy=False).tobytes()
-        width = 4 * self.probabilities.shape[1]
+        width = self.likely_bytes
         return self._floats[start * width : stop * width]
+
+    @property
+    def likely_bytes(self) -> int:
+        """How many bytes a row has in `float_bytes`."""
+        return 0 if self.probabilities is None else 4 * int(self.probabilities.shape[1])
 
     def check(self, start: int, stop: int) -> None:
         """Refuse rows for which the model found no finite answer.

@@ -12,7 +12,7 @@ import numpy as np
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
 from tidemill.serving.forms import Row, canonical
-from tidemill.serving.segments import Encoding
+from tidemill.serving.records import Encoding
 from tidemill.signature import Column, Signature, Value
 
 CODES = {"float32": "f", "float64": "d", "int64": "q"}

@@ -26,7 +26,7 @@ from tidemill.serving.metrics import Metrics
 from tidemill.serving.outputs import Array, Outputs
 from tidemill.serving.pack import Packer, Rows
 from tidemill.serving.record import Recorder
-from tidemill.serving.routes import Call, Reply
+from tidemill.serving.routes import Call
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.turn import Turn
 from tidemill.serving.work import Finish, Speed, Waiting, Work, joined, padded
@@ -317,33 +317,51 @@ class Predictor:
 
     def _deliver(self, works: list[Work], outputs: Outputs) -> None:
         """Make the replies, record the predictions, and let both go at the turn's end."""
-        now = (time.time(), time.monotonic())
-        companion = self.companion
-        start = 0
-        for place, work in enumerate(works):
-            stop = start + work.count
+        answered = self._answered(works, outputs)
+        if self._recorder is not None and answered:
+            try:
+                self._record(answered, outputs, (time.time(), time.monotonic()))
+            except Exception as error:  # what is not recorded must not leave
+                for work in answered:
+                    self._failed(work, error)
+                return
+        for work in answered:
+            self._send(work)
+
+    def _answered(self, works: list[Work], outputs: Outputs) -> list[Work]:
+        """The works that have an answer now; whatever goes wrong for one does not keep others."""
+        answered = []
+        stop = 0
+        for work in works:
+            work.start = start = stop
+            stop += work.count
             try:
                 if not work.given_up:
-                    outputs.check(start, stop)
-                    reply = work.finish(work.call, outputs, start, stop)
-                    if self._recorder is not None:
-                        self._recorder.write(work, place, outputs, start, stop, now)
-                    if self._memory is not None:
-                        self._remember(work, reply, outputs, start, stop)
-                    self._predictions.add(work.count)
-                    self._turn.release(work.call, reply)
-                    if companion is not None:
-                        companion.answered(work.call)
+                    self._reply(work, outputs, start, stop)
+                    answered.append(work)
             except TidemillError as error:
                 self._fail(work, error)
-            except Exception as error:  # whatever goes wrong for one must not keep the others
+            except Exception as error:
                 self._failed(work, error)
-            start = stop
+        return answered
 
-    def _remember(self, work: Work, reply: Reply, outputs: Outputs, start: int, stop: int) -> None:
-        assert self._memory is not None
-        self._memory.keep(work, outputs, start, stop)
-        reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
+    def _reply(self, work: Work, outputs: Outputs, start: int, stop: int) -> None:
+        outputs.check(start, stop)
+        work.reply = reply = work.finish(work.call, outputs, start, stop)
+        if self._memory is not None:
+            self._memory.keep(work, outputs, start, stop)
+            reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
+
+    def _record(self, works: list[Work], outputs: Outputs, now: tuple[float, float]) -> None:
+        assert self._recorder is not None
+        self._recorder.write(works, outputs, "champion", now)
+
+    def _send(self, work: Work) -> None:
+        assert work.reply is not None
+        self._predictions.add(work.count)
+        self._turn.release(work.call, work.reply)
+        if self.companion is not None:
+            self.companion.answered(work.call)
 
 
 def _own_rows(works: list[Work], arrays: list[Array]) -> list[Array]:

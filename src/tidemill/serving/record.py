@@ -1,18 +1,20 @@
-"""What the journal is told of an answer: the journal's side of a predictor."""
+"""What the journal is told of answers: the journal's side of a predictor."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tidemill.errors import SettingsError, UnavailableError
-from tidemill.serving.journal import Journal, ModelRule
+from tidemill.serving.journal import Journal, ModelRule, is_sampled
 from tidemill.serving.outputs import Array, Outputs
 from tidemill.serving.pack import Packer
-from tidemill.serving.segments import Encoding
+from tidemill.serving.records import Encoding, Run
 from tidemill.serving.work import Work
+
+NO_INPUTS: tuple[None, Encoding] = (None, "none")
 
 
 class Recorder:
@@ -26,8 +28,6 @@ class Recorder:
         self, journal: Journal, name: str, version: str, packer: Packer, buffer: Array
     ) -> None:
         self._journal = journal
-        self._add = journal.add
-        self.role = "champion"
         self._name = name
         self._version = version
         rule = journal.rule(name)
@@ -35,12 +35,8 @@ class Recorder:
         self._packer = packer
         self._labels = packer.signature.labels
         self._buffer = buffer
-        self._whole = buffer.dtype == np.int64
+        self._floats = buffer.dtype != np.int64
         self._view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        self._run: Outputs | None = None
-        self._found: list[Any] = []
-        self._rows = self._likely = b""
-        self._width = 0
         self._row_bytes = buffer.itemsize * packer.width
         self._encoding: Encoding = "f4" if buffer.itemsize == 4 else "f8"
 
@@ -54,57 +50,72 @@ class Recorder:
             raise journal_full()
 
     def write(
-        self, work: Work, place: int, outputs: Outputs, start: int, stop: int,
-        now: tuple[float, float],
-    ) -> None:  # fmt: skip
-        """Record a work, whose answers are `outputs[start:stop]`.
+        self, works: Sequence[Work], outputs: Outputs, role: str, now: tuple[float, float]
+    ) -> None:
+        """Record works of one run, whose answers lie in its outputs from `work.start` on.
 
         Args:
-            place: Its row in the buffer, where it has no rows of its own.
+            works: In the order of their answers; some of the run's may be missing.
             now: The wall clock and the monotonic one.
         """
-        if self._sample < 1.0 and random.random() >= self._sample:
-            return
-        if outputs is not self._run:
-            self._begin(outputs)
-        features: Any = None
-        encoding: Encoding = "none"
-        if self._inputs:
-            if work.rows is None:
-                offset = place * self._row_bytes
-                self._rows = self._rows or self._copied()
-                features = self._rows[offset : offset + self._row_bytes]
-                encoding = self._encoding
-            else:
-                features, encoding = self._packer.features(work.rows)
-        found, width = self._found[start:stop], self._width
-        call = work.call
-        admission = call.admission
-        # A tuple is written as a Record is, and made in a third of its time.
-        record: Any = (
-            call.id, now[0], self._name, self._version, work.count, encoding, features,
-            found, self._likely[start * width : stop * width] if width else None,
-            now[1] - call.started, admission.request_id, admission.key_id, self.role, self._sample,
+        share = self._sample
+        if share < 1.0:
+            works = [work for work in works if is_sampled(work.call.id, share)]
+            if not works:
+                return
+        ids, counts, latencies, request_ids, key_ids = [], [], [], [], []
+        total = 0
+        moment = now[1]
+        for work in works:  # one loop, for each comprehension would be a call
+            call, count = work.call, work.count
+            admission = call.admission
+            total += count
+            ids.append(call.id)
+            counts.append(count)
+            latencies.append(moment - call.started)
+            request_ids.append(admission.request_id)
+            key_ids.append(admission.key_id)
+        whole = works[-1].start + count == total
+        features, encoding = self._features(works, whole) if self._inputs else NO_INPUTS
+        found, likely = self._answers(works, outputs, total if whole else None)
+        run = Run(
+            now[0], self._name, self._version, role, share, encoding, ids, counts, latencies,
+            request_ids, key_ids, features, found, likely,
         )  # fmt: skip
-        self._add(record)
+        self._journal.add(run)
 
-    def _begin(self, outputs: Outputs) -> None:
-        """Make of a run's outputs, once, what the records of its works are cut out of."""
-        self._run = outputs
-        self._rows = b""
+    def _features(self, works: Sequence[Work], whole: bool) -> tuple[Any, Encoding]:
+        """The rows of the works, one after the other."""
+        if works[0].rows is None:
+            if whole and self._floats:
+                return bytes(self._view[: len(works) * self._row_bytes]), self._encoding
+            rows = self._buffer[[work.start for work in works]]
+            return rows.astype(f"<{self._encoding}", copy=False).tobytes(), self._encoding
+        parts = [self._packer.features(work.rows) for work in works if work.rows is not None]
+        encoding = parts[0][1]
+        if encoding == "values":
+            return [row for rows, _ in parts for row in rows], encoding
+        return b"".join(rows for rows, _ in parts), encoding  # type: ignore[misc]
+
+    def _answers(
+        self, works: Sequence[Work], outputs: Outputs, first: int | None
+    ) -> tuple[list[Any], bytes | None]:
+        """Labels or numbers, and probabilities: the first few of the run's, or the works' own."""
         labels = self._labels
-        self._found = [labels[i] for i in outputs.label_list] or outputs.value_list
-        self._width = 0
-        if outputs.probabilities is not None:
-            self._width = 4 * outputs.probabilities.shape[1]
-            self._likely = outputs.float_bytes(0, len(self._found))
+        found = [labels[i] for i in outputs.label_list] or outputs.value_list
+        rows = len(found) if first is None else first
+        likely = None if outputs.probabilities is None else outputs.float_bytes(0, rows)
+        if first is None:
+            return _picked(works, found, 1), _picked(works, likely, outputs.likely_bytes)
+        return found[:rows], likely
 
-    def _copied(self) -> bytes:
-        """The rows of a run that lie in the buffer."""
-        count = len(self._found)
-        if self._whole:
-            return self._buffer[:count].astype(np.float64).tobytes()
-        return bytes(self._view[: count * self._row_bytes])
+
+def _picked(works: Sequence[Work], held: Any, per_row: int) -> Any:
+    """What is the works' own of a list, or of bytes, for all rows of their run."""
+    if held is None:
+        return None
+    parts = [held[w.start * per_row : (w.start + w.count) * per_row] for w in works]
+    return b"".join(parts) if isinstance(held, bytes) else [x for part in parts for x in part]
 
 
 def journal_full() -> UnavailableError:

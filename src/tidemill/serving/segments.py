@@ -3,11 +3,12 @@
 A segment is one file, appended to by one process:
 
     header   magic (8) | seed (4, random for each process)
-    frames   marker (4) | length (4) | CRC32 of the payload, started at the seed (4) | payload
+    frames   marker (4) | length (4) | Adler-32 of the payload, started at the seed (4) | payload
 
-with little-endian integers; a payload is the list of `Record` of one commit, in MessagePack. The
-writer holds an exclusive flock on the segment it writes, so a segment is closed exactly when nobody
-holds that lock: however the writer ended, the kernel let go of it. Names sort by the time of
+with little-endian integers; a payload is the list of `Run` of one commit, in MessagePack. (Segments
+of the first version have another magic: a payload is the list of `Record`, its checksum a CRC-32.)
+The writer holds an exclusive flock on the segment it writes, so a segment is closed exactly when
+nobody holds that lock: however the writer ended, the kernel let go of it. Names sort by the time of
 creation and never change. The seed keeps a client from hiding a valid frame inside a text that it
 sends.
 
@@ -25,79 +26,29 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
-from tidemill.signature import Label, Value
+from tidemill.serving.records import Record, Run
 
-MAGIC = b"TMJRNL1\n"
+MAGIC = b"TMJRNL2\n"
+OLD_MAGIC = b"TMJRNL1\n"
+FAMILY = b"TMJRNL"
 MARKER = b"\xf5\x9fTM"
 SUFFIX = ".journal"
 HEADER = struct.Struct("<8sI")
 FRAME = struct.Struct("<4sII")
 PAGE_BYTES = 4 << 20
 
-Encoding = Literal["none", "f4", "f8", "values"]
 
+class Version(NamedTuple):
+    """How segments of one magic are read: a payload's checksum, and its records."""
 
-class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One answered request: one row, or the rows of a batch.
-
-    Attributes:
-        id: The prediction's id; row `i` of a batch has the id `<id>-<i>` (see `row_ids`). A
-            challenger that shadows it answers under the same id, so that one label is for both.
-        time: When it was answered, in seconds since the epoch.
-        rows: How many rows were predicted.
-        encoding: How `features` holds the inputs, columns in the order of the signature: `f4` or
-            `f8` for the bytes of a C-ordered little-endian matrix [rows, columns], `values` for a
-            list of rows, `none` when inputs are not stored.
-        predictions: One label or number a row.
-        probabilities: For classifiers the bytes of a little-endian float32 matrix [rows, labels],
-            in the order of the signature's labels; None for regressors.
-        latency: Seconds from the request's arrival to its answer.
-        key_id: Id of the API key; None when keys are off.
-        role: `champion`, or `shadow` or `canary` for a challenger's answer.
-        sample: The share of requests that is recorded; each record stands for 1 / sample.
-    """
-
-    id: str
-    time: float
-    model: str
-    version: str
-    rows: int
-    encoding: Encoding
-    features: bytes | list[list[Value]] | None
-    predictions: list[Label]
-    probabilities: bytes | None
-    latency: float
-    request_id: str | None = None
-    key_id: str | None = None
-    role: str = "champion"
-    sample: float = 1.0
-
-    def row_ids(self) -> list[str]:
-        """The prediction id of each row: the record's own for one row, `<id>-<i>` in a batch."""
-        return [self.id] if self.rows == 1 else [f"{self.id}-{i}" for i in range(self.rows)]
-
-    def inputs(self) -> list[list[Value]] | None:
-        """The rows as plain values (NaN stays NaN); None when inputs were not stored."""
-        if not isinstance(self.features, bytes):
-            return self.features
-        matrix = np.frombuffer(self.features, dtype=f"<{self.encoding}")
-        rows: list[list[Value]] = matrix.reshape(self.rows, -1).tolist()
-        return rows
-
-    def probability_rows(self) -> list[list[float]] | None:
-        """The probabilities as [rows][labels]; None for regressors."""
-        if self.probabilities is None:
-            return None
-        matrix = np.frombuffer(self.probabilities, dtype="<f4")
-        rows: list[list[float]] = matrix.reshape(self.rows, -1).tolist()
-        return rows
+    checksum: Callable[[memoryview, int], int]
+    decode: Callable[[memoryview], list[Record]]
 
 
 class Segment(NamedTuple):
@@ -153,19 +104,21 @@ def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> Pag
 
     Raises:
         FileNotFoundError: The segment was discarded.
+        OSError: It cannot be read, or only by a newer Tidemill.
     """
     with path.open("rb") as file:
         closed = is_closed(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        seed = _read_seed(file.read(HEADER.size))
-        if seed is None:
+        header = _read_header(file.read(HEADER.size))
+        if header is None:
             return Page([], size if closed else offset, closed, size if closed else 0)
+        seed, version = header
         start = max(offset, HEADER.size)
         whole = False
         while True:
             file.seek(start)
             data = file.read(size - start if whole else min(limit, size - start))
-            page = _parse(data, start, seed, closed and start + len(data) >= size)
+            page = _parse(data, start, seed, version, closed and start + len(data) >= size)
             if page.next_offset > start or start + len(data) >= size:
                 return page
             whole = True
@@ -214,55 +167,67 @@ def is_closed(descriptor: int) -> bool:
     return True
 
 
-def _read_seed(header: bytes) -> int | None:
+def _read_header(header: bytes) -> tuple[int, Version] | None:
+    """The seed and the version; None when it is no segment's header."""
     if len(header) < HEADER.size:
         return None
     magic, seed = HEADER.unpack(header)
-    return int(seed) if magic == MAGIC else None
+    version = VERSIONS.get(magic)
+    if version is None and magic.startswith(FAMILY):
+        raise OSError("it was written by a newer Tidemill")  # and must not be thrown away
+    return (seed, version) if version else None
 
 
-_decode = msgspec.msgpack.Decoder(list[Record]).decode
+def _decode_runs(payload: memoryview) -> list[Record]:
+    return [record for run in _RUNS(payload) for record in run.records()]
 
 
-def _parse(data: bytes, start: int, seed: int, last: bool) -> Page:
+_RUNS = msgspec.msgpack.Decoder(list[Run]).decode
+VERSIONS = {
+    MAGIC: Version(zlib.adler32, _decode_runs),
+    OLD_MAGIC: Version(zlib.crc32, msgspec.msgpack.Decoder(list[Record]).decode),
+}
+
+
+def _parse(data: bytes, start: int, seed: int, version: Version, last: bool) -> Page:
     """The frames in `data`, which begins at offset `start`; `last` when nothing can follow it."""
     records: list[Record] = []
     view = memoryview(data)
     position = damaged = 0
     while position < len(data):
-        end = _frame_end(view, position, seed)
+        end = _frame_end(view, position, seed, version)
         if end is None:
             if not last:
                 break
-            following = _next_frame(data, view, position + 1, seed)
+            following = _next_frame(data, view, position + 1, seed, version)
             damaged += following - position
             position = following
             continue
         try:
-            records.extend(_decode(view[position + FRAME.size : end]))
-        except msgspec.MsgspecError:
+            records.extend(version.decode(view[position + FRAME.size : end]))
+        except (msgspec.MsgspecError, ValueError):
             damaged += end - position
         position = end
     return Page(records, start + position, last and position >= len(data), damaged)
 
 
-def _frame_end(view: memoryview, position: int, seed: int) -> int | None:
+def _frame_end(view: memoryview, position: int, seed: int, version: Version) -> int | None:
     """Where the frame at `position` ends; None when there is no whole and valid one."""
     body = position + FRAME.size
     if body > len(view):
         return None
     marker, length, checksum = FRAME.unpack_from(view, position)
     end: int = body + length
-    if marker != MARKER or end > len(view) or zlib.crc32(view[body:end], seed) != checksum:
+    if marker != MARKER or end > len(view) or version.checksum(view[body:end], seed) != checksum:
         return None
     return end
 
 
-def _next_frame(data: bytes, view: memoryview, position: int, seed: int) -> int:
+def _next_frame(data: bytes, view: memoryview, position: int, seed: int, version: Version) -> int:
     """Where the next valid frame starts, or the end of the data."""
     found = data.find(MARKER, position)
     while found >= 0:
-        if _frame_end(view, found, seed) is not None:
+        if _frame_end(view, found, seed, version) is not None:
             return found
         found = data.find(MARKER, found + 1)
     return len(data)

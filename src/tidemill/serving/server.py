@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tidemill.serving.fleet import Fleet
 
+GC_THRESHOLDS = (50_000, 20, 50)
+
 
 def run(
     settings: ServingSettings,
@@ -111,8 +113,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         # What start-up made stays: the collector need not walk it again and again.
+        # Requests make none of the cycles it looks for, so it looks seldom.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         if self.started and self.on_started is not None:
             self.on_started()
 

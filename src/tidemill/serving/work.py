@@ -33,7 +33,8 @@ class Speed(msgspec.Struct, frozen=True):
 class Work(msgspec.Struct):
     """A request's rows. `rows` is None while the only row lies in the predictor's buffer; `key` is
     what the cache knows them by; `tier` says which tier knew the answer. `given_up` is set when the
-    caller was told that it took too long, `alone` when a run with others failed."""
+    caller was told that it took too long, `alone` when a run with others failed. Its answers lie in
+    its run's outputs from `start` on; `reply` tells them, unless nobody is to hear."""
 
     call: Call
     rows: Rows | None
@@ -43,6 +44,8 @@ class Work(msgspec.Struct):
     tier: str | None = None
     given_up: bool = False
     alone: bool = False
+    start: int = 0
+    reply: Reply | None = None
 
 
 class Waiting:

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.errors import RequestError
-from tidemill.serving.segments import Record
+from tidemill.serving.records import Record
 from tidemill.signature import Signature
 from tidemill.stores.database import Database
 from tidemill.stores.pages import MAX_LIMIT, Page

@@ -13,7 +13,8 @@ import pytest
 
 from tidemill.bundle import Bundle
 from tidemill.serving import challenger as challengers
-from tidemill.serving.segments import Record, read_segment, segments
+from tidemill.serving.records import Record
+from tidemill.serving.segments import read_segment, segments
 from tidemill.serving.shelf import ShelfState, write_state
 from tidemill.serving.traffic import TrafficRule, lot, write_traffic
 
