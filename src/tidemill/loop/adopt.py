@@ -1,8 +1,9 @@
 """Bundles for versions that were registered without one: any MLflow model, as far as it goes.
 
-In the order of what is best to serve: ONNX as it is; an estimator that compiles (scikit-learn,
-XGBoost, LightGBM, CatBoost); a worker that runs MLflow's `pyfunc`, only where the operator trusts
-the registry. What was tried and why it was not to be had stays with the refusal.
+In the order of what is best to serve: ONNX as it is; a network that torch exports, or an estimator
+that compiles (scikit-learn, XGBoost, LightGBM, CatBoost); a worker that runs MLflow's `pyfunc`. What
+has to be unpickled, or run as it is, needs an operator who trusts the registry. What was tried and
+why it was not to be had stays with the refusal.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tidemill.errors import ExportError, TidemillError, UnavailableError
 from tidemill.loop.bundles import REGISTERED, registered
 from tidemill.loop.estimators import TRUST, load_estimator, signature_of
 from tidemill.loop.keeper import start_worker, stop_worker
+from tidemill.loop.networks import compile_network
 from tidemill.loop.onnx_models import compile_onnx
 from tidemill.serving.remote import Link, read_output
 from tidemill.signature import Label, Signature, Tensor
@@ -108,7 +110,7 @@ def adopt(
         ExportError: There is none; says all that was tried, and what would help.
     """
     reasons: list[TidemillError] = []
-    for attempt in (_as_onnx, _as_estimator):
+    for attempt in (_as_onnx, _as_network, _as_estimator):
         try:
             return attempt(model, tagged, trust)
         except _NotApplicableError:
@@ -137,13 +139,18 @@ def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Ado
         raise _NotApplicableError("no ONNX")
     inputs = inputs_of(model.inputs, gaps_in(model.example)) if model.inputs else None
     path = model.folder / str(model.flavors["onnx"]["data"])
-    target = str((model.outputs or [{}])[0].get("name") or "prediction")
-    compiled, signature, rows = compile_onnx(path, inputs, tagged, target, model.example)
-    return _tried(compiled, signature, rows)
+    return _tried(*compile_onnx(path, inputs, tagged, _target(model), model.example))
+
+
+def _as_network(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Adopted:
+    if "pytorch" not in model.flavors:
+        raise _NotApplicableError("no network")
+    inputs = _inputs(model)
+    return _tried(*compile_network(model, inputs, tagged, _target(model), trust=trust))
 
 
 def _as_estimator(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Adopted:
-    if "onnx" in model.flavors or set(model.flavors) <= {"python_function"}:
+    if {"onnx", "pytorch"} & set(model.flavors) or set(model.flavors) <= {"python_function"}:
         raise _NotApplicableError("no estimator")
     estimator = load_estimator(model, trust=trust)
     signature = signature_of(model, estimator)
@@ -163,7 +170,7 @@ def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> 
     rows = sample_rows(draft, model.example)
     output = _ask_once(model, folder, draft, rows)
     labels = labels_of_output(output, tagged)
-    signature = _signed(inputs, labels, str((model.outputs or [{}])[0].get("name") or "prediction"))
+    signature = _signed(inputs, labels, _target(model))
     _pack(model.folder, folder / MODEL_FILES["pyfunc"])
     likely = output.ndim == 2 and output.shape[1] > 1
     compiled = Compiled(
@@ -179,6 +186,10 @@ def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> 
         "MLflow's pyfunc runs it in a process of its own.",
     )
     return Adopted(compiled, signature, rows, _answers(output, signature))
+
+
+def _target(model: ForeignModel) -> str:
+    return str((model.outputs or [{}])[0].get("name") or "prediction")
 
 
 def _inputs(model: ForeignModel) -> Inputs:

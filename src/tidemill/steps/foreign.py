@@ -99,7 +99,7 @@ def labels_of_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tup
     flat = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
     if tagged:
         return tagged
-    if flat.ndim == 2 and _likely(flat):
+    if flat.ndim == 2 and are_shares(flat):
         return tuple(range(flat.shape[1]))
     if flat.ndim != 1:
         shown = "x".join(str(size) for size in flat.shape[1:])
@@ -114,7 +114,7 @@ def labels_of_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tup
     return ()
 
 
-def _likely(rows: npt.NDArray[Any]) -> bool:
+def are_shares(rows: npt.NDArray[Any]) -> bool:
     """Whether each row is a distribution over classes."""
     if rows.dtype.kind != "f" or not len(rows):
         return False
