@@ -59,13 +59,45 @@ def test_xgboosts_booster_answers_with_its_own_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose(made.answers.predictions, found, rtol=1e-5)
 
 
-def test_a_booster_whose_numbers_are_probabilities_is_left_to_pyfunc(tmp_path: Path) -> None:
+def pyfunc_answers(folder: Path, rows: Any) -> Any:
+    import mlflow.pyfunc
+
+    return np.asarray(mlflow.pyfunc.load_model(str(folder)).predict(rows.astype(float)))
+
+
+@pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror", "count:poisson"])
+def test_xgboosts_booster_answers_what_pyfunc_answers(tmp_path: Path, objective: str) -> None:
     xgboost = pytest.importorskip("xgboost", reason=SKIP)
-    settings = {"objective": "binary:logistic", "nthread": 1}
-    booster = xgboost.train(settings, xgboost.DMatrix(TABLE, KINDS), 8)
+    truth = VALUES if objective == "reg:squarederror" else KINDS
+    settings = {"objective": objective, "nthread": 1}
+    booster = xgboost.train(settings, xgboost.DMatrix(TABLE, truth), 8)
     folder = saved("xgboost", booster, tmp_path, raw=True)
-    with pytest.raises(ExportError, match=r"binary:logistic.*--trust"):
-        adopt(read_model_folder(folder), tmp_path)
+    made = adopt(read_model_folder(folder), tmp_path)
+    assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
+    expected = pyfunc_answers(folder, made.rows)
+    np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["binary", "regression", "poisson"])
+def test_lightgbms_booster_answers_what_pyfunc_answers(tmp_path: Path, objective: str) -> None:
+    lightgbm = pytest.importorskip("lightgbm", reason=SKIP)
+    truth = VALUES if objective == "regression" else KINDS
+    settings = {"objective": objective, "num_threads": 1, "verbose": -1, "sigmoid": 2.0}
+    booster = lightgbm.train(settings, lightgbm.Dataset(TABLE, truth), 8)
+    folder = saved("lightgbm", booster, tmp_path)
+    made = adopt(read_model_folder(folder), tmp_path)
+    assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
+    expected = pyfunc_answers(folder, made.rows)
+    np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-6)
+
+
+def test_lightgbms_booster_of_several_classes_is_left_to_pyfunc(tmp_path: Path) -> None:
+    lightgbm = pytest.importorskip("lightgbm", reason=SKIP)
+    settings = {"objective": "multiclass", "num_class": 3, "num_threads": 1, "verbose": -1}
+    classes = RNG.integers(0, 3, len(TABLE))
+    booster = lightgbm.train(settings, lightgbm.Dataset(TABLE, classes), 4)
+    with pytest.raises(ExportError, match=r"several classes.*--trust"):
+        adopt(read_model_folder(saved("lightgbm", booster, tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize("classes", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,6 @@ def test_scores_become_probabilities_of_the_labels_that_the_tag_names(tmp_path: 
 @pytest.mark.slow
 def test_what_torch_cannot_export_goes_to_pyfunc(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
-    import cloudpickle
 
     class Odd(torch.nn.Module):  # type: ignore[misc]
         """Leaves torch on its way, which no exporter follows: tracing makes a constant of it."""
@@ -111,8 +109,7 @@ def test_what_torch_cannot_export_goes_to_pyfunc(tmp_path: Path) -> None:
         def forward(self, x: Any) -> Any:
             return torch.from_numpy(np.sort(x.numpy(), axis=1)[:, -1:].copy())
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    model = logged(Odd(), TABLE, tmp_path, pickle_module=cloudpickle)
+    model = logged(Odd(), TABLE, tmp_path)
     made = adopt(model, tmp_path, trust=True)
     assert made.compiled.runtime == "pyfunc"
     expected = own_rows(made).to_numpy().max(axis=1)

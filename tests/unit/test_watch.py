@@ -13,6 +13,8 @@ import pytest
 
 from tests.watched import NAME, Traffic, shelve, write_project
 from tidemill.errors import ConflictError, NotFoundError
+from tidemill.loop.adopt import unknown_profile
+from tidemill.loop.reference import Reference, References
 from tidemill.loop.watch import Tick, Watcher
 from tidemill.platform import Platform
 from tidemill.settings import Settings
@@ -86,6 +88,27 @@ def test_moved_data_is_reported_without_a_job_and_cleared_when_it_is_over(
     tick(traffic)
     assert opened(traffic) == [("drift", "cleared", False)]
     assert traffic.platform.jobs.page(kind="retrain").items == []
+
+
+class Unprofiled(References):
+    """Champions as they are adopted from a registry that others filled."""
+
+    def of(self, model: str) -> Reference:
+        return replace(super().of(model), profile=unknown_profile())
+
+
+def test_of_a_champion_without_a_profile_drift_is_unknown_and_says_why(traffic: Traffic) -> None:
+    references = Unprofiled(traffic.platform.settings.shelf, lambda: traffic.platform.registry)
+    watcher = replace(watcher_of(traffic), references=references)
+    traffic.label(traffic.ask(300, shift=1.5))
+    looked = watcher.tick(NAME)
+    assert looked.checked
+    assert looked.verdict["state"] == "unknown"
+    assert "without a profile of its training data" in looked.verdict["summary"]
+    assert "Train the model" in looked.verdict["summary"]
+    assert opened(traffic) == []
+    assert not watcher.tick(NAME).checked, "the same rows are not looked at again"
+    assert watcher.tick(NAME, by_hand=True).verdict["state"] == "unknown"
 
 
 def test_each_feature_has_a_row_and_the_window_its_report(traffic: Traffic) -> None:

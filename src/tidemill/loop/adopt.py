@@ -1,9 +1,9 @@
 """Bundles for versions that were registered without one: any MLflow model, as far as it goes.
 
 In the order of what is best to serve: ONNX as it is; a network that torch exports, or an estimator
-that compiles (scikit-learn, XGBoost, LightGBM, CatBoost); a worker that runs MLflow's `pyfunc`. What
-has to be unpickled, or run as it is, needs an operator who trusts the registry. What was tried and
-why it was not to be had stays with the refusal.
+that compiles (scikit-learn, XGBoost, LightGBM, CatBoost); a worker that runs MLflow's `pyfunc`.
+What has to be unpickled, or run as it is, needs an operator who trusts the registry. What was tried
+and why it was not to be had stays with the refusal.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tidemill.steps.compile import Compiled, compile_model, load
 from tidemill.steps.export import Made, make_example, write_bundle
 from tidemill.steps.feed import Answers, Rows, answers_of, feed
 from tidemill.steps.foreign import (
+    LABELS,
     SIGN,
     Inputs,
     inputs_of,
@@ -91,7 +92,7 @@ class Adopter:
             folder,
             adopted.compiled,
             adopted.signature,
-            _profile(),
+            unknown_profile(),
             make_example(adopted.rows, adopted.signature, adopted.answers),
             _made(version, model),
         )
@@ -116,6 +117,8 @@ def adopt(
         except _NotApplicableError:
             continue
         except TidemillError as error:
+            if error.remedy == LABELS:
+                raise  # and so would every other form
             reasons.append(error)
     if "python_function" in model.flavors and trust:
         try:
@@ -262,7 +265,7 @@ def _pack(model: Path, target: Path) -> None:
             archive.add(path, name, recursive=False, filter=plain)
 
 
-def _profile() -> dict[str, Any]:
+def unknown_profile() -> dict[str, Any]:
     """What is known of training data that nobody kept: nothing."""
     unknown: dict[str, Any] = {"output": None, "confidence": None, "holdout": None}
     return {"format": 1, "rows": 0, "columns": {}, **unknown}

@@ -98,13 +98,24 @@ def _xgboost(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:
 
 
 def _lightgbm(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:
-    if str(flavor.get("model_class", "")).endswith("Booster"):
-        raise ExportError("LightGBM's Booster has no compiled form; its LGBM estimators have.")
     path = folder / str(flavor["data"])
+    if str(flavor.get("model_class", "")).endswith("Booster"):
+        return _as_regressor(importlib.import_module("lightgbm"), path)
     if flavor.get("serialization_format") == "skops" and not trust:
         return rebuild(path.read_bytes())
     _need_trust(trust, "LightGBM")
     return importlib.import_module("mlflow.lightgbm").load_model(str(folder))
+
+
+def _as_regressor(lightgbm: Any, path: Path) -> Any:
+    """LightGBM's own format, which holds no code: what the booster's own predict answers."""
+    booster = lightgbm.Booster(model_file=str(path))
+    if booster.num_model_per_iteration() > 1:
+        raise ExportError("LightGBM's Booster of several classes has no compiled form.")
+    estimator = lightgbm.LGBMRegressor()
+    estimator._Booster, estimator.fitted_ = booster, True
+    estimator._n_features = estimator._n_features_in = booster.num_feature()
+    return estimator
 
 
 def _catboost(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:

@@ -125,6 +125,9 @@ def check_drift(
     Raises:
         DataError: A feature of the profile is not in the window, or the columns' lengths differ.
     """
+    if not profile["columns"]:
+        rows = len(next(iter(window.values()), ())) if isinstance(window, dict) else len(window)
+        return DriftReport(rows, 0, False, False, NO_PROFILE)
     columns = _columns(profile, window, policy)
     rows = len(next(iter(columns.values()), ()))
     sample = joint_sample(profile, tuple(columns))
@@ -140,6 +143,11 @@ def check_drift(
     return _report(profile, found, auc, rows, distinct, policy)
 
 
+#: Of a version that was registered without a bundle nobody knows what it was trained on.
+NO_PROFILE = (
+    "No verdict: this version came without a profile of its training data, so there is nothing to"
+    " compare with. Train the model with a Tidemill project, and its versions have one."
+)
 _OUTPUT, _CONFIDENCE = "output", "confidence"
 _Key = tuple[str, str]  # ("column", name), ("output", "") or ("confidence", "")
 _Auc = tuple[float, float, int, int]  # auc, p-value, reference rows, window rows

@@ -25,6 +25,7 @@ KINDS: dict[str, Kind] = {
 MISSING = "\x00missing"
 LABELS_TAG = "tidemill.labels"
 SIGN = "Log it again with a signature: mlflow.models.infer_signature(X, model.predict(X))."
+SHOWN = 10  # labels in a message
 LABELS = (
     f'Name the labels in a tag of the version, as a JSON list: {LABELS_TAG} = ["stays", "leaves"].'
 )
@@ -110,7 +111,11 @@ def labels_of_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tup
     if flat.dtype.kind == "b":
         return (False, True)
     if flat.dtype.kind not in "fiu":
-        raise ExportError("The model answers with texts that are not listed.", remedy=LABELS)
+        seen = ", ".join(sorted({str(text) for text in flat.tolist()})[:SHOWN])
+        raise ExportError(
+            f"The model answers with texts, and nothing lists them all; sample rows gave: {seen}.",
+            remedy=LABELS,
+        )
     return ()
 
 

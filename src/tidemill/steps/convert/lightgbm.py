@@ -23,8 +23,7 @@ def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
     raw, objective = _sum(step, graph, block)
     if objective[0] not in ("binary", "multiclass"):
         raise ExportError(f"LightGBM's objective '{objective[0]}' has no compiled form.")
-    factor = dict(part.split(":") for part in objective[1:] if ":" in part).get("sigmoid", 1.0)
-    return Outcome(probabilities=likely(graph, raw, step, float(factor)))
+    return Outcome(probabilities=likely(graph, raw, step, _slope(objective)))
 
 
 @answer.register(LGBMRegressor)
@@ -32,9 +31,21 @@ def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
     raw, objective = _sum(step, graph, block)
     if objective[0] in EXPONENTIAL:
         return Outcome(value=graph.add("Exp", raw))
+    if objective[0] == "binary":  # of a Booster, which answers with the probability
+        return Outcome(value=graph.add("Sigmoid", _times(graph, raw, _slope(objective))))
     if objective[0] not in IDENTITY or "sqrt" in objective:
         raise ExportError(f"LightGBM's objective '{' '.join(objective)}' has no compiled form.")
     return Outcome(value=raw)
+
+
+def _slope(objective: list[str]) -> float:
+    """What a raw score is multiplied with under the sigmoid."""
+    options = dict(part.split(":") for part in objective[1:] if ":" in part)
+    return float(options.get("sigmoid", 1.0))
+
+
+def _times(graph: Graph, raw: str, factor: float) -> str:
+    return raw if factor == 1.0 else graph.add("Mul", raw, graph.constant(factor))
 
 
 def _sum(step: Any, graph: Graph, block: Block) -> tuple[str, list[str]]:

@@ -19,6 +19,7 @@ from tidemill.steps.convert.trees import LT, Tree, single
 
 EXPONENTIAL = ("count:poisson", "reg:gamma", "reg:tweedie")
 IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror")
+PROBABLE = ("reg:logistic", "binary:logistic")  # the latter of a Booster, which answers with it
 SURE = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 
@@ -35,7 +36,7 @@ def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
     raw, objective = _margin(step, graph, block)
     if objective in EXPONENTIAL:
         return Outcome(value=graph.add("Exp", raw))
-    if objective == "reg:logistic":
+    if objective in PROBABLE:
         return Outcome(value=graph.add("Sigmoid", raw))
     if objective not in IDENTITY:
         raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
