@@ -24,8 +24,8 @@ Answers = tuple[Array | None, Array | None, Array | None]
 
 #: What this server rebuilds beyond what skops trusts by itself: parts of fitted scikit-learn
 #: estimators that only hold numbers, and functions that only compute. Nothing here calls what a
-#: bundle names, reads files or imports. Compiled types (trees) believe the indices they are given: a
-#: forged one can end the process, so what may be placed here is vouched for by the bundle's digest.
+#: bundle names, reads files or imports. Compiled types (trees) believe the indices they are given:
+#: a forged one can end the process, so the bundle's digest has to vouch for what comes here.
 TRUSTED = frozenset(
     {
         "numpy.dtype",
