@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -56,9 +57,10 @@ class Session:
         return done.returncode, self._named(done.stdout.decode())
 
     def stop(self) -> None:
-        """End the servers as Ctrl-C does."""
+        """End the servers as Ctrl-C does: the whole group gets the signal."""
         for server in self.servers:
-            server.send_signal(signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGINT)
         for server in self.servers:
             server.wait(PATIENCE)
         self.servers.clear()
