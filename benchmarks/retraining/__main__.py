@@ -28,13 +28,14 @@ PARTS = 100
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.retraining", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=11, help="the policy was tuned on 1 to 3")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--report", action="store_true", help="only write the report again")
     parser.add_argument("--output", type=Path, default=DOCS)
     options = parser.parse_args()
     path = options.output / "retraining.json"
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    seeds = list(range(1, options.seeds + 1))
+    seeds = list(range(options.first, options.first + options.seeds))
     if not options.report:
         make_streams(seeds)
         _run(done, seeds, options.jobs, path)

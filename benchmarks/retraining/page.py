@@ -60,7 +60,7 @@ def draw(done: Results, path: Path) -> None:
     figure = Figure(figsize=(12, 7), layout="constrained")
     for place, name in enumerate(SHOWN, 1):
         axes = figure.add_subplot(2, 3, place)
-        found = done[f"{name}-1"]
+        found = next(done[key] for key in sorted(done) if key.startswith(f"{name}-"))
         for way, colour in COLOURS.items():
             values = np.convolve(found[way]["over_time"], np.ones(3) / 3, mode="same")
             places = np.linspace(2000, 20_000, len(values))

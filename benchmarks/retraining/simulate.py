@@ -17,9 +17,9 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill.policies import Contest
 from tidemill.steps.contest import bounded_losses, decide, error_scale
-from tidemill.steps.decay import loss_detector
+from tidemill.steps.decay import accepting_detector, loss_detector
 from tidemill.steps.holdout import Holdout, Losses, row_losses
-from tidemill.steps.sparring import SPAR_ROWS, outdated
+from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
 from tidemill.steps.windows import TrainingWindow, held_out, training_windows
 
 
@@ -46,7 +46,6 @@ class Policy:
     contest: Contest = field(default_factory=Contest)
     since: bool = True
     fewest_since: int = 150
-    cooldown: int = 1000
     between: float = 100_000
 
 
@@ -159,11 +158,10 @@ class State:
     change: int | None = None  # where the present regime began
     due: int | None = None  # rows since change at which to train again
     contest: tuple[int, dict[str, Model], str, float] | None = None
-    quiet_until: int = 0
-    backoff: int = 1
+    kept: int = 0
     archive: list[Model] = field(default_factory=list)
     fed: int = 0
-    probed: int = 0
+    probed: dict[int, int] = field(default_factory=dict)
 
 
 def detector(sim: Sim, model: Model, hold: slice, p: Policy) -> Any:
@@ -198,28 +196,30 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
         state.detector.update(raw(sim.s, rows, state.model.answer(sim.s.X[rows])))
         state.fed = known
     alarm = state.detector if state.detector.alarm else None
-    if known < state.quiet_until:
-        return None
-    if alarm is not None:
+    if alarm is not None and state.contest is None:
         change = state.since + alarm.began
         if known - change < p.fewest_since:
             return None
         state.change = change
         return "decay"
-    if state.contest is None and p.contest.spar and stale(sim, p, state, known):
-        return "stale"
+    if state.contest is None and p.contest.spar:
+        most = KEPT_SPAR_ROWS if state.kept else SPAR_ROWS
+        if stale(sim, p, state, known, most):
+            return "stale"
     if state.due is not None and state.change is not None and known - state.change >= state.due:
         return "growth"
     return None
 
 
-def stale(sim: Sim, p: Policy, state: State, known: int) -> bool:
+def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
     """Whether a model of as many rows, but newer ones, is clearly better on the newest rows."""
-    size = min(state.model.rows, SPAR_ROWS)
+    size = min(state.model.rows, most)
     judged = size // 2
-    if known - max(state.probed, state.model.cut, state.since) < size:
+    if known - max(state.probed.get(most, 0), state.model.cut, state.since) < size:
         return False
-    state.probed = known
+    if known - judged - size < 0 or known - judged < max(state.model.cut, state.since):
+        return False
+    state.probed[most] = known
     w = TrainingWindow("spar", known - judged - size, known - judged)
     learner = sim.fit(clone(state.model.learner), w)
     if learner is None:
@@ -269,12 +269,13 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     state.contest = None
     if d.state == "kept":
         played.swaps.append((now, f"kept ({cause}, {d.rows})"))
+        state.due = None
+        state.kept += 1
         state.detector.reset()
-        size = known - (state.change or 0)
-        again = state.change is not None and size < p.contest.growth_limit and p.contest.growth
-        state.due = round(size * p.contest.growth) if again else None
-        state.quiet_until = known + p.cooldown * state.backoff
-        state.backoff = min(state.backoff * 2, 8)
+        before = raw(sim.s, rows, state.model.answer(sim.s.X[rows]))[: max(d.rows, 1)]
+        state.detector = accepting_detector(
+            state.detector, sim.s.task, before, harm=p.harm, rows_between_alarms=p.between
+        )
         return
     winner = contestants[str(d.winner)]
     played.swaps.append((now, f"{d.winner} ({cause}, {d.rows})"))
@@ -282,7 +283,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         state.archive.append(state.model)
     state.model, state.since, state.fed = winner, now, now
     state.detector = detector(sim, winner, slice(cut, cut + max(d.rows, 2)), p)
-    state.backoff, state.quiet_until = 1, 0
+    state.kept = 0
     size = cut - (state.change or 0)
     limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth
     state.due = round((known - state.change) * p.contest.growth) if limited else None

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.watched import NAME, Traffic, shelve, write_project
 from tidemill.cli import app as cli
 from tidemill.errors import NotFoundError, RequestError
-from tidemill.loop.challenge import challenge, set_rule
+from tidemill.loop.challenge import challenge, end_canary, set_rule
 from tidemill.platform import Platform
 from tidemill.policies import Challenge
 from tidemill.serving.traffic import TrafficRule, read_traffic
@@ -58,6 +58,18 @@ def test_a_rule_is_recorded_written_and_taken_back(tmp_path: Path) -> None:
     (entry,) = ask(tmp_path, registry, mode="off")
     assert entry.action == "challenge.off"
     assert read_traffic(tmp_path) == {"other": TrafficRule("shadow")}
+
+
+def test_a_share_ends_with_its_challenger_and_a_shadow_stays(tmp_path: Path) -> None:
+    entries: list[Entry] = []
+    set_rule(tmp_path, NAME, TrafficRule("canary", 0.5))
+    assert end_canary(tmp_path, NAME, reason="another is challenger", audit=entries.append)
+    assert [(e.action, e.subject) for e in entries] == [("challenge.off", NAME)]
+    assert read_traffic(tmp_path) == {}
+    set_rule(tmp_path, NAME, TrafficRule("shadow"))
+    assert not end_canary(tmp_path, NAME, reason="", audit=entries.append)
+    assert read_traffic(tmp_path) == {NAME: TrafficRule("shadow")}
+    assert len(entries) == 1
 
 
 def test_without_a_challenger_there_is_no_rule(tmp_path: Path) -> None:

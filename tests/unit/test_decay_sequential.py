@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.steps.decay import accepting_detector, loss_detector, memory_of
+from tidemill.steps.holdout import Holdout, Losses
 from tidemill.steps.sequential import Adwin, PageHinkley, page_hinkley
 
 
@@ -159,3 +161,28 @@ def test_detectors_do_not_share_their_windows():
     one.update([1.0])
 
     assert other.width == 0
+
+
+def test_what_was_accepted_is_no_alarm_and_a_further_rise_is():
+    random = np.random.default_rng(3)
+    first = loss_detector(Holdout("classification", 400, {}, Losses(0.1, 0.3)))
+    spell = (random.random(600) < 0.3).astype(float)
+    assert first.update(spell)
+    accepting = accepting_detector(first, "classification", spell)
+    assert not accepting.alarm
+    assert not accepting.update((random.random(20_000) < 0.3).astype(float))
+    assert accepting.update((random.random(1_000) < 0.5).astype(float))
+
+
+def test_a_contest_without_trouble_leaves_the_expectation_alone():
+    first = loss_detector(Holdout("classification", 400, {}, Losses(0.1, 0.3)))
+    accepting = accepting_detector(first, "classification", np.zeros(500))
+    assert (accepting.ceiling, accepting.threshold) == (first.ceiling, first.threshold)
+
+
+@given(st.integers(1, 40), st.integers(0, 9))
+def test_rows_that_repeat_count_as_one(times, seed):
+    losses = np.random.default_rng(seed).random(3000)
+    found = memory_of(np.repeat(losses, times)[:3000])
+    assert 1.0 <= found <= 55
+    assert times * 0.35 < found < times * 2.5

@@ -228,3 +228,19 @@ def test_a_cause_with_an_open_trigger_gets_no_second() -> None:
     facts = Facts(10_000.0, open=frozenset({"drift", "decay"}))
     decision = decide(EAGER, START, [found("drift"), found("decay")], facts)
     assert decision.firings == ()
+
+
+def test_what_led_to_nothing_needs_more_labels_each_time() -> None:
+    policy = Retraining(cooldown=0, again_after=1000)
+    for kept, needed in [(1, 1000), (2, 2000), (4, 8000)]:
+        (early,) = run(policy, [found()], kept=kept, new_labels=needed - 1)
+        assert fired([early]) == [[]]
+        assert "found nothing better; 1 more labels" in early.why
+        assert fired(run(policy, [found()], kept=kept, new_labels=needed)) == [["decay!"]]
+
+
+def test_a_further_rise_is_a_cause_of_its_own() -> None:
+    anew = Signal("decay", True, "It rose again.", anew=True)
+    decisions = run(EAGER, [found()], [found()], [anew], kept=1)
+    assert fired(decisions)[1:] == [[], ["decay!"]]
+    assert fired(run(EAGER, [anew], [anew], active="t1")) == [[], []]

@@ -267,6 +267,8 @@ def _record(player: Player) -> Record:
         return player.play()
     except StopRequestedError:
         terminal.err.print("Stopped; the report is about what was played.")
+        with contextlib.suppress(TidemillError):  # the report is worth more than these two counts
+            player.count()
         return replace(player.record, interrupted=True)
 
 

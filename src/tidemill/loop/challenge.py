@@ -100,6 +100,19 @@ def set_rule(shelf: Path, model: str, rule: TrafficRule) -> None:
         write_traffic(shelf, rules)
 
 
+def end_canary(shelf: Path, model: str, *, reason: str, audit: Audit) -> bool:
+    """Take a share of the traffic from whoever has it: it was given to another challenger.
+
+    Returns:
+        Whether there was one. Shadows stay: whoever is challenger next may be seen beside it.
+    """
+    if read_traffic(shelf).get(model, TrafficRule()).mode != "canary":
+        return False
+    audit(Entry("policy", "challenge.off", model, None, "contest", reason, {"share": 0.0}))
+    set_rule(shelf, model, TrafficRule())
+    return True
+
+
 def guard(
     predictions: Predictions,
     shelf: Path,

@@ -13,7 +13,7 @@ from typing import Any
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.project import Project
-from tidemill.steps.sparring import SPAR_ROWS
+from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS
 from tidemill.stores.contests import Contests
 from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.predictions import Predictions
@@ -77,7 +77,7 @@ class FollowUps:
     def _grow(self, model: str) -> Trigger | None:
         """Retrain again after a change, when the rows since then are many times as many."""
         newest = self.contests.newest(model)
-        if newest is None or newest.closed is None or newest.changed is None:
+        if newest is None or newest.winner is None or newest.changed is None:
             return None
         policy = self.project(model)
         growth, limit = policy.contest.growth, policy.contest.growth_limit
@@ -85,7 +85,7 @@ class FollowUps:
             return None
         needed = round(growth * newest.learned)
         rows = self._labelled(model, newest.changed)
-        if rows < needed or self.champion(model) not in (newest.winner, newest.champion):
+        if rows < needed or self.champion(model) != newest.winner:
             return None
         reason = f"{rows:,} labelled rows came since the change; the last retraining had "
         reason += f"{newest.learned:,}."
@@ -111,7 +111,7 @@ class FollowUps:
                 return opened
         since = max(self._reign(model), last.created if last is not None else 0.0)
         rows = self.predictions.count(model, version=champion, labelled=True, labelled_since=since)
-        size = min(self.learned(model, champion), SPAR_ROWS)
+        size = min(self.learned(model, champion), self._most(model))
         if size >= FEWEST_SPAR_ROWS and rows >= size + size // 2:
             self.submit(
                 NewJob(
@@ -134,6 +134,12 @@ class FollowUps:
         except ConflictError:  # it was acted on before
             return None
         return self._retrain(trigger, f"trigger:{trigger.id}")
+
+    def _most(self, model: str) -> int:
+        """Rows of a sparring: few after a retraining that did not help, to see soon what does."""
+        newest = self.contests.newest(model)
+        kept = newest is not None and newest.closed is not None and newest.winner is None
+        return KEPT_SPAR_ROWS if kept else SPAR_ROWS
 
     def _reign(self, model: str) -> float:
         """When the model's last contest ended."""

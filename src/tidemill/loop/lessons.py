@@ -11,9 +11,10 @@ import numpy.typing as npt
 from tidemill.policies import Decay
 from tidemill.project import Project, Task
 from tidemill.steps.contest import error_scale
-from tidemill.steps.decay import loss_detector
+from tidemill.steps.decay import accepting_detector, loss_detector
 from tidemill.steps.holdout import Holdout, row_losses
 from tidemill.steps.lessons import Lessons, cut_at
+from tidemill.steps.sequential import PageHinkley
 from tidemill.steps.windows import held_out
 from tidemill.stores.contests import ContestRow
 from tidemill.stores.predictions import Predictions
@@ -107,10 +108,25 @@ def _change(
     detector = loss_detector(
         holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
     )
+    if newest is not None and newest.closed is not None and newest.winner is None:
+        detector = _accepting(detector, window, task, champion, newest, decay)
     detector.update(losses)
     if (detector.alarm or suspicious) and detector.began < own.size:
         return float(window.times[own[detector.began]])
     return remembered
+
+
+def _accepting(
+    detector: PageHinkley, window: Window, task: Task, champion: str, kept: ContestRow, decay: Decay
+) -> PageHinkley:
+    """What the champion lost in a contest that it came out of is the usual since then."""
+    before = (window.versions == champion) & (window.label_times <= (kept.closed or 0.0))
+    rows = np.flatnonzero(before)
+    rows = rows[np.argsort(window.label_times[rows], kind="stable")][-max(kept.rows, 1) :]
+    losses = row_losses(task, _plain(window.actual[rows], task), _plain(window.outputs[rows], task))
+    return accepting_detector(
+        detector, task, losses, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
+    )
 
 
 def _plain(values: npt.NDArray[Any], task: Task) -> npt.NDArray[Any]:

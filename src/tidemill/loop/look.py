@@ -18,10 +18,17 @@ from tidemill.errors import DataError, ProjectError
 from tidemill.loop.reference import Reference
 from tidemill.policies import Decay, Drift, Duration, seconds
 from tidemill.steps.cbpe import AccuracyEstimate, estimate_accuracy
-from tidemill.steps.decay import DecayPolicy, DecayReport, check_decay, loss_detector
+from tidemill.steps.decay import (
+    FEWEST_ACCEPTED,
+    DecayPolicy,
+    DecayReport,
+    accepting_detector,
+    check_decay,
+    loss_detector,
+)
 from tidemill.steps.drift import DriftPolicy, DriftReport, check_drift
 from tidemill.steps.gate import DEFAULT_METRIC
-from tidemill.steps.holdout import CLASSIFICATION, row_losses
+from tidemill.steps.holdout import CLASSIFICATION, Holdout, row_losses
 from tidemill.steps.policy import PolicyState, Signal
 from tidemill.steps.profile import tensor_summaries
 from tidemill.steps.sequential import PageHinkley
@@ -43,6 +50,7 @@ class WatchState(msgspec.Struct, frozen=True):
         drift_checked, decay_checked: When.
         cursor: The last label that the detector took.
         detector: The sequential detector of losses; None before the first label.
+        kept: How many retrainings in a row ended with this version kept, the last `kept_at`.
     """
 
     policy: PolicyState
@@ -54,6 +62,16 @@ class WatchState(msgspec.Struct, frozen=True):
     decay_checked: float = 0.0
     cursor: float = 0.0
     detector: PageHinkley | None = None
+    kept: int = 0
+    kept_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A retraining that ended with the champion kept: when, and on how many labelled rows."""
+
+    at: float
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -121,15 +139,17 @@ def look_at(
     state: WatchState,
     now: float,
     *,
+    kept: Kept | None = None,
     by_hand: bool = False,
 ) -> Look:
     """Make the checks that are due.
 
     Args:
+        kept: The last retraining, where it found nothing better than this version.
         now: In seconds since the epoch.
         by_hand: Check the newest rows even if nothing is due.
     """
-    looker = _Looker(reference, rules, predictions, now, by_hand)
+    looker = _Looker(reference, rules, predictions, now, by_hand, kept)
     look = looker.sequential(Look(msgspec.structs.replace(state, ticked=now)))
     look = looker.decay(look)
     return looker.drift(look)
@@ -142,6 +162,7 @@ class _Looker:
     predictions: Predictions
     now: float
     by_hand: bool
+    kept: Kept | None
 
     def drift(self, look: Look) -> Look:
         """Drift, and the estimate without labels, of the rows since the last check."""
@@ -190,19 +211,17 @@ class _Looker:
 
     def sequential(self, look: Look) -> Look:
         """The detector's verdict on every new label."""
-        state, holdout = look.state, self.reference.holdout
+        holdout = self.reference.holdout
         if holdout is None:
             return look
+        state = self._accepted(look.state, holdout)
+        look = _replace(look, state=state)
         begin = _later(state.cursor)
         window = self._window(since=state.since, labelled_since=begin, last=LABELS_A_LOOK)
         if len(window) == 0:
             return look
         losses = row_losses(holdout.task, window.actual, window.outputs)
-        detector = state.detector or loss_detector(
-            holdout,
-            harm=self.rules.decay.harm,
-            rows_between_alarms=self.rules.decay.rows_between_alarms,
-        )
+        detector = state.detector or self._detector(holdout)
         detector = msgspec.structs.replace(detector)
         detector.update(losses)
         newest = float(window.label_times.max())
@@ -211,8 +230,32 @@ class _Looker:
             said = _alarm(detector, losses)
             detector.reset()
         after = msgspec.structs.replace(state, detector=detector, cursor=newest)
-        signals = (Signal("decay", True, said),) if said else ()
+        signals = (Signal("decay", True, said, anew=self.kept is not None),) if said else ()
         return _replace(look, state=after, sequential=said, signals=(*look.signals, *signals))
+
+    def _detector(self, holdout: Holdout) -> PageHinkley:
+        decay = self.rules.decay
+        return loss_detector(
+            holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
+        )
+
+    def _accepted(self, state: WatchState, holdout: Holdout) -> WatchState:
+        """After a retraining that found nothing better, what the version loses is the usual."""
+        if self.kept is None or self.kept.at <= state.kept_at:
+            return state
+        rows = max(self.kept.rows, FEWEST_ACCEPTED)
+        window = self._window(since=state.since, labelled_since=0.0, last=rows)
+        order = np.argsort(window.label_times, kind="stable")
+        losses = row_losses(holdout.task, window.actual, window.outputs)[order]
+        decay = self.rules.decay
+        detector = accepting_detector(
+            state.detector or self._detector(holdout), holdout.task, losses, harm=decay.harm,
+            rows_between_alarms=decay.rows_between_alarms,
+        )  # fmt: skip
+        newest = float(window.label_times.max()) if len(window) else state.cursor
+        return msgspec.structs.replace(
+            state, detector=detector, cursor=newest, kept=state.kept + 1, kept_at=self.kept.at
+        )
 
     def _drift_report(self, window: Window) -> DriftReport | None:
         if window.frame is None or not window.stored.any():

@@ -158,6 +158,11 @@ class Player:
             self.record.wall = time.monotonic() - began
         return self.record
 
+    def count(self) -> None:
+        """Store what was sent, and count what the database holds; also after an interruption."""
+        self.store()
+        self._count_stored()
+
     def _predict(self, start: int, stop: int) -> None:
         """Ask for a batch; the rows that the server would refuse are left out, and counted."""
         rows = slice(self.staged.warmup + start, self.staged.warmup + stop)

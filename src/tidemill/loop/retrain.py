@@ -1,6 +1,7 @@
 """Train again, on several windows of the project's rows and of what came back labelled since.
 
-Every candidate is searched on all rows; its best setting then learns from each window. The newest
+Every candidate is searched on all rows; the best settings of the two leading ones then learn from
+each window. The newest
 labelled rows are held out from all of them. What is best on those is registered, a bundle each, to
 compete with the champion (`tidemill.loop.contest`): on the held-out rows, and on those to come.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 WINDOW_TAG, CUT_TAG = "tidemill.window", "tidemill.cut"
 RETRAIN_FILE = "retraining.json"
+
+#: So many candidates are fitted on every window, the others on all rows only, because fits are most
+#: of what a retraining costs.
+LEADING = 2
 
 
 @dataclass(frozen=True)
@@ -168,18 +174,23 @@ def _try_windows(
         ProjectError: Nothing could be trained; gives each reason once.
     """
     settings: dict[str, Trial] = {}
+    values: dict[str, float] = {}
+    sign = 1 if METRICS[common.metric] else -1
     best, reasons = [], dict[str, None]()
     for window in windows:
         sweep = _narrowed(common, cleaned, window)
         outcomes = []
         for candidate, search in searches.items():
-            if candidate in settings:
+            if candidate in settings and candidate not in _leading(values):
+                report.fitted(None)
+            elif candidate in settings:
                 trial = replace(settings[candidate], window=window.name)
                 outcomes.append(_try_one(trial, sweep, report))
             else:
                 tried = try_candidate(candidate, search, sweep, report, window.name)
                 kept = next((o for o in tried if o.learned is not None), tried[-1])
                 settings[candidate] = kept.trial
+                values[candidate] = -math.inf if kept.value is None else sign * kept.value
                 outcomes.append(kept)
         fine = [o for o in outcomes if o.value is not None and o.learned is not None]
         reasons |= dict.fromkeys(f"{o.trial.name}: {o.error}" for o in outcomes if o.error)
@@ -192,6 +203,11 @@ def _try_windows(
         )
     better = METRICS[common.metric]
     return sorted(best, key=lambda pair: pair[1].value or 0.0, reverse=better)
+
+
+def _leading(values: Mapping[str, float]) -> list[str]:
+    """The candidates that learn from the other windows, too: those that did best on all rows."""
+    return sorted(values, key=lambda name: values[name], reverse=True)[:LEADING]
 
 
 def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> Outcome:

@@ -28,7 +28,7 @@ from tidemill.errors import (
     UnavailableError,
 )
 from tidemill.loop.consequences import Consequences
-from tidemill.loop.look import Look, Rules, WatchState, default_metric, fresh_state, look_at
+from tidemill.loop.look import Kept, Look, Rules, WatchState, default_metric, fresh_state, look_at
 from tidemill.loop.reference import Reference, References
 from tidemill.loop.trigger_files import TriggerFiles
 from tidemill.loop.verdict import metrics_of, results_of, verdict_of
@@ -119,8 +119,11 @@ class Watcher:
         before = None if held is None else msgspec.convert(held.state, WatchState)
         follows = before is not None and before.policy.version == reference.version
         state = before if before and follows else fresh_state(reference.version, now, before)
-        look = look_at(reference, rules, self.predictions, state, now, by_hand=by_hand)
-        decision = decide(policy, look.state.policy, look.signals, self._facts(model, state, now))
+        newest = self.triggers.newest(model)
+        kept = _kept(newest, state)
+        look = look_at(reference, rules, self.predictions, state, now, kept=kept, by_hand=by_hand)
+        facts = self._facts(model, look.state, newest, now)
+        decision = decide(policy, look.state.policy, look.signals, facts)
         last = held.verdict if held is not None and follows else None
         verdict = verdict_of(look, decision, rules.metric, now, last)
         findings = Findings(
@@ -192,14 +195,14 @@ class Watcher:
         metric = default_metric(task, project.gate.metric, project.decay.metric)
         return project.retrain, Rules(project.drift, project.decay, metric)
 
-    def _facts(self, model: str, state: WatchState, now: float) -> Facts:
+    def _facts(self, model: str, state: WatchState, newest: Trigger | None, now: float) -> Facts:
         opened = self.triggers.opened(model)
-        newest = self.triggers.newest(model)
         active = next((trigger.id for trigger in opened if trigger.retrains), None)
         retrained = None if newest is None else newest.time
         since = max(state.since, retrained or 0.0)
         labels = self.predictions.count(model, labelled_since=since)
-        return Facts(now, retrained, labels, active, frozenset(t.cause for t in opened))
+        causes = frozenset(t.cause for t in opened)
+        return Facts(now, retrained, labels, active, causes, state.kept)
 
     def _closing(self, model: str, decision: Decision, *, replaced: bool) -> list[Closing]:
         """Triggers that only report, and whose alarm is over or was about another champion."""
@@ -230,6 +233,16 @@ class Watcher:
             self.contest(model)
         except TidemillError as error:
             logger.warning("the challengers of %s could not compete: %s", model, error)
+
+
+def _kept(newest: Trigger | None, state: WatchState) -> Kept | None:
+    """The last retraining, if it left this version champion."""
+    if newest is None or newest.state != "kept champion" or newest.closed is None:
+        return None
+    if newest.closed < state.policy.began:
+        return None
+    found = (newest.evidence or {}).get("contest") or {}
+    return Kept(newest.closed, int(found.get("rows") or 0))
 
 
 def _new_trigger(reference: Reference, firing: Firing, look: Look) -> NewTrigger:

@@ -26,6 +26,7 @@ from tidemill.steps.holdout import (
     CLASSIFICATION,
     REGRESSION,
     Holdout,
+    Losses,
     MetricValue,
     Task,
     draws,
@@ -33,7 +34,7 @@ from tidemill.steps.holdout import (
     smoothed_variance,
 )
 from tidemill.steps.resample import point_value
-from tidemill.steps.sequential import PageHinkley, page_hinkley
+from tidemill.steps.sequential import NEVER, PageHinkley, page_hinkley
 
 Floats = NDArray[np.float64]
 State = Literal["unknown", "steady", "data moved", "model hurt", "data moved and model hurt"]
@@ -42,6 +43,9 @@ Z_ONE_SIDED = 1.645
 
 #: Errors count up to so many standard deviations above the expected one.
 OUTLIER = 4.0
+
+#: From so many rows on, what a kept champion loses is known well enough.
+FEWEST_ACCEPTED = 50
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,11 @@ def check_decay(
 
 
 def loss_detector(
-    holdout: Holdout, *, harm: float | None = None, rows_between_alarms: float = 100_000
+    holdout: Holdout,
+    *,
+    harm: float | None = None,
+    rows_between_alarms: float = 100_000,
+    memory: float = 1.0,
 ) -> PageHinkley:
     """A Page-Hinkley detector of losses (`tidemill.steps.holdout.row_losses`) above the usual.
 
@@ -151,23 +159,75 @@ def loss_detector(
         harm: The rise of the mean loss worth an alarm; None takes 0.1 for right or wrong (ten
             wrong answers more in a hundred), and for errors a quarter of the usual one.
         rows_between_alarms: How many labelled rows, on average at least, between false alarms.
+        memory: How many rows say as much as one independent row, see `memory_of`.
     """
     rows, mean, deviation = holdout.rows, holdout.losses.mean, holdout.losses.deviation
     if holdout.task == "classification":
         mean = (mean * rows + 1) / (rows + 2)  # no hold-out proves a model free of errors
-        expected = min(mean + _upper(math.sqrt(mean * (1 - mean)), rows), 1 - 1 / (rows + 2))
+        usual = math.sqrt(mean * (1 - mean) * memory)
+        expected = min(mean + _upper(usual, rows), 1 - 1 / (rows + 2))
         deviation, cap = math.sqrt(expected * (1 - expected)), 1.0
         rise = min(harm or 0.1, 1 - expected)
     else:
         deviation = max(deviation, 1e-9 * max(mean, 1.0))
-        expected = mean + _upper(deviation, rows)
+        expected = mean + _upper(deviation * math.sqrt(memory), rows)
         rise = harm or max(mean / 4, deviation / 10)
         cap = expected + max(OUTLIER * deviation, 2 * rise)
+    deviation *= math.sqrt(memory)
     detector = page_hinkley(
         expected, deviation, harm=rise, cap=cap, rows_between_alarms=rows_between_alarms
     )
     detector.mean, detector.weight, detector.margin = mean, rows, Z_ONE_SIDED * deviation
     return detector
+
+
+def accepting_detector(
+    before: PageHinkley,
+    task: Task,
+    losses: Floats,
+    *,
+    harm: float | None = None,
+    rows_between_alarms: float = 100_000,
+) -> PageHinkley:
+    """The detector after a retraining that found nothing better than the champion.
+
+    What it loses now is what can be expected: the same level, or a spell like the last, is no news
+    any more, and only a further rise is. Losses often come in spells, which the detector's bound
+    does not know of; how long they last is estimated, and counted as fewer rows.
+
+    Args:
+        before: The detector until now; it stays, from a new start, if it allows as much anyway.
+        losses: Of the rows that the champion was compared on [rows], in order.
+    """
+    old = msgspec.structs.replace(before)
+    old.reset()
+    if len(losses) < FEWEST_ACCEPTED:
+        return old
+    seen = Holdout(task, len(losses), {}, Losses(float(losses.mean()), float(losses.std())))
+    new = loss_detector(
+        seen, harm=harm, rows_between_alarms=rows_between_alarms, memory=memory_of(losses)
+    )
+    if new.ceiling <= old.ceiling:
+        return old
+    # The expectation came from rows in trouble: it may not come down and make an end of trouble,
+    # and its return, an alarm.
+    new.weight = NEVER
+    new.rows = new.began = old.rows
+    return new
+
+
+def memory_of(losses: Floats) -> float:
+    """How many rows in sequence say as much as one independent row: 1 or more.
+
+    The variance of the means of batches, against that of independent rows (batch means; about as
+    many batches as rows in each).
+    """
+    size = math.isqrt(len(losses))
+    spread = float(losses.var())
+    if size < 2 or spread <= 0:
+        return 1.0
+    whole = losses[: len(losses) // size * size].reshape(-1, size)
+    return float(np.clip(size * whole.mean(axis=1).var(ddof=1) / spread, 1.0, size))
 
 
 def _upper(deviation: float, rows: int) -> float:

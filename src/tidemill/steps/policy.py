@@ -28,6 +28,7 @@ class Signal(msgspec.Struct, frozen=True):
     on: bool
     reason: str
     needs: int = 1
+    anew: bool = False  # it is about more than the last retraining knew of
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -43,6 +44,7 @@ class Alarm(msgspec.Struct, frozen=True):
     episode: int = 0
     answered: bool = False
     reason: str = ""
+    anew: bool = False
 
 
 class PolicyState(msgspec.Struct, frozen=True):
@@ -65,6 +67,7 @@ class Facts(msgspec.Struct, frozen=True):
         new_labels: How many labels came since then, or since the version became champion.
         active: The trigger whose retraining has not ended.
         open: Causes with a trigger that is not closed.
+        kept: How many retrainings in a row found nothing better than this champion.
     """
 
     now: float
@@ -72,6 +75,7 @@ class Facts(msgspec.Struct, frozen=True):
     new_labels: int = 0
     active: str | None = None
     open: frozenset[str] = frozenset()
+    kept: int = 0
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -123,9 +127,14 @@ def _next(alarm: Alarm, signal: Signal, policy: Retraining) -> Alarm:
     streak = alarm.streak + 1 if signal.on else 0
     calm = 0 if signal.on else alarm.calm + 1
     seen = msgspec.structs.replace(alarm, streak=streak, calm=calm)
-    if not alarm.raised and streak >= signal.needs:
+    if (not alarm.raised and streak >= signal.needs) or (signal.on and signal.anew):
         return msgspec.structs.replace(
-            seen, raised=True, answered=False, episode=alarm.episode + 1, reason=signal.reason
+            seen,
+            raised=True,
+            answered=False,
+            episode=alarm.episode + 1,
+            reason=signal.reason,
+            anew=signal.anew,
         )
     if alarm.raised and calm >= policy.clear_after:
         return msgspec.structs.replace(seen, raised=False, answered=False, reason="")
@@ -144,10 +153,18 @@ def _answer(alarm: Alarm) -> Alarm:
 
 def _again(cause: str, alarm: Alarm, policy: Retraining, facts: Facts) -> Alarm:
     """An alarm that stays becomes a new one once there is more to learn from."""
-    enough = policy.again_after is not None and facts.new_labels >= policy.again_after
+    patience = _patience(policy, facts)
+    enough = patience is not None and facts.new_labels >= patience
     if cause in policy.on and alarm.raised and alarm.answered and enough:
         return msgspec.structs.replace(alarm, answered=False, episode=alarm.episode + 1)
     return alarm
+
+
+def _patience(policy: Retraining, facts: Facts) -> int | None:
+    """New labels before what led to nothing is acted on again: each time twice as many."""
+    if policy.again_after is None:
+        return None
+    return policy.again_after << min(max(facts.kept - 1, 0), 5)
 
 
 def _fire(
@@ -162,7 +179,7 @@ def _fire(
     )
     if not wanted:
         return told, _quiet(alarms, facts, told)
-    refusal = _refusal(policy, wanted, facts)
+    refusal = _refusal(policy, wanted, alarms, facts)
     if refusal is not None:
         return told, refusal
     chosen = wanted[0]
@@ -190,13 +207,22 @@ def _wanted(
     return sorted(found, key=lambda firing: RANK.index(firing.cause))
 
 
-def _refusal(policy: Retraining, wanted: list[Firing], facts: Facts) -> str | None:
+def _refusal(
+    policy: Retraining, wanted: list[Firing], alarms: dict[str, Alarm], facts: Facts
+) -> str | None:
     """Why what is wanted has to wait."""
     cause = wanted[0].cause
     if facts.active is not None:
         return f"'{cause}' waits: the retraining of trigger {facts.active} has not ended."
     if cause in facts.open:
         return f"'{cause}' has an open trigger already."
+    patience = _patience(policy, facts)
+    known = all(f.cause in alarms and not alarms[f.cause].anew for f in wanted)
+    if facts.kept and known and patience is not None and facts.new_labels < patience:
+        return (
+            f"'{cause}' waits: the last {facts.kept} retrainings found nothing better; "
+            f"{patience - facts.new_labels:,} more labels are needed to try again."
+        )
     cooldown = seconds(policy.cooldown)
     if facts.retrained is not None and facts.now - facts.retrained < cooldown:
         left = cooldown - (facts.now - facts.retrained)

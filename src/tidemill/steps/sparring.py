@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 #: The partner learns from as many rows as the champion did, but no more than this.
 SPAR_ROWS = 2_000
 
+#: After a retraining that found nothing better, no more than this: sooner, and by the newest rows.
+KEPT_SPAR_ROWS = 500
+
 #: The champion is out of date when the partner has less than this share of its loss. Two models
 #: from equally many rows of one law differ by luck; seldom by a fifth.
 SHARE = 0.8

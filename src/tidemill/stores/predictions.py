@@ -48,11 +48,13 @@ Versioned = tuple[str, str]
 _JOINED = feedback.c.outcome == literal_column("'joined'")  # a parameter would miss the index
 LABEL = and_(feedback.c.prediction_id == predictions.c.id, _JOINED)
 _MODEL, _TIME = predictions.c.model, predictions.c.time
-_WINDOW = (
+_ASKED = (
     predictions.c.id, _TIME, predictions.c.version, predictions.c.role, predictions.c.encoding,
     predictions.c.features, predictions.c.output, predictions.c.probabilities,
-    predictions.c.confidence, predictions.c.weight, feedback.c.actual, feedback.c.joined,
+    predictions.c.confidence, predictions.c.weight,
 )  # fmt: skip
+_LEARNED = (feedback.c.actual, feedback.c.joined)
+_WINDOW = (*_ASKED, *_LEARNED)
 
 
 class Predictions:
@@ -86,16 +88,12 @@ class Predictions:
                 several labels share a time); means `labelled`.
         """
         labelled = labelled or labelled_since is not None
-        query = _selected(select(*_WINDOW), labelled)
-        # Labels name the model too. With both named, PostgreSQL may look through all predictions of
-        # the model for each label, as long as it has no statistics of a new table.
-        of_predictions = model if not labelled or since is not None else None
-        query = query.where(*_where(of_predictions, version, role, since, until, labelled_since))
-        if labelled:
-            query = query.where(feedback.c.model == model)
+        found = _found(_ASKED, model, version, role, since, until, labelled, labelled_since)
         if last is not None:
-            newest = feedback.c.joined if labelled else _TIME
-            query = query.order_by(newest.desc(), predictions.c.id.desc()).limit(last)
+            newest = found.selected_columns["joined" if labelled else "time"]
+            query = found.order_by(newest.desc(), found.selected_columns["id"].desc()).limit(last)
+        else:
+            query = found
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         rows = sorted(rows, key=lambda row: (row[1], row[0]))
@@ -113,10 +111,10 @@ class Predictions:
         labelled_since: float | None = None,
     ) -> int:
         """How many predictions such a window would hold; arguments as in `window`."""
-        query = select(func.count()).select_from(predictions)
-        if labelled or labelled_since is not None:
-            query = query.join(feedback, LABEL)
-        query = query.where(*_where(model, version, role, since, until, labelled_since))
+        labelled = labelled or labelled_since is not None
+        ids = (predictions.c.id,)
+        found = _found(ids, model, version, role, since, until, labelled, labelled_since)
+        query = select(func.count()).select_from(found.subquery())
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -237,6 +235,34 @@ class Predictions:
 
 def _selected(query: Select[Any], labelled: bool) -> Select[Any]:
     return query.select_from(predictions).join(feedback, LABEL, isouter=not labelled)
+
+
+def _found(
+    asked: Sequence[ColumnElement[Any]],
+    model: str,
+    version: str | None,
+    role: str | None,
+    since: float | None,
+    until: float | None,
+    labelled: bool,
+    labelled_since: float | None,
+) -> Select[Any]:
+    """Predictions with their labels, in a form that leaves a planner one good way.
+
+    Both tables name the model. If a query does so for both, PostgreSQL may, as long as it has no
+    statistics of a new table, look through all predictions of the model for each label. So labels
+    are found first and their predictions by id, or predictions of a period and their labels by id.
+    """
+    if not labelled:
+        query = _selected(select(*asked, *_LEARNED), labelled)
+        return query.where(*_where(model, version, role, since, until, None))
+    if since is None or labelled_since is not None:
+        query = _selected(select(*asked, *_LEARNED), labelled).where(feedback.c.model == model)
+        return query.where(*_where(None, version, role, since, until, labelled_since))
+    where = _where(model, version, role, since, until, None)
+    period = select(*asked).where(*where).cte("period").prefix_with("MATERIALIZED")
+    on = and_(feedback.c.prediction_id == period.c.id, _JOINED)
+    return select(*period.c, *_LEARNED).join_from(period, feedback, on)
 
 
 def _where(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from tidemill.errors import BundleError, NotFoundError
+from tidemill.loop.challenge import end_canary
 from tidemill.loop.contest import held_bundle
 from tidemill.loop.follow_up import POSTPONED
 from tidemill.loop.lessons import Situation, gather
@@ -141,6 +142,12 @@ def _open(
             trigger_id=job.params.get("trigger"),
             job_id=job.id,
         )
+    )
+    end_canary(
+        platform.settings.shelf,
+        project.name,
+        reason=f"Version {new[0].version} is challenger now; the share was given to another.",
+        audit=platform.audit.append,
     )
     platform.registry.challenge(platform.registry.version(project.name, new[0].version))
     return opened
