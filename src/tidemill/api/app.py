@@ -23,10 +23,12 @@ from tidemill.api.metrics import Metrics
 from tidemill.api.record import BodyLimit, Recorder
 from tidemill.api.shapes import Problem
 from tidemill.api.state import State
+from tidemill.api.tracing import Tracing
 from tidemill.api.watch_metrics import WatchMetrics
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
 from tidemill.stores.limits import RateLimits
+from tidemill.traces import open_traces
 
 ERRORS = {
     code: {"model": Problem, "description": words}
@@ -61,6 +63,7 @@ def create_app(platform: Platform) -> FastAPI:
         responses=ERRORS,  # type: ignore[arg-type]
         middleware=[
             Middleware(Recorder, state=state),
+            Middleware(Tracing, traces=open_traces("tidemill-api")),
             Middleware(problems.Catch),
             Middleware(BodyLimit, limit=settings.api_max_body),
         ],

@@ -146,13 +146,14 @@ def _job(
         idempotency_key=None if key is None else f"{caller.key_id}:{key}",
         key_id=caller.key_id,
         request_id=request.state.request_id,
+        traceparent=request.state.traceparent,
     )
 
 
 def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tuple[Job, bool]:
     """The retraining's job, by a trigger as every retraining has one, and whether it is new."""
     model = str(new.model)
-    ordered = ("params", "time_limit", "memory_limit", "key_id", "request_id")
+    ordered = ("params", "time_limit", "memory_limit", "key_id", "request_id", "traceparent")
     order = plain({name: getattr(new, name) for name in ordered})
     key = None if new.idempotency_key is None else f"order:{new.idempotency_key}"
     consequences = platform.watcher.consequences

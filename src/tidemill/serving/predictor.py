@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -30,6 +30,9 @@ from tidemill.serving.routes import Call
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.turn import Turn
 from tidemill.serving.work import Finish, Speed, Waiting, Work, joined, padded
+
+if TYPE_CHECKING:
+    from tidemill.serving.traced import OnRun
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,6 +70,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     metrics: Metrics
     cache: Cache | None
     threads: ThreadPoolExecutor
+    on_run: OnRun | None = None  # traces want to know
 
 
 class Predictor:
@@ -93,6 +97,7 @@ class Predictor:
         self._settings = around.settings
         self._threads = around.threads
         self._turn = around.turn
+        self._on_run = around.on_run
         self._attached: dict[str, Any] = {}
         waits = getattr(runtime, "waits", False)  # for another process: never on the loop
         self._inline = -1.0 if waits else around.settings.inline_ms / 1000
@@ -279,6 +284,8 @@ class Predictor:
     ) -> None:  # fmt: skip
         self._seconds.observe(seconds)
         self._batches.observe(count)
+        if self._on_run is not None:
+            self._on_run(self.name, self.version, works, count, seconds)
         if self._memory is not None:
             self._memory.observe(seconds)
         if isinstance(outputs, Outputs):

@@ -32,8 +32,10 @@ from tidemill.serving.record import read_rules
 from tidemill.serving.routes import Protocol, Router
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.shelf import Placed, StateWatch
+from tidemill.serving.traced import TracedGateway
 from tidemill.serving.traffic import traffic_watch
 from tidemill.serving.turn import Turn
+from tidemill.traces import open_traces
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -81,6 +83,7 @@ class Service:
         self.cache = _cache(settings)
         self._threads = ThreadPoolExecutor(settings.threads, "model")
         self._apart = ThreadPoolExecutor(1, "challenger")
+        self.traces = open_traces("tidemill-serve")
         self.gateway = self._gateway(settings)
         self.turn = Turn(
             _call_soon, self.gateway.settle, self.gateway.refuse, self.journal, self.gateway.failed
@@ -119,6 +122,8 @@ class Service:
             await self.cache.aclose()
         for threads in (self._threads, self._apart):
             threads.shutdown(wait=False, cancel_futures=True)
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document of all that this process answers."""
@@ -144,7 +149,8 @@ class Service:
         callers = parse_policy("key", settings.rate_limit)
         strangers = parse_policy("address", settings.rate_limit_address)
         table = Table(self._shared)
-        return Gateway(
+        make = Gateway if self.traces is None else partial(TracedGateway, self.traces)
+        return make(
             Router([]),
             self.keys,
             Buckets(callers, table),
@@ -154,7 +160,8 @@ class Service:
         )
 
     def _fleet(self, settings: ServingSettings, load_runtime: LoadRuntime) -> Fleet:
-        around = Surroundings(settings, self.turn, self.metrics, self.cache, self._threads)
+        ran = self.gateway.ran if isinstance(self.gateway, TracedGateway) else None
+        around = Surroundings(settings, self.turn, self.metrics, self.cache, self._threads, ran)
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
         def load(name: str, placed: Placed) -> Predictor:

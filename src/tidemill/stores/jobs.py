@@ -40,7 +40,8 @@ LOST_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class NewJob:
-    """What is asked for. Limits in seconds and bytes; `parent` is the job it is a part of."""
+    """What is asked for. Limits in seconds and bytes; `parent` is the job it is a part of, and
+    `traceparent` names the span that its own are children of."""
 
     kind: str
     model: str | None = None
@@ -52,6 +53,7 @@ class NewJob:
     key_id: str | None = None
     request_id: str | None = None
     parent: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ jobs = Table(
     Column("key_id", String(64)),
     Column("request_id", String(128)),
     Column("parent", String(32)),  # the job that this one is a part of
+    Column("traceparent", String(55)),  # the span that asked for it
     UniqueConstraint("idempotency_key"),
     Index("ix_jobs_state", "state", "not_before"),
     Index("ix_jobs_model", "model", "id"),

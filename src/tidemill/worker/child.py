@@ -26,6 +26,7 @@ from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.faults import Fault, judge
 from tidemill.stores.jobs import Job
+from tidemill.worker.spans import JobSpans
 
 # More than the limit on resident memory: a stop for one enormous allocation between two looks.
 DATA_SLACK = 4 * 2**30
@@ -70,14 +71,18 @@ def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
     _limit_memory(job.memory_limit)
     logs.configure("worker", level=settings.log_level, style=settings.log_format)
     structlog.contextvars.bind_contextvars(**log_context(job))
+    spans = JobSpans(job)
+    problem = None
     try:
-        outcome: dict[str, Any] | Fault | Wait = _perform(settings, job, verb, pipe)
+        outcome: dict[str, Any] | Fault | Wait = _perform(settings, job, verb, pipe, spans)
     except Parked as parked:
         outcome = Wait(str(parked))
     except Exception as error:
-        outcome = judge(error)
+        outcome, problem = judge(error), str(error)
     except Lost:
         return  # the attendant reads in the row why
+    finally:
+        spans.end(problem)
     pipe.send(outcome)
 
 
@@ -87,19 +92,23 @@ def log_context(job: Job) -> dict[str, Any]:
     return {name: value for name, value in context.items() if value is not None}
 
 
-def _perform(settings: Settings, job: Job, verb: str, pipe: Connection) -> dict[str, Any]:
+def _perform(
+    settings: Settings, job: Job, verb: str, pipe: Connection, spans: JobSpans
+) -> dict[str, Any]:
     from tidemill.worker.kinds import find_verb
 
     if job.project is not None and Path(job.project).is_file():
         os.chdir(Path(job.project).parent)  # projects name their data from where they lie
     platform = Platform.open(settings)
     try:
-        return find_verb(verb)(platform, job, _reporter(platform, job, pipe))
+        return find_verb(verb)(platform, job, _reporter(platform, job, pipe, spans))
     finally:
         platform.close()
 
 
-def _reporter(platform: Platform, job: Job, pipe: Connection) -> Callable[[Report], None]:
+def _reporter(
+    platform: Platform, job: Job, pipe: Connection, spans: JobSpans
+) -> Callable[[Report], None]:
     """Sends reports, a few a second at most; before a lasting effect it looks at the row."""
     last = 0.0
     stage = ""
@@ -109,6 +118,8 @@ def _reporter(platform: Platform, job: Job, pipe: Connection) -> Callable[[Repor
         changed = now.stage != stage
         if changed and now.stage in LASTING:
             _require_held(platform, job)
+        if changed:
+            spans.enter(now.stage)
         if changed or time.monotonic() - last >= REPORT_SECONDS:
             last, stage = time.monotonic(), now.stage
             pipe.send(asdict(now) | {"report": True})

@@ -120,6 +120,7 @@ def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
         key_id=job.key_id,
         request_id=job.request_id,
         parent=job.id,
+        traceparent=job.traceparent,
     )
     return platform.jobs.submit(new)[0]
 
