@@ -142,9 +142,9 @@ def test_a_file_of_labels_is_joined_and_joining_it_again_does_no_harm(filled: Se
     text = "\ufeffid,actual\np00000,fern\np00001,moss\nlater,moss\n"
     first = run(filled, text, "--json")
     assert first.exit_code == 0
-    assert json.loads(first.stdout) == {"joined": 2, "waiting": 1, "left out": 0}
+    assert json.loads(first.stdout) == {"joined": 2, "waiting": 1, "left_out": 0}
     again = run(filled, text, "--json")
-    assert json.loads(again.stdout) == {"duplicate": 2, "waiting": 1, "left out": 0}
+    assert json.loads(again.stdout) == {"duplicate": 2, "waiting": 1, "left_out": 0}
 
 
 def test_a_files_columns_may_be_named_and_its_refusals_are_told(filled: Settings) -> None:

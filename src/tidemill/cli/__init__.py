@@ -13,6 +13,7 @@ from tidemill import __version__
 from tidemill.cli import (
     api,
     challenge,
+    commands,
     demo,
     init,
     jobs,
@@ -37,17 +38,15 @@ app = typer.Typer(
     help="Train, register, gate, serve, watch and retrain models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the gate stayed closed; "
-    "130 stopped by Ctrl-C.",
+    epilog=commands.exit_note(),
 )
 for module in (
     up,
     demo,
-    replay,
-    retrain,
     init,
+    replay,
     train,
     models,
     serve,
@@ -55,9 +54,10 @@ for module in (
     api,
     predict,
     records,
-    jobs,
     watch,
     monitor,
+    retrain,
+    jobs,
     operate,
     upkeep,
 ):
@@ -82,10 +82,10 @@ def _root(
 def run() -> None:
     """Run the command line; what Tidemill refuses becomes a message and an exit code."""
     try:
-        app()
+        app(prog_name="tidemill")
     except TidemillError as error:
         sys.exit(terminal.report_error(error))
     except KeyboardInterrupt:
-        sys.exit(terminal.EXIT_INTERRUPTED)
+        sys.exit(commands.Exit.INTERRUPTED)
     except Exception as error:
         sys.exit(terminal.report_bug(error))

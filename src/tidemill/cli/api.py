@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli import commands
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Serve")(api)
+    commands.add(app, api, commands.SERVE)
 
 
 def api(

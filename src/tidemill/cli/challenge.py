@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import terminal
-from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
+from tidemill.cli import commands, terminal
+from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
 from tidemill.errors import RequestError
 from tidemill.serving.traffic import Mode
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Serve")(challenge)
+    commands.add(app, challenge, commands.SERVE, keys="model, version, mode, share")
 
 
 def challenge(
@@ -32,6 +32,7 @@ def challenge(
     reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a model's challenger answer beside its champion, or in its place for some callers.
 
@@ -56,6 +57,10 @@ def challenge(
             platform.registry, settings.shelf, model, mode=mode, share=share, version=version,
             reason=reason, actor="cli", audit=platform.audit.append,
         )  # fmt: skip
+    if as_json:
+        fact = {"model": model, "version": done.version, "mode": mode, "share": share}
+        terminal.print_json(fact)
+        return
     what = {
         "off": "no challenger sees traffic now",
         "shadow": f"version {done.version} answers in the champion's shadow",

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import household, terminal
-from tidemill.cli.context import HomeOption, find_project, open_settings, start_logs
+from tidemill.cli import commands, household, terminal
+from tidemill.cli.context import HomeOption, JsonOption, find_project, open_settings, start_logs
 from tidemill.cli.greeting import example_request, is_answering
 from tidemill.cli.household import Addresses
 from tidemill.cli.supervisor import Supervisor, supervising
@@ -24,13 +24,21 @@ from tidemill.errors import GateError, UnavailableError
 if TYPE_CHECKING:
     from tidemill.settings import Settings
 
+KEYS = "step, result, seconds; with --url: what, method, path, curl, status, ok, answer"
 SWAP_SECONDS = 20.0
 #: A forest too small to pass the gate: it is promoted by override, so that there is one to beat.
 SEEDLING = ["random_forest.n_estimators=1", "random_forest.max_depth=1"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Begin")(demo)
+    commands.add(
+        app,
+        demo,
+        commands.BEGIN,
+        keys=KEYS,
+        many=True,
+        gated=True,
+    )
 
 
 @dataclass
@@ -53,6 +61,19 @@ def demo(
     drift: Annotated[
         bool, typer.Option("--drift", help="Turn the truth around, and let the loop answer.")
     ] = False,
+    url: Annotated[
+        str | None, typer.Option(help="Ask a running API for one of each thing instead.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --url: the model to ask. [default: the API's own]")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TIDEMILL_API_KEY", help="With --url: an API key. [default: the home's own]"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train two systems, promote, serve, predict, and swap a better version in under load.
 
@@ -62,6 +83,10 @@ def demo(
     Uses a scratch folder and free ports, starts the same programs as `up`, and leaves nothing
     behind (with --home, the folder stays).
 
+    With --url: starts nothing, but asks a running API for its health, models, predictions, lists
+    and metrics, and shows what is sent and what comes back. Exit 1 when an answer is not the one
+    to expect. Its predictions are marked as probes, which monitoring leaves out.
+
     Examples:
 
       tidemill demo
@@ -69,13 +94,20 @@ def demo(
       tidemill demo --drift
 
       tidemill demo --home /tmp/look-around
+
+      tidemill demo --url http://127.0.0.1:8000 --key "$(cat .tidemill/key)"
     """
+    if url is not None:
+        _ask_all(url, key or household.own_key(open_settings(home)), model, as_json)
+        return
     with contextlib.ExitStack() as stack:
         place = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-")))
         if drift:
             from tidemill.cli.demo_drift import drift_demo
 
-            drift_demo(place)
+            line = drift_demo(place, quiet=as_json)
+            if as_json:
+                terminal.print_json([_fact(what, how, at) for at, what, how in line.rows])
             return
         settings = open_settings(place / ".tidemill")
         at = Addresses(port=free_port(), mlflow_port=free_port())
@@ -84,7 +116,39 @@ def demo(
         supervisor = stack.enter_context(supervising())
         story = Story()
         _tell(story, supervisor, settings, at)
-        terminal.print_table(["step", "result", "seconds"], story.rows, "What happened")
+        if as_json:
+            terminal.print_json([_fact(*row) for row in story.rows])
+        else:
+            terminal.print_table(["step", "result", "seconds"], story.rows, "What happened")
+
+
+def _fact(step: str, result: str, seconds: float) -> dict[str, Any]:
+    return {"step": step, "result": result, "seconds": round(seconds, 3)}
+
+
+def _ask_all(url: str, key: str | None, model: str | None, as_json: bool) -> None:
+    """Walk through a running API; exit 1 where an answer is not the one to expect."""
+    from tidemill.cli.demo_client import Client, Exchange
+
+    def tell(found: Exchange) -> None:
+        if as_json:
+            return
+        colour = "green" if found.ok else "red"
+        terminal.out.print(f"\n[bold]{found.what}[/]")
+        terminal.out.print(f"$ {found.curl}", markup=False, soft_wrap=True)
+        terminal.out.print(f"[{colour}]{found.status or 'no answer'}[/] ", end="")
+        terminal.out.print(found.answer, markup=False, soft_wrap=True)
+
+    found = list(Client(url, key, tell).walk(model))
+    wrong = [each.path for each in found if not each.ok]
+    if as_json:
+        terminal.print_json(found)
+    elif wrong:
+        terminal.err.print(f"Not as expected: {', '.join(wrong)}.", markup=False)
+    else:
+        terminal.out.print(f"\nAll {len(found)} answers are as they should be.")
+    if wrong:
+        raise typer.Exit(commands.Exit.FAILED)
 
 
 def _tell(story: Story, supervisor: Supervisor, settings: Settings, at: Addresses) -> None:

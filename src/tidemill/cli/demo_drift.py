@@ -25,11 +25,14 @@ PATIENCE = 300.0
 AFTER = 3.0  # seconds of traffic behind the swap, to see what the new version is worth
 
 
-def drift_demo(place: Path) -> float:
-    """Train, serve, turn the truth around, and watch the loop; prints the time line.
+def drift_demo(place: Path, *, quiet: bool = False) -> TimeLine:
+    """Train, serve, turn the truth around, and watch the loop.
+
+    Args:
+        quiet: Print nothing.
 
     Returns:
-        Seconds from the turn to the first answer of the new champion.
+        What happened, by seconds since the turn; printed too unless it is to be quiet.
 
     Raises:
         UnavailableError: A request failed, or no new champion came in five minutes.
@@ -43,7 +46,7 @@ def drift_demo(place: Path) -> float:
     with household.hold_home(settings.home, at):
         _first_champion(settings, str(project))
         with supervising() as supervisor:
-            return _show(settings, at, supervisor)
+            return _show(settings, at, supervisor, quiet)
     raise UnavailableError("The demo was stopped.")
 
 
@@ -57,7 +60,7 @@ def _first_champion(settings: Settings, reference: str) -> None:
     gate_version(settings, MODEL, project, version=result.version)
 
 
-def _show(settings: Settings, at: Addresses, supervisor: Supervisor) -> float:
+def _show(settings: Settings, at: Addresses, supervisor: Supervisor, quiet: bool) -> TimeLine:
     from tidemill.platform import Platform
 
     key = household.ensure_key(settings)[0].read_text()
@@ -84,12 +87,13 @@ def _show(settings: Settings, at: Addresses, supervisor: Supervisor) -> float:
             "The new champion",
             PATIENCE,
         )
-    _tell(line, tide)
+    if not quiet:
+        _tell(line, tide)
     if tide.failures:
         raise UnavailableError(
             f"{len(tide.failures)} requests failed; the first: {tide.failures[0]}"
         )
-    return swapped
+    return line
 
 
 def _watch(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import find_project, open_settings, start_logs
 from tidemill.cli.models import gate_version, open_registry
 from tidemill.cli.train import show, train_project
@@ -48,4 +48,4 @@ if __name__ == "__main__":
     except TidemillError as error:
         sys.exit(terminal.report_error(error))
     except KeyboardInterrupt:
-        sys.exit(terminal.EXIT_INTERRUPTED)
+        sys.exit(commands.Exit.INTERRUPTED)

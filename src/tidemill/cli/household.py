@@ -174,6 +174,14 @@ def _held(home: Path, text: str) -> ConflictError:
     )
 
 
+def own_key(settings: Settings) -> str | None:
+    """The key that `tidemill up` left for this machine's user."""
+    try:
+        return (settings.home / KEY_FILE).read_text().strip() or None
+    except OSError:
+        return None
+
+
 def ensure_key(settings: Settings, *, recorded: bool = True) -> tuple[Path, bool]:
     """A key for this machine's user in a file only they can read, and whether it was made now.
 

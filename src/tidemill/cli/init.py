@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
+from tidemill.cli.context import JsonOption
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Begin")(init)
+    commands.add(app, init, commands.BEGIN, keys="folder, files")
 
 
 def init(
@@ -25,6 +26,7 @@ def init(
     target: Annotated[
         str | None, typer.Option(help="The column to predict. [default: the last one]")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a project: a Python file that says what to train, with a folder for its data.
 
@@ -40,6 +42,9 @@ def init(
 
     folder = Path(name or source_stem(source))
     written = write_project(folder, source=source, target=target)
+    if as_json:
+        terminal.print_json({"folder": folder, "files": written})
+        return
     terminal.out.print(f"Wrote [bold]{folder}[/]:")
     for path in written:
         terminal.out.print(f"  {path.relative_to(folder)}", markup=False)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.cli.operate import platform_of
 from tidemill.errors import UnavailableError
@@ -24,10 +24,20 @@ LOOK_SECONDS = 0.5
 SHOWN_ID = 16  # enough to name a job by; all of it is in --json
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
+JOBS_KEYS = (
+    "id, kind, model, state, percent, stage, progress, result, error, parent, attempts, created"
+)
+
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Operate")(jobs)
-    app.command(rich_help_panel="Operate")(cancel)
+    commands.add(
+        app,
+        jobs,
+        commands.OPERATE,
+        keys=JOBS_KEYS,
+        many=True,
+    )
+    commands.add(app, cancel, commands.OPERATE, keys="id, state")
 
 
 def jobs(
@@ -70,10 +80,19 @@ def jobs(
 def cancel(
     job_id: Annotated[str, typer.Argument(help="The job's id, or how it begins.")],
     home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Cancel a job: at once while it waits, within seconds while it runs."""
+    """Cancel a job: at once while it waits, within seconds while it runs.
+
+    Examples:
+
+      tidemill cancel 0193f2c4
+    """
     with platform_of(open_settings(home)) as platform:
         job = platform.jobs.cancel(platform.jobs.find(job_id).id)
+    if as_json:
+        terminal.print_json({"id": job.id, "state": job.state})
+        return
     done = "is cancelled" if job.done else "was asked to stop"
     terminal.out.print(f"Job {job.id} {done}.", markup=False)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import (
     HomeOption,
     JsonOption,
@@ -30,11 +30,33 @@ if TYPE_CHECKING:
 
 HEADLINES = ("accuracy", "f1_score", "rmse", "r2")
 
+MODELS_KEYS = (
+    "name, aliases, about; with NAME: version, stage, aliases, candidate, run_id, bundle, "
+    "created, metrics, tags"
+)
+PROMOTE_KEYS = (
+    "passed, reasons, metric, rows, confidence, tolerance, metrics, champion_metrics, "
+    "comparison, minimum, parity, latency_ms, champion_latency_ms, max_latency_ms, notes, "
+    "model, version, champion, promoted, forced"
+)
+
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Promote")(models)
-    app.command(rich_help_panel="Promote")(promote)
-    app.command(rich_help_panel="Promote")(rollback)
+    commands.add(
+        app,
+        models,
+        commands.TRAIN,
+        keys=MODELS_KEYS,
+        many=True,
+    )
+    commands.add(
+        app,
+        promote,
+        commands.TRAIN,
+        keys=PROMOTE_KEYS,
+        gated=True,
+    )
+    commands.add(app, rollback, commands.TRAIN, keys="model, version, replaced, reason")
 
 
 def models(
@@ -93,7 +115,14 @@ def promote(
     start_logs(settings, "promote")
     found = _project_of(project, name, settings, force)
     more = {"metric": metric, "force": force, "reason": reason}
-    promote_version(settings, name, found, version=version, as_json=as_json, **more)
+    with terminal.err.status(f"The gate examines {name} ..."):
+        verdict = gate_version(settings, name, found, version=version, **more)
+    if as_json:
+        terminal.print_json(verdict)
+    else:
+        show_verdict(verdict)
+    if not verdict.promoted:
+        raise typer.Exit(commands.Exit.GATE)
 
 
 def rollback(
@@ -101,6 +130,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "rollback by hand",
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the version that was champion before champion again.
 
@@ -117,6 +147,10 @@ def rollback(
         moved = move_back(
             registry, name, reason=reason, actor="cli", audit=platform.audit_transition
         )
+    if as_json:
+        names = ("model", "version", "replaced", "reason")
+        terminal.print_json({each: getattr(moved, each) for each in names})
+        return
     terminal.out.print(f"{escape(name)}: {describe(moved)}")
 
 
@@ -139,22 +173,6 @@ def gate_version(settings: Settings, name: str, project: Project | None, **optio
         registry = open_registry(settings)
         audit = platform.audit_transition
         return promote(project, registry, name, actor="cli", audit=audit, **options)
-
-
-def promote_version(
-    settings: Settings, name: str, project: Project | None, *, as_json: bool, **options: Any
-) -> None:
-    """Ask the gate and show its verdict; a closed gate is exit 3."""
-    import msgspec
-
-    with terminal.err.status(f"The gate examines {name} ..."):
-        verdict = gate_version(settings, name, project, **options)
-    if as_json:
-        terminal.print_json(msgspec.to_builtins(verdict))
-    else:
-        show_verdict(verdict)
-    if not verdict.promoted:
-        raise typer.Exit(terminal.EXIT_GATE)
 
 
 def show_verdict(verdict: Verdict) -> None:

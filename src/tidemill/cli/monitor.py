@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, household, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.errors import InputError, TidemillError
 from tidemill.loop.interrupt import stop_asked
@@ -24,7 +24,12 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Watch")(monitor)
+    commands.add(
+        app,
+        monitor,
+        commands.WATCH,
+        keys="url, started, ended, healthy, availability, probes, outages, versions",
+    )
 
 
 def monitor(
@@ -65,7 +70,7 @@ def monitor(
     start_logs(settings, "monitor")
     with (
         contextlib.closing(
-            Prober(url, key or _own_key(settings), models=model or (), timeout=timeout)
+            Prober(url, key or household.own_key(settings), models=model or (), timeout=timeout)
         ) as prober,
         _kept(settings) as keeper,
         stop_asked() as stop,
@@ -86,7 +91,7 @@ def monitor(
     else:
         _report(summary, reports)
     if not summary["healthy"]:
-        raise typer.Exit(terminal.EXIT_FAILED)
+        raise typer.Exit(commands.Exit.FAILED)
 
 
 def span(text: str, option: str) -> float:
@@ -99,14 +104,6 @@ def span(text: str, option: str) -> float:
     if match is None or float(match[1]) == 0:
         raise InputError(f"'{text}' is no duration.", field=option, expected="500ms, 10s, 5m, 12h")
     return float(match[1]) * UNITS[match[2]]
-
-
-def _own_key(settings: Settings) -> str | None:
-    """The key that `tidemill up` left for this machine's user."""
-    try:
-        return (settings.home / "key").read_text().strip() or None
-    except OSError:
-        return None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.errors import InputError
 
@@ -23,7 +23,11 @@ keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
-    app.add_typer(keys, name="keys", rich_help_panel="Operate")
+    app.add_typer(keys, name="keys", rich_help_panel=commands.OPERATE)
+    commands.add(keys, create, name="create", keys="key, id, scopes")
+    shown = "id, name, scopes, created, expires"
+    commands.add(keys, list_keys, name="list", keys=shown, many=True)
+    commands.add(keys, revoke, name="revoke", keys="id, revoked")
 
 
 @contextmanager
@@ -38,7 +42,6 @@ def platform_of(settings: Settings) -> Iterator[Platform]:
         platform.close()
 
 
-@keys.command("create")
 def create(
     scope: Annotated[
         str, typer.Option(help="What the key may do: some of predict,train,promote,admin.")
@@ -69,9 +72,15 @@ def create(
     terminal.err.print(f"Key {record.id} may: {', '.join(record.scopes)}. It is not shown again.")
 
 
-@keys.command("list")
 def list_keys(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the keys: ids, scopes and expiry, never the keys themselves."""
+    """List the keys: ids, scopes and expiry, never the keys themselves.
+
+    Examples:
+
+      tidemill keys list
+
+      tidemill keys list --json
+    """
     with platform_of(open_settings(home)) as platform:
         records = platform.keys.list()
     if as_json:
@@ -83,15 +92,23 @@ def list_keys(home: HomeOption = None, as_json: JsonOption = False) -> None:
     terminal.print_table(["id", "name", "scopes", "made", "expires"], rows)
 
 
-@keys.command("revoke")
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
     reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
     home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Take a key away; running servers refuse it within two seconds."""
+    """Take a key away; running servers refuse it within two seconds.
+
+    Examples:
+
+      tidemill keys revoke 3fb0c2d1 --reason "its owner left"
+    """
     with platform_of(open_settings(home)) as platform:
         record = platform.keys.revoke(key_id, actor="cli", reason=reason)
+    if as_json:
+        terminal.print_json({"id": record.id, "revoked": True})
+        return
     terminal.out.print(f"Key {record.id} is revoked.")
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidemill.cli import terminal
-from tidemill.cli.context import HomeOption, TrackingOption, open_settings
+from tidemill.cli import commands, terminal
+from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
 from tidemill.cli.rows import Chunk, Rows, open_rows, read_rows
 from tidemill.errors import InputError
 
@@ -24,7 +24,7 @@ CHUNK = 1000
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Serve")(predict)
+    commands.add(app, predict, commands.SERVE, keys="output, rows, refused")
 
 
 def predict(
@@ -36,6 +36,7 @@ def predict(
     ] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score a file of rows with a model, without a server.
 
@@ -64,6 +65,9 @@ def predict(
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+    if as_json:
+        terminal.print_json({"output": output, "rows": done, "refused": refused})
+        return
     terminal.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
     if refused:
         terminal.err.print(f"{refused} of them were refused; the column 'error' says why.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
 from tidemill.loop.interrupt import stop_asked
@@ -17,9 +17,18 @@ if TYPE_CHECKING:
     from tidemill.loop.drain import Ingest
 
 
+FEEDBACK_KEYS = (
+    "the labels that were joined, waiting, duplicate, conflict, replaced, refused, "
+    "expired, left_out"
+)
+
+
 def register(app: typer.Typer) -> None:
-    for command in (ingest, feedback, export):
-        app.command(rich_help_panel="Watch")(command)
+    commands.add(
+        app, ingest, commands.WATCH, keys="rows, duplicates, rejected, damaged_bytes, errors"
+    )
+    commands.add(app, feedback, commands.WATCH, keys=FEEDBACK_KEYS)
+    commands.add(app, export, commands.WATCH, keys="model, day, rows, labels", many=True)
 
 
 def ingest(
@@ -92,7 +101,7 @@ def feedback(
         labels = LabelFile(file, id_column, actual_column, replace, keep_going)
         outcomes, reasons = labels.send(platform.feedback)
     if as_json:
-        terminal.print_json({**outcomes, "left out": labels.left_out})
+        terminal.print_json({**outcomes, "left_out": labels.left_out})
     else:
         terminal.print_table(["outcome", "labels"], sorted(outcomes.items()))
         for reason in reasons:
@@ -100,7 +109,7 @@ def feedback(
         if labels.left_out:
             terminal.err.print(f"{labels.left_out} lines had no id or no label.")
     if outcomes[CONFLICT] or outcomes[REFUSED]:
-        raise typer.Exit(terminal.EXIT_FAILED)
+        raise typer.Exit(commands.Exit.FAILED)
 
 
 def export(

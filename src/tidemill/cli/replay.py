@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import household, terminal
+from tidemill.cli import commands, household, terminal
 from tidemill.cli.backstage import client_of, start, storing
-from tidemill.cli.context import open_settings, start_logs
+from tidemill.cli.context import JsonOption, open_settings, start_logs
 from tidemill.cli.demo import free_port
 from tidemill.cli.household import Addresses
 from tidemill.cli.supervisor import Child, StopRequestedError, Supervisor, supervising
@@ -31,8 +31,15 @@ FEWEST_BETWEEN = 200  # rows
 SCHEDULES = 20  # retrainings of the schedule that the loop is compared with
 
 
+REPLAY_KEYS = (
+    "source, model, task, verdict, interrupted, warmup, rows, pace, predictions_sent, "
+    "predictions_stored, labels_sent, labels_stored, rows_refused, requests_failed, "
+    "seconds, ways, events, versions"
+)
+
+
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Begin")(replay)
+    commands.add(app, replay, commands.BEGIN, keys=REPLAY_KEYS, gated=True)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ def replay(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report and state.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Play a labelled table, in the order of time, through the running loop, and report its worth.
 
@@ -106,6 +114,9 @@ def replay(
     options = Options(file, project, target, time, warmup, every, pace)
     report = run(options, folder)
     paths = report.write(folder)
+    if as_json:
+        terminal.print_json(report.document)
+        return
     _print(report)
     terminal.out.print(f"\nThe report is in {paths[1]} and {paths[0]}.", markup=False)
 

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.cli.operate import platform_of
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Train")(retrain)
+    commands.add(app, retrain, commands.WATCH, keys="trigger, job")
 
 
 def retrain(

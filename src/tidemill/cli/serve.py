@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import household, terminal
+from tidemill.cli import commands, household, terminal
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.greeting import example_request, greet, is_answering
 from tidemill.cli.household import Addresses
@@ -21,7 +21,7 @@ EMPTY = "The registry holds no version to serve."
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Serve")(serve)
+    commands.add(app, serve, commands.SERVE)
 
 
 def serve(

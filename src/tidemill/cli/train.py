@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import (
     HomeOption,
     JsonOption,
@@ -21,18 +21,31 @@ from tidemill.cli.context import (
     open_settings,
     start_logs,
 )
+from tidemill.cli.models import gate_version, show_verdict
 
 if TYPE_CHECKING:
     from tidemill.loop.progress import Progress as Step
     from tidemill.loop.train import TrainResult
     from tidemill.project import Project
     from tidemill.settings import Settings
+    from tidemill.steps.gate import Verdict
 
 HEADLINES = ("accuracy", "f1_score", "roc_auc", "rmse", "mae", "r2")
 
+TRAIN_KEYS = (
+    "model, version, run_id, sweep_id, candidate, trial, params, metric, metrics, digest, "
+    "trials, failures, refused, warnings; with --promote: verdict"
+)
+
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Train")(train)
+    commands.add(
+        app,
+        train,
+        commands.TRAIN,
+        keys=TRAIN_KEYS,
+        gated=True,
+    )
 
 
 def train(
@@ -73,14 +86,20 @@ def train(
     start_logs(settings, "train")
     found = find_project(project or name, settings)
     result = train_project(found, settings, overrides=set_ or [], trials=trials, only=only or [])
-    if as_json:
-        terminal.print_json(summary(result))
-    else:
+    if not as_json:
         show(result)
-    if promote:
-        from tidemill.cli.models import promote_version
+    verdict = _ask_gate(settings, found, result) if promote else None
+    if as_json:
+        terminal.print_json(summary(result) | ({"verdict": verdict} if verdict else {}))
+    elif verdict:
+        show_verdict(verdict)
+    if verdict and not verdict.promoted:
+        raise typer.Exit(commands.Exit.GATE)
 
-        promote_version(settings, found.name, found, version=result.version, as_json=as_json)
+
+def _ask_gate(settings: Settings, project: Project, result: TrainResult) -> Verdict:
+    with terminal.err.status(f"The gate examines {project.name} ..."):
+        return gate_version(settings, project.name, project, version=result.version)
 
 
 def train_project(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import household, terminal
+from tidemill.cli import commands, household, terminal
 from tidemill.cli.context import HomeOption, open_settings, start_logs
 from tidemill.cli.greeting import example_request, greet, is_answering
 from tidemill.cli.household import Addresses
@@ -21,7 +21,7 @@ FIRST_PROJECT = "gallery:breast_cancer"
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Begin")(up)
+    commands.add(app, up, commands.BEGIN)
 
 
 def up(

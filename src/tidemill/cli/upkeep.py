@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
 from tidemill.cli.operate import day, platform_of
+
+if TYPE_CHECKING:
+    from tidemill.loop.backup import Contents
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 StoreOption = Annotated[
@@ -20,9 +23,15 @@ audit = typer.Typer(help="Read the audit log, and verify that nobody changed it.
 
 
 def register(app: typer.Typer) -> None:
-    for command in (doctor, migrate, backup, restore):
-        app.command(rich_help_panel="Operate")(command)
-    app.add_typer(audit, name="audit", rich_help_panel="Operate")
+    keys = "part, state, detail, remedy"
+    commands.add(app, doctor, commands.OPERATE, keys=keys, many=True)
+    commands.add(app, migrate, commands.OPERATE, keys="before, after")
+    commands.add(app, backup, commands.OPERATE, keys="file, rows, files")
+    commands.add(app, restore, commands.OPERATE, keys="file, created, rows, files")
+    app.add_typer(audit, name="audit", rich_help_panel=commands.OPERATE)
+    keys = "seq, time, actor, action, subject, version, origin, reason, details, previous, hash"
+    commands.add(audit, list_audit, name="list", keys=keys, many=True)
+    commands.add(audit, verify, name="verify", keys="intact, rows, row, problem, note")
 
 
 def doctor(
@@ -49,10 +58,10 @@ def doctor(
             if found.remedy:
                 terminal.out.print(f"{'':21} next: {found.remedy}", markup=False)
     if any(found.state == "error" for found in findings):
-        raise typer.Exit(terminal.EXIT_FAILED)
+        raise typer.Exit(commands.Exit.FAILED)
 
 
-def migrate(home: HomeOption = None) -> None:
+def migrate(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Bring Tidemill's own database to this version's schema.
 
     Examples:
@@ -69,6 +78,9 @@ def migrate(home: HomeOption = None) -> None:
         before, after = move(database)
     finally:
         database.close()
+    if as_json:
+        terminal.print_json({"before": before, "after": after})
+        return
     what = "was up to date already" if before == after else f"went from {before or 'empty'}"
     terminal.out.print(f"The database {what}; it is at {after}.", markup=False)
 
@@ -78,6 +90,7 @@ def backup(
     mlflow_store: StoreOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write databases, MLflow's metadata and artifacts into one file.
 
@@ -89,7 +102,10 @@ def backup(
 
     with terminal.err.status(f"Writing {file} ..."):
         contents = write(open_settings(home, tracking_uri), file, mlflow_store=mlflow_store)
-    rows = sum(sum(tables.values()) for tables in contents.rows.values())
+    rows = _rows(contents)
+    if as_json:
+        terminal.print_json({"file": file, "rows": rows, "files": len(contents.files)})
+        return
     terminal.out.print(f"Wrote {file}: {rows} rows, {len(contents.files)} files.", markup=False)
 
 
@@ -100,6 +116,7 @@ def restore(
     mlflow_store: StoreOption = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Put back what a backup holds; stop servers and workers of this home first.
 
@@ -114,16 +131,30 @@ def restore(
         contents = read(
             settings, file, actor="cli", force=force, mlflow_store=mlflow_store, reason=reason
         )
+    if as_json:
+        counts = {"rows": _rows(contents), "files": len(contents.files)}
+        terminal.print_json({"file": file, "created": contents.created, **counts})
+        return
     terminal.out.print(f"Restored the state of {day(contents.created)} UTC.", markup=False)
 
 
-@audit.command("list")
+def _rows(contents: Contents) -> int:
+    return sum(sum(tables.values()) for tables in contents.rows.values())
+
+
 def list_audit(
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many, newest first.")] = 20,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show who changed what, newest first."""
+    """Show who changed what, newest first.
+
+    Examples:
+
+      tidemill audit list
+
+      tidemill audit list --limit 100 --json
+    """
     with platform_of(open_settings(home)) as platform:
         rows = platform.audit.page(limit=limit).items
     if as_json:
@@ -134,12 +165,21 @@ def list_audit(
     terminal.print_table(["time", *fields], shown)
 
 
-@audit.command("verify")
-def verify(home: HomeOption = None) -> None:
-    """Recompute the chain of hashes; exit 1 if it is broken, with the row."""
+def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Recompute the chain of hashes; exit 1 if it is broken, with the row.
+
+    Examples:
+
+      tidemill audit verify
+    """
     with platform_of(open_settings(home)) as platform:
         verdict = platform.audit.verify()
-    if not verdict.intact:
+    if as_json:
+        terminal.print_json(verdict)
+    elif verdict.intact:
+        words = f"Intact: {verdict.rows} rows. {verdict.note or ''}"
+        terminal.out.print(words.strip(), markup=False)
+    else:
         terminal.err.print(f"[red]Broken:[/] {verdict.problem}")
-        raise typer.Exit(terminal.EXIT_FAILED)
-    terminal.out.print(f"Intact: {verdict.rows} rows. {verdict.note or ''}".strip(), markup=False)
+    if not verdict.intact:
+        raise typer.Exit(commands.Exit.FAILED)

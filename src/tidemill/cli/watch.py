@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli import terminal
+from tidemill.cli import commands, terminal
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.operate import platform_of
 from tidemill.loop.interrupt import stop_asked
@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 
 Models = Annotated[list[str] | None, typer.Argument(help="Which models. [default: all]")]
 
+WATCH_KEYS = (
+    "model, version, checked_now, drift, live, estimate, time, checked, metric, state, basis, "
+    "summary, alarms, why, scores"
+)
+
 
 def register(app: typer.Typer) -> None:
-    for command in (watch, report):
-        app.command(rich_help_panel="Watch")(command)
+    commands.add(
+        app,
+        watch,
+        commands.WATCH,
+        keys=WATCH_KEYS,
+        many=True,
+    )
+    commands.add(app, report, commands.WATCH, keys="model, files")
 
 
 def watch(
@@ -108,6 +119,7 @@ def report(
         typer.Option("--evidently", help="Let Evidently draw its report of the same window too."),
     ] = False,
     home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write what is known of a model as one page: what moved, how good it is, what was decided.
 
@@ -128,5 +140,8 @@ def report(
             paths.append(
                 write_evidently(platform.watcher, platform.watching, model, output, window)
             )
+    if as_json:
+        terminal.print_json({"model": model, "files": paths})
+        return
     for path in paths:
         terminal.out.print(f"Wrote {path}.", markup=False)
