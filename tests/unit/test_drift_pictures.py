@@ -7,8 +7,8 @@ import pytest
 from tidemill.steps.decay import DecayReport
 from tidemill.steps.drift import DriftReport, check_drift
 from tidemill.steps.drift_pictures import PANELS, drift_picture, metric_picture
-from tidemill.steps.pictures import png
 from tidemill.steps.sketch import sketch_categories, sketch_numbers
+from tidemill.steps.style import png
 
 
 def entry(values):

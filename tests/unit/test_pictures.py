@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tidemill.steps import pictures
+from tidemill.steps import pictures, style
 
 RNG = np.random.default_rng(0)
 
@@ -37,7 +37,7 @@ def test_a_confusion_matrix_shows_every_class(k: int) -> None:
     shown = texts(figure)
     assert "model: run" in shown
     assert all(label in shown for label in labels)
-    width, height = size(pictures.png(figure))
+    width, height = size(style.png(figure))
     assert 300 < height <= width < 2000
 
 
@@ -47,14 +47,14 @@ def test_a_confusion_matrix_counts_what_was_right() -> None:
 
 
 def test_a_class_without_rows_does_not_divide_by_zero() -> None:
-    pictures.png(pictures.confusion_picture(np.array([[7, 1], [0, 0]]), [False, True], "t"))
+    style.png(pictures.confusion_picture(np.array([[7, 1], [0, 0]]), [False, True], "t"))
 
 
 @pytest.mark.parametrize("k", [2, 3, 12])
 def test_curves_are_drawn_for_two_and_for_many_classes(k: int) -> None:
     y, _, probabilities, labels = case(k)
     figure = pictures.curves_picture(y, probabilities, labels, "t")
-    pictures.png(figure)
+    style.png(figure)
     curves = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
     assert len(curves) == {2: 1, 3: 3, 12: pictures.MOST_CURVES}[k]
 
@@ -69,7 +69,7 @@ def test_curves_of_many_classes_are_those_of_the_worst() -> None:
 
 def test_targets_of_one_class_leave_the_curves_empty() -> None:
     probabilities = np.array([[0.9, 0.1]] * 5)
-    pictures.png(pictures.curves_picture(np.zeros(5), probabilities, [0, 1], "t"))
+    style.png(pictures.curves_picture(np.zeros(5), probabilities, [0, 1], "t"))
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -77,7 +77,7 @@ def test_calibration_is_drawn(k: int) -> None:
     y, predicted, probabilities, labels = case(k)
     figure = pictures.calibration_picture(y, probabilities, predicted, labels, "t")
     assert "Calibration" in texts(figure)
-    pictures.png(figure)
+    style.png(figure)
 
 
 def test_calibration_points_are_shares_of_their_tenth() -> None:
@@ -97,7 +97,7 @@ def test_residuals_are_drawn_also_without_errors(errors: float) -> None:
     y = RNG.normal(size=300)
     figure = pictures.residuals_picture(y, y + errors * RNG.normal(size=300), "t", "price")
     assert "true price" in texts(figure)
-    pictures.png(figure)
+    style.png(figure)
 
 
 def test_many_points_are_thinned() -> None:
@@ -110,8 +110,8 @@ def test_pyplot_is_never_imported() -> None:
     import subprocess
 
     code = (
-        "import sys, numpy as np; from tidemill.steps import pictures as p;"
-        "p.png(p.residuals_picture(np.arange(9.), np.arange(9.), 't', 'y'));"
+        "import sys, numpy as np; from tidemill.steps import pictures as p, style as s;"
+        "s.png(p.residuals_picture(np.arange(9.), np.arange(9.), 't', 'y'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

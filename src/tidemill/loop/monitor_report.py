@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.steps.monitor_picture import Line, monitor_picture
-from tidemill.steps.pictures import png
+from tidemill.steps.style import png
 from tidemill.stores.monitor import Probe
 
 PICTURE, SUMMARY = "api_monitoring_report.png", "monitoring_summary.json"

@@ -18,7 +18,7 @@ from tidemill.loop.origin import package_versions
 from tidemill.loop.progress import Reporter
 from tidemill.loop.trial import CANDIDATE_TAG, Learned, Outcome, Sweep, describe
 from tidemill.signature import Signature
-from tidemill.steps import pictures
+from tidemill.steps import pictures, style
 from tidemill.steps.data import labels_of, matrix_of
 from tidemill.steps.export import export_bundle
 from tidemill.steps.freshness import cut_of
@@ -146,7 +146,7 @@ def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]
         answers, title = learned.predicted.values, f"{sweep.project.name}: {outcome.trial.name}"
         curves = pictures.curves_picture(y, probabilities, labels, title)
         calibration = pictures.calibration_picture(y, probabilities, answers, labels, title)
-        files = {CURVES_FILE: pictures.png(curves), CALIBRATION_FILE: pictures.png(calibration)}
+        files = {CURVES_FILE: style.png(curves), CALIBRATION_FILE: style.png(calibration)}
     scaler = find_scaler(learned.model)
     if scaler is not None:
         files[SCALER_FILE] = pickle.dumps(scaler)

@@ -19,7 +19,7 @@ from tidemill.loop.staging import Staged
 from tidemill.project import Task
 from tidemill.steps.outcome import Course, course_of, verdict
 from tidemill.steps.outcome_pictures import courses_picture
-from tidemill.steps.pictures import png
+from tidemill.steps.style import png
 
 JSON_FILE, HTML_FILE = "replay.json", "replay.html"
 

@@ -15,7 +15,7 @@ from tidemill.errors import ProjectError
 from tidemill.loop.origin import data_used
 from tidemill.project import Candidate, Project
 from tidemill.signature import Label
-from tidemill.steps import pictures
+from tidemill.steps import pictures, style
 from tidemill.steps.data import Prepared, labels_of, matrix_of
 from tidemill.steps.epochs import followed
 from tidemill.steps.evaluate import Evaluation, evaluate
@@ -199,10 +199,10 @@ def _files(trial: Trial, project: Project, data: Prepared, learned: Learned) -> 
     if found.confusion is None:
         y = labels_of(data.test, project)
         figure = pictures.residuals_picture(y, learned.predicted.values, title, project.target)
-        files[RESIDUALS_FILE] = pictures.png(figure)
+        files[RESIDUALS_FILE] = style.png(figure)
     else:
         figure = pictures.confusion_picture(found.confusion, found.labels, title)
-        files[MATRIX_FILE] = pictures.png(figure)
+        files[MATRIX_FILE] = style.png(figure)
         files[REPORT_TEXT] = found.report_text.encode()
         files[REPORT_JSON] = json.dumps(found.report, indent=2).encode()
     if learned.warnings:

@@ -1,12 +1,11 @@
-"""Pictures of how a model does on held-out rows, in one style and in colours all eyes tell apart.
+"""Pictures of how a model does on held-out rows, in the style of `tidemill.steps.style`.
 
 Every function gives a matplotlib Figure of its own; nothing touches pyplot, so that threads and
-processes do not meet. Colours are Okabe and Ito's palette.
+processes do not meet.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,24 +17,16 @@ from matplotlib.figure import Figure
 from sklearn import metrics
 
 from tidemill.signature import Label
+from tidemill.steps import style
+from tidemill.steps.style import BLUE, COLOURS, FAINT, INK, RED, heading, shortened
 
 Array = npt.NDArray[Any]
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-COLOURS = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#000000")
-INK, FAINT = "#222222", "#B8B8B8"
 SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", "#9CCAE6", BLUE, "#00344F"])
 MOST_CURVES = len(COLOURS)
 MOST_NUMBERS = 20  # classes beyond which counts no longer fit into the cells
 CALIBRATION_BINS = 10
 MOST_POINTS = 5000
-
-
-def png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """The figure as a PNG file's bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")
-    return buffer.getvalue()
 
 
 def confusion_picture(matrix: Array, labels: Sequence[Label], title: str) -> Figure:
@@ -46,7 +37,7 @@ def confusion_picture(matrix: Array, labels: Sequence[Label], title: str) -> Fig
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.6 + 0.62 * len(labels), 4.6, 13.0))
-    figure, (axes,) = _canvas(title, side + 1.3, side, 1)
+    figure, (axes,) = style.canvas(title, side + 1.3, side)
     image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     _name_cells(axes, labels)
     if len(labels) <= MOST_NUMBERS:
@@ -56,14 +47,14 @@ def confusion_picture(matrix: Array, labels: Sequence[Label], title: str) -> Fig
     bar.ax.set_yticklabels(["0", "50%", "100%"], fontsize=9)
     bar.outline.set_visible(False)
     right = int(np.trace(matrix))
-    _title(axes, f"{right} of {int(matrix.sum())} held-out rows answered right")
+    heading(axes, f"{right} of {int(matrix.sum())} held-out rows answered right")
     axes.set_xlabel("answered")
     axes.set_ylabel("true")
     return figure
 
 
 def _name_cells(axes: Axes, labels: Sequence[Label]) -> None:
-    names = [_short(label) for label in labels]
+    names = shortened(labels)
     long = max(map(len, names)) * len(names) > 40
     places = range(len(names))
     axes.set_xticks(
@@ -93,28 +84,33 @@ def curves_picture(y: Array, probabilities: Array, labels: Sequence[Label], titl
 
     Of more than seven classes, the ones with the smallest areas are drawn.
     """
-    figure, (left, right) = _canvas(title, 10.4, 5.0, 2)
+    figure, (left, right) = style.canvas(title, 10.4, 5.0, columns=2)
     shown = _drawn_classes(y, probabilities, labels)
-    for colour, k in zip(COLOURS, shown, strict=False):
+    for colour, line, k in zip(COLOURS, style.LINES, shown, strict=False):
         positive, scores = y == labels[k], probabilities[:, k]
         false, true, _ = metrics.roc_curve(positive, scores)
         area = metrics.auc(false, true)
         precision, recall, _ = metrics.precision_recall_curve(positive, scores)
         mean = metrics.average_precision_score(positive, scores)
-        name = _short(labels[k])
-        left.plot(false, true, color=colour, linewidth=2, label=f"{name}  {area:.3f}")
+        name = shortened([labels[k]])[0]
+        left.plot(
+            false, true, color=colour, linestyle=line, linewidth=2, label=f"{name}  {area:.3f}",
+        )  # fmt: skip
         right.step(
-            recall, precision, where="post", color=colour, linewidth=2, label=f"{name}  {mean:.3f}"
-        )
-    left.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", zorder=0)
+            recall, precision, where="post", color=colour, linestyle=line, linewidth=2,
+            label=f"{name}  {mean:.3f}",
+        )  # fmt: skip
+    left.plot(
+        [0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (1, 3)), label="chance", zorder=0
+    )
     left.set(xlabel="false positives, share", ylabel="true positives, share")
     right.set(xlabel="recall", ylabel="precision")
     for axes, what in ((left, "area under ROC"), (right, "average precision")):
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
         if shown:
-            axes.legend(title=what, loc="lower right" if axes is left else "lower left")
-    _title(left, "ROC: how many are found for how many false alarms")
-    _title(right, "Precision and recall: how many alarms are right")
+            style.legend(axes, title=what, loc="lower right" if axes is left else "lower left")
+    heading(left, "ROC: how many are found for how many false alarms")
+    heading(right, "Precision and recall: how many alarms are right")
     return figure
 
 
@@ -138,11 +134,11 @@ def calibration_picture(
     """
     if len(labels) == 2:
         happened, said = y == labels[1], probabilities[:, 1]
-        what = f"probability of {_short(labels[1])}"
+        what = f"probability of {shortened([labels[1]])[0]}"
     else:
         happened, said = y == predicted, probabilities.max(axis=1)
         what = "probability of the answer"
-    figure, (left, right) = _canvas(title, 10.4, 4.8, 2)
+    figure, (left, right) = style.canvas(title, 10.4, 4.8, columns=2)
     left.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="perfect")
     mean, share, spread = calibration_points(happened, said)
     left.errorbar(
@@ -150,11 +146,11 @@ def calibration_picture(
         capsize=3, ecolor="#7FB8D8", label="found, with 95% interval",
     )  # fmt: skip
     left.set(xlabel=what, ylabel="how often it was so", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    left.legend(loc="upper left")
+    style.legend(left, loc="upper left")
     right.hist(said, bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white")
     right.set(xlabel=what, ylabel="held-out rows", xlim=(-0.03, 1.03))
-    _title(left, "Calibration: points on the dashed line mean what they say")
-    _title(right, "How sure the answers are")
+    heading(left, "Calibration: points on the dashed line mean what they say")
+    heading(right, "How sure the answers are")
     return figure
 
 
@@ -178,21 +174,21 @@ def calibration_points(happened: Array, said: Array) -> tuple[Array, Array, Arra
 
 def residuals_picture(y: Array, predicted: Array, title: str, target: str) -> Figure:
     """Answers against the truth, and how far off they are."""
-    figure, (left, right) = _canvas(title, 10.4, 4.8, 2)
+    figure, (left, right) = style.canvas(title, 10.4, 4.8, columns=2)
     errors = predicted - y
     shown = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
     alpha = float(np.clip(300 / max(len(shown), 1), 0.12, 0.8))
     left.scatter(y[shown], predicted[shown], s=14, color=BLUE, alpha=alpha, linewidths=0)
     low, high = float(y.min()), float(y.max())
-    left.plot([low, high], [low, high], color=RED, linewidth=1.5, label="perfect")
+    left.plot([low, high], [low, high], color=RED, linestyle="--", linewidth=1.8, label="perfect")
     left.set(xlabel=f"true {target}", ylabel=f"answered {target}")
-    left.legend(loc="upper left")
+    style.legend(left, loc="upper left")
     right.hist(errors, bins=_error_bins(errors), color=BLUE, edgecolor="white", linewidth=0.4)
     right.axvline(0, color=RED, linewidth=1.5)
     right.set(xlabel="answered - true", ylabel="held-out rows")
-    _title(left, f"{len(y)} held-out rows")
+    heading(left, f"{len(y)} held-out rows")
     off = f"mean {errors.mean():+.3g}, nine of ten within ±{np.quantile(abs(errors), 0.9):.3g}"
-    _title(right, f"Errors: {off}")
+    heading(right, f"Errors: {off}")
     return figure
 
 
@@ -200,29 +196,3 @@ def _error_bins(errors: Array) -> list[float]:
     """Bins over the middle 99% and a little beyond: one outlier must not squash the rest."""
     reach = float(np.quantile(np.abs(errors), 0.995)) * 1.1 or 1.0
     return list(np.linspace(-reach, reach, 41))
-
-
-def _canvas(title: str, width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for ax in axes:
-        ax.set_axisbelow(True)
-        ax.grid(True, color="#E6E6E6", linewidth=0.8)
-        ax.tick_params(colors=INK, labelsize=9)
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            ax.spines[side].set_color(FAINT)
-        ax.xaxis.label.set_color(INK)
-        ax.yaxis.label.set_color(INK)
-    return figure, list(axes)
-
-
-def _title(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=10, color=INK, pad=8)
-
-
-def _short(label: Label) -> str:
-    text = str(label)
-    return text if len(text) <= 24 else text[:23] + "…"
