@@ -61,7 +61,7 @@ def _command(path: str, command: Any) -> list[str]:
             "```",
             "",
         ]
-    return lines
+    return [*lines, _plain(command.epilog or ""), ""]
 
 
 def _row(parameter: Any) -> list[str]:
