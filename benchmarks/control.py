@@ -62,11 +62,11 @@ def throughput(settings: Settings, platform: Platform, workers: int, count: int)
         for _ in range(workers):
             stack.enter_context(process(light, "-m", "tidemill.worker"))
         warm = [platform.submit(NewJob("probe"))[0].id for _ in range(workers)]
-        until(lambda: all(platform.jobs.get(each).done for each in warm), 120)
+        until(lambda: all(platform.jobs.get(each).done for each in warm), "the workers")
         began = time.monotonic()
         probe = NewJob("probe", params={"seconds": 1.0})
         ids = [platform.submit(probe)[0].id for _ in range(count)]
-        until(lambda: all(platform.jobs.get(each).done for each in ids), 600)
+        until(lambda: all(platform.jobs.get(each).done for each in ids), "the jobs")
         return round(count / (time.monotonic() - began), 2)
 
 

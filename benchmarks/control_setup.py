@@ -20,6 +20,7 @@ from tidemill.stores.database import Database
 from tidemill.stores.jobs import NewJob
 from tidemill.stores.schema import migrate
 
+PATIENCE = 600.0
 PROJECT = """
 from sklearn.neural_network import MLPClassifier
 from tidemill import Candidate, Project, sklearn_dataset
@@ -57,7 +58,7 @@ def process(settings: Settings, *command: str) -> Iterator[subprocess.Popen[byte
         yield started
     finally:
         started.terminate()
-        started.wait(30)
+        started.wait(120)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def api(settings: Settings) -> Iterator[httpx.Client]:
         process(settings, "-c", API, str(port)),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
-        until(lambda: answers(client), 60)
+        until(lambda: answers(client), "the API to answer")
         yield client
 
 
@@ -78,11 +79,12 @@ def answers(client: httpx.Client) -> bool:
         return False
 
 
-def until(true: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def until(true: Callable[[], bool], what: str) -> None:
+    """Wait, for as long as a busy machine may need."""
+    deadline = time.monotonic() + PATIENCE
     while not true():
         if time.monotonic() > deadline:
-            raise SystemExit("waited in vain")
+            raise SystemExit(f"waited {PATIENCE:.0f} s in vain for {what}")
         time.sleep(0.05)
 
 
@@ -113,10 +115,10 @@ def training(settings: Settings, platform: Platform) -> Iterator[None]:
     """Two fits that last as long as the block, on a worker that runs already."""
     long = NewJob("train", "flowers", settings.project, {"overrides": {"net": {"rounds": 10**9}}})
     busy = [platform.submit(long)[0].id for _ in range(2)]
-    until(lambda: all(platform.jobs.get(each).stage == "fit" for each in busy), 600)
+    until(lambda: all(platform.jobs.get(each).stage == "fit" for each in busy), "two fits")
     try:
         yield
     finally:
         for each in busy:
             platform.jobs.cancel(each)
-        until(lambda: all(platform.jobs.get(each).done for each in busy), 120)
+        until(lambda: all(platform.jobs.get(each).done for each in busy), "the fits to stop")

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from tidemill.api.access import KeyHolder, Trainer
-from tidemill.api.shapes import Cursor, Filter, Limit, Listing, Since, dated, epoch, moment
+from tidemill.api.shapes import Filter, Listing, PageQuery, Since, dated, moment
 from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
 from tidemill.platform import Platform
@@ -21,6 +21,41 @@ router = APIRouter(prefix="/monitoring", tags=["monitoring"])
 
 ThePlatform = Annotated[Platform, Depends(platform_of)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class DriftQuery(PageQuery):
+    """Which results of checks."""
+
+    model: Filter = None
+    version: Filter = None
+    feature: Filter = None
+    test: Filter = None
+    drifted: bool | None = None
+    whole: bool | None = Field(
+        default=None, description="true: whole windows only; false: features only."
+    )
+    since: Since = None
+
+
+class PerformanceQuery(PageQuery):
+    """Which live metrics."""
+
+    model: Filter = None
+    version: Filter = None
+    metric: Filter = None
+    source: str = Field(
+        default="live", max_length=32, description="live (labels), or estimate (confidences)."
+    )
+    since: Since = None
+
+
+class TriggerQuery(PageQuery):
+    """Which triggers."""
+
+    model: Filter = None
+    cause: Filter = None
+    state: Filter = None
+    since: Since = None
 
 
 class ModelHealth(BaseModel):
@@ -95,61 +130,20 @@ def monitoring_health(_: KeyHolder, platform: ThePlatform, model: Filter = None)
 
 @router.get("/drift")
 def list_drift(
-    _: KeyHolder,
-    platform: ThePlatform,
-    model: Filter = None,
-    version: Filter = None,
-    feature: Filter = None,
-    test: Filter = None,
-    drifted: bool | None = None,
-    whole: Annotated[
-        bool | None, Query(description="true: whole windows only; false: features only.")
-    ] = None,
-    since: Since = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: KeyHolder, platform: ThePlatform, query: Annotated[DriftQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """What checks found, newest first: a row for each feature, and for each whole window."""
-    page = platform.watching.results(
-        model=model,
-        version=version,
-        feature=feature,
-        test=test,
-        drifted=drifted,
-        whole=whole,
-        since=epoch(since),
-        limit=limit,
-        cursor=cursor,
-    )
+    page = platform.watching.results(**query.asked())
     times = ("time", "window_start", "window_end")
     return Listing(items=[dated(row, *times) for row in page.items], next=page.next)
 
 
 @router.get("/performance")
 def list_performance(
-    _: KeyHolder,
-    platform: ThePlatform,
-    model: Filter = None,
-    version: Filter = None,
-    metric: Filter = None,
-    source: Annotated[
-        str, Query(max_length=32, description="live (labels), or estimate (confidences).")
-    ] = "live",
-    since: Since = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: KeyHolder, platform: ThePlatform, query: Annotated[PerformanceQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """The live metric of each window with its interval, newest first."""
-    page = model_values(
-        platform.database,
-        model=model,
-        version=version,
-        metric=metric,
-        source=source,
-        since=epoch(since),
-        limit=limit,
-        cursor=cursor,
-    )
+    page = model_values(platform.database, **query.asked())
     return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
 
 
@@ -172,19 +166,10 @@ def monitoring_report(
 
 @router.get("/triggers")
 def list_triggers(
-    _: KeyHolder,
-    platform: ThePlatform,
-    model: Filter = None,
-    cause: Filter = None,
-    state: Filter = None,
-    since: Since = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: KeyHolder, platform: ThePlatform, query: Annotated[TriggerQuery, Query()]
 ) -> Listing[TriggerView]:
     """Recorded decisions that a model needs retraining or a look, newest first."""
-    page = platform.triggers.page(
-        model=model, cause=cause, state=state, since=epoch(since), limit=limit, cursor=cursor
-    )
+    page = platform.triggers.page(**query.asked())
     return Listing(items=[_view(trigger) for trigger in page.items], next=page.next)
 
 

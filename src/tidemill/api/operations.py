@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from tidemill.api.access import Admin, KeyHolder
-from tidemill.api.shapes import Cursor, Filter, Limit, Listing, Since, Until, dated, epoch
+from tidemill.api.shapes import Filter, Listing, PageQuery, Since, Until, dated, epoch
 from tidemill.api.state import platform_of
 from tidemill.platform import Platform
 from tidemill.stores import statistics
@@ -18,6 +18,43 @@ from tidemill.stores.audit import Entry
 router = APIRouter(tags=["operations"])
 
 ThePlatform = Annotated[Platform, Depends(platform_of)]
+
+
+class AuditQuery(PageQuery):
+    """Which rows of the audit log."""
+
+    action: Filter = None
+    subject: Filter = None
+    actor: Filter = None
+    since: Since = None
+
+
+class LogQuery(PageQuery):
+    """Which requests."""
+
+    route: Filter = None
+    method: Filter = None
+    status: int | None = None
+    since: Since = None
+    until: Until = None
+
+
+class MinutesQuery(PageQuery):
+    """Which minutes of which route."""
+
+    route: Filter = None
+    since: Since = None
+    until: Until = None
+
+
+class MetricsQuery(PageQuery):
+    """Which metrics of which versions."""
+
+    model: Filter = None
+    version: Filter = None
+    metric: Filter = None
+    source: Filter = None
+    since: Since = None
 
 
 class ClearOrder(BaseModel):
@@ -37,24 +74,10 @@ class Cleared(BaseModel):
 
 @router.get("/audit")
 def list_audit(
-    _: Admin,
-    platform: ThePlatform,
-    action: Filter = None,
-    subject: Filter = None,
-    actor: Filter = None,
-    since: Since = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: Admin, platform: ThePlatform, query: Annotated[AuditQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """Who did what, when and why, newest first."""
-    page = platform.audit.page(
-        action=action,
-        subject=subject,
-        actor=actor,
-        since=epoch(since),
-        limit=limit,
-        cursor=cursor,
-    )
+    page = platform.audit.page(**query.asked())
     return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
 
 
@@ -66,74 +89,28 @@ def verify_audit(_: Admin, platform: ThePlatform) -> dict[str, Any]:
 
 @router.get("/logs")
 def list_logs(
-    _: Admin,
-    platform: ThePlatform,
-    route: Filter = None,
-    method: Filter = None,
-    status: int | None = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: Admin, platform: ThePlatform, query: Annotated[LogQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """Requests that were answered, newest first."""
-    page = platform.requests.page(
-        route=route,
-        method=method,
-        status=status,
-        since=epoch(since),
-        until=epoch(until),
-        limit=limit,
-        cursor=cursor,
-    )
+    page = platform.requests.page(**query.asked())
     return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/metrics/api")
 def api_metrics(
-    _: KeyHolder,
-    platform: ThePlatform,
-    route: Filter = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: KeyHolder, platform: ThePlatform, query: Annotated[MinutesQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """Requests by minute, route and status: how many, how long on average and at worst."""
-    page = statistics.api_minutes(
-        platform.database,
-        route=route,
-        since=epoch(since),
-        until=epoch(until),
-        limit=limit,
-        cursor=cursor,
-    )
+    page = statistics.api_minutes(platform.database, **query.asked())
     return Listing(items=[dated(row, "minute") for row in page.items], next=page.next)
 
 
 @router.get("/metrics/models")
 def model_metrics(
-    _: KeyHolder,
-    platform: ThePlatform,
-    model: Filter = None,
-    version: Filter = None,
-    metric: Filter = None,
-    source: Filter = None,
-    since: Since = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    _: KeyHolder, platform: ThePlatform, query: Annotated[MetricsQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """What is known of how good each version is: at training, at the gate, live."""
-    page = statistics.model_values(
-        platform.database,
-        model=model,
-        version=version,
-        metric=metric,
-        source=source,
-        since=epoch(since),
-        limit=limit,
-        cursor=cursor,
-    )
+    page = statistics.model_values(platform.database, **query.asked())
     return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
 
 

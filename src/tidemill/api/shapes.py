@@ -22,6 +22,19 @@ Until = Annotated[datetime | None, Query(description="Only what happened earlier
 Filter = Annotated[str | None, Query(max_length=255)]
 
 
+class PageQuery(BaseModel):
+    """What the query of a list may say; a route's own filters are further fields."""
+
+    limit: Limit = 50
+    cursor: Cursor = None
+
+    def asked(self) -> dict[str, Any]:
+        """The fields as stores take them, moments as seconds since the epoch."""
+        return {
+            name: epoch(value) if isinstance(value, datetime) else value for name, value in self
+        }
+
+
 class Listing(BaseModel, Generic[T]):
     """One page, newest first."""
 
