@@ -16,11 +16,13 @@ import pytest
 
 from tests.servers import free_port, serving, wait_until
 from tidemill.api.app import create_app
+from tidemill.loop.consequences import ORDER
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.contests import Challenger, NewContest
 from tidemill.stores.database import Database
 from tidemill.stores.jobs import Job
+from tidemill.stores.triggers import NewTrigger
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -151,6 +153,17 @@ def test_a_retraining_has_a_trigger_that_keeps_what_was_asked_for(api: Api) -> N
         "reason": "new tariffs",
     }
     assert (job.time_limit, job.key_id) == (60, trigger["actor"].removeprefix("key:"))
+
+
+def test_a_trigger_without_its_job_still_gets_what_was_asked_for(api: Api) -> None:
+    """As when the API dies between the two."""
+    order = {"params": {"trials": 3}, "time_limit": 60.0, "key_id": "abc"}
+    new = NewTrigger("flowers", "manual", "new tariffs", evidence={ORDER: order})
+    trigger = api.platform.triggers.open(new)
+    api.platform.watcher.consequences.follow("flowers")
+    job = api.platform.jobs.get(str(api.platform.triggers.get(trigger.id).job_id))
+    assert (job.kind, job.time_limit, job.key_id) == ("retrain", 60.0, "abc")
+    assert job.params == {"trials": 3, "trigger": trigger.id, "reason": "new tariffs"}
 
 
 def test_a_model_is_retrained_once_at_a_time(api: Api) -> None:
