@@ -65,6 +65,10 @@ class Session:
             server.wait(PATIENCE)
         self.servers.clear()
 
+    def write(self, name: str, text: str) -> None:
+        """Make a file of the page's in the folder that the last command was in."""
+        self.path(name).write_text(PORT.sub(lambda match: self._port(match[0]), text))
+
     def path(self, name: str) -> Path:
         """A file in the folder that the last command was in."""
         place = self.folder / ".place"

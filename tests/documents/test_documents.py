@@ -100,7 +100,7 @@ def _follow(step: Step, session: Session, said: str) -> str:
     if step.language == "stop":
         session.stop()
     elif "file" in step.words:
-        session.path(step.words["file"]).write_text(step.text)
+        session.write(step.words["file"], step.text)
     elif "shows" in step.words:
         shown, there = _statements(step.text), session.path(step.words["shows"]).read_text()
         assert shown <= _statements(there), f"{place} is not in {step.words['shows']}:\n{there}"
