@@ -117,7 +117,7 @@ def _url(path: str, parameters: list[Json]) -> Json:
     parts = [re.sub(r"^\{(.*)\}$", r":\1", part) for part in path.strip("/").split("/")]
     query = [
         {"key": p["name"], "value": "", "description": p.get("description", ""), "disabled": True}
-        for p in parameters
+        for p in sorted(parameters, key=lambda p: str(p["name"]))  # versions of FastAPI differ
         if p["in"] == "query"
     ]
     url: Json = {
