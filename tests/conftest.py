@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,19 @@ settings.register_profile(
 settings.load_profile("tidemill")
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No TIDEMILL_ or MLflow variable of the machine reaches a test, but for test servers."""
-    for name in list(os.environ):
-        ours = name.startswith("TIDEMILL_") and not name.startswith("TIDEMILL_TEST_")
-        if ours or name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MODEL_STAGE"):
-            monkeypatch.delenv(name)
+@pytest.fixture(autouse=True, scope="module")
+def _clean_environment() -> Iterator[None]:
+    """No TIDEMILL_ or MLflow variable of the machine reaches a test, but for test servers.
+
+    Nor does one that another module's tests left: `mlflow.set_tracking_uri` writes to the
+    environment. Being of the module, this comes before the fixtures that a module shares.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            ours = name.startswith("TIDEMILL_") and not name.startswith("TIDEMILL_TEST_")
+            if ours or name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MODEL_STAGE"):
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture
