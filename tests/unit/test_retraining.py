@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tidemill.loop.contest import held_bundle
 from tidemill.loop.follow_up import POSTPONED
 from tidemill.loop.promote import promote
 from tidemill.loop.train import train
@@ -56,7 +57,10 @@ class Harbour:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "project.py"
         self.file.write_text(PROJECT)
-        rows(400, seed=1).to_csv(folder / "rows.csv", index=False)
+        table = rows(400, seed=1)
+        table.loc[:9, "wind"] = np.nan  # no later row misses it, and none tells of this port
+        table.loc[10:19, "port"] = "Husum"
+        table.to_csv(folder / "rows.csv", index=False)
         settings = Settings(home=folder / "home", project=str(self.file))
         self.platform = Platform.open(settings)
         self.clock = itertools.count()
@@ -147,6 +151,12 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     winner = platform.registry.version("tides", harbour.champion)
     assert winner.tags["tidemill.window"] == "since"
     assert winner.tags["tidemill.gate.verdict"] == "passed"
+    # It learned from the newest rows only, and takes all that the first champion took.
+    _, wind, port = held_bundle(
+        platform.registry, "tides", winner.number, platform.bundles
+    ).signature.columns
+    assert wind.nullable
+    assert port.categories == ("Brest", "Cuxhaven", "Husum")
     kept = platform.registry.version("tides", "3") if harbour.champion == "2" else winner
     assert kept.tags["tidemill.contest.state"] in ("lost", "won")
     # The same job again, after its worker died, opens nothing new and registers nothing new.

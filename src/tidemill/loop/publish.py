@@ -109,9 +109,15 @@ def _inputs(sweep: Sweep, part: Literal["train", "test"]) -> Any:
 
 
 def _signature(sweep: Sweep) -> Signature:
-    y = labels_of(sweep.data.train, sweep.project)
-    data, X = sweep.data, _inputs(sweep, "train")
-    return infer_signature(X, y, data.task, sweep.project, kinds=data.kinds)
+    """What the model takes: its callers are not refused what an earlier version took.
+
+    Only our own preprocessing is known to cope with gaps and texts that the window does not hold.
+    """
+    project, data = sweep.project, sweep.data
+    wide = data.seen is not None and project.preprocess is None
+    X = matrix_of(data.seen if wide else data.train, data.inputs, project)
+    y = labels_of(data.train, project)
+    return infer_signature(X, y, data.task, project, kinds=data.kinds)
 
 
 def _export(

@@ -96,6 +96,10 @@ class Stores:
     contests: Contests
 
 
+class RefusedError(TidemillError):
+    """The server took a request for wrong."""
+
+
 @dataclass
 class Player:
     """Plays one table.
@@ -172,8 +176,12 @@ class Player:
         answers: dict[str, Any] = {"predictions": [], "version": self._serving}
         if good.any():
             body = {"instances": requests_of(frame[good], self.signature)}
-            answers = self._post(f"/models/{self.model}/predict_batch", body)
-            self.record.sent += int(good.sum())
+            try:
+                answers = self._post(f"/models/{self.model}/predict_batch", body)
+                self.record.sent += int(good.sum())
+            except RefusedError:  # by a later champion, which takes less than the first
+                self.record.refused += int(good.sum())
+                good[:] = False
         found = iter(answers["predictions"])
         for taken in good:
             answer = next(found) if taken else {}
@@ -207,7 +215,7 @@ class Player:
             self.record.failed += 1
             self._pause(deadline, f"{path} to answer")
         if answer.status_code >= 400:
-            raise TidemillError(f"{path} was refused ({answer.status_code}): {answer.text[:500]}")
+            raise RefusedError(f"{path} was refused ({answer.status_code}): {answer.text[:500]}")
         found = answer.json()
         return found if isinstance(found, dict) else {"items": found}
 

@@ -151,6 +151,7 @@ def _part(project: Project, cleaned: Cleaned, window: TrainingWindow) -> Prepare
         warnings=cleaned.warnings,
         fingerprint=fingerprint(train),
         test_fingerprint=fingerprint(test),
+        seen=cleaned.frame.iloc[: window.end],
     )
 
 

@@ -62,7 +62,9 @@ class Cleaned:
 class Prepared:
     """Everything that training and the gate need to know about the data.
 
-    `frame` holds all rows, `train` and `test` the two parts of them.
+    `frame` holds all rows, `train` and `test` the two parts of them. `seen` are the rows up to the
+    end of a training window: what a model answers is not narrowed to what the window happens to
+    hold. None where `train` is all there is to learn from.
     """
 
     source: str
@@ -75,6 +77,7 @@ class Prepared:
     warnings: tuple[DataWarning, ...]
     fingerprint: str
     test_fingerprint: str
+    seen: pd.DataFrame | None = None
 
 
 def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prepared:
