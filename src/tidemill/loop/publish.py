@@ -114,8 +114,8 @@ def _signature(sweep: Sweep) -> Signature:
     Only our own preprocessing is known to cope with gaps and texts that the window does not hold.
     """
     project, data = sweep.project, sweep.data
-    wide = data.seen is not None and project.preprocess is None
-    X = matrix_of(data.seen if wide else data.train, data.inputs, project)
+    rows = data.train if data.seen is None or project.preprocess is not None else data.seen
+    X = matrix_of(rows, data.inputs, project)
     y = labels_of(data.train, project)
     return infer_signature(X, y, data.task, project, kinds=data.kinds)
 
