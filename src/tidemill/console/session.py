@@ -76,7 +76,7 @@ class Sessions:
     def read(self, cookie: str) -> Session | None:
         """The session of a cookie; None when it is forged, over, or its key is gone."""
         parts = cookie.split(".")
-        if len(parts) != 5 or not (parts[2].isdigit() and parts[3].isdigit()):
+        if len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[2:4]):
             return None
         record = self._keyring.current().get(parts[0])
         if record is None:
