@@ -194,7 +194,6 @@ def test_a_port_in_use_is_named_with_the_option_to_change(tmp_path: Path) -> Non
     assert "--port" in done.stderr
 
 
-@pytest.mark.slow  # was once seen to wait for ever for its children on a busy machine
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_every_process_and_the_next_up_goes_on(
     tmp_path: Path, number: signal.Signals

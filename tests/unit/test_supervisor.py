@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -121,3 +122,12 @@ def test_trust_reaches_the_sync_and_the_keeper(tmp_path: Path) -> None:
     assert "--trust" not in household.sync(settings, ["m"]).command
     shelf = tmp_path / "elsewhere"
     assert household.keeper(settings, shelf).command[-2:] == ["--shelf", str(shelf)]
+
+
+def test_a_signal_is_heard_even_where_what_it_raised_is_lost() -> None:
+    with supervising() as supervisor:
+        with contextlib.suppress(BaseException):  # as Python does around a finalizer
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        assert supervisor.stopping
+        supervisor.run()

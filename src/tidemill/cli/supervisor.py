@@ -88,6 +88,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.children: list[Child] = []
+        self.stopping = False
 
     def start(self, child: Child) -> Child:
         child.start()
@@ -99,7 +100,10 @@ class Supervisor:
 
         Raises:
             UnavailableError: A child died five times in a row shortly after its start.
+            StopRequestedError: A signal arrived.
         """
+        if self.stopping:
+            raise StopRequestedError
         now = time.monotonic()
         for child in self.children:
             if child.running:
@@ -161,6 +165,8 @@ def supervising() -> Iterator[Supervisor]:
     def request_stop(_number: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+        # Python drops what is raised in a finalizer, so the wish is written down as well.
+        supervisor.stopping = True
         raise StopRequestedError
 
     previous = {n: signal.signal(n, request_stop) for n in (signal.SIGTERM, signal.SIGINT)}
