@@ -27,6 +27,8 @@ class RowDecoder:
         self._size = signature.tensor.size if signature.tensor else len(signature.columns)
         one = _tensor_types(signature) if signature.tensor else _table_types(signature)
         self._wrapped, self._named, self._many = (_decoder(t) for t in one)
+        self._names = list(signature.names)
+        self._split = _decoder(None if signature.tensor else _split_type(signature))
 
     def one(self, body: bytes) -> Row | None:
         """The single row of a body, or None when forms has to look."""
@@ -48,6 +50,17 @@ class RowDecoder:
         if not rows or None in rows:
             return None
         return rows  # type: ignore[return-value]
+
+    def split(self, body: bytes) -> list[Row] | None:
+        """The rows under `dataframe_split`, as pandas writes them, where the columns are those of
+        the signature in their order; or None when somebody else has to look."""
+        try:
+            table = self._split(body).dataframe_split
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
+        rows: list[Row] = table.data
+        fits = table.columns in (None, self._names) and all(len(r) == self._size for r in rows)
+        return rows if rows and fits else None
 
     def _values(self, row: Any) -> Row | None:
         if not isinstance(row, list | tuple):
@@ -81,10 +94,16 @@ def _table_types(signature: Signature) -> tuple[Any, Any, Any]:
         forbid_unknown_fields=True,
         gc=False,
     )
-    listed: Any = list[float] if set(kinds) == {float} else tuple.__class_getitem__(tuple(kinds))
-    row = listed | named
+    row = _listed_type(signature) | named
     many = list[row]  # type: ignore[valid-type]
     return _wrapper(FEATURES, row), named, _wrapper(INSTANCES, many)
+
+
+def _listed_type(signature: Signature) -> Any:
+    """The type of a table's row as a list. Where all are plain numbers it says nothing of the
+    length, because that makes it quicker to read."""
+    kinds = [_type(column) for column in signature.columns]
+    return list[float] if set(kinds) == {float} else tuple.__class_getitem__(tuple(kinds))
 
 
 def _tensor_types(signature: Signature) -> tuple[Any, Any, Any]:
@@ -100,8 +119,16 @@ def _tensor_types(signature: Signature) -> tuple[Any, Any, Any]:
     )
 
 
+def _split_type(signature: Signature) -> Any:
+    rows: Any = list[_listed_type(signature)]  # type: ignore[misc]
+    names: Any = list[str] | None
+    fields: list[Any] = [("data", rows), ("columns", names, None)]
+    table: Any = msgspec.defstruct("Table", fields, gc=False)
+    return _wrapper("dataframe_split", table)
+
+
 def _wrapper(name: str, kind: Any) -> Any:
-    field = name if name in (FEATURES, INSTANCES) else "f0"
+    field = name if name in (FEATURES, INSTANCES, "dataframe_split") else "f0"
     return msgspec.defstruct(
         "Wrapper",
         [(field, kind)],

@@ -56,6 +56,7 @@ class Packer:
             and all(c.kind != "text" for c in signature.columns)
         )
         self.width = signature.tensor.size if signature.tensor else len(names)
+        self._numeric = self.flat and all(c.kind == "number" for c in signature.columns)
         self.dtype = np.dtype(first.dtype if self.flat else "float64")
         self._places = [[names.index(c) for c in i.columns] for i in self.inputs]
         self._pack_into = struct.Struct(f"<{self.width}{CODES.get(first.dtype, 'd')}").pack_into
@@ -122,6 +123,16 @@ class Packer:
                 expected="finite numbers",
             )
         return Rows(count, self.shaped(flat))
+
+    def matrix(self, matrix: Array) -> Rows | None:
+        """Numbers [count, columns] in the signature's order, packed as they are. None where they
+        are not usual ones (gaps, infinities, columns of other kinds): ask `columns`."""
+        if not self._numeric or not len(matrix):
+            return None
+        with np.errstate(over="ignore"):
+            packed = np.array(matrix.astype(np.float64, copy=False), self.dtype, order="C")
+        total = float(packed.sum(dtype=np.float64))
+        return Rows(len(packed), self.shaped(packed)) if total - total == 0 else None
 
     def columns(self, columns: Mapping[str, Sequence[Value] | Array]) -> Rows:
         """Named columns of equal length, checked; numeric arrays without a loop over their values.
@@ -201,6 +212,8 @@ class Packer:
 
 _NAN = float("nan")
 _LARGEST = 2**63 - 1
+_NUMBERS = frozenset({float, int, type(None)})
+_TEXTS = frozenset({str, type(None)})
 
 
 def _beyond_whole(entry: ModelInput, rows: Sequence[Sequence[Any]]) -> InputError:
@@ -219,11 +232,14 @@ def _plain(column: Sequence[Value] | Array) -> Sequence[Value]:
 
 def _column(column: Column, given: Sequence[Value] | Array) -> Sequence[Value] | Array:
     """One column's values, checked: an array of float64 for plain numbers, otherwise a list."""
-    if isinstance(given, np.ndarray) and given.dtype.kind in "fiu" and column.kind == "number":
-        values: Array = given.astype(np.float64)
-        bad = np.isinf(values) if column.nullable else ~np.isfinite(values)
-        if not bad.any():
-            return values
+    if column.kind == "number":
+        values = _numbers(given)
+        if values is not None:
+            bad = np.isinf(values) if column.nullable else ~np.isfinite(values)
+            if not bad.any():
+                return values
+    elif column.kind == "text" and _are_known_texts(column, given):
+        return given
     checked = []
     for i, value in enumerate(_plain(given)):
         try:
@@ -234,3 +250,25 @@ def _column(column: Column, given: Sequence[Value] | Array) -> Sequence[Value] |
             ) from error
         checked.append(_NAN if value is None and column.kind != "text" else value)
     return checked
+
+
+def _numbers(given: Sequence[Value] | Array) -> Array | None:
+    """Numbers as an array, NaN where one is missing; None where one of them is something else."""
+    if isinstance(given, np.ndarray):
+        return given.astype(np.float64) if given.dtype.kind in "fiu" else None
+    if not _NUMBERS.issuperset(map(type, given)):
+        return None
+    try:
+        return np.array(given, np.float64)
+    except OverflowError:
+        return None
+
+
+def _are_known_texts(column: Column, given: Sequence[Value] | Array) -> bool:
+    """Whether `canonical` would take all of these texts as they are."""
+    if isinstance(given, np.ndarray) or not _TEXTS.issuperset(map(type, given)):
+        return False
+    known = column.categories
+    return (known is None or set(given) <= {*known, None}) and (
+        column.nullable or None not in given
+    )

@@ -56,7 +56,7 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 256
     queue_rows: Annotated[
         int, Meta(ge=1, description="Rows that may wait for a busy model before 503 is answered.")
-    ] = 4096
+    ] = 16_384
     timeout: Annotated[
         float, Meta(gt=0, description="Seconds a request may wait for a model before 504.")
     ] = 30.0

@@ -50,7 +50,8 @@ def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
     make_shelf(home / "shelf", ("classifier",))
     placed = {number: version(number) for number in range(2, 22)}
     running = start(poll=0.25)
-    answers: list[tuple[int, int]] = []
+    answers: list[tuple[int, int, float]] = []
+    archived: dict[int, float] = {}  # when each version was no longer the one to serve
 
     async def all_of_it() -> None:
         done = asyncio.Event()
@@ -58,6 +59,7 @@ def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
         for number in range(2, 22):
             await asyncio.sleep(0.1)
             await asyncio.to_thread(promote, home, placed[number])
+            archived[number - 1] = time.monotonic()
             await asyncio.to_thread(
                 wait_until, lambda n=number: answers[-1][1] == n, f"version {number}"
             )
@@ -68,27 +70,32 @@ def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
 
     asyncio.run(all_of_it())
     assert len(answers) >= 10_000
-    assert {number for _, number in answers} == set(range(1, 22))
-    assert all(number >= newest for newest, number in answers)
+    assert {number for _, number, _ in answers} == set(range(1, 22))
+    assert all(number >= newest for newest, number, _ in answers)
+    late = [
+        (n, asked - archived[n]) for _, n, asked in answers if asked > archived.get(n, asked) + 2
+    ]
+    assert not late, f"{len(late)} answers of versions archived more than 2 s before: {late[:5]}"
 
 
-async def ask(port: int, answers: list[tuple[int, int]], done: asyncio.Event) -> None:
+async def ask(port: int, answers: list[tuple[int, int, float]], done: asyncio.Event) -> None:
     """Ask over one connection until all is done; any answer but 200 ends it with an error.
 
-    An answer is the version, after the newest that had answered anyone when the question went out.
+    An answer is the newest version that had answered anyone when the question went out, the version
+    that answers it, and when it went out.
     """
     body = msgspec.json.encode(BODY)
     request = b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n%b"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         while not done.is_set():
-            newest = answers[-1][1] if answers else 1
+            newest, asked = answers[-1][1] if answers else 1, time.monotonic()
             writer.write(request % (len(body), body))
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 "), head
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             found = msgspec.json.decode(await reader.readexactly(length))
-            answers.append((newest, int(found["version"])))
+            answers.append((newest, int(found["version"]), asked))
     finally:
         writer.close()
 

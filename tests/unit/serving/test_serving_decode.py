@@ -158,3 +158,43 @@ def test_many_missing_names_are_cut_short() -> None:
     with pytest.raises(InputError, match="'c9' and 490 more") as caught:
         read_rows(signature, b"{}")
     assert len(str(caught.value)) < 1000
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> tuple[Signature, list[str], list[Any]]:
+    signature = table(
+        *draw(st.lists(columns(), min_size=1, max_size=4, unique_by=lambda c: c.name))
+    )
+    rows = [
+        [value_for(draw, column) for column in signature.columns]
+        for _ in range(draw(st.integers(0, 3)))
+    ]
+    if rows and draw(st.integers(0, 4)) == 0:
+        rows[-1] = rows[-1][1:]
+    names = draw(st.sampled_from((list(signature.names), list(signature.names[::-1]))))
+    return signature, names, rows
+
+
+@given(splits())
+def test_a_split_table_is_read_fast_only_as_it_is_row_by_row(
+    case: tuple[Signature, list[str], list[Any]],
+) -> None:
+    signature, names, rows = case
+    body = {"dataframe_split": {"columns": names, "index": [0], "data": rows}}
+    found = RowDecoder(signature).split(json.dumps(body).encode("utf-8", "replace"))
+    if found is None:
+        return
+    assert names == list(signature.names)
+    again = json.dumps({"instances": rows}).encode("utf-8", "replace")
+    wanted, _ = read_rows(signature, again)
+    for row, right in zip(found, wanted, strict=True):
+        assert all(map(same, row, right)), (row, right)
+
+
+def test_a_usual_split_table_is_read_fast() -> None:
+    signature = table(Column("a", "number"), Column("b", "text", True))
+    for names in ('"columns":["a","b"],', ""):
+        body = f'{{"dataframe_split":{{{names}"data":[[1,"x"],[2.5,null]]}}}}'
+        assert RowDecoder(signature).split(body.encode()) == [(1.0, "x"), (2.5, None)]
+    for body in ('{"dataframe_split":{"data":[]}}', '{"dataframe_split":{"data":[[1]]}}', "{}", ""):
+        assert RowDecoder(signature).split(body.encode()) is None

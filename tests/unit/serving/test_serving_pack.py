@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
+from tidemill.serving.forms import canonical
 from tidemill.serving.pack import Packer
 from tidemill.signature import Column, Signature, Tensor
 
@@ -149,3 +150,60 @@ def test_the_key_of_rows_tells_them_apart() -> None:
     keys = {packer.pack([row]).key() for row in (*ROWS, [1.5, "y", 3, True], [1.5, "x", 3, False])}
     assert len(keys) == 4
     assert flat("float32").pack([[1.0, 2.0]]).key() != flat("float32").pack([[2.0, 1.0]]).key()
+
+
+odd = st.sampled_from([None, float("nan"), float("inf"), 1e39, 10**400, True, "1", 2**60])
+
+
+@given(
+    st.lists(st.floats(-9, 9) | st.integers(-9, 9) | odd, min_size=1, max_size=6),
+    st.booleans(),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_a_column_of_numbers_is_taken_or_refused_as_each_of_them_is(
+    values: list[Any], nullable: bool, dtype: str
+) -> None:
+    packer = flat(dtype, "a", nullable=nullable)
+    column = packer.signature.columns[0]
+    try:
+        wanted: Any = [[canonical(column, value)] for value in values]
+        wanted = packer.pack(wanted).arrays[0]
+    except InputError:
+        wanted = None
+    try:
+        found: Any = packer.columns({"a": values}).arrays[0]
+    except InputError:
+        found = None
+    assert (found is None) == (wanted is None)
+    if found is not None:
+        np.testing.assert_array_equal(found, wanted)
+
+
+@given(st.lists(st.sampled_from(["x", "y", "z", None, 1, True]), min_size=1, max_size=5))
+def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[Any]) -> None:
+    for nullable in (True, False):
+        for categories in (None, ("x", "y")):
+            column = Column("a", "text", nullable, categories)
+            packer = Packer(
+                Signature("regression", "y", (column,)), [ModelInput("X", "string", ("a",), "?")]
+            )
+            try:
+                wanted: Any = [canonical(column, value) for value in values]
+            except InputError:
+                with pytest.raises(InputError):
+                    packer.columns({"a": values})
+            else:
+                found = packer.columns({"a": values}).arrays[0]
+                assert found.ravel().tolist() == ["?" if v is None else v for v in wanted]
+
+
+def test_a_matrix_of_usual_numbers_is_packed_as_it_is() -> None:
+    packer = flat("float32")
+    for usual in (np.array([[1, 2], [3, 4]]), np.array([[1.5, 2], [3, 4]], np.float16).copy()):
+        rows = packer.matrix(usual)
+        assert rows is not None
+        np.testing.assert_array_equal(rows.arrays[0], usual.astype(np.float32))
+    for odd_one in (np.nan, np.inf, 1e39):
+        assert packer.matrix(np.array([[1.0, odd_one]])) is None
+    assert packer.matrix(np.empty((0, 2))) is None
+    assert flat("float32", kind="integer").matrix(np.array([[1.0, 2.0]])) is None

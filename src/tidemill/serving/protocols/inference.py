@@ -76,7 +76,7 @@ def protocol(service: Service) -> Protocol:
         routes += [
             Route("GET", root, v2.metadata, problem=refusal),
             Route("GET", f"{root}/ready", v2.model_ready, problem=refusal),
-            Route("POST", f"{root}/infer", v2.infer, scope="predict", problem=refusal),
+            Route("POST", f"{root}/infer", v2.infer, scope="predict", problem=refusal, fast=True),
         ]
     return Protocol(
         "inference", routes, lambda: inference_schema.paths(fleet), inference_schema.schemas
@@ -180,8 +180,11 @@ def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> Rows:
     signature = predictor.signature
     if signature.tensor is not None:
         return predictor.packer.tensor(_only(signature.tensor, tensors))
-    if set(tensors) != set(signature.names):
-        matrix = _matrix(signature, tensors)
+    named = set(tensors) == set(signature.names)
+    matrix = _stacked(signature, tensors) if named else _matrix(signature, tensors)
+    if matrix is not None and (rows := predictor.packer.matrix(matrix)) is not None:
+        return rows
+    if not named:
         if matrix is None:
             raise _wrong_inputs(signature, tensors)
         tensors = {name: matrix[:, i] for i, name in enumerate(signature.names)}
@@ -295,6 +298,17 @@ def _only(tensor: Tensor, tensors: dict[str, Array]) -> Array:
             f"'{tensor.name}' is no tensor of numbers.", field=tensor.name, expected="numbers"
         )
     return array
+
+
+def _stacked(signature: Signature, tensors: dict[str, Array]) -> Array | None:
+    """One matrix of all columns, where each is of numbers and they are of one shape."""
+    arrays = [tensors[name] for name in signature.names]
+    shape = arrays[0].shape
+    if shape[1:] not in ((), (1,)) or any(
+        a.shape != shape or a.dtype.kind not in "fiu" for a in arrays
+    ):
+        return None
+    return np.concatenate(arrays).reshape(len(arrays), -1).T
 
 
 def _matrix(signature: Signature, tensors: dict[str, Array]) -> Array | None:

@@ -55,8 +55,12 @@ def protocol(service: Service) -> Protocol:
     ]
     for path in ("/invocations", "/invocations/{name}"):
         media = frozenset({JSON, CSV, PARQUET})
-        route = Route("POST", path, scoring.invoke, scope="predict", problem=refusal, media=media)
-        routes.append(route)
+        routes.append(
+            Route(
+                "POST", path, scoring.invoke,
+                scope="predict", problem=refusal, media=media, fast=True,
+            )
+        )  # fmt: skip
     return Protocol("mlflow", routes, lambda: mlflow_schema.paths(fleet), mlflow_schema.schemas)
 
 
@@ -104,6 +108,8 @@ def read_body(predictor: Predictor, body: bytes) -> Rows:
     Raises:
         InputError: Names what is wrong.
     """
+    if (rows := _usual(predictor, body)) is not None:
+        return rows
     payload = read_json(body)
     if not isinstance(payload, dict):
         raise MalformedError("The body is no JSON object.", expected=f"one of {', '.join(FORMS)}")
@@ -120,6 +126,14 @@ def read_body(predictor: Predictor, body: bytes) -> Rows:
     if signature.tensor is not None:
         return predictor.packer.tensor(_tensor(signature.tensor, given[0], payload[given[0]]))
     return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
+
+
+def _usual(predictor: Predictor, body: bytes) -> Rows | None:
+    """The rows of a body in one of the usual forms, read several times quicker; None for every
+    other body, also for one with something wrong in it."""
+    split = body.startswith(b'{"dataframe_split"')
+    found = predictor.decoder.split(body) if split else predictor.decoder.many(body)
+    return None if found is None else predictor.packer.pack(found)
 
 
 def read_csv(predictor: Predictor, body: bytes) -> Rows:
