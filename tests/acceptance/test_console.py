@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.acceptance.digits import digits_on_shelf
 from tests.acceptance.test_up import Up, running
 from tests.contract.serving.conftest import make_shelf
 from tests.contract.test_console import both_planes
 from tests.servers import wait_until
+from tidemill.gallery.mnist import small_images
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 
@@ -107,6 +110,25 @@ def test_a_prediction_is_tried_and_a_wrong_field_is_named(page: Page, served: Up
     assert f"{served.api}/models/{MODEL}/predict" in code
 
 
+def test_a_form_that_comes_late_works_like_one_that_was_there(page: Page, served: Up) -> None:
+    """Where the data plane is slow to tell what it serves, the page is shown without the form."""
+
+    def late(route: Any) -> None:
+        if route.request.resource_type != "document":
+            route.continue_()
+            return
+        answer = route.fetch()
+        whole = re.compile(r'(<div id="page">).*(</div>\s*</main>)', re.DOTALL)
+        body, count = whole.subn(r"\1<p class=loading>Asking …</p>\2", answer.text())
+        assert count == 1
+        route.fulfill(response=answer, body=body)
+
+    page.route("**/try", late)
+    visit(page, served, f"/models/{MODEL}/try")
+    page.get_by_role("button", name="Predict").click()
+    page.locator(".prediction").wait_for()
+
+
 def test_a_file_is_scored_with_progress_and_given_back(
     page: Page, served: Up, tmp_path: Path
 ) -> None:
@@ -161,14 +183,28 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     page.get_by_text("are what was written").wait_for()
 
 
-def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
+def test_what_others_decide_is_shown_without_loading_the_page(page: Page, served: Up) -> None:
+    visit(page, served, f"/models/{MODEL}")
+    page.locator("tr.champion", has_text="v1").wait_for()
+    order = {"version": "2", "force": True, "reason": "by another"}
+    ask(served, f"/models/{MODEL}/promote", order)
+    page.locator("tr.champion", has_text="v2").wait_for()
+    ask(served, f"/models/{MODEL}/rollback", {"reason": "back"})
+    page.locator("tr.champion", has_text="v1").wait_for()
+
+
+def ask(served: Up, path: str, body: Any) -> Any:
+    """What the API answers to the first key."""
     key = (served.output.parent / ".tidemill" / "key").read_text().strip()
-    shifted = [[5 + i / 100, 3.0, 6.5 + i / 200, 2.5 + i / 1000] for i in range(300)]
-    answer = httpx.post(
-        f"{served.api}/models/{MODEL}/predict_batch", json={"instances": shifted},
-        headers={"X-API-Key": key}, timeout=60,
-    )  # fmt: skip
+    headers = {"X-API-Key": key}
+    answer = httpx.post(f"{served.api}{path}", json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
+    shifted = [[5 + i / 100, 3.0, 6.5 + i / 200, 2.5 + i / 1000] for i in range(300)]
+    ask(served, f"/models/{MODEL}/predict_batch", {"instances": shifted})
 
     def looked() -> bool:
         """Ingest stores what was answered some moments later."""
@@ -259,6 +295,59 @@ def test_a_new_key_looks_without_touching(browser: Browser, served: Up, page: Pa
     viewer.goto(f"{served.api}/console/models/{MODEL}/promote")
     viewer.get_by_text("lacks the scope 'promote'").wait_for()
     context.close()
+
+
+def drawn(*strokes: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    return list(strokes)
+
+
+def arc(x: float, y: float, r: float, begin: float, end: float) -> list[tuple[float, float]]:
+    """Part of a circle, from the right downwards, in degrees."""
+    angles = [math.radians(begin + (end - begin) * i / 14) for i in range(15)]
+    return [(x + r * math.cos(angle), y + r * math.sin(angle)) for angle in angles]
+
+
+DRAWN = {
+    0: drawn([(x, 140 + 1.5 * (y - 140)) for x, y in arc(140, 140, 55, -90, 270)]),
+    2: drawn([*arc(140, 100, 50, 180, 380), (90, 225), (200, 225)]),
+    4: drawn([(110, 50), (85, 150), (195, 150)], [(165, 60), (165, 235)]),
+    9: drawn([*arc(140, 105, 48, 0, -360), (188, 105), (180, 235)]),
+}
+
+
+def test_digits_are_drawn_with_the_mouse_and_read(browser: Browser, home: Path) -> None:
+    assert digits_on_shelf(home, small_images()) > 0.95
+    platform = Platform.open(Settings(home=home, tracking_uri="http://127.0.0.1:9"))
+    try:
+        token, _ = platform.keys.create(("predict",), actor="test")
+        with both_planes(platform) as url:
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.set_default_timeout(PATIENCE)
+            shots.sign_in(page, url, token)
+            page.goto(f"{url}/console/models/digits/try")
+            assert {digit: read(page, strokes) for digit, strokes in DRAWN.items()} == {
+                digit: digit for digit in DRAWN
+            }
+            assert page.locator(".bars progress").count() == 10
+            page.close()
+    finally:
+        platform.close()
+
+
+def read(page: Page, strokes: list[list[tuple[float, float]]]) -> int:
+    """Draw on the cleared canvas, and wait for the answer to the last stroke."""
+    page.get_by_role("button", name="Clear").click()
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    for (x, y), *others in strokes:
+        with page.expect_response("**/predict") as answer:
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            page.mouse.down()
+            for x, y in others:
+                page.mouse.move(box["x"] + x, box["y"] + y, steps=2)
+            page.mouse.up()
+    prediction: int = answer.value.json()["prediction"]
+    return prediction
 
 
 def test_a_picture_is_drawn_and_answered(browser: Browser, home: Path) -> None:

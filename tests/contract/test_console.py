@@ -19,6 +19,7 @@ import pytest
 from tests.contract.test_api import PROJECT
 from tests.servers import wait_until
 from tidemill.api.app import create_app
+from tidemill.console import render
 from tidemill.console.app import ACTIONS, PAGES
 from tidemill.loop.ingest import opened
 from tidemill.loop.promote import promote
@@ -31,6 +32,7 @@ from tidemill.serving.settings import load
 from tidemill.serving.shelf import ShelfState, place, write_state
 from tidemill.serving.sockets import bind
 from tidemill.settings import Settings
+from tidemill.stores.evidence import read_intervals
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -333,6 +335,20 @@ def test_what_is_not_there_is_a_page_that_says_so(house: House, path: str) -> No
 @pytest.mark.parametrize("path", ["/requests?status=x", "/audit?since=never", "/jobs?cursor=%00"])
 def test_filters_that_are_none_are_refused_in_words(house: House, path: str) -> None:
     assert 400 <= house.visitor("admin").page(path).status_code < 500
+
+
+def test_metrics_are_compared_with_their_intervals(house: House) -> None:
+    visitor = house.visitor("predict")
+    eventually(visitor, "/models/flowers/compare?a=1&b=2", "parameters are the same")
+    page = visitor.page("/models/flowers/compare?a=1&b=2").text
+    platform = house.platform
+    for number in ("1", "2"):
+        run = platform.registry.version("flowers", number).run_id
+        bounds = read_intervals(platform.tracking, run)
+        assert {"accuracy", "f1_score", "log_loss"} <= set(bounds)
+        for low, high in bounds.values():
+            assert f"<small>{render.number(low)} to {render.number(high)}</small>" in page
+    assert re.search('aria-label="accuracy of A [0-9.]+, of B [0-9.]+, with their', page)
 
 
 def test_pictures_of_a_version_come_out_of_its_run(house: House) -> None:

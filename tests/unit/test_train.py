@@ -220,6 +220,7 @@ def test_the_winners_run_holds_everything(trained: Trained) -> None:
         "calibration.png",
         "confusion_matrix.png",
         "classification_report.txt",
+        "metric_intervals.json",
         "preprocessing/scaler.pkl",
         "roc_pr_curves.png",
     } <= set(files)
@@ -227,6 +228,10 @@ def test_the_winners_run_holds_everything(trained: Trained) -> None:
     assert scaler.mean_.shape == (2,)
     report = json.loads(files["classification_report.json"].read_text())
     assert {"left", "stayed"} <= set(report)
+    bounds = json.loads(files["metric_intervals.json"].read_text())["intervals"]
+    assert set(bounds) == set(trained.result.metrics)
+    for metric, (low, high) in bounds.items():
+        assert low <= trained.result.metrics[metric] <= high
 
 
 def test_the_bundle_is_intact_and_says_where_it_came_from(trained: Trained) -> None:

@@ -147,6 +147,36 @@ def interval(value: float, low: float, high: float, title: str) -> Markup:
     return _svg(220, 28, title, body, "interval")
 
 
+def side_by_side(
+    values: Sequence[float | None], intervals: Sequence[tuple[float, float] | None], title: str
+) -> Markup:
+    """Values with their intervals, one below the other over one axis; the second is a square."""
+    known = [v for v in values if v is not None]
+    ends = [*known, *(bound for pair in intervals if pair for bound in pair)]
+    if not ends:
+        return Markup("")
+    low, span = min(ends), max(max(ends) - min(ends), 1e-12)
+
+    def at(x: float) -> float:
+        return 8 + 144 * (x - low) / span if max(ends) > low else 80.0
+
+    parts = []
+    for index, (value, pair) in enumerate(zip(values, intervals, strict=True)):
+        y = 10 + 16 * index
+        if pair is not None:
+            parts.append(
+                f'<line class="whisker" x1="{at(pair[0]):.1f}" x2="{at(pair[1]):.1f}" '
+                f'y1="{y}" y2="{y}"/>'
+            )
+        if value is not None:
+            x = at(value)
+            square = f'<rect class="dot" x="{x - 4:.1f}" y="{y - 4}" width="8" height="8"/>'
+            parts.append(
+                square if index else f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="4.5"/>'
+            )
+    return _svg(160, 36, title, "".join(parts), "interval")
+
+
 def _drawn_edges(edges: Sequence[float]) -> list[float]:
     """The outermost bins no wider than the mean of the others: they reach to the extremes."""
     places = list(map(float, edges))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,22 +11,27 @@ from tidemill.console.models import PICTURES, evidence_of
 from tidemill.console.visit import View, Visit
 from tidemill.errors import NotFoundError
 from tidemill.project import METRICS
+from tidemill.stores.evidence import read_intervals
 from tidemill.stores.versions import Version
 
-Z95 = 1.96
+Interval = tuple[float, float]
+
 #: Parameters of a run that say nothing of how the two differ.
 FACTS = frozenset({"candidate"})
 
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of both; `better` names the one that has more to show, "a", "b" or neither."""
+    """A metric of both; `better` names the one that has more to show, "a", "b" or neither.
+
+    `intervals` are None for versions that were trained before they were kept.
+    """
 
     metric: str
     a: float | None
     b: float | None
     better: str
-    intervals: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
+    intervals: tuple[Interval | None, Interval | None] = (None, None)
 
 
 def compare(visit: Visit) -> View:
@@ -40,6 +44,7 @@ def compare(visit: Visit) -> View:
         return View("compare.html", {"name": name, "found": found, "versions": versions, "a": None})
     details = [_details(visit, version) for version in (a, b)]
     params = [detail["params"] for detail in details]
+    intervals = [detail["intervals"] for detail in details]
     return View(
         "compare.html",
         {
@@ -48,7 +53,8 @@ def compare(visit: Visit) -> View:
             "versions": versions,
             "a": a,
             "b": b,
-            "rows": _rows(a, b, params),
+            "rows": _rows(a, b, intervals),
+            "held_out": [given.get("rows_test") for given in params],
             "params": _differing(*params),
             "same": len(_shared(*params)),
             "direct": _direct(visit, a, b),
@@ -75,47 +81,38 @@ def _chosen(
 
 
 def _details(visit: Visit, version: Version) -> dict[str, Any]:
-    """The parameters and the names of the files of the version's run."""
+    """The parameters, the intervals and the names of the files of the version's run."""
     platform, run_id = visit.desk.platform, version.run_id
+    nothing = {"params": {}, "intervals": {}, "files": frozenset[str]()}
     if run_id is None:
-        return {"params": {}, "files": frozenset()}
+        return nothing
 
     def ask() -> dict[str, Any]:
         client = platform.tracking
         files = frozenset(entry.path for entry in client.list_artifacts(run_id))
-        return {"params": dict(client.get_run(run_id).data.params), "files": files}
+        params = dict(client.get_run(run_id).data.params)
+        return {"params": params, "intervals": read_intervals(client, run_id), "files": files}
 
     try:
         answer = visit.desk.recent.get(("run", run_id), ask, fresh=60.0, patience=2.0)
     except NotFoundError:
-        return {"params": {}, "files": frozenset()}
-    return answer.value or {"params": {}, "files": frozenset()}
+        return nothing
+    return answer.value or nothing
 
 
-def _rows(a: Version, b: Version, params: list[Mapping[str, str]]) -> list[Row]:
+def _rows(a: Version, b: Version, intervals: list[Mapping[str, Interval]]) -> list[Row]:
     names = [name for name in METRICS if name in a.metrics or name in b.metrics]
-    return [_row(name, a.metrics.get(name), b.metrics.get(name), params) for name in names]
+    return [_row(name, a.metrics.get(name), b.metrics.get(name), intervals) for name in names]
 
 
-def _row(metric: str, a: float | None, b: float | None, params: list[Mapping[str, str]]) -> Row:
+def _row(
+    metric: str, a: float | None, b: float | None, intervals: list[Mapping[str, Interval]]
+) -> Row:
     better = ""
     if a is not None and b is not None and a != b:
         better = "a" if (a > b) == METRICS[metric] else "b"
-    if metric != "accuracy":
-        return Row(metric, a, b, better)
-    pairs = zip((a, b), params, strict=True)
-    first, second = (_share_interval(value, given.get("rows_test")) for value, given in pairs)
+    first, second = (found.get(metric) for found in intervals)
     return Row(metric, a, b, better, (first, second))
-
-
-def _share_interval(share: float | None, rows: str | None) -> tuple[float, float] | None:
-    """Wilson's 95% interval of a share of so many rows."""
-    if share is None or rows is None or not rows.isdigit() or int(rows) == 0:
-        return None
-    n = int(rows)
-    middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    reach = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    return middle - reach, middle + reach
 
 
 def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[tuple[str, str, str]]:

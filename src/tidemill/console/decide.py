@@ -19,11 +19,11 @@ MOST_REASON = 2_000
 def ask_promote(visit: Visit) -> View:
     """What a promotion would change."""
     name = visit.path["name"]
-    versions = facts.versions(visit, name).value or []
+    versions = facts.sure_versions(visit, name)
     champion = facts.champion_of(versions)
     wanted = visit.query.get("version")
     chosen = next((v for v in versions if v.number == wanted), None)
-    if wanted and versions and chosen is None:
+    if wanted and chosen is None:
         raise NotFoundError(f"'{name}' has no version {wanted}.", field="version")
     return View(
         "promote.html",
@@ -71,7 +71,7 @@ def do_promote(visit: Visit) -> Go | View:
 def ask_rollback(visit: Visit) -> View:
     """What a rollback would change."""
     name = visit.path["name"]
-    versions = facts.versions(visit, name).value or []
+    versions = facts.sure_versions(visit, name)
     return View(
         "rollback.html",
         {
@@ -101,7 +101,7 @@ def do_rollback(visit: Visit) -> Go:
 def ask_stage(visit: Visit) -> View:
     """What making a version challenger, or archiving it, would change."""
     name, number = visit.path["name"], visit.path["version"]
-    versions = facts.versions(visit, name).value or []
+    versions = facts.sure_versions(visit, name)
     chosen = next((v for v in versions if v.number == number), None)
     if chosen is None:
         raise NotFoundError(f"'{name}' has no version {number}.", field="version")

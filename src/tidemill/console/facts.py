@@ -14,12 +14,14 @@ import httpx
 from tidemill.console.recent import Answer
 from tidemill.console.traffic import Figures
 from tidemill.console.visit import Visit
+from tidemill.errors import UnavailableError
 from tidemill.project import METRICS
 from tidemill.stores.audit import Audit
 from tidemill.stores.projects import Known
 from tidemill.stores.versions import CHAMPION, Model, Version
 
 ANSWER_SECONDS = 2.0
+DECISION_SECONDS = 15.0
 WHO_SERVES = ("version.promote", "version.override", "version.rollback", "version.transition")
 
 
@@ -37,6 +39,24 @@ def versions(visit: Visit, name: str) -> Answer[list[Version]]:
     platform = visit.desk.platform
     ask = lambda: platform.registry.versions(name, metrics=True)  # noqa: E731
     return visit.desk.recent.get(("versions", name), ask)
+
+
+def sure_versions(visit: Visit, name: str) -> list[Version]:
+    """The same for a page on which somebody decides, which waits for them: its form stays as it is
+    first shown, and half of the truth is no ground for a decision.
+
+    Raises:
+        NotFoundError: There is no such model.
+        UnavailableError: MLflow does not tell.
+    """
+    ask = lambda: visit.desk.platform.registry.versions(name, metrics=True)  # noqa: E731
+    answer = visit.desk.recent.get(("versions", name), ask, patience=DECISION_SECONDS)
+    if answer.value is None or answer.problem:
+        raise UnavailableError(
+            f"MLflow cannot be reached. {answer.problem or 'It does not answer.'}",
+            remedy="What is served goes on; decide once MLflow is back.",
+        )
+    return answer.value
 
 
 def served(visit: Visit) -> Answer[dict[str, dict[str, Any]]]:

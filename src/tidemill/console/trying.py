@@ -41,10 +41,13 @@ def try_it(visit: Visit) -> View:
     if info is None:
         names = sorted(served.value or {})
         return View("try.html", {"name": name, "info": None, "served": served, "names": names})
-    schema = visit.desk.recent.get(
+    asked = visit.desk.recent.get(
         ("schema", name, info["version"]), lambda: _schema(visit.serving, name), fresh=60.0,
         patience=2.0,
-    ).value  # fmt: skip
+    )  # fmt: skip
+    if asked.loading:  # the form stays as it is first shown, so it is not shown without its example
+        return View("try.html", {"name": name, "info": None, "served": asked, "names": []})
+    schema = asked.value
     tensor = info["inputs"][0] if "shape" in info["inputs"][0] else None
     example = _example(schema, info, tensor)
     return View(

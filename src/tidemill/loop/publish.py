@@ -18,12 +18,14 @@ from tidemill.loop.origin import package_versions
 from tidemill.loop.progress import Reporter
 from tidemill.loop.trial import CANDIDATE_TAG, Learned, Outcome, Sweep, describe
 from tidemill.signature import Signature
-from tidemill.steps import pictures, style
+from tidemill.steps import gate, pictures, style
 from tidemill.steps.data import labels_of, matrix_of
 from tidemill.steps.export import export_bundle
 from tidemill.steps.freshness import cut_of
+from tidemill.steps.intervals import metric_intervals
 from tidemill.steps.preprocess import find_scaler
 from tidemill.steps.signature_of import infer_signature
+from tidemill.stores.evidence import INTERVALS_FILE
 from tidemill.stores.mlflow_model import EXAMPLE_ROWS, LoggedModel, log_model
 from tidemill.stores.tracking import Run
 from tidemill.stores.versions import BUNDLE_TAG, RUN_TAG, STAGE_TAG
@@ -144,15 +146,17 @@ def _export(
 
 
 def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]:
-    """What only the winner's page shows: curves, calibration, and the fitted scaler."""
-    files = {}
+    """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
     probabilities, labels = learned.predicted.probabilities, learned.labels
+    y = labels_of(sweep.data.test, sweep.project)
+    given = gate.Outcome(learned.predicted.values, probabilities, labels)
+    intervals = metric_intervals(sweep.data.task, y, given)
+    files = {INTERVALS_FILE: msgspec.json.format(msgspec.json.encode(intervals))}
     if probabilities is not None:
-        y = labels_of(sweep.data.test, sweep.project)
         answers, title = learned.predicted.values, f"{sweep.project.name}: {outcome.trial.name}"
         curves = pictures.curves_picture(y, probabilities, labels, title)
         calibration = pictures.calibration_picture(y, probabilities, answers, labels, title)
-        files = {CURVES_FILE: style.png(curves), CALIBRATION_FILE: style.png(calibration)}
+        files |= {CURVES_FILE: style.png(curves), CALIBRATION_FILE: style.png(calibration)}
     scaler = find_scaler(learned.model)
     if scaler is not None:
         files[SCALER_FILE] = pickle.dumps(scaler)

@@ -68,6 +68,18 @@ def paired_bootstrap(
     return np.concatenate(ones), np.concatenate(others)
 
 
+def bootstrap(metric: str, y: Array, answers: Answers, *, resamples: int, seed: int) -> Floats:
+    """The metric of one model on each of `resamples` samples of the rows; NaN where undefined."""
+    random = np.random.default_rng(seed)
+    if metric == "roc_auc":
+        curves, sizes = _Curves(y, answers), np.ones(len(y), dtype=np.int64)
+        steps = _chunks(resamples, 4 * len(y))
+        return np.concatenate([curves.areas(_draw_rows(sizes, n, random)) for n in steps])
+    statistics, finish = _statistics(metric, y, answers)
+    cells, sizes = _cells(statistics)
+    return np.concatenate([finish(n @ cells) for n in _samples(sizes, resamples, random)])
+
+
 def point_value(metric: str, y: Array, answers: Answers) -> float:
     """The metric on the rows as they are; the same definition as in every sample.
 

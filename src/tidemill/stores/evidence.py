@@ -1,4 +1,4 @@
-"""What MLflow keeps of a version beside its bundle: the gate's evidence, and pictures."""
+"""What MLflow keeps of a version beside its bundle: the gate's evidence, intervals, pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import NotFoundError
+
+INTERVALS_FILE = "metric_intervals.json"
 
 
 def read_evidence(client: Any, run_id: str | None, number: str) -> dict[str, Any]:
@@ -24,6 +26,16 @@ def read_evidence(client: Any, run_id: str | None, number: str) -> dict[str, Any
         raise NotFoundError(f"Version {number} was never at the gate.")
     found: dict[str, Any] = json.loads(_content(client, run_id, path))
     return found
+
+
+def read_intervals(client: Any, run_id: str | None) -> dict[str, tuple[float, float]]:
+    """The 95% interval of each metric of the version that a run became; none where none is kept."""
+    if run_id is None or not _is_there(client, run_id, None, INTERVALS_FILE):
+        return {}
+    found: dict[str, list[float]] = json.loads(_content(client, run_id, INTERVALS_FILE))[
+        "intervals"
+    ]
+    return {metric: (low, high) for metric, (low, high) in found.items()}
 
 
 def read_picture(client: Any, run_id: str | None, name: str) -> bytes:

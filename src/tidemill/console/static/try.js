@@ -1,8 +1,7 @@
 // Asks a model from its form, draws pictures for those that take them, and scores files piece by piece.
 "use strict";
 (() => {
-  const root = document.getElementById("try");
-  if (!root) return;
+const start = (root) => {
   const csrf = document.querySelector("meta[name=csrf]").content;
   const base = root.dataset.path;
   const answer = document.getElementById("answer");
@@ -300,4 +299,16 @@
       send.disabled = false;
     }
   });
+};
+
+// The form may come after this script: the page says first that it asks for what is served.
+const found = () => {
+  const root = document.getElementById("try");
+  if (root) start(root);
+  return root;
+};
+if (!found()) {
+  const watch = new MutationObserver(() => { if (found()) watch.disconnect(); });
+  watch.observe(document.getElementById("page"), { childList: true, subtree: true });
+}
 })();
