@@ -275,8 +275,22 @@ def test_the_page_shows_every_path_and_loads_nothing(served: Tidemill) -> None:
     subprocess.run([sys.executable, "-c", "import schemathesis"], capture_output=True).returncode,
     reason="schemathesis is not installed",
 )
-def test_schemathesis_finds_no_failure_and_nothing_undocumented(home: Path, start: Start) -> None:
-    make_shelf(home / "shelf", ("regressor",))
+@pytest.mark.parametrize(
+    ("phases", "examples", "models"),
+    [
+        ("examples,coverage", "8", ("regressor",)),
+        pytest.param(
+            "examples,coverage,fuzzing",
+            "30",
+            ("classifier", "regressor", "pictures"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_schemathesis_finds_no_failure_and_nothing_undocumented(
+    home: Path, start: Start, phases: str, examples: str, models: tuple[str, ...]
+) -> None:
+    make_shelf(home / "shelf", models)
     ring, key, _ = keyring.add(keyring.new_keyring(), ("predict",))
     keyring.save(home / "keys.json", ring)
     running = start(auth="on", rate_limit_address="off")
@@ -285,13 +299,13 @@ def test_schemathesis_finds_no_failure_and_nothing_undocumented(home: Path, star
     command = [sys.executable, "-m", "schemathesis.cli", "run", "--checks", checks]
     command += [
         "--phases",
-        "examples,coverage",
+        phases,
         "--max-examples",
-        "8",
+        examples,
         "-H",
         f"X-API-Key: {key}",
         "--suppress-health-check=all",
     ]
     command += [f"http://127.0.0.1:{running.port}/openapi.json"]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=home.parent)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=home.parent)
     assert found.returncode == 0, found.stdout[-5000:] + found.stderr[-2000:]
