@@ -210,7 +210,8 @@ def read_output(output: Array, rows: int, labels: tuple[Label, ...]) -> Answers:
     """What a model gave, as labels, probabilities or values.
 
     Args:
-        output: [rows] or [rows, 1] labels or numbers, or [rows, labels] probabilities.
+        output: [rows] or [rows, 1] labels or numbers, or [rows, labels] probabilities. Scores of
+            another kind (logits, margins) tell the label, and no probability.
 
     Raises:
         TidemillError: It is none of these.
@@ -218,7 +219,12 @@ def read_output(output: Array, rows: int, labels: tuple[Label, ...]) -> Answers:
     if output.ndim == 2 and output.shape[1] == 1:
         output = output[:, 0]
     if labels and output.shape == (rows, len(labels)) and output.dtype.kind == "f":
-        return None, output.astype(np.float64), None
+        shares = output.astype(np.float64)
+        if _are_probabilities(shares):
+            return None, shares, None
+        if not np.isfinite(shares).all():
+            raise TidemillError("The model gave scores that are not finite.")
+        return shares.argmax(axis=1), None, None
     if output.shape != (rows,):
         raise TidemillError(f"The model gave {list(output.shape)} for {rows} rows.")
     if not labels:
@@ -231,6 +237,11 @@ def read_output(output: Array, rows: int, labels: tuple[Label, ...]) -> Answers:
         strange = output.tolist()[found.index(-1)]
         raise TidemillError(f"The model gave {strange!r:.80}, which is none of its labels.")
     return np.array(found, np.int64), None, None
+
+
+def _are_probabilities(shares: Array) -> bool:
+    """Whether every row holds shares of one, as far as 32-bit numbers tell."""
+    return bool((shares >= 0).all() and (abs(shares.sum(axis=1) - 1) < 1e-3).all())
 
 
 def _exactly(connection: socket.socket, count: int, *, whole: bool = False) -> bytes:
