@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -224,6 +224,7 @@ class Platform:
             found = self.registry.by_alias(model, "champion")
             return None if found is None else found.number
 
+        @cache  # it does not change, and every look wants to know
         def learned(model: str, version: str) -> int:
             run = self.registry.version(model, version).run_id
             params = self.tracking.get_run(run).data.params if run else {}

@@ -24,6 +24,9 @@ from tidemill.steps.ranking import deciding_metric
 from tidemill.steps.search import Trial
 from tidemill.steps.windows import held_out
 
+#: From no more rows than this candidates learn to be chosen from: a choice costs less than a fit.
+CHOOSING_ROWS = 5_000
+
 
 @dataclass
 class Alternative:
@@ -58,26 +61,22 @@ def scheduled(
 
     Args:
         settings: By candidate, the best parameters of the first training. Each candidate learns
-            from all but the newest rows, the best on those learns from all.
+            from all but the newest of at most `CHOOSING_ROWS` rows, the best on those from all.
         every, delay, batch: In rows; labels come as in the replay.
     """
     name = f"every {every:,} rows" + (f", the last {last:,}" if last is not None else "")
     done = Alternative(name, _spread(np.zeros(0), np.zeros(len(answered), dtype=bool), staged))
+    inputs = _inputs(staged)
     model: Any = None
-    due = 0
-    for start in range(0, len(answered), batch):
-        stop = min(start + batch, len(answered))
-        rows = staged.frame.iloc[staged.warmup + start : staged.warmup + stop]
-        if start == 0 or start >= due:
-            known = staged.warmup + max(start - delay, 0)
-            began = time.monotonic()
-            model = _fitted(staged, known, last if start else None, settings) or model
-            if start:
-                done.seconds += time.monotonic() - began
-                done.retrainings.append(start)
-            due = start + every if start else every
-        inputs = _inputs(staged)
+    for start, stop in _reigns(len(answered), every, batch):
+        known = staged.warmup + max(start - delay, 0)
+        began = time.monotonic()
+        model = _fitted(staged, known, last if start else None, settings) or model
+        if start:
+            done.seconds += time.monotonic() - began
+            done.retrainings.append(start)
         if model is not None:
+            rows = staged.frame.iloc[staged.warmup + start : staged.warmup + stop]
             done.outputs[start:stop] = predict(
                 model, matrix_of(rows, inputs, staged.project)
             ).values
@@ -85,12 +84,22 @@ def scheduled(
     return done
 
 
+def _reigns(rows: int, every: int, batch: int) -> list[tuple[int, int]]:
+    """From which row to which each model answers: it changes between two batches."""
+    starts, due = [0], every
+    for start in range(batch, rows, batch):
+        if start >= due:
+            starts.append(start)
+            due = start + every
+    return list(zip(starts, [*starts[1:], rows], strict=True))
+
+
 def _fitted(
     staged: Staged, known: int, last: int | None, settings: Mapping[str, Mapping[str, Any]]
 ) -> Any:
     """The candidate that is best on the newest rows, fitted on all; None if none can be."""
     first = 0 if last is None else max(known - last, 0)
-    data = _prepared(staged, first, known, held_out(known - first))
+    data = _prepared(staged, max(first, known - CHOOSING_ROWS), known)
     metric = deciding_metric(staged.project, data.task)
     sign = 1 if METRICS[metric] else -1
     found: list[tuple[float, Trial]] = []
@@ -108,8 +117,8 @@ def _fitted(
     return learn(best, staged.project, whole).model
 
 
-def _prepared(staged: Staged, first: int, known: int, held: int) -> Prepared:
-    project = staged.project
+def _prepared(staged: Staged, first: int, known: int) -> Prepared:
+    project, held = staged.project, held_out(known - first)
     cleaned = clean(load_frame(project), project)
     frame = staged.frame.iloc[:known]
     return Prepared(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ import numpy as np
 from tidemill import bundle
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError
-from tidemill.loop.examine import accepted, examine
+from tidemill.loop.contestants import Contestants, taken
+from tidemill.loop.examine import accepted
 from tidemill.loop.promote import Audit, crown, keep_evidence
 from tidemill.policies import seconds
 from tidemill.project import Project
@@ -54,8 +55,9 @@ def contest(platform: Competing, model: str) -> None:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a contest in the order in which their labels came."""
+    """The rows of a contest in the order in which their labels came, with the predictions' ids."""
 
+    ids: list[str]
     frame: Any
     actual: Any
 
@@ -79,6 +81,7 @@ class Umpire:
     audit: Audit
     trusted: tuple[str, ...] = ()
     clock: Callable[[], float] = time.time
+    _competing: dict[str, tuple[str, Contestants]] = field(default_factory=dict)
 
     @property
     def contests(self) -> Contests:
@@ -102,13 +105,13 @@ class Umpire:
             return None
         project = self.project(model)
         champion = self.registry.by_alias(model, CHAMPION)
-        competing = {c.version for c in contest.challengers} | {contest.champion}
-        if champion is None or champion.number not in competing:
+        known = {c.version for c in contest.challengers} | {contest.champion}
+        if champion is None or champion.number not in known:
             return self._called_off(contest, champion)
-        held = self._bundles(contest)
-        rows = self._rows(contest, held)
-        task = held[contest.champion].signature.task
-        answers = {n: examine(b, rows.frame, trusted=self.trusted) for n, b in held.items()}
+        competing = self._contestants(contest)
+        rows = self._rows(contest, competing.held, project.contest.rows)
+        task = competing.held[contest.champion].signature.task
+        answers = competing.answers(rows.ids, rows.frame)
         losses = {
             number: bounded_losses(task, rows.actual, outcome.predicted, scale=contest.scale)
             for number, outcome in answers.items()
@@ -149,13 +152,19 @@ class Umpire:
         self._keep(contest, decision, None)
         return decision
 
-    def _bundles(self, contest: ContestRow) -> dict[str, Bundle]:
-        """The bundles of all who compete, by version; fetched once."""
+    def _contestants(self, contest: ContestRow) -> Contestants:
+        """All who compete; their bundles are fetched and loaded at the first look."""
+        known = self._competing.get(contest.model)
+        if known is not None and known[0] == contest.id:
+            return known[1]
         numbers = [contest.champion, *(c.version for c in contest.challengers)]
-        return {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
+        held = {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
+        found = Contestants(held, trusted=self.trusted)
+        self._competing[contest.model] = contest.id, found
+        return found
 
-    def _rows(self, contest: ContestRow, held: Mapping[str, Bundle]) -> Rows:
-        """The labelled rows after the cut that every bundle takes."""
+    def _rows(self, contest: ContestRow, held: Mapping[str, Bundle], most: int) -> Rows:
+        """The labelled rows after the cut that every bundle takes, the first `most` of them."""
         window = self.predictions.window(contest.model, since=contest.cut, labelled=True)
         kept = np.flatnonzero(window.stored)
         kept = kept[_by_arrival(window, kept)]
@@ -163,12 +172,14 @@ class Umpire:
         actual = window.actual[kept]
         actual = actual.astype(np.float64) if task == "regression" else actual
         if window.frame is None or kept.size == 0:
-            return Rows(_nothing(held[contest.champion]), actual[:0])
+            return Rows([], _nothing(held[contest.champion]), actual[:0])
         frame = window.frame.iloc[kept].reset_index(drop=True)
         good = np.ones(len(frame), dtype=bool)
         for each in held.values():
             good &= accepted(frame, each.signature)
-        return Rows(frame[good], actual[good])
+        first = np.flatnonzero(good)[:most]
+        ids = window.ids[kept][first].tolist()
+        return Rows(ids, frame.iloc[first], actual[first])
 
     def _verdict(
         self,
@@ -181,8 +192,8 @@ class Umpire:
     ) -> Verdict:
         """The gate's own conditions on the rows that decided; the comparison is the contest's."""
         count = decision.rows
-        challenger = _first(answers[winner.version], count)
-        champion = _first(answers[contest.champion], count)
+        challenger = taken(answers[winner.version], slice(count))
+        champion = taken(answers[contest.champion], slice(count))
         task = "regression" if not challenger.labels else "classification"
         truth, gate = rows.actual[:count], project.gate
         alone = evaluate_gate(challenger, None, truth, gate, task)  # type: ignore[arg-type]
@@ -244,6 +255,7 @@ class Umpire:
     def _close_trigger(
         self, contest: ContestRow, state: Any, decision: Decision, winner: str | None
     ) -> None:
+        self._competing.pop(contest.model, None)
         logger.info("%s: %s", contest.model, decision.reason)
         if contest.trigger_id is not None:
             short = {"reason": decision.reason, "rows": decision.rows, "version": winner}
@@ -292,20 +304,6 @@ def held_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bu
 def _by_arrival(window: Window, kept: Any) -> Any:
     """The order in which labels came; what came at once is in the order of the predictions."""
     return np.lexsort((window.ids[kept].astype(str), window.times[kept], window.label_times[kept]))
-
-
-def _first(outcome: Outcome, count: int) -> Outcome:
-    """The answers to the first rows."""
-    chances = outcome.probabilities
-    return Outcome(
-        outcome.predicted[:count],
-        None if chances is None else chances[:count],
-        outcome.labels,
-        outcome.latency_ms,
-        outcome.parity,
-        outcome.native,
-        outcome.reproduced,
-    )
 
 
 def _nothing(held: Bundle) -> Any:

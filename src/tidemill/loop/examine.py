@@ -48,6 +48,43 @@ def accepted(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.bool_]
     return good
 
 
+class Examiner:
+    """A bundle, loaded as the server loads it, to be asked as often as there are rows.
+
+    Args:
+        trusted: Types that this machine trusts a native fallback with.
+
+    Raises:
+        BundleError: The model cannot be loaded.
+    """
+
+    def __init__(self, held: Bundle, *, trusted: Iterable[str] = ()) -> None:
+        self.held = held
+        self._runtime = load_runtime(held, trusted=trusted)
+        try:
+            self._milliseconds: float | None = 1000 * try_out(held, self._runtime).of(1)
+        except BundleError:
+            self._milliseconds = None
+
+    def outcome(self, frame: pd.DataFrame) -> Outcome:
+        """The answers for rows that the bundle accepts, with its parity and its latency."""
+        held, labels = self.held, self.held.signature.labels
+        outputs = _run(held, self._runtime, frame)
+        predicted = outputs.values
+        if outputs.labels is not None:
+            predicted = np.array(labels, dtype=object)[outputs.labels]
+        assert predicted is not None
+        return Outcome(
+            predicted=predicted,
+            probabilities=outputs.probabilities,
+            labels=labels,
+            latency_ms=self._milliseconds,
+            parity=held.manifest.parity,
+            native=held.manifest.runtime != "onnx",
+            reproduced=self._milliseconds is not None,
+        )
+
+
 def examine(held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()) -> Outcome:
     """The bundle's answers for rows that it accepts, its parity and its latency.
 
@@ -58,26 +95,7 @@ def examine(held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()) -
     Raises:
         BundleError: The model cannot be loaded.
     """
-    runtime = load_runtime(held, trusted=trusted)
-    labels = held.signature.labels
-    try:
-        milliseconds, reproduced = 1000 * try_out(held, runtime).of(1), True
-    except BundleError:
-        milliseconds, reproduced = float("nan"), False
-    outputs = _run(held, runtime, frame)
-    predicted = outputs.values
-    if outputs.labels is not None:
-        predicted = np.array(labels, dtype=object)[outputs.labels]
-    assert predicted is not None
-    return Outcome(
-        predicted=predicted,
-        probabilities=outputs.probabilities,
-        labels=labels,
-        latency_ms=milliseconds if reproduced else None,
-        parity=held.manifest.parity,
-        native=held.manifest.runtime != "onnx",
-        reproduced=reproduced,
-    )
+    return Examiner(held, trusted=trusted).outcome(frame)
 
 
 def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
