@@ -92,6 +92,45 @@ def test_what_cannot_be_staged_is_named(
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2024-05-31T23:00:00Z", "2024-06-01T00:30:00+01:00", "2024-06-01"],
+        ["1717200000", "1717200900", "1717286400.5"],
+        ["31/05/2024", "01/06/2024 08:00", "02/06/2024"],  # day first, as one row says
+        ["5/31/24 10:00 AM", "5/31/24 1:00 PM", "6/1/24 9:00 AM"],
+        ["31.12.2023", "1.1.2024", "2.1.2024"],
+        ["Dec 31, 2023", "Jan 1, 2024", "Feb 1, 2024"],
+        ["2023-12", "2024-01", "2024-02"],
+    ],
+)
+def test_times_of_many_kinds_put_rows_in_order(times: list[str], tmp_path: Path) -> None:
+    places = np.repeat(np.arange(3), 70)
+    rows = pd.DataFrame({"when": np.array(times)[places], "x": places, "y": places % 2})
+    file = tmp_path / "rows.csv"
+    rows.sample(frac=1, random_state=1).to_csv(file, index=False)
+    found = stage(file, tmp_path / "stage", target="y", time="when", warmup=80)
+    assert found.frame["x"].tolist() == places.tolist()
+
+
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        (["01/06/2024", "02/06/2024"], "either may be the day"),
+        (["13/06/2024", "06/13/2024"], "some put the day first"),
+        (["2024-05-31", "yesterday"], "1 values of 'when' are no time"),
+    ],
+)
+def test_times_that_can_be_read_in_two_ways_are_refused(
+    times: list[str], why: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.csv"
+    pd.DataFrame({"when": times, "y": [0, 1]}).to_csv(file, index=False)
+    with pytest.raises(DataError, match=why) as refused:
+        stage(file, tmp_path / "stage", target="y", time="when")
+    assert refused.value.field == "time"
+
+
 def test_rows_become_what_a_client_sends() -> None:
     signature = Signature(
         "classification",

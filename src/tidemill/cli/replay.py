@@ -32,7 +32,7 @@ SCHEDULES = 20  # retrainings of the schedule that the loop is compared with
 
 
 REPLAY_KEYS = (
-    "source, model, task, verdict, interrupted, warmup, rows, pace, predictions_sent, "
+    "source, model, task, verdict, interrupted, stopped, warmup, rows, pace, predictions_sent, "
     "predictions_stored, labels_sent, labels_stored, rows_refused, requests_failed, "
     "seconds, ways, events, versions"
 )
@@ -93,7 +93,8 @@ def replay(
     A first champion is trained on the warm-up and served. The other rows are predicted over HTTP,
     their labels follow; drift and decay are watched, models retrained by a worker, compared, and
     swapped in while requests go on. The report sets the loop against the first champion left alone
-    and against retraining on a fixed schedule. Ctrl-C reports on what was played so far.
+    and against retraining on a fixed schedule. Ctrl-C reports on what was played so far; so does a
+    replay that cannot go on, before it says why.
 
     Examples:
 
@@ -116,9 +117,11 @@ def replay(
     paths = report.write(folder)
     if as_json:
         terminal.print_json(report.document)
-        return
-    _print(report)
-    terminal.out.print(f"\nThe report is in {paths[1]} and {paths[0]}.", markup=False)
+    else:
+        _print(report)
+        terminal.out.print(f"\nThe report is in {paths[1]} and {paths[0]}.", markup=False)
+    if report.trouble is not None:
+        raise report.trouble
 
 
 def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None = None) -> Report:
@@ -130,6 +133,7 @@ def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None 
     """
     from tidemill.loop.staging import stage
 
+    folder = folder.resolve()  # its project is named to processes that run elsewhere
     with terminal.err.status("Reading the table ..."):
         staged = stage(
             options.file,
@@ -139,7 +143,7 @@ def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None 
             time=options.time,
             warmup=options.warmup,
         )
-    home = (folder / "home").resolve()
+    home = folder / "home"
     at = Addresses(port=free_port(), mlflow_port=free_port())
     with _nobody_elses(home, options.database), household.hold_home(home, at):
         settings = open_settings(home, project=str(staged.reference), api_rate_limit="off")
@@ -229,9 +233,12 @@ def _play(
             total(player.total)
             if during is not None:
                 during(Stage(platform, player, supervisor, children))
-            record = _record(player)
+            record, trouble = _record(player)
+        supervisor.stop()  # nobody is asked any more, and the schedules need the processors
         alternatives = _alternatives(options, staged, original, record, first)
-    return make_report(record, staged, options.pace, alternatives, source=options.file.name)
+    return make_report(
+        record, staged, options.pace, alternatives, source=options.file.name, trouble=trouble
+    )
 
 
 def _player(
@@ -272,21 +279,31 @@ def _player(
     )  # fmt: skip
 
 
-def _record(player: Player) -> Record:
-    """Play to the end, or to the signal that stops it."""
+def _record(player: Player) -> tuple[Record, Exception | None]:
+    """Play to the end, or to what stops it: a signal, or trouble that is not outlasted.
+
+    Raises:
+        Exception: The trouble, where it came before the first answer.
+    """
     try:
-        return player.play()
+        return player.play(), None
     except StopRequestedError:
         terminal.err.print("Stopped; the report is about what was played.")
-        with contextlib.suppress(TidemillError):  # the report is worth more than these two counts
-            player.count()
-        return replace(player.record, interrupted=True)
+        why, trouble = "It was interrupted.", None
+    except Exception as error:
+        if not player.record.sent:
+            raise
+        terminal.err.print("It cannot go on; the report is about what was played.")
+        why, trouble = str(error), error
+    with contextlib.suppress(TidemillError):  # the report is worth more than these two counts
+        player.count()
+    return replace(player.record, interrupted=True, stopped=why), trouble
 
 
 def _alternatives(
     options: Options, staged: Staged, original: Any, record: Record, first: TrainResult
 ) -> list[Any]:
-    """The first champion left alone, and two schedules; without these after a Ctrl-C."""
+    """The first champion left alone, and two schedules; without those that a Ctrl-C cuts short."""
     from tidemill.loop.alternatives import left_alone, scheduled
     from tidemill.loop.replay import answers_of
     from tidemill.steps.ranking import is_better
@@ -304,7 +321,7 @@ def _alternatives(
     settings = {name: params for name, (_, params) in best.items()}
     live = len(staged.frame) - staged.warmup
     every = options.every or max(FEWEST_BETWEEN, live // SCHEDULES)
-    with _bar("schedule") as (tell, total):
+    with _bar("schedule") as (tell, total), contextlib.suppress(StopRequestedError):
         total(2 * len(answered))
         for number, last in enumerate((None, max(staged.warmup, 2000))):
             found.append(

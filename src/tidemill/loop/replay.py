@@ -27,6 +27,7 @@ from tidemill.stores.predictions import Predictions
 from tidemill.stores.triggers import Triggers
 
 PAUSE = 0.05
+JOB_PAUSE = 0.5  # while a job trains, which takes seconds and the processors
 PATIENCE = 600.0  # seconds for any one thing that is awaited
 LABELS_A_REQUEST = 1000
 #: What a server answers that is away, busy or starting.
@@ -68,6 +69,7 @@ class Record:
         stored, joined: How many of them the database holds in the end.
         retrainings: After which row each retraining began.
         seconds: That retraining jobs took.
+        interrupted: Whether rows are left that were not played; `stopped` says why.
     """
 
     outputs: list[Any] = field(default_factory=list)
@@ -83,6 +85,7 @@ class Record:
     seconds: float = 0.0
     wall: float = 0.0
     interrupted: bool = False
+    stopped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -238,16 +241,17 @@ class Player:
     def _look(self, row: int) -> None:
         """One look, the retraining that follows from it, and the swap that follows from that."""
         self._patiently(self.look, "a look at the model")
-        self._note(row)
+        changed = self._note(row)
         while (job := self._running()) is not None:
             deadline = time.monotonic() + PATIENCE
             while not self._patiently(lambda: self.stores.jobs.get(job), "a job").done:
-                self._pause(deadline, f"job {job} to end")
+                self._pause(deadline, f"job {job} to end", JOB_PAUSE)
             self._count(job, row)
-            self._note(row)
-        wanted = self._patiently(self.champion, "the registry")
-        if wanted != self._serving:
-            self._await_swap(wanted, row)
+            changed = self._note(row) or changed
+        if changed:  # only the end of a trigger crowns anybody here
+            wanted = self._patiently(self.champion, "the registry")
+            if wanted != self._serving:
+                self._await_swap(wanted, row)
 
     def _patiently(self, ask: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + PATIENCE
@@ -275,8 +279,9 @@ class Player:
         elif "postponed" not in (job.result or {}):
             self.record.retrainings.append(row)
 
-    def _note(self, row: int) -> None:
-        """Write down which triggers were opened and closed since the last time."""
+    def _note(self, row: int) -> bool:
+        """Write down which triggers were opened and closed since the last time; whether any was."""
+        before_all = dict(self._known)
         found = self._patiently(lambda: self.stores.triggers.page(model=self.model), "triggers")
         for trigger in reversed(found.items):
             before = self._known.get(trigger.id)
@@ -288,6 +293,7 @@ class Player:
                 text = f"{trigger.state}. {detail.get('reason', '')}".strip()
                 self.record.events.append(Event(row, "closed", text))
             self._known[trigger.id] = trigger.state
+        return self._known != before_all
 
     def _await_swap(self, version: str, row: int) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -304,11 +310,11 @@ class Player:
         number = found.get("models", {}).get(self.model)
         return None if number is None else str(number)
 
-    def _pause(self, deadline: float, what: str) -> None:
+    def _pause(self, deadline: float, what: str, pause: float = PAUSE) -> None:
         if time.monotonic() > deadline:
             raise UnavailableError(f"The replay waited {PATIENCE:.0f} s in vain for {what}.")
         self.attend()
-        time.sleep(PAUSE)
+        time.sleep(pause)
 
 
 def answers_of(record: Record, staged: Staged) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:

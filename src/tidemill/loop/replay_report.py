@@ -26,11 +26,15 @@ JSON_FILE, HTML_FILE = "replay.json", "replay.html"
 
 @dataclass(frozen=True)
 class Report:
-    """A replay's result: the courses, the loop's first, and the document for JSON."""
+    """A replay's result: the courses, the loop's first, and the document for JSON.
+
+    `trouble` is what ended the replay early, where that was an error.
+    """
 
     courses: tuple[Course, ...]
     document: dict[str, Any]
     page: str
+    trouble: Exception | None = None
 
     @property
     def sentence(self) -> str:
@@ -46,7 +50,13 @@ class Report:
 
 
 def make_report(
-    record: Record, staged: Staged, pace: Pace, alternatives: Sequence[Alternative], *, source: str
+    record: Record,
+    staged: Staged,
+    pace: Pace,
+    alternatives: Sequence[Alternative],
+    *,
+    source: str,
+    trouble: Exception | None = None,
 ) -> Report:
     """Compare the loop with the alternatives on the rows that were answered.
 
@@ -77,6 +87,7 @@ def make_report(
         "task": task,
         "verdict": sentence,
         "interrupted": record.interrupted,
+        "stopped": record.stopped,
         "warmup": staged.warmup,
         "rows": rows,
         "pace": vars(pace),
@@ -96,7 +107,7 @@ def make_report(
     figure = courses_picture(
         courses, rows, task, triggers=triggers, swaps=swaps, title=staged.project.name
     )
-    return Report(tuple(courses), document, _page(document, png(figure)))
+    return Report(tuple(courses), document, _page(document, png(figure)), trouble)
 
 
 def _way(course: Course) -> dict[str, Any]:
@@ -137,7 +148,8 @@ def _page(document: dict[str, Any], picture: bytes) -> str:
         f"{document['rows_refused']:,} rows refused, {document['requests_failed']:,} requests "
         "failed and asked again."
     )
-    cut = "<p><b>Stopped before the end.</b></p>" if document["interrupted"] else ""
+    why = html.escape(document["stopped"] or "")
+    cut = f"<p><b>Stopped before the end.</b> {why}</p>" if document["interrupted"] else ""
     return _PAGE.format(
         title=html.escape(f"Replay of {document['source']}"),
         verdict=html.escape(document["verdict"]),

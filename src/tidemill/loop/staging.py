@@ -21,6 +21,7 @@ from tidemill.project import Project, csv, load_project
 from tidemill.signature import Signature
 from tidemill.steps.data import clean, labels_of
 from tidemill.steps.dialect import read_table
+from tidemill.steps.moments import moments_of
 
 WARMUP_FILE, PROJECT_FILE = "warmup.csv", "project.py"
 FEWEST_LIVE = 100
@@ -136,7 +137,7 @@ def _in_time(table: pd.DataFrame, column: str | None) -> pd.DataFrame:
         )
     moments = table[column]
     if not pd.api.types.is_numeric_dtype(moments.dtype):
-        moments = pd.to_datetime(moments, errors="coerce", utc=True, format="mixed")
+        moments = moments_of(moments, column)
     if moments.isna().any():
         raise DataError(
             f"{int(moments.isna().sum())} values of '{column}' are no time.",
