@@ -209,19 +209,17 @@ class Challenge:
     Args:
         min_rows: Nothing is judged before it gave so many answers.
         max_latency: Its 95th percentile may take so many times as long as the champion's.
-        max_errors: The share of its requests that may fail beyond the champion's share.
         tolerance: How much worse its live metric may be, in units of the metric, beyond what
             chance explains.
     """
 
     min_rows: int = 200
     max_latency: float = 2.0
-    max_errors: float = 0.01
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         _counts(self, "challenge", "min_rows")
-        _amounts(self, "challenge", "tolerance", "max_errors")
+        _amounts(self, "challenge", "tolerance")
         if not self.max_latency >= 1:
             raise ProjectError(
                 f"max_latency is {self.max_latency}.", field="max_latency", expected="1 or more"

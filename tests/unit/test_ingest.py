@@ -253,6 +253,30 @@ def test_a_frame_that_is_still_being_written_is_left_for_later(
     assert ingest.drain() == 2
 
 
+def test_a_file_that_cannot_be_read_is_named_and_holds_up_no_other(
+    database: Database, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = closed(folder, record(1))
+    (folder / f"0-{first.name}").mkdir()  # sorts before all others, and opens for nobody
+    newer = folder / f"1-{first.name}"
+    newer.write_bytes(HEADER.pack(b"TMJRNL9\n", 7) + b"what is to come")
+    ingest = Ingest(database, folder, KNOWN)
+    assert ingest.drain() == 1
+    closed(folder, record(2))
+    assert ingest.drain() == 1
+    assert stored(database) == ids(1, 2)
+    assert ingest.counts.unreadable == 2  # each counted and told once, though met twice
+    assert caplog.text.count("cannot be read and is left") == 2
+    problem = ingest.state().problem
+    assert problem is not None
+    assert f"0-{first.name}" in problem
+    assert newer.exists()  # nothing that may be read later is thrown away
+    newer.unlink()
+    (folder / f"0-{first.name}").rmdir()
+    ingest.drain()
+    assert ingest.state().problem is None
+
+
 @pytest.mark.parametrize(
     "nonsense", [{"rows": 3}, {"id": "\0"}, {"features": b"\0"}, {"model": "m" * 300}]
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Counts:
     rejected: int = 0
     damaged_bytes: int = 0
     errors: int = 0
+    unreadable: int = 0
 
 
 @dataclass
@@ -78,6 +79,7 @@ class Ingest:
         self._page_bytes = page_bytes
         self._drained = time.time()
         self._told: dict[Versioned, Signature | None] = {}
+        self._unreadable: dict[str, str] = {}
 
     def drain(
         self,
@@ -94,10 +96,11 @@ class Ingest:
             UnavailableError: The database cannot be reached; what is stored so far stays.
         """
         before = self.counts.rows
-        found = list_segments(self.folder)
+        known, self._unreadable = self._unreadable, {}
+        found = list_segments(self.folder, lambda path, error: self._skip(path, error, known))
         offsets = read_offsets(self._database, [s.path.name for s in found]) if found else {}
         for segment in found:
-            for size in self._pages(segment, offsets.get(segment.path.name, 0)):
+            for size in self._pages(segment, offsets.get(segment.path.name, 0), known):
                 progress(size)
                 if stop is not None and stop.is_set():
                     return self.counts.rows - before
@@ -120,6 +123,10 @@ class Ingest:
     def state(self, problem: str | None = None) -> IngestState:
         """The numbers for metrics; the lag counts from when nothing waited."""
         now, backlog = time.time(), self.backlog()
+        if problem is None and self._unreadable:
+            name, why = next(iter(self._unreadable.items()))
+            count = len(self._unreadable)
+            problem = f"{count:,} journal files cannot be read; the first, {name}: {why}"
         return IngestState(
             updated=now,
             lag_seconds=now - self._drained if backlog else 0.0,
@@ -128,7 +135,14 @@ class Ingest:
             **vars(self.counts),
         )
 
-    def _pages(self, segment: Segment, offset: int) -> Iterator[int]:
+    def _skip(self, path: Path, error: OSError, known: Mapping[str, str]) -> None:
+        """Leave a segment alone until it can be read; it is named once, however often it is met."""
+        self._unreadable[path.name] = str(error)
+        if known.get(path.name) != str(error):
+            self.counts.unreadable += 1
+            logger.error("%s cannot be read and is left: %s", path.name, error)
+
+    def _pages(self, segment: Segment, offset: int, known: Mapping[str, str]) -> Iterator[int]:
         """Store a segment page by page, giving the bytes of each.
 
         What is written to it meanwhile is left for the next time, lest a busy writer keep all other
@@ -141,8 +155,7 @@ class Ingest:
             except FileNotFoundError:
                 return  # another process has finished it
             except OSError as error:
-                self.counts.errors += 1
-                logger.error("%s cannot be read: %s", path.name, error)
+                self._skip(path, error, known)
                 return
             moved = page.next_offset - offset
             if moved and not self._store(path.name, offset, page):

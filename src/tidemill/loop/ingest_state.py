@@ -38,6 +38,7 @@ class IngestState(msgspec.Struct, frozen=True):
     rejected: int = 0
     damaged_bytes: int = 0
     errors: int = 0
+    unreadable: int = 0
     pid: int = msgspec.field(default_factory=os.getpid)
 
     @property
@@ -97,6 +98,7 @@ def _families(state: IngestState) -> Iterator[Metric]:
         "tidemill_ingest_duplicates": ("Predictions that were there already", state.duplicates),
         "tidemill_ingest_rejected": ("Records that no table takes", state.rejected),
         "tidemill_ingest_damaged_bytes": ("Bytes of the journal skipped", state.damaged_bytes),
+        "tidemill_ingest_unreadable": ("Files of the journal left alone", state.unreadable),
         "tidemill_ingest_errors": ("Looks at the journal that failed", state.errors),
     }
     for name, (words, value) in counters.items():

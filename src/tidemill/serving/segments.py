@@ -81,14 +81,25 @@ class FolderSize(NamedTuple):
     lag_seconds: float
 
 
-def segments(folder: Path) -> list[Segment]:
-    """All segments in a folder, oldest first."""
+def segments(
+    folder: Path, unreadable: Callable[[Path, OSError], object] = lambda path, error: None
+) -> list[Segment]:
+    """All segments in a folder that can be opened, oldest first.
+
+    Args:
+        unreadable: Hears of those that cannot.
+    """
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            closed = is_closed(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-            found.append(Segment(path, closed, size, created_at(path.name)))
+        try:
+            with path.open("rb") as file:
+                closed = is_closed(file.fileno())
+                size = os.fstat(file.fileno()).st_size
+                found.append(Segment(path, closed, size, created_at(path.name)))
+        except FileNotFoundError:
+            continue  # it was discarded meanwhile
+        except OSError as error:
+            unreadable(path, error)
     return found
 
 
@@ -144,7 +155,7 @@ def measure_folder(folder: Path) -> FolderSize:
         sizes = {e.name: e.stat().st_size for e in entries if e.name.endswith(SUFFIX)}
     lag = 0.0
     for name in sorted(sizes):
-        with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
+        with contextlib.suppress(OSError), (folder / name).open("rb") as file:
             if is_closed(file.fileno()):
                 lag = max(0.0, time.time() - created_at(name))
                 break
