@@ -30,6 +30,7 @@ PATIENCE = 120_000.0  # milliseconds; the machine may be busy
 MODEL = "iris-classifier"
 PAGES = (
     "/", "/models", f"/models/{MODEL}", f"/models/{MODEL}/compare", f"/models/{MODEL}/try",
+    f"/models/{MODEL}/challenger", f"/models/{MODEL}/challenger/traffic?version=2&share=10",
     f"/models/{MODEL}/monitoring", f"/models/{MODEL}/promote", f"/models/{MODEL}/rollback",
     "/monitoring", "/jobs", f"/train?model={MODEL}", "/audit", "/logs", "/requests", "/settings",
     "/nowhere",
@@ -200,6 +201,31 @@ def ask(served: Up, path: str, body: Any) -> Any:
     answer = httpx.post(f"{served.api}{path}", json=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def test_a_canary_is_started_seen_to_answer_and_taken_out(page: Page, served: Up) -> None:
+    visit(page, served, f"/models/{MODEL}")
+    page.get_by_role("link", name="Canary of version 2").click()
+    page.get_by_label("Share in percent").fill("100")
+    page.get_by_role("button", name="See what changes").click()
+    page.get_by_role("heading", name="Start a canary").wait_for()
+    assert "100% of the callers, as a canary" in page.locator("table.change").inner_text()
+    page.locator("#reason").fill("seen in the console")
+    page.get_by_role("button", name="Start the canary").click()
+    page.get_by_text("Version 2 answers 100% of the callers").wait_for()
+    page.get_by_text("loaded by the server").wait_for()  # without loading the page again
+    rows = [[5.1, 3.5, 1.4, 0.2]] * 20
+    wait_until(
+        lambda: ask(served, f"/models/{MODEL}/predict_batch", {"instances": rows})["version"]
+        == "2",
+        "the canary to answer", PATIENCE / 1000,
+    )  # fmt: skip
+    page.get_by_role("heading", name="How version 2 does in traffic").wait_for()
+    assert "more answers before how long it takes is judged" in page.locator("main").inner_text()
+    page.get_by_label("Off: it sees no traffic").check()
+    page.get_by_role("button", name="See what changes").click()
+    page.get_by_role("button", name="Take it out").click()
+    page.get_by_text("No challenger sees traffic now").wait_for()
 
 
 def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:

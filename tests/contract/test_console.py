@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
+import msgspec
+import numpy as np
 import pytest
 
 from tests.contract.test_api import PROJECT
@@ -25,13 +28,17 @@ from tidemill.loop.ingest import opened
 from tidemill.loop.promote import promote
 from tidemill.loop.train import train
 from tidemill.platform import Platform
+from tidemill.policies import Contest
 from tidemill.serving.app import App
 from tidemill.serving.server import Server, config
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
 from tidemill.serving.shelf import ShelfState, place, write_state
 from tidemill.serving.sockets import bind
+from tidemill.serving.traffic import TrafficRule, read_traffic
 from tidemill.settings import Settings
+from tidemill.steps.contest import decide
+from tidemill.stores.contests import Challenger, NewContest
 from tidemill.stores.evidence import read_intervals
 
 # MLflow's own use of SQLAlchemy.
@@ -276,6 +283,8 @@ def test_signing_out_ends_the_session_even_for_who_kept_the_cookie(house: House)
         ("/models", "flowers"),
         ("/models/flowers", "champion"),
         ("/models/flowers/compare", "Parameters that differ"),
+        ("/models/flowers/challenger", "Let a version see traffic"),
+        ("/models/flowers/challenger/traffic?version=2&share=10", "Start a canary"),
         ("/models/flowers/promote?version=2", "What will change"),
         ("/models/flowers/rollback", "nothing to go back to"),
         ("/models/flowers/versions/2/stage", "Move version 2"),
@@ -485,6 +494,78 @@ def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) 
     assert platform.audit.page(action="version.rollback", limit=1).items[0]["reason"] == "enough"
     moved = visitor.send("/models/flowers/versions/2/stage", stage="Staging", reason="look")
     assert "Version 2 is in stage Staging now." in words(moved)
+
+
+def test_a_canary_shows_what_changes_is_set_and_taken_back(house: House) -> None:
+    visitor, platform = house.visitor("promote"), house.platform
+    shelf, address = platform.settings.shelf, "/models/flowers/challenger/traffic"
+    assert "It sees no traffic" in eventually(visitor, "/models/flowers/challenger", "It sees")
+    page = words(visitor.page(f"{address}?version=2&mode=canary&share=12,5 %25"))
+    assert "The challenger sees no traffic 12% of the callers, as a canary" in page
+    assert "Callers whom the champion answers 100% 88%" in page
+    assert read_traffic(shelf) == {}
+    done = visitor.send(address, version="2", mode="canary", share="12.5", reason="try <it>")
+    assert "Version 2 answers 12% of the callers." in words(done)
+    assert read_traffic(shelf) == {"flowers": TrafficRule("canary", 0.125)}
+    row = platform.audit.page(action="challenge.canary", limit=1).items[0]
+    assert (row["version"], row["reason"], row["origin"]) == ("2", "try <it>", "127.0.0.1")
+    assert row["details"]["share"] == 0.125
+    shown = eventually(visitor, "/models/flowers/challenger", "Challenger v2")
+    assert "12% of the callers, as a canary" in shown
+    assert "It has answered nobody yet" in shown
+    page = words(visitor.page(f"{address}?version=2&mode=off"))
+    assert "The challenger sees 12% of the callers, as a canary no traffic" in page
+    assert "No challenger sees traffic now." in words(visitor.send(address, mode="off"))
+    assert read_traffic(shelf) == {}
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ("version=2&share=0", 422, "'0' is no share of the callers"),
+        ("version=2&share=101", 422, "'101' is no share"),
+        ("version=2&share=nan", 422, "'nan' is no share"),
+        ("version=2&share=much", 422, "'much' is no share"),
+        ("version=2", 422, "'' is no share"),
+        ("version=2&share=10&mode=half", 422, "There is no mode 'half'"),
+        ("version=1&share=10", 422, "Version 1 is the champion"),
+        ("version=9&share=10", 404, "There is no version 9"),
+    ],
+)
+def test_a_share_that_is_none_changes_nothing(
+    house: House, query: str, status: int, said: str
+) -> None:
+    visitor, address = house.visitor("promote"), "/models/flowers/challenger/traffic"
+    asked = visitor.page(f"{address}?{query}")
+    assert (asked.status_code, said in words(asked)) == (status, True), words(asked)
+    sent = visitor.send(address, **dict(parse_qsl(query)))
+    assert (sent.status_code, said in words(sent)) == (status, True)
+    assert read_traffic(house.platform.settings.shelf) == {}
+    if status == 422 and "share" in said:
+        assert "Let a version see traffic" in words(asked)
+
+
+def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
+    contests, visitor = house.platform.contests, house.visitor("predict")
+    challenger = Challenger("2", "since <x>")
+    new = NewContest("flowers", "1", (challenger,), cut=0.0, learned=120)
+    opened = contests.open(new)
+    path = "/models/flowers/challenger"
+    page = eventually(visitor, path, "The contest with version 1")
+    assert "No label has come since it began." in page
+    assert "Competing: version 2 (since <x>)." in page
+    random = np.random.default_rng(0)
+    losses = [(random.random(300) < share).astype(float) for share in (0.30, 0.26)]
+    decision = decide(losses[0], {challenger.name: losses[1]}, Contest())
+    assert decision.state == "open"
+    contests.note(opened.id, decision.rows, msgspec.to_builtins(decision))
+    page = eventually(visitor, path, "Not decided yet")
+    assert "300 of 1 000 at most" in page
+    assert re.search(r"At its pace about \d+ more labels", page)
+    assert "Let a version see traffic" not in page, "a key that may not promote"
+    decision = msgspec.structs.replace(decision, state="kept", reason="The champion stays.")
+    contests.close(opened.id, "kept", rows=300, decision=msgspec.to_builtins(decision))
+    assert "The last contest" in eventually(visitor, path, "the champion stayed")
 
 
 def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:

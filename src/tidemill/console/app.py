@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tidemill.console import (
+    challenger,
     compare,
     decide,
     jobs,
@@ -45,6 +46,8 @@ PAGES: tuple[tuple[str, Make, Scope | None], ...] = (
     ("/models", models.models, None),
     ("/models/{name}", models.model, None),
     ("/models/{name}/compare", compare.compare, None),
+    ("/models/{name}/challenger", challenger.challenger, None),
+    ("/models/{name}/challenger/traffic", challenger.ask_traffic, "promote"),
     ("/models/{name}/promote", decide.ask_promote, "promote"),
     ("/models/{name}/rollback", decide.ask_rollback, "promote"),
     ("/models/{name}/versions/{version}/stage", decide.ask_stage, "promote"),
@@ -67,6 +70,7 @@ PAGES: tuple[tuple[str, Make, Scope | None], ...] = (
 
 #: The same for what changes something.
 ACTIONS: tuple[tuple[str, Make, Scope | None], ...] = (
+    ("/models/{name}/challenger/traffic", challenger.do_traffic, "promote"),
     ("/models/{name}/promote", decide.do_promote, "promote"),
     ("/models/{name}/rollback", decide.do_rollback, "promote"),
     ("/models/{name}/versions/{version}/stage", decide.do_stage, "promote"),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,22 @@ class Challenged:
     model: str
     version: str | None
     rule: TrafficRule
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a challenger and its champion answered in the same stretch of time.
+
+    Attributes:
+        since: When the challenger's first answer of those looked at was given.
+        rows: How many answers of the challenger are looked at, the newest.
+    """
+
+    version: str
+    since: float
+    rows: int
+    challenger: Sample
+    champion: Sample
 
 
 def challenge(
@@ -133,25 +150,41 @@ def guard(
     """
     if read_traffic(shelf).get(model, TrafficRule()).mode != "canary":
         return None
-    window = predictions.window(model, role="canary", last=ROWS)
-    if len(window) == 0:
+    found = standing(predictions, model, champion, "canary")
+    if found is None:
         return None
-    version = str(window.versions[-1])
-    since = float(window.times[window.versions == version][0])
-    before = predictions.window(model, version=champion, since=since, last=ROWS)
-    own = window.versions == version
-    verdict = judge_canary(
-        policy,
-        _sample(predictions, window, own, "canary", version, since),
-        _sample(predictions, before, np.ones(len(before), bool), "champion", champion, since),
-    )
+    version, verdict = found.version, judge_canary(policy, found.challenger, found.champion)
     if verdict is None:
         return None
-    details = {"share": 0.0, "rows": len(window), "time": now()}
+    details = {"share": 0.0, "rows": found.rows, "time": now()}
     audit(Entry("policy", "challenge.off", model, version, "watch", verdict, details))
     set_rule(shelf, model, TrafficRule())
     logger.warning("%s: the canary, version %s, is out: %s", model, version, verdict)
     return verdict
+
+
+def standing(
+    predictions: Predictions, model: str, champion: str, role: Literal["shadow", "canary"]
+) -> Standing | None:
+    """How whoever answers in a role does beside the champion; None where nobody answered yet.
+
+    Args:
+        champion: The number of the champion's version.
+    """
+    window = predictions.window(model, role=role, last=ROWS)
+    if len(window) == 0:
+        return None
+    version = str(window.versions[-1])
+    own = window.versions == version
+    since = float(window.times[own][0])
+    before = predictions.window(model, version=champion, since=since, last=ROWS)
+    return Standing(
+        version,
+        since,
+        int(own.sum()),
+        _sample(predictions, window, own, role, version, since),
+        _sample(predictions, before, np.ones(len(before), bool), "champion", champion, since),
+    )
 
 
 def _sample(
