@@ -91,10 +91,12 @@ class Results:
         found = [of(s) for s in self._good(case, cell)]
         return median(found) if found else None
 
-    def ratios(self, case: str, cell: Cell, ours: str = OURS) -> list[float]:
-        """The case's CPU a request over ours, round by round."""
-        own = {s.round: s.cpu for s in self._good(ours, cell)}
-        return [s.cpu / own[s.round] for s in self._good(case, cell) if s.round in own]
+    def ratios(
+        self, case: str, cell: Cell, of: Callable[[Sample], float] = lambda s: s.cpu
+    ) -> list[float]:
+        """The case's CPU a request (or another figure) over ours, round by round."""
+        own = {s.round: of(s) for s in self._good(OURS, cell)}
+        return [of(s) / own[s.round] for s in self._good(case, cell) if s.round in own]
 
     def _good(self, case: str, cell: Cell) -> list[Sample]:
         return [s for s in self.samples if s.case == case and s.cell == cell and s.errors == 0]

