@@ -20,7 +20,7 @@ from tidemill.steps.contest import bounded_losses, decide, error_scale
 from tidemill.steps.decay import accepting_detector, loss_detector
 from tidemill.steps.holdout import Holdout, Losses, row_losses
 from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
-from tidemill.steps.windows import TrainingWindow, held_out, training_windows
+from tidemill.steps.windows import TrainingWindow, held_out, size_of, training_windows
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class State:
     detector: Any
     change: int | None = None  # where the present regime began
     due: int | None = None  # rows since change at which to train again
+    more: int | None = None  # the row at which to, where a window of the newest rows won
     contest: tuple[int, dict[str, Model], str, float] | None = None
     kept: int = 0
     archive: list[Model] = field(default_factory=list)
@@ -207,6 +208,9 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
         if stale(sim, p, state, known, most):
             return "stale"
     if state.due is not None and state.change is not None and known - state.change >= state.due:
+        return "growth"
+    if state.more is not None and known >= state.more:
+        state.change = None
         return "growth"
     return None
 
@@ -269,7 +273,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     state.contest = None
     if d.state == "kept":
         played.swaps.append((now, f"kept ({cause}, {d.rows})"))
-        state.due = None
+        state.due = state.more = None
         state.kept += 1
         state.detector.reset()
         before = raw(sim.s, rows, state.model.answer(sim.s.X[rows]))[: max(d.rows, 1)]
@@ -287,3 +291,6 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     size = cut - (state.change or 0)
     limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth
     state.due = round((known - state.change) * p.contest.growth) if limited else None
+    few = size_of(winner.window, p.contest.half_life) if state.change is None else None
+    limited = few is not None and few < p.contest.growth_limit and p.contest.growth
+    state.more = cut + round((p.contest.growth - 1) * few) if limited else None

@@ -161,12 +161,14 @@ class Contest:
         archived: How many former champions compete as well, newest first.
         wait: A retraining because of a change waits for so many labelled rows since then.
         alpha: The chance that a challenger that is no better than the champion wins.
-        fewest: No winner before so many labelled rows.
+        fewest: No winner before so many labelled rows; more where the champion's losses come in
+            spells, at most half of `rows`.
         rows: The contest ends after so many labelled rows without a winner, or after half of them
             where no challenger is ahead; the champion stays.
         age: It also ends after so long.
-        growth: After a retraining because of a change, the model is retrained again once there are
-            so many times as many labelled rows since then; None never does that.
+        growth: After a retraining because of a change, or one that a window of the newest rows
+            won, the model is retrained again once there are so many times as many labelled rows as
+            it learned from; None never does that.
         growth_limit: No such retraining beyond so many rows.
         spar: Whether to try, each time so many labels came as the champion learned from, if a model
             of its kind from as many but newer rows is clearly better; if so, retrain.

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from tidemill.errors import ProjectError
 from tidemill.policies import Contest
-from tidemill.steps.contest import STAKES, bounded_losses, decide, error_scale, log_wealth
+from tidemill.steps.contest import (
+    STAKES,
+    bounded_losses,
+    decide,
+    enough,
+    error_scale,
+    log_wealth,
+)
 
 POLICY = Contest(fewest=20, rows=400)
 
@@ -151,3 +158,18 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, object], field
     with pytest.raises(ProjectError) as refused:
         Contest(**wrong)  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+def test_losses_in_spells_are_waited_for_and_others_are_not() -> None:
+    """Spells of 40 rows, bad and good ones: who is right in the first has not won after it."""
+    random, policy = np.random.default_rng(8), Contest()
+    apart = (random.random(1000) < 0.3).astype(float)
+    bad = np.arange(1000) // 40 % 2 == 0
+    spells = (random.random(1000) < np.where(bad, 0.8, 0.02)).astype(float)
+    assert enough(apart, policy) == policy.fewest
+    assert policy.fewest < enough(spells, policy) <= policy.rows // 2
+    assert enough(spells[: policy.fewest], policy) == policy.fewest  # more is not known yet
+    lucky = np.where(np.arange(1000) < 40, 0.0, spells)
+    lucky[40:80] = 0.3
+    assert decide(apart, {"right": 0 * apart}, policy).rows == policy.fewest
+    assert decide(spells, {"lucky": lucky}, policy).rows >= enough(spells, policy)

@@ -1,8 +1,9 @@
 """Retrains again once there is more to learn from: after a change a model has few rows at first.
 
 A retraining that came too soon after a change waits until enough rows are labelled; one that was
-done is repeated when there are several times as many. And each time as many labels came as the
-champion learned from, a model from newer rows spars with it (`tidemill.steps.sparring`).
+done is repeated when there are several times as many, also where a window of the newest rows won.
+And each time as many labels came as the champion learned from, a model from newer rows spars with
+it (`tidemill.steps.sparring`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.project import Project
 from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS
-from tidemill.stores.contests import Contests
+from tidemill.steps.windows import size_of
+from tidemill.stores.contests import ContestRow, Contests
 from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.triggers import NewTrigger, Trigger, Triggers
@@ -75,26 +77,40 @@ class FollowUps:
         return self._retrain(trigger, f"trigger:{trigger.id}:resumed")
 
     def _grow(self, model: str) -> Trigger | None:
-        """Retrain again after a change, when the rows since then are many times as many."""
+        """Retrain again when there are many times as many rows as the champion learned from."""
         newest = self.contests.newest(model)
-        if newest is None or newest.winner is None or newest.changed is None:
+        if newest is None or newest.winner is None:
             return None
         policy = self.project(model)
-        growth, limit = policy.contest.growth, policy.contest.growth_limit
-        if growth is None or not policy.retrain.on or newest.learned >= limit:
+        growth = policy.contest.growth
+        if growth is None or not policy.retrain.on:
             return None
-        needed = round(growth * newest.learned)
-        rows = self._labelled(model, newest.changed)
-        if rows < needed or self.champion(model) != newest.winner:
+        learned = self._few(newest, policy)
+        if learned is None or learned >= policy.contest.growth_limit:
             return None
-        reason = f"{rows:,} labelled rows came since the change; the last retraining had "
-        reason += f"{newest.learned:,}."
+        if newest.changed is not None:
+            rows = self._labelled(model, newest.changed)
+            reason = f"{rows:,} labelled rows came since the change; the last retraining had "
+            reason += f"{learned:,}."
+        else:
+            rows = learned + self._labelled(model, newest.cut)
+            reason = f"The champion learned from the newest {learned:,} rows; there are {rows:,} "
+            reason += "from then on now."
+        if rows < round(growth * learned) or self.champion(model) != newest.winner:
+            return None
         new = NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}")
         try:
             trigger = self.triggers.open(new)
         except ConflictError:  # somebody was faster, or retrains for another cause
             return None
         return self._retrain(trigger, f"trigger:{trigger.id}")
+
+    def _few(self, won: ContestRow, policy: Project) -> int | None:
+        """The rows since the change, or of the window that won; None if all rows taught it."""
+        if won.changed is not None:
+            return won.learned
+        window = next((c.window for c in won.challengers if c.version == won.winner), "")
+        return size_of(window, policy.contest.half_life)
 
     def _spar(self, model: str) -> Trigger | None:
         """Act on the last sparring, or begin one when enough labels came since then."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tidemill.policies import Contest
 from tidemill.project import Task
+from tidemill.steps.decay import memory_of
 
 Floats = NDArray[np.float64]
 State = Literal["won", "kept", "open"]
@@ -79,9 +80,10 @@ def decide(champion: Floats, challengers: Mapping[str, Floats], policy: Contest)
     gains = np.array([(champion - challengers[name])[:limit] for name in names])
     gains = gains.reshape(len(names), limit)
     better, worse = log_wealth(gains), log_wealth(-gains)
-    won = _first(np.asarray((better >= bar).any(axis=0)), policy.fewest)
+    fewest = enough(champion, policy)
+    won = _first(np.asarray((better >= bar).any(axis=0)), fewest)
     beaten = np.maximum.accumulate(worse, axis=1) >= bar
-    lost = _first(np.asarray(beaten.all(axis=0)), policy.fewest)
+    lost = _first(np.asarray(beaten.all(axis=0)), fewest)
     half = _halfway(gains, policy)
     stop = min(won, lost, half, limit)
     seen = min(stop + 1, limit)
@@ -106,6 +108,23 @@ def decide(champion: Floats, challengers: Mapping[str, Floats], policy: Contest)
     loss = _mean(champion[:seen])
     reason = _sentence(state, winner, found, loss, seen, all_worse=lost == stop < limit)
     return Decision(state, seen, bar, loss, found, reason, winner.name if winner else None)
+
+
+def enough(champion: Floats, policy: Contest) -> int:
+    """Before so many rows nothing is decided: `policy.fewest`, or more where losses come in spells.
+
+    What is right for one spell may be wrong for the next. So rows are waited for, up to half of
+    the contest, until they say as much as half of `fewest` independent rows would.
+
+    Args:
+        champion: Its losses [rows] in order; what the first rows say holds, however many follow.
+    """
+    rows, step = policy.fewest, max(policy.fewest // 2, 1)
+    while rows < min(policy.rows // 2, len(champion)):
+        if rows >= memory_of(champion[:rows]) * policy.fewest / 2:
+            break
+        rows += step
+    return rows
 
 
 def log_wealth(gains: Floats) -> Floats:

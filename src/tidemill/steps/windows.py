@@ -8,6 +8,7 @@ rows. So the window is searched, as a hyperparameter is, and its candidates are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,17 @@ def training_windows(
     if half_life is not None and rows > 2 * half_life:
         found.append(TrainingWindow(AGED, 0, rows, half_life))
     return tuple(found)
+
+
+def size_of(name: str, half_life: float | None) -> int | None:
+    """How many rows a window of the newest rows holds, by its name; None for any other window.
+
+    One that thins out old rows holds about `half_life / ln 2`, however long the table is.
+    """
+    kind, _, count = name.partition("-")
+    if kind == "last" and count.isdigit():
+        return int(count)
+    return round(half_life / math.log(2)) if name == AGED and half_life is not None else None
 
 
 def held_out(rows: int, *, share: float = 0.25, fewest: int = 60, most: int = 500) -> int:
