@@ -181,20 +181,17 @@ def page(found: list[dict[str, float]], limits: dict[str, dict[str, float]], wor
 
 
 def draw(found: list[dict[str, float]]) -> None:
-    import matplotlib as mpl
+    from tidemill.steps import style
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, (left, right) = style.canvas("", 9, 3.2, columns=2)
     counts = [row["models"] for row in found]
-    left.plot(counts, [row["pss_mb"] for row in found], "o-")
+    left.plot(counts, [row["pss_mb"] for row in found], **style.series(0))
     left.set(xlabel="models", ylabel="PSS, MB", ylim=0)
-    for name, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
-        right.plot(counts, [row[name] for row in found], "o-", label=label)
+    for number, (name, label) in enumerate((("p50_ms", "p50"), ("p99_ms", "p99"))):
+        right.plot(counts, [row[name] for row in found], label=label, **style.series(number))
     right.set(xlabel="models", ylabel="latency, ms", ylim=0)
-    right.legend()
-    figure.savefig(PAGE.with_suffix(".png"), dpi=110)
+    style.legend(right)
+    PAGE.with_suffix(".png").write_bytes(style.png(figure))
 
 
 def main() -> None:

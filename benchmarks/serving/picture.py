@@ -8,28 +8,23 @@ from typing import Any
 
 from benchmarks.serving.results import Cell, Results
 from benchmarks.serving.train import MODELS
+from tidemill.steps import style
 
-COLOURS = {"tidemill": "#0b7285", "limit": "#868e96"}
-PEER_COLOUR = "#e8590c"
+COLOURS = {"tidemill": style.BLUE, "limit": style.FAINT}
+PEER_COLOUR = style.RED
+#: Tidemill's own dots differ in shape as well.
+SHAPES = {"tidemill": "D", "limit": "s"}
 
 
 def draw(results: Results, path: Path) -> None:
     """A dot for every server on a logarithmic scale, a panel for every model and batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     cells = results.main_cells()
     height = 0.27 * len(results.cases()) + 0.9
-    figure, axes = pyplot.subplots(
-        len(cells), 1, figsize=(9, height * len(cells)), squeeze=False, layout="constrained"
-    )
-    for axis, cell in zip(axes[:, 0], cells, strict=True):
+    figure, panels = style.canvas("", 9, height * len(cells), rows=len(cells))
+    for axis, cell in zip(panels, cells, strict=True):
         _panel(axis, results, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    path.write_bytes(style.png(figure))
 
 
 def _panel(axis: Any, results: Results, cell: Cell) -> None:
@@ -37,9 +32,10 @@ def _panel(axis: Any, results: Results, cell: Cell) -> None:
     dots = sorted(((value, case) for case, value in measured if value is not None), reverse=True)
     floor = 10 ** math.floor(math.log10(min(value for value, _ in dots)))
     for place, (value, case) in enumerate(dots):
-        colour = COLOURS.get(case.split(":")[0].split("-")[0], PEER_COLOUR)
+        kind = case.split(":")[0].split("-")[0]
+        colour, shape = COLOURS.get(kind, PEER_COLOUR), SHAPES.get(kind, "o")
         axis.hlines(place, floor, value, color=colour, alpha=0.35, linewidth=1.5)
-        axis.plot(value, place, "o", color=colour, markersize=6)
+        axis.plot(value, place, shape, color=colour, markersize=6)
         axis.annotate(
             f"{value:,.0f}", (value, place), (8, 0), textcoords="offset points", va="center",
             fontsize=8,
@@ -52,7 +48,8 @@ def _panel(axis: Any, results: Results, cell: Cell) -> None:
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.xaxis.set_minor_formatter("")
     axis.tick_params(axis="x", labelsize=8)
-    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["left"].set_visible(False)
+    axis.grid(False, axis="y")
     what = "1 row" if cell[1] == 1 else f"{cell[1]} rows"
-    axis.set_title(f"{MODELS[cell[0]]}, {what} a request", loc="left", fontsize=10)
+    style.heading(axis, f"{MODELS[cell[0]]}, {what} a request")
     axis.set_xlabel(f"CPU time a request at {cell[2]} connections, us", fontsize=8)
