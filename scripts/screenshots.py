@@ -17,12 +17,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -39,7 +40,7 @@ FLAGS = [
     "--disable-sync",
 ]
 #: Trains a second version, which the first can be compared with.
-SECOND = ["train", "-p", "gallery:breast_cancer", "--set", "logistic_regression.C=0.01"]
+SECOND = {"model": "ClassificationModel", "C": 0.01, "trials": 1}
 SIZES = {"wide": (1440, 900), "narrow": (375, 812)}
 THEMES = ("light", "dark")
 #: The pictures that the documents show.
@@ -48,6 +49,11 @@ DOCS = {
     ("model-monitoring", "wide", "light"),
     ("model-try", "wide", "dark"),
 }
+#: Pictures further down are loaded when somebody gets there; a whole page has them all.
+PICTURES_LOADED = """() => Promise.all([...document.images].map((image) => {
+  image.loading = "eager";
+  return image.complete || new Promise((done) => { image.onload = image.onerror = done; });
+}))"""
 PATIENCE = 120_000.0  # milliseconds; the machine may be busy
 
 
@@ -98,8 +104,9 @@ def pages_of(page: Page, url: str) -> dict[str, str]:
     }
     models = [str(link.get_attribute("href")) for link in links.all()]
     model = max(models, key=lambda href: _versions(page, url + href))
-    for name in ("", "compare", "try", "monitoring", "promote", "rollback"):
+    for name in ("", "compare", "challenger", "try", "monitoring", "promote", "rollback"):
         found[f"model-{name}" if name else "model"] = f"{model}/{name}".rstrip("/")
+    found["model-canary"] = f"{model}/challenger/traffic?version=2&share=10"
     page.goto(f"{url}/console/jobs")
     job = page.locator("tbody th a")
     if job.count():
@@ -160,6 +167,7 @@ def _prepare(page: Page, name: str) -> None:
         page.get_by_role("button", name="Predict").click()
         page.locator(".prediction").wait_for()
     page.locator(".loading").first.wait_for(state="detached", timeout=PATIENCE)
+    page.evaluate(PICTURES_LOADED)
 
 
 def _picture(page: Page, out: Path, name: str, size: str, theme: str) -> Path:
@@ -180,9 +188,8 @@ def tidemill() -> Iterator[tuple[str, str]]:
         url = f"http://127.0.0.1:{port}"
         try:
             wait_for(f"{url}/ready", up)
-            env = {**os.environ, "TIDEMILL_HOME": str(home)}
-            subprocess.run([*command, *SECOND], check=True, env=env, cwd=folder)
             key = (home / "key").read_text().strip()
+            train(url, key)
             ask(url, key)
             yield url, key
         finally:
@@ -209,20 +216,52 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit("tidemill up ended")
 
 
+def send(url: str, key: str, body: dict[str, Any] | None = None) -> Any:
+    """What the API answers."""
+    headers = {"Content-Type": "application/json", "X-API-Key": key}
+    data = json.dumps(body).encode() if body is not None else None
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as answer:
+        return json.load(answer)
+
+
+def train(url: str, key: str) -> None:
+    """Train the second version as a job, and wait for its end."""
+    job = send(f"{url}/train", key, SECOND)
+    while job["status"] not in ("succeeded", "failed", "cancelled"):
+        time.sleep(0.5)
+        job = send(f"{url}/jobs/{job['job_id']}", key)
+    if job["status"] != "succeeded":
+        raise SystemExit(f"the second training {job['status']}")
+
+
+@contextmanager
+def asking(url: str, key: str) -> Iterator[None]:
+    """Ask some rows a second meanwhile, so that pages have something to tell."""
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.wait(0.2):
+            ask(url, key, 1)
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def ask(url: str, key: str, times: int = 600) -> None:
     """Ask the first model for rows of its own kind, of which two measures have moved."""
     from sklearn.datasets import load_breast_cancer
 
-    chance = random.Random(1)
+    chance = random.Random() if times == 1 else random.Random(1)
     known = load_breast_cancer().data
-    headers = {"Content-Type": "application/json", "X-API-Key": key}
     for _ in range(times):
         row = [value * chance.uniform(0.98, 1.02) for value in chance.choice(known)]
         row[0], row[3] = row[0] * 1.25, row[3] * 1.5
-        body = json.dumps({"features": row}).encode()
-        address = f"{url}/models/ClassificationModel/predict"
-        request = urllib.request.Request(address, body, headers)
-        urllib.request.urlopen(request, timeout=60).close()
+        send(f"{url}/models/ClassificationModel/predict", key, {"features": row})
 
 
 def main() -> None:
@@ -238,8 +277,9 @@ def main() -> None:
     with running as (url, key), browsing() as browser:
         if not options.url:
             look(browser, url, key)
-        for path in shoot(browser, url, key, options.out, options.docs):
-            print(path)
+        with nullcontext() if options.url else asking(url, key):
+            for path in shoot(browser, url, key, options.out, options.docs):
+                print(path)
 
 
 if __name__ == "__main__":

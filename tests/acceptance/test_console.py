@@ -107,6 +107,9 @@ def test_a_prediction_is_tried_and_a_wrong_field_is_named(page: Page, served: Up
     page.locator("#answer .notice").wait_for()
     assert str(first.get_attribute("data-field")) in page.locator("#answer").inner_text()
     assert first.get_attribute("aria-invalid") == "true"
+    assert page.get_by_role("button", name="Stop").count() == 0, (
+        "it is there while a file is scored"
+    )
     code = page.locator("[data-snippet=curl]").inner_text()
     assert f"{served.api}/models/{MODEL}/predict" in code
 
@@ -166,6 +169,11 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     page.get_by_role("link", name="Promote it").click()
     page.get_by_role("heading", name=re.compile("Promote version 2")).wait_for()
     assert "v2" in page.locator("table.change").inner_text()
+    page.locator("form button.main").last.click()
+    closed = page.get_by_text("The gate stays closed for version 2")
+    closed.wait_for()
+    page.wait_for_timeout(3000)  # longer than a page that is followed takes to change
+    assert closed.is_visible()
     page.locator("#reason").fill("seen in the console")
     page.get_by_label("Promote whatever the gate says").check()
     page.locator("form button.main").last.click()

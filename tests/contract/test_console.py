@@ -342,6 +342,12 @@ def test_what_is_not_there_is_a_page_that_says_so(house: House, path: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/requests?status=x", "/audit?since=never", "/jobs?cursor=%00"])
+def test_only_pages_that_are_there_are_followed(house: House) -> None:
+    visitor = house.visitor("admin")
+    assert 'id="page">' in visitor.page("/jobs").text
+    assert 'id="page" data-still>' in visitor.page("/nowhere").text
+
+
 def test_filters_that_are_none_are_refused_in_words(house: House, path: str) -> None:
     assert 400 <= house.visitor("admin").page(path).status_code < 500
 
@@ -477,6 +483,7 @@ def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) 
     closed = visitor.send("/models/flowers/promote", version="2")
     assert closed.status_code == 409
     assert "The gate stays closed for version 2" in words(closed)
+    assert 'id="page" data-still' in closed.text, "the page that is followed would take its place"
     unreasoned = visitor.send("/models/flowers/promote", version="2", force="yes")
     assert unreasoned.status_code == 409
     assert "needs a reason" in words(unreasoned)

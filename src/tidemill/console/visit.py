@@ -326,6 +326,7 @@ def _page(desk: Desk, request: Request, visitor: Visitor, view: View) -> Respons
         "said": said,
         "theme": request.cookies.get(THEME),
         "made": time.time(),
+        "still": request.method != "GET" or view.status != 200,
         **view.values,
     }
     response = Response(render.page(view.template, values), view.status, HEADERS, "text/html")

@@ -74,7 +74,8 @@
     live.classList.toggle("off", Boolean(off));
   };
   const listen = () => {
-    if (!live || stream || document.hidden) return;
+    // What a form was answered, or a page that is not there, is told once and stays.
+    if (!page || !live || stream || document.hidden || page.hasAttribute("data-still")) return;
     stream = new EventSource(location.href);
     stream.onopen = () => say("", false);
     stream.onmessage = (event) => show(event.data);
@@ -88,7 +89,7 @@
   document.addEventListener("visibilitychange", () => (document.hidden ? rest() : listen()));
   window.addEventListener("pagehide", rest);
   window.addEventListener("pageshow", listen);
-  if (page && live && !document.querySelector("[data-still]")) listen();
+  listen();
 
   // Light, dark, or as the machine has it.
   const button = document.getElementById("theme");
