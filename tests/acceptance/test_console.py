@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 120_000.0  # milliseconds; the machine may be busy
+PATIENCE = 240_000.0  # milliseconds; the machine may be busy
 MODEL = "iris-classifier"
 PAGES = (
     "/", "/models", f"/models/{MODEL}", f"/models/{MODEL}/compare", f"/models/{MODEL}/try",

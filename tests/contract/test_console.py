@@ -342,12 +342,6 @@ def test_what_is_not_there_is_a_page_that_says_so(house: House, path: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/requests?status=x", "/audit?since=never", "/jobs?cursor=%00"])
-def test_only_pages_that_are_there_are_followed(house: House) -> None:
-    visitor = house.visitor("admin")
-    assert 'id="page">' in visitor.page("/jobs").text
-    assert 'id="page" data-still>' in visitor.page("/nowhere").text
-
-
 def test_filters_that_are_none_are_refused_in_words(house: House, path: str) -> None:
     assert 400 <= house.visitor("admin").page(path).status_code < 500
 
@@ -364,6 +358,12 @@ def test_metrics_are_compared_with_their_intervals(house: House) -> None:
         for low, high in bounds.values():
             assert f"<small>{render.number(low)} to {render.number(high)}</small>" in page
     assert re.search('aria-label="accuracy of A [0-9.]+, of B [0-9.]+, with their', page)
+
+
+def test_only_pages_that_are_there_are_followed(house: House) -> None:
+    visitor = house.visitor("admin")
+    assert 'id="page">' in visitor.page("/jobs").text
+    assert 'id="page" data-still>' in visitor.page("/nowhere").text
 
 
 def test_pictures_of_a_version_come_out_of_its_run(house: House) -> None:
