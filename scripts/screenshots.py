@@ -155,7 +155,6 @@ def shoot(browser: Browser, url: str, key: str, out: Path, docs: Path | None = N
                 _prepare(page, name)
                 written.append(_picture(page, out, name, size, theme))
                 if docs is not None and (name, size, theme) in DOCS:
-                    page.evaluate("scrollTo(0, 0)")
                     page.screenshot(path=docs / f"console-{name}.png")
             context.close()
     return written
@@ -172,6 +171,7 @@ def _prepare(page: Page, name: str) -> None:
 
 def _picture(page: Page, out: Path, name: str, size: str, theme: str) -> Path:
     path = out / f"{name}-{size}-{theme}.png"
+    page.evaluate("scrollTo(0, 0)")  # a click may have scrolled, and the bar at the side with it
     page.screenshot(path=path, full_page=True)
     return path
 
