@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill.policies import Contest
-from tidemill.steps.contest import bounded_losses, decide, error_scale
+from tidemill.steps.contest import BEFORE, bounded_losses, decide, error_scale
 from tidemill.steps.decay import accepting_detector, loss_detector
 from tidemill.steps.holdout import Holdout, Losses, row_losses
 from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
@@ -259,6 +259,17 @@ def retrain(
     settle(sim, p, state, played, known, now)
 
 
+def earlier(sim: Sim, state: State, cut: int) -> np.ndarray:
+    """The champion's losses before anything changed."""
+    end = cut if state.change is None else min(state.change, cut)
+    rows = slice(max(state.since, end - BEFORE), max(state.since, end))
+    return (
+        raw(sim.s, rows, state.model.answer(sim.s.X[rows]))
+        if rows.stop > rows.start
+        else np.zeros(0)
+    )
+
+
 def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
     assert state.contest is not None
     cut, contestants, cause, scale = state.contest
@@ -267,6 +278,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         sim.loss(rows, state.model, scale),
         {n: sim.loss(rows, m, scale) for n, m in contestants.items()},
         p.contest,
+        before=earlier(sim, state, cut),
     )
     if d.state == "open":
         return

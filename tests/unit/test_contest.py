@@ -168,7 +168,10 @@ def test_losses_in_spells_are_waited_for_and_others_are_not() -> None:
     spells = (random.random(1000) < np.where(bad, 0.8, 0.02)).astype(float)
     assert enough(apart, policy) == policy.fewest
     assert policy.fewest < enough(spells, policy) <= policy.rows // 2
-    assert enough(spells[: policy.fewest], policy) == policy.fewest  # more is not known yet
+    early = enough(spells[: policy.fewest], policy)  # and nothing is decided on so few
+    assert policy.fewest < early <= enough(spells, policy)
+    assert enough(apart, policy, before=spells) > policy.fewest
+    assert enough(apart, policy, before=apart[::-1]) == policy.fewest
     lucky = np.where(np.arange(1000) < 40, 0.0, spells)
     lucky[40:80] = 0.3
     assert decide(apart, {"right": 0 * apart}, policy).rows == policy.fewest

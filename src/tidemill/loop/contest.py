@@ -24,9 +24,10 @@ from tidemill.loop.contestants import Contestants, taken
 from tidemill.loop.examine import accepted
 from tidemill.loop.promote import Audit, crown, keep_evidence
 from tidemill.policies import seconds
-from tidemill.project import Project
-from tidemill.steps.contest import Decision, bounded_losses, decide
+from tidemill.project import Project, Task
+from tidemill.steps.contest import BEFORE, Decision, bounded_losses, decide
 from tidemill.steps.gate import Outcome, Verdict, evaluate_gate
+from tidemill.steps.holdout import row_losses
 from tidemill.stores.contests import Challenger, ContestRow, Contests
 from tidemill.stores.database import Database
 from tidemill.stores.predictions import Predictions
@@ -118,7 +119,9 @@ class Umpire:
         }
         names = {c.name: c for c in contest.challengers}
         against = {name: losses[c.version] for name, c in names.items()}
-        decision = decide(losses[contest.champion], against, project.contest)
+        decision = decide(
+            losses[contest.champion], against, project.contest, before=competing.before
+        )
         decision = self._in_time(contest, decision, project)
         if decision.state == "open":
             self.contests.note(contest.id, decision.rows, msgspec.to_builtins(decision))
@@ -159,7 +162,8 @@ class Umpire:
             return known[1]
         numbers = [contest.champion, *(c.version for c in contest.challengers)]
         held = {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
-        found = Contestants(held, trusted=self.trusted)
+        before = self._before(contest, held[contest.champion].signature.task)
+        found = Contestants(held, before, trusted=self.trusted)
         self._competing[contest.model] = contest.id, found
         return found
 
@@ -180,6 +184,16 @@ class Umpire:
         first = np.flatnonzero(good)[:most]
         ids = window.ids[kept][first].tolist()
         return Rows(ids, frame.iloc[first], actual[first])
+
+    def _before(self, contest: ContestRow, task: Task) -> Any:
+        """The champion's losses before anything changed, as far as they were known at the start."""
+        moment = contest.cut if contest.changed is None else min(contest.changed, contest.cut)
+        window = self.predictions.window(
+            contest.model, version=contest.champion, until=moment, labelled=True, last=BEFORE
+        )
+        kept = np.flatnonzero(window.label_times <= contest.opened)
+        kept = kept[_by_arrival(window, kept)]
+        return row_losses(task, window.actual[kept], window.outputs[kept])
 
     def _verdict(
         self,

@@ -22,14 +22,17 @@ class Contestants:
     """The bundles of one contest, by version.
 
     Args:
+        before: The champion's losses before the contest.
         trusted: Types that this machine trusts a native fallback with.
 
     Raises:
         BundleError: A model cannot be loaded.
     """
 
-    def __init__(self, held: Mapping[str, Bundle], *, trusted: Sequence[str] = ()) -> None:
-        self.held = dict(held)
+    def __init__(
+        self, held: Mapping[str, Bundle], before: Any, *, trusted: Sequence[str] = ()
+    ) -> None:
+        self.held, self.before = dict(held), before
         self._examiners = {n: Examiner(each, trusted=trusted) for n, each in held.items()}
         self._places: dict[str, int] = {}
         self._answers: dict[str, Outcome] = {}

@@ -35,6 +35,10 @@ State = Literal["won", "kept", "open"]
 STAKES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
+#: So many losses before a contest tell how long spells last, and no fewer than the other number.
+BEFORE, FEWEST_BEFORE = 1000, 200
+
+
 class Contestant(msgspec.Struct, frozen=True):
     """One challenger: its mean loss, and the log of the evidence that it is better, or worse.
 
@@ -62,7 +66,13 @@ class Decision(msgspec.Struct, frozen=True):
     winner: str | None = None
 
 
-def decide(champion: Floats, challengers: Mapping[str, Floats], policy: Contest) -> Decision:
+def decide(
+    champion: Floats,
+    challengers: Mapping[str, Floats],
+    policy: Contest,
+    *,
+    before: Floats | None = None,
+) -> Decision:
     """The first decision that the rows, in the order in which their labels came, lead to.
 
     It is that of a contest watched row by row: later rows do not change it, and it does not matter
@@ -74,13 +84,14 @@ def decide(champion: Floats, challengers: Mapping[str, Floats], policy: Contest)
         champion: Its loss on each row [rows], 0 to 1.
         challengers: By name, their losses on the same rows.
         policy: How much evidence is needed.
+        before: Losses of the champion before the contest, in order, for how long its spells last.
     """
     names, bar = list(challengers), math.log(max(len(challengers), 1) / policy.alpha)
     limit = min(len(champion), policy.rows)
     gains = np.array([(champion - challengers[name])[:limit] for name in names])
     gains = gains.reshape(len(names), limit)
     better, worse = log_wealth(gains), log_wealth(-gains)
-    fewest = enough(champion, policy)
+    fewest = enough(champion, policy, before)
     won = _first(np.asarray((better >= bar).any(axis=0)), fewest)
     beaten = np.maximum.accumulate(worse, axis=1) >= bar
     lost = _first(np.asarray(beaten.all(axis=0)), fewest)
@@ -110,7 +121,7 @@ def decide(champion: Floats, challengers: Mapping[str, Floats], policy: Contest)
     return Decision(state, seen, bar, loss, found, reason, winner.name if winner else None)
 
 
-def enough(champion: Floats, policy: Contest) -> int:
+def enough(champion: Floats, policy: Contest, before: Floats | None = None) -> int:
     """Before so many rows nothing is decided: `policy.fewest`, or more where losses come in spells.
 
     What is right for one spell may be wrong for the next. So rows are waited for, up to half of
@@ -118,10 +129,13 @@ def enough(champion: Floats, policy: Contest) -> int:
 
     Args:
         champion: Its losses [rows] in order; what the first rows say holds, however many follow.
+        before: Its earlier losses; the spells of few of them are not known.
     """
+    told = before is not None and len(before) >= FEWEST_BEFORE
+    known = memory_of(before) if before is not None and told else 1.0
     rows, step = policy.fewest, max(policy.fewest // 2, 1)
-    while rows < min(policy.rows // 2, len(champion)):
-        if rows >= memory_of(champion[:rows]) * policy.fewest / 2:
+    while rows < policy.rows // 2 and rows <= len(champion):
+        if rows >= max(known, memory_of(champion[:rows])) * policy.fewest / 2:
             break
         rows += step
     return rows
