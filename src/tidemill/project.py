@@ -86,6 +86,8 @@ class Candidate:
             range (a float range that spans more than two powers of ten is searched on a log scale).
         trials: How many settings to try. None tries the whole grid when every entry is a list, and
             20 otherwise.
+        prune: Let a search of 10 or more trials that does not try its whole grid give up those
+            that are plainly behind while they learn. What is registered is always a whole fit.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Candidate:
     params: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     trials: int | None = None
+    prune: bool = True
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/:\\."):

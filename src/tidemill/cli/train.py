@@ -34,7 +34,7 @@ HEADLINES = ("accuracy", "f1_score", "roc_auc", "rmse", "mae", "r2")
 
 TRAIN_KEYS = (
     "model, version, run_id, sweep_id, candidate, trial, params, metric, metrics, digest, "
-    "trials, failures, refused, warnings; with --promote: verdict"
+    "trials, failures, refused, warnings, pruned; with --promote: verdict"
 )
 
 
@@ -158,13 +158,15 @@ def show(result: TrainResult) -> None:
     rows = [
         [trial.name, settings_text(trial.params), *(trial.metrics.get(m) for m in shown)]
         for trial in best
-        if trial.error is None
+        if trial.error is None and trial.pruned is None
     ]
     terminal.print_table(["run", "settings", *shown], rows)
     for warning in result.warnings:
         terminal.out.print(f"[yellow]Look:[/] {escape(warning)}")
     for trial, why in {**result.failures, **result.refused}.items():
         terminal.out.print(f"[red]{escape(trial)}[/]: {escape(why)}")
+    if result.pruned:
+        terminal.out.print(f"{len(result.trials)} trials, {result.pruned} pruned")
     terminal.out.print(
         f"Registered [bold]{escape(result.model)}[/] version [bold]{result.version}[/]: "
         f"{escape(result.trial)}, {result.metric} {result.metrics[result.metric]:.4f}"

@@ -22,9 +22,10 @@ from tidemill.loop.progress import OnProgress, Reporter
 from tidemill.loop.publish import Published, publish
 from tidemill.loop.record import TrainResult, record_data, record_result, summary
 from tidemill.loop.train import plan
-from tidemill.loop.trial import KIND_TAG, Outcome, Sweep, learn, run_trial
+from tidemill.loop.trial import KIND_TAG, Outcome, Sweep, learn, nothing_trained, run_trial
 from tidemill.project import METRICS, Project
 from tidemill.steps.data import Prepared, prepare
+from tidemill.steps.pruning import Pruning, prunes
 from tidemill.steps.ranking import deciding_metric
 from tidemill.steps.search import Grid, Settings, Trial
 from tidemill.steps.study import shared_study
@@ -46,7 +47,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """How a task went: its run and metrics, or the error."""
+    """How a task went: its run and metrics, or the error, or when it was pruned."""
 
     candidate: str
     number: int
@@ -56,6 +57,7 @@ class Result:
     value: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    pruned: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,12 @@ def run_task(
     else:
         assert task.study is not None, "a task has settings or a study"
         maximize, seed = METRICS[sweep.metric], project.seed + task.number
-        with shared_study(storage, task.study, maximize=maximize, seed=seed) as study:
-            candidate = project.candidate(task.candidate)
+        candidate = project.candidate(task.candidate)
+        prune = prunes(candidate.prune, task.of)
+        with shared_study(storage, task.study, maximize=maximize, seed=seed, prune=prune) as study:
             settings = study.ask(candidate, overrides.get(task.candidate, {}), owner)
-            outcome = run_trial(_trial(task, settings), sweep)
-            study.tell(outcome.value)
+            outcome = run_trial(_trial(task, settings), sweep, watch=study.watch())
+            study.tell(outcome.value, outcome.pruned)
     return Result(
         candidate=task.candidate,
         number=task.number,
@@ -154,6 +157,7 @@ def run_task(
         value=outcome.value,
         metrics=dict(outcome.metrics),
         error=outcome.error,
+        pruned=outcome.pruned,
     )
 
 
@@ -194,12 +198,7 @@ def close_sweep(
 def _publish_best(outcomes: Sequence[Outcome], sweep: Sweep, report: Reporter) -> Published:
     fine = [outcome for outcome in outcomes if outcome.value is not None]
     if not fine:
-        reasons = dict.fromkeys(f"{o.trial.candidate}: {o.error}" for o in outcomes)
-        raise ProjectError(
-            f"No candidate of '{sweep.project.name}' could be trained. {'; '.join(reasons)}",
-            field="candidates",
-            remedy="Their runs in MLflow hold the tracebacks.",
-        )
+        raise nothing_trained(sweep.project, outcomes)
     ranked = sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])
     refused: dict[str, str] = {}
     for outcome in ranked:
@@ -240,4 +239,11 @@ def _new_run(project: Project, data: Prepared, tracking: Tracking, metric: str) 
 
 def _outcome(result: Result) -> Outcome:
     trial = Trial(result.candidate, result.number, result.of, result.params)
-    return Outcome(trial, result.run_id, result.value, error=result.error, metrics=result.metrics)
+    return Outcome(
+        trial,
+        result.run_id,
+        result.value,
+        error=result.error,
+        metrics=result.metrics,
+        pruned=result.pruned,
+    )

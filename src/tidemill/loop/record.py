@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tidemill.loop.publish import Published
 from tidemill.loop.trial import WARNINGS_TAG, Outcome, Sweep
 from tidemill.project import Project
 from tidemill.steps.data import Prepared
+from tidemill.steps.pruning import Pruning
 from tidemill.stores.tracking import NOTE_TAG
 
 BEST_FILE = "best_model_metrics.json"
@@ -24,7 +25,7 @@ DATA_WARNINGS_FILE = "data_warnings.txt"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial: its run, its settings, and its metrics or its error."""
+    """One trial: its run, its settings, and its metrics, its error, or when it was pruned."""
 
     name: str
     candidate: str
@@ -32,6 +33,7 @@ class TrialResult:
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
     error: str | None = None
+    pruned: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class TrainResult:
         failures: Why trials failed, by run name.
         refused: Why better trials than the winner cannot be served, by run name.
         warnings: What is doubtful about the data.
+        pruned: How many of the trials were given up early.
     """
 
     model: str
@@ -62,6 +65,7 @@ class TrainResult:
     failures: Mapping[str, str]
     refused: Mapping[str, str]
     warnings: tuple[str, ...]
+    pruned: int = 0
 
 
 def write_processed(project: Project, data: Prepared) -> None:
@@ -123,6 +127,7 @@ def summary(sweep: Sweep, outcomes: Sequence[Outcome], published: Published) -> 
         failures=failures,
         refused=published.refused,
         warnings=tuple(warning.text for warning in sweep.data.warnings),
+        pruned=sum(outcome.pruned is not None for outcome in outcomes),
     )
 
 
@@ -135,6 +140,7 @@ def _trial_result(outcome: Outcome) -> TrialResult:
         params=trial.params,
         metrics=outcome.metrics,
         error=outcome.error,
+        pruned=outcome.pruned,
     )
 
 
@@ -148,11 +154,17 @@ def record_result(sweep: Sweep, result: TrainResult) -> None:
         {
             "tidemill.version": result.version,
             "tidemill.best_run": result.run_id,
-            NOTE_TAG: f"{result.trial} is best by {result.metric}: version {result.version}.",
+            NOTE_TAG: f"{result.trial} is best by {result.metric}: version {result.version}."
+            + (f" {_pruned_text(result)}." if result.pruned else ""),
         }
     )
     if sweep.project.processed is not None:
         _write(sweep.project, BEST_FILE, text)
+
+
+def _pruned_text(result: TrainResult) -> str:
+    """How many trials there were, and how many were given up early."""
+    return f"{len(result.trials)} trials, {result.pruned} pruned"
 
 
 def _best(result: TrainResult) -> dict[str, Any]:
@@ -165,7 +177,13 @@ def _best(result: TrainResult) -> dict[str, Any]:
         "metric": result.metric,
         "metrics": dict(result.metrics),
         "candidates": [
-            {"name": t.name, "params": dict(t.params), "metrics": dict(t.metrics), "error": t.error}
+            {
+                "name": t.name,
+                "params": dict(t.params),
+                "metrics": dict(t.metrics),
+                "error": t.error,
+                **({"pruned": asdict(t.pruned)} if t.pruned else {}),
+            }
             for t in result.trials
         ],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from tidemill.errors import ProjectError
 from tidemill.loop.interrupt import Cancelled, ended_by_sigterm
 from tidemill.loop.origin import origin_tags
 from tidemill.loop.progress import OnProgress, Progress, Reporter
@@ -28,7 +27,7 @@ from tidemill.loop.record import (
     summary,
     write_processed,
 )
-from tidemill.loop.trial import KIND_TAG, Outcome, Sweep, run_trial
+from tidemill.loop.trial import KIND_TAG, Outcome, Sweep, nothing_trained, run_trial
 from tidemill.project import METRICS, Project
 from tidemill.steps.data import prepare
 from tidemill.steps.ranking import deciding_metric, is_better
@@ -138,8 +137,8 @@ def try_candidate(
     while (settings := search.ask()) is not None:
         report.fitting(candidate)
         trial = Trial(candidate, len(outcomes) + 1, search.total, settings, window)
-        outcome = run_trial(trial, sweep, report.within)
-        search.tell(settings, outcome.value)
+        outcome = run_trial(trial, sweep, report.within, search.watch(settings))
+        search.tell(settings, outcome.value, outcome.pruned)
         report.fitted(outcome.value)
         outcomes.append(outcome)
         best = _drop_worse(outcomes, best, sweep.metric)
@@ -171,10 +170,5 @@ def rank(outcomes: Sequence[Outcome], sweep: Sweep) -> list[Outcome]:
     """
     fine = [outcome for outcome in outcomes if outcome.learned is not None]
     if not fine:
-        reasons = dict.fromkeys(f"{o.trial.candidate}: {o.error}" for o in outcomes)
-        raise ProjectError(
-            f"No candidate of '{sweep.project.name}' could be trained. {'; '.join(reasons)}",
-            field="candidates",
-            remedy="Their runs in MLflow hold the tracebacks.",
-        )
+        raise nothing_trained(sweep.project, outcomes)
     return sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,8 @@ from tidemill.steps.epochs import followed
 from tidemill.steps.evaluate import Evaluation, evaluate
 from tidemill.steps.fit import Predicted, fit, predict
 from tidemill.steps.preprocess import build_pipeline
+from tidemill.steps.pruning import Pruned, Pruning, Watch
+from tidemill.steps.scout import scout
 from tidemill.steps.search import Trial
 from tidemill.stores.autolog import autologging
 from tidemill.stores.tracking import NOTE_TAG, Run, Tracking
@@ -28,7 +30,7 @@ from tidemill.stores.tracking import NOTE_TAG, Run, Tracking
 logger = logging.getLogger(__name__)
 
 KIND_TAG, CANDIDATE_TAG = "tidemill.kind", "tidemill.candidate"
-WARNINGS_TAG = "tidemill.warnings"
+WARNINGS_TAG, PRUNED_TAG = "tidemill.warnings", "tidemill.pruned"
 MATRIX_FILE, RESIDUALS_FILE = "confusion_matrix.png", "residuals.png"
 REPORT_TEXT, REPORT_JSON = "classification_report.txt", "classification_report.json"
 WARNINGS_FILE = "warnings.txt"
@@ -65,7 +67,10 @@ class Learned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial went: `learned` and `value` (of the deciding metric), or the `error`."""
+    """How a trial went: `learned` and `value` (of the deciding metric), or why there are none.
+
+    That is the `error`, or when it was `pruned`.
+    """
 
     trial: Trial
     run_id: str
@@ -73,10 +78,14 @@ class Outcome:
     learned: Learned | None = None
     error: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    pruned: Pruning | None = None
 
 
 def run_trial(
-    trial: Trial, sweep: Sweep, tell: Callable[[float], None] = lambda share: None
+    trial: Trial,
+    sweep: Sweep,
+    tell: Callable[[float], None] = lambda share: None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Fit, evaluate and log one setting as a child run of the sweep's.
 
@@ -85,15 +94,22 @@ def run_trial(
 
     Args:
         tell: Hears the share of a network's epochs that is done.
+        watch: Hears how good the setting is while it learns, and may end it: the run then ends
+            FINISHED, with a tag that says when.
     """
     project, tracking = sweep.project, sweep.tracking
     marks = {**sweep.tags, KIND_TAG: "trial", CANDIDATE_TAG: trial.candidate}
     with tracking.run(project.name, trial.name, parent=sweep.run, tags=marks) as run:
         run.log_params(trial.params)
         try:
+            scout_trial(trial, sweep.project, sweep.data, sweep.metric, watch)
             with autologging(tracking, run) if project.autolog else nullcontext():
-                learned = learn(trial, project, sweep.data, tell)
+                learned = learn(trial, project, sweep.data, tell, watch)
             value = _deciding(learned.evaluation, sweep.metric)
+        except Pruned as ended:
+            run.set_tags({PRUNED_TAG: str(ended), NOTE_TAG: f"Given up early, at {ended}."})
+            logger.info("%s: %s is pruned at %s", project.name, trial.name, ended)
+            return Outcome(trial, run.id, pruned=ended.pruning)
         except Exception as error:
             logger.exception("%s: trial %s failed", project.name, trial.name)
             run.fail(error)
@@ -104,20 +120,55 @@ def run_trial(
     return Outcome(trial, run.id, value, learned, metrics=learned.evaluation.metrics)
 
 
+def nothing_trained(project: Project, outcomes: Sequence[Outcome]) -> ProjectError:
+    """What to say when no trial has a model; each reason once.
+
+    That all were pruned takes a study that prunes its first trials, which ours does not.
+    """
+    reasons = dict.fromkeys(
+        f"{o.trial.candidate}: {o.error if o.pruned is None else 'pruned'}" for o in outcomes
+    )
+    return ProjectError(
+        f"No candidate of '{project.name}' could be trained. {'; '.join(reasons)}",
+        field="candidates",
+        remedy="Their runs in MLflow hold the tracebacks.",
+    )
+
+
+def scout_trial(
+    trial: Trial, project: Project, data: Prepared, metric: str, watch: Watch | None
+) -> None:
+    """See on some of the training rows whether the setting is worth a fit.
+
+    Raises:
+        Pruned: It is not.
+    """
+    if watch is not None:
+        estimator = project.candidate(trial.candidate).build(**trial.params)
+        scout(estimator, project, data, metric, watch)
+
+
 def learn(
     trial: Trial,
     project: Project,
     data: Prepared,
     tell: Callable[[float], None] = lambda share: None,
+    watch: Watch | None = None,
 ) -> Learned:
-    """Fit one setting on the training rows and evaluate it on the held-out ones."""
+    """Fit one setting on the training rows and evaluate it on the held-out ones.
+
+    Raises:
+        Pruned: `watch` ended the fit of a network.
+    """
     candidate = project.candidate(trial.candidate)
     estimator = candidate.build(**trial.params)
     everything = data.train if project.tensor else data.frame
     pipeline = build_pipeline(estimator, matrix_of(everything, data.inputs, project), project)
     y_train, y_test = labels_of(data.train, project), labels_of(data.test, project)
     X_train = matrix_of(data.train, data.inputs, project)
-    with followed(pipeline, tell):
+    listener = None if watch is None else watch.report
+    by_loss = data.task == "regression" or project.gate.metric == "log_loss"
+    with followed(pipeline, tell, listener, by_loss=by_loss):
         fitted = fit(pipeline, X_train, y_train, seed=project.seed)
     predicted = predict(fitted.model, matrix_of(data.test, data.inputs, project))
     labels = _labels(fitted.model, y_train) if data.task == "classification" else ()

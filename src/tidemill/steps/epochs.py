@@ -1,4 +1,4 @@
-"""Follow a network through its epochs: how far it has come, and Ctrl-C while it learns."""
+"""Follow a network through its epochs: how far it is, how good, and Ctrl-C while it learns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
+
+
+class Listener(Protocol):
+    """Hears a score after an epoch, counted from 1, and whether more of it is better."""
+
+    def __call__(self, step: int, measure: str, score: float, *, maximize: bool) -> None: ...
+
+
+def is_network(estimator: Any) -> bool:
+    """Whether it is a network of skorch's, or works like one."""
+    return hasattr(estimator, "notify") and hasattr(estimator, "max_epochs")
 
 
 @contextmanager
-def followed(model: Any, tell: Callable[[float], None]) -> Iterator[None]:
+def followed(
+    model: Any,
+    tell: Callable[[float], None],
+    score: Listener | None = None,
+    *,
+    by_loss: bool = True,
+) -> Iterator[None]:
     """While a skorch network is fitted inside, tell the share of its epochs that is done.
 
     Ctrl-C inside comes out as KeyboardInterrupt: skorch itself takes it for the wish to keep what
@@ -20,23 +37,37 @@ def followed(model: Any, tell: Callable[[float], None]) -> Iterator[None]:
     Args:
         model: An unfitted estimator, or a pipeline that ends in one; any other passes unwatched.
         tell: Is called after every epoch with a share from 0 to 1; what it raises comes through.
+        score: Hears what the network measured on its own validation rows, where it has any.
+        by_loss: Take the loss even where the network measures its accuracy as well.
     """
     network = model.steps[-1][1] if hasattr(model, "steps") else model
-    if not (hasattr(network, "on_epoch_end") and hasattr(network, "max_epochs")):
+    if not is_network(network):
         yield
         return
-    own = network.on_epoch_end
+    own = network.notify
 
-    def on_epoch_end(*args: Any, **kwargs: Any) -> None:
-        own(*args, **kwargs)
-        tell(min(len(network.history) / network.max_epochs, 1.0))
+    def notify(method_name: str, **kwargs: Any) -> None:
+        own(method_name, **kwargs)  # its callbacks write the epoch's scores into the history
+        if method_name == "on_epoch_end":
+            tell(min(len(network.history) / network.max_epochs, 1.0))
+            if score is not None:
+                _tell_score(network.history, score, by_loss)
 
-    network.on_epoch_end = on_epoch_end
+    network.notify = notify
     try:
         with _interrupt_kept():
             yield
     finally:
-        del network.on_epoch_end
+        del network.notify
+
+
+def _tell_score(history: Any, score: Listener, by_loss: bool) -> None:
+    known = history[-1]
+    measures = ["valid_loss"] if by_loss else ["valid_acc", "valid_loss"]
+    for measure in measures:
+        if measure in known:
+            score(len(history), measure, float(known[measure]), maximize=measure == "valid_acc")
+            return
 
 
 @contextmanager

@@ -105,6 +105,40 @@ def regression_metrics(y: Array, predicted: Array) -> dict[str, float]:
     return found
 
 
+def score(
+    metric: str,
+    y: Array,
+    predicted: Array,
+    probabilities: Array | None = None,
+    labels: Sequence[Label] = (),
+) -> float:
+    """One metric alone, for what is scored often.
+
+    Raises:
+        ValueError: It is not defined here, as ROC AUC without probabilities.
+    """
+    plain = {
+        "accuracy": metrics.accuracy_score,
+        "rmse": metrics.root_mean_squared_error,
+        "mae": metrics.mean_absolute_error,
+        "r2": metrics.r2_score,
+    }
+    if metric in plain:
+        return float(plain[metric](y, predicted))
+    if metric not in ("log_loss", "roc_auc"):
+        average = "weighted" if metric.endswith("_weighted") else "macro"
+        found = metrics.precision_recall_fscore_support(
+            y, predicted, average=average, zero_division=0
+        )
+        return float(found[("precision", "recall", "f1").index(metric.split("_")[0])])
+    value = None
+    if probabilities is not None:
+        value = (log_loss if metric == "log_loss" else roc_auc)(y, probabilities, labels)
+    if value is None:
+        raise ValueError(f"{metric} is not defined here.")
+    return value
+
+
 def roc_auc(y: Array, probabilities: Array, labels: Sequence[Label]) -> float | None:
     """The area under the ROC curve; of several classes, the plain mean of each against the rest.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tidemill.project import Candidate
 from tidemill.steps.parameters import Overrides, check_params, parse_overrides
+from tidemill.steps.pruning import Pruning, Watch, pruner, prunes
 
 __all__ = [
     "Overrides",
@@ -48,13 +49,20 @@ class Trial:
 
 
 class Search(Protocol):
-    """Gives settings one by one; is told how good each was, None for one that failed."""
+    """Gives settings one by one; is told how good each was, None for one that failed.
+
+    `watch` hears how good a setting is while it learns; None where no trial is given up early.
+    """
 
     total: int
 
     def ask(self) -> Settings | None: ...
 
-    def tell(self, settings: Settings, value: float | None) -> None: ...
+    def watch(self, settings: Settings) -> Watch | None: ...
+
+    def tell(
+        self, settings: Settings, value: float | None, pruned: Pruning | None = None
+    ) -> None: ...
 
 
 def open_search(
@@ -69,7 +77,7 @@ def open_search(
 
     Lists are tried in full when no number of trials is asked for, or one that covers them; ranges
     and larger grids are searched by Optuna's tree-structured Parzen estimator, seeded, and no
-    setting is tried twice.
+    setting is tried twice. Only such a search gives up trials that are behind the others.
 
     Args:
         pinned: Parameters fixed by the caller; they are given to every trial, not searched.
@@ -81,7 +89,14 @@ def open_search(
     size = _size(space)
     if size is not None and (wanted is None or wanted >= size):
         return Grid(space, pinned)
-    return Guided(space, pinned, wanted or DEFAULT_TRIALS, seed=seed, maximize=maximize)
+    return Guided(
+        space,
+        pinned,
+        wanted or DEFAULT_TRIALS,
+        seed=seed,
+        maximize=maximize,
+        prune=candidate.prune,
+    )
 
 
 def _size(space: Mapping[str, Sequence[Any]]) -> int | None:
@@ -103,7 +118,10 @@ class Grid:
     def ask(self) -> Settings | None:
         return next(self._left, None)
 
-    def tell(self, settings: Settings, value: float | None) -> None:
+    def watch(self, settings: Settings) -> None:
+        """Whoever writes a grid wants all of it."""
+
+    def tell(self, settings: Settings, value: float | None, pruned: Pruning | None = None) -> None:
         """A grid has nothing to learn."""
 
 
@@ -118,6 +136,7 @@ class Guided:
         *,
         seed: int,
         maximize: bool,
+        prune: bool = True,
     ) -> None:
         import optuna
 
@@ -125,10 +144,13 @@ class Guided:
         self.total = trials
         self._space = space
         self._pinned = pinned
+        self._maximize = maximize
+        self._prunes = prunes(prune, trials)
         self._state = optuna.trial.TrialState
         self._study = optuna.create_study(
             direction="maximize" if maximize else "minimize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, trials // 2)),
+            pruner=pruner(self._prunes),
         )
         self._distributions = {name: distribution(values) for name, values in space.items()}
         self._open: list[tuple[Settings, Any]] = []
@@ -149,11 +171,20 @@ class Guided:
         self._open.append((settings, trial))
         return settings
 
-    def tell(self, settings: Settings, value: float | None) -> None:
-        place = next(i for i, (known, _) in enumerate(self._open) if known == settings)
-        trial = self._open.pop(place)[1]
+    def watch(self, settings: Settings) -> Watch | None:
+        trial = self._open[self._place(settings)][1]
+        return Watch(trial, maximize=self._maximize) if self._prunes else None
+
+    def tell(self, settings: Settings, value: float | None, pruned: Pruning | None = None) -> None:
+        trial = self._open.pop(self._place(settings))[1]
         self._known[_key(trial.params)] = value
-        self._finish(trial, value)
+        if pruned is not None:
+            self._study.tell(trial, state=self._state.PRUNED)
+        else:
+            self._finish(trial, value)
+
+    def _place(self, settings: Settings) -> int:
+        return next(i for i, (known, _) in enumerate(self._open) if known == settings)
 
     def _finish(self, trial: Any, value: float | None) -> None:
         if value is None or not math.isfinite(value):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tidemill.project import Candidate
+from tidemill.steps.pruning import Pruning, Watch, pruner
 from tidemill.steps.search import Settings, distribution, drawn_values
 
 OWNER = "owner"
@@ -22,8 +23,10 @@ FIRST_AT_RANDOM = 5
 class SharedStudy:
     """A study as one of its processes sees it; one trial at a time."""
 
-    def __init__(self, study: Any) -> None:
+    def __init__(self, study: Any, *, maximize: bool, prune: bool) -> None:
         self._study = study
+        self._maximize = maximize
+        self._prune = prune
         self._trial: Any = None
 
     def ask(self, candidate: Candidate, pinned: Mapping[str, Any], owner: str) -> Settings:
@@ -39,19 +42,31 @@ class SharedStudy:
         self._trial.set_user_attr(OWNER, owner)
         return {**pinned, **drawn_values(space, self._trial.params)}
 
-    def tell(self, value: float | None) -> None:
-        """How good the settings were; None for a trial that failed."""
+    def watch(self) -> Watch | None:
+        """Hears how good the settings are while they are learned; None where nothing is pruned."""
+        return Watch(self._trial, maximize=self._maximize) if self._prune else None
+
+    def tell(self, value: float | None, pruned: Pruning | None = None) -> None:
+        """How good the settings were; None for a trial that failed or was pruned."""
         import optuna
 
-        if value is None or not math.isfinite(value):
+        if pruned is not None:
+            self._study.tell(self._trial, state=optuna.trial.TrialState.PRUNED)
+        elif value is None or not math.isfinite(value):
             self._study.tell(self._trial, state=optuna.trial.TrialState.FAIL)
         else:
             self._study.tell(self._trial, value)
 
 
 @contextmanager
-def shared_study(storage: str, name: str, *, maximize: bool, seed: int) -> Iterator[SharedStudy]:
-    """The study of that name, made if there is none."""
+def shared_study(
+    storage: str, name: str, *, maximize: bool, seed: int, prune: bool = False
+) -> Iterator[SharedStudy]:
+    """The study of that name, made if there is none.
+
+    Args:
+        prune: Give up trials that are behind the others, whichever process ran those.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -65,10 +80,11 @@ def shared_study(storage: str, name: str, *, maximize: bool, seed: int) -> Itera
             storage=database,
             study_name=name,
             sampler=sampler,
+            pruner=pruner(prune),
             direction="maximize" if maximize else "minimize",
             load_if_exists=True,
         )
-        yield SharedStudy(study)
+        yield SharedStudy(study, maximize=maximize, prune=prune)
     finally:
         database.remove_session()
         database.engine.dispose()

@@ -23,6 +23,7 @@ from tidemill.loop.fanout import (
 from tidemill.loop.progress import Progress
 from tidemill.platform import Platform
 from tidemill.project import METRICS
+from tidemill.steps.pruning import Pruning
 from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.tracking import Tracking
 from tidemill.worker.child import Parked, Report
@@ -127,7 +128,8 @@ def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
 
 def _result(part: Job, task: Task) -> Result:
     if part.state == "succeeded" and part.result is not None:
-        return Result(**part.result)
+        pruned = part.result.get("pruned")
+        return Result(**{**part.result, "pruned": pruned and Pruning(**pruned)})
     error = (part.error or {}).get("detail") or part.state
     return Result(task.candidate, task.number, task.of, error=str(error))
 

@@ -1,0 +1,152 @@
+"""What pruning saves: guided searches with and without it, on data that scikit-learn makes or has.
+
+    python -m benchmarks.pruning [--seeds 3] [--trials 20] [--only sgd,mlp]
+
+Counts the CPU seconds of scouting and fitting, without MLflow, and the best value on the held-out
+rows. Both searches of a seed begin with the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from sklearn.datasets import load_digits, make_classification, make_friedman1
+from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.neural_network import MLPClassifier
+
+from tidemill import Candidate, Project
+from tidemill.loop.trial import learn, scout_trial
+from tidemill.project import METRICS
+from tidemill.steps.data import prepare
+from tidemill.steps.pruning import Pruned
+from tidemill.steps.ranking import deciding_metric
+from tidemill.steps.search import Trial, open_search
+
+
+@dataclass
+class Tally:
+    """What one search came to."""
+
+    best: float
+    scouting: float
+    fitting: float
+    pruned: int
+
+
+def table(X: Any, y: Any) -> pd.DataFrame:
+    """Rows as a project reads them."""
+    return pd.DataFrame(X, columns=[f"x{n}" for n in range(X.shape[1])]).assign(target=y)
+
+
+def classes() -> pd.DataFrame:
+    """30,000 rows of 20 columns, half of them noise, three classes, some labels wrong."""
+    X, y = make_classification(
+        30_000, 20, n_informative=8, n_redundant=3, n_classes=3, flip_y=0.05, random_state=0
+    )
+    return table(X, y)
+
+
+def values() -> pd.DataFrame:
+    """30,000 rows of 20 columns of Friedman's first function."""
+    return table(*make_friedman1(30_000, 20, noise=1.0, random_state=0))
+
+
+def digits() -> pd.DataFrame:
+    """1,797 pictures of digits."""
+    return table(*load_digits(return_X_y=True))
+
+
+STEPS = {"learning_rate": ["optimal", "constant", "invscaling", "adaptive"], "eta0": (1e-4, 1.0)}
+CASES = {
+    "sgd": (
+        classes,
+        SGDClassifier,
+        {"loss": ["hinge", "log_loss", "modified_huber"], "alpha": (1e-7, 1.0), **STEPS},
+    ),
+    "sgd_values": (
+        values,
+        SGDRegressor,
+        {
+            "alpha": (1e-7, 1.0),
+            "eta0": (1e-5, 0.1),
+            "learning_rate": ["constant", "invscaling", "adaptive"],
+        },
+    ),
+    "mlp": (
+        digits,
+        MLPClassifier,
+        {
+            "hidden_layer_sizes": [(8,), (32,), (64,), (64, 32)],
+            "alpha": (1e-6, 1.0),
+            "learning_rate_init": (1e-5, 0.3),
+        },
+    ),
+}
+
+
+def searched(project: Project, seed: int, trials: int) -> Tally:
+    """One search, timed."""
+    data = prepare(project)
+    metric = deciding_metric(project, data.task)
+    candidate = project.candidates[0]
+    search = open_search(candidate, trials=trials, seed=seed, maximize=METRICS[metric])
+    scouting = fitting = 0.0
+    pruned, known = 0, []
+    while (settings := search.ask()) is not None:
+        trial, watch = Trial(candidate.name, 1, 1, settings), search.watch(settings)
+        ended, value = None, None
+        began = time.process_time()
+        try:
+            scout_trial(trial, project, data, metric, watch)
+            scouting += time.process_time() - began
+            began = time.process_time()
+            with contextlib.suppress(ValueError):  # it diverged
+                value = learn(trial, project, data, watch=watch).evaluation.metrics[metric]
+            fitting += time.process_time() - began
+        except Pruned as raised:
+            scouting += time.process_time() - began
+            ended, pruned = raised.pruning, pruned + 1
+        if value is not None:
+            known.append(value)
+        search.tell(settings, value, ended)
+    return Tally((max if METRICS[metric] else min)(known), scouting, fitting, pruned)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--only", default=",".join(CASES))
+    asked = parser.parse_args()
+    print(
+        "| search | pruned | CPU s, whole | CPU s, pruned (scouting) | best, whole | best, pruned |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name in asked.only.split(","):
+        make, estimator, space = CASES[name]
+        whole, short = [], []
+        for seed in range(asked.seeds):
+            for prune, into in ((False, whole), (True, short)):
+                candidate = Candidate(name, estimator, search=space, prune=prune)
+                project = Project("bench", make, "target", [candidate])
+                into.append(searched(project, seed, asked.trials))
+        count = sum(t.pruned for t in short)
+        spent = sum(t.scouting + t.fitting for t in whole)
+        less = sum(t.scouting + t.fitting for t in short)
+        scouting = sum(t.scouting for t in short)
+        bests = [" ".join(f"{t.best:.4f}" for t in found) for found in (whole, short)]
+        print(
+            f"| {name} | {count} of {asked.seeds * asked.trials} | {spent:.1f} | {less:.1f} "
+            f"({scouting:.1f}) | {bests[0]} | {bests[1]} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
