@@ -10,6 +10,7 @@ always do, so that there is something to compare with, and a search is never wit
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +25,18 @@ KEPT = 75.0  # percent: what is better than the worst quarter goes on
 
 @dataclass(frozen=True)
 class Pruning:
-    """When a trial was given up: after which step (pass, epoch), and with which score."""
+    """When a trial was given up: after which step (pass, epoch), and with which score.
+
+    The score is None where it was no finite number.
+    """
 
     step: int
     measure: str
-    score: float
+    score: float | None
 
     def __str__(self) -> str:
-        return f"step {self.step}: {self.measure} {self.score:.4g}"
+        score = "not finite" if self.score is None else f"{self.score:.4g}"
+        return f"step {self.step}: {self.measure} {score}"
 
 
 class Pruned(BaseException):
@@ -77,7 +82,7 @@ class Watch:
             logger.warning("The study does not hear of step %d: not pruned", step, exc_info=True)
             return
         if behind:
-            raise Pruned(Pruning(step, measure, score))
+            raise Pruned(Pruning(step, measure, score if math.isfinite(score) else None))
 
 
 def prunes(wanted: bool, trials: int) -> bool:
