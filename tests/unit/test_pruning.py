@@ -171,6 +171,8 @@ def test_rows_that_score_are_the_newest_where_the_newest_are_held_out() -> None:
 
 def test_scouting_changes_nothing_that_is_trained(data: Prepared) -> None:
     trial = Trial("net", 1, 1, {"learning_rate_init": 0.01})
+    random.seed(7)
+    np.random.seed(7)
     before = random.getstate(), np.random.get_state()[1].tolist()
     notes: Any = Notes()
     scout_trial(trial, project(), data, "f1_score", notes)
@@ -266,6 +268,7 @@ def test_less_is_better_of_a_loss_in_a_study_of_accuracy() -> None:
     trial = study.ask()
     Watch(trial, maximize=True).report(1, "valid_loss", 0.7, maximize=False)
     Watch(trial, maximize=True).report(2, "valid_acc", 0.6, maximize=True)
+    Watch(trial, maximize=True).report(2, "valid_acc", 0.1, maximize=True)  # it started anew
     assert study.trials[0].intermediate_values == {1: -0.7, 2: 0.6}
 
 

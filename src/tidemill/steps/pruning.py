@@ -58,10 +58,9 @@ class Watch:
     def __init__(self, trial: Any, *, maximize: bool) -> None:
         self._trial = trial
         self._maximize = maximize
-        self._last = -1
 
     def report(self, step: int, measure: str, score: float, *, maximize: bool) -> None:
-        """Tell a score; a step that was told before is passed over, as when a model is fitted anew.
+        """Tell a score; a step that was told before is passed over, as when a network starts anew.
 
         A study that cannot be reached prunes nothing: the trial goes on.
 
@@ -71,11 +70,9 @@ class Watch:
         Raises:
             Pruned: The trial is behind the others.
         """
-        if step <= self._last:
-            return
-        self._last = step
         try:
-            with warnings.catch_warnings(action="ignore"):  # of NaN: such a trial is behind
+            # Optuna warns of NaN, which is behind, and of a step told twice, which it passes over.
+            with warnings.catch_warnings(action="ignore"):
                 self._trial.report(score if maximize == self._maximize else -score, step)
                 behind = self._trial.should_prune()
         except Exception:
