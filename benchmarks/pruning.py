@@ -44,16 +44,16 @@ def table(X: Any, y: Any) -> pd.DataFrame:
 
 
 def classes() -> pd.DataFrame:
-    """30,000 rows of 20 columns, half of them noise, three classes, some labels wrong."""
+    """12,500 rows of 20 columns, half of them noise, three classes, some labels wrong."""
     X, y = make_classification(
-        30_000, 20, n_informative=8, n_redundant=3, n_classes=3, flip_y=0.05, random_state=0
+        12_500, 20, n_informative=8, n_redundant=3, n_classes=3, flip_y=0.05, random_state=0
     )
     return table(X, y)
 
 
 def values() -> pd.DataFrame:
-    """30,000 rows of 20 columns of Friedman's first function."""
-    return table(*make_friedman1(30_000, 20, noise=1.0, random_state=0))
+    """12,500 rows of 20 columns of Friedman's first function."""
+    return table(*make_friedman1(12_500, 20, noise=1.0, random_state=0))
 
 
 def digits() -> pd.DataFrame:

@@ -259,7 +259,7 @@ def test_the_first_trials_and_the_first_steps_are_never_pruned() -> None:
     told(study, {1: -5.0, 2: -5.0, 6: 0.8}, 0.8)
     with pytest.raises(Pruned, match=r"^step 6: f1_score 0\.05$"):
         told(study, {1: 0.05, 6: 0.05})
-    with pytest.raises(Pruned, match="^step 6: f1_score not finite$"):
+    with pytest.raises(Pruned, match=r"^step 6: f1_score not finite$"):
         told(study, {6: float("nan")})
 
 
