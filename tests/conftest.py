@@ -16,6 +16,9 @@ pytest_plugins = ["tests.servers"]
 
 # As `tidemill` sets it for itself: spinning threads make every fit slow on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# One thread for each process, since tests share the processors.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 settings.register_profile(
     "tidemill", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
