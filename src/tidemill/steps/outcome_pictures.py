@@ -48,6 +48,6 @@ def courses_picture(
     counted = task == "classification"
     axes.set_ylabel("share of wrong answers" if counted else "mean absolute error, target's unit")
     axes.set_xlim(0, rows)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # the legend is above the curves
     style.legend(axes, loc="upper left", ncols=3)
     return figure
