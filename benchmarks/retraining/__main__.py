@@ -1,6 +1,6 @@
 """`python -m benchmarks.retraining`: play the streams through the policies, write the report.
 
-Some 20 minutes on two idle cores for three seeds; what is done is kept as it comes, and a second
+Some four minutes of processor time a seed; what is done is kept as it comes, and a second
 start goes on from there.
 """
 
