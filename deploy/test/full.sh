@@ -28,7 +28,7 @@ scale() {
     jobs=()
     for _ in 1 2 3; do jobs+=("$(ask -fsS "$site/train" -d '{"model": "iris-classifier"}' | field job_id)"); done
     for job in "${jobs[@]}"; do
-        ended() { [ "$(ask "$site/train/status/$job" | field state)" = succeeded ]; }
+        ended() { [ "$(ask "$site/train/status/$job" | field status)" = succeeded ]; }
         eventually 900 ended
     done
     echo "three jobs done by $(sql "select count(distinct worker) from jobs where kind = 'train'") workers"
