@@ -25,6 +25,12 @@
   // One tree made like another, node by node: focus, scroll and what is typed stay.
   const isKept = (node) => node.nodeType === 1 && node.hasAttribute("data-keep");
   const fits = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
+  // A form in which somebody has typed outlives a state of the page that does not show it.
+  const isTyped = (node) => isKept(node) && [...(node.elements || [])].some((field) =>
+    field.type === "checkbox" ? field.checked !== field.defaultChecked
+      : "defaultValue" in field && field.value !== field.defaultValue);
+  const isFormOf = (node, wanted) =>
+    isKept(node) && fits(node, wanted) && node.getAttribute("action") === wanted.getAttribute("action");
   const become = (old, next) => {
     if (old.nodeType !== 1) {
       if (old.nodeValue !== next.nodeValue) old.nodeValue = next.nodeValue;
@@ -44,6 +50,11 @@
     for (const wanted of [...next.childNodes]) {
       let found = child;
       if (found && !fits(found, wanted) && wanted.id) found = [...old.childNodes].find((node) => node.id === wanted.id) || found;
+      if (isKept(wanted)) {
+        let form = child;
+        while (form && !isFormOf(form, wanted)) form = form.nextSibling;
+        found = form || found;
+      }
       if (found && fits(found, wanted)) {
         if (found !== child) old.insertBefore(found, child);
         become(found, wanted);
@@ -55,7 +66,7 @@
     while (child) {
       const gone = child;
       child = child.nextSibling;
-      gone.remove();
+      if (!isTyped(gone)) gone.remove();
     }
   };
   const show = (html) => {
