@@ -25,7 +25,10 @@ FEEDBACK_KEYS = (
 
 def register(app: typer.Typer) -> None:
     commands.add(
-        app, ingest, commands.WATCH, keys="rows, duplicates, rejected, damaged_bytes, errors"
+        app,
+        ingest,
+        commands.WATCH,
+        keys="rows, duplicates, rejected, damaged_bytes, unreadable, errors",
     )
     commands.add(app, feedback, commands.WATCH, keys=FEEDBACK_KEYS)
     commands.add(app, export, commands.WATCH, keys="model, day, rows, labels", many=True)
