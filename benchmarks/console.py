@@ -23,7 +23,7 @@ new MutationObserver((_, watch) => {
   requestAnimationFrame(() => setTimeout(() => { window.useful = performance.now(); }));
 }).observe(document, { childList: true, subtree: true });
 """
-TOLD = """() => window.useful && [
+TOLD = """() => window.useful && performance.getEntriesByName("first-contentful-paint").length && [
   performance.getEntriesByName("first-contentful-paint")[0].startTime, window.useful,
   performance.getEntriesByType("navigation")[0].transferSize
     + performance.getEntriesByType("resource").reduce((sum, one) => sum + one.transferSize, 0),
