@@ -8,13 +8,11 @@ Chromium.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "screenshots.py"
+from scripts import screenshots as tools
+
 #: Notes the moment after the frame in which the first model's loop is there.
 WATCH = """
 new MutationObserver((_, watch) => {
@@ -28,17 +26,6 @@ TOLD = """() => window.useful && performance.getEntriesByName("first-contentful-
   performance.getEntriesByType("navigation")[0].transferSize
     + performance.getEntriesByType("resource").reduce((sum, one) => sum + one.transferSize, 0),
 ]"""
-
-
-def shots() -> Any:
-    """The script that knows how to start a Tidemill and a browser."""
-    spec = importlib.util.spec_from_file_location("screenshots", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def visits(browser: Any, url: str, cookies: list[Any], count: int) -> list[tuple[float, ...]]:
@@ -60,7 +47,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--visits", type=int, default=20)
     options = parser.parse_args()
-    tools = shots()
     with tools.tidemill() as (url, key), tools.browsing() as browser:
         context = browser.new_context()
         page = context.new_page()

@@ -116,7 +116,7 @@ def _request(found: Json, path: str, method: str, said: Json) -> Json:
 def _url(path: str, parameters: list[Json]) -> Json:
     parts = [re.sub(r"^\{(.*)\}$", r":\1", part) for part in path.strip("/").split("/")]
     query = [
-        {"key": p["name"], "value": "", "description": p.get("description", ""), "disabled": True}
+        _query(p)
         for p in sorted(parameters, key=lambda p: str(p["name"]))  # versions of FastAPI differ
         if p["in"] == "query"
     ]
@@ -127,8 +127,19 @@ def _url(path: str, parameters: list[Json]) -> Json:
     }
     names = [part[1:] for part in parts if part.startswith(":")]
     if names:
-        url["variable"] = [{"key": n, "value": MODEL if n == "name" else ""} for n in names]
+        url["variable"] = [{"key": n, "value": KNOWN.get(n, "")} for n in names]
     return url | ({"query": query} if query else {})
+
+
+def _query(parameter: Json) -> Json:
+    """A query parameter: filled in where it is required, otherwise there to be switched on."""
+    needed = bool(parameter.get("required"))
+    entry = {
+        "key": parameter["name"],
+        "value": KNOWN.get(parameter["name"], "") if needed else "",
+        "description": parameter.get("description", ""),
+    }
+    return entry if needed else entry | {"disabled": True}
 
 
 def _body(found: Json, said: Json) -> tuple[str, str] | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from scripts import screenshots as shots
 from tests.acceptance.digits import digits_on_shelf
 from tests.acceptance.test_up import Up, running
 from tests.contract.serving.conftest import make_shelf
@@ -25,7 +24,6 @@ from tidemill.settings import Settings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 240_000.0  # milliseconds; the machine may be busy
 MODEL = "iris-classifier"
 PAGES = (
@@ -37,18 +35,6 @@ PAGES = (
 )  # fmt: skip
 
 
-def _screenshots() -> Any:
-    """The script that knows how to start the browser."""
-    spec = importlib.util.spec_from_file_location("screenshots", ROOT / "scripts/screenshots.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-shots = _screenshots()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shots.chromium() is None, reason="no Chromium on this machine"),

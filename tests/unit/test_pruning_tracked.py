@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_worker_sweeping import claimed
 from tidemill.cli.train import show
 from tidemill.loop.train import train
 from tidemill.loop.trial import Outcome, nothing_trained
@@ -128,12 +129,6 @@ def platform(database: Database, project_file: Path, mlflow_home: Path) -> Itera
     opened = Platform.open(Settings(home=mlflow_home, database_url=url))
     yield opened
     opened.close()
-
-
-def claimed(platform: Platform, job_id: str) -> Job:
-    job = platform.jobs.claim(job_id, "w")
-    assert job is not None
-    return job
 
 
 def run_part(platform: Platform, part: Job) -> dict[str, Any]:
