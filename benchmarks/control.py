@@ -112,21 +112,18 @@ class Stage:
         return found
 
 
-def measure(sizes: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
-    """What each part found, with the sizes and the circumstances it was measured under."""
-    found: dict[str, Any] = {}
-    for part in parts:
-        with ExitStack() as stack:
-            stage = Stage(stack, sizes)
-            load = os.getloadavg()[0]
-            found[part] = {
-                "found": getattr(stage, part)(),
-                "sizes": {name: getattr(sizes, name) for name in SIZES},
-                "date": f"{datetime.now(UTC):%Y-%m-%d}",
-                "load_before": round(load, 1),
-                "load_after": round(os.getloadavg()[0], 1),
-            }
-    return found
+def measure(sizes: argparse.Namespace, part: str) -> dict[str, Any]:
+    """What a part found, with the sizes and the circumstances it was measured under."""
+    with ExitStack() as stack:
+        stage = Stage(stack, sizes)
+        load = os.getloadavg()[0]
+        return {
+            "found": getattr(stage, part)(),
+            "sizes": {name: getattr(sizes, name) for name in SIZES},
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "load_before": round(load, 1),
+            "load_after": round(os.getloadavg()[0], 1),
+        }
 
 
 def report(found: dict[str, Any]) -> str:
@@ -222,9 +219,10 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "control.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
-    found |= measure(given, parts)
-    kept.write_text(json.dumps(found, indent=2) + "\n")
-    (given.out / "control.md").write_text(report(found))
+    for part in parts:  # each is kept as soon as it is there: all together take minutes
+        found[part] = measure(given, part)
+        kept.write_text(json.dumps(found, indent=2) + "\n")
+        (given.out / "control.md").write_text(report(found))
     print(report(found))
 
 
