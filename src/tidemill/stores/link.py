@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError, UnavailableError
+from tidemill.stores.first_tables import make_first_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,6 +65,8 @@ class MlflowLink:
         if self._made is None:
             from mlflow import MlflowClient
 
+            for uri in (self.tracking_uri, self.registry_uri):
+                make_first_tables(uri)
             self._made = MlflowClient(self.tracking_uri, self.registry_uri)
         return self._made
 

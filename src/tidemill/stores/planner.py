@@ -36,7 +36,7 @@ def advise_planner(uri: str) -> None:
     Args:
         uri: Where MLflow keeps its runs.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is None:
         return
     try:
@@ -47,10 +47,11 @@ def advise_planner(uri: str) -> None:
         log.warning("%s is searched without statistics: %s", path, error)
 
 
-def _sqlite_file(uri: str) -> str | None:
+def sqlite_file(uri: str) -> str | None:
+    """The file that a URI of SQLite names; None for another kind of store, or one in memory."""
     with suppress(ArgumentError):
         url = make_url(uri)
-        if url.get_backend_name() == "sqlite" and url.database:
+        if url.get_backend_name() == "sqlite" and url.database not in (None, ":memory:"):
             return url.database
     return None
 
