@@ -8,6 +8,8 @@ MLFLOW_PORT ?= 5000
 # Processes that share the test files among them; 0 runs all in one.
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
+# Each start of a process would compile anew what it imports: seconds, where MLflow is among it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: docs screenshots help up demo test test-all lint format bench-serving bench-drift bench-retraining clean
 
