@@ -74,14 +74,15 @@ class Platform:
         database = open_database(settings)
         secret = settings.audit_secret
         audit = Audit(database, settings.home, secret.get_secret_value() if secret else None)
+        jobs = Jobs(database)
         return cls(
             settings=settings,
             database=database,
-            jobs=Jobs(database),
+            jobs=jobs,
             audit=audit,
             keys=Keys(settings.keys_file, audit.append),
             projects=Projects(project_references(settings.project), settings.model_name),
-            doorbell=Doorbell(settings.broker_uri),
+            doorbell=Doorbell(settings.broker_uri, jobs.mark_sent),
             requests=RequestLog(database),
             predictions=Predictions(database),
             feedback=Feedback(database),
@@ -101,7 +102,7 @@ class Platform:
         )
         job, created = self.jobs.submit(limited)
         if created:
-            self.doorbell.ring_soon(job.id, self.jobs.mark_sent)
+            self.doorbell.ring_soon(job.id)
         return job, created
 
     def audit_transition(self, change: Transition, origin: str | None = None) -> None:

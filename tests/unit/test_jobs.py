@@ -184,7 +184,7 @@ def test_a_job_nobody_was_told_of_is_rung_for_once(jobs: Jobs, database: Databas
 
 def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
-    jobs.mark_sent(job.id)
+    jobs.mark_sent([job.id])
     age(database, job, -60, "sent")
     assert jobs.unheard(10) == []
     age(database, job, 120, "sent", "not_before")
@@ -193,7 +193,7 @@ def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -
 
 def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
-    jobs.mark_sent(job.id)
+    jobs.mark_sent([job.id])
     running = jobs.claim(job.id, "w1")
     assert running is not None
     jobs.postpone(running, {}, delay=60, counts=False)

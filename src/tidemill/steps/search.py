@@ -146,7 +146,6 @@ class Guided:
         self._pinned = pinned
         self._maximize = maximize
         self._prunes = prunes(prune, trials)
-        self._state = optuna.trial.TrialState
         self._study = optuna.create_study(
             direction="maximize" if maximize else "minimize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, trials // 2)),
@@ -165,7 +164,7 @@ class Guided:
             trial = self._study.ask(self._distributions)
             if _key(trial.params) not in self._known:
                 break
-            self._finish(trial, self._known[_key(trial.params)])
+            tell_end(self._study, trial, self._known[_key(trial.params)])
         self._known[_key(trial.params)] = None
         settings = {**self._pinned, **drawn_values(self._space, trial.params)}
         self._open.append((settings, trial))
@@ -178,19 +177,22 @@ class Guided:
     def tell(self, settings: Settings, value: float | None, pruned: Pruning | None = None) -> None:
         trial = self._open.pop(self._place(settings))[1]
         self._known[_key(trial.params)] = value
-        if pruned is not None:
-            self._study.tell(trial, state=self._state.PRUNED)
-        else:
-            self._finish(trial, value)
+        tell_end(self._study, trial, value, pruned)
 
     def _place(self, settings: Settings) -> int:
         return next(i for i, (known, _) in enumerate(self._open) if known == settings)
 
-    def _finish(self, trial: Any, value: float | None) -> None:
-        if value is None or not math.isfinite(value):
-            self._study.tell(trial, state=self._state.FAIL)
-        else:
-            self._study.tell(trial, value)
+
+def tell_end(study: Any, trial: Any, value: float | None, pruned: Pruning | None = None) -> None:
+    """How a trial of an Optuna study ended; without a finite value, and not pruned, it failed."""
+    from optuna.trial import TrialState
+
+    if pruned is not None:
+        study.tell(trial, state=TrialState.PRUNED)
+    elif value is None or not math.isfinite(value):
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        study.tell(trial, value)
 
 
 def _key(drawn: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

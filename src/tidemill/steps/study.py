@@ -7,14 +7,13 @@ with shared_study("postgresql+psycopg://...", "job:forest", maximize=True, seed=
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from tidemill.project import Candidate
 from tidemill.steps.pruning import Pruning, Watch, pruner
-from tidemill.steps.search import Settings, distribution, drawn_values
+from tidemill.steps.search import Settings, distribution, drawn_values, tell_end
 
 OWNER = "owner"
 FIRST_AT_RANDOM = 5
@@ -48,14 +47,7 @@ class SharedStudy:
 
     def tell(self, value: float | None, pruned: Pruning | None = None) -> None:
         """How good the settings were; None for a trial that failed or was pruned."""
-        import optuna
-
-        if pruned is not None:
-            self._study.tell(self._trial, state=optuna.trial.TrialState.PRUNED)
-        elif value is None or not math.isfinite(value):
-            self._study.tell(self._trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            self._study.tell(self._trial, value)
+        tell_end(self._study, self._trial, value, pruned)
 
 
 @contextmanager

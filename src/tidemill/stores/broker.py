@@ -13,10 +13,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +31,9 @@ CONNECT_SECONDS = 1.0
 PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
 # After a failure nobody waits for the broker again for this long; the caretaker looks later.
 REST_SECONDS = 2.0
+# Jobs that were rung for within so long are noted together: a note is a write to the disk, which
+# whoever asks next would wait for.
+GATHER_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +62,20 @@ def make_celery(url: str) -> Celery:
 
 
 class Doorbell:
-    """Tells workers of a job; never raises and never waits long, because the row is safe."""
+    """Tells workers of a job; never raises and never waits long, because the row is safe.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        told: Called with the ids of jobs that `ring_soon` told the broker of, some at a time.
+    """
+
+    def __init__(self, url: str, told: Callable[[Sequence[str]], object] | None = None) -> None:
         self._url = url
         self._app = make_celery(url)
         self._outbox = _outbox(url)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._calls: SimpleQueue[tuple[str, Callable[[str], object]] | None] = SimpleQueue()
+        self._told = told
+        self._calls: SimpleQueue[str | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._rest_until = 0.0
 
@@ -88,17 +96,13 @@ class Doorbell:
             return False
         return True
 
-    def ring_soon(self, job_id: str, told: Callable[[str], object]) -> None:
-        """Ring in a thread: a broker that is away keeps nobody waiting.
-
-        Args:
-            told: Called with the job's id, in that thread, when the broker took the message.
-        """
+    def ring_soon(self, job_id: str) -> None:
+        """Ring in a thread: a broker that is away keeps nobody waiting."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
                 self._thread.start()
-        self._calls.put((job_id, told))
+        self._calls.put(job_id)
 
     def problem(self) -> str | None:
         """None when the broker can be reached, else what is wrong; takes a second at most."""
@@ -133,13 +137,30 @@ class Doorbell:
                     message.unlink()
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            job_id, told = call
+        rung: list[str] = []
+        due = 0.0
+        while True:
+            if rung and time.monotonic() >= due:
+                self._tell(rung)
+                rung = []
+            try:
+                job_id = self._calls.get(timeout=max(0.0, due - time.monotonic()) if rung else None)
+            except Empty:
+                continue
+            if job_id is None:
+                break
             if self.ring(job_id):
-                try:
-                    told(job_id)
-                except TidemillError as error:  # it is rung for once more than needed
-                    log.warning("job %s: %s", job_id, error)
+                due = due if rung else time.monotonic() + GATHER_SECONDS
+                rung.append(job_id)
+        self._tell(rung)
+
+    def _tell(self, rung: list[str]) -> None:
+        if self._told is None or not rung:
+            return
+        try:
+            self._told(rung)
+        except TidemillError as error:  # they are rung for once more than needed
+            log.warning("jobs %s: %s", ", ".join(rung), error)
 
     def _deliver(self) -> None:
         """Move written messages to where workers look, so that none is read half written."""

@@ -11,7 +11,7 @@ it holds, and a worker that was thought dead and comes back finds that the job i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -367,20 +367,16 @@ class Jobs:
         due = self._database.rows(
             select(jobs.c.id).where(unheard).order_by(jobs.c.not_before, jobs.c.id).limit(limit)
         )
-        told = [self.mark_sent(row["id"], unheard) for row in due]
-        return [job for job in told if job is not None]
+        return [job for row in due for job in self._note_sent(jobs.c.id == row["id"], unheard)]
 
-    def mark_sent(self, job_id: str, *where: Any) -> Job | None:
-        """Note that the broker was told of the job."""
+    def mark_sent(self, job_ids: Sequence[str]) -> None:
+        """Note that the broker was told of the jobs."""
+        self._note_sent(jobs.c.id.in_(job_ids))
+
+    def _note_sent(self, *where: Any) -> list[Job]:
         with self._database.write() as connection:
-            statement = (
-                update(jobs)
-                .where(jobs.c.id == job_id, *where)
-                .values(sent=EpochNow())
-                .returning(jobs)
-            )
-            row = connection.execute(statement).mappings().one_or_none()
-        return None if row is None else _job(row)
+            statement = update(jobs).where(*where).values(sent=EpochNow()).returning(jobs)
+            return [_job(row) for row in connection.execute(statement).mappings()]
 
     def _finish(self, job: Job, state: State, **values: Any) -> Job | None:
         return self._change(_held(job), state=state, finished=EpochNow(), heartbeat=None, **values)

@@ -178,7 +178,7 @@ class Attendant:
         try:
             for job in self._platform.jobs.wake():
                 if self._platform.doorbell.ring(job.id):
-                    self._platform.jobs.mark_sent(job.id)
+                    self._platform.jobs.mark_sent([job.id])
         except UnavailableError as error:
             log.warning("job %s is woken later: %s", part.parent, error)
 

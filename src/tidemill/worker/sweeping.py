@@ -53,7 +53,7 @@ def run_sweep(platform: Platform, job: Job, report: SayHow) -> None:
     if not all(part.done for part in parts):
         for part in parts:
             if part.sent is None and not part.done and platform.doorbell.ring(part.id):
-                platform.jobs.mark_sent(part.id)
+                platform.jobs.mark_sent([part.id])
         raise Parked(f"trials: {len(parts)}")
 
     def forward(progress: Progress) -> None:
