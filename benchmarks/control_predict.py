@@ -37,7 +37,9 @@ def predictions_a_second(
     """
     digest = hashlib.sha256((BUNDLE / "manifest.json").read_bytes()).hexdigest()
     placed = place(settings.shelf, "iris", "1", BUNDLE, digest)
-    write_state(settings.shelf, ShelfState(default="iris", models={"iris": placed}, synced_at=time.time()))
+    write_state(
+        settings.shelf, ShelfState(default="iris", models={"iris": placed}, synced_at=time.time())
+    )
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = ["-m", "tidemill.serving", "--home", str(settings.home), "--port", str(port)]

@@ -110,12 +110,19 @@ def opened(home: Path, **changes: Any) -> tuple[Settings, Platform]:
     return settings, Platform.open(settings)
 
 
+def fitting(platform: Platform, job_id: str) -> bool:
+    job = platform.jobs.get(job_id)
+    if job.done:
+        raise SystemExit(f"a training that was to last has ended: {job.error}")
+    return job.stage == "fit"
+
+
 @contextmanager
 def training(settings: Settings, platform: Platform) -> Iterator[None]:
     """Two fits that last as long as the block, on a worker that runs already."""
     long = NewJob("train", "flowers", settings.project, {"overrides": {"net": {"rounds": 10**9}}})
     busy = [platform.submit(long)[0].id for _ in range(2)]
-    until(lambda: all(platform.jobs.get(each).stage == "fit" for each in busy), "two fits")
+    until(lambda: all(fitting(platform, each) for each in busy), "two fits")
     try:
         yield
     finally:

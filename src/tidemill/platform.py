@@ -22,7 +22,7 @@ from tidemill.stores.database import Database
 from tidemill.stores.feedback import Feedback
 from tidemill.stores.jobs import Job, Jobs, NewJob
 from tidemill.stores.keys import Keys
-from tidemill.stores.link import PORTS, bound_waits
+from tidemill.stores.link import PORTS, bound_waits, open_client
 from tidemill.stores.planner import advise_planner
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.projects import Projects, project_references
@@ -136,9 +136,7 @@ class Platform:
         bound_waits()
         quiet_mlflow()
         advise_planner(self.settings.mlflow_uri)
-        import mlflow
-
-        return mlflow.MlflowClient(self.settings.mlflow_uri, self.settings.registry_uri)
+        return open_client(self.settings.mlflow_uri, self.settings.registry_uri)
 
     @cached_property
     def registry(self) -> Registry:

@@ -15,14 +15,24 @@ import pytest
 from tidemill.stores.first_tables import make_first_tables
 from tidemill.stores.tracking import Tracking
 
+#: Both ways to MLflow: what tracks runs, and the client that jobs ask.
 OPEN = """
 import sys
+from pathlib import Path
+from tidemill.platform import Platform
+from tidemill.settings import Settings
 from tidemill.stores.tracking import Tracking
-tracking = Tracking(sys.argv[1])
+uri, name = sys.argv[1:]
+tracking = Tracking(uri)
+home = Path(uri.removeprefix("sqlite:///")).with_name(name)
+platform = Platform.open(Settings(home=home, tracking_uri=uri))
 import mlflow.store.db.utils
 print("ready", flush=True)
 sys.stdin.readline()
-tracking.experiment(sys.argv[2])
+if name.endswith("0"):
+    platform.tracking.search_experiments()
+tracking.experiment(name)
+platform.close()
 """
 
 

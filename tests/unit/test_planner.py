@@ -78,3 +78,8 @@ def test_a_locked_store_is_no_error(
     connection.execute("BEGIN IMMEDIATE")
     advise_planner(f"sqlite:///{store}")
     assert "locked" in caplog.text
+
+
+def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    advise_planner(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ from tidemill.settings import Settings
 from tidemill.stores.audit import Audit, Entry
 from tidemill.stores.database import Database
 from tidemill.stores.dump import count_rows, read_dump, write_dump
+from tidemill.stores.link import open_client
 from tidemill.stores.quiet import quiet_mlflow
 from tidemill.stores.schema import VERSION_TABLE, check_schema, migrate, schema_version
 
@@ -299,9 +300,7 @@ def _database(settings: Settings) -> Iterator[Database]:
 def _mlflow(store: str) -> Iterator[Database]:
     """MLflow's database with MLflow's tables, which MLflow itself makes where there are none."""
     quiet_mlflow()
-    import mlflow
-
-    mlflow.MlflowClient(store).search_experiments(max_results=1)
+    open_client(store).search_experiments(max_results=1)
     database = Database(store)
     try:
         yield database

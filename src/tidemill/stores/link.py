@@ -40,6 +40,15 @@ def bound_waits(*, seconds: int = 10, retries: int = 2) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
+def open_client(tracking_uri: str, registry_uri: str | None = None) -> MlflowClient:
+    """MLflow's client, with the tables of a store that is a new file of SQLite."""
+    from mlflow import MlflowClient
+
+    for uri in (tracking_uri, registry_uri or tracking_uri):
+        make_first_tables(uri)
+    return MlflowClient(tracking_uri, registry_uri)
+
+
 class MlflowLink:
     """MLflow's client behind a quick look whether the server is there.
 
@@ -63,11 +72,7 @@ class MlflowLink:
     def client(self) -> MlflowClient:
         """MLflow's own client, made when it is first needed; use it inside `call`."""
         if self._made is None:
-            from mlflow import MlflowClient
-
-            for uri in (self.tracking_uri, self.registry_uri):
-                make_first_tables(uri)
-            self._made = MlflowClient(self.tracking_uri, self.registry_uri)
+            self._made = open_client(self.tracking_uri, self.registry_uri)
         return self._made
 
     def call(self, ask: Callable[[], T]) -> T:

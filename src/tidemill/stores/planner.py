@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from contextlib import closing, suppress
+from pathlib import Path
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -37,7 +38,7 @@ def advise_planner(uri: str) -> None:
         uri: Where MLflow keeps its runs.
     """
     path = sqlite_file(uri)
-    if path is None:
+    if path is None or not Path(path).exists():  # to connect would make it, empty
         return
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
