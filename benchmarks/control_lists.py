@@ -90,6 +90,7 @@ def fill_predictions(database: Database, count: int) -> None:
         connection.execute(text("ANALYZE predictions"))
 
 
+WARM_UP, TIMES = 12, 60
 LISTS = [
     "/experiments",
     "/experiments/flowers/runs",
@@ -108,15 +109,15 @@ LISTS = [
 
 
 def list_latency(settings: Settings, platform: Platform) -> dict[str, dict[str, float]]:
-    """Each list 40 times."""
+    """Each list `TIMES` times, when every process on the way has answered it."""
     key, _ = platform.keys.create(("admin",), actor="benchmark")
     found = {}
     with api(settings) as client:
         for path in LISTS:
             taken = []
-            for _ in range(42):
+            for _ in range(WARM_UP + TIMES):
                 began = time.perf_counter()
                 client.get(path, headers={"X-API-Key": key}).raise_for_status()
                 taken.append(time.perf_counter() - began)
-            found[path] = quantiles(taken[2:])
+            found[path] = quantiles(taken[WARM_UP:])
     return found

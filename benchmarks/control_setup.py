@@ -127,5 +127,6 @@ def training(settings: Settings, platform: Platform) -> Iterator[None]:
         yield
     finally:
         for each in busy:
+            fitting(platform, each)
             platform.jobs.cancel(each)
         until(lambda: all(platform.jobs.get(each).done for each in busy), "the fits to stop")
