@@ -109,8 +109,7 @@ class Journal:
         self.options = options or JournalOptions()
         self._writer = f"{writer}-{os.getpid()}-{secrets.token_hex(3)}"
         self._seed = secrets.randbits(32)
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
-        self._frame = bytearray()
+        self._encode = msgspec.msgpack.Encoder().encode
         self._rules = dict(self.options.models)
         self._pending: list[Run] = []
         self._waiting = 0  # requests in there
@@ -118,7 +117,8 @@ class Journal:
         self._sequence = 0
         self._records = self._bytes = self._dropped = self._refused = 0
         self._folder = FolderSize(0, 0, 0.0)
-        self._since_look = 0
+        self._since_look = 0  # bytes written since the folder was looked at ...
+        self._room = self.options.max_bytes  # ... when so many more were allowed
         self._full = self._failing = self._refusing = False
         self._error: str | None = None
         self._next_tick = 0.0
@@ -189,7 +189,7 @@ class Journal:
         self._records += count
         return True
 
-    def _take_pending(self) -> tuple[bytearray, int]:
+    def _take_pending(self) -> tuple[bytes, int]:
         """The buffer as a frame, and how many records it held; it is empty afterwards.
 
         A record that cannot be encoded (a lone surrogate in a text, say) is dropped and counted,
@@ -206,13 +206,10 @@ class Journal:
         self._dropped += count - len(sound)
         return self._framed(sound), len(sound)
 
-    def _framed(self, runs: list[Run]) -> bytearray:
-        """The frame of a commit, in the one piece of memory that all frames are made in."""
-        frame = self._frame
-        self._encode_into(runs, frame, FRAME.size)
-        payload = memoryview(frame)[FRAME.size :]
-        FRAME.pack_into(frame, 0, MARKER, len(payload), zlib.adler32(payload, self._seed))
-        return frame
+    def _framed(self, runs: list[Run]) -> bytes:
+        payload = self._encode(runs)
+        size = len(payload)
+        return FRAME.pack(MARKER, size, zlib.adler32(payload, self._seed)) + payload
 
     def _is_sound(self, run: Run) -> bool:
         try:
@@ -230,7 +227,9 @@ class Journal:
         started = time.monotonic()
         with contextlib.suppress(OSError):
             self._folder = measure_folder(self.folder)
+            self._bytes += self._since_look
             self._since_look = 0
+            self._room = self.options.max_bytes - self._folder.bytes
         if self._segment and started - self._segment.started >= self.options.segment_seconds:
             self._rotate()
         self._failing = False
@@ -243,7 +242,7 @@ class Journal:
         """The numbers for metrics and readiness."""
         return JournalState(
             records=self._records,
-            bytes=self._bytes,
+            bytes=self._bytes + self._since_look,
             dropped=self._dropped,
             refused=self._refused,
             folder_bytes=self._folder.bytes + self._since_look,
@@ -258,11 +257,12 @@ class Journal:
         self.commit()
         self._rotate()
 
-    def _write(self, data: bytes | bytearray) -> bool:
+    def _write(self, frame: bytes) -> bool:
+        segment = self._segment
         try:
-            if self._segment is None:
-                self._segment = self._open()
-            self._segment.write(data)
+            if segment is None:
+                segment = self._segment = self._open()
+            segment.write(frame)
         except OSError as error:
             # What was written of the data stays as the torn tail of a segment nobody adds to: a
             # reader may have seen whole frames of it already, so it must not be cut off again.
@@ -271,11 +271,10 @@ class Journal:
             self._judge()
             return False
         self._error = None
-        self._bytes += len(data)
-        self._since_look += len(data)
-        if self._segment.size >= self.options.segment_bytes:
+        self._since_look += len(frame)
+        if segment.size >= self.options.segment_bytes:
             self._rotate()
-        if self._folder.bytes + self._since_look >= self.options.max_bytes:
+        if self._since_look >= self._room:
             self._judge()
         return True
 
@@ -288,7 +287,7 @@ class Journal:
 
     def _judge(self) -> None:
         """Whether the folder is full. If so the segment is closed, for ingest takes only those."""
-        self._full = self._folder.bytes + self._since_look >= self.options.max_bytes
+        self._full = self._since_look >= self._room
         if self._full:
             self._rotate()
         self._refusing = self.options.when_full == "refuse" and (self._full or self._failing)
@@ -351,12 +350,13 @@ class _OpenSegment:
             draft.unlink(missing_ok=True)
             raise
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes) -> None:
         """Write all of the data; a short write is continued."""
+        size = len(data)
         written = os.write(self._descriptor, data)
-        while written < len(data):
+        while written < size:
             written += os.write(self._descriptor, data[written:])
-        self.size += len(data)
+        self.size += size
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

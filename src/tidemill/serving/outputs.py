@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from tidemill.errors import InputError
 from tidemill.signature import Label
 
 Array = np.ndarray[Any, Any]
-FEW = 4  # rows up to which struct writes them quicker than numpy starts
+FLOAT32 = np.dtype("<f4")
 SMALL = 256  # numbers up to which plain Python sums quicker than numpy starts
 
 
@@ -70,18 +69,13 @@ class Outputs:
             return list(self.value_list[start:stop])
         return [labels[i] for i in self.label_list[start:stop]]
 
-    def float_bytes(self, start: int, stop: int) -> bytes:
-        """The probabilities of some rows as a little-endian float32 matrix."""
+    @property
+    def float_bytes(self) -> bytes:
+        """The probabilities of all rows as a little-endian float32 matrix."""
         if self._floats is None:
             assert self.probabilities is not None
-            rows = self._rows
-            if rows is not None and len(rows) <= FEW:
-                flat = [p for row in rows for p in row]
-                self._floats = struct.pack(f"<{len(flat)}f", *flat)
-            else:
-                self._floats = self.probabilities.astype("<f4", copy=False).tobytes()
-        width = self.likely_bytes
-        return self._floats[start * width : stop * width]
+            self._floats = self.probabilities.astype(FLOAT32, copy=False).tobytes()
+        return self._floats
 
     @property
     def likely_bytes(self) -> int:

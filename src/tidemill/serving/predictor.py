@@ -172,8 +172,8 @@ class Predictor:
             self.submit(call, self.packer.pack([row]), finish)
             return
         self.packer.write(row, self._view, len(staged) * self._row_bytes)
-        if self._recorder is not None:
-            self._recorder.check()
+        if not staged and self._recorder is not None:
+            self._recorder.check()  # for all of the turn
         staged.append(Work(call, None, 1, finish))
         self._join_turn()
 

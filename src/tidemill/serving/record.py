@@ -103,11 +103,12 @@ class Recorder:
         """Labels or numbers, and probabilities: the first few of the run's, or the works' own."""
         labels = self._labels
         found = [labels[i] for i in outputs.label_list] or outputs.value_list
-        rows = len(found) if first is None else first
-        likely = None if outputs.probabilities is None else outputs.float_bytes(0, rows)
+        likely = None if outputs.probabilities is None else outputs.float_bytes
+        if first == len(found):
+            return found, likely
         if first is None:
             return _picked(works, found, 1), _picked(works, likely, outputs.likely_bytes)
-        return found[:rows], likely
+        return found[:first], None if likely is None else likely[: first * outputs.likely_bytes]
 
 
 def _picked(works: Sequence[Work], held: Any, per_row: int) -> Any:
