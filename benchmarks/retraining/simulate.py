@@ -15,9 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+from tidemill.loop.look import ROWS_FOR_SPELLS
 from tidemill.policies import Contest
 from tidemill.steps.contest import BEFORE, bounded_losses, decide, error_scale
-from tidemill.steps.decay import accepting_detector, loss_detector
+from tidemill.steps.decay import accepting_detector, loss_detector, spells_of
 from tidemill.steps.holdout import Holdout, Losses, row_losses
 from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
 from tidemill.steps.windows import TrainingWindow, held_out, size_of, training_windows
@@ -162,31 +163,33 @@ class State:
     kept: int = 0
     archive: list[Model] = field(default_factory=list)
     fed: int = 0
+    served: list[np.ndarray] = field(default_factory=list)  # losses of whoever answered
     probed: dict[int, int] = field(default_factory=dict)
 
 
-def detector(sim: Sim, model: Model, hold: slice, p: Policy) -> Any:
+def detector(sim: Sim, model: Model, hold: slice, p: Policy, lately: np.ndarray) -> Any:
     held = raw(sim.s, hold, model.answer(sim.s.X[hold]))
-    losses = Losses(float(held.mean()), float(held.std()))
-    h = Holdout(sim.s.task, len(held), {}, losses)
-    return loss_detector(h, harm=p.harm, rows_between_alarms=p.between)
+    h = Holdout(sim.s.task, len(held), {}, Losses(float(held.mean()), float(held.std())))
+    memory = spells_of(lately)
+    return loss_detector(h, harm=p.harm, rows_between_alarms=p.between, memory=memory)
 
 
 def loop(sim: Sim, p: Policy) -> Played:
     s, st = sim.s, sim.set
     played = Played(p.name, np.empty(0))
-    state = State(sim.first, st.warmup, detector(sim, sim.first, sim.hold, p), fed=st.warmup)
-    parts = []
+    state = State(
+        sim.first, st.warmup, detector(sim, sim.first, sim.hold, p, np.zeros(0)), fed=st.warmup
+    )
     for begin in range(st.warmup, len(s.y), st.batch):
         rows = slice(begin, min(begin + st.batch, len(s.y)))
-        parts.append(raw(s, rows, state.model.answer(s.X[rows])))
+        state.served.append(raw(s, rows, state.model.answer(s.X[rows])))
         known = max(rows.stop - st.delay, st.warmup)
         if state.contest is not None:
             settle(sim, p, state, played, known, rows.stop)
         cause = watch(sim, p, state, known)
         if state.contest is None and cause:
             retrain(sim, p, state, played, known, rows.stop, cause)
-    played.losses = np.concatenate(parts)
+    played.losses = np.concatenate(state.served)
     return played
 
 
@@ -298,7 +301,8 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     if state.model not in state.archive:
         state.archive.append(state.model)
     state.model, state.since, state.fed = winner, now, now
-    state.detector = detector(sim, winner, slice(cut, cut + max(d.rows, 2)), p)
+    lately = np.concatenate(state.served)[: known - sim.set.warmup][-ROWS_FOR_SPELLS:]
+    state.detector = detector(sim, winner, slice(cut, cut + max(d.rows, 2)), p, lately)
     state.kept = 0
     size = cut - (state.change or 0)
     limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.steps.decay import accepting_detector, loss_detector, memory_of
+from tidemill.steps.decay import accepting_detector, loss_detector, memory_of, spells_of
 from tidemill.steps.holdout import Holdout, Losses
 from tidemill.steps.sequential import Adwin, PageHinkley, page_hinkley
 
@@ -186,3 +186,25 @@ def test_rows_that_repeat_count_as_one(times, seed):
     found = memory_of(np.repeat(losses, times)[:3000])
     assert 1.0 <= found <= 55
     assert times * 0.35 < found < times * 2.5
+
+
+@given(st.integers(3, 40), st.integers(0, 9))
+def test_spells_are_seen_whatever_the_level_does(times, seed):
+    losses = np.repeat(np.random.default_rng(seed).random(3000), times)[:3000]
+    assert times * 0.25 < spells_of(losses) < times * 2.5
+    losses[1500:] += 10.0
+    assert spells_of(losses) >= 1.0
+
+
+@given(st.integers(0, 200))
+def test_a_jump_of_the_level_is_no_spell(seed):
+    random = np.random.default_rng(seed)
+    losses = (random.random(2000) < np.repeat([0.1, 0.5], 1000)).astype(float)
+    assert spells_of(losses) < 0.6 * memory_of(losses)
+    assert memory_of(losses) > 3.0
+
+
+def test_few_rows_and_equal_losses_tell_of_no_spells():
+    assert spells_of(np.repeat([0.0, 1.0], 200)) == 1.0
+    assert spells_of(np.full(2000, 0.3)) == 1.0
+    assert spells_of(np.zeros(0)) == 1.0

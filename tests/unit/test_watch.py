@@ -18,6 +18,7 @@ from tidemill.loop.reference import Reference, References
 from tidemill.loop.watch import Tick, Watcher
 from tidemill.platform import Platform
 from tidemill.settings import Settings
+from tidemill.steps.decay import loss_detector
 from tidemill.stores.statistics import model_values
 from tidemill.stores.triggers import NewTrigger
 
@@ -175,6 +176,34 @@ def test_after_a_change_of_champion_windows_begin_with_its_rows(traffic: Traffic
     assert looked.version == "2"
     assert looked.verdict["live"]["rows"] == 200
     assert looked.verdict["state"] == "steady"
+
+
+@pytest.mark.parametrize(("times", "wider"), [(60, True), (1, False)])
+def test_a_new_champion_is_expected_to_have_spells_as_the_last_had(
+    traffic: Traffic, times: int, wider: bool
+) -> None:
+    for spell in range(600 // times):
+        answered = traffic.ask(times)
+        traffic.label(answered, wrong=0.8 if (spell % 2 if wider else spell % 10 < 4) else 0.0)
+    tick(traffic)
+    shelve(traffic.platform.settings.shelf, "2")
+    tick(traffic)
+    traffic.version = "2"
+    traffic.label(traffic.ask(20))
+    tick(traffic)
+    margins = {version: _margin(traffic, version) for version in ("2", "fresh")}
+    assert (margins["2"] > 1.5 * margins["fresh"]) == wider
+
+
+def _margin(traffic: Traffic, version: str) -> float:
+    """Of the detector that the champion has, or that one would have that knew of no spells."""
+    if version == "fresh":
+        reference = traffic.platform.watcher.references.of(NAME)
+        assert reference.holdout is not None
+        return loss_detector(reference.holdout).margin
+    held = traffic.platform.watching.get(NAME)
+    assert held is not None
+    return float(held.state["detector"]["margin"])
 
 
 def test_a_champion_that_returns_is_not_judged_by_its_earlier_reign(traffic: Traffic) -> None:

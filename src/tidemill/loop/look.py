@@ -25,6 +25,7 @@ from tidemill.steps.decay import (
     accepting_detector,
     check_decay,
     loss_detector,
+    spells_of,
 )
 from tidemill.steps.drift import DriftPolicy, DriftReport, check_drift
 from tidemill.steps.gate import DEFAULT_METRIC
@@ -37,6 +38,7 @@ from tidemill.stores.windows import Window
 
 #: Labels taken at one look; the rest at the next.
 LABELS_A_LOOK = 50_000
+ROWS_FOR_SPELLS = 2_000
 
 
 class WatchState(msgspec.Struct, frozen=True):
@@ -236,8 +238,16 @@ class _Looker:
     def _detector(self, holdout: Holdout) -> PageHinkley:
         decay = self.rules.decay
         return loss_detector(
-            holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
+            holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms,
+            memory=self._spells(holdout),
+        )  # fmt: skip
+
+    def _spells(self, holdout: Holdout) -> float:
+        """Whether losses have come in spells lately, whichever version answered."""
+        window = self.predictions.window(
+            self.reference.model, labelled_since=0.0, last=ROWS_FOR_SPELLS
         )
+        return spells_of(row_losses(holdout.task, window.actual, window.outputs))
 
     def _accepted(self, state: WatchState, holdout: Holdout) -> WatchState:
         """After a retraining that found nothing better, what the version loses is the usual."""

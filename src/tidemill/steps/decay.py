@@ -47,6 +47,10 @@ OUTLIER = 4.0
 #: From so many rows on, what a kept champion loses is known well enough.
 FEWEST_ACCEPTED = 50
 
+#: Rows that tell whether losses come in spells, and what rows without any reach now and then.
+FEWEST_FOR_SPELLS = 500
+CHANCE_OF_SPELLS = 1.5
+
 
 @dataclass(frozen=True)
 class DecayPolicy:
@@ -228,6 +232,21 @@ def memory_of(losses: Floats) -> float:
         return 1.0
     whole = losses[: len(losses) // size * size].reshape(-1, size)
     return float(np.clip(size * whole.mean(axis=1).var(ddof=1) / spread, 1.0, size))
+
+
+def spells_of(losses: Floats) -> float:
+    """As `memory_of`, of losses whose level may have changed meanwhile, as at a change of the law.
+
+    From the differences of neighbouring batches (von Neumann's ratio), to which a jump of the level
+    adds but one; 1 for fewer than 500 rows, and where no more than chance is seen.
+    """
+    size = math.isqrt(len(losses))
+    spread = float(losses.var()) if len(losses) >= FEWEST_FOR_SPELLS else 0.0
+    if spread <= 0:
+        return 1.0
+    means = losses[: len(losses) // size * size].reshape(-1, size).mean(axis=1)
+    found = size * float(np.mean(np.diff(means) ** 2)) / 2 / spread
+    return min(found, float(size)) if found > CHANCE_OF_SPELLS else 1.0
 
 
 def _upper(deviation: float, rows: int) -> float:
