@@ -200,9 +200,9 @@ def _lists(found: dict[str, Any], sizes: dict[str, int]) -> list[str]:
             for path, row in paths.items()
         ),
         "",
-        "To order runs by a metric, MLflow sorts all of them by every column: with PostgreSQL 75 to "
-        "100 ms of that figure. The rest is runs as JSON, written by MLflow's server and read by "
-        "its client.",
+        "To order runs by a metric, MLflow sorts all of them by every column: with PostgreSQL 75 "
+        "to 100 ms of that figure. The rest is runs as JSON, written by MLflow's server and read "
+        "by its client.",
     ]
 
 

@@ -125,6 +125,24 @@ def test_a_signature_that_is_found_late_is_told_to_the_database(
     assert Predictions(database).signatures("plants") == {"1": PLANTS}
 
 
+def test_the_planner_hears_of_many_new_rows_at_once(database: Database, folder: Path) -> None:
+    def known() -> float:
+        query = "SELECT reltuples FROM pg_class WHERE oid = 'predictions'::regclass"
+        if database.dialect != "postgresql":
+            return float("nan")
+        with database.read() as connection:
+            return float(connection.execute(text(query)).scalar_one())
+
+    ingest = Ingest(database, folder, KNOWN, statistics_rows=20)
+    counted = []
+    for start, rows in ((0, 19), (100, 1), (200, 19), (300, 1)):
+        closed(folder, *(record(start + number) for number in range(rows)))
+        ingest.drain()
+        counted.append(known())
+    if database.dialect == "postgresql":
+        assert counted == [-1, 20, 20, 40]
+
+
 def test_a_folder_that_is_not_there_holds_nothing(database: Database, folder: Path) -> None:
     assert Ingest(database, folder, KNOWN).drain() == 0
 

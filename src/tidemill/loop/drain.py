@@ -60,6 +60,8 @@ class Ingest:
         folder: The journal's; it need not be there yet.
         signatures: Tells the signatures of versions.
         page_bytes: About how much of a segment goes into one transaction.
+        statistics_rows: After so many new rows, and each time twice as many, the database is told
+            to count: a planner that knows nothing of a new table reads all of it.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Ingest:
         signatures: Signatures,
         *,
         page_bytes: int = PAGE_BYTES,
+        statistics_rows: int = 10_000,
     ) -> None:
         self.folder = folder
+        self._counted_at = statistics_rows
         self.counts = Counts()
         self._database = database
         self._predictions = Predictions(database)
@@ -105,6 +109,9 @@ class Ingest:
                 if stop is not None and stop.is_set():
                     return self.counts.rows - before
         self._drained = time.time()
+        if self.counts.rows >= self._counted_at:
+            self._counted_at = 2 * self.counts.rows
+            self._predictions.count_for_planner()
         return self.counts.rows - before
 
     def forget(self) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -62,6 +63,12 @@ class Predictions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def count_for_planner(self) -> None:
+        """Have PostgreSQL count what the tables hold, which it does by itself in a minute or so."""
+        if self._database.dialect == "postgresql":
+            with self._database.write() as connection:
+                connection.execute(text("ANALYZE predictions, feedback"))
 
     def window(
         self,
