@@ -59,6 +59,14 @@ def test_a_table_is_staged_in_the_order_of_time(table: Path, tmp_path: Path) -> 
     assert len(warmup) == 400
 
 
+@pytest.mark.parametrize(("target", "metric"), [("grade", "accuracy"), ("size", "mae")])
+def test_a_project_that_is_made_decides_by_what_is_reported(
+    table: Path, tmp_path: Path, target: str, metric: str
+) -> None:
+    staged = stage(table, tmp_path / "stage", target=target, time="when", warmup=400)
+    assert staged.project.gate.metric == metric
+
+
 def test_what_a_project_says_in_hours_is_left_out(table: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(

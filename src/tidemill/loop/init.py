@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tidemill.errors import ConflictError, ProjectError
@@ -22,12 +23,17 @@ reports/
 triggers/
 """
 SAMPLE = "customers.csv"
+NOTHING: Mapping[str, str] = {}
 OTHER_FORMATS = {".parquet", ".feather", ".xls", ".xlsx", ".json", ".jsonl", ".gz", ".zip"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def write_project(
-    folder: Path, *, source: str | None = None, target: str | None = None
+    folder: Path,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    metrics: Mapping[str, str] = NOTHING,
 ) -> list[Path]:
     """Write a project into a new or empty folder, named after it.
 
@@ -35,6 +41,7 @@ def write_project(
         source: A CSV file to copy and describe, or the name of a gallery project; None makes up a
             small table of customers.
         target: The column of the table to predict; None guesses it.
+        metrics: By task, what the gate of a described table goes by; the usual one otherwise.
 
     Returns:
         The files written, below `folder`.
@@ -48,7 +55,7 @@ def write_project(
     template = (source or "").removeprefix("gallery:")
     if template in gallery():
         return _from_gallery(folder, template, target)
-    return _from_table(folder, name, source, target)
+    return _from_table(folder, name, source, target, metrics)
 
 
 def _checked_name(folder: Path) -> str:
@@ -101,11 +108,14 @@ def _made_by(project: Project, folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "data").rglob("*") if path.is_file())
 
 
-def _from_table(folder: Path, name: str, source: str | None, target: str | None) -> list[Path]:
+def _from_table(
+    folder: Path, name: str, source: str | None, target: str | None, metrics: Mapping[str, str]
+) -> list[Path]:
     file = Path(SAMPLE) if source is None else _existing(source)
     frame, options = (customers(), {}) if source is None else read_table(file)
     table = outline(frame, f"data/{file.name}", target=target, options=options)
-    texts = {"project.py": project_text(name, table), "README.md": readme_text(name, table.row)}
+    text = project_text(name, table, metrics.get(table.task))
+    texts = {"project.py": text, "README.md": readme_text(name, table.row)}
     written = _write(folder, texts)
     copy = folder / table.path
     copy.parent.mkdir()

@@ -24,6 +24,8 @@ from tidemill.steps.dialect import read_table
 from tidemill.steps.moments import moments_of
 
 WARMUP_FILE, PROJECT_FILE = "warmup.csv", "project.py"
+#: What a replay reports: the share of wrong answers, or the mean absolute error.
+REPORTED = {"classification": "accuracy", "regression": "mae"}
 FEWEST_LIVE = 100
 
 
@@ -77,7 +79,8 @@ def stage(
     Args:
         file: A CSV file with a header.
         folder: Where the staged project is written; new or empty.
-        project: A project file or `gallery:NAME`; None makes one for the table, as `init` does.
+        project: A project file or `gallery:NAME`; None makes one for the table, as `init` does, but
+            for the metric: it decides by what a replay reports.
         target: The column to predict, without a project.
         time: The column that orders the rows; None takes them as they come.
         warmup: How many rows to train on first; None takes a tenth, at least 500, at most 5,000.
@@ -94,7 +97,7 @@ def stage(
         ordered = folder / "source" / "rows.csv"
         dropped = table.drop(columns=[time]) if time is not None else table
         dropped.to_csv(ordered, index=False)
-        write_project(made, source=str(ordered), target=target)
+        write_project(made, source=str(ordered), target=target, metrics=REPORTED)
         project, table = str(made / PROJECT_FILE), dropped
     own = load_project(project)
     table = _labelled(table, own)

@@ -187,9 +187,13 @@ project = Project(
 '''
 
 
-def project_text(name: str, table: Outline) -> str:
-    """The project file for a table, as ordinary Python."""
-    imports, candidates, metric = _ESTIMATORS[table.task]
+def project_text(name: str, table: Outline, metric: str | None = None) -> str:
+    """The project file for a table, as ordinary Python.
+
+    Args:
+        metric: The gate's; None takes the usual one of the task.
+    """
+    imports, candidates, usual = _ESTIMATORS[table.task]
     arguments = [_quoted(table.path), *(f"{k}={_quoted(v)}" for k, v in table.options.items())]
     return _PROJECT.format(
         name=_quoted(name),
@@ -199,8 +203,8 @@ def project_text(name: str, table: Outline) -> str:
         imports=imports,
         drop=_drop_text(table.drop),
         candidates=candidates,
-        metric=metric,
-        bound='"f1_score": 0.8' if metric == "f1_score" else '"r2": 0.5',
+        metric=metric or usual,
+        bound='"f1_score": 0.8' if table.task == "classification" else '"r2": 0.5',
     )
 
 
