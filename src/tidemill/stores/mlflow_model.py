@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +206,17 @@ def _packages_of(model: Any) -> Sequence[str]:
     modules -= {"sklearn", "builtins", "numpy", "__main__", "tidemill"}
     if not modules:
         return []
-    known = importlib.metadata.packages_distributions()
+    known = _distributions()
     found = {known[module][0] for module in modules if module in known}
     if "skorch" in modules:
         found.add("torch")
     return sorted(found)
+
+
+@cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    """Which packages give which modules: seconds of reading, where much is installed."""
+    return importlib.metadata.packages_distributions()
 
 
 def _parts(step: Any) -> Iterator[Any]:
