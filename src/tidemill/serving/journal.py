@@ -181,35 +181,34 @@ class Journal:
         """
         if time.monotonic() >= self._next_tick:
             self.tick()
-        if not self._pending:
+        pending = self._pending
+        if not pending:
             return True
-        frame, count = self._take_pending()
+        count, self._pending, self._waiting = self._waiting, [], 0
+        try:
+            frame = self._framed(pending)
+        except ENCODING_ERRORS as error:
+            self._error = f"{type(error).__name__}: {error}"
+            frame, count = self._sound_frame(pending, count)
         if self._full or self._failing or not self._write(frame):
             return self._give_up(count)
         self._records += count
         return True
 
-    def _take_pending(self) -> tuple[bytes, int]:
-        """The buffer as a frame, and how many records it held; it is empty afterwards.
+    def _framed(self, runs: list[Run]) -> bytes:
+        payload = self._encode(runs)
+        return FRAME.pack(MARKER, len(payload), zlib.adler32(payload, self._seed)) + payload
 
-        A record that cannot be encoded (a lone surrogate in a text, say) is dropped and counted,
-        because it would fail again, and all others of its turn with it.
+    def _sound_frame(self, runs: list[Run], count: int) -> tuple[bytes, int]:
+        """A frame of the records that can be encoded, and how many they are of the count.
+
+        One that cannot (a lone surrogate in a text, say) is dropped and counted, because it would
+        fail again, and all others of its turn with it.
         """
-        pending, self._pending = self._pending, []
-        count, self._waiting = self._waiting, 0
-        try:
-            return self._framed(pending), count
-        except ENCODING_ERRORS as error:
-            self._error = f"{type(error).__name__}: {error}"
-        single = [Run.of(record) for run in pending for record in run.records()]
+        single = [Run.of(record) for run in runs for record in run.records()]
         sound = [run for run in single if self._is_sound(run)]
         self._dropped += count - len(sound)
         return self._framed(sound), len(sound)
-
-    def _framed(self, runs: list[Run]) -> bytes:
-        payload = self._encode(runs)
-        size = len(payload)
-        return FRAME.pack(MARKER, size, zlib.adler32(payload, self._seed)) + payload
 
     def _is_sound(self, run: Run) -> bool:
         try:

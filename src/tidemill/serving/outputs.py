@@ -73,8 +73,11 @@ class Outputs:
     def float_bytes(self) -> bytes:
         """The probabilities of all rows as a little-endian float32 matrix."""
         if self._floats is None:
-            assert self.probabilities is not None
-            self._floats = self.probabilities.astype(FLOAT32, copy=False).tobytes()
+            likely = self.probabilities
+            assert likely is not None
+            if likely.dtype is not FLOAT32:  # to ask costs less than to cast to what it is
+                likely = likely.astype(FLOAT32)
+            self._floats = likely.tobytes()
         return self._floats
 
     @property

@@ -102,7 +102,7 @@ class Recorder:
     ) -> tuple[list[Any], bytes | None]:
         """Labels or numbers, and probabilities: the first few of the run's, or the works' own."""
         labels = self._labels
-        found = [labels[i] for i in outputs.label_list] or outputs.value_list
+        found = [labels[i] for i in outputs.label_list] if labels else outputs.value_list
         likely = None if outputs.probabilities is None else outputs.float_bytes
         if first == len(found):
             return found, likely
