@@ -56,7 +56,11 @@
         found = form || found;
       }
       if (found && fits(found, wanted)) {
-        if (found !== child) old.insertBefore(found, child);
+        const after = found.nextSibling; // what is passed over moves, not what was found: it may have the focus
+        for (let passed = child; passed !== found; passed = child) {
+          child = passed.nextSibling;
+          old.insertBefore(passed, after);
+        }
         become(found, wanted);
         child = found.nextSibling;
       } else {
