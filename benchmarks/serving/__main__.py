@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.rounds,
         options.seconds,
         options.cold,
+        options.reign or options.rounds,
     )
     path = options.output / "serving.json"
     found = _before(options, path) or Results(about=_about(options, wrk, peers))
@@ -66,6 +67,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--connections", type=_numbers, help="with commas; 1,16,64")
     add("--rounds", type=int, help="how often each server has its turn; 3")
     add("--seconds", type=int, help="how long one measurement lasts; 3")
+    add("--reign", type=int, help="start all servers anew after so many rounds; never")
     add("--cold", type=int, help="cold starts of each server; 5")
     add("--quick", action="store_true", help=f"a smoke test: {', '.join(QUICK)}, one round of 1 s")
     add("--precedence", action="store_true", help="go before others on a busy machine (as root)")

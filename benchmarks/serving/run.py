@@ -23,7 +23,9 @@ ANY_FAILURE = (RuntimeError, OSError, LookupError, ValueError, TypeError)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to measure. `cold` is how often each server is started from nothing."""
+    """How much to measure. `cold` is how often each server is started from nothing; after `reign`
+    rounds all are started anew: one process is quicker than another of the same program by some
+    percent, for as long as it lives."""
 
     models: tuple[str, ...]
     rows: tuple[int, ...]
@@ -31,6 +33,7 @@ class Plan:
     rounds: int
     seconds: int
     cold: int
+    reign: int
 
 
 @dataclass
@@ -53,9 +56,18 @@ class Bench:
             if model == self.plan.models[0]:
                 for peer in list(self.peers):
                     self._try(peer, partial(self._start_cold, peer, model, questions[1][0]))
-            with self._all_up(model, questions) as servers:
-                for number in range(self.plan.rounds):
-                    self._round(number, model, servers)
+            for rounds in self._reigns(model):
+                with self._all_up(model, questions) as servers:
+                    for number in rounds:
+                        self._round(number, model, servers)
+
+    def _reigns(self, model: str) -> Iterator[range]:
+        """The rounds that each set of servers has, but for those that are all there already."""
+        cells = [(model, rows, c) for rows in self.plan.rows for c in self.plan.connections]
+        for first in range(0, self.plan.rounds, self.plan.reign):
+            rounds = range(first, min(first + self.plan.reign, self.plan.rounds))
+            if not all(self.results.has(cell, number) for cell in cells for number in rounds):
+                yield rounds
 
     def _start_cold(self, peer: Peer, model: str, question: Question) -> None:
         """Process start to first right answer, over and over; then memory, with nothing else up.

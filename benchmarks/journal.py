@@ -1,0 +1,124 @@
+"""What the journal costs a turn of the loop, part by part: `python -m benchmarks.journal`.
+
+The parts are those of `tidemill.serving.record` and `.journal`, in a tight loop, which finds all of
+their code and tables in the processor's caches: the least that they cost. What they cost a server
+beside everything else, `python -m benchmarks.serving` tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import timeit
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tidemill import bundle
+from tidemill.serving.ids import id_source
+from tidemill.serving.journal import Journal, JournalOptions
+from tidemill.serving.outputs import Outputs
+from tidemill.serving.pack import Packer
+from tidemill.serving.record import Recorder
+from tidemill.serving.routes import Admission, Call, Route
+from tidemill.serving.work import Work
+
+BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
+NUMBER, REPEAT = 1000, 60
+
+
+class Turn:
+    """So many requests of one row each, answered, to be recorded."""
+
+    def __init__(self, journal: Journal, requests: int) -> None:
+        held = bundle.read(BUNDLE)
+        packer = Packer(held.signature, held.manifest.inputs)
+        buffer = packer.buffer(requests)
+        buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
+        self.journal, self.requests = journal, requests
+        self.recorder = Recorder(journal, "iris", "1", packer, buffer)
+        next_id, route = id_source(), Route("POST", "/predict", lambda call: None)
+        self.works = [
+            Work(
+                Call(
+                    Admission(route, None, key_id="k_1234567890"),
+                    b"", next_id(), time.monotonic(), lambda reply, block: None,
+                ),
+                None, 1, lambda call, outputs, start, stop: None, start=place,
+            )
+            for place in range(requests)
+        ]  # fmt: skip
+        classes = len(held.signature.labels)
+        self.answers = (
+            np.zeros(requests, np.int64), np.full((requests, classes), 0.5, np.float32)
+        )  # fmt: skip
+
+        self.outputs = Outputs(*self.answers, None)
+        self.outputs.label_list  # noqa: B018  made for the answers already
+
+    def record(self) -> None:
+        self.outputs._floats = None
+        self.recorder.write(self.works, self.outputs, "champion", (time.time(), time.monotonic()))
+
+    def record_and_forget(self) -> None:
+        self.record()
+        self.journal._pending.clear()
+
+    def record_and_commit(self) -> None:
+        self.record()
+        self.journal.commit()
+
+    def parts(self) -> dict[str, float]:
+        """Microseconds of each part of the turn."""
+        journal = self.journal
+        self.record()
+        runs = list(journal._pending)
+        payload, frame = journal._encode(runs), journal._framed(runs)
+        journal.commit()
+        segment = journal._segment
+        assert segment is not None
+        found = {
+            "the columns of the run": _microseconds(self.record_and_forget),
+            "MessagePack": _microseconds(lambda: journal._encode(runs)),
+            "the checksum": _microseconds(lambda: zlib.adler32(payload, 1)),
+            "write(2)": _microseconds(lambda: os.write(segment._descriptor, frame)),
+        }
+        whole = _microseconds(self.record_and_commit)
+        return found | {"the rest": whole - sum(found.values()), "all of it": whole}
+
+
+def _microseconds(part: Callable[[], Any]) -> float:
+    """The median of many tries: the least is luck with a shared processor."""
+    return statistics.median(timeit.repeat(part, number=NUMBER, repeat=REPEAT)) / NUMBER * 1e6
+
+
+@contextmanager
+def _journal() -> Iterator[Journal]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # the disk, where /tmp is memory
+        journal = Journal(Path(folder), JournalOptions(max_bytes=64 << 30))
+        yield journal
+        journal.close()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", default="1,4,16", help="a turn, with commas")
+    sizes = [int(size) for size in parser.parse_args().requests.split(",")]
+    with _journal() as journal:
+        found = [Turn(journal, size).parts() for size in sizes]
+    print("| microseconds a turn | " + " | ".join(f"{size} requests" for size in sizes) + " |")
+    print("| --- |" + " ---: |" * len(sizes))
+    for part in found[0]:
+        print(f"| {part} | " + " | ".join(f"{each[part]:.2f}" for each in found) + " |")
+
+
+if __name__ == "__main__":
+    main()
