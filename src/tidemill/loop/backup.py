@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 import tidemill
+from tidemill.archives import extract
 from tidemill.errors import ConflictError, DataError, SettingsError
 from tidemill.settings import Settings
 from tidemill.stores.audit import Audit, Entry
@@ -193,7 +194,7 @@ def _unpack(file: Path, folder: Path) -> Contents:
     """Unpack the backup and check every file in it against its manifest."""
     try:
         with tarfile.open(file, "r:gz") as tar:
-            tar.extractall(folder, filter="data")
+            extract(tar, folder)
         contents = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Contents)
     except (OSError, EOFError, tarfile.TarError, msgspec.DecodeError) as error:
         raise DataError(f"{file} is not a whole backup: {error}", field="file") from error

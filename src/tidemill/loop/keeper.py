@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill import logs
+from tidemill.archives import extract
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ExportError
 from tidemill.loop.interrupt import stop_asked
@@ -172,7 +173,7 @@ def unpack(held: Bundle) -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="tidemill-model-")
     try:
         with tarfile.open(held.model_path) as archive:
-            archive.extractall(folder.name, filter="data")
+            extract(archive, Path(folder.name))
     except (tarfile.TarError, OSError) as error:
         folder.cleanup()
         raise ExportError(f"{held.model_path} cannot be unpacked: {error}") from error
