@@ -42,7 +42,7 @@ class Turn:
         packer = Packer(held.signature, held.manifest.inputs)
         buffer = packer.buffer(requests)
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
-        self.journal, self.requests = journal, requests
+        self.journal = journal
         self.recorder = Recorder(journal, "iris", "1", packer, buffer)
         next_id, route = id_source(), Route("POST", "/predict", lambda call: None)
         self.works = [
@@ -55,12 +55,8 @@ class Turn:
             )
             for place in range(requests)
         ]  # fmt: skip
-        classes = len(held.signature.labels)
-        self.answers = (
-            np.zeros(requests, np.int64), np.full((requests, classes), 0.5, np.float32)
-        )  # fmt: skip
-
-        self.outputs = Outputs(*self.answers, None)
+        likely = np.full((requests, len(held.signature.labels)), 0.5, np.float32)
+        self.outputs = Outputs(np.zeros(requests, np.int64), likely, None)
         self.outputs.label_list  # noqa: B018  made for the answers already
 
     def record(self) -> None:
