@@ -70,6 +70,7 @@ def draw(done: Results, path: Path) -> None:
             axes.axvline(row, color="#D55E00", linestyle=":", linewidth=1)
         axes.set_title(name, fontsize=10)
         axes.set_ylim(bottom=0)
+        axes.set_xticks(range(0, 20_001, 5000))
     figure.axes[0].legend(fontsize=8)
     figure.supylabel("share of wrong answers, or mean absolute error")
     figure.supxlabel("rows; dotted: the loop retrains")
