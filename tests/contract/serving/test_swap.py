@@ -56,12 +56,12 @@ def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
     async def all_of_it() -> None:
         done = asyncio.Event()
         clients = [asyncio.create_task(ask(running.port, answers, done)) for _ in range(16)]
-        for number in range(2, 22):
-            await asyncio.sleep(0.1)
-            await asyncio.to_thread(promote, home, placed[number])
-            archived[number - 1] = time.monotonic()
+        for number in range(1, 22):
+            if number > 1:
+                await asyncio.to_thread(promote, home, placed[number])
+                archived[number - 1] = time.monotonic()
             await asyncio.to_thread(
-                wait_until, lambda n=number: answers[-1][1] == n, f"version {number}"
+                wait_until, lambda n=number: answers and answers[-1][1] == n, f"version {number}"
             )
         while len(answers) < 10_000:
             await asyncio.sleep(0.05)
