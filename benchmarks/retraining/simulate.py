@@ -15,11 +15,27 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from tidemill.loop.look import ROWS_FOR_SPELLS
-from tidemill.policies import Contest
-from tidemill.steps.contest import BEFORE, bounded_losses, decide, error_scale
-from tidemill.steps.decay import accepting_detector, loss_detector, spells_of
-from tidemill.steps.holdout import Holdout, Losses, row_losses
+from tidemill.loop.staging import REPORTED
+from tidemill.policies import Contest, Decay, Retraining
+from tidemill.steps.contest import (
+    BEFORE,
+    bounded_losses,
+    decide,
+    error_scale,
+    memory_before,
+    on_probation,
+)
+from tidemill.steps.decay import (
+    ROWS_FOR_SPELLS,
+    DecayPolicy,
+    accepting_detector,
+    check_decay,
+    loss_detector,
+    spells_of,
+)
+from tidemill.steps.holdout import Holdout, Losses, measure_holdout, row_losses
+from tidemill.steps.policy import Facts, PolicyState, Signal
+from tidemill.steps.policy import decide as decide_what_follows
 from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
 from tidemill.steps.windows import TrainingWindow, held_out, size_of, training_windows
 
@@ -46,7 +62,6 @@ class Policy:
     harm: float | None = None  # as the product has it
     contest: Contest = field(default_factory=Contest)
     since: bool = True
-    fewest_since: int = 150
     between: float = 100_000
 
 
@@ -56,6 +71,7 @@ class Model:
     window: str
     cut: int  # first row that it did not learn from
     rows: int
+    held: slice  # the rows that its profile was made of
 
     def answer(self, X: np.ndarray) -> np.ndarray:
         return self.learner.predict(X)
@@ -110,7 +126,7 @@ class Sim:
                 fitted = self.fit(learner, w)
                 if fitted is None:
                     continue
-                model = Model(fitted, w.name, w.end, w.end - w.start)
+                model = Model(fitted, w.name, w.end, w.end - w.start, slice(w.end, end))
                 loss = float(
                     raw(self.s, slice(w.end, end), model.answer(self.s.X[w.end : end])).mean()
                 )
@@ -156,30 +172,35 @@ class State:
     model: Model
     since: int  # the champion's live rows begin
     detector: Any
+    holdout: Holdout
+    alarms: PolicyState
     change: int | None = None  # where the present regime began
     due: int | None = None  # rows since change at which to train again
     more: int | None = None  # the row at which to, where a window of the newest rows won
     contest: tuple[int, dict[str, Model], str, float] | None = None
+    beaten: tuple[Model, int, float] | None = None  # the last champion, on probation since
+    asked: int | None = None  # when something last asked for a retraining
+    waiting: bool = False  # it asked too soon after a change
     kept: int = 0
     archive: list[Model] = field(default_factory=list)
     fed: int = 0
+    judged: int = 0  # rows that a window has judged
     served: list[np.ndarray] = field(default_factory=list)  # losses of whoever answered
     probed: dict[int, int] = field(default_factory=dict)
 
-
-def detector(sim: Sim, model: Model, hold: slice, p: Policy, lately: np.ndarray) -> Any:
-    held = raw(sim.s, hold, model.answer(sim.s.X[hold]))
-    h = Holdout(sim.s.task, len(held), {}, Losses(float(held.mean()), float(held.std())))
-    memory = spells_of(lately)
-    return loss_detector(h, harm=p.harm, rows_between_alarms=p.between, memory=memory)
+    def lately(self, sim: Sim, known: int, rows: int) -> np.ndarray:
+        """The newest losses of which labels are known, whoever answered."""
+        if not self.served:
+            return np.zeros(0)
+        return np.concatenate(self.served)[: known - sim.set.warmup][-rows:]
 
 
 def loop(sim: Sim, p: Policy) -> Played:
     s, st = sim.s, sim.set
     played = Played(p.name, np.empty(0))
-    state = State(
-        sim.first, st.warmup, detector(sim, sim.first, sim.hold, p, np.zeros(0)), fed=st.warmup
-    )
+    nothing = Holdout(s.task, 0, {}, Losses(0.0, 0.0))
+    state = State(sim.first, st.warmup, None, nothing, PolicyState("", 0.0))
+    reign(sim, p, state, sim.first, st.warmup, st.warmup)
     for begin in range(st.warmup, len(s.y), st.batch):
         rows = slice(begin, min(begin + st.batch, len(s.y)))
         state.served.append(raw(s, rows, state.model.answer(s.X[rows])))
@@ -187,35 +208,96 @@ def loop(sim: Sim, p: Policy) -> Played:
         if state.contest is not None:
             settle(sim, p, state, played, known, rows.stop)
         cause = watch(sim, p, state, known)
-        if state.contest is None and cause:
+        if state.contest is None and not state.waiting and cause is None:
+            cause = follow_up(sim, p, state, known)
+            if cause is None:
+                back_again(sim, p, state, played, known, rows.stop)
+        if cause is not None:
             retrain(sim, p, state, played, known, rows.stop, cause)
     played.losses = np.concatenate(state.served)
     return played
 
 
+def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int) -> None:
+    """Make a model champion from `now` on."""
+    held = model.held
+    state.holdout = measure_holdout(sim.s.task, sim.s.y[held], model.answer(sim.s.X[held]))
+    state.detector = loss_detector(
+        state.holdout,
+        harm=p.harm,
+        rows_between_alarms=p.between,
+        memory=spells_of(state.lately(sim, known, ROWS_FOR_SPELLS)),
+    )
+    state.alarms = PolicyState(str(id(model)), float(now))
+    state.model, state.since, state.fed, state.judged, state.kept = model, now, now, now, 0
+
+
 def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
+    """What the newest labels say, through the product's own alarms."""
+    signals = [*sequential(sim, state, known), *windows(sim, state, known)]
+    began = state.since + state.detector.began
+    if state.detector.alarm:
+        state.detector.reset()
+    facts = Facts(
+        float(known),
+        None if state.asked is None else float(state.asked),
+        known - max(state.since, state.asked or 0),
+        active="it" if state.contest is not None or state.waiting else None,
+        kept=state.kept,
+    )
+    found = decide_what_follows(Retraining(cooldown=0), state.alarms, signals, facts)
+    state.alarms = found.state
+    if any(firing.retrains for firing in found.firings):
+        state.asked, state.waiting = known, True
+        state.change = began if began < known else None
+    if not state.waiting:
+        return None
+    if state.change is not None and known - state.change < p.contest.wait:
+        return None
+    state.waiting = False
+    return "decay"
+
+
+def sequential(sim: Sim, state: State, known: int) -> list[Signal]:
+    """The detector's verdict on every new label."""
     begin = max(state.fed, state.since)
-    if known > begin:
-        rows = slice(begin, known)
-        state.detector.update(raw(sim.s, rows, state.model.answer(sim.s.X[rows])))
-        state.fed = known
-    alarm = state.detector if state.detector.alarm else None
-    if alarm is not None and state.contest is None:
-        change = state.since + alarm.began
-        if known - change < p.fewest_since:
-            return None
-        state.change = change
-        return "decay"
-    if state.contest is None and p.contest.spar:
-        most = KEPT_SPAR_ROWS if state.kept else SPAR_ROWS
-        if stale(sim, p, state, known, most):
-            return "stale"
+    if known <= begin:
+        return []
+    rows = slice(begin, known)
+    state.detector.update(raw(sim.s, rows, state.model.answer(sim.s.X[rows])))
+    state.fed = known
+    return [Signal("decay", True, "run", anew=state.kept > 0)] if state.detector.alarm else []
+
+
+def windows(sim: Sim, state: State, known: int) -> list[Signal]:
+    """The live metric of a window against the held-out one."""
+    decay, metric = Decay(), REPORTED[sim.s.task]
+    if known - state.judged < decay.rows or metric not in state.holdout.metrics:
+        return []
+    rows = slice(known - decay.rows, known)
+    state.judged = known
+    report = check_decay(
+        state.holdout.metrics[metric],
+        sim.s.y[rows],
+        state.model.answer(sim.s.X[rows]),
+        metric=metric,
+        policy=DecayPolicy(alpha=decay.alpha, tolerance=decay.tolerance),
+        memory=spells_of(state.lately(sim, known, ROWS_FOR_SPELLS)),
+    )
+    if state.detector.alarm:
+        return []
+    return [Signal("decay", report.hurt, "window", decay.consecutive)]
+
+
+def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
+    """More to learn from, or a model of newer rows that is clearly better."""
     if state.due is not None and state.change is not None and known - state.change >= state.due:
         return "growth"
     if state.more is not None and known >= state.more:
         state.change = None
         return "growth"
-    return None
+    most = KEPT_SPAR_ROWS if state.kept else SPAR_ROWS
+    return "stale" if p.contest.spar and stale(sim, p, state, known, most) else None
 
 
 def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
@@ -256,6 +338,7 @@ def retrain(
         contestants[f"archived-{i}"] = m
     played.retrainings.append((now, cause))
     state.detector.reset()
+    state.beaten, state.asked = None, known
     before = slice(max(cut - 500, state.change or 0, 0), cut)
     scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
     state.contest = (cut, contestants, cause, scale)
@@ -281,7 +364,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         sim.loss(rows, state.model, scale),
         {n: sim.loss(rows, m, scale) for n, m in contestants.items()},
         p.contest,
-        before=earlier(sim, state, cut),
+        memory=memory_before(earlier(sim, state, cut)),
     )
     if d.state == "open":
         return
@@ -298,15 +381,37 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         return
     winner = contestants[str(d.winner)]
     played.swaps.append((now, f"{d.winner} ({cause}, {d.rows})"))
-    if state.model not in state.archive:
-        state.archive.append(state.model)
-    state.model, state.since, state.fed = winner, now, now
-    lately = np.concatenate(state.served)[: known - sim.set.warmup][-ROWS_FOR_SPELLS:]
-    state.detector = detector(sim, winner, slice(cut, cut + max(d.rows, 2)), p, lately)
-    state.kept = 0
+    state.beaten = (state.model, known, scale)
+    crown(sim, p, state, winner, known, now)
     size = cut - (state.change or 0)
     limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth
     state.due = round((known - state.change) * p.contest.growth) if limited else None
     few = size_of(winner.window, p.contest.half_life) if state.change is None else None
     limited = few is not None and few < p.contest.growth_limit and p.contest.growth
     state.more = cut + round((p.contest.growth - 1) * few) if limited else None
+
+
+def crown(sim: Sim, p: Policy, state: State, winner: Model, known: int, now: int) -> None:
+    if state.model not in state.archive:
+        state.archive.append(state.model)
+    reign(sim, p, state, winner, known, now)
+
+
+def back_again(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
+    """The champion that was beaten returns, if it is the better one since."""
+    if state.beaten is None or p.contest.probation is None:
+        return
+    former, cut, scale = state.beaten
+    rows = slice(cut, min(known, cut + p.contest.probation))
+    if rows.stop - rows.start < p.contest.fewest:
+        return
+    memory = spells_of(state.lately(sim, cut, ROWS_FOR_SPELLS))
+    d = on_probation(
+        sim.loss(rows, state.model, scale), sim.loss(rows, former, scale), p.contest, memory=memory
+    )
+    if d.state == "open":
+        return
+    state.beaten = None
+    if d.state == "won":
+        played.swaps.append((now, f"returned (probation, {d.rows})"))
+        crown(sim, p, state, former, known, now)

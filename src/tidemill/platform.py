@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from tidemill.loop.contest import Umpire
     from tidemill.loop.follow_up import FollowUps
+    from tidemill.loop.probation import Probation
     from tidemill.loop.promote import Transition
     from tidemill.loop.watch import Watcher
 
@@ -218,6 +219,13 @@ class Platform:
         )
 
     @cached_property
+    def probation(self) -> Probation:
+        """Watches over promotions that contests led to."""
+        from tidemill.loop.probation import Probation
+
+        return Probation(self.umpire)
+
+    @cached_property
     def follow_ups(self) -> FollowUps:
         """Sees to retrainings that wait for more labels."""
         from tidemill.loop.follow_up import FollowUps
@@ -250,13 +258,14 @@ class Platform:
         )
 
     def contest(self, model: str) -> None:
-        """Let a model's challengers compete, and retrain again where there is more to learn from.
+        """Let a model's challengers compete, or the champion that was beaten before; and retrain
+        again where there is more to learn from.
 
         Raises:
             UnavailableError: MLflow or the database cannot be reached.
         """
-        if self.umpire.judge(model) is None:
-            self.follow_ups.follow(model)
+        if self.umpire.judge(model) is None and self.follow_ups.follow(model) is None:
+            self.probation.judge(model)
 
     def close(self) -> None:
         """Write what is still buffered and let go of every connection."""

@@ -166,6 +166,8 @@ class Contest:
         rows: The contest ends after so many labelled rows without a winner, or after half of them
             where no challenger is ahead; the champion stays.
         age: It also ends after so long.
+        probation: The beaten champion goes on competing for so many labelled rows after the
+            contest, and returns as soon as it is proven better; None lets it go at once.
         growth: After a retraining because of a change, or one that a window of the newest rows
             won, the model is retrained again once there are so many times as many labelled rows as
             it learned from; None never does that.
@@ -183,14 +185,16 @@ class Contest:
     fewest: int = 100
     rows: int = 1_000
     age: Duration | None = "7d"
+    probation: int | None = 2_000
     growth: float | None = 3.0
     growth_limit: int = 10_000
     spar: bool = True
 
     def __post_init__(self) -> None:
         _counts(
-            self, "contest", "half_life", "challengers", "wait", "fewest", "rows", "growth_limit"
-        )
+            self, "contest", "half_life", "challengers", "wait", "fewest", "rows", "probation",
+            "growth_limit",
+        )  # fmt: skip
         _shares(self, "contest", "alpha")
         _durations(self, "contest", "age")
         sizes = self.windows

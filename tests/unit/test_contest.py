@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from tidemill.errors import ProjectError
 from tidemill.policies import Contest
 from tidemill.steps.contest import (
+    FORMER,
     STAKES,
     bounded_losses,
     decide,
     enough,
     error_scale,
     log_wealth,
+    memory_before,
+    on_probation,
 )
 
 POLICY = Contest(fewest=20, rows=400)
@@ -170,9 +173,30 @@ def test_losses_in_spells_are_waited_for_and_others_are_not() -> None:
     assert policy.fewest < enough(spells, policy) <= policy.rows // 2
     early = enough(spells[: policy.fewest], policy)  # and nothing is decided on so few
     assert policy.fewest < early <= enough(spells, policy)
-    assert enough(apart, policy, before=spells) > policy.fewest
-    assert enough(apart, policy, before=apart[::-1]) == policy.fewest
+    assert enough(apart, policy, memory_before(spells)) > policy.fewest
+    assert enough(apart, policy, memory_before(apart[::-1])) == policy.fewest
     lucky = np.where(np.arange(1000) < 40, 0.0, spells)
     lucky[40:80] = 0.3
     assert decide(apart, {"right": 0 * apart}, policy).rows == policy.fewest
     assert decide(spells, {"lucky": lucky}, policy).rows >= enough(spells, policy)
+
+
+@given(pairs)
+def test_a_probation_is_a_contest_with_parts_exchanged(
+    rows: list[tuple[float, float, float]],
+) -> None:
+    table = split(rows)
+    champion, former = table[0], table[1]["one"]
+    policy = Contest(fewest=20, rows=400, probation=60)
+    found = on_probation(champion, former, policy)
+    again = decide(champion, {FORMER: former}, Contest(fewest=20, rows=60))
+    assert found == again
+    if found.state == "won":
+        assert former[: found.rows].mean() < champion[: found.rows].mean()
+        assert found.winner == FORMER
+
+
+def test_a_probation_may_be_shorter_than_the_fewest_rows_of_a_contest() -> None:
+    policy = Contest(fewest=100, rows=400, probation=30)
+    found = on_probation(np.ones(30), np.zeros(30), policy)
+    assert (found.state, found.rows) == ("won", 30)

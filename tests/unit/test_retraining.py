@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tidemill.loop.contest import held_bundle
+from tidemill.loop.contestants import held_bundle
 from tidemill.loop.follow_up import POSTPONED
-from tidemill.loop.promote import promote
+from tidemill.loop.promote import ROLLED_BACK_TAG, promote
 from tidemill.loop.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
@@ -80,7 +81,7 @@ class Harbour:
 
     def live(self, frame: pd.DataFrame) -> None:
         """Predict the rows with the champion, record that, and send the truth."""
-        from tidemill.loop.contest import held_bundle
+        from tidemill.loop.contestants import held_bundle
         from tidemill.loop.examine import examine
 
         held = held_bundle(self.platform.registry, "tides", self.champion, self.platform.bundles)
@@ -174,6 +175,82 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     assert platform.triggers.newest("tides") == more
     grown = harbour.retrain(replace(platform.jobs.get(str(more.job_id)), attempts=1))
     assert grown["contest"]["state"] in ("open", "won", "kept")
+
+
+@pytest.fixture
+def turned(tmp_path: Path) -> Harbour:
+    """A harbour whose tide has turned, and whose second champion knows."""
+    made = Harbour(tmp_path)
+    made.live(rows(200, seed=2))
+    made.live(rows(280, seed=4, turned=True))
+    assert made.retrain(made.job())["contest"]["state"] == "won"
+    assert made.champion != "1"
+    return made
+
+
+def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:
+    """The rows that decided were of a spell; those since then are as before."""
+    platform, winner = turned.platform, turned.champion
+    platform.contest("tides")
+    assert turned.champion == winner  # no row tells yet
+    turned.clock = itertools.count(int(time.time()))  # asked after the contest
+    turned.live(rows(59, seed=5))
+    platform.contest("tides")
+    assert turned.champion == winner  # fewer than the fewest
+    turned.live(rows(200, seed=6))
+    job = turned.job("decay")
+    platform.contest("tides")
+    assert turned.champion == winner  # a retraining is under way, both will be part of it
+    platform.triggers.close(job.params["trigger"], "kept champion", {})
+    platform.contest("tides")
+    assert turned.champion == "1"
+    contest = platform.contests.newest("tides")
+    assert contest is not None
+    assert (contest.winner, contest.reigning) == (winner, "1")
+    assert contest.probation is not None
+    assert contest.probation["state"] == "back"
+    assert contest.probation["rows"] < 100
+    assert f"since the promotion of version {winner}" in contest.probation["reason"]
+    (newest, *_) = platform.audit.page(limit=1).items
+    assert (newest["action"], newest["version"]) == ("version.promote", "1")
+    assert newest["reason"] == contest.probation["reason"]
+    # It is over, whatever comes; what was to be learned from more rows is learned all the same.
+    turned.live(rows(100, seed=7, turned=True))
+    platform.contest("tides")
+    assert turned.champion == "1"
+    turned.live(rows(400, seed=8))
+    platform.contest("tides")
+    more = platform.triggers.newest("tides")
+    assert more is not None
+    assert (more.cause, more.state) == ("labels", "retraining")
+
+
+def test_a_champion_that_holds_is_on_probation_no_longer(turned: Harbour) -> None:
+    platform, winner = turned.platform, turned.champion
+    turned.clock = itertools.count(int(time.time()))
+    turned.live(rows(200, seed=5, turned=True))
+    platform.contest("tides")
+    contest = platform.contests.newest("tides")
+    assert contest is not None
+    assert contest.probation is not None
+    assert contest.probation["state"] == "over"
+    assert contest.reigning == turned.champion == winner
+    turned.live(rows(200, seed=6))  # too late for the former champion to be back by itself
+    platform.contest("tides")
+    assert turned.champion == winner
+
+
+def test_nobody_is_on_probation_for_one_that_was_rolled_back(turned: Harbour) -> None:
+    platform, winner = turned.platform, turned.champion
+    former = platform.registry.version("tides", "1")
+    platform.registry.set_tags(former, {ROLLED_BACK_TAG: "it was wrong"})
+    turned.clock = itertools.count(int(time.time()))
+    turned.live(rows(200, seed=5))
+    platform.contest("tides")
+    contest = platform.contests.newest("tides")
+    assert contest is not None
+    assert contest.probation == {"state": "over", "reason": "Version 1 was rolled back."}
+    assert turned.champion == winner
 
 
 def test_a_worker_that_died_halfway_and_an_equal_model(

@@ -216,7 +216,7 @@ def _play(
     supervisor: Supervisor,
     during: Callable[[Any], None] | None,
 ) -> Report:
-    from tidemill.loop.contest import held_bundle
+    from tidemill.loop.contestants import held_bundle
     from tidemill.loop.replay_report import make_report
     from tidemill.platform import Platform
 

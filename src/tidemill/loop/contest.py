@@ -17,15 +17,18 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidemill import bundle
-from tidemill.bundle import Bundle
-from tidemill.errors import BundleError
-from tidemill.loop.contestants import Contestants, taken
-from tidemill.loop.examine import accepted
+from tidemill.loop.contestants import (
+    Contestants,
+    Rows,
+    by_arrival,
+    held_bundle,
+    labelled_rows,
+    taken,
+)
 from tidemill.loop.promote import Audit, crown, keep_evidence
 from tidemill.policies import seconds
 from tidemill.project import Project, Task
-from tidemill.steps.contest import BEFORE, Decision, bounded_losses, decide
+from tidemill.steps.contest import BEFORE, Decision, bounded_losses, decide, memory_before
 from tidemill.steps.gate import Outcome, Verdict, evaluate_gate
 from tidemill.steps.holdout import row_losses
 from tidemill.stores.contests import Challenger, ContestRow, Contests
@@ -35,7 +38,6 @@ from tidemill.stores.registry import Registry
 from tidemill.stores.statistics import record_metrics
 from tidemill.stores.triggers import Triggers
 from tidemill.stores.versions import CHAMPION, Version
-from tidemill.stores.windows import Window
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +54,6 @@ class Competing(Protocol):
 def contest(platform: Competing, model: str) -> None:
     """Let a model's challengers compete, and retrain again where there is more to learn from."""
     platform.contest(model)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a contest in the order in which their labels came, with the predictions' ids."""
-
-    ids: list[str]
-    frame: Any
-    actual: Any
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,9 @@ class Umpire:
         if champion is None or champion.number not in known:
             return self._called_off(contest, champion)
         competing = self._contestants(contest)
-        rows = self._rows(contest, competing.held, project.contest.rows)
+        rows = labelled_rows(
+            self.predictions, model, contest.cut, competing.held, project.contest.rows
+        )
         task = competing.held[contest.champion].signature.task
         answers = competing.answers(rows.ids, rows.frame)
         losses = {
@@ -120,7 +115,7 @@ class Umpire:
         names = {c.name: c for c in contest.challengers}
         against = {name: losses[c.version] for name, c in names.items()}
         decision = decide(
-            losses[contest.champion], against, project.contest, before=competing.before
+            losses[contest.champion], against, project.contest, memory=competing.memory
         )
         decision = self._in_time(contest, decision, project)
         if decision.state == "open":
@@ -129,7 +124,9 @@ class Umpire:
         verdict = None
         if decision.winner is not None:
             winner = names[decision.winner]
-            verdict = self._verdict(contest, winner, answers, rows, decision, project)
+            verdict = verdict_on(
+                project, model, (winner.version, contest.champion), answers, rows, decision
+            )
             if verdict.passed:
                 self._promote(contest, winner, verdict, decision)
                 return decision
@@ -162,73 +159,20 @@ class Umpire:
             return known[1]
         numbers = [contest.champion, *(c.version for c in contest.challengers)]
         held = {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
-        before = self._before(contest, held[contest.champion].signature.task)
-        found = Contestants(held, before, trusted=self.trusted)
+        memory = self._memory(contest, held[contest.champion].signature.task)
+        found = Contestants(held, memory, trusted=self.trusted)
         self._competing[contest.model] = contest.id, found
         return found
 
-    def _rows(self, contest: ContestRow, held: Mapping[str, Bundle], most: int) -> Rows:
-        """The labelled rows after the cut that every bundle takes, the first `most` of them."""
-        window = self.predictions.window(contest.model, since=contest.cut, labelled=True)
-        kept = np.flatnonzero(window.stored)
-        kept = kept[_by_arrival(window, kept)]
-        task = held[contest.champion].signature.task
-        actual = window.actual[kept]
-        actual = actual.astype(np.float64) if task == "regression" else actual
-        if window.frame is None or kept.size == 0:
-            return Rows([], _nothing(held[contest.champion]), actual[:0])
-        frame = window.frame.iloc[kept].reset_index(drop=True)
-        good = np.ones(len(frame), dtype=bool)
-        for each in held.values():
-            good &= accepted(frame, each.signature)
-        first = np.flatnonzero(good)[:most]
-        ids = window.ids[kept][first].tolist()
-        return Rows(ids, frame.iloc[first], actual[first])
-
-    def _before(self, contest: ContestRow, task: Task) -> Any:
-        """The champion's losses before anything changed, as far as they were known at the start."""
+    def _memory(self, contest: ContestRow, task: Task) -> float:
+        """How long the champion's spells lasted before anything changed, as known at the start."""
         moment = contest.cut if contest.changed is None else min(contest.changed, contest.cut)
         window = self.predictions.window(
             contest.model, version=contest.champion, until=moment, labelled=True, last=BEFORE
         )
         kept = np.flatnonzero(window.label_times <= contest.opened)
-        kept = kept[_by_arrival(window, kept)]
-        return row_losses(task, window.actual[kept], window.outputs[kept])
-
-    def _verdict(
-        self,
-        contest: ContestRow,
-        winner: Challenger,
-        answers: Mapping[str, Outcome],
-        rows: Rows,
-        decision: Decision,
-        project: Project,
-    ) -> Verdict:
-        """The gate's own conditions on the rows that decided; the comparison is the contest's."""
-        count = decision.rows
-        challenger = taken(answers[winner.version], slice(count))
-        champion = taken(answers[contest.champion], slice(count))
-        task = "regression" if not challenger.labels else "classification"
-        truth, gate = rows.actual[:count], project.gate
-        alone = evaluate_gate(challenger, None, truth, gate, task)  # type: ignore[arg-type]
-        both = evaluate_gate(challenger, champion, truth, gate, task)  # type: ignore[arg-type]
-        compared = both.comparison
-        worse = compared is not None and compared.difference < 0
-        against = list(alone.reasons) if not alone.passed else []
-        if worse and compared is not None:
-            values = f"{compared.challenger:.4g}, against {compared.champion:.4g}"
-            against.append(f"Its {both.metric} on these rows is {values}.")
-        passed = not against
-        return msgspec.structs.replace(
-            both,
-            passed=passed,
-            reasons=(decision.reason, *against),
-            confidence=1 - project.contest.alpha,
-            model=contest.model,
-            version=winner.version,
-            champion=contest.champion,
-            promoted=passed,
-        )
+        kept = kept[by_arrival(window, kept)]
+        return memory_before(row_losses(task, window.actual[kept], window.outputs[kept]))
 
     def _promote(
         self, contest: ContestRow, winner: Challenger, verdict: Verdict, decision: Decision
@@ -298,29 +242,40 @@ class Umpire:
                 self.registry.retire(version, "None")
 
 
-def held_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bundle:
-    """A version's bundle out of `folder`, fetched into it when it is not there or is damaged.
+def verdict_on(
+    project: Project,
+    model: str,
+    versions: tuple[str, str],
+    answers: Mapping[str, Outcome],
+    rows: Rows,
+    decision: Decision,
+) -> Verdict:
+    """The gate's own conditions on the rows that decided; the comparison is the contest's.
 
-    Raises:
-        NotFoundError: There is no such version, or it has no bundle.
+    Args:
+        versions: The winner, and the champion that it is to replace.
     """
-    version = registry.version(model, number)
-    place = folder / str(version.digest)
-    for path in (place / "bundle", place):
-        if version.digest is not None and (path / "manifest.json").is_file():
-            try:
-                return bundle.read(path, digest=version.digest)
-            except BundleError:
-                logger.warning("%s is damaged and is fetched again", path)
-    return registry.fetch_bundle(version, place)
-
-
-def _by_arrival(window: Window, kept: Any) -> Any:
-    """The order in which labels came; what came at once is in the order of the predictions."""
-    return np.lexsort((window.ids[kept].astype(str), window.times[kept], window.label_times[kept]))
-
-
-def _nothing(held: Bundle) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame({name: [] for name in held.signature.names})
+    winner, loser = versions
+    count = decision.rows
+    challenger, champion = (taken(answers[version], slice(count)) for version in versions)
+    task = "regression" if not challenger.labels else "classification"
+    truth, gate = rows.actual[:count], project.gate
+    alone = evaluate_gate(challenger, None, truth, gate, task)  # type: ignore[arg-type]
+    both = evaluate_gate(challenger, champion, truth, gate, task)  # type: ignore[arg-type]
+    compared = both.comparison
+    worse = compared is not None and compared.difference < 0
+    against = list(alone.reasons) if not alone.passed else []
+    if worse and compared is not None:
+        values = f"{compared.challenger:.4g}, against {compared.champion:.4g}"
+        against.append(f"Its {both.metric} on these rows is {values}.")
+    passed = not against
+    return msgspec.structs.replace(
+        both,
+        passed=passed,
+        reasons=(decision.reason, *against),
+        confidence=1 - project.contest.alpha,
+        model=model,
+        version=winner,
+        champion=loser,
+        promoted=passed,
+    )

@@ -96,7 +96,7 @@ class FollowUps:
             rows = learned + self._labelled(model, newest.cut)
             reason = f"The champion learned from the newest {learned:,} rows; there are {rows:,} "
             reason += "from then on now."
-        if rows < round(growth * learned) or self.champion(model) != newest.winner:
+        if rows < round(growth * learned) or self.champion(model) != newest.reigning:
             return None
         new = NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}")
         try:

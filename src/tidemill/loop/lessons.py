@@ -11,7 +11,12 @@ import numpy.typing as npt
 from tidemill.policies import Decay
 from tidemill.project import Project, Task
 from tidemill.steps.contest import error_scale
-from tidemill.steps.decay import accepting_detector, loss_detector
+from tidemill.steps.decay import (
+    ROWS_FOR_SPELLS,
+    accepting_detector,
+    loss_detector,
+    spells_of,
+)
 from tidemill.steps.holdout import Holdout, row_losses
 from tidemill.steps.lessons import Lessons, cut_at
 from tidemill.steps.sequential import PageHinkley
@@ -96,7 +101,7 @@ def _change(
     Where the detector alarms, it is where the run above expectation began; where something else
     raised suspicion, the present run counts all the same.
     """
-    known = newest is not None and newest.winner == champion
+    known = newest is not None and newest.winner is not None and newest.reigning == champion
     remembered = newest.changed if newest is not None and known else None
     if holdout is None:
         return remembered
@@ -105,9 +110,14 @@ def _change(
     if own.size == 0:
         return remembered
     losses = row_losses(task, _plain(window.actual[own], task), _plain(window.outputs[own], task))
-    detector = loss_detector(
-        holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
+    lately = slice(-ROWS_FOR_SPELLS, None)
+    spells = row_losses(
+        task, _plain(window.actual[lately], task), _plain(window.outputs[lately], task)
     )
+    detector = loss_detector(
+        holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms,
+        memory=spells_of(spells),
+    )  # fmt: skip
     if newest is not None and newest.closed is not None and newest.winner is None:
         detector = _accepting(detector, window, task, champion, newest, decay)
     detector.update(losses)

@@ -20,6 +20,7 @@ from tidemill.policies import Decay, Drift, Duration, seconds
 from tidemill.steps.cbpe import AccuracyEstimate, estimate_accuracy
 from tidemill.steps.decay import (
     FEWEST_ACCEPTED,
+    ROWS_FOR_SPELLS,
     DecayPolicy,
     DecayReport,
     accepting_detector,
@@ -38,7 +39,6 @@ from tidemill.stores.windows import Window
 
 #: Labels taken at one look; the rest at the next.
 LABELS_A_LOOK = 50_000
-ROWS_FOR_SPELLS = 2_000
 
 
 class WatchState(msgspec.Struct, frozen=True):
@@ -334,6 +334,7 @@ class _Looker:
                 metric=metric,
                 labels=self.reference.signature.labels,
                 policy=asked,
+                memory=self._spells(holdout),
             )
         except ProjectError:
             return None

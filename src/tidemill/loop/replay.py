@@ -248,10 +248,18 @@ class Player:
                 self._pause(deadline, f"job {job} to end", JOB_PAUSE)
             self._count(job, row)
             changed = self._note(row) or changed
-        if changed:  # only the end of a trigger crowns anybody here
+        back = self._back()
+        if changed or back:  # nothing else crowns anybody here
             wanted = self._patiently(self.champion, "the registry")
             if wanted != self._serving:
-                self._await_swap(wanted, row)
+                self._await_swap(wanted, row, back)
+
+    def _back(self) -> str | None:
+        """Why the former champion was made champion again, if it was and does not answer yet."""
+        contest = self._patiently(lambda: self.stores.contests.newest(self.model), "contests")
+        if contest is None or contest.probation is None or contest.reigning != contest.champion:
+            return None
+        return str(contest.probation["reason"]) if contest.reigning != self._serving else None
 
     def _patiently(self, ask: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + PATIENCE
@@ -295,12 +303,12 @@ class Player:
             self._known[trigger.id] = trigger.state
         return self._known != before_all
 
-    def _await_swap(self, version: str, row: int) -> None:
+    def _await_swap(self, version: str, row: int, why: str | None) -> None:
         deadline = time.monotonic() + PATIENCE
         while self._answering() != version:
             self._pause(deadline, f"version {version} to answer")
         self._serving = version
-        self.record.events.append(Event(row, "swap", f"version {version} answers"))
+        self.record.events.append(Event(row, "swap", why or f"version {version} answers"))
 
     def _answering(self) -> str | None:
         try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +35,9 @@ State = Literal["won", "kept", "open"]
 #: The stakes that wealth is divided over.
 STAKES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
+
+#: What the version that the champion replaced is called.
+FORMER = "the former champion"
 
 #: So many losses before a contest tell how long spells last, and no fewer than the other number.
 BEFORE, FEWEST_BEFORE = 1000, 200
@@ -71,7 +75,7 @@ def decide(
     challengers: Mapping[str, Floats],
     policy: Contest,
     *,
-    before: Floats | None = None,
+    memory: float = 1.0,
 ) -> Decision:
     """The first decision that the rows, in the order in which their labels came, lead to.
 
@@ -84,14 +88,14 @@ def decide(
         champion: Its loss on each row [rows], 0 to 1.
         challengers: By name, their losses on the same rows.
         policy: How much evidence is needed.
-        before: Losses of the champion before the contest, in order, for how long its spells last.
+        memory: How long spells lasted before, see `memory_before`.
     """
     names, bar = list(challengers), math.log(max(len(challengers), 1) / policy.alpha)
     limit = min(len(champion), policy.rows)
     gains = np.array([(champion - challengers[name])[:limit] for name in names])
     gains = gains.reshape(len(names), limit)
     better, worse = log_wealth(gains), log_wealth(-gains)
-    fewest = enough(champion, policy, before)
+    fewest = enough(champion, policy, memory)
     won = _first(np.asarray((better >= bar).any(axis=0)), fewest)
     beaten = np.maximum.accumulate(worse, axis=1) >= bar
     lost = _first(np.asarray(beaten.all(axis=0)), fewest)
@@ -121,7 +125,28 @@ def decide(
     return Decision(state, seen, bar, loss, found, reason, winner.name if winner else None)
 
 
-def enough(champion: Floats, policy: Contest, before: Floats | None = None) -> int:
+def on_probation(
+    champion: Floats, former: Floats, policy: Contest, *, memory: float = 1.0
+) -> Decision:
+    """Whether the champion that was beaten is the better one after all, on rows since then.
+
+    Rows that decide a contest come from a few days, and what was right then need not be right
+    later. So the contest goes on with parts exchanged, under the same rules, for
+    `policy.probation` rows.
+
+    Args:
+        champion: Losses of the winner on the rows after the contest [rows], 0 to 1.
+        former: Those of the version that it replaced, on the same rows.
+        policy: How much evidence is needed; its `probation` is a number.
+        memory: How long spells lasted before, through the change that the contest was about
+            (`tidemill.steps.decay.spells_of`).
+    """
+    rows = policy.probation or policy.rows
+    asked = replace(policy, rows=rows, fewest=min(policy.fewest, rows))
+    return decide(champion, {FORMER: former}, asked, memory=memory)
+
+
+def enough(champion: Floats, policy: Contest, memory: float = 1.0) -> int:
     """Before so many rows nothing is decided: `policy.fewest`, or more where losses come in spells.
 
     What is right for one spell may be wrong for the next. So rows are waited for, up to half of
@@ -129,16 +154,22 @@ def enough(champion: Floats, policy: Contest, before: Floats | None = None) -> i
 
     Args:
         champion: Its losses [rows] in order; what the first rows say holds, however many follow.
-        before: Its earlier losses; the spells of few of them are not known.
+        memory: How many rows said as much as one independent row before.
     """
-    told = before is not None and len(before) >= FEWEST_BEFORE
-    known = memory_of(before) if before is not None and told else 1.0
     rows, step = policy.fewest, max(policy.fewest // 2, 1)
     while rows < policy.rows // 2 and rows <= len(champion):
-        if rows >= max(known, memory_of(champion[:rows])) * policy.fewest / 2:
+        if rows >= max(memory, memory_of(champion[:rows])) * policy.fewest / 2:
             break
         rows += step
     return rows
+
+
+def memory_before(losses: Floats) -> float:
+    """How many rows said as much as one independent row, from losses before anything changed.
+
+    The spells of few rows are not known: 1 for fewer than 200.
+    """
+    return memory_of(losses) if len(losses) >= FEWEST_BEFORE else 1.0
 
 
 def log_wealth(gains: Floats) -> Floats:

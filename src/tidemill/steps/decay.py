@@ -47,7 +47,9 @@ OUTLIER = 4.0
 #: From so many rows on, what a kept champion loses is known well enough.
 FEWEST_ACCEPTED = 50
 
-#: Rows that tell whether losses come in spells, and what rows without any reach now and then.
+#: The newest rows, and the fewest, that tell whether losses come in spells; and what rows without
+#: any reach now and then.
+ROWS_FOR_SPELLS = 2_000
 FEWEST_FOR_SPELLS = 500
 CHANCE_OF_SPELLS = 1.5
 
@@ -115,6 +117,7 @@ def check_decay(
     metric: str,
     labels: Sequence[Label] = (),
     policy: DecayPolicy = DecayPolicy(),
+    memory: float = 1.0,
 ) -> DecayReport:
     """Compare a labelled window with the champion's held-out metric.
 
@@ -126,6 +129,7 @@ def check_decay(
         metric: A name of `tidemill.project.METRICS`.
         labels: The labels in the order of the probabilities; empty for regression.
         policy: When a worse metric is an alarm.
+        memory: How many of these rows say as much as one independent row, see `spells_of`.
 
     Raises:
         ProjectError: The metric is unknown, or needs probabilities that are not there.
@@ -143,6 +147,7 @@ def check_decay(
     found = draws(metric, truth, answers, resamples=policy.resamples, seed=policy.seed)
     if not np.isfinite(value) or found.size < policy.resamples / 2:
         return _no_verdict(metric, len(y), held_out, f"'{metric}' is not defined on them")
+    found = value + (found - value) * math.sqrt(memory)
     return _verdict(metric, len(y), held_out, value, found, policy)
 
 
@@ -293,7 +298,7 @@ def _verdict(
     within = float(np.mean(losses <= policy.tolerance))
     hurt = bool(np.quantile(losses, policy.alpha) > policy.tolerance)
     side = (1 - policy.confidence) / 2
-    low, high = np.quantile(found, [side, 1 - side])
+    low, high = _possible(metric, np.quantile(found, [side, 1 - side]))
     return DecayReport(
         metric=metric,
         rows=rows,
@@ -307,6 +312,13 @@ def _verdict(
         loss=sign * (held_out.value - value),
         p_value=within,
     )
+
+
+def _possible(metric: str, bounds: Floats) -> Floats:
+    """Bounds of an interval, where the metric itself has any."""
+    highest = 1.0 if metric in (*CLASSIFICATION, "roc_auc", "r2") else math.inf
+    lowest = -math.inf if metric == "r2" else 0.0
+    return np.clip(bounds, lowest, highest)
 
 
 def _reference_errors(metric: str, held_out: MetricValue, found: Floats) -> Floats:

@@ -21,6 +21,9 @@ from tidemill.stores.tables import contests
 
 State = Literal["open", "won", "kept"]
 
+#: Under this name what came of a winner's probation stays with the decision.
+PROBATION = "probation"
+
 
 class Challenger(msgspec.Struct, frozen=True):
     """A version that competes: what it learned from; a former champion learned nothing new."""
@@ -68,6 +71,17 @@ class ContestRow(NewContest):
     decision: Mapping[str, Any] | None = field(default=None)
     winner: str | None = None
     closed: float | None = None
+
+    @property
+    def probation(self) -> Mapping[str, Any] | None:
+        """What came of the time after a promotion; None before it is over."""
+        return (self.decision or {}).get(PROBATION)
+
+    @property
+    def reigning(self) -> str | None:
+        """Who came out of it as champion: the winner, unless the last champion is back since."""
+        back = self.probation is not None and self.probation["state"] == "back"
+        return self.champion if back or self.state == "kept" else self.winner
 
 
 _NAMES = tuple(f.name for f in fields(ContestRow))
@@ -135,6 +149,14 @@ class Contests:
         """End a contest; the first end counts."""
         values = {"state": state, "rows": rows, "decision": plain(dict(decision))}
         self._change(contest_id, values | {"winner": winner, "closed": EpochNow()})
+
+    def end_probation(self, contest_id: str, outcome: Mapping[str, Any]) -> None:
+        """Keep what came of the time after a promotion, with the contest that led to it."""
+        where = (contests.c.id == contest_id, contests.c.closed.is_not(None))
+        with self._database.write() as connection:
+            held = connection.execute(select(contests.c.decision).where(*where)).scalar()
+            decision = {**(held or {}), PROBATION: plain(dict(outcome))}
+            connection.execute(update(contests).where(*where).values(decision=decision))
 
     def _change(self, contest_id: str, values: Mapping[str, Any]) -> None:
         where = (contests.c.id == contest_id, contests.c.closed.is_(None))

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidemill.errors import BundleError, NotFoundError
 from tidemill.loop.challenge import end_canary
-from tidemill.loop.contest import held_bundle
+from tidemill.loop.contestants import held_bundle
 from tidemill.loop.follow_up import POSTPONED
 from tidemill.loop.lessons import Situation, gather
 from tidemill.loop.progress import Progress
