@@ -19,10 +19,10 @@ HERE = Path(__file__).parent
 CACHE = HERE.parent.parent / ".bench" / "retraining" / "replay"
 DOCS = HERE.parent.parent / "docs" / "benchmarks"
 STREAMS = (
-    "abrupt-agrawal", "abrupt-sea", "gradual-agrawal", "gradual-sea", "recurring-stagger",
-    "covariate-sea", "none-sea",
+    "abrupt-agrawal", "abrupt-sea", "abrupt-stagger", "gradual-agrawal", "gradual-sea",
+    "recurring-stagger", "covariate-sea", "none-sea",
 )  # fmt: skip
-ROWS, KEPT = 8000, 6000
+ROWS, WARMUP, EVERY = 12_000, 2_000, 1_000
 
 
 def main() -> None:
@@ -47,13 +47,11 @@ def _make() -> None:
 
 
 def _play(name: str) -> None:
-    """The first rows of a stream, in a folder of its own."""
-    lines = (CACHE / f"{name}-1.csv").read_text().splitlines()
-    table, folder = CACHE / f"{name}.csv", CACHE / name
-    table.write_text("\n".join(lines[: KEPT + 1]) + "\n")
+    """A stream, in a folder of its own."""
+    table, folder = CACHE / f"{name}-1.csv", CACHE / name
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "tidemill", "replay", str(table), "--project"]
-    command += [str(HERE / "project.py"), "--warmup", "1500", "--every", "450"]
+    command += [str(HERE / "project.py"), "--warmup", str(WARMUP), "--every", str(EVERY)]
     subprocess.run([*command, "--output", str(folder)], check=True)
 
 

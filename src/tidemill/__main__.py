@@ -6,13 +6,16 @@ import importlib.util
 import os
 import sys
 
+#: Of the extra `standard`; a single one of them may be there for another package's sake.
+NEEDED = ("typer", "structlog", "mlflow")
+
 
 def main() -> None:
     """Run the command line; without the control plane's packages only `serve` is there."""
     # OpenMP's threads spin while they wait for each other: on a busy machine a fit then takes ten
     # times as long. It reads this once, when the first library that uses it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if importlib.util.find_spec("typer") is None:
+    if any(importlib.util.find_spec(name) is None for name in NEEDED):
         _serve_only()
     from tidemill.cli import run
 

@@ -94,7 +94,7 @@ class Decay:
     rows: int = 500
     age: Duration | None = "1d"
     min_rows: int = 50
-    alpha: float = 0.01
+    alpha: float = 0.005
     tolerance: float = 0.0
     harm: float | None = None
     rows_between_alarms: int = 100_000

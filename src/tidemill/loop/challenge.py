@@ -9,11 +9,9 @@ taken out of the traffic by `guard`.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +25,7 @@ from tidemill.serving.traffic import Mode, TrafficRule, read_traffic, write_traf
 from tidemill.steps.canary import Sample, judge_canary
 from tidemill.steps.holdout import Task, row_losses
 from tidemill.stores.audit import Entry
+from tidemill.stores.locks import locked
 from tidemill.stores.predictions import Predictions
 from tidemill.stores.registry import Registry
 from tidemill.stores.versions import CHALLENGER, Version
@@ -109,7 +108,7 @@ def challenge(
 
 def set_rule(shelf: Path, model: str, rule: TrafficRule) -> None:
     """Replace one model's rule; those of the others stay."""
-    with _locked(shelf):
+    with locked(shelf / ".traffic.lock"):
         rules = dict(read_traffic(shelf))
         rules.pop(model, None)
         if rule.mode != "off":
@@ -207,12 +206,3 @@ def _challenger(registry: Registry, model: str, version: str | int | None) -> Ve
     if version is not None:
         return registry.version(model, version)
     return registry.by_alias(model, CHALLENGER)
-
-
-@contextmanager
-def _locked(shelf: Path) -> Iterator[None]:
-    """Two who change the rules at once wait for each other."""
-    shelf.mkdir(parents=True, exist_ok=True)
-    with (shelf / ".traffic.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -8,14 +8,12 @@ or that all of it was written anew.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from sqlalchemy import Connection, func, insert, select, text
 
 from tidemill.errors import SettingsError
 from tidemill.stores.database import Database, EpochNow
+from tidemill.stores.locks import locked
 from tidemill.stores.pages import Page, plain, read_page
 from tidemill.stores.tables import audit
 
@@ -147,7 +146,7 @@ class Audit:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({APPEND_LOCK})"))
 
     def _advance(self, seq: int, digest: str) -> None:
-        with _locked(self._folder / "audit.lock"):
+        with locked(self._folder / "audit.lock"):
             head = self._read_head()
             if head is not None and int(head["seq"]) >= seq:
                 return
@@ -206,11 +205,3 @@ def _hash(previous: str, row: Mapping[str, Any]) -> str:
         content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
     return hashlib.sha256(previous.encode() + canonical.encode()).hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

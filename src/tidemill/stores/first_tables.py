@@ -7,9 +7,9 @@ beside the file, by one process at a time, and get their name when they are whol
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 
+from tidemill.stores.locks import locked
 from tidemill.stores.planner import sqlite_file
 
 
@@ -24,9 +24,7 @@ def make_first_tables(uri: str) -> None:
     if named is None or Path(named).exists():
         return
     file = Path(named)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(file.with_name(f".{file.name}.lock")):
         if not file.exists():
             _make(file)
 

@@ -5,7 +5,6 @@ A running server sees a change when it next looks at the file's date, within a s
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -18,6 +17,7 @@ from tidemill import keyring
 from tidemill.errors import NotFoundError, RequestError, SettingsError
 from tidemill.keyring import SCOPES, KeyRecord, Keyring, Scope
 from tidemill.stores.audit import Entry
+from tidemill.stores.locks import locked
 
 Record = Callable[[Entry], object]
 LOOK_SECONDS = 1.0
@@ -88,9 +88,7 @@ class Keys:
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[Keyring, Callable[[Keyring], None]]]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._path.with_name(f"{self._path.name}.lock")):
             ring = keyring.load(self._path) if self._path.exists() else keyring.new_keyring()
             yield ring, lambda changed: keyring.save(self._path, changed)
 
