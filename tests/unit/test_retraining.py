@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from tidemill.loop.contestants import held_bundle
-from tidemill.loop.follow_up import POSTPONED
+from tidemill.loop.follow_up import CHANGED, POSTPONED
+from tidemill.loop.lessons import gather
 from tidemill.loop.promote import ROLLED_BACK_TAG, promote
 from tidemill.loop.replay import Pace, Player, Stores
 from tidemill.loop.train import train
@@ -23,6 +24,8 @@ from tidemill.platform import Platform
 from tidemill.project import Candidate
 from tidemill.serving.records import Record
 from tidemill.settings import Settings
+from tidemill.steps.decay import loss_detector
+from tidemill.steps.holdout import read_holdout, row_losses
 from tidemill.stores.feedback import NewLabel
 from tidemill.stores.jobs import Job, NewJob
 from tidemill.stores.triggers import NewTrigger
@@ -142,9 +145,17 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     early = harbour.retrain(job)
     assert early[POSTPONED]["needed"] == 150
     assert 60 <= early[POSTPONED]["rows"] <= 90
+    claimed = platform.jobs.claim(job.id, "worker")
+    assert claimed is not None
+    platform.jobs.succeed(claimed, early)
+    platform.contest("tides")
+    assert platform.triggers.get(job.params["trigger"]).job_id == job.id
     # With more rows the newest models compete, and one that learned from them wins.
     harbour.live(rows(200, seed=4, turned=True))
-    result = harbour.retrain(job)
+    platform.contest("tides")
+    job = platform.jobs.get(str(platform.triggers.get(job.params["trigger"]).job_id))
+    assert job.params[CHANGED] == early[POSTPONED][CHANGED]
+    result = harbour.retrain(replace(job, attempts=1))
     assert result["contest"]["state"] == "won", result
     assert harbour.champion != "1"
     trigger = platform.triggers.get(job.params["trigger"])
@@ -189,6 +200,19 @@ def turned(tmp_path: Path) -> Harbour:
     assert made.retrain(made.job())["contest"]["state"] == "won"
     assert made.champion != "1"
     return made
+
+
+def test_a_retraining_that_waited_waits_no_longer(tmp_path: Path) -> None:
+    """Losses that begin to run again and again leave too few rows since the newest beginning."""
+    harbour = Harbour(tmp_path)
+    harbour.live(rows(200, seed=2))
+    harbour.live(rows(80, seed=3, turned=True))
+    job = harbour.job()
+    found = harbour.retrain(replace(job, params={**job.params, CHANGED: 1100.0}))
+    assert POSTPONED not in found
+    contest = harbour.platform.contests.of_job(job.id)
+    assert contest is not None
+    assert (contest.changed, contest.learned) == (1100.0, 180)
 
 
 def returned(harbour: Harbour, serving: str) -> str | None:
@@ -319,6 +343,30 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     found = run_spar(platform, job, lambda report: None)
     assert found["outdated"] is True
     assert found["partner_loss"] < 0.5 * found["champion_loss"]
+
+
+def test_a_bad_day_among_others_is_no_change(tmp_path: Path) -> None:
+    """Days of forty rows, every fourth of them bad: no run of losses says that things changed."""
+    harbour = Harbour(tmp_path)
+    frame = rows(2000, seed=30)
+    random, day = np.random.default_rng(31), np.arange(2000) // 40
+    wrong = (day % 4 == 3) & (random.random(2000) < 0.5)
+    other = np.where(frame["level"] == "high", "low", "high")
+    harbour.live(frame.assign(level=np.where(wrong, other, frame["level"])))
+    platform = harbour.platform
+    held = held_bundle(platform.registry, "tides", "1", platform.bundles)
+    holdout = read_holdout(held.profile())
+    assert holdout is not None
+    window = platform.predictions.window("tides", labelled=True)
+    losses = row_losses("classification", window.actual, window.outputs)
+    alone = loss_detector(holdout)
+    alone.update(losses)
+    assert alone.alarm  # it would be a change, if rows said as much as independent ones
+    project = platform.projects.get("tides").project
+    asked: dict[str, Any] = {"champion": "1", "holdout": holdout, "newest": None}
+    found = gather(platform.predictions, project, **asked, suspicious=False)
+    assert found.lessons is not None
+    assert found.lessons.changed is None
 
 
 def test_settings_come_back_from_the_texts_that_were_logged() -> None:

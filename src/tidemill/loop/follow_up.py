@@ -22,6 +22,10 @@ from tidemill.stores.predictions import Predictions
 from tidemill.stores.triggers import NewTrigger, Trigger, Triggers
 
 POSTPONED = "postponed"
+
+#: Since when rows are waited for. A resumed job goes by that moment: where losses begin to run high
+#: again and again, those since the newest beginning never become enough.
+CHANGED = "changed"
 FEWEST_SPAR_ROWS = 200
 
 
@@ -72,9 +76,9 @@ class FollowUps:
         waiting: dict[str, Any] | None = result.get(POSTPONED)
         if waiting is None:
             return None
-        if self._labelled(trigger.model, waiting["changed"]) < waiting["needed"]:
+        if self._labelled(trigger.model, waiting[CHANGED]) < waiting["needed"]:
             return None
-        return self._retrain(trigger, f"trigger:{trigger.id}:resumed")
+        return self._retrain(trigger, f"trigger:{trigger.id}:resumed", changed=waiting[CHANGED])
 
     def _grow(self, model: str) -> Trigger | None:
         """Retrain again when there are many times as many rows as the champion learned from."""
@@ -162,8 +166,8 @@ class FollowUps:
         newest = self.contests.newest(model)
         return newest.closed or 0.0 if newest is not None else 0.0
 
-    def _retrain(self, trigger: Trigger, key: str) -> Trigger:
-        params = {"trigger": trigger.id, "reason": trigger.reason}
+    def _retrain(self, trigger: Trigger, key: str, **also: Any) -> Trigger:
+        params = {"trigger": trigger.id, "reason": trigger.reason, **also}
         place = self.place(trigger.model)
         job, _ = self.submit(
             NewJob("retrain", trigger.model, project=place, params=params, idempotency_key=key)

@@ -56,6 +56,7 @@ def gather(
     holdout: Holdout | None,
     newest: ContestRow | None,
     suspicious: bool,
+    changed: float | None = None,
 ) -> Situation:
     """The labelled rows of a model, with the change and the cut that they suggest.
 
@@ -65,6 +66,7 @@ def gather(
         newest: The model's newest contest. A champion that won it was made after a change, which
             is remembered; what came before it ended is no news.
         suspicious: Whether something said that the champion got worse.
+        changed: When things changed, where that was found before; None looks for it.
     """
     window = predictions.window(project.name, labelled=True, last=MOST_ROWS)
     kept = window.stored
@@ -72,7 +74,8 @@ def gather(
         return Situation(None)
     task: Task = window.signature.task if window.signature is not None else "classification"
     actual, times = _plain(window.actual[kept], task), window.times[kept]
-    changed = _change(window, task, champion, holdout, newest, project.decay, suspicious)
+    if changed is None:
+        changed = _change(window, task, champion, holdout, newest, project.decay, suspicious)
     since = None if changed is None else int((times >= changed).sum())
     held = held_out(len(times) if since is None else since)
     lessons = Lessons(window.frame[kept], actual, times, cut_at(times, held), changed)

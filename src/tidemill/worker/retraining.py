@@ -8,7 +8,7 @@ from typing import Any
 from tidemill.errors import BundleError, NotFoundError
 from tidemill.loop.challenge import end_canary
 from tidemill.loop.contestants import held_bundle
-from tidemill.loop.follow_up import POSTPONED
+from tidemill.loop.follow_up import CHANGED, POSTPONED
 from tidemill.loop.lessons import Situation, gather
 from tidemill.loop.progress import Progress
 from tidemill.loop.promote import GATE_TAG, ROLLED_BACK_TAG, promote
@@ -86,6 +86,7 @@ def _situation(
         holdout=read_holdout(held.profile()),
         newest=platform.contests.newest(project.name),
         suspicious=_cause(platform, job) in SUSPICIONS,
+        changed=job.params.get(CHANGED),
     )
 
 
@@ -105,7 +106,7 @@ def _waiting(
     since, needed = situation.since, project.contest.wait
     if since is None or since >= needed or _cause(platform, job) not in SUSPICIONS:
         return None
-    return {"rows": since, "needed": needed, "changed": situation.lessons.changed}
+    return {"rows": since, "needed": needed, CHANGED: situation.lessons.changed}
 
 
 def _open(
