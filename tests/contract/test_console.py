@@ -573,6 +573,15 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     decision = msgspec.structs.replace(decision, state="kept", reason="The champion stays.")
     contests.close(opened.id, "kept", rows=300, decision=msgspec.to_builtins(decision))
     assert "The last contest" in eventually(visitor, path, "the champion stayed")
+    won = contests.open(new)
+    decision = msgspec.structs.replace(decision, state="won", winner=challenger.name)
+    document = msgspec.to_builtins(decision)
+    contests.close(won.id, "won", rows=300, decision=document, winner="2")
+    page = eventually(visitor, path, "It is on probation")
+    assert "version 1 is back if it proves better on up to 2 000 labelled rows" in page
+    contests.end_probation(won.id, {"state": "back", "reason": "Version 1 is back <x>."})
+    page = eventually(visitor, path, "Version 1 is back <x>.")
+    assert "It is on probation" not in page
 
 
 def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:
