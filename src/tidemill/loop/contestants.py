@@ -26,6 +26,10 @@ from tidemill.stores.windows import Window
 
 logger = logging.getLogger(__name__)
 
+#: Seconds by which a label may seem to be known before its prediction was asked: the database has
+#: another clock than the server.
+CLOCKS_APART = 3600.0
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -99,7 +103,18 @@ def labelled_rows(
     predictions: Predictions, model: str, since: float, held: Mapping[str, Bundle], most: int
 ) -> Rows:
     """The labelled rows asked since then that every bundle takes, the first `most` of them."""
-    window = predictions.window(model, since=since, labelled=True)
+    asked = 2 * most  # some may not be taken
+    while True:
+        window = predictions.window(
+            model, since=since, labelled_since=since - CLOCKS_APART, first=asked
+        )
+        found = _taken_by_all(window, held, most)
+        if len(found.ids) == most or len(window) < asked:
+            return found
+        asked *= 4
+
+
+def _taken_by_all(window: Window, held: Mapping[str, Bundle], most: int) -> Rows:
     kept = np.flatnonzero(window.stored)
     kept = kept[by_arrival(window, kept)]
     first = next(iter(held.values()))

@@ -79,6 +79,7 @@ class Predictions:
         since: float | None = None,
         until: float | None = None,
         last: int | None = None,
+        first: int | None = None,
         labelled: bool = False,
         labelled_since: float | None = None,
     ) -> Window:
@@ -90,17 +91,20 @@ class Predictions:
             since, until: From then on, and before then, in seconds since the epoch.
             last: At most so many: the newest predictions, or with `labelled` those whose labels
                 came last.
+            first: At most so many: the oldest predictions, or with `labelled` those whose labels
+                came first. Not together with `last`.
             labelled: Only predictions whose label is known.
             labelled_since: Only those whose label has been known since then or later (inclusive:
                 several labels share a time); means `labelled`.
         """
         labelled = labelled or labelled_since is not None
         found = _found(_ASKED, model, version, role, since, until, labelled, labelled_since)
+        query, column = found, found.selected_columns
+        moment = column["joined" if labelled else "time"]
         if last is not None:
-            newest = found.selected_columns["joined" if labelled else "time"]
-            query = found.order_by(newest.desc(), found.selected_columns["id"].desc()).limit(last)
-        else:
-            query = found
+            query = found.order_by(moment.desc(), column["id"].desc()).limit(last)
+        elif first is not None:
+            query = found.order_by(moment, column["time"], column["id"]).limit(first)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         rows = sorted(rows, key=lambda row: (row[1], row[0]))
