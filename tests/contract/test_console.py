@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -40,6 +40,7 @@ from tidemill.settings import Settings
 from tidemill.steps.contest import decide
 from tidemill.stores.contests import Challenger, NewContest
 from tidemill.stores.evidence import read_intervals
+from tidemill.stores.jobs import Job, NewJob
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -550,6 +551,38 @@ def test_a_share_that_is_none_changes_nothing(
     assert read_traffic(house.platform.settings.shelf) == {}
     if status == 422 and "share" in said:
         assert "Let a version see traffic" in words(asked)
+
+
+def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
+    platform, visitor = house.platform, house.visitor("predict")
+
+    def retrained(result: dict[str, Any]) -> Job:
+        asked, _ = platform.jobs.submit(NewJob("retrain", "flowers", project="flowers.py"))
+        claimed = platform.jobs.claim(asked.id, "nobody")
+        assert claimed is not None
+        assert platform.jobs.succeed(claimed, result) is not None
+        return asked
+
+    waits = retrained({"postponed": {"rows": 25, "needed": 150, "changed": 0.0}})
+    eventually(visitor, "/", "Retraining waits for more labels")
+    page = words(visitor.page(f"/jobs/{waits.id}"))
+    assert "25 labelled rows came since things changed; with 150 it is begun." in page
+    contest = {"id": "x", "state": "open", "reason": "Not decided yet.", "challengers": []}
+    job = retrained({"contest": contest})
+    new = NewContest("flowers", "1", (), cut=0.0, learned=9, job_id=job.id)
+    opened = platform.contests.open(new)
+    eventually(visitor, "/", "Retraining a contest decides")
+    assert "A contest decides Not decided yet. The contest" in words(
+        visitor.page(f"/jobs/{job.id}")
+    )
+    platform.contests.close(opened.id, "won", rows=100, decision={}, winner="2")
+    eventually(visitor, "/", "Retraining new champion")
+    platform.contests.end_probation(opened.id, {"state": "back", "reason": "Back."})
+    eventually(visitor, "/", "Retraining the last champion is back")
+    kept = retrained({"contest": contest})
+    opened = platform.contests.open(replace(new, job_id=kept.id))
+    platform.contests.close(opened.id, "kept", rows=100, decision={})
+    eventually(visitor, "/", "Retraining kept the champion")
 
 
 def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:

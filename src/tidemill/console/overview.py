@@ -8,8 +8,10 @@ from tidemill.console import facts, watching
 from tidemill.console.visit import View, Visit
 from tidemill.console.watching import Station
 from tidemill.errors import NotFoundError
+from tidemill.loop.follow_up import POSTPONED
 from tidemill.stores import statistics
 from tidemill.stores.jobs import Job
+from tidemill.stores.triggers import Trigger
 from tidemill.stores.versions import Version
 
 TRAININGS = ("train", "retrain")
@@ -132,15 +134,33 @@ def _retraining(visit: Visit, name: str, jobs: list[Job]) -> Station:
     newest = next((job for job in jobs if job.kind == "retrain"), None)
     if newest is None:
         trigger = watching.newest_trigger(visit, name)
-        words = "not needed yet" if trigger is None else f"{trigger.cause}: {trigger.state}"
+        words = "not needed yet" if trigger is None else f"{trigger.cause}: {_told(trigger)}"
         return Station("Retraining", "idle" if trigger is None else "watch", words, _watched(name))
     if not newest.done:
         return Station("Retraining", "busy", f"{newest.percent:.0f}%", _job(newest))
     if newest.state == "failed":
         return Station("Retraining", "bad", "the last one failed", _job(newest))
-    gate = (newest.result or {}).get("gate") or {}
-    words = "new champion" if gate.get("promoted") else "kept the champion"
-    return Station("Retraining", "good", words, _job(newest))
+    return Station("Retraining", *_came_to(visit, newest), _job(newest))
+
+
+def _told(trigger: Trigger) -> str:
+    return trigger.state if trigger.retrains or trigger.closed else "reported"
+
+
+def _came_to(visit: Visit, job: Job) -> tuple[str, str]:
+    """What a retraining led to, which a contest may have decided long after it ended."""
+    result = job.result or {}
+    if POSTPONED in result:
+        return "watch", "waits for more labels"
+    contest = visit.desk.platform.contests.of_job(job.id)
+    if contest is None:
+        gate = result.get("gate") or {}
+        return "good", "new champion" if gate.get("promoted") else "kept the champion"
+    if contest.state == "open":
+        return "busy", "a contest decides"
+    if contest.reigning == contest.winner:
+        return "good", "new champion"
+    return "good", "kept the champion" if contest.winner is None else "the last champion is back"
 
 
 def _model(name: str) -> str:
