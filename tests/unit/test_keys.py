@@ -118,6 +118,18 @@ def test_a_running_server_sees_changes_soon(
     assert watched.current().keys == ()
 
 
+def test_a_key_made_a_moment_ago_lets_in(
+    keys: Keys, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was just given one need not wait until the file is looked at again."""
+    monkeypatch.setattr("tidemill.stores.keys.LOOK_SECONDS", 3600.0)
+    watched = WatchedKeyring(path)
+    assert watched.find("tm_none_at_all") is None
+    token, record = keys.create(("predict",), actor="ops")
+    assert watched.current().keys == ()
+    assert watched.find(token) == record
+
+
 def test_the_first_key_of_a_home_is_recorded_and_made_once(home: Path) -> None:
     settings = Settings()
     path, made = ensure_key(settings)

@@ -49,7 +49,7 @@ def identify(request: Request) -> Caller:
     state = state_of(request)
     address = request.client.host if request.client else "local"
     token = token_of(request)
-    key = state.keyring.current().find(token) if token else None
+    key = state.keyring.find(token) if token else None
     if key is not None and key.expires is not None and key.expires <= time.time():
         key = None
     caller = Caller(address, key)

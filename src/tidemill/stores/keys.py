@@ -113,6 +113,15 @@ class WatchedKeyring:
                 self._look()
         return self._ring
 
+    def find(self, token: str) -> KeyRecord | None:
+        """The key of a token; one that is not known may have been made a moment ago."""
+        found = self.current().find(token)
+        if found is None:
+            with self._lock:
+                self._look()
+            found = self._ring.find(token)
+        return found
+
     def _look(self) -> None:
         self._looked = time.monotonic()
         try:
