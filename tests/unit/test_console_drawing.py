@@ -62,7 +62,8 @@ def test_nothing_is_drawn_of_bins_that_do_not_fit() -> None:
     ("value", "text"),
     [
         (None, "–"), (0.98104, "0.9810"), (1.0, "1"), (12345, "12\u202f345"), (3.14159, "3.142"),
-        (1e-7, "1e-07"), (123.456, "123.5"), (True, "True"), ("word", "word"),
+        (1e-7, "1e-07"), (0.001953125, "0.00195"), (123.456, "123.5"), (True, "True"),
+        ("word", "word"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_for_people(value: object, text: str) -> None:

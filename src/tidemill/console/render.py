@@ -88,7 +88,7 @@ def stamps() -> dict[str, str]:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: four digits that count, thousands apart."""
+    """A number as people read it: three or four digits that count, thousands apart."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -96,7 +96,7 @@ def number(value: Any) -> str:
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
         return f"{int(value):,}".replace(",", "\u202f")
     size = abs(value)
-    if size >= 1e6 or size < 1e-4:
+    if size >= 1e6 or size < 0.01:  # four places would leave too few digits that count
         return f"{value:.3g}"
     digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
     return f"{value:,.{digits}f}".replace(",", "\u202f")
