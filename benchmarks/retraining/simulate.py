@@ -276,6 +276,8 @@ def windows(sim: Sim, state: State, known: int) -> list[Signal]:
         return []
     rows = slice(known - decay.rows, known)
     state.judged = known
+    if state.detector.alarm:  # it has said so already
+        return []
     report = check_decay(
         state.holdout.metrics[metric],
         sim.s.y[rows],
@@ -284,8 +286,6 @@ def windows(sim: Sim, state: State, known: int) -> list[Signal]:
         policy=DecayPolicy(alpha=decay.alpha, tolerance=decay.tolerance),
         memory=spells_of(state.lately(sim, known, ROWS_FOR_SPELLS)),
     )
-    if state.detector.alarm:
-        return []
     return [Signal("decay", report.hurt, "window", decay.consecutive)]
 
 

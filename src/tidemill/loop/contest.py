@@ -75,7 +75,7 @@ class Umpire:
     audit: Audit
     trusted: tuple[str, ...] = ()
     clock: Callable[[], float] = time.time
-    _competing: dict[str, tuple[str, Contestants]] = field(default_factory=dict)
+    _competing: dict[str, tuple[tuple[str, ...], Contestants]] = field(default_factory=dict)
 
     @property
     def contests(self) -> Contests:
@@ -102,7 +102,8 @@ class Umpire:
         known = {c.version for c in contest.challengers} | {contest.champion}
         if champion is None or champion.number not in known:
             return self._called_off(contest, champion)
-        competing = self._contestants(contest)
+        numbers = (contest.champion, *(c.version for c in contest.challengers))
+        competing = self.contestants(contest, numbers, self._memory)
         rows = labelled_rows(
             self.predictions, model, contest.cut, competing.held, project.contest.rows
         )
@@ -152,17 +153,34 @@ class Umpire:
         self._keep(contest, decision, None)
         return decision
 
-    def _contestants(self, contest: ContestRow) -> Contestants:
-        """All who compete; their bundles are fetched and loaded at the first look."""
+    def contestants(
+        self,
+        contest: ContestRow,
+        numbers: tuple[str, ...],
+        memory: Callable[[ContestRow, Task], float],
+    ) -> Contestants:
+        """The versions that compete; their bundles are fetched and loaded at the first look.
+
+        Args:
+            memory: How long spells lasted before, as a function of the contest.
+
+        Raises:
+            NotFoundError: There is no such version, or it has no bundle.
+            BundleError: A model cannot be loaded.
+        """
+        asked = (contest.id, *numbers)
         known = self._competing.get(contest.model)
-        if known is not None and known[0] == contest.id:
+        if known is not None and known[0] == asked:
             return known[1]
-        numbers = [contest.champion, *(c.version for c in contest.challengers)]
         held = {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
-        memory = self._memory(contest, held[contest.champion].signature.task)
-        found = Contestants(held, memory, trusted=self.trusted)
-        self._competing[contest.model] = contest.id, found
+        lasted = memory(contest, held[contest.champion].signature.task)
+        found = Contestants(held, lasted, trusted=self.trusted)
+        self._competing[contest.model] = asked, found
         return found
+
+    def forget(self, model: str) -> None:
+        """Let go of the bundles of a contest that is over."""
+        self._competing.pop(model, None)
 
     def _memory(self, contest: ContestRow, task: Task) -> float:
         """How long the champion's spells lasted before anything changed, as known at the start."""
@@ -213,7 +231,7 @@ class Umpire:
     def _close_trigger(
         self, contest: ContestRow, state: Any, decision: Decision, winner: str | None
     ) -> None:
-        self._competing.pop(contest.model, None)
+        self.forget(contest.model)
         logger.info("%s: %s", contest.model, decision.reason)
         if contest.trigger_id is not None:
             short = {"reason": decision.reason, "rows": decision.rows, "version": winner}

@@ -8,16 +8,16 @@ and if it is proven better under the rules of a contest, it is made champion aga
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from tidemill.errors import BundleError, NotFoundError
 from tidemill.loop.contest import ACTOR, Umpire, verdict_on
-from tidemill.loop.contestants import Contestants, held_bundle, labelled_rows
+from tidemill.loop.contestants import Contestants, labelled_rows
 from tidemill.loop.promote import ROLLED_BACK_TAG, crown, keep_evidence
-from tidemill.project import Task
+from tidemill.project import Project, Task
 from tidemill.steps.contest import Decision, bounded_losses, on_probation
 from tidemill.steps.decay import ROWS_FOR_SPELLS, spells_of
 from tidemill.steps.holdout import row_losses
@@ -32,7 +32,6 @@ class Probation:
     """Watches over promotions that contests led to."""
 
     umpire: Umpire
-    _competing: dict[str, tuple[str, Contestants]] = field(default_factory=dict)
 
     def judge(self, model: str) -> Decision | None:
         """Look at the model's newest promotion, and take it back if the last champion was better.
@@ -55,21 +54,28 @@ class Probation:
             return None
         try:
             former = umpire.registry.version(model, contest.champion)
-            competing = self._contestants(contest)
+            numbers = (champion.number, former.number)
+            competing = umpire.contestants(contest, numbers, self._memory)
         except (BundleError, NotFoundError) as error:
-            umpire.contests.end_probation(contest.id, {"state": "over", "reason": str(error)})
+            self._call_off(contest, str(error))
             return None
         if former.tags.get(ROLLED_BACK_TAG):
-            reason = f"Version {former.number} was rolled back."
-            umpire.contests.end_probation(contest.id, {"state": "over", "reason": reason})
+            self._call_off(contest, f"Version {former.number} was rolled back.")
             return None
-        return self._compare(contest, competing, champion, former)
+        return self._compare(contest, project, competing, champion, former)
+
+    def _call_off(self, contest: ContestRow, reason: str) -> None:
+        self.umpire.contests.end_probation(contest.id, {"state": "over", "reason": reason})
 
     def _compare(
-        self, contest: ContestRow, competing: Contestants, champion: Version, former: Version
+        self,
+        contest: ContestRow,
+        project: Project,
+        competing: Contestants,
+        champion: Version,
+        former: Version,
     ) -> Decision | None:
         umpire, model = self.umpire, contest.model
-        project = umpire.project(model)
         most = project.contest.probation or 0
         rows = labelled_rows(umpire.predictions, model, contest.closed or 0.0, competing.held, most)
         if len(rows.ids) < min(project.contest.fewest, most):
@@ -93,7 +99,7 @@ class Probation:
             self._bring_back(contest, former, champion, decision, verdict, reason)
         document = {**msgspec.to_builtins(decision), "state": "back" if back else "over"}
         umpire.contests.end_probation(contest.id, {**document, "reason": reason})
-        self._competing.pop(model, None)
+        umpire.forget(model)
         logger.info("%s: %s", model, reason)
         return decision
 
@@ -120,18 +126,6 @@ class Probation:
     def _retraining(self, model: str) -> bool:
         """Whether a retraining is under way, whose contest both will be part of."""
         return any(trigger.retrains for trigger in self.umpire.triggers.opened(model))
-
-    def _contestants(self, contest: ContestRow) -> Contestants:
-        known = self._competing.get(contest.model)
-        if known is not None and known[0] == contest.id:
-            return known[1]
-        umpire, model = self.umpire, contest.model
-        numbers = (str(contest.winner), contest.champion)
-        held = {n: held_bundle(umpire.registry, model, n, umpire.folder) for n in numbers}
-        task = held[numbers[0]].signature.task
-        found = Contestants(held, self._memory(contest, task), trusted=umpire.trusted)
-        self._competing[model] = contest.id, found
-        return found
 
     def _memory(self, contest: ContestRow, task: Task) -> float:
         """How long spells lasted before the contest ended, whoever answered."""
