@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.serving.load import drive, find_wrk
 from tests.servers import free_port
-from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.serving.shelf.shelf import ShelfState, place, write_state
 from tidemill.settings import Settings
 
 BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"

@@ -20,12 +20,12 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.neural_network import MLPClassifier
 
 from tidemill import Candidate, Project
-from tidemill.loop.trial import learn, scout_trial
+from tidemill.loop.training.trial import learn, scout_trial
 from tidemill.project import METRICS
-from tidemill.steps.data import prepare
-from tidemill.steps.pruning import Pruned
-from tidemill.steps.ranking import deciding_metric
-from tidemill.steps.search import Trial, open_search
+from tidemill.steps.data.prepare import prepare
+from tidemill.steps.evaluation.ranking import deciding_metric
+from tidemill.steps.search.pruning import Pruned
+from tidemill.steps.search.search import Trial, open_search
 
 
 @dataclass

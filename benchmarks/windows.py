@@ -23,12 +23,12 @@ import numpy as np
 from sqlalchemy import insert, select
 
 from benchmarks.ingest import databases, timed
-from tidemill.serving.records import Record
+from tidemill.serving.journal.records import Record
 from tidemill.signature import Column, Signature
-from tidemill.stores.database import Database
-from tidemill.stores.feedback import Feedback, NewLabel
-from tidemill.stores.predictions import Predictions
-from tidemill.stores.tables import feedback, predictions
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import feedback, predictions
+from tidemill.stores.predictions.feedback import Feedback, NewLabel
+from tidemill.stores.predictions.predictions import Predictions
 
 ROWS, BATCH, LABELS, INPUTS = 100_000, 1_000, 1_000, 30
 SIGNATURE = Signature(

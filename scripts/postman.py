@@ -33,7 +33,7 @@ def document() -> Json:
     from tidemill.platform import Platform
     from tidemill.serving.service import Service
     from tidemill.serving.settings import load
-    from tidemill.serving.shelf import ShelfState, place, write_state
+    from tidemill.serving.shelf.shelf import ShelfState, place, write_state
     from tidemill.settings import Settings
 
     source = ROOT / "tests/data/iris-bundle"

@@ -17,11 +17,11 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.bundle import Bundle
 from tidemill.platform import Platform
-from tidemill.serving.records import Record
-from tidemill.serving.shelf import Placed, ShelfState, place, read_state, write_state
+from tidemill.serving.journal.records import Record
+from tidemill.serving.shelf.shelf import Placed, ShelfState, place, read_state, write_state
 from tidemill.signature import Column, Signature
-from tidemill.steps.export import export_bundle
-from tidemill.stores.feedback import NewLabel
+from tidemill.steps.export.bundle import export_bundle
+from tidemill.stores.predictions.feedback import NewLabel
 
 NAME = "plants"
 COLUMNS = ("height", "leaves", "shade")

@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.drift import methods
 from benchmarks.drift.alarms import Say, interval
 from benchmarks.drift.data import Situation, Table, answer, situation
-from tidemill.steps.cbpe import AccuracyEstimate, estimate_accuracy
-from tidemill.steps.decay import DecayReport, check_decay, judge
-from tidemill.steps.holdout import read_holdout
+from tidemill.steps.decay.cbpe import AccuracyEstimate, estimate_accuracy
+from tidemill.steps.decay.check import DecayReport, check_decay, judge
+from tidemill.steps.decay.holdout import read_holdout
 
 LABELLED = 300
 SPOILED = (0.05, 0.1, 0.2)

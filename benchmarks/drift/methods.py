@@ -13,8 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks.drift.data import Situation
-from tidemill.steps.drift import DriftReport, check_drift
-from tidemill.steps.two_sample import adjust
+from tidemill.steps.drift.check import DriftReport, check_drift
+from tidemill.steps.drift.two_sample import adjust
 
 Method = Callable[[Situation], bool]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tidemill.signature import Column, Signature
-from tidemill.steps.feed import Answers
-from tidemill.steps.profile import make_profile
+from tidemill.steps.drift.profile import make_profile
+from tidemill.steps.export.model_io import Answers
 
 
 def profile_of(

@@ -15,17 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from tidemill.loop.staging import REPORTED
+from tidemill.loop.replay.setup import REPORTED
 from tidemill.policies import Contest, Decay, Retraining
-from tidemill.steps.contest import (
-    BEFORE,
-    bounded_losses,
-    decide,
-    error_scale,
-    memory_before,
-    on_probation,
-)
-from tidemill.steps.decay import (
+from tidemill.steps.decay.check import (
     ROWS_FOR_SPELLS,
     DecayPolicy,
     accepting_detector,
@@ -33,11 +25,24 @@ from tidemill.steps.decay import (
     loss_detector,
     spells_of,
 )
-from tidemill.steps.holdout import Holdout, Losses, measure_holdout, row_losses
-from tidemill.steps.policy import Facts, PolicyState, Signal
-from tidemill.steps.policy import decide as decide_what_follows
-from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
-from tidemill.steps.windows import TrainingWindow, held_out, size_of, training_windows
+from tidemill.steps.decay.holdout import Holdout, Losses, measure_holdout, row_losses
+from tidemill.steps.retraining.contest import (
+    BEFORE,
+    bounded_losses,
+    decide,
+    error_scale,
+    memory_before,
+    on_probation,
+)
+from tidemill.steps.retraining.staleness import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
+from tidemill.steps.retraining.training_windows import (
+    TrainingWindow,
+    held_out,
+    size_of,
+    training_windows,
+)
+from tidemill.steps.retraining.trigger_policy import Facts, PolicyState, Signal
+from tidemill.steps.retraining.trigger_policy import decide as decide_what_follows
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from benchmarks.serving.train import MODELS, fit, split
 from tidemill import keyring
 from tidemill.bundle import Bundle
 from tidemill.project import Candidate, Project, sklearn_dataset
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.steps.export import export_bundle
-from tidemill.steps.signature_of import infer_signature
+from tidemill.serving.shelf.shelf import ShelfState, place, write_state
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.export.bundle import export_bundle
 
 
 def main(home: Path) -> None:

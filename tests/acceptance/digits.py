@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.contract.serving.conftest import put, write_bundle
 from tidemill.bundle import Answer, Bundle, Example, ModelInput, ModelOutputs
 from tidemill.gallery.mnist import SIDE
-from tidemill.serving import shelf as shelves
+from tidemill.serving.shelf import shelf as shelves
 from tidemill.signature import Signature, Tensor
 
 

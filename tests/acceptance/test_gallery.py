@@ -20,10 +20,10 @@ import pytest
 
 from tests.acceptance.machine import Machine, Server
 from tidemill.errors import DataError
-from tidemill.loop.init import write_project
-from tidemill.loop.train import train
+from tidemill.loop.training.new_project import write_project
+from tidemill.loop.training.train import train
 from tidemill.project import Project, load_project
-from tidemill.steps.data import Prepared, prepare
+from tidemill.steps.data.prepare import Prepared, prepare
 
 OWN = ["churn", "orders"]  # projects that `tidemill init` writes
 CLASSIFIERS = ["breast_cancer", "wine", "iris", *OWN]

@@ -13,7 +13,7 @@ from tests.acceptance.machine import Machine
 from tidemill.errors import DataError
 from tidemill.gallery import mnist
 from tidemill.project import load_project, openml
-from tidemill.steps.data import Prepared, matrix_of, prepare
+from tidemill.steps.data.prepare import Prepared, matrix_of, prepare
 
 pytestmark = pytest.mark.slow  # they run where PyTorch is installed, which `make test` does without
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from tests.servers import PostgresServer, private_postgres
-from tidemill.cli.replay import Options, run
-from tidemill.loop.replay import Pace
+from tidemill.cli.commands.replay import Options, run
+from tidemill.loop.replay.player import Pace
 
 pytestmark = pytest.mark.chaos
 

@@ -16,13 +16,13 @@ import pytest
 
 from tests.servers import free_port, serving, wait_until
 from tidemill.api.app import create_app
-from tidemill.loop.consequences import ORDER
+from tidemill.loop.monitoring.trigger_actions import ORDER
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.contests import Challenger, NewContest
-from tidemill.stores.database import Database
-from tidemill.stores.jobs import Job
-from tidemill.stores.triggers import NewTrigger
+from tidemill.stores.database.database import Database
+from tidemill.stores.jobs.jobs import Job
+from tidemill.stores.monitoring.triggers import NewTrigger
+from tidemill.stores.retraining.contests import Challenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

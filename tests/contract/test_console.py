@@ -24,23 +24,23 @@ from tests.servers import wait_until
 from tidemill.api.app import create_app
 from tidemill.console import render
 from tidemill.console.app import ACTIONS, PAGES
-from tidemill.loop.ingest import opened
-from tidemill.loop.promote import promote
-from tidemill.loop.train import train
+from tidemill.loop.ingest.process import opened
+from tidemill.loop.promotion.promote import promote
+from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.policies import Contest
-from tidemill.serving.app import App
-from tidemill.serving.server import Server, config
+from tidemill.serving.http.asgi import App
+from tidemill.serving.http.server import Server, config
+from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.serving.sockets import bind
-from tidemill.serving.traffic import TrafficRule, read_traffic
+from tidemill.serving.shelf.shelf import ShelfState, place, write_state
+from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
-from tidemill.steps.contest import decide
-from tidemill.stores.contests import Challenger, NewContest
-from tidemill.stores.evidence import read_intervals
-from tidemill.stores.jobs import Job, NewJob
+from tidemill.steps.retraining.contest import decide
+from tidemill.stores.jobs.jobs import Job, NewJob
+from tidemill.stores.mlflow.evidence import read_intervals
+from tidemill.stores.retraining.contests import Challenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

@@ -28,8 +28,8 @@ from tidemill.api.app import create_app
 from tidemill.errors import SettingsError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.jobs import NewJob
-from tidemill.worker.attendant import Attendant
+from tidemill.stores.jobs.jobs import NewJob
+from tidemill.worker.job_runner import Attendant
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = f"00-{TRACE}-b7ad6b7169203331-01"

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from tidemill import bundle
 from tidemill.errors import BundleError, InputError
 from tidemill.flask import blueprint
-from tidemill.serving.scorer import Scorer
-from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.serving.model.scorer import Scorer
+from tidemill.serving.shelf.shelf import ShelfState, place, write_state
 
 BUNDLE = Path(__file__).parents[1] / "data" / "iris-bundle"
 ROW = [5.1, 3.5, 1.4, 0.2]

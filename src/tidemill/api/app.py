@@ -7,7 +7,11 @@ from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse
 
 import tidemill
-from tidemill.api import (
+from tidemill.api import problems
+from tidemill.api.metrics import Metrics
+from tidemill.api.monitoring_metrics import WatchMetrics
+from tidemill.api.request_log import BodyLimit, Recorder
+from tidemill.api.routes import (
     experiments,
     feedback,
     health,
@@ -15,19 +19,15 @@ from tidemill.api import (
     models,
     monitoring,
     operations,
-    problems,
     promotion,
     train,
 )
-from tidemill.api.metrics import Metrics
-from tidemill.api.record import BodyLimit, Recorder
-from tidemill.api.shapes import Problem
+from tidemill.api.schemas import Problem
 from tidemill.api.state import State
 from tidemill.api.tracing import Tracing
-from tidemill.api.watch_metrics import WatchMetrics
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
-from tidemill.stores.limits import RateLimits
+from tidemill.stores.rate_limits import RateLimits
 from tidemill.traces import open_traces
 
 ERRORS = {

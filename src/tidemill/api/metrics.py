@@ -10,8 +10,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tidemill.errors import UnavailableError
-from tidemill.loop.ingest_state import IngestMetrics, read_state
-from tidemill.stores.jobs import Jobs
+from tidemill.loop.ingest.state import IngestMetrics, read_state
+from tidemill.stores.jobs.jobs import Jobs
 
 ACTIVE = ("running",)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

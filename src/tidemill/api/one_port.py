@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from tidemill.errors import UnavailableError
-from tidemill.serving import server
 from tidemill.serving import settings as serving_settings
+from tidemill.serving.http import server
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 ENDING = "tidemill.ending"

@@ -21,7 +21,7 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.stores.faults import judge
+from tidemill.stores.jobs.retryability import judge
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from fastapi import Request
 from tidemill.api.metrics import Metrics
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
-from tidemill.stores.limits import RateLimits
+from tidemill.stores.rate_limits import RateLimits
 
 
 @dataclass(frozen=True)

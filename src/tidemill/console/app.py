@@ -13,30 +13,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tidemill.console import (
-    challenger,
-    compare,
-    decide,
-    jobs,
-    models,
-    monitoring,
-    ordering,
-    overview,
-    records,
-    render,
-    settings_page,
-    signing,
-    trying,
-)
-from tidemill.console.desk import Desk
+from tidemill.console import render
+from tidemill.console.context import Desk
 from tidemill.console.live import Streams
+from tidemill.console.page_request import HEADERS, ROOT, Make, action, page, problem_answer
+from tidemill.console.pages import activity as records
+from tidemill.console.pages import challenger, compare, jobs, models, monitoring, overview
+from tidemill.console.pages import predict as trying
+from tidemill.console.pages import promotion as decide
+from tidemill.console.pages import settings as settings_page
+from tidemill.console.pages import sign_in as signing
+from tidemill.console.pages import training as ordering
 from tidemill.console.session import Sessions
-from tidemill.console.visit import HEADERS, ROOT, Make, action, page, problem_answer
 from tidemill.errors import MethodError, NotFoundError, TidemillError
 from tidemill.keyring import Scope
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
-from tidemill.stores.limits import RateLimits
+from tidemill.stores.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 

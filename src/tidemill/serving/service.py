@@ -13,28 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidemill.serving import openapi, status
-from tidemill.serving.cache import Cache, CacheOptions
-from tidemill.serving.challenger import Challenger
-from tidemill.serving.challengers import Challengers
-from tidemill.serving.counts import Counts
-from tidemill.serving.fleet import Fleet
-from tidemill.serving.gateway import Gateway
-from tidemill.serving.journal import Journal, JournalOptions, ModelRule
-from tidemill.serving.keys import Keys
-from tidemill.serving.limits import Buckets, Table, parse_policy
-from tidemill.serving.load import LoadRuntime, load_predictor
-from tidemill.serving.metrics import Metrics
-from tidemill.serving.predictor import Predictor, Surroundings
-from tidemill.serving.probes import Probes
-from tidemill.serving.protocols import inference, mlflow, native
-from tidemill.serving.record import read_rules
-from tidemill.serving.routes import Protocol, Router
+from tidemill.serving.http.api_keys import Keys
+from tidemill.serving.http.batch_commit import Turn
+from tidemill.serving.http.dispatcher import Gateway
+from tidemill.serving.http.rate_limits import Buckets, Table, parse_policy
+from tidemill.serving.http.routes import Protocol, Router
+from tidemill.serving.http.tracing import TracedGateway
+from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
+from tidemill.serving.journal.recorder import read_rules
+from tidemill.serving.model.challenger import Challenger
+from tidemill.serving.model.challengers import Challengers
+from tidemill.serving.model.loading import LoadRuntime, load_predictor
+from tidemill.serving.model.pool import Fleet
+from tidemill.serving.model.predictor import Predictor, Surroundings
+from tidemill.serving.model.response_cache import Cache, CacheOptions
+from tidemill.serving.protocols import inference, mlflow, native, openapi, status
 from tidemill.serving.settings import ServingSettings
-from tidemill.serving.shelf import Placed, StateWatch
-from tidemill.serving.traced import TracedGateway
-from tidemill.serving.traffic import traffic_watch
-from tidemill.serving.turn import Turn
+from tidemill.serving.shelf.shelf import Placed, StateWatch
+from tidemill.serving.shelf.traffic_rules import traffic_watch
+from tidemill.serving.telemetry.counters import Counts
+from tidemill.serving.telemetry.dependencies import Probes
+from tidemill.serving.telemetry.metrics import Metrics
 from tidemill.traces import open_traces
 
 if TYPE_CHECKING:
@@ -56,7 +55,8 @@ class Service:
         registry: Gives what else `/metrics` shows: the control plane's registry, when it is in
             this process; None while it is not there yet.
         describe: The control plane's own OpenAPI document, shown together with the data plane's.
-        load_runtime: Loads a compiled model; by default `tidemill.serving.runtime.load_runtime`.
+        load_runtime: Loads a compiled model; by default
+        `tidemill.serving.model.runtime.load_runtime`.
         worker: A short name of this process, such as `w1`.
     """
 
@@ -185,7 +185,7 @@ def _call_soon(callback: Callable[[], None]) -> object:
 
 
 def _load_runtime(settings: ServingSettings) -> LoadRuntime:
-    from tidemill.serving import runtime
+    from tidemill.serving.model import runtime
 
     trusted = frozenset(t.strip() for t in settings.trusted_types.split(",") if t.strip())
     home, seconds = Path(settings.home), settings.timeout

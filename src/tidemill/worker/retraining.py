@@ -6,22 +6,22 @@ from functools import partial
 from typing import Any
 
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.loop.challenge import end_canary
-from tidemill.loop.contestants import held_bundle
-from tidemill.loop.follow_up import CHANGED, POSTPONED
-from tidemill.loop.lessons import Situation, gather
-from tidemill.loop.progress import Progress
-from tidemill.loop.promote import GATE_TAG, ROLLED_BACK_TAG, promote
-from tidemill.loop.retrain import Retrained, retrain
+from tidemill.loop.promotion.challenge import end_canary
+from tidemill.loop.promotion.promote import GATE_TAG, ROLLED_BACK_TAG, promote
+from tidemill.loop.retraining.contestants import held_bundle
+from tidemill.loop.retraining.feedback_data import Situation, gather
+from tidemill.loop.retraining.growth import CHANGED, POSTPONED
+from tidemill.loop.retraining.retrain import Retrained, retrain
+from tidemill.loop.training.progress import Progress
 from tidemill.platform import Platform
 from tidemill.project import Project
-from tidemill.steps.holdout import read_holdout
-from tidemill.stores.contests import Challenger, ContestRow, NewContest
-from tidemill.stores.jobs import Job
-from tidemill.stores.statistics import record_metrics
-from tidemill.stores.versions import CHAMPION, Version
-from tidemill.worker.child import Report
-from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.steps.decay.holdout import read_holdout
+from tidemill.stores.database.statistics import record_metrics
+from tidemill.stores.jobs.jobs import Job
+from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.retraining.contests import Challenger, ContestRow, NewContest
+from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.worker.job_process import Report
 from tidemill.worker.training import as_report, run_train
 
 #: What counts as a sign that the champion got worse.
@@ -32,7 +32,7 @@ def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """Learn from what came back labelled, too, and let the new versions compete with the champion.
 
     Without labelled predictions, or without a champion, the new version goes to the gate. Too soon
-    after a change nothing is trained; `tidemill.loop.follow_up` asks again.
+    after a change nothing is trained; `tidemill.loop.retraining.growth` asks again.
     """
     opened = platform.contests.of_job(job.id)
     if opened is None:

@@ -21,13 +21,13 @@ from tidemill import bundle as bundles
 from tidemill import keyring
 from tidemill.bundle import Answer as Given
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
-from tidemill.serving import shelf as shelves
-from tidemill.serving.app import App
-from tidemill.serving.server import Server, config
+from tidemill.serving.http.asgi import App
+from tidemill.serving.http.server import Server, config
+from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings, load
-from tidemill.serving.shelf import Placed, ShelfState
-from tidemill.serving.sockets import bind
+from tidemill.serving.shelf import shelf as shelves
+from tidemill.serving.shelf.shelf import Placed, ShelfState
 from tidemill.signature import Column, Signature, Tensor
 
 LABELS = ("low", "mid", 'h"igh %')

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from tidemill.bundle import Bundle
-from tidemill.serving import challenger as challengers
-from tidemill.serving.records import Record
-from tidemill.serving.segments import read_segment, segments
-from tidemill.serving.shelf import ShelfState, write_state
-from tidemill.serving.traffic import TrafficRule, lot, write_traffic
+from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.segments import read_segment, segments
+from tidemill.serving.model import challenger as challengers
+from tidemill.serving.shelf.shelf import ShelfState, write_state
+from tidemill.serving.shelf.traffic_rules import TrafficRule, lot, write_traffic
 
 from .conftest import FLOATS, Start, Tidemill, classifier, put, regressor, wait_until
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tidemill.serving.app import App
-from tidemill.serving.segments import read_folder
+from tidemill.serving.http.asgi import App
+from tidemill.serving.journal.segments import read_folder
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf
 

@@ -22,10 +22,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project, sklearn_dataset
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.steps.export import export_bundle
-from tidemill.steps.preprocess import build_pipeline
-from tidemill.steps.signature_of import infer_signature
+from tidemill.serving.shelf.shelf import ShelfState, place, write_state
+from tidemill.steps.data.preprocessing import build_pipeline
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.export.bundle import export_bundle
 
 CITIES = ["Bremen", "Emden", "Husum"]
 
@@ -277,9 +277,9 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
         from mlflow.pyfunc import scoring_server
         from starlette.testclient import TestClient
 
-    from tidemill.loop.adopt import adopt
-    from tidemill.steps.export import Made, make_example, write_bundle
-    from tidemill.stores.foreign import read_model_folder
+    from tidemill.loop.sync.adopt import adopt
+    from tidemill.steps.export.bundle import Made, make_example, write_bundle
+    from tidemill.stores.mlflow.external_models import read_model_folder
 
     from .conftest import starting
 

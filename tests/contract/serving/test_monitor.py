@@ -18,18 +18,18 @@ from typer.testing import CliRunner
 from tests.contract.serving.conftest import Start, Tidemill, wait_until
 from tests.servers import free_port
 from tidemill.cli import app as cli
-from tidemill.cli.monitor import span
+from tidemill.cli.commands.monitor import span
 from tidemill.errors import InputError
-from tidemill.loop.monitor import Keeper, watch
-from tidemill.loop.monitor_report import summarise, write_reports
-from tidemill.loop.probe import Prober
-from tidemill.serving.segments import read_folder
+from tidemill.loop.monitoring.api_monitor import Keeper, watch
+from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
+from tidemill.loop.monitoring.api_probe import Prober
+from tidemill.serving.journal.segments import read_folder
 from tidemill.settings import Settings
-from tidemill.steps.monitor_picture import Line, monitor_picture
-from tidemill.stores.database import Database
-from tidemill.stores.monitor import MonitorResults, Probe
-from tidemill.stores.prediction_rows import rows_of
-from tidemill.stores.tables import monitor_results
+from tidemill.steps.plots.api_monitor import Line, monitor_picture
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import monitor_results
+from tidemill.stores.monitoring.api_probes import MonitorResults, Probe
+from tidemill.stores.predictions.prediction_rows import rows_of
 
 
 def run(home: Path, url: str, *words: str) -> Any:

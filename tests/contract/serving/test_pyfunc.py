@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tidemill.loop import keeper as keeping
-from tidemill.loop.bundles import adopting
-from tidemill.loop.keeper import Keeper, keep
-from tidemill.loop.sync import Sync
-from tidemill.loop.wanted import parse_wanted
-from tidemill.serving import fleet as fleets
-from tidemill.serving.shelf import ShelfState, write_state
-from tidemill.stores.registry import Registry
+from tidemill.loop.sync import pyfunc_supervisor as keeping
+from tidemill.loop.sync.bundles import adopting
+from tidemill.loop.sync.follow import Sync
+from tidemill.loop.sync.pyfunc_supervisor import Keeper, keep
+from tidemill.loop.sync.selection import parse_wanted
+from tidemill.serving.model import pool as fleets
+from tidemill.serving.shelf.shelf import ShelfState, write_state
+from tidemill.stores.mlflow.registry import Registry
 
 from .conftest import Tidemill, starting, wait_until
 

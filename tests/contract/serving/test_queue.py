@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tidemill.serving import service
-from tidemill.serving.runtime import load_runtime
+from tidemill.serving.model.runtime import load_runtime
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf, wait_until
 

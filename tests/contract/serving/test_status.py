@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tidemill import keyring
 from tidemill.errors import SettingsError
-from tidemill.serving.metrics import METRICS
+from tidemill.serving.telemetry.metrics import METRICS
 
 from .conftest import FLOATS, Start, Tidemill, make_shelf, wait_until
 

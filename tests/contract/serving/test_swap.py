@@ -12,7 +12,7 @@ import pytest
 
 from tidemill.bundle import Answer as Given
 from tidemill.bundle import Example
-from tidemill.serving.shelf import Placed, ShelfState, read_state, write_state
+from tidemill.serving.shelf.shelf import Placed, ShelfState, read_state, write_state
 
 from .conftest import FLOATS, Start, Tidemill, classifier, make_shelf, put, wait_until
 
@@ -199,7 +199,7 @@ def reseal(folder: Path, example: Example) -> None:
 def test_a_refused_version_is_tried_again(
     home: Path, start: Start, version: Callable[[int], Placed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tidemill.serving import fleet
+    from tidemill.serving.model import pool as fleet
 
     monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.1)
     make_shelf(home / "shelf", ("classifier",))

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from tidemill.errors import InputError, MalformedError, TidemillError
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.pack import Rows
-from tidemill.serving.predictor import Predictor
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.tensor_encoder import Rows
+from tidemill.serving.http.routes import JSON, Call, Protocol, Reply, Route, json_reply
+from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import inference_schema
 from tidemill.serving.protocols.tensors import (
     BYTES,
@@ -29,11 +30,10 @@ from tidemill.serving.protocols.tensors import (
     read_tensors,
     tensor_bytes,
 )
-from tidemill.serving.routes import JSON, Call, Protocol, Reply, Route, json_reply
 from tidemill.signature import KIND_WORDS, Column, Kind, Signature, Tensor
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.model.pool import Fleet
     from tidemill.serving.service import Service
 
 __all__ = ["BYTES", "DTYPES", "Inference", "model_metadata", "protocol"]

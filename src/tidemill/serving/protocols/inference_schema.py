@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.openapi import REFUSALS, SECURITY, answer, reference
 from tidemill.serving.protocols import inference
+from tidemill.serving.protocols.openapi import REFUSALS, SECURITY, answer, reference
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
-    from tidemill.serving.predictor import Predictor
+    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.predictor import Predictor
 
 INFER_ERRORS = (400, 403, 404, 413, 415, 429, 500, 503, 504)
 WORD = {"type": "string"}

@@ -19,17 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
-from tidemill.serving.cells import read_cell
-from tidemill.serving.forms import read_json
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.pack import Rows
-from tidemill.serving.predictor import Predictor
+from tidemill.serving.codec.csv_cells import read_cell
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.request_parsing import read_json
+from tidemill.serving.codec.tensor_encoder import Rows
+from tidemill.serving.http.routes import JSON, Call, Protocol, Reply, Route, json_reply
+from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import mlflow_schema
-from tidemill.serving.routes import JSON, Call, Protocol, Reply, Route, json_reply
 from tidemill.signature import Signature, Tensor
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.model.pool import Fleet
     from tidemill.serving.service import Service
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]

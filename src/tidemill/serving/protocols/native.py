@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tidemill.serving.encode import Encoder
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.predictor import Predictor
+from tidemill.serving.codec.answer_encoder import Encoder
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.http.routes import JSON_MEDIA, Call, Protocol, Reply, Route, json_reply
+from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import native_schema
-from tidemill.serving.routes import JSON_MEDIA, Call, Protocol, Reply, Route, json_reply
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.model.pool import Fleet
     from tidemill.serving.service import Service
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.encode import label_text
-from tidemill.serving.openapi import SECURITY, answer, component, reference, refusals
+from tidemill.serving.codec.answer_encoder import label_text
+from tidemill.serving.protocols.openapi import SECURITY, answer, component, reference, refusals
 from tidemill.signature import Column, Label, Signature, Tensor, Value
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
-    from tidemill.serving.predictor import Predictor
+    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.predictor import Predictor
 
 ERRORS = (400, 403, 404, 413, 415, 422, 429, 500, 503, 504)
 #: Where numbers no longer round to a single-precision one.

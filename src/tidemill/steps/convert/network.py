@@ -16,7 +16,7 @@ from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import Block, Tensor, matrix, numbers
 from tidemill.steps.convert.dispatch import Outcome, answer
 from tidemill.steps.convert.graph import FLOAT, INT64, Graph
-from tidemill.steps.convert.traced import exported
+from tidemill.steps.convert.torch_export import exported
 
 
 class _Answering(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
