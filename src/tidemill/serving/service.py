@@ -24,7 +24,7 @@ from tidemill.serving.journal.recorder import read_rules
 from tidemill.serving.model.challenger import Challenger
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
-from tidemill.serving.model.pool import Fleet
+from tidemill.serving.model.pool import ModelPool
 from tidemill.serving.model.predictor import Predictor, Surroundings
 from tidemill.serving.model.response_cache import Cache, CacheOptions
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status
@@ -88,7 +88,7 @@ class Service:
         self.turn = Turn(
             _call_soon, self.gateway.settle, self.gateway.refuse, self.journal, self.gateway.failed
         )
-        self.fleet = self._fleet(settings, load_runtime or _load_runtime(settings))
+        self.models = self._models(settings, load_runtime or _load_runtime(settings))
         self.protocols = [make(self) for make in (*PROTOCOLS, status.protocol)]
         self.gateway.router = Router(r for p in self.protocols for r in p.routes)
         self._tasks: list[asyncio.Task[None]] = []
@@ -102,13 +102,13 @@ class Service:
             await self.cache.start()
         watch = StateWatch(self.settings.shelf)
         jobs = [
-            self.fleet.watch(watch, self.settings.poll),
+            self.models.watch(watch, self.settings.poll),
             self.probes.run(),
             self._refresh(),
         ]
         self._tasks = [asyncio.create_task(job) for job in jobs]
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.fleet.ready.wait(), FIRST_LOAD_SECONDS)
+            await asyncio.wait_for(self.models.ready.wait(), FIRST_LOAD_SECONDS)
 
     async def stop(self) -> None:
         """End the background work; every answer has left by now."""
@@ -159,7 +159,7 @@ class Service:
             access_log=settings.access_log == "on",
         )
 
-    def _fleet(self, settings: ServingSettings, load_runtime: LoadRuntime) -> Fleet:
+    def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
         ran = self.gateway.ran if isinstance(self.gateway, TracedGateway) else None
         around = Surroundings(settings, self.turn, self.metrics, self.cache, self._threads, ran)
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
@@ -167,7 +167,7 @@ class Service:
         def load(name: str, placed: Placed) -> Predictor:
             return load_predictor(settings.shelf, name, placed, around, load_runtime)
 
-        return Fleet(load, self.metrics, wanted, self._challengers(around, load_runtime))
+        return ModelPool(load, self.metrics, wanted, self._challengers(around, load_runtime))
 
     def _challengers(self, around: Surroundings, load_runtime: LoadRuntime) -> Challengers:
         """Challengers keep no answers, and have a thread of their own: the champions' stay free."""
@@ -213,10 +213,10 @@ def _cache(settings: ServingSettings) -> Cache | None:
 
 def _gauges(service: Service) -> None:
     """Bring the numbers that are read rather than counted up to date."""
-    metrics, fleet = service.metrics, service.fleet
-    metrics.gauge("tidemill_models").set(len(fleet.predictors))
-    metrics.gauge("tidemill_shelf_problems").set(len(fleet.problems))
-    metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(fleet.state.synced_at)
+    metrics, models = service.metrics, service.models
+    metrics.gauge("tidemill_models").set(len(models.predictors))
+    metrics.gauge("tidemill_shelf_problems").set(len(models.problems))
+    metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(models.state.synced_at)
     _disk(metrics, "shelf", service.settings.shelf)
     if service.journal is not None:
         _disk(metrics, "journal", service.settings.journal_folder)

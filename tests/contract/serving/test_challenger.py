@@ -96,7 +96,7 @@ def test_the_champions_answer_leaves_before_its_shadow_begins(
 ) -> None:
     running = beside(TrafficRule("shadow"))
     free = threading.Event()
-    (companion,) = [p.companion for p in running.service.fleet.predictors.values()]
+    (companion,) = [p.companion for p in running.service.models.predictors.values()]
     runtime = companion.challenger._runtime  # type: ignore[union-attr]
     original = runtime.run
 
@@ -180,7 +180,7 @@ def test_where_a_canary_fails_the_champion_answers(
 ) -> None:
     other = regressor(tmp_path / "other") if how == "refuses the row" else None
     running = beside(TrafficRule("canary", 1.0), other)
-    (companion,) = [p.companion for p in running.service.fleet.predictors.values()]
+    (companion,) = [p.companion for p in running.service.models.predictors.values()]
     challenger = companion.challenger  # type: ignore[union-attr]
 
     class Broken:
@@ -224,22 +224,22 @@ def test_a_champion_that_is_swapped_keeps_its_challenger(
     beside: Callable[..., Tidemill], home: Path, tmp_path: Path
 ) -> None:
     running = beside(TrafficRule("canary", 1.0))
-    state = running.service.fleet.state
+    state = running.service.models.state
     three = put(home / "shelf", "classifier", "3", classifier(tmp_path / "three", seed=3))
     write_state(home / "shelf", msgspec.structs.replace(state, models={"classifier": three}))
-    fleet = running.service.fleet
-    wait_until(lambda: fleet.predictors["classifier"].version == "3", "the new champion", 30)
+    models = running.service.models
+    wait_until(lambda: models.predictors["classifier"].version == "3", "the new champion", 30)
     wait_until(lambda: running.ask("/predict", BODY).json()["version"] == "2", "the canary", 30)
     now = msgspec.structs.replace(state, models=state.challengers, challengers={})
     write_state(home / "shelf", now)
-    wait_until(lambda: fleet.predictors["classifier"].version == "2", "its promotion", 30)
+    wait_until(lambda: models.predictors["classifier"].version == "2", "its promotion", 30)
     wait_until(lambda: info(running)["challenger"] is None, "no challenger", 30)
     assert running.ask("/predict", BODY).json()["version"] == "2"
 
 
 def test_a_damaged_challenger_stays_away(beside: Callable[..., Tidemill], home: Path) -> None:
     running = beside(TrafficRule("off"))
-    (folder,) = [p.folder for p in running.service.fleet.state.challengers.values()]
+    (folder,) = [p.folder for p in running.service.models.state.challengers.values()]
     model = home / "shelf" / folder / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1])
     write_traffic(home / "shelf", {"classifier": TrafficRule("canary", 1.0)})

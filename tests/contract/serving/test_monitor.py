@@ -53,11 +53,11 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
     done = run(home, address(served), "--every", "50ms", "--for", "120ms")
     assert done.exit_code == 0, done.output
     summary = json.loads((home.parent / "reports" / "monitoring_summary.json").read_text())
-    models = {f"predict {name}" for name in served.service.fleet.predictors}
+    models = {f"predict {name}" for name in served.service.models.predictors}
     assert set(summary["probes"]) == {"health", "ready"} | models
     assert summary["healthy"]
     assert (summary["availability"], summary["outages"]) == (1.0, [])
-    assert set(summary["versions"]) == set(served.service.fleet.predictors)
+    assert set(summary["versions"]) == set(served.service.models.predictors)
     assert all(found["milliseconds"]["median"] > 0 for found in summary["probes"].values())
     picture = (home.parent / "reports" / "api_monitoring_report.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -108,7 +108,7 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
     start: Start, shelf: Path, home: Path
 ) -> None:
     server = start()
-    url, model = address(server), next(iter(server.service.fleet.predictors))
+    url, model = address(server), next(iter(server.service.models.predictors))
     prober, stop = Prober(url, models=[model], timeout=30), threading.Event()
     looks: list[bool] = []
 

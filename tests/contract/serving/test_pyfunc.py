@@ -75,7 +75,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
         patch.setattr(keeping, "LEAVING_SECONDS", 0.0)
         running = begin()
         wait_until(lambda: running.ask("/ready").status == 503, "the first look")
-        wait_until(lambda: "worker" in running.service.fleet.problems.get("m", ""), "the problem")
+        wait_until(lambda: "worker" in running.service.models.problems.get("m", ""), "the problem")
         thread.start()
         try:
             wait_until(lambda: running.ask("/ready").status == 200, "the worker", PATIENCE)

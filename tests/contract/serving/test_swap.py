@@ -154,8 +154,8 @@ def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
     placed = version(2)
     damage(home / "shelf" / placed.folder, how)
     promote(home, placed)
-    fleet = running.service.fleet
-    wait_until(lambda: "classifier" in fleet.problems, "the refusal")
+    models = running.service.models
+    wait_until(lambda: "classifier" in models.problems, "the refusal")
     assert serving(running) == "1"
     ready = running.ask("/ready")
     assert (ready.status, ready.json()["status"]) == (200, "degraded")
@@ -165,7 +165,7 @@ def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
     assert 'tidemill_model_refusals_total{model="classifier"} 1.0' in text
     promote(home, version(3))
     wait_until(lambda: serving(running) == "3", "version 3")
-    wait_until(lambda: not fleet.problems, "no problem any more")
+    wait_until(lambda: not models.problems, "no problem any more")
     assert running.ask("/ready").json()["status"] == "ready"
 
 
@@ -182,7 +182,7 @@ def test_a_version_that_does_not_answer_its_example_is_refused(
     from tidemill import bundle
 
     promote(home, put(home / "shelf", "classifier", "2", bundle.read(lying.path)))
-    why = wait_until(lambda: running.service.fleet.problems.get("classifier"), "the refusal")
+    why = wait_until(lambda: running.service.models.problems.get("classifier"), "the refusal")
     assert "does not answer its own example" in why
     assert serving(running) == "1"
 
@@ -199,9 +199,9 @@ def reseal(folder: Path, example: Example) -> None:
 def test_a_refused_version_is_tried_again(
     home: Path, start: Start, version: Callable[[int], Placed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tidemill.serving.model import pool as fleet
+    from tidemill.serving.model import pool
 
-    monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "RETRY_SECONDS", 0.1)
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     placed = version(2)
@@ -209,7 +209,7 @@ def test_a_refused_version_is_tried_again(
     content = model.read_bytes()
     model.write_bytes(content[:-1])
     promote(home, placed)
-    wait_until(lambda: "classifier" in running.service.fleet.problems, "the refusal")
+    wait_until(lambda: "classifier" in running.service.models.problems, "the refusal")
     model.write_bytes(content)
     wait_until(lambda: serving(running) == "2", "version 2")
 
@@ -228,7 +228,7 @@ def test_models_come_and_go_by_the_state(home: Path, start: Start) -> None:
 def test_only_the_wanted_models_are_served(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start(models="regressor, absent")
-    assert list(running.service.fleet.predictors) == ["regressor"]
+    assert list(running.service.models.predictors) == ["regressor"]
     assert running.ask("/models/classifier/predict", BODY).status == 404
     absent = running.ask("/models/absent/predict", BODY)
     assert absent.status == 503
@@ -242,10 +242,10 @@ def test_an_unreadable_state_leaves_everything_as_it_was(home: Path, start: Star
     content = state.read_bytes()
     for text in (b"{", b'{"format": 9}', b""):
         state.write_bytes(text)
-        wait_until(lambda: running.service.fleet.problems, "the problem")
+        wait_until(lambda: running.service.models.problems, "the problem")
         assert serving(running) == "1"
     state.write_bytes(content)
-    wait_until(lambda: not running.service.fleet.problems, "recovery")
+    wait_until(lambda: not running.service.models.problems, "recovery")
 
 
 def test_a_shelf_may_come_later(home: Path, start: Start) -> None:

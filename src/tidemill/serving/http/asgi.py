@@ -54,7 +54,7 @@ class App:
         if body is None:
             return
         reply, block = await self._answered(admission, body)
-        closing = _must_close(admission) or self.service.fleet.leaving
+        closing = _must_close(admission) or self.service.models.leaving
         await send(
             {
                 "type": "http.response.start",

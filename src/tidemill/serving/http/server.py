@@ -24,7 +24,7 @@ from tidemill.serving.settings import ServingSettings
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.pool import ModelPool
 
 GC_THRESHOLDS = (50_000, 20, 50)
 
@@ -68,7 +68,7 @@ def serve(
     server = Server(config(settings, app))
     server.parent = parent
     server.drain = settings.drain
-    server.fleet = app.service.fleet
+    server.models = app.service.models
     server.on_ending = on_ending
     if on_started is not None:
         server.on_started = lambda: on_started(url_of(listener))
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
     on_started: Callable[[], None] | None = None
     on_ending: Callable[[], None] | None = None
     parent: int | None = None
-    fleet: Fleet | None = None
+    models: ModelPool | None = None
     drain: float = 0.0
 
     async def on_tick(self, counter: int) -> bool:
@@ -123,17 +123,17 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.on_ending is not None:
             self.on_ending()
-        if self.drain and self.fleet is not None:
-            await self._turn_away(self.fleet)
+        if self.drain and self.models is not None:
+            await self._turn_away(self.models)
         await super().shutdown(sockets)
 
-    async def _turn_away(self, fleet: Fleet) -> None:
+    async def _turn_away(self, models: ModelPool) -> None:
         """Answer on for a while, but not ready, and end every connection with its next answer.
 
         A balancer then asks elsewhere before the port closes, and none of its connections is
         closed at the moment in which it sends a request over it.
         """
-        fleet.leaving = True
+        models.leaving = True
         lane: Any = self.config.http_protocol_class
         lane.leaving = True
         for connection in self.server_state.connections:

@@ -24,7 +24,7 @@ RETRY_SECONDS = 5.0
 Load = Callable[[str, Placed], Predictor]
 
 
-class Fleet:
+class ModelPool:
     """The predictors by name.
 
     Args:

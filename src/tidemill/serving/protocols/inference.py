@@ -33,7 +33,7 @@ from tidemill.serving.protocols.tensors import (
 from tidemill.signature import KIND_WORDS, Column, Kind, Signature, Tensor
 
 if TYPE_CHECKING:
-    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.service import Service
 
 __all__ = ["BYTES", "DTYPES", "Inference", "model_metadata", "protocol"]
@@ -64,8 +64,8 @@ class Infer(msgspec.Struct):
 
 def protocol(service: Service) -> Protocol:
     """Routes and description of the protocol."""
-    fleet = service.fleet
-    v2 = Inference(fleet)
+    models = service.models
+    v2 = Inference(models)
     routes = [
         Route("GET", "/v2", v2.server, problem=refusal),
         Route("GET", "/v2/health/live", v2.live, problem=refusal),
@@ -79,7 +79,7 @@ def protocol(service: Service) -> Protocol:
             Route("POST", f"{root}/infer", v2.infer, scope="predict", problem=refusal, fast=True),
         ]
     return Protocol(
-        "inference", routes, lambda: inference_schema.paths(fleet), inference_schema.schemas
+        "inference", routes, lambda: inference_schema.paths(models), inference_schema.schemas
     )
 
 
@@ -92,8 +92,8 @@ def refusal(error: TidemillError) -> Reply:
 class Inference:
     """Handlers of the protocol."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool) -> None:
+        self._models = models
 
     def server(self, call: Call) -> Reply:
         """Who answers here."""
@@ -106,17 +106,17 @@ class Inference:
 
     def ready(self, call: Call) -> Reply:
         """Whether models are in service."""
-        ready = self._fleet.serves
+        ready = self._models.serves
         return json_reply({"ready": ready}, 200 if ready else 503)
 
     def index(self, call: Call) -> Reply:
         """The models in service, and those that should be but have a problem."""
         found = [
             {"name": p.name, "version": p.version, "state": "READY", "reason": ""}
-            for _, p in sorted(self._fleet.predictors.items())
+            for _, p in sorted(self._models.predictors.items())
         ]
-        for name, problem in sorted(self._fleet.problems.items()):
-            if name and name not in self._fleet.predictors:
+        for name, problem in sorted(self._models.problems.items()):
+            if name and name not in self._models.predictors:
                 gone = {"name": name, "version": "", "state": "UNAVAILABLE", "reason": problem}
                 found.append(gone)
         return json_reply(found)
@@ -132,7 +132,7 @@ class Inference:
 
     def infer(self, call: Call) -> None:
         """Answer rows."""
-        predictor = self._find(call) if "version" in call.params else self._fleet.pick(call)
+        predictor = self._find(call) if "version" in call.params else self._models.pick(call)
         request, tail = read_request(call)
         tensors = read_tensors(request.inputs, tail)
         check_outputs(predictor.signature, request)
@@ -144,7 +144,7 @@ class Inference:
         predictor.submit(call, rows, finish)
 
     def _find(self, call: Call) -> Predictor:
-        return self._fleet.find(call.params["name"], call.params.get("version"))
+        return self._models.find(call.params["name"], call.params.get("version"))
 
 
 def read_request(call: Call) -> tuple[Infer, bytes]:

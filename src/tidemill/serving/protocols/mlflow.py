@@ -29,7 +29,7 @@ from tidemill.serving.protocols import mlflow_schema
 from tidemill.signature import Signature, Tensor
 
 if TYPE_CHECKING:
-    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.service import Service
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
@@ -47,8 +47,8 @@ CODES = {
 
 def protocol(service: Service) -> Protocol:
     """Routes and description of the protocol."""
-    fleet = service.fleet
-    scoring = Scoring(fleet)
+    models = service.models
+    scoring = Scoring(models)
     routes = [
         Route("GET", "/ping", scoring.ping, problem=refusal),
         Route("GET", "/version", scoring.version, problem=refusal),
@@ -61,7 +61,7 @@ def protocol(service: Service) -> Protocol:
                 scope="predict", problem=refusal, media=media, fast=True,
             )
         )  # fmt: skip
-    return Protocol("mlflow", routes, lambda: mlflow_schema.paths(fleet), mlflow_schema.schemas)
+    return Protocol("mlflow", routes, lambda: mlflow_schema.paths(models), mlflow_schema.schemas)
 
 
 def refusal(error: TidemillError) -> Reply:
@@ -74,24 +74,24 @@ def refusal(error: TidemillError) -> Reply:
 class Scoring:
     """Handlers of the protocol."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool) -> None:
+        self._models = models
 
     def ping(self, call: Call) -> Reply:
         """An empty 200 when models are in service, 404 when none is."""
-        ready = self._fleet.ready.is_set() and bool(self._fleet.predictors)
+        ready = self._models.ready.is_set() and bool(self._models.predictors)
         return Reply(b"\n", 200 if ready else 404)
 
     def version(self, call: Call) -> Reply:
         """The version of MLflow that the default model was made with; without one, Tidemill's."""
-        default = self._fleet.predictors.get(self._fleet.default or "")
+        default = self._models.predictors.get(self._models.default or "")
         made_with = default.bundle.manifest.versions if default else {}
         text = made_with.get("mlflow") or f"tidemill {made_with.get('tidemill', '')}".strip()
         return Reply(text.encode(), content_type=b"text/html; charset=utf-8")
 
     def invoke(self, call: Call) -> None:
         """Answer rows."""
-        predictor = self._fleet.pick(call)
+        predictor = self._models.pick(call)
         media = (call.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
         rows = READERS[media](predictor, call.body)
 

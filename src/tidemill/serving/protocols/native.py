@@ -11,13 +11,13 @@ from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import native_schema
 
 if TYPE_CHECKING:
-    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.service import Service
 
 
 def protocol(service: Service) -> Protocol:
     """Routes and description of the native protocol."""
-    native = Native(service.fleet)
+    native = Native(service.models)
     predict: dict[str, Any] = {"scope": "predict", "media": JSON_MEDIA, "fast": True}
     routes = [
         Route("POST", "/predict", native.predict, **predict),
@@ -27,24 +27,24 @@ def protocol(service: Service) -> Protocol:
         Route("GET", "/schema", native.schema),
         Route("GET", "/models/{name}/schema", native.schema),
     ]
-    fleet = service.fleet
+    models = service.models
     return Protocol(
         "native",
         routes,
-        lambda: native_schema.paths(fleet),
-        lambda: native_schema.schemas(fleet),
+        lambda: native_schema.paths(models),
+        lambda: native_schema.schemas(models),
     )
 
 
 class Native:
     """Handlers of the native protocol."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool) -> None:
+        self._models = models
 
     def predict(self, call: Call) -> None:
         """One row, or many under `instances`."""
-        predictor = self._fleet.pick(call)
+        predictor = self._models.pick(call)
         version = predictor.attached("native", NativeVersion)
         body = call.body
         row = None if b'"instances"' in body[:24] else predictor.read_one(body)
@@ -55,13 +55,13 @@ class Native:
 
     def predict_batch(self, call: Call) -> None:
         """Many rows under `instances`."""
-        predictor = self._fleet.pick(call)
+        predictor = self._models.pick(call)
         version = predictor.attached("native", NativeVersion)
         predictor.submit(call, predictor.read_many(call.body), version.finish_many)
 
     def schema(self, call: Call) -> Reply:
         """The JSON Schema of requests and answers, with an example."""
-        return json_reply(native_schema.model_schema(self._fleet.find(call.params.get("name"))))
+        return json_reply(native_schema.model_schema(self._models.find(call.params.get("name"))))
 
 
 class NativeVersion:

@@ -18,7 +18,7 @@ from tidemill.signature import Signature
 
 if TYPE_CHECKING:
     from tidemill.serving.http.batch_commit import Turn
-    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.model.predictor import Predictor
     from tidemill.serving.service import Service
     from tidemill.serving.telemetry.dependencies import Probes
@@ -30,8 +30,8 @@ HTML = b"text/html; charset=utf-8"
 
 def protocol(service: Service) -> Protocol:
     """Routes and description of what is not a prediction."""
-    fleet = service.fleet
-    status = Status(fleet, service.turn, service.probes)
+    models = service.models
+    status = Status(models, service.turn, service.probes)
     later = Later(service.turn)
     routes = [
         Route("GET", "/health", status.health),
@@ -42,14 +42,14 @@ def protocol(service: Service) -> Protocol:
         Route("GET", "/openapi.json", later(lambda: json_reply(service.openapi()))),
         Route("GET", "/docs", later(partial(_docs, service))),
     ]
-    return Protocol("status", routes, lambda: status_schema.paths(fleet), status_schema.schemas)
+    return Protocol("status", routes, lambda: status_schema.paths(models), status_schema.schemas)
 
 
 class Status:
     """Handlers about the server's own state."""
 
-    def __init__(self, fleet: Fleet, turn: Turn, probes: Probes) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool, turn: Turn, probes: Probes) -> None:
+        self._models = models
         self._turn = turn
         self._probes = probes
 
@@ -60,15 +60,15 @@ class Status:
     def ready(self, call: Call) -> Reply:
         """Whether predictions can be answered; 503 when not."""
         journal = self._journal()
-        fleet = self._fleet
-        ready = fleet.serves and journal != "refusing" and not self._probes.missing()
-        well = not fleet.problems and journal != "full" and not self._probes.troubled()
+        models = self._models
+        ready = models.serves and journal != "refusing" and not self._probes.missing()
+        well = not models.problems and journal != "full" and not self._probes.troubled()
         status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {
             "status": status,
             "timestamp": _now(),
             **self._probes.report(),
-            "models": {n: p.version for n, p in fleet.predictors.items()},
+            "models": {n: p.version for n, p in models.predictors.items()},
             "shelf": self._shelf(),
             "journal": journal,
         }
@@ -80,19 +80,19 @@ class Status:
             {
                 "service": "tidemill",
                 "version": importlib.metadata.version("tidemill"),
-                "default": self._fleet.default,
-                "models": [describe(p) for _, p in sorted(self._fleet.predictors.items())],
+                "default": self._models.default,
+                "models": [describe(p) for _, p in sorted(self._models.predictors.items())],
             }
         )
 
     def model_info(self, call: Call) -> Reply:
         """What is known of one model."""
-        return json_reply(describe(self._fleet.find(call.params["name"])))
+        return json_reply(describe(self._models.find(call.params["name"])))
 
     def _shelf(self) -> dict[str, Any]:
-        synced = self._fleet.state.synced_at
+        synced = self._models.state.synced_at
         return {
-            "problems": self._fleet.problems,
+            "problems": self._models.problems,
             "synced_at": datetime.fromtimestamp(synced, UTC).isoformat() if synced else None,
         }
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from tidemill.serving.protocols.openapi import answer, component, reference, refusals
 
 if TYPE_CHECKING:
-    from tidemill.serving.model.pool import Fleet
+    from tidemill.serving.model.pool import ModelPool
 
 TEXT: dict[str, Any] = {"type": "string"}
 TIME = {"type": "string", "format": "date-time"}
@@ -65,7 +65,7 @@ def schemas() -> dict[str, Any]:
     }
 
 
-def paths(fleet: Fleet) -> dict[str, Any]:
+def paths(models: ModelPool) -> dict[str, Any]:
     """The path items of the status routes."""
     found = {
         "/health": _get("health", "Whether the process answers", "Health"),
@@ -78,7 +78,7 @@ def paths(fleet: Fleet) -> dict[str, Any]:
     found["/ready"]["get"]["responses"]["503"] = answer(
         "A part that is needed is not there.", reference("Ready")
     )
-    for name in sorted(fleet.predictors):
+    for name in sorted(models.predictors):
         item = _get(f"info_{component(name, 'info')}", "What is known of the model", "ModelInfo")
         item["get"]["responses"] |= refusals(404, 503)
         found[f"/models/{quote(name, safe='')}/info"] = item
