@@ -39,7 +39,7 @@ from tidemill.bundle import Bundle
 from tidemill.project import Candidate, Project, sklearn_dataset
 from tidemill.serving.shelf.shelf import ShelfState, place, write_state
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 
 PAGE = Path("docs/benchmarks/many-models.md")
 COUNTS = (1, 50, 100, 200)

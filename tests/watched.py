@@ -20,7 +20,7 @@ from tidemill.platform import Platform
 from tidemill.serving.journal.records import Record
 from tidemill.serving.shelf.shelf import Placed, ShelfState, place, read_state, write_state
 from tidemill.signature import Column, Signature
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 from tidemill.stores.predictions.feedback import NewLabel
 
 NAME = "plants"

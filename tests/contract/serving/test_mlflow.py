@@ -25,7 +25,7 @@ from tidemill import Candidate, Project, sklearn_dataset
 from tidemill.serving.shelf.shelf import ShelfState, place, write_state
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 
 CITIES = ["Bremen", "Emden", "Husum"]
 
@@ -278,7 +278,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
         from starlette.testclient import TestClient
 
     from tidemill.loop.sync.adopt import adopt
-    from tidemill.steps.export.bundle import Made, make_example, write_bundle
+    from tidemill.steps.export.bundle_writer import Made, make_example, write_bundle
     from tidemill.stores.mlflow.external_models import read_model_folder
 
     from .conftest import starting

@@ -19,7 +19,7 @@ from tidemill.loop.training.new_project import write_project
 from tidemill.policies import Retraining
 from tidemill.project import Project, csv, load_project
 from tidemill.signature import Signature
-from tidemill.steps.data.dialect import read_table
+from tidemill.steps.data.csv_dialect import read_table
 from tidemill.steps.data.prepare import clean, labels_of
 from tidemill.steps.data.timestamps import moments_of
 

@@ -29,7 +29,7 @@ from tidemill.loop.sync.onnx_models import compile_onnx
 from tidemill.loop.sync.pyfunc_supervisor import start_worker, stop_worker
 from tidemill.serving.model.remote_runtime import Link, read_output
 from tidemill.signature import Label, Signature, Tensor
-from tidemill.steps.export.bundle import Made, make_example, write_bundle
+from tidemill.steps.export.bundle_writer import Made, make_example, write_bundle
 from tidemill.steps.export.compile import Compiled, compile_model, load
 from tidemill.steps.export.external_samples import gaps_in, sample_rows
 from tidemill.steps.export.external_signature import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tidemill.errors import ConflictError, ProjectError
 from tidemill.project import Project, Source, gallery, load_project
-from tidemill.steps.data.dialect import read_table
+from tidemill.steps.data.csv_dialect import read_table
 from tidemill.steps.data.sample import customers
 from tidemill.steps.data.scaffold import outline, project_text, readme_text
 

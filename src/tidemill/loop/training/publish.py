@@ -22,7 +22,7 @@ from tidemill.steps.data.prepare import labels_of, matrix_of
 from tidemill.steps.data.preprocessing import find_scaler
 from tidemill.steps.data.signature_inference import infer_signature
 from tidemill.steps.evaluation.intervals import metric_intervals
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 from tidemill.steps.gate import gate
 from tidemill.steps.gate.freshness import cut_of
 from tidemill.steps.plots import evaluation as pictures

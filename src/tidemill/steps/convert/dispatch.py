@@ -46,7 +46,7 @@ class Outcome:
 @singledispatch
 def transform(step: Any, graph: Graph, block: Block) -> Block:
     """Compile one fitted transformer."""
-    from tidemill.steps.convert.skl2onnx_fallback import transform_foreign
+    from tidemill.steps.convert.skl2onnx_steps import transform_foreign
 
     return transform_foreign(step, graph, block)
 
@@ -54,7 +54,7 @@ def transform(step: Any, graph: Graph, block: Block) -> Block:
 @singledispatch
 def answer(step: Any, graph: Graph, block: Block) -> Outcome:
     """Compile one fitted classifier or regressor."""
-    from tidemill.steps.convert.skl2onnx_fallback import answer_foreign
+    from tidemill.steps.convert.skl2onnx_steps import answer_foreign
 
     return answer_foreign(step, graph, block)
 
@@ -63,7 +63,7 @@ def answer(step: Any, graph: Graph, block: Block) -> Outcome:
 def scores(step: Any, graph: Graph, block: Block) -> str:
     """Compile one fitted classifier's `decision_function`: [rows, 1] for two classes, else
     [rows, classes]."""
-    from tidemill.steps.convert.skl2onnx_fallback import scores_foreign
+    from tidemill.steps.convert.skl2onnx_steps import scores_foreign
 
     return scores_foreign(step, graph, block)
 

@@ -32,7 +32,7 @@ NUMBERS, TEXTS = "numbers", "texts"
 OPTIONAL = {
     "catboost": "tidemill.steps.convert.catboost",
     "lightgbm": "tidemill.steps.convert.lightgbm",
-    "skorch": "tidemill.steps.convert.network",
+    "skorch": "tidemill.steps.convert.skorch",
     "xgboost": "tidemill.steps.convert.xgboost",
 }
 

@@ -20,7 +20,7 @@ from tidemill.serving.codec.csv_cells import MISSING
 from tidemill.serving.model.scorer import Scorer
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 
 KINDS = {"age": "float64", "visits": "int64", "member": "bool", "city": object}
 

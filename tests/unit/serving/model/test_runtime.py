@@ -24,7 +24,7 @@ from tidemill.serving.model import sklearn_runtime as native
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 
 
 def table(texts: bool) -> tuple[pd.DataFrame, Any]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tidemill.errors import ConflictError, DataError, ProjectError
 from tidemill.loop.training.new_project import write_project
 from tidemill.project import gallery, load_project
-from tidemill.steps.data.dialect import dialect, read_table
+from tidemill.steps.data.csv_dialect import dialect, read_table
 from tidemill.steps.data.prepare import prepare
 from tidemill.steps.data.sample import customers
 from tidemill.steps.data.scaffold import outline, project_text, readme_text

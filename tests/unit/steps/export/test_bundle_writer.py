@@ -24,7 +24,7 @@ from tidemill.serving.model.loading import try_out
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle import export_bundle
+from tidemill.steps.export.bundle_writer import export_bundle
 from tidemill.steps.export.model_io import answers_of
 
 

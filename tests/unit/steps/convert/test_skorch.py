@@ -20,7 +20,7 @@ from tidemill.serving.model.runtime import load_runtime  # noqa: E402
 from tidemill.signature import Tensor  # noqa: E402
 from tidemill.steps.data.preprocessing import build_pipeline  # noqa: E402
 from tidemill.steps.data.signature_inference import infer_signature  # noqa: E402
-from tidemill.steps.export.bundle import export_bundle  # noqa: E402
+from tidemill.steps.export.bundle_writer import export_bundle  # noqa: E402
 from tidemill.steps.export.compile import compile_model  # noqa: E402
 
 IMAGE = Tensor("image", (1, 8, 8))
