@@ -24,7 +24,7 @@ from tidemill.loop.training.trial import learn, scout_trial
 from tidemill.project import METRICS
 from tidemill.steps.data.prepare import prepare
 from tidemill.steps.evaluation.ranking import deciding_metric
-from tidemill.steps.search.pruning import Pruned
+from tidemill.steps.search.pruning import TrialPruned
 from tidemill.steps.search.search import Trial, open_search
 
 
@@ -108,7 +108,7 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
             with contextlib.suppress(ValueError):  # it diverged
                 value = learn(trial, project, data, watch=watch).evaluation.metrics[metric]
             fitting += time.process_time() - began
-        except Pruned as raised:
+        except TrialPruned as raised:
             scouting += time.process_time() - began
             ended, pruned = raised.pruning, pruned + 1
         if value is not None:

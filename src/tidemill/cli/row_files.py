@@ -42,9 +42,9 @@ class Rows:
 
 def open_rows(path: Path) -> TextIO:
     """The file as text, in the encoding that fits it."""
-    from tidemill.steps.data.encoding import encoding_of
+    from tidemill.steps.data.encoding import detect_encoding
 
-    encoding = encoding_of(path)
+    encoding = detect_encoding(path)
     return path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding)
 
 

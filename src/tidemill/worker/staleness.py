@@ -16,7 +16,7 @@ from tidemill.loop.retraining.feedback_data import SCALE_ROWS
 from tidemill.loop.training.trial import learn
 from tidemill.platform import Platform
 from tidemill.project import Candidate, Project
-from tidemill.steps.data.prepare import Cleaned, Prepared
+from tidemill.steps.data.prepare import CleanedData, PreparedData
 from tidemill.steps.retraining.contest import bounded_losses, error_scale
 from tidemill.steps.retraining.feedback_data import Lessons, clean_with
 from tidemill.steps.retraining.staleness import outdated
@@ -71,10 +71,10 @@ def run_spar(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     }
 
 
-def _data(cleaned: Cleaned, first: int, judged: int) -> Prepared:
+def _data(cleaned: CleanedData, first: int, judged: int) -> PreparedData:
     """The labelled rows: the newest ones to judge on, those before them to learn from."""
     frame = cleaned.frame.iloc[first:]
-    return Prepared(
+    return PreparedData(
         source="labelled predictions",
         task=cleaned.task,
         inputs=cleaned.inputs,

@@ -11,8 +11,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from tidemill.steps.search.epochs import followed
-from tidemill.steps.search.pruning import Pruned, Pruning, Watch, pruner
+from tidemill.steps.search.epochs import report_epochs
+from tidemill.steps.search.pruning import Pruning, PruningCallback, TrialPruned, make_pruner
 
 
 class Network:
@@ -55,7 +55,7 @@ class Network:
 def test_every_epoch_is_told_as_a_share(wrapped: bool) -> None:
     network, told = Network(), []
     model = Pipeline([("preprocess", "passthrough"), ("model", network)]) if wrapped else network
-    with followed(model, told.append):
+    with report_epochs(model, told.append):
         network.fit()
     assert told == [0.25, 0.5, 0.75, 1.0]
     assert network.ended == [1, 2, 3, 4], "the network's own hook still runs"
@@ -86,23 +86,23 @@ def test_an_epochs_score_is_told_once_it_is_measured(
         heard.append((step, measure, pytest.approx(score), maximize))
 
     network = Network(scores=scores)
-    with followed(network, lambda share: None, listen, by_loss=by_loss):
+    with report_epochs(network, lambda share: None, listen, by_loss=by_loss):
         network.fit()
     assert heard == expected
 
 
 def test_a_network_behind_the_others_is_ended_at_its_epoch() -> None:
-    study = optuna.create_study(direction="maximize", pruner=pruner(True))
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(True))
     given_up: list[Pruning] = []
 
     def run(accuracy: float) -> Network:
         network = Network(6, scores={"valid_acc": [accuracy] * 6})
         trial = study.ask()
-        watch = Watch(trial, maximize=True)
-        with followed(network, lambda share: None, watch.report, by_loss=False):
+        watch = PruningCallback(trial, maximize=True)
+        with report_epochs(network, lambda share: None, watch.report, by_loss=False):
             try:
                 network.fit()
-            except Pruned as ended:
+            except TrialPruned as ended:
                 given_up.append(ended.pruning)
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             else:
@@ -122,7 +122,7 @@ def test_what_the_listener_raises_ends_the_fit() -> None:
         raise Enough
 
     network = Network()
-    with pytest.raises(Enough), followed(network, refuse):
+    with pytest.raises(Enough), report_epochs(network, refuse):
         network.fit()
     assert len(network.history) == 1
     assert "notify" not in vars(network)
@@ -131,7 +131,7 @@ def test_what_the_listener_raises_ends_the_fit() -> None:
 def test_an_interrupt_that_the_network_swallows_comes_out_all_the_same() -> None:
     before = signal.getsignal(signal.SIGINT)
     network = Network(interrupt_after=2)
-    with pytest.raises(KeyboardInterrupt), followed(network, lambda share: None):
+    with pytest.raises(KeyboardInterrupt), report_epochs(network, lambda share: None):
         network.fit()
     assert len(network.history) == 2
     assert signal.getsignal(signal.SIGINT) is before
@@ -141,7 +141,7 @@ def test_a_handler_of_the_programs_own_is_left_in_place() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
-        with followed(network := Network(interrupt_after=2), lambda share: None):
+        with report_epochs(network := Network(interrupt_after=2), lambda share: None):
             network.fit()
     finally:
         signal.signal(signal.SIGINT, before)
@@ -151,7 +151,7 @@ def test_a_handler_of_the_programs_own_is_left_in_place() -> None:
 def test_an_estimator_without_epochs_is_left_alone() -> None:
     told: list[float] = []
     model = LogisticRegression()
-    with followed(model, told.append):
+    with report_epochs(model, told.append):
         model.fit([[0.0], [1.0]], [0, 1])
     assert told == []
 
@@ -175,7 +175,7 @@ def test_skorch_tells_its_epochs_and_gives_up_an_interrupt() -> None:
     def listen(step: int, measure: str, score: float, *, maximize: bool) -> None:
         scores.append((step, measure))
 
-    with followed(model, told.append, listen, by_loss=False):
+    with report_epochs(model, told.append, listen, by_loss=False):
         model.fit(X, y)
     assert scores == [(epoch, "valid_acc") for epoch in (1, 2, 3, 4, 5)]
     assert told == [0.2, 0.4, 0.6, 0.8, 1.0]
@@ -185,6 +185,6 @@ def test_skorch_tells_its_epochs_and_gives_up_an_interrupt() -> None:
             signal.raise_signal(signal.SIGINT)
 
     model = network()
-    with pytest.raises(KeyboardInterrupt), followed(model, interrupt):
+    with pytest.raises(KeyboardInterrupt), report_epochs(model, interrupt):
         model.fit(X, y)
     assert len(model.history) == 2

@@ -22,7 +22,7 @@ from tidemill.gallery import iris, mnist
 from tidemill.loop.training.progress import Reporter
 from tidemill.loop.training.trial import learn
 from tidemill.project import Source, gallery, load_project
-from tidemill.steps.data.prepare import matrix_of, prepare
+from tidemill.steps.data.prepare import input_matrix, prepare
 from tidemill.steps.search.search import Trial
 
 
@@ -159,7 +159,7 @@ def test_without_network_small_digits_stand_in_and_say_so(
     assert "8 x 8 digits" in caplog.text
     assert prepared.source.startswith("scikit-learn:digits")
     assert (len(prepared.train), len(prepared.test)) == (1540, 257)
-    images = matrix_of(prepared.train, prepared.inputs, load_project("gallery:mnist"))
+    images = input_matrix(prepared.train, prepared.inputs, load_project("gallery:mnist"))
     assert images.shape == (1540, 1, 28, 28)
     assert (images.min(), images.max()) == (0.0, 255.0)
 

@@ -11,7 +11,7 @@ from tidemill.console.page_request import Go, View, Visit
 from tidemill.errors import RequestError, TidemillError
 from tidemill.loop.training.submit import training_job
 from tidemill.project import Candidate, Project
-from tidemill.steps.search.parameters import accepted_by, parse_overrides
+from tidemill.steps.search.parameters import parameter_type, parse_overrides
 
 KINDS = {
     "train": "Train: register the best as a new version",
@@ -114,7 +114,7 @@ def _field(candidate: Candidate, name: str, accepted: Any, given: Any) -> Field:
     else:
         default = candidate.params.get(name, accepted.get(name, inspect.Parameter.empty))
         usual = "as the estimator has it" if default is inspect.Parameter.empty else str(default)
-    return Field(key, name, usual, accepted_by(candidate, name).describe(), given.get(key, ""))
+    return Field(key, name, usual, parameter_type(candidate, name).describe(), given.get(key, ""))
 
 
 def _listed(values: Any) -> str:

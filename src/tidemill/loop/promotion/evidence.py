@@ -19,7 +19,7 @@ from tidemill.errors import GateError
 from tidemill.loop.promotion.held_out_answers import accepted, examine
 from tidemill.project import Gate, Project
 from tidemill.signature import Signature
-from tidemill.steps.data.prepare import Prepared, prepare
+from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.gate.freshness import Cut, cut_of, is_fresh
 from tidemill.steps.gate.gate import Verdict, evaluate_gate
 from tidemill.stores.mlflow.registry import Registry
@@ -39,7 +39,7 @@ class Rows:
     """Rows to judge on. `prepared` is what they came out of; None when the caller gave them."""
 
     frame: pd.DataFrame
-    prepared: Prepared | None = None
+    prepared: PreparedData | None = None
 
 
 def gather_rows(project: Project | None, given: pd.DataFrame | None) -> Rows:

@@ -18,7 +18,7 @@ from tidemill.loop.promotion.held_out_answers import examine
 from tidemill.loop.replay.setup import Staged
 from tidemill.loop.training.trial import learn
 from tidemill.project import METRICS
-from tidemill.steps.data.prepare import Prepared, clean, load_frame, matrix_of
+from tidemill.steps.data.prepare import PreparedData, clean, input_matrix, load_frame
 from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.retraining.training_windows import held_out
 from tidemill.steps.search.fit import predict
@@ -78,7 +78,7 @@ def scheduled(
         if model is not None:
             rows = staged.frame.iloc[staged.warmup + start : staged.warmup + stop]
             done.outputs[start:stop] = predict(
-                model, matrix_of(rows, inputs, staged.project)
+                model, input_matrix(rows, inputs, staged.project)
             ).values
         tell(stop)
     return done
@@ -117,11 +117,11 @@ def _fitted(
     return learn(best, staged.project, whole).model
 
 
-def _prepared(staged: Staged, first: int, known: int) -> Prepared:
+def _prepared(staged: Staged, first: int, known: int) -> PreparedData:
     project, held = staged.project, held_out(known - first)
     cleaned = clean(load_frame(project), project)
     frame = staged.frame.iloc[:known]
-    return Prepared(
+    return PreparedData(
         source="replay",
         task=cleaned.task,
         inputs=_inputs(staged),

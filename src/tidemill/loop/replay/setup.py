@@ -20,8 +20,8 @@ from tidemill.policies import Retraining
 from tidemill.project import Project, csv, load_project
 from tidemill.signature import Signature
 from tidemill.steps.data.csv_dialect import read_table
-from tidemill.steps.data.prepare import clean, labels_of
-from tidemill.steps.data.timestamps import moments_of
+from tidemill.steps.data.prepare import clean, target_array
+from tidemill.steps.data.timestamps import parse_timestamps
 
 WARMUP_FILE, PROJECT_FILE = "warmup.csv", "project.py"
 #: What a replay reports: the share of wrong answers, or the mean absolute error.
@@ -119,7 +119,7 @@ def stage(
     )
     loaded = load_project(reference)
     cleaned = clean(table, loaded)
-    return Staged(loaded, reference, cleaned.frame, labels_of(cleaned.frame, loaded), count)
+    return Staged(loaded, reference, cleaned.frame, target_array(cleaned.frame, loaded), count)
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def _in_time(table: pd.DataFrame, column: str | None) -> pd.DataFrame:
         )
     moments = table[column]
     if not pd.api.types.is_numeric_dtype(moments.dtype):
-        moments = moments_of(moments, column)
+        moments = parse_timestamps(moments, column)
     if moments.isna().any():
         raise DataError(
             f"{int(moments.isna().sum())} values of '{column}' are no time.",

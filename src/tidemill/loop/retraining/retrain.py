@@ -27,7 +27,7 @@ from tidemill.loop.training.publish import Published, publish
 from tidemill.loop.training.train import NOTHING, plan, try_candidate
 from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, run_trial
 from tidemill.project import METRICS, Project
-from tidemill.steps.data.prepare import Cleaned, Prepared, fingerprint
+from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
 from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.retraining.feedback_data import Lessons, clean_with
 from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
@@ -119,7 +119,7 @@ def retrain(
 
 
 def _windows(
-    project: Project, cleaned: Cleaned, lessons: Lessons, own: int
+    project: Project, cleaned: CleanedData, lessons: Lessons, own: int
 ) -> tuple[TrainingWindow, ...]:
     """The windows to learn from; those of one class only teach nothing."""
     since = lessons.since
@@ -137,11 +137,11 @@ def _windows(
     )
 
 
-def _part(project: Project, cleaned: Cleaned, window: TrainingWindow) -> Prepared:
+def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> PreparedData:
     """The data with the window's rows to learn from, and the newest rows held out."""
     train = cleaned.frame.iloc[window.rows(project.seed)]
     test = cleaned.frame.iloc[window.end :]
-    return Prepared(
+    return PreparedData(
         source=f"the project's rows and labelled predictions: {window.name}",
         task=cleaned.task,
         inputs=cleaned.inputs,
@@ -156,7 +156,7 @@ def _part(project: Project, cleaned: Cleaned, window: TrainingWindow) -> Prepare
     )
 
 
-def _metric(project: Project, data: Prepared) -> str:
+def _metric(project: Project, data: PreparedData) -> str:
     """What decides between windows; few held-out rows may not define the gate's own metric."""
     if data.task == "classification" and data.test[project.target].nunique() < 2:
         return "accuracy"
@@ -165,7 +165,7 @@ def _metric(project: Project, data: Prepared) -> str:
 
 def _try_windows(
     common: Sweep,
-    cleaned: Cleaned,
+    cleaned: CleanedData,
     windows: Sequence[TrainingWindow],
     searches: Mapping[str, Search],
     report: Reporter,
@@ -224,7 +224,7 @@ def _best(outcomes: Sequence[Outcome], metric: str) -> Outcome:
     return max(outcomes, key=lambda outcome: sign * (outcome.value or 0.0))
 
 
-def _narrowed(common: Sweep, cleaned: Cleaned, window: TrainingWindow) -> Sweep:
+def _narrowed(common: Sweep, cleaned: CleanedData, window: TrainingWindow) -> Sweep:
     """The sweep of one window; its runs and version say which it is."""
     data = _part(common.project, cleaned, window)
     marks = {WINDOW_TAG: window.name, CUT_TAG: common.tags[CUT_TAG]}

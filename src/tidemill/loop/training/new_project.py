@@ -11,8 +11,8 @@ from pathlib import Path
 from tidemill.errors import ConflictError, ProjectError
 from tidemill.project import Project, Source, gallery, load_project
 from tidemill.steps.data.csv_dialect import read_table
-from tidemill.steps.data.sample import customers
-from tidemill.steps.data.scaffold import outline, project_text, readme_text
+from tidemill.steps.data.sample import sample_customers
+from tidemill.steps.data.scaffold import infer_table_spec, render_project, render_readme
 
 IGNORED = """\
 .tidemill/
@@ -94,7 +94,7 @@ def _from_gallery(folder: Path, template: str, target: str | None) -> list[Path]
         folder,
         {
             "project.py": text.replace(f" --project gallery:{template}", ""),
-            "README.md": readme_text(project.name, None),
+            "README.md": render_readme(project.name, None),
         },
     )
     return written + _made_by(project, folder)
@@ -112,10 +112,10 @@ def _from_table(
     folder: Path, name: str, source: str | None, target: str | None, metrics: Mapping[str, str]
 ) -> list[Path]:
     file = Path(SAMPLE) if source is None else _existing(source)
-    frame, options = (customers(), {}) if source is None else read_table(file)
-    table = outline(frame, f"data/{file.name}", target=target, options=options)
-    text = project_text(name, table, metrics.get(table.task))
-    texts = {"project.py": text, "README.md": readme_text(name, table.row)}
+    frame, options = (sample_customers(), {}) if source is None else read_table(file)
+    table = infer_table_spec(frame, f"data/{file.name}", target=target, options=options)
+    text = render_project(name, table, metrics.get(table.task))
+    texts = {"project.py": text, "README.md": render_readme(name, table.row)}
     written = _write(folder, texts)
     copy = folder / table.path
     copy.parent.mkdir()

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from tidemill.project import Project
-from tidemill.steps.data.prepare import Prepared
+from tidemill.steps.data.prepare import PreparedData
 from tidemill.stores.mlflow.tracking import DataUsed
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def origin_tags(project: Project, data: Prepared) -> dict[str, str]:
+def origin_tags(project: Project, data: PreparedData) -> dict[str, str]:
     """Tags for every run of a training: its project's, its code, its data, its packages."""
     tags = {
         **project.tags,
@@ -88,7 +88,7 @@ def origin_tags(project: Project, data: Prepared) -> dict[str, str]:
     return tags
 
 
-def data_used(project: Project, data: Prepared) -> DataUsed:
+def data_used(project: Project, data: PreparedData) -> DataUsed:
     """The training's data, as MLflow shows it beside the run."""
     return DataUsed(
         name=project.name,

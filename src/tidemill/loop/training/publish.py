@@ -18,7 +18,7 @@ from tidemill.loop.training.progress import Reporter
 from tidemill.loop.training.provenance import package_versions
 from tidemill.loop.training.trial import CANDIDATE_TAG, Learned, Outcome, Sweep, describe
 from tidemill.signature import Signature
-from tidemill.steps.data.prepare import labels_of, matrix_of
+from tidemill.steps.data.prepare import input_matrix, target_array
 from tidemill.steps.data.preprocessing import find_scaler
 from tidemill.steps.data.signature_inference import infer_signature
 from tidemill.steps.evaluation.intervals import metric_intervals
@@ -109,7 +109,7 @@ def _keep(outcome: Outcome, learned: Learned, sweep: Sweep, run: Run) -> tuple[B
 
 
 def _inputs(sweep: Sweep, part: Literal["train", "test"]) -> Any:
-    return matrix_of(getattr(sweep.data, part), sweep.data.inputs, sweep.project)
+    return input_matrix(getattr(sweep.data, part), sweep.data.inputs, sweep.project)
 
 
 def _signature(sweep: Sweep) -> Signature:
@@ -119,8 +119,8 @@ def _signature(sweep: Sweep) -> Signature:
     """
     project, data = sweep.project, sweep.data
     rows = data.train if data.seen is None or project.preprocess is not None else data.seen
-    X = matrix_of(rows, data.inputs, project)
-    y = labels_of(data.train, project)
+    X = input_matrix(rows, data.inputs, project)
+    y = target_array(data.train, project)
     return infer_signature(X, y, data.task, project, kinds=data.kinds)
 
 
@@ -137,7 +137,7 @@ def _export(
         learned.model,
         signature,
         _inputs(sweep, "test"),
-        labels_of(sweep.data.test, sweep.project),
+        target_array(sweep.data.test, sweep.project),
         folder,
         name=sweep.project.name,
         X_train=_inputs(sweep, "train"),
@@ -150,7 +150,7 @@ def _export(
 def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]:
     """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
     probabilities, labels = learned.predicted.probabilities, learned.labels
-    y = labels_of(sweep.data.test, sweep.project)
+    y = target_array(sweep.data.test, sweep.project)
     given = gate.Outcome(learned.predicted.values, probabilities, labels)
     intervals = metric_intervals(sweep.data.task, y, given)
     files = {INTERVALS_FILE: msgspec.json.format(msgspec.json.encode(intervals))}

@@ -15,7 +15,7 @@ from tidemill.loop.training.provenance import data_used
 from tidemill.loop.training.publish import Published
 from tidemill.loop.training.trial import WARNINGS_TAG, Outcome, Sweep
 from tidemill.project import Project
-from tidemill.steps.data.prepare import Prepared
+from tidemill.steps.data.prepare import PreparedData
 from tidemill.steps.search.pruning import Pruning
 from tidemill.stores.mlflow.tracking import NOTE_TAG
 
@@ -68,7 +68,7 @@ class TrainResult:
     pruned: int = 0
 
 
-def write_processed(project: Project, data: Prepared) -> None:
+def write_processed(project: Project, data: PreparedData) -> None:
     """Write train.csv and test.csv, where the project asks for them."""
     if project.processed is None:
         return

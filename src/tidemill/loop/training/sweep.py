@@ -24,10 +24,10 @@ from tidemill.loop.training.result import TrainResult, record_data, record_resul
 from tidemill.loop.training.train import plan
 from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, learn, nothing_trained, run_trial
 from tidemill.project import METRICS, Project
-from tidemill.steps.data.prepare import Prepared, prepare
+from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.evaluation.ranking import deciding_metric
-from tidemill.steps.search.pruning import Pruning, prunes
-from tidemill.steps.search.search import Grid, Settings, Trial
+from tidemill.steps.search.pruning import Pruning, pruning_enabled
+from tidemill.steps.search.search import GridSearch, Settings, Trial
 from tidemill.steps.search.shared_study import shared_study
 from tidemill.stores.mlflow.tracking import Tracking
 
@@ -107,7 +107,7 @@ def open_sweep(
     tasks: list[Task] = []
     for name, search in searches.items():
         total = search.total
-        if isinstance(search, Grid):
+        if isinstance(search, GridSearch):
             found = [search.ask() for _ in range(total)]
             tasks += [Task(name, n, total, settings) for n, settings in enumerate(found, 1)]
         else:
@@ -143,7 +143,7 @@ def run_task(
         assert task.study is not None, "a task has settings or a study"
         maximize, seed = METRICS[sweep.metric], project.seed + task.number
         candidate = project.candidate(task.candidate)
-        prune = prunes(candidate.prune, task.of)
+        prune = pruning_enabled(candidate.prune, task.of)
         with shared_study(storage, task.study, maximize=maximize, seed=seed, prune=prune) as study:
             settings = study.ask(candidate, overrides.get(task.candidate, {}), owner)
             outcome = run_trial(_trial(task, settings), sweep, watch=study.watch())
@@ -228,7 +228,7 @@ def _earlier_run(project: Project, tracking: Tracking, mark: tuple[str, str]) ->
     return str(found[0].info.run_id) if found else None
 
 
-def _new_run(project: Project, data: Prepared, tracking: Tracking, metric: str) -> str:
+def _new_run(project: Project, data: PreparedData, tracking: Tracking, metric: str) -> str:
     experiment = tracking.experiment(project.name)
     tags = {**origin_tags(project, data), KIND_TAG: "sweep"}
     made = tracking.call(lambda client: client.create_run(experiment, tags=tags, run_name="train"))

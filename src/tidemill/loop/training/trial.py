@@ -15,15 +15,15 @@ from tidemill.errors import ProjectError
 from tidemill.loop.training.provenance import data_used
 from tidemill.project import Candidate, Project
 from tidemill.signature import Label
-from tidemill.steps.data.prepare import Prepared, labels_of, matrix_of
+from tidemill.steps.data.prepare import PreparedData, input_matrix, target_array
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.evaluation.evaluate import Evaluation, evaluate
 from tidemill.steps.plots import evaluation as pictures
 from tidemill.steps.plots import style
-from tidemill.steps.search.early_screening import scout
-from tidemill.steps.search.epochs import followed
-from tidemill.steps.search.fit import Predicted, fit, predict
-from tidemill.steps.search.pruning import Pruned, Pruning, Watch
+from tidemill.steps.search.early_screening import screen
+from tidemill.steps.search.epochs import report_epochs
+from tidemill.steps.search.fit import PredictResult, fit, predict
+from tidemill.steps.search.pruning import Pruning, PruningCallback, TrialPruned
 from tidemill.steps.search.search import Trial
 from tidemill.stores.mlflow.autolog import autologging
 from tidemill.stores.mlflow.tracking import NOTE_TAG, Run, Tracking
@@ -46,7 +46,7 @@ class Sweep:
     """
 
     project: Project
-    data: Prepared
+    data: PreparedData
     metric: str
     tracking: Tracking
     run: Run
@@ -59,7 +59,7 @@ class Learned:
 
     model: Any
     labels: tuple[Label, ...]
-    predicted: Predicted
+    predicted: PredictResult
     evaluation: Evaluation
     params: Mapping[str, Any]
     seconds: float
@@ -86,7 +86,7 @@ def run_trial(
     trial: Trial,
     sweep: Sweep,
     tell: Callable[[float], None] = lambda share: None,
-    watch: Watch | None = None,
+    watch: PruningCallback | None = None,
 ) -> Outcome:
     """Fit, evaluate and log one setting as a child run of the sweep's.
 
@@ -107,7 +107,7 @@ def run_trial(
             with autologging(tracking, run) if project.autolog else nullcontext():
                 learned = learn(trial, project, sweep.data, tell, watch)
             value = _deciding(learned.evaluation, sweep.metric)
-        except Pruned as ended:
+        except TrialPruned as ended:
             run.set_tags({PRUNED_TAG: str(ended), NOTE_TAG: f"Given up early, at {ended}."})
             logger.info("%s: %s is pruned at %s", project.name, trial.name, ended)
             return Outcome(trial, run.id, pruned=ended.pruning)
@@ -137,7 +137,7 @@ def nothing_trained(project: Project, outcomes: Sequence[Outcome]) -> ProjectErr
 
 
 def scout_trial(
-    trial: Trial, project: Project, data: Prepared, metric: str, watch: Watch | None
+    trial: Trial, project: Project, data: PreparedData, metric: str, watch: PruningCallback | None
 ) -> None:
     """See on some of the training rows whether the setting is worth a fit.
 
@@ -146,15 +146,15 @@ def scout_trial(
     """
     if watch is not None:
         estimator = project.candidate(trial.candidate).build(**trial.params)
-        scout(estimator, project, data, metric, watch)
+        screen(estimator, project, data, metric, watch)
 
 
 def learn(
     trial: Trial,
     project: Project,
-    data: Prepared,
+    data: PreparedData,
     tell: Callable[[float], None] = lambda share: None,
-    watch: Watch | None = None,
+    watch: PruningCallback | None = None,
 ) -> Learned:
     """Fit one setting on the training rows and evaluate it on the held-out ones.
 
@@ -164,14 +164,14 @@ def learn(
     candidate = project.candidate(trial.candidate)
     estimator = candidate.build(**trial.params)
     everything = data.train if project.tensor else data.frame
-    pipeline = build_pipeline(estimator, matrix_of(everything, data.inputs, project), project)
-    y_train, y_test = labels_of(data.train, project), labels_of(data.test, project)
-    X_train = matrix_of(data.train, data.inputs, project)
+    pipeline = build_pipeline(estimator, input_matrix(everything, data.inputs, project), project)
+    y_train, y_test = target_array(data.train, project), target_array(data.test, project)
+    X_train = input_matrix(data.train, data.inputs, project)
     listener = None if watch is None else watch.report
     by_loss = data.task == "regression" or project.gate.metric == "log_loss"
-    with followed(pipeline, tell, listener, by_loss=by_loss):
+    with report_epochs(pipeline, tell, listener, by_loss=by_loss):
         fitted = fit(pipeline, X_train, y_train, seed=project.seed)
-    predicted = predict(fitted.model, matrix_of(data.test, data.inputs, project))
+    predicted = predict(fitted.model, input_matrix(data.test, data.inputs, project))
     labels = _labels(fitted.model, y_train) if data.task == "classification" else ()
     return Learned(
         model=fitted.model,
@@ -221,7 +221,7 @@ def _deciding(evaluation: Evaluation, metric: str) -> float:
     return value
 
 
-def _log(run: Run, trial: Trial, project: Project, data: Prepared, learned: Learned) -> None:
+def _log(run: Run, trial: Trial, project: Project, data: PreparedData, learned: Learned) -> None:
     """Everything a trial's page shows; cheap enough to do for every one of them."""
     facts = {
         "candidate": trial.candidate,
@@ -245,11 +245,13 @@ def _log(run: Run, trial: Trial, project: Project, data: Prepared, learned: Lear
     run.set_tags({NOTE_TAG: describe(trial, learned, project)})
 
 
-def _files(trial: Trial, project: Project, data: Prepared, learned: Learned) -> dict[str, bytes]:
+def _files(
+    trial: Trial, project: Project, data: PreparedData, learned: Learned
+) -> dict[str, bytes]:
     found, title = learned.evaluation, f"{project.name}: {trial.name}"
     files = {}
     if found.confusion is None:
-        y = labels_of(data.test, project)
+        y = target_array(data.test, project)
         figure = pictures.residuals_picture(y, learned.predicted.values, title, project.target)
         files[RESIDUALS_FILE] = style.png(figure)
     else:

@@ -15,11 +15,11 @@ from tidemill.project import Project, Task
 from tidemill.steps.data.fingerprint import row_hashes
 from tidemill.steps.data.task import is_numeric
 
-FEWEST_ROWS = 10
-FEW_OF_A_CLASS = 5
-MANY_TEXTS = 20
-NEARLY_ALL = 0.8
-GREATEST = 1e150
+MIN_ROWS = 10
+MIN_CLASS_ROWS = 5
+MAX_DISTINCT_TEXTS = 20
+NUMERIC_SHARE = 0.8
+MAX_SQUARABLE = 1e150
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class DataWarning:
     column: str | None = None
 
 
-def refuse_unusable(frame: pd.DataFrame, project: Project, task: Task) -> None:
+def check_usable(frame: pd.DataFrame, project: Project, task: Task) -> None:
     """Refuse what no model can learn from, or what could not be split or scored.
 
     Raises:
         DataError: Too few rows, infinite values, or a class with too few rows.
     """
-    if len(frame) < FEWEST_ROWS:
+    if len(frame) < MIN_ROWS:
         raise DataError(
-            f"There are {len(frame)} rows with a target; at least {FEWEST_ROWS} are needed.",
+            f"There are {len(frame)} rows with a target; at least {MIN_ROWS} are needed.",
             field=project.target,
         )
     if task == "classification":
         _refuse_lone_classes(frame[project.target], project)
 
 
-def refuse_infinite(frame: pd.DataFrame) -> None:
+def check_finite(frame: pd.DataFrame) -> None:
     """Refuse infinite values, naming their columns."""
     found = {str(name): _infinities(frame[name]) for name in frame.columns}
     bad = {name: count for name, count in found.items() if count}
@@ -84,7 +84,7 @@ def _refuse_lone_classes(target: pd.Series[Any], project: Project) -> None:
         )
 
 
-def doubts(
+def find_warnings(
     frame: pd.DataFrame, inputs: Sequence[str], target: str, task: Task
 ) -> Iterator[DataWarning]:
     """Every warning about a table: rare classes, twins, leaks, ids, and numbers kept as text."""
@@ -106,7 +106,7 @@ def doubts(
 def _rare_classes(target: pd.Series[Any]) -> Iterator[DataWarning]:
     counts = target.value_counts()
     for label, count in zip(counts.index.tolist(), counts.tolist(), strict=True):
-        if count < FEW_OF_A_CLASS:
+        if count < MIN_CLASS_ROWS:
             text = f"Class {label!r} has only {count} rows: its scores mean little."
             yield DataWarning(text, str(target.name))
 
@@ -149,9 +149,9 @@ def _row_number(series: pd.Series[Any]) -> str | None:
 
 
 def _beyond_squares(series: pd.Series[Any]) -> str | None:
-    if series.dtype.kind != "f" or not bool((series.abs() > GREATEST).any()):
+    if series.dtype.kind != "f" or not bool((series.abs() > MAX_SQUARABLE).any()):
         return None
-    return f"holds values beyond {GREATEST:g}, whose squares fit no number: scaling it fails."
+    return f"holds values beyond {MAX_SQUARABLE:g}, whose squares fit no number: scaling it fails."
 
 
 def _text_trouble(series: pd.Series[Any]) -> str | None:
@@ -159,10 +159,10 @@ def _text_trouble(series: pd.Series[Any]) -> str | None:
         return None
     present = series.dropna()
     numeric = float(pd.to_numeric(present, errors="coerce").notna().mean())
-    if NEARLY_ALL <= numeric < 1:
+    if NUMERIC_SHARE <= numeric < 1:
         odd = present[pd.to_numeric(present, errors="coerce").isna()].iloc[0]
         return f"is text, but {numeric:.0%} of it are numbers; is {odd!r} a missing value?"
     distinct = present.nunique()
-    if distinct > MANY_TEXTS and distinct > len(present) / 2:
+    if distinct > MAX_DISTINCT_TEXTS and distinct > len(present) / 2:
         return f"holds {distinct} different texts in {len(present)} rows; if it is an id, drop it."
     return None

@@ -20,7 +20,7 @@ _MIXED = "Make it one kind in the data function, or read it with dtype=str."
 _WORDS = {"integer": "numbers", "floating": "numbers", "string": "texts", "boolean": "booleans"}
 
 
-def kind_of(series: pd.Series[Any]) -> Kind:
+def infer_kind(series: pd.Series[Any]) -> Kind:
     """The kind a column is meant to be, also where missing values will turn it into float64."""
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)

@@ -9,9 +9,9 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.sources import csv
-from tidemill.steps.data.encoding import SEPARATORS, encoding_of
+from tidemill.steps.data.encoding import SEPARATORS, detect_encoding
 
-LOOKED_AT = 100_000  # rows that guesses about a table rest on
+SAMPLED_ROWS = 100_000  # rows that guesses about a table rest on
 _DECIMAL_COMMA = r"\s*[-+]?\d+,\d+\s*"
 
 
@@ -21,8 +21,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     Raises:
         DataError: It is no table with a header, two columns and a row.
     """
-    options = dialect(path)
-    more: dict[str, Any] = {"nrows": LOOKED_AT, **options}
+    options = csv_options(path)
+    more: dict[str, Any] = {"nrows": SAMPLED_ROWS, **options}
     frame = csv(path, **more).load()
     if frame.shape[1] < 2 or frame.empty:
         raise DataError(
@@ -39,9 +39,9 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return frame, options
 
 
-def dialect(path: Path) -> dict[str, str]:
+def csv_options(path: Path) -> dict[str, str]:
     """Options of `pandas.read_csv` that differ from its defaults, best guess."""
-    encoding = encoding_of(path)
+    encoding = detect_encoding(path)
     options = {} if encoding == "utf-8" else {"encoding": encoding}
     widths = {separator: _width(path, separator, options) for separator in SEPARATORS}
     separator = max(SEPARATORS, key=lambda each: widths[each])

@@ -9,7 +9,7 @@ SEPARATORS = (",", ";", "\t", "|")
 _MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def encoding_of(path: Path) -> str:
+def detect_encoding(path: Path) -> str:
     """The first of UTF-16 (with its mark), UTF-8, Windows' and Latin-1 that fits the whole file."""
     with path.open("rb") as file:
         if file.read(2) in _MARKS and _is(path, "utf-16"):

@@ -21,7 +21,7 @@ def row_hashes(frame: pd.DataFrame) -> npt.NDArray[np.uint64]:
     return np.asarray(pd.util.hash_pandas_object(plain, index=False), dtype=np.uint64)
 
 
-def draws(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.uint64]:
+def seeded_row_hashes(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.uint64]:
     """A random number a row [rows], decided by what the row holds and by the seed.
 
     A row draws the same number wherever it stands and whatever rows come beside it. Equal rows

@@ -20,23 +20,23 @@ from tidemill.project import Project, Source, Task
 from tidemill.signature import Kind
 from tidemill.steps.data import checks
 from tidemill.steps.data.checks import DataWarning
-from tidemill.steps.data.column_kinds import as_kind, kind_of
+from tidemill.steps.data.column_kinds import as_kind, infer_kind
 from tidemill.steps.data.fingerprint import fingerprint
 from tidemill.steps.data.split import Split, split
-from tidemill.steps.data.task import as_target, is_numeric, task_of
+from tidemill.steps.data.task import convert_target, is_numeric, resolve_task
 
 __all__ = [
-    "Cleaned",
+    "CleanedData",
     "DataWarning",
-    "Prepared",
+    "PreparedData",
     "Split",
     "clean",
     "fingerprint",
-    "labels_of",
+    "input_matrix",
     "load_frame",
-    "matrix_of",
     "prepare",
     "split",
+    "target_array",
     "validate",
 ]
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class CleanedData:
     """Rows with the project's names, each column of one kind, every row with a target.
 
     `inputs` are the columns a model is given: constant ones stay in the frame but are left out.
@@ -59,7 +59,7 @@ class Cleaned:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """Everything that training and the gate need to know about the data.
 
     `frame` holds all rows, `train` and `test` the two parts of them. `seen` are the rows up to the
@@ -80,7 +80,7 @@ class Prepared:
     seen: pd.DataFrame | None = None
 
 
-def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prepared:
+def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> PreparedData:
     """Load, clean and split a project's rows.
 
     Args:
@@ -97,7 +97,7 @@ def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prep
     logger.info(
         "%s: %d rows to train on, %d held out", project.name, len(parts.train), len(parts.test)
     )
-    return Prepared(
+    return PreparedData(
         source=_source(raw, project),
         task=cleaned.task,
         inputs=cleaned.inputs,
@@ -137,7 +137,7 @@ def _source(frame: pd.DataFrame, project: Project) -> str:
 
 def clean(
     frame: pd.DataFrame, project: Project, *, extra_rows: pd.DataFrame | None = None
-) -> Cleaned:
+) -> CleanedData:
     """Rename, drop, bring every column to its kind, and check.
 
     Raises:
@@ -150,19 +150,19 @@ def clean(
         frame = _joined(frame, extra_rows)
     numbers = _category_codes(frame, project)
     frame, dropped = _with_target(frame, project)
-    kinds = {} if project.tensor else {name: kind_of(frame[name]) for name in frame.columns}
+    kinds = {} if project.tensor else {name: infer_kind(frame[name]) for name in frame.columns}
     frame = _in_kinds(frame, project)
-    checks.refuse_infinite(frame)
-    frame = frame.assign(**{project.target: as_target(frame[project.target], project)})
-    task = task_of(frame[project.target], project)
-    checks.refuse_unusable(frame, project, task)
+    checks.check_finite(frame)
+    frame = frame.assign(**{project.target: convert_target(frame[project.target], project)})
+    task = resolve_task(frame[project.target], project)
+    checks.check_usable(frame, project, task)
     inputs, constant = _inputs(frame, project)
-    doubts = () if project.tensor else checks.doubts(frame, inputs, project.target, task)
+    doubts = () if project.tensor else checks.find_warnings(frame, inputs, project.target, task)
     warnings = (*dropped, *numbers, *constant, *doubts)
     for warning in warnings:
         logger.warning("%s: %s", project.name, warning.text)
     of_inputs = {name: kinds[name] for name in inputs if name in kinds}
-    return Cleaned(frame, inputs, of_inputs, task, warnings)
+    return CleanedData(frame, inputs, of_inputs, task, warnings)
 
 
 def validate(frame: pd.DataFrame, project: Project) -> list[DataWarning]:
@@ -295,7 +295,7 @@ def _refuse_unlearnable(parts: Split, project: Project, task: Task) -> None:
         )
 
 
-def matrix_of(
+def input_matrix(
     frame: pd.DataFrame, inputs: Sequence[str], project: Project
 ) -> pd.DataFrame | npt.NDArray[np.float32]:
     """What a model is given: the input columns, or float32 [rows, *shape] for a tensor."""
@@ -307,7 +307,7 @@ def matrix_of(
     return flat.reshape(-1, *project.tensor.shape)
 
 
-def labels_of(frame: pd.DataFrame, project: Project) -> npt.NDArray[Any]:
+def target_array(frame: pd.DataFrame, project: Project) -> npt.NDArray[Any]:
     """What a model learns to answer [rows]: texts, whole numbers, booleans or float64."""
     target = frame[project.target]
     plain = target.dtype.kind in "fib"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tidemill.project import Project
 
 MISSING_TEXT = "missing"
-MOST_CATEGORIES = 256
+MAX_CATEGORIES = 256
 
 
 def build_pipeline(estimator: Any, X: Any, project: Project) -> Pipeline:
@@ -98,7 +98,7 @@ def _texts() -> Pipeline:
     objects = FunctionTransformer(methodcaller("astype", "object"), feature_names_out="one-to-one")
     fill = FunctionTransformer(methodcaller("fillna", MISSING_TEXT), feature_names_out="one-to-one")
     onehot = OneHotEncoder(
-        handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES, sparse_output=False
+        handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES, sparse_output=False
     )
     return Pipeline([("object", objects), ("impute", fill), ("onehot", onehot)])
 

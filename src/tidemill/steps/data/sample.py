@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 
-def customers(rows: int = 600, seed: int = 7) -> pd.DataFrame:
+def sample_customers(rows: int = 600, seed: int = 7) -> pd.DataFrame:
     """Numbers, texts, booleans and gaps, and the text target `churned` ("yes" or "no").
 
     Who leaves depends on the plan, the months stayed, the calls for help and the fee, with noise:

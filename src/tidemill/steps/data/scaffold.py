@@ -14,15 +14,15 @@ import pandas as pd
 from tidemill.errors import ProjectError
 from tidemill.project import Task
 from tidemill.steps.data.column_kinds import as_kind
-from tidemill.steps.data.task import guess_task
+from tidemill.steps.data.task import infer_task
 
 USUAL_TARGETS = ("target", "label", "class", "outcome", "y")
-MANY_TEXTS = 20
+MAX_DISTINCT_TEXTS = 20
 _ID_NAME = re.compile(r"(^|[^a-z])(id|uuid|guid|index|unnamed: 0)$|[a-z]I[dD]$")
 
 
 @dataclass(frozen=True)
-class Outline:
+class TableSpec:
     """A table as a project describes it.
 
     Args:
@@ -40,9 +40,9 @@ class Outline:
     row: Mapping[str, Any]
 
 
-def outline(
+def infer_table_spec(
     frame: pd.DataFrame, path: str, *, target: str | None = None, options: Mapping[str, str]
-) -> Outline:
+) -> TableSpec:
     """Guess how a table is meant.
 
     The target is the one given, else a column with a usual name, else the last column.
@@ -65,8 +65,8 @@ def outline(
             field="drop" if drop else "data",
             expected="at least one column besides the target that is not an id",
         )
-    task = guess_task(as_kind(frame[target].dropna()))
-    return Outline(path, target, task, options, drop, _example(frame[inputs]))
+    task = infer_task(as_kind(frame[target].dropna()))
+    return TableSpec(path, target, task, options, drop, _example(frame[inputs]))
 
 
 def _target(columns: list[str], wanted: str | None) -> str:
@@ -96,7 +96,7 @@ def _reason_to_drop(series: pd.Series[Any]) -> str | None:
         return "counts the rows"
     if distinct == len(series) and (whole or text) and _ID_NAME.search(_spaced(str(series.name))):
         return "an id"
-    if text and distinct > MANY_TEXTS and distinct > len(present) / 2:
+    if text and distinct > MAX_DISTINCT_TEXTS and distinct > len(present) / 2:
         return "nearly as many different texts as rows"
     return None
 
@@ -187,7 +187,7 @@ project = Project(
 '''
 
 
-def project_text(name: str, table: Outline, metric: str | None = None) -> str:
+def render_project(name: str, table: TableSpec, metric: str | None = None) -> str:
     """The project file for a table, as ordinary Python.
 
     Args:
@@ -246,7 +246,7 @@ tidemill serve {name}
 """
 
 
-def readme_text(name: str, row: Mapping[str, Any] | None) -> str:
+def render_readme(name: str, row: Mapping[str, Any] | None) -> str:
     """The commands that come next, with a request that works when pasted."""
     key = '-H "X-API-Key: $(cat .tidemill/key)"'
     base = "curl -s http://127.0.0.1:8000"

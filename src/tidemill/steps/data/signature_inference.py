@@ -16,7 +16,7 @@ from tidemill.signature import Column, Kind, Label, Signature, Tensor, Value
 if TYPE_CHECKING:
     from tidemill.project import Project, Task
 
-MOST_CATEGORIES = 1000
+MAX_CATEGORIES = 1000
 
 
 def infer_signature(
@@ -38,7 +38,7 @@ def infer_signature(
     Raises:
         DataError: A column is of no kind that a model takes.
     """
-    labels = labels_in(y) if task == "classification" else ()
+    labels = distinct_labels(y) if task == "classification" else ()
     if project.tensor is not None or not isinstance(X, pd.DataFrame):
         tensor = project.tensor or Tensor(name="input", shape=tuple(np.shape(X)[1:]))
         return Signature(task=task, target=project.target, tensor=tensor, labels=labels)
@@ -47,7 +47,7 @@ def infer_signature(
     return Signature(task=task, target=project.target, columns=columns, labels=labels)
 
 
-def labels_in(y: Iterable[Any]) -> tuple[Label, ...]:
+def distinct_labels(y: Iterable[Any]) -> tuple[Label, ...]:
     """The distinct labels as Python scalars, in scikit-learn's order of `classes_`."""
     return tuple(cast("Label", label) for label in np.unique(np.asarray(y)).tolist())
 
@@ -80,7 +80,7 @@ def _column(values: pd.Series[Any], accept: bool, kind: Kind | None) -> Column:
     kind = kind or _kind(values)
     known = values.dropna()
     categories = None
-    if kind == "text" and not accept and known.nunique() <= MOST_CATEGORIES:
+    if kind == "text" and not accept and known.nunique() <= MAX_CATEGORIES:
         categories = tuple(sorted({str(text) for text in known}))
     return Column(str(values.name), kind, bool(values.isna().any()), categories or None)
 

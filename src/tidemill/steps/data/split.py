@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from tidemill.project import Project, Task
-from tidemill.steps.data.fingerprint import draws
-from tidemill.steps.data.task import task_of
+from tidemill.steps.data.fingerprint import seeded_row_hashes
+from tidemill.steps.data.task import resolve_task
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def split(frame: pd.DataFrame, project: Project) -> Split:
     if not project.shuffle:
         first = len(frame) - _share(len(frame), project.test_size)
         return Split(frame.iloc[:first], frame.iloc[first:])
-    held = _held_out(frame, project, task_of(frame[project.target], project))
+    held = _held_out(frame, project, resolve_task(frame[project.target], project))
     return Split(frame[~held], frame[held])
 
 
 def _held_out(frame: pd.DataFrame, project: Project, task: Task) -> npt.NDArray[np.bool_]:
-    lots = draws(frame, project.seed)
+    lots = seeded_row_hashes(frame, project.seed)
     strata = _strata(frame[project.target], task)
     held = np.zeros(len(frame), dtype=bool)
     for stratum, count in enumerate(allocate(np.bincount(strata), project.test_size)):

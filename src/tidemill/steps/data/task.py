@@ -13,12 +13,12 @@ from tidemill.project import Project, Task
 MANY_CLASSES = 20
 
 
-def task_of(target: pd.Series[Any], project: Project) -> Task:
+def resolve_task(target: pd.Series[Any], project: Project) -> Task:
     """The project's task, or a guess."""
-    return project.task or guess_task(target)
+    return project.task or infer_task(target)
 
 
-def guess_task(target: pd.Series[Any]) -> Task:
+def infer_task(target: pd.Series[Any]) -> Task:
     """Text, booleans and few whole numbers are classes, other numbers are quantities.
 
     Whole numbers are few when there are at most 20 of them and ten rows or more for each.
@@ -30,13 +30,13 @@ def guess_task(target: pd.Series[Any]) -> Task:
     return "classification" if few and _all_whole(target) else "regression"
 
 
-def as_target(target: pd.Series[Any], project: Project) -> pd.Series[Any]:
+def convert_target(target: pd.Series[Any], project: Project) -> pd.Series[Any]:
     """The target as its task needs it: classes whole or text, quantities float64.
 
     Raises:
         DataError: Classes with fractions, or quantities that are not numbers.
     """
-    if task_of(target, project) == "regression":
+    if resolve_task(target, project) == "regression":
         return _as_quantity(target)
     if types.is_float_dtype(target.dtype):
         return _as_class(target)

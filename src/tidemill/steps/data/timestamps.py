@@ -11,7 +11,7 @@ _BY_NUMBER = r"^\s*(\d{1,2})[/.\-](\d{1,2})[/.\-](?:\d{4}|\d{2})(?!\d)"
 _EXPECTED = "numbers, or dates such as 2024-05-31 or 2024-05-31T12:00:00"
 
 
-def moments_of(texts: pd.Series[str], column: str) -> pd.Series[pd.Timestamp]:
+def parse_timestamps(texts: pd.Series[str], column: str) -> pd.Series[pd.Timestamp]:
     """The moments in UTC [rows]; NaT where a text is none.
 
     Dates such as 3/4/2024 are read day first or month first as one for all rows: as those say where

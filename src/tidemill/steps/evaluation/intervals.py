@@ -23,10 +23,10 @@ Interval = tuple[float, float]
 CONFIDENCE = 0.95
 SEED = 20_240_229
 #: Resamples: so many, less for very many rows, whose intervals are narrow anyway.
-MOST, LEAST = 1_000, 200
-DRAWN_ROWS = 50_000_000
+MAX_RESAMPLES, MIN_RESAMPLES = 1_000, 200
+MAX_DRAWN_ROWS = 50_000_000
 #: Rows x curves of ROC AUC, which is no function of sums; beyond, it has no interval.
-MOST_OF_CURVES = 20_000
+MAX_CURVE_ROWS = 20_000
 
 
 class Intervals(msgspec.Struct, frozen=True):
@@ -47,10 +47,10 @@ def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: Outcome) -> Inter
         outcome: What was answered.
     """
     truth, (answers,) = encoded(y, [outcome], task)
-    resamples = min(MOST, max(LEAST, DRAWN_ROWS // max(len(y), 1)))
+    resamples = min(MAX_RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWN_ROWS // max(len(y), 1)))
     names = list(all_metrics(task, truth, answers))
     curves = 1 if len(answers.known) == 2 else len(answers.known)
-    if len(y) * curves > MOST_OF_CURVES:
+    if len(y) * curves > MAX_CURVE_ROWS:
         names = [name for name in names if name != "roc_auc"]
     found = {name: interval(name, truth, answers, resamples) for name in names}
     known = {name: bounds for name, bounds in found.items() if bounds is not None}
@@ -58,7 +58,7 @@ def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: Outcome) -> Inter
 
 
 def interval(
-    metric: str, y: npt.NDArray[Any], answers: Answers, resamples: int = MOST
+    metric: str, y: npt.NDArray[Any], answers: Answers, resamples: int = MAX_RESAMPLES
 ) -> Interval | None:
     """The bounds of one metric; None where one sample in twenty or more does not define it.
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tidemill.project import Project, Task
-from tidemill.steps.data.fingerprint import draws
+from tidemill.steps.data.fingerprint import seeded_row_hashes
 
 MOST_CLASSES = 50
 WHOLE = float(2**64)
@@ -68,7 +68,7 @@ def is_fresh(rows: pd.DataFrame, cut: Cut, target: str, task: Task) -> npt.NDArr
 
 
 def _shares(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.float64]:
-    return draws(frame, seed).astype(np.float64) / WHOLE
+    return seeded_row_hashes(frame, seed).astype(np.float64) / WHOLE
 
 
 def _classes(frame: pd.DataFrame, target: str, task: Task) -> pd.Series[Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.project import Project
-from tidemill.steps.data.prepare import Cleaned, clean, load_frame
+from tidemill.steps.data.prepare import CleanedData, clean, load_frame
 from tidemill.steps.data.task import is_numeric
 
 
@@ -63,7 +63,7 @@ def cut_at(times: npt.NDArray[np.float64], held: int) -> float:
     return float(later[0]) if later.size else moment
 
 
-def clean_with(project: Project, lessons: Lessons) -> tuple[Cleaned, int]:
+def clean_with(project: Project, lessons: Lessons) -> tuple[CleanedData, int]:
     """The project's rows with the lessons after them, cleaned, and how many are the project's.
 
     Raises:

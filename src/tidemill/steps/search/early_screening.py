@@ -19,12 +19,12 @@ import numpy.typing as npt
 from sklearn.linear_model import Perceptron, SGDClassifier, SGDRegressor
 
 from tidemill.project import METRICS, Project
-from tidemill.steps.data.prepare import Prepared, labels_of, matrix_of
+from tidemill.steps.data.prepare import PreparedData, input_matrix, target_array
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.evaluation.evaluate import score
 from tidemill.steps.search.epochs import is_network
 from tidemill.steps.search.fit import collected_warnings, fix_randomness, predict
-from tidemill.steps.search.pruning import Watch
+from tidemill.steps.search.pruning import PruningCallback
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ LEARNED = 0.2  # share of the training rows; all passes together are little more
 CHECKED, MOST_CHECKED = 0.2, 2000  # share of the training rows that score, and how many at most
 
 
-def scout(
-    estimator: Any, project: Project, data: Prepared, metric: str, watch: Watch | None
+def screen(
+    estimator: Any, project: Project, data: PreparedData, metric: str, watch: PruningCallback | None
 ) -> None:
     """Report how good the setting is after each pass; held-out rows take no part.
 
@@ -60,7 +60,7 @@ def scout(
             logger.info("%s is not scouted: %s", type(estimator).__name__, why)
 
 
-def _can_be_scouted(estimator: Any, data: Prepared) -> bool:
+def _can_be_scouted(estimator: Any, data: PreparedData) -> bool:
     """Whether passes are what its fit is made of, and enough of them for scouting to be cheap."""
     linear = isinstance(estimator, SGDClassifier | SGDRegressor | Perceptron)
     longest = getattr(estimator, "max_iter", None)
@@ -73,7 +73,9 @@ def _can_be_scouted(estimator: Any, data: Prepared) -> bool:
     )
 
 
-def _scout(estimator: Any, project: Project, data: Prepared, metric: str, watch: Watch) -> None:
+def _scout(
+    estimator: Any, project: Project, data: PreparedData, metric: str, watch: PruningCallback
+) -> None:
     learned, checked = _parts(len(data.train), project)
     X, y = _rows(project, data, learned)
     X_checked, y_checked = _rows(project, data, checked)
@@ -104,13 +106,13 @@ def _parts(count: int, project: Project) -> tuple[npt.NDArray[Any], npt.NDArray[
     return rng.permutation(order[:cut])[: int(count * LEARNED)], order[cut:]
 
 
-def _rows(project: Project, data: Prepared, which: npt.NDArray[Any]) -> tuple[Any, Any]:
+def _rows(project: Project, data: PreparedData, which: npt.NDArray[Any]) -> tuple[Any, Any]:
     rows = data.train.iloc[which]
-    return matrix_of(rows, data.inputs, project), labels_of(rows, project)
+    return input_matrix(rows, data.inputs, project), target_array(rows, project)
 
 
-def _classes(project: Project, data: Prepared) -> npt.NDArray[Any] | None:
-    return np.unique(labels_of(data.train, project)) if data.task == "classification" else None
+def _classes(project: Project, data: PreparedData) -> npt.NDArray[Any] | None:
+    return np.unique(target_array(data.train, project)) if data.task == "classification" else None
 
 
 def _adapt(estimator: Any, classes: Any, y: npt.NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 
-class Listener(Protocol):
+class ScoreListener(Protocol):
     """Hears a score after an epoch, counted from 1, and whether more of it is better."""
 
     def __call__(self, step: int, measure: str, score: float, *, maximize: bool) -> None: ...
@@ -22,10 +22,10 @@ def is_network(estimator: Any) -> bool:
 
 
 @contextmanager
-def followed(
+def report_epochs(
     model: Any,
     tell: Callable[[float], None],
-    score: Listener | None = None,
+    score: ScoreListener | None = None,
     *,
     by_loss: bool = True,
 ) -> Iterator[None]:
@@ -61,7 +61,7 @@ def followed(
         del network.notify
 
 
-def _tell_score(history: Any, score: Listener, by_loss: bool) -> None:
+def _tell_score(history: Any, score: ScoreListener, by_loss: bool) -> None:
     known = history[-1]
     measures = ["valid_loss"] if by_loss else ["valid_acc", "valid_loss"]
     for measure in measures:

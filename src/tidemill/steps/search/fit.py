@@ -20,7 +20,7 @@ Inputs = pd.DataFrame | npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """A fitted model, the seconds it took, and what it warned about while it learned."""
 
     model: Any
@@ -29,7 +29,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictResult:
     """A model's answers: values [rows], and probabilities [rows, labels] where it gives them."""
 
     values: npt.NDArray[Any]
@@ -37,7 +37,7 @@ class Predicted:
     warnings: tuple[str, ...]
 
 
-def fit(model: Any, X: Inputs, y: npt.NDArray[Any], *, seed: int) -> Fitted:
+def fit(model: Any, X: Inputs, y: npt.NDArray[Any], *, seed: int) -> FitResult:
     """Fit an unfitted scikit-learn pipeline on inputs X [rows, ...] and targets y [rows].
 
     Whatever the model raises comes through; what it warns about is kept instead of printed.
@@ -46,10 +46,10 @@ def fit(model: Any, X: Inputs, y: npt.NDArray[Any], *, seed: int) -> Fitted:
     started = time.perf_counter()
     with collected_warnings() as heard:
         fitted = model.fit(X, y)
-    return Fitted(fitted, time.perf_counter() - started, tuple(heard))
+    return FitResult(fitted, time.perf_counter() - started, tuple(heard))
 
 
-def predict(model: Any, X: Inputs) -> Predicted:
+def predict(model: Any, X: Inputs) -> PredictResult:
     """What a fitted model answers to X [rows, ...].
 
     Raises:
@@ -61,7 +61,7 @@ def predict(model: Any, X: Inputs) -> Predicted:
     for what, numbers in (("predictions", values), ("probabilities", probabilities)):
         if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             raise ValueError(f"The model's {what} hold NaN or infinite values.")
-    return Predicted(values, probabilities, tuple(heard))
+    return PredictResult(values, probabilities, tuple(heard))
 
 
 def _probabilities(model: Any, X: Inputs) -> npt.NDArray[np.float64] | None:

@@ -31,7 +31,7 @@ _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "
 
 
 @dataclass(frozen=True)
-class Accepted:
+class ParameterType:
     """What a parameter takes: values of some types, or one of fixed choices; nothing is anything.
 
     `none` says whether None (or the text "none") is among them.
@@ -138,19 +138,19 @@ def _refuse_unknown(candidates: Sequence[Candidate], parameter: str) -> typing.N
     )
 
 
-def accepted_by(candidate: Candidate, parameter: str) -> Accepted:
+def parameter_type(candidate: Candidate, parameter: str) -> ParameterType:
     """What the candidate's parameter takes, as far as the project tells."""
     hint = _annotation(candidate, parameter)
     if hint is not None:
         return _from_hint(hint)
     if parameter in getattr(candidate.estimator, "_parameter_constraints", ()):
-        return Accepted()  # scikit-learn knows better than a default can tell
+        return ParameterType()  # scikit-learn knows better than a default can tell
     values = list(_known_values(candidate, parameter))
     kinds = dict.fromkeys(type(value) for value in values if value is not None)
     simple = tuple(kind for kind in kinds if kind in _WORDS)
     if len(simple) < len(kinds) or not kinds:
-        return Accepted()
-    return Accepted(simple, none=None in values)
+        return ParameterType()
+    return ParameterType(simple, none=None in values)
 
 
 def _annotation(candidate: Candidate, parameter: str) -> Any:
@@ -163,21 +163,23 @@ def _annotation(candidate: Candidate, parameter: str) -> Any:
         return None
 
 
-def _from_hint(hint: Any) -> Accepted:
+def _from_hint(hint: Any) -> ParameterType:
     """`float`, `int | None`, `Literal["l1", "l2"]`, and unions of them; else anything."""
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
-        return Accepted(choices=tuple(c for c in choices if c is not None), none=None in choices)
+        return ParameterType(
+            choices=tuple(c for c in choices if c is not None), none=None in choices
+        )
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         parts = [_from_hint(arg) for arg in typing.get_args(hint)]
-        if any(part == Accepted() for part in parts):
-            return Accepted()
+        if any(part == ParameterType() for part in parts):
+            return ParameterType()
         kinds = tuple(kind for part in parts for kind in part.kinds)
         choices = tuple(choice for part in parts for choice in part.choices)
-        return Accepted(kinds, choices, none=any(part.none for part in parts))
+        return ParameterType(kinds, choices, none=any(part.none for part in parts))
     if hint in (None, type(None)):
-        return Accepted(none=True)
-    return Accepted((hint,)) if hint in _WORDS else Accepted()
+        return ParameterType(none=True)
+    return ParameterType((hint,)) if hint in _WORDS else ParameterType()
 
 
 def _known_values(candidate: Candidate, parameter: str) -> Iterable[Any]:
@@ -191,14 +193,14 @@ def _known_values(candidate: Candidate, parameter: str) -> Iterable[Any]:
 
 
 def _from_text(candidate: Candidate, parameter: str, text: str) -> Any:
-    accepted = accepted_by(candidate, parameter)
+    accepted = parameter_type(candidate, parameter)
     for value in _readings(text, accepted):
         if _fits(value, accepted):
             return _as_accepted(value, accepted)
     raise _ill_typed(candidate, parameter, text, accepted)
 
 
-def _readings(text: str, accepted: Accepted) -> Iterable[Any]:
+def _readings(text: str, accepted: ParameterType) -> Iterable[Any]:
     """What a text may mean, the likeliest first."""
     if text.lower() in ("none", "null"):
         yield None
@@ -215,14 +217,14 @@ def _readings(text: str, accepted: Accepted) -> Iterable[Any]:
 
 
 def _typed(candidate: Candidate, parameter: str, value: Any, *, shown: str) -> Any:
-    accepted = accepted_by(candidate, parameter)
+    accepted = parameter_type(candidate, parameter)
     if not _fits(value, accepted):
         raise _ill_typed(candidate, parameter, value, accepted, field=shown)
     return _as_accepted(value, accepted)
 
 
-def _fits(value: Any, accepted: Accepted) -> bool:
-    if accepted == Accepted():
+def _fits(value: Any, accepted: ParameterType) -> bool:
+    if accepted == ParameterType():
         return True
     if value is None:
         return accepted.none
@@ -241,7 +243,7 @@ def _is_a(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _as_accepted(value: Any, accepted: Accepted) -> Any:
+def _as_accepted(value: Any, accepted: ParameterType) -> Any:
     """1 becomes 1.0 where a number is wanted, and 3.0 becomes 3 where a whole number is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
@@ -257,7 +259,7 @@ def _ill_typed(
     candidate: Candidate,
     parameter: str,
     value: Any,
-    accepted: Accepted,
+    accepted: ParameterType,
     *,
     field: str | None = None,
 ) -> ProjectError:

@@ -17,10 +17,10 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-FEWEST_TRIALS = 10  # a shorter search has nothing to gain: its first trials are never pruned
-FIRST_WHOLE = 5  # how many trials run to their end before any is pruned
-WARM_UP = 3  # steps that say too little about where a trial ends
-KEPT = 75.0  # percent: what is better than the worst quarter goes on
+MIN_TRIALS = 10  # a shorter search has nothing to gain: its first trials are never pruned
+STARTUP_TRIALS = 5  # how many trials run to their end before any is pruned
+WARMUP_STEPS = 3  # steps that say too little about where a trial ends
+KEPT_PERCENTILE = 75.0  # percent: what is better than the worst quarter goes on
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pruning:
         return f"step {self.step}: {self.measure} {score}"
 
 
-class Pruned(BaseException):
+class TrialPruned(BaseException):
     """Raised into a trial to end it; no Exception, so that no estimator takes it for a fault."""
 
     def __init__(self, pruning: Pruning) -> None:
@@ -47,7 +47,7 @@ class Pruned(BaseException):
         self.pruning = pruning
 
 
-class Watch:
+class PruningCallback:
     """Tells a study how good one of its trials is while it learns.
 
     Args:
@@ -79,20 +79,23 @@ class Watch:
             logger.warning("The study does not hear of step %d: not pruned", step, exc_info=True)
             return
         if behind:
-            raise Pruned(Pruning(step, measure, score if math.isfinite(score) else None))
+            raise TrialPruned(Pruning(step, measure, score if math.isfinite(score) else None))
 
 
-def prunes(wanted: bool, trials: int) -> bool:
+def pruning_enabled(wanted: bool, trials: int) -> bool:
     """Whether a guided search of so many trials is pruned, where its candidate wants it."""
-    return wanted and trials >= FEWEST_TRIALS
+    return wanted and trials >= MIN_TRIALS
 
 
-def pruner(active: bool) -> Any:
+def make_pruner(active: bool) -> Any:
     """Optuna's rule for which trials are given up."""
     from optuna.pruners import NopPruner, PercentilePruner
 
     if not active:
         return NopPruner()
     return PercentilePruner(
-        KEPT, n_startup_trials=FIRST_WHOLE, n_warmup_steps=WARM_UP, n_min_trials=FIRST_WHOLE
+        KEPT_PERCENTILE,
+        n_startup_trials=STARTUP_TRIALS,
+        n_warmup_steps=WARMUP_STEPS,
+        n_min_trials=STARTUP_TRIALS,
     )

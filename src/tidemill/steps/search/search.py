@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from tidemill.project import Candidate
 from tidemill.steps.search.parameters import Overrides, check_params, parse_overrides
-from tidemill.steps.search.pruning import Pruning, Watch, pruner, prunes
+from tidemill.steps.search.pruning import Pruning, PruningCallback, make_pruner, pruning_enabled
 
 __all__ = [
     "Overrides",
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 DEFAULT_TRIALS = 20
-PATIENCE = 50  # how often to ask again for a setting that was not tried yet
+MAX_REDRAWS = 50  # how often to ask again for a setting that was not tried yet
 
 Settings = dict[str, Any]
 
@@ -58,7 +58,7 @@ class Search(Protocol):
 
     def ask(self) -> Settings | None: ...
 
-    def watch(self, settings: Settings) -> Watch | None: ...
+    def watch(self, settings: Settings) -> PruningCallback | None: ...
 
     def tell(
         self, settings: Settings, value: float | None, pruned: Pruning | None = None
@@ -88,8 +88,8 @@ def open_search(
     wanted = trials or candidate.trials
     size = _size(space)
     if size is not None and (wanted is None or wanted >= size):
-        return Grid(space, pinned)
-    return Guided(
+        return GridSearch(space, pinned)
+    return OptunaSearch(
         space,
         pinned,
         wanted or DEFAULT_TRIALS,
@@ -106,7 +106,7 @@ def _size(space: Mapping[str, Sequence[Any]]) -> int | None:
     return math.prod(len(values) for values in space.values())
 
 
-class Grid:
+class GridSearch:
     """Every combination of the lists, the last parameter changing fastest."""
 
     def __init__(self, space: Mapping[str, Sequence[Any]], pinned: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ class Grid:
         """A grid has nothing to learn."""
 
 
-class Guided:
+class OptunaSearch:
     """Settings proposed by Optuna from how good the earlier ones were."""
 
     def __init__(
@@ -145,11 +145,11 @@ class Guided:
         self._space = space
         self._pinned = pinned
         self._maximize = maximize
-        self._prunes = prunes(prune, trials)
+        self._prunes = pruning_enabled(prune, trials)
         self._study = optuna.create_study(
             direction="maximize" if maximize else "minimize",
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, trials // 2)),
-            pruner=pruner(self._prunes),
+            pruner=make_pruner(self._prunes),
         )
         self._distributions = {name: distribution(values) for name, values in space.items()}
         self._open: list[tuple[Settings, Any]] = []
@@ -160,30 +160,32 @@ class Guided:
         if self._asked == self.total:
             return None
         self._asked += 1
-        for _ in range(PATIENCE):
+        for _ in range(MAX_REDRAWS):
             trial = self._study.ask(self._distributions)
             if _key(trial.params) not in self._known:
                 break
-            tell_end(self._study, trial, self._known[_key(trial.params)])
+            finish_trial(self._study, trial, self._known[_key(trial.params)])
         self._known[_key(trial.params)] = None
-        settings = {**self._pinned, **drawn_values(self._space, trial.params)}
+        settings = {**self._pinned, **decode_params(self._space, trial.params)}
         self._open.append((settings, trial))
         return settings
 
-    def watch(self, settings: Settings) -> Watch | None:
+    def watch(self, settings: Settings) -> PruningCallback | None:
         trial = self._open[self._place(settings)][1]
-        return Watch(trial, maximize=self._maximize) if self._prunes else None
+        return PruningCallback(trial, maximize=self._maximize) if self._prunes else None
 
     def tell(self, settings: Settings, value: float | None, pruned: Pruning | None = None) -> None:
         trial = self._open.pop(self._place(settings))[1]
         self._known[_key(trial.params)] = value
-        tell_end(self._study, trial, value, pruned)
+        finish_trial(self._study, trial, value, pruned)
 
     def _place(self, settings: Settings) -> int:
         return next(i for i, (known, _) in enumerate(self._open) if known == settings)
 
 
-def tell_end(study: Any, trial: Any, value: float | None, pruned: Pruning | None = None) -> None:
+def finish_trial(
+    study: Any, trial: Any, value: float | None, pruned: Pruning | None = None
+) -> None:
     """How a trial of an Optuna study ended; without a finite value, and not pruned, it failed."""
     from optuna.trial import TrialState
 
@@ -199,7 +201,7 @@ def _key(drawn: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(drawn.items()))
 
 
-def drawn_values(space: Mapping[str, Sequence[Any]], drawn: Mapping[str, Any]) -> Settings:
+def decode_params(space: Mapping[str, Sequence[Any]], drawn: Mapping[str, Any]) -> Settings:
     """What Optuna drew as settings: of a list it draws the place, so that it may hold anything."""
     return {
         name: drawn[name] if isinstance(values, tuple) else values[drawn[name]]

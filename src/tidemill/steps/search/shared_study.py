@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tidemill.project import Candidate
-from tidemill.steps.search.pruning import Pruning, Watch, pruner
-from tidemill.steps.search.search import Settings, distribution, drawn_values, tell_end
+from tidemill.steps.search.pruning import Pruning, PruningCallback, make_pruner
+from tidemill.steps.search.search import Settings, decode_params, distribution, finish_trial
 
 OWNER = "owner"
 FIRST_AT_RANDOM = 5
@@ -39,15 +39,15 @@ class SharedStudy:
         space = {name: values for name, values in candidate.search.items() if name not in pinned}
         self._trial = self._study.ask({n: distribution(values) for n, values in space.items()})
         self._trial.set_user_attr(OWNER, owner)
-        return {**pinned, **drawn_values(space, self._trial.params)}
+        return {**pinned, **decode_params(space, self._trial.params)}
 
-    def watch(self) -> Watch | None:
+    def watch(self) -> PruningCallback | None:
         """Hears how good the settings are while they are learned; None where nothing is pruned."""
-        return Watch(self._trial, maximize=self._maximize) if self._prune else None
+        return PruningCallback(self._trial, maximize=self._maximize) if self._prune else None
 
     def tell(self, value: float | None, pruned: Pruning | None = None) -> None:
         """How good the settings were; None for a trial that failed or was pruned."""
-        tell_end(self._study, self._trial, value, pruned)
+        finish_trial(self._study, self._trial, value, pruned)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def shared_study(
             storage=database,
             study_name=name,
             sampler=sampler,
-            pruner=pruner(prune),
+            pruner=make_pruner(prune),
             direction="maximize" if maximize else "minimize",
             load_if_exists=True,
         )

@@ -14,14 +14,14 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project, Tensor, csv
 from tidemill.errors import DataError
-from tidemill.steps.data.column_kinds import as_kind, kind_of
+from tidemill.steps.data.column_kinds import as_kind, infer_kind
 from tidemill.steps.data.prepare import (
     clean,
     fingerprint,
-    labels_of,
+    input_matrix,
     load_frame,
-    matrix_of,
     prepare,
+    target_array,
     validate,
 )
 
@@ -214,9 +214,9 @@ def test_the_task_is_guessed_from_the_target(target: Any, task: str) -> None:
 
 def test_whole_classes_become_whole_numbers_and_quantities_float() -> None:
     classes = clean(table(kind=[1.0, 2.0] * 20), project())
-    assert labels_of(classes.frame, project()).dtype == "int64"
+    assert target_array(classes.frame, project()).dtype == "int64"
     quantities = clean(table(kind=range(40)), project())
-    assert labels_of(quantities.frame, project()).dtype == "float64"
+    assert target_array(quantities.frame, project()).dtype == "float64"
 
 
 def test_booleans_with_missing_targets_stay_booleans() -> None:
@@ -225,7 +225,7 @@ def test_booleans_with_missing_targets_stay_booleans() -> None:
 
 
 def test_labels_of_texts_are_plain_texts() -> None:
-    assert labels_of(table(), project()).dtype.kind == "U"
+    assert target_array(table(), project()).dtype.kind == "U"
 
 
 @pytest.mark.parametrize(
@@ -262,14 +262,14 @@ def test_every_column_becomes_one_of_four_kinds(
     values: list[Any], dtype: Any, kind: str, became: str
 ) -> None:
     series = pd.Series(values, dtype=dtype, name="c")
-    assert (kind_of(series), str(as_kind(series).dtype)) == (kind, became)
+    assert (infer_kind(series), str(as_kind(series).dtype)) == (kind, became)
 
 
 @pytest.mark.parametrize("dtype", [None, "string", "category", object])
 def test_text_is_text_with_nan_where_missing(dtype: Any) -> None:
     series = pd.Series(["a", None], dtype=dtype, name="c")
     found = as_kind(series)
-    assert kind_of(series) == "text"
+    assert infer_kind(series) == "text"
     assert found[0] == "a"
     assert isinstance(found[1], float)
 
@@ -312,7 +312,7 @@ def test_a_tensor_is_a_float32_array_of_its_shape() -> None:
     frame["kind"] = [1, 2] * 20
     given = project(frame, tensor=Tensor("image", (1, 2, 2)))
     found = prepare(given)
-    array = matrix_of(found.test, found.inputs, given)
+    array = input_matrix(found.test, found.inputs, given)
     assert isinstance(array, np.ndarray)
     assert (array.dtype, array.shape) == (np.float32, (8, 1, 2, 2))
 

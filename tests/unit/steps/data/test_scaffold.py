@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tidemill.errors import ConflictError, DataError, ProjectError
 from tidemill.loop.training.new_project import write_project
 from tidemill.project import gallery, load_project
-from tidemill.steps.data.csv_dialect import dialect, read_table
+from tidemill.steps.data.csv_dialect import csv_options, read_table
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.data.sample import customers
-from tidemill.steps.data.scaffold import outline, project_text, readme_text
+from tidemill.steps.data.sample import sample_customers
+from tidemill.steps.data.scaffold import infer_table_spec, render_project, render_readme
 
 ROWS = 40
 
@@ -36,7 +36,7 @@ def table(**columns: Any) -> pd.DataFrame:
 
 
 def guessed(frame: pd.DataFrame, **more: Any) -> Any:
-    return outline(frame, "data/rows.csv", options={}, **more)
+    return infer_table_spec(frame, "data/rows.csv", options={}, **more)
 
 
 # Guesses
@@ -123,7 +123,7 @@ def test_the_example_row_is_one_without_gaps() -> None:
 
 def test_the_readme_asks_with_a_body_that_survives_the_shell() -> None:
     row = {"it's": 'a "quoted" $HOME `x` \\ text', "n": 1.5}
-    ask = re.search(r"^curl .*?(?=\n```)", readme_text("churn", row), re.DOTALL | re.MULTILINE)
+    ask = re.search(r"^curl .*?(?=\n```)", render_readme("churn", row), re.DOTALL | re.MULTILINE)
     assert ask is not None
     assert json.loads(shlex.split(ask.group())[-1]) == row
 
@@ -138,10 +138,10 @@ def test_any_names_make_a_project_file_that_says_them(column: str, target: str, 
     frame = pd.DataFrame({"plain": [0.5, 1.5] * 10, column: range(20), target: ["a", "b"] * 10})
     if len(set(frame)) < 3:
         return
-    described = outline(frame, f"data/{file}", target=target, options={"sep": ";"})
+    described = infer_table_spec(frame, f"data/{file}", target=target, options={"sep": ";"})
     assert column in described.drop
     scope: dict[str, Any] = {}
-    exec(compile(project_text("p", described), "project.py", "exec"), scope)
+    exec(compile(render_project("p", described), "project.py", "exec"), scope)
     project = scope["project"]
     assert (project.target, list(project.drop)) == (target, [column])
     assert project.data.describe == f"csv:data/{file}"
@@ -150,7 +150,7 @@ def test_any_names_make_a_project_file_that_says_them(column: str, target: str, 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_a_written_project_is_in_the_house_style(tmp_path: Path, task: str) -> None:
     target = "left" if task == "classification" else "plain"
-    text = project_text("churn", guessed(table(id=range(ROWS)), target=target))
+    text = render_project("churn", guessed(table(id=range(ROWS)), target=target))
     (tmp_path / "project.py").write_text(text)
     for command in (["format", "--check"], ["check", "--select", "E,F,UP,B"]):
         done = subprocess.run(
@@ -176,7 +176,7 @@ def test_how_a_csv_is_written_is_found_out(
     tmp_path: Path, content: str, options: dict[str, str]
 ) -> None:
     (tmp_path / "rows.csv").write_text(content, encoding="utf-8")
-    assert dialect(tmp_path / "rows.csv") == options
+    assert csv_options(tmp_path / "rows.csv") == options
     frame, same = read_table(tmp_path / "rows.csv")
     assert same == options
     assert len(frame.columns) == len(re.findall(r"[\w]+", content.splitlines()[0]))
@@ -213,8 +213,8 @@ def test_what_is_no_table_with_a_header_is_refused(tmp_path: Path, content: str)
 
 
 def test_the_sample_has_every_kind_of_column_gaps_and_two_classes() -> None:
-    frame = customers()
-    assert frame.equals(customers())
+    frame = sample_customers()
+    assert frame.equals(sample_customers())
     assert frame.isna().any().sum() == 3
     assert frame["churned"].value_counts(normalize=True).min() > 0.3
 

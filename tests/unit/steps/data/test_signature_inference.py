@@ -13,7 +13,7 @@ from tidemill.errors import DataError
 from tidemill.project import Candidate, Project
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.data.signature_inference import (
-    MOST_CATEGORIES,
+    MAX_CATEGORIES,
     conform,
     frame_of,
     infer_signature,
@@ -62,8 +62,8 @@ def test_a_kind_that_the_type_does_not_tell_is_given() -> None:
 
 def test_categories_are_left_out_where_unknown_ones_are_accepted_or_there_are_too_many() -> None:
     assert column(["b", "a"], unknown_categories="accept").categories is None
-    assert column([f"t{i}" for i in range(MOST_CATEGORIES)]).categories is not None
-    assert column([f"t{i}" for i in range(MOST_CATEGORIES + 1)]).categories is None
+    assert column([f"t{i}" for i in range(MAX_CATEGORIES)]).categories is not None
+    assert column([f"t{i}" for i in range(MAX_CATEGORIES + 1)]).categories is None
 
 
 def test_dates_are_refused_by_name() -> None:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project
 from tidemill.steps.data import split
-from tidemill.steps.data.fingerprint import draws, fingerprint, row_hashes
+from tidemill.steps.data.fingerprint import fingerprint, row_hashes, seeded_row_hashes
 from tidemill.steps.data.split import allocate
 
 
@@ -126,4 +126,4 @@ def test_a_fingerprint_is_the_same_on_every_machine() -> None:
 def test_zero_has_one_hash_and_equal_rows_draw_their_own() -> None:
     frame = pd.DataFrame({"a": [0.0, -0.0, 0.0]})
     assert len(set(row_hashes(frame))) == 1
-    assert len(set(draws(frame, 1))) == 3
+    assert len(set(seeded_row_hashes(frame, 1))) == 3

@@ -18,10 +18,16 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from tidemill import Candidate, Project
 from tidemill.loop.training.trial import learn, scout_trial
-from tidemill.steps.data.prepare import Prepared, prepare
+from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.search import early_screening as scouting
-from tidemill.steps.search.early_screening import scout
-from tidemill.steps.search.pruning import FIRST_WHOLE, Pruned, Pruning, Watch, pruner
+from tidemill.steps.search.early_screening import screen
+from tidemill.steps.search.pruning import (
+    STARTUP_TRIALS,
+    Pruning,
+    PruningCallback,
+    TrialPruned,
+    make_pruner,
+)
 from tidemill.steps.search.search import Settings, Trial, open_search
 from tidemill.steps.search.shared_study import shared_study
 
@@ -48,7 +54,7 @@ def project(candidate: Candidate | None = None, **options: Any) -> Project:
 
 
 @pytest.fixture(scope="module")
-def data() -> Prepared:
+def data() -> PreparedData:
     return prepare(project())
 
 
@@ -59,7 +65,7 @@ class Searched:
     pruned: list[tuple[Settings, Pruning]]
 
 
-def search(data: Prepared, *, prune: bool) -> Searched:
+def search(data: PreparedData, *, prune: bool) -> Searched:
     """The whole of a guided search, without tracking."""
     found = project(Candidate("net", MLPClassifier, NET, search=SPACE, trials=17, prune=prune))
     asked = open_search(found.candidates[0], seed=3)
@@ -69,7 +75,7 @@ def search(data: Prepared, *, prune: bool) -> Searched:
         try:
             scout_trial(trial, found, data, "f1_score", watch)
             value = learn(trial, found, data, watch=watch).evaluation.metrics["f1_score"]
-        except Pruned as ended:
+        except TrialPruned as ended:
             result.pruned.append((settings, ended.pruning))
             asked.tell(settings, None, ended.pruning)
         else:
@@ -80,15 +86,15 @@ def search(data: Prepared, *, prune: bool) -> Searched:
 
 
 def test_a_pruned_search_gives_up_what_is_plainly_bad_and_finds_the_same_best(
-    data: Prepared,
+    data: PreparedData,
 ) -> None:
     whole, pruned = search(data, prune=False), search(data, prune=True)
     assert whole.pruned == []
     gone = [settings for settings, _ in pruned.pruned if useless(settings)]
     assert len(gone) >= 2
-    fitted_late = pruned.settings[FIRST_WHOLE:]
+    fitted_late = pruned.settings[STARTUP_TRIALS:]
     assert not any(map(useless, fitted_late)), "each that came after the first five was given up"
-    assert any(map(useless, whole.settings[FIRST_WHOLE:]))
+    assert any(map(useless, whole.settings[STARTUP_TRIALS:]))
     assert {p.measure for _, p in pruned.pruned} == {"f1_score"}
     assert len(pruned.values) + len(pruned.pruned) == 17
     assert max(pruned.values) == max(whole.values)
@@ -109,10 +115,10 @@ class Notes:
 
 
 def scouted(
-    estimator: Any, data: Prepared, metric: str = "f1_score", of: Project | None = None
+    estimator: Any, data: PreparedData, metric: str = "f1_score", of: Project | None = None
 ) -> Notes:
     notes: Any = Notes()
-    scout(estimator, of or project(), data, metric, notes)
+    screen(estimator, of or project(), data, metric, notes)
     return notes
 
 
@@ -126,7 +132,7 @@ def scouted(
     ids=["plain", "early stopping", "balanced"],
 )
 def test_scores_rise_with_the_passes(
-    made: Any, data: Prepared, monkeypatch: pytest.MonkeyPatch
+    made: Any, data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scouting, "FEWEST_ROWS_OF_A_LINEAR_ONE", 1000)
     told = scouted(made, data).told
@@ -137,7 +143,7 @@ def test_scores_rise_with_the_passes(
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy", "precision_weighted"])
-def test_the_metric_that_decides_is_the_one_that_is_told(metric: str, data: Prepared) -> None:
+def test_the_metric_that_decides_is_the_one_that_is_told(metric: str, data: PreparedData) -> None:
     told = scouted(MLPClassifier(**NET), data, metric).told
     assert [(name, up) for _, name, _, up in told] == [(metric, metric != "log_loss")] * 2
 
@@ -154,7 +160,7 @@ def test_a_regressor_is_scouted_by_its_error() -> None:
     assert told[1][2] < told[0][2]
 
 
-def test_held_out_rows_take_no_part(data: Prepared) -> None:
+def test_held_out_rows_take_no_part(data: PreparedData) -> None:
     blind = replace(data, test=data.test.iloc[:0])
     assert scouted(MLPClassifier(**NET), blind).told == scouted(MLPClassifier(**NET), data).told
 
@@ -169,7 +175,7 @@ def test_rows_that_score_are_the_newest_where_the_newest_are_held_out() -> None:
     assert others.tolist() != checked.tolist()
 
 
-def test_scouting_changes_nothing_that_is_trained(data: Prepared) -> None:
+def test_scouting_changes_nothing_that_is_trained(data: PreparedData) -> None:
     trial = Trial("net", 1, 1, {"learning_rate_init": 0.01})
     random.seed(7)
     np.random.seed(7)
@@ -180,7 +186,7 @@ def test_scouting_changes_nothing_that_is_trained(data: Prepared) -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     weights = [learn(trial, project(), data).model["model"].coefs_[0] for _ in range(2)]
     study = optuna.create_study(direction="maximize")
-    watch = Watch(study.ask(), maximize=True)
+    watch = PruningCallback(study.ask(), maximize=True)
     scout_trial(trial, project(), data, "f1_score", watch)
     watched = learn(trial, project(), data, watch=watch).model["model"].coefs_[0]
     np.testing.assert_array_equal(weights[0], weights[1])
@@ -195,7 +201,7 @@ class Stubborn(MLPClassifier):
 
 
 def test_what_goes_wrong_in_scouting_is_logged_and_the_setting_fitted(
-    data: Prepared, caplog: pytest.LogCaptureFixture
+    data: PreparedData, caplog: pytest.LogCaptureFixture
 ) -> None:
     stubborn = project(Candidate("net", Stubborn, NET))
     trial = Trial("net", 1, 1, {})
@@ -217,11 +223,11 @@ def test_what_goes_wrong_in_scouting_is_logged_and_the_setting_fitted(
     ],
     ids=["forest", "lbfgs", "short", "linear"],
 )
-def test_what_gains_nothing_is_not_scouted(made: Any, data: Prepared) -> None:
+def test_what_gains_nothing_is_not_scouted(made: Any, data: PreparedData) -> None:
     assert scouted(made, data).told == []
 
 
-def test_few_rows_are_not_scouted(data: Prepared) -> None:
+def test_few_rows_are_not_scouted(data: PreparedData) -> None:
     few = replace(data, train=data.train.iloc[:999])
     assert scouted(MLPClassifier(**NET), few).told == []
 
@@ -246,29 +252,31 @@ def test_only_long_guided_searches_are_pruned(candidate: Candidate, watched: boo
 def told(study: Any, steps: dict[int, float], value: float | None = None) -> None:
     """A trial that reports these scores, and ends with the value."""
     trial = study.ask()
-    watch = Watch(trial, maximize=True)
+    watch = PruningCallback(trial, maximize=True)
     for step, score in steps.items():
         watch.report(step, "f1_score", score, maximize=True)
     study.tell(trial, value)
 
 
 def test_the_first_trials_and_the_first_steps_are_never_pruned() -> None:
-    study = optuna.create_study(direction="maximize", pruner=pruner(True))
-    for n in range(FIRST_WHOLE):
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(True))
+    for n in range(STARTUP_TRIALS):
         told(study, {1: 0.9 - n / 5, 6: 0.9 - n / 5}, 0.9)  # each is the worst so far
     told(study, {1: -5.0, 2: -5.0, 6: 0.8}, 0.8)
-    with pytest.raises(Pruned, match=r"^step 6: f1_score 0\.05$"):
+    with pytest.raises(TrialPruned, match=r"^step 6: f1_score 0\.05$"):
         told(study, {1: 0.05, 6: 0.05})
-    with pytest.raises(Pruned, match=r"^step 6: f1_score not finite$"):
+    with pytest.raises(TrialPruned, match=r"^step 6: f1_score not finite$"):
         told(study, {6: float("nan")})
 
 
 def test_less_is_better_of_a_loss_in_a_study_of_accuracy() -> None:
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
-    Watch(trial, maximize=True).report(1, "valid_loss", 0.7, maximize=False)
-    Watch(trial, maximize=True).report(2, "valid_acc", 0.6, maximize=True)
-    Watch(trial, maximize=True).report(2, "valid_acc", 0.1, maximize=True)  # it started anew
+    PruningCallback(trial, maximize=True).report(1, "valid_loss", 0.7, maximize=False)
+    PruningCallback(trial, maximize=True).report(2, "valid_acc", 0.6, maximize=True)
+    PruningCallback(trial, maximize=True).report(
+        2, "valid_acc", 0.1, maximize=True
+    )  # it started anew
     assert study.trials[0].intermediate_values == {1: -0.7, 2: 0.6}
 
 
@@ -277,7 +285,7 @@ def test_a_study_that_is_away_prunes_nothing(caplog: pytest.LogCaptureFixture) -
         def report(self, value: float, step: int) -> None:
             raise ConnectionError("no route")
 
-    watch = Watch(Away(), maximize=True)
+    watch = PruningCallback(Away(), maximize=True)
     with caplog.at_level(logging.WARNING):
         watch.report(3, "f1_score", 0.0, maximize=True)
     assert "does not hear of step 3" in caplog.text
@@ -291,13 +299,13 @@ def test_processes_that_share_a_study_prune_by_each_others_trials(postgres_url: 
         return shared_study(postgres_url, "sweep:net", maximize=True, seed=1, prune=True)
 
     with opened() as one:
-        for n in range(FIRST_WHOLE):
+        for n in range(STARTUP_TRIALS):
             one.ask(CANDIDATE, {}, owner=f"job-{n}")
             one.watch().report(6, "f1_score", 0.9, maximize=True)
             one.tell(0.9)
     with opened() as other:
         other.ask(CANDIDATE, {}, owner="job-5")
-        with pytest.raises(Pruned) as ended:
+        with pytest.raises(TrialPruned) as ended:
             other.watch().report(6, "f1_score", 0.2, maximize=True)
         other.tell(None, ended.value.pruning)
         # The next worker reports a score and is killed; its trial is drawn anew and runs well.

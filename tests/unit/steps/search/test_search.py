@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate
-from tidemill.steps.search.search import Grid, Guided, Search, Trial, open_search
+from tidemill.steps.search.search import GridSearch, OptunaSearch, Search, Trial, open_search
 
 
 def candidate(search: dict[str, Any], trials: int | None = None) -> Candidate:
@@ -47,7 +47,7 @@ def test_pinned_parameters_are_given_to_all_and_searched_by_none() -> None:
 
 def test_more_trials_than_settings_try_each_once() -> None:
     found = open_search(candidate({"C": [1, 2, 3]}), trials=10)
-    assert isinstance(found, Grid)
+    assert isinstance(found, GridSearch)
     assert len(drain(found)) == 3
 
 
@@ -92,7 +92,7 @@ def test_failed_trials_do_not_end_a_search() -> None:
 def test_a_list_may_hold_anything() -> None:
     values = [(1,), [2, 2], None, {"a": 1}]
     found = open_search(candidate({"C": values, "k": (1, 9)}), trials=12)
-    assert isinstance(found, Guided)
+    assert isinstance(found, OptunaSearch)
     assert all(settings["C"] in values for settings in drain(found))
 
 
