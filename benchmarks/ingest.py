@@ -32,7 +32,7 @@ from tidemill.loop.ingest.drain import Ingest
 from tidemill.loop.ingest.process import prefer_throughput
 from tidemill.loop.ingest.signatures import Signatures
 from tidemill.serving.journal.journal import Journal
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.serving.journal.segments import read_folder
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
@@ -162,7 +162,7 @@ def limit(database: Database, rows: list[Row]) -> Callable[[], None]:
 
 
 def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
-    records: list[Record] = list(read_folder(journal))
+    records: list[JournalRecord] = list(read_folder(journal))
     rows = [row for record in records for row in rows_of(record)]
     bare = limit(database, rows)
     ours, here, there, limits = [], [], [], []

@@ -24,12 +24,12 @@ import numpy as np
 
 from tidemill import bundle
 from tidemill.serving.codec.outputs import Outputs
-from tidemill.serving.codec.tensor_encoder import Packer
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.http.routes import Admission, Call, Route
 from tidemill.serving.journal.journal import Journal, JournalOptions
 from tidemill.serving.journal.prediction_ids import id_source
-from tidemill.serving.journal.recorder import Recorder
-from tidemill.serving.model.batching import Work
+from tidemill.serving.journal.recorder import PredictionRecorder
+from tidemill.serving.model.batching import BatchItem
 
 BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
 NUMBER, REPEAT = 1000, 60
@@ -40,14 +40,14 @@ class Turn:
 
     def __init__(self, journal: Journal, requests: int) -> None:
         held = bundle.read(BUNDLE)
-        packer = Packer(held.signature, held.manifest.inputs)
+        packer = TensorEncoder(held.signature, held.manifest.inputs)
         buffer = packer.buffer(requests)
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
         self.journal = journal
-        self.recorder = Recorder(journal, "iris", "1", packer, buffer)
+        self.recorder = PredictionRecorder(journal, "iris", "1", packer, buffer)
         next_id, route = id_source(), Route("POST", "/predict", lambda call: None)
         self.works = [
-            Work(
+            BatchItem(
                 Call(
                     Admission(route, None, key_id="k_1234567890"),
                     b"", next_id(), time.monotonic(), lambda reply, block: None,

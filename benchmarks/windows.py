@@ -23,7 +23,7 @@ import numpy as np
 from sqlalchemy import insert, select
 
 from benchmarks.ingest import databases, timed
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.signature import Column, Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback, predictions
@@ -43,7 +43,7 @@ def fill(database: Database) -> None:
     random, began = np.random.default_rng(7), time.time() - ROWS
     for start in range(0, ROWS, BATCH):
         likely = random.dirichlet(np.ones(2), BATCH).astype("<f4")
-        record = Record(
+        record = JournalRecord(
             f"b{start:08d}", began + start, "benchmark", "1", BATCH, "f4",
             random.random((BATCH, INPUTS), np.float32).tobytes(),
             ["yes" if p[1] > p[0] else "no" for p in likely], likely.tobytes(), 0.001,

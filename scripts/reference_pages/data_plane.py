@@ -70,7 +70,7 @@ def _document() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "shelf"
         digest = bundle.read(BUNDLE).digest
-        placed = shelf.place(place, "iris", "1", BUNDLE, digest)
+        placed = shelf.install_bundle(place, "iris", "1", BUNDLE, digest)
         shelf.write_state(place, shelf.ShelfState(default="iris", models={"iris": placed}))
         return asyncio.run(describe(ServingSettings(home=folder, journal="off")))
 

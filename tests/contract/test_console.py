@@ -34,7 +34,7 @@ from tidemill.serving.http.server import Server, config
 from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
-from tidemill.serving.shelf.shelf import ShelfState, place, write_state
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
 from tidemill.steps.retraining.contest import decide
@@ -124,7 +124,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
     version = platform.registry.version("flowers", 1)
     with tempfile.TemporaryDirectory() as scratch:
         held = platform.registry.fetch_bundle(version, Path(scratch))
-        placed = place(made.shelf, "flowers", "1", held.path, held.digest)
+        placed = install_bundle(made.shelf, "flowers", "1", held.path, held.digest)
     write_state(made.shelf, ShelfState(models={"flowers": placed}, synced_at=time.time()))
     platform.close()
     return made

@@ -184,7 +184,7 @@ def test_without_traces_a_job_keeps_its_callers_span_and_nothing_else(settings: 
     ],
 )
 def test_the_standard_variables_ask_for_traces(environment: dict[str, str], asked: bool) -> None:
-    assert traces.wanted(environment) is asked
+    assert traces.enabled(environment) is asked
 
 
 def test_who_asks_for_traces_without_the_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

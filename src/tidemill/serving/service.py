@@ -21,18 +21,18 @@ from tidemill.serving.http.routes import Protocol, Router
 from tidemill.serving.http.tracing import TracedGateway
 from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
 from tidemill.serving.journal.recorder import read_rules
-from tidemill.serving.model.challenger import Challenger
+from tidemill.serving.model.challenger import ChallengerPredictor
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
 from tidemill.serving.model.pool import ModelPool
-from tidemill.serving.model.predictor import Predictor, Surroundings
-from tidemill.serving.model.response_cache import Cache, CacheOptions
+from tidemill.serving.model.predictor import Predictor, PredictorContext
+from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status
 from tidemill.serving.settings import ServingSettings
-from tidemill.serving.shelf.shelf import Placed, StateWatch
+from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch
 from tidemill.serving.shelf.traffic_rules import traffic_watch
-from tidemill.serving.telemetry.counters import Counts
-from tidemill.serving.telemetry.dependencies import Probes
+from tidemill.serving.telemetry.counters import SharedCounters
+from tidemill.serving.telemetry.dependencies import DependencyProbes
 from tidemill.serving.telemetry.metrics import Metrics
 from tidemill.traces import open_traces
 
@@ -73,9 +73,9 @@ class Service:
         self._registry = registry
         self._describe = describe
         self._shared = settings.counts_dir if settings.workers > 1 else None
-        self.metrics = Metrics(Counts(self._shared))
+        self.metrics = Metrics(SharedCounters(self._shared))
         self.keys = Keys(settings.keys_file if settings.auth == "on" else None)
-        self.probes = Probes(
+        self.probes = DependencyProbes(
             {"mlflow": settings.tracking_uri, "redis": settings.redis_url or settings.cache_url},
             settings.ready_requires,
         )
@@ -161,21 +161,21 @@ class Service:
 
     def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
         ran = self.gateway.ran if isinstance(self.gateway, TracedGateway) else None
-        around = Surroundings(settings, self.turn, self.metrics, self.cache, self._threads, ran)
+        around = PredictorContext(settings, self.turn, self.metrics, self.cache, self._threads, ran)
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
-        def load(name: str, placed: Placed) -> Predictor:
+        def load(name: str, placed: ShelfEntry) -> Predictor:
             return load_predictor(settings.shelf, name, placed, around, load_runtime)
 
         return ModelPool(load, self.metrics, wanted, self._challengers(around, load_runtime))
 
-    def _challengers(self, around: Surroundings, load_runtime: LoadRuntime) -> Challengers:
+    def _challengers(self, around: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
         """Challengers keep no answers, and have a thread of their own: the champions' stay free."""
         shelf = self.settings.shelf
         apart = msgspec.structs.replace(around, cache=None, threads=self._apart)
 
-        def load(name: str, placed: Placed) -> Challenger:
-            return load_predictor(shelf, name, placed, apart, load_runtime, Challenger)
+        def load(name: str, placed: ShelfEntry) -> ChallengerPredictor:
+            return load_predictor(shelf, name, placed, apart, load_runtime, ChallengerPredictor)
 
         return Challengers(load, traffic_watch(shelf), self.turn, self.metrics)
 
@@ -205,10 +205,10 @@ def _journal(settings: ServingSettings, worker: str) -> Journal | None:
     return Journal(settings.journal_folder, options, writer=worker)
 
 
-def _cache(settings: ServingSettings) -> Cache | None:
+def _cache(settings: ServingSettings) -> ResponseCache | None:
     if settings.cache == "off":
         return None
-    return Cache(CacheOptions(entries=settings.cache_entries, url=settings.cache_url))
+    return ResponseCache(CacheOptions(entries=settings.cache_entries, url=settings.cache_url))
 
 
 def _gauges(service: Service) -> None:

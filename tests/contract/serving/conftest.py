@@ -19,15 +19,15 @@ import uvicorn
 
 from tidemill import bundle as bundles
 from tidemill import keyring
-from tidemill.bundle import Answer as Given
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tidemill.bundle import RowPrediction as Given
 from tidemill.serving.http.asgi import App
 from tidemill.serving.http.server import Server, config
 from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings, load
 from tidemill.serving.shelf import shelf as shelves
-from tidemill.serving.shelf.shelf import Placed, ShelfState
+from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState
 from tidemill.signature import Column, Signature, Tensor
 
 LABELS = ("low", "mid", 'h"igh %')
@@ -185,8 +185,8 @@ MAKERS: dict[str, Callable[[Path], Bundle]] = {
 }
 
 
-def put(shelf: Path, name: str, version: str, made: Bundle) -> Placed:
-    return shelves.place(shelf, name, version, made.path, made.digest)
+def put(shelf: Path, name: str, version: str, made: Bundle) -> ShelfEntry:
+    return shelves.install_bundle(shelf, name, version, made.path, made.digest)
 
 
 def make_shelf(

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from tidemill.bundle import Bundle
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.serving.journal.segments import read_segment, segments
 from tidemill.serving.model import challenger as challengers
 from tidemill.serving.shelf.shelf import ShelfState, write_state
-from tidemill.serving.shelf.traffic_rules import TrafficRule, lot, write_traffic
+from tidemill.serving.shelf.traffic_rules import TrafficRule, canary_bucket, write_traffic
 
 from .conftest import FLOATS, Start, Tidemill, classifier, put, regressor, wait_until
 
@@ -48,7 +48,7 @@ def info(running: Tidemill) -> Any:
     return running.ask("/models/classifier/info").json()
 
 
-def records(home: Path, role: str) -> list[Record]:
+def records(home: Path, role: str) -> list[JournalRecord]:
     found = []
     for segment in segments(home / "journal"):
         found += [r for r in read_segment(segment.path, 0).records if r.role == role]
@@ -146,7 +146,7 @@ def test_a_canary_has_its_share_of_callers_and_keeps_them(
         answer = running.ask("/predict", BODY, headers={"X-Request-Key": name}).json()
         seen.setdefault(name, set()).add(answer["version"])
     for name, versions in seen.items():
-        assert versions == {"2" if lot(name, "") < 0.5 else "1"}
+        assert versions == {"2" if canary_bucket(name, "") < 0.5 else "1"}
     canaries = records(home, "canary")
     assert {r.version for r in canaries} == {"2"}
     assert len(canaries) == sum(2 for v in seen.values() if v == {"2"}) > 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tidemill.bundle import Answer as Given
 from tidemill.bundle import Example
-from tidemill.serving.shelf.shelf import Placed, ShelfState, read_state, write_state
+from tidemill.bundle import RowPrediction as Given
+from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, read_state, write_state
 
 from .conftest import FLOATS, Start, Tidemill, classifier, make_shelf, put, wait_until
 
@@ -20,17 +20,17 @@ BODY = {"features": [1.0] * len(FLOATS)}
 
 
 @pytest.fixture
-def version(home: Path, tmp_path: Path) -> Callable[[int], Placed]:
+def version(home: Path, tmp_path: Path) -> Callable[[int], ShelfEntry]:
     """Places version N of the classifier, another model each time."""
 
-    def place(number: int) -> Placed:
+    def place(number: int) -> ShelfEntry:
         made = classifier(tmp_path / f"made-{number}", seed=number)
         return put(home / "shelf", "classifier", str(number), made)
 
     return place
 
 
-def promote(home: Path, placed: Placed | None, name: str = "classifier") -> None:
+def promote(home: Path, placed: ShelfEntry | None, name: str = "classifier") -> None:
     """Make a version the one to serve."""
     shelf = home / "shelf"
     models = {k: v for k, v in read_state(shelf).models.items() if k != name}
@@ -45,7 +45,7 @@ def serving(running: Tidemill) -> str:
 
 
 def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
-    home: Path, start: Start, version: Callable[[int], Placed]
+    home: Path, start: Start, version: Callable[[int], ShelfEntry]
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
     placed = {number: version(number) for number in range(2, 22)}
@@ -101,7 +101,7 @@ async def ask(port: int, answers: list[tuple[int, int, float]], done: asyncio.Ev
 
 
 def test_another_version_gives_other_answers_and_never_cached_ones(
-    home: Path, start: Start, version: Callable[[int], Placed]
+    home: Path, start: Start, version: Callable[[int], ShelfEntry]
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start(cache="on")
@@ -147,7 +147,7 @@ def damage(folder: Path, how: str) -> None:
     ],
 )
 def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
-    home: Path, start: Start, version: Callable[[int], Placed], how: str
+    home: Path, start: Start, version: Callable[[int], ShelfEntry], how: str
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start()
@@ -197,7 +197,7 @@ def reseal(folder: Path, example: Example) -> None:
 
 
 def test_a_refused_version_is_tried_again(
-    home: Path, start: Start, version: Callable[[int], Placed], monkeypatch: pytest.MonkeyPatch
+    home: Path, start: Start, version: Callable[[int], ShelfEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tidemill.serving.model import pool
 

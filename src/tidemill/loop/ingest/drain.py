@@ -16,8 +16,14 @@ from tidemill.errors import UnavailableError
 from tidemill.loop.ingest.refused_records import Rejected
 from tidemill.loop.ingest.signatures import Signatures
 from tidemill.loop.ingest.state import IngestState
-from tidemill.serving.journal.records import Record
-from tidemill.serving.journal.segments import PAGE_BYTES, Page, Segment, discard, read_segment
+from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.segments import (
+    PAGE_BYTES,
+    Segment,
+    SegmentPage,
+    discard,
+    read_segment,
+)
 from tidemill.serving.journal.segments import segments as list_segments
 from tidemill.signature import Signature
 from tidemill.stores.database.database import Database
@@ -46,10 +52,10 @@ class _Part:
     """One page on its way into the database; it becomes part of the counts with the commit."""
 
     counts: Counts = field(default_factory=Counts)
-    rejected: list[tuple[Record | Row, str]] = field(default_factory=list)
+    rejected: list[tuple[JournalRecord | Row, str]] = field(default_factory=list)
     told: dict[Versioned, Signature | None] = field(default_factory=dict)
 
-    def reject(self, what: Record | Row, why: str) -> None:
+    def reject(self, what: JournalRecord | Row, why: str) -> None:
         self.rejected.append((what, why))
 
 
@@ -174,7 +180,7 @@ class Ingest:
                 return
             offset = page.next_offset
 
-    def _store(self, name: str, offset: int, page: Page) -> bool:
+    def _store(self, name: str, offset: int, page: SegmentPage) -> bool:
         """A page and the offset behind it, in one transaction; False where another was quicker."""
         part = _Part()
         part.counts.damaged_bytes = page.damaged
@@ -226,7 +232,7 @@ class Ingest:
             logger.error("%s: %d records set aside; the first: %s", name, len(part.rejected), why)
 
 
-def _rows(records: Sequence[Record], part: _Part) -> Iterator[Row]:
+def _rows(records: Sequence[JournalRecord], part: _Part) -> Iterator[Row]:
     for record in records:
         try:
             yield from rows_of(record)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tidemill import bundle
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.serving.shelf.shelf import Placed, read_state
+from tidemill.serving.shelf.shelf import ShelfEntry, read_state
 from tidemill.signature import Signature
 from tidemill.steps.decay.holdout import Holdout, read_holdout
 from tidemill.stores.mlflow.registry import Registry
@@ -63,7 +63,7 @@ class References:
             return self._read(model, placed.version, placed.digest, self._shelf / placed.folder)
         return self._from_registry(model)
 
-    def _placed(self, model: str) -> Placed | None:
+    def _placed(self, model: str) -> ShelfEntry | None:
         try:
             return read_state(self._shelf).models.get(model)
         except BundleError:

@@ -16,8 +16,8 @@ import pandas as pd
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, GateError
 from tidemill.serving.codec.outputs import Outputs
-from tidemill.serving.codec.tensor_encoder import Packer
-from tidemill.serving.model.loading import try_out
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
+from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import Runtime, load_runtime
 from tidemill.signature import Column, Signature
 from tidemill.steps.gate.gate import Outcome
@@ -62,7 +62,7 @@ class Examiner:
         self.held = held
         self._runtime = load_runtime(held, trusted=trusted)
         try:
-            self._milliseconds: float | None = 1000 * try_out(held, self._runtime).of(1)
+            self._milliseconds: float | None = 1000 * smoke_test(held, self._runtime).of(1)
         except BundleError:
             self._milliseconds = None
 
@@ -99,7 +99,7 @@ def examine(held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()) -
 
 
 def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
-    packer = Packer(held.signature, held.manifest.inputs)
+    packer = TensorEncoder(held.signature, held.manifest.inputs)
     parts = []
     for start in range(0, len(frame), ROWS_A_RUN):
         arrays = _arrays(packer, frame.iloc[start : start + ROWS_A_RUN])
@@ -113,7 +113,7 @@ def _joined(parts: list[Array | None]) -> Array | None:
     return np.concatenate(known) if known else None
 
 
-def _arrays(packer: Packer, frame: pd.DataFrame) -> list[Array]:
+def _arrays(packer: TensorEncoder, frame: pd.DataFrame) -> list[Array]:
     signature = packer.signature
     if signature.tensor is not None:
         return packer.tensor(_tensor_inputs(frame, signature)).arrays

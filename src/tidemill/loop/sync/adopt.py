@@ -27,7 +27,7 @@ from tidemill.loop.sync.estimators import TRUST, load_estimator, signature_of
 from tidemill.loop.sync.networks import compile_network
 from tidemill.loop.sync.onnx_models import compile_onnx
 from tidemill.loop.sync.pyfunc_supervisor import start_worker, stop_worker
-from tidemill.serving.model.remote_runtime import Link, read_output
+from tidemill.serving.model.remote_runtime import WorkerConnection, read_output
 from tidemill.signature import Label, Signature, Tensor
 from tidemill.steps.export.bundle_writer import Made, make_example, write_bundle
 from tidemill.steps.export.compile import Compiled, compile_model, load
@@ -53,7 +53,7 @@ ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Adopted:
+class ConvertedModel:
     """A model that can be served, with rows it was tried on and its answers to them."""
 
     compiled: Compiled
@@ -62,7 +62,7 @@ class Adopted:
     answers: Answers
 
 
-class Adopter:
+class ModelConverter:
     """Makes bundles out of MLflow models, in the process that calls it.
 
     Args:
@@ -83,7 +83,7 @@ class Adopter:
         model = fetch_model(self._registry.link, version, into / "mlflow")
         folder = into / "bundle"
         folder.mkdir()
-        adopted = adopt(model, folder, labels_of_tag(version.tags), trust=self._trust)
+        adopted = convert(model, folder, labels_of_tag(version.tags), trust=self._trust)
         logger.info(
             "%s: version %s has no bundle; it is served by %s",
             version.name, version.number, adopted.compiled.runtime,
@@ -98,9 +98,9 @@ class Adopter:
         )
 
 
-def adopt(
+def convert(
     model: ForeignModel, folder: Path, tagged: tuple[Label, ...] = (), *, trust: bool = False
-) -> Adopted:
+) -> ConvertedModel:
     """The best form that a foreign model can be served in.
 
     Args:
@@ -137,7 +137,7 @@ class _NotApplicableError(ExportError):
     pass
 
 
-def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Adopted:
+def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if "onnx" not in model.flavors:
         raise _NotApplicableError("no ONNX")
     inputs = inputs_of(model.inputs, gaps_in(model.example)) if model.inputs else None
@@ -145,14 +145,14 @@ def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Ado
     return _tried(*compile_onnx(path, inputs, tagged, _target(model), model.example))
 
 
-def _as_network(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Adopted:
+def _as_network(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if "pytorch" not in model.flavors:
         raise _NotApplicableError("no network")
     inputs = _inputs(model)
     return _tried(*compile_network(model, inputs, tagged, _target(model), trust=trust))
 
 
-def _as_estimator(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Adopted:
+def _as_estimator(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if {"onnx", "pytorch"} & set(model.flavors) or set(model.flavors) <= {"python_function"}:
         raise _NotApplicableError("no estimator")
     estimator = load_estimator(model, trust=trust)
@@ -161,12 +161,12 @@ def _as_estimator(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -
     return _tried(compile_model(estimator, signature, rows), signature, rows)
 
 
-def _tried(compiled: Compiled, signature: Signature, rows: Rows) -> Adopted:
+def _tried(compiled: Compiled, signature: Signature, rows: Rows) -> ConvertedModel:
     answers = answers_of(load(compiled, signature), compiled.inputs, signature, rows)
-    return Adopted(compiled, signature, rows, answers)
+    return ConvertedModel(compiled, signature, rows, answers)
 
 
-def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> Adopted:
+def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> ConvertedModel:
     """The model as it is, asked once through a worker like the one that will serve it."""
     inputs = _inputs(model)
     draft = _signed(inputs, (), "prediction")
@@ -188,7 +188,7 @@ def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> 
         Parity(len(rows), True, 0.0),
         "MLflow's pyfunc runs it in a process of its own.",
     )
-    return Adopted(compiled, signature, rows, _answers(output, signature))
+    return ConvertedModel(compiled, signature, rows, _answers(output, signature))
 
 
 def _target(model: ForeignModel) -> str:
@@ -225,7 +225,7 @@ def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: Row
     with tempfile.TemporaryDirectory(prefix="tidemill-") as scratch:
         socket = Path(scratch, "worker.sock")
         process = start_worker(folder, socket, model.folder)
-        link = Link(socket, ANSWER_SECONDS)
+        link = WorkerConnection(socket, ANSWER_SECONDS)
         try:
             deadline = time.monotonic() + START_SECONDS
             while not socket.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.serving.shelf.shelf import Placed, ShelfState, open_bundle
+from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, open_bundle
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import Version
 
@@ -39,14 +39,14 @@ def adopting(registry: Registry, *, trust: bool) -> BundleFor:
     """
 
     def bundle_for(version: Version, into: Path) -> Bundle:
-        from tidemill.loop.sync.adopt import Adopter
+        from tidemill.loop.sync.adopt import ModelConverter
 
-        return Adopter(registry, trust=trust)(version, into)
+        return ModelConverter(registry, trust=trust)(version, into)
 
     return bundle_for
 
 
-def made_before(shelf: Path, state: ShelfState, version: Version) -> Placed | None:
+def made_before(shelf: Path, state: ShelfState, version: Version) -> ShelfEntry | None:
     """The bundle on the shelf that was made of that very version, if it is still whole."""
     for entries in (state.models, state.challengers):
         entry = entries.get(version.name)

@@ -29,14 +29,14 @@ import msgspec
 from tidemill import logs
 from tidemill.errors import BundleError, TidemillError, UnavailableError
 from tidemill.loop.sync.bundles import BundleFor, adopting, made_before, no_bundle
-from tidemill.loop.sync.selection import Wanted, parse_wanted
+from tidemill.loop.sync.selection import ModelSelection, parse_selection
 from tidemill.serving.shelf.shelf import (
-    Placed,
+    ShelfEntry,
     ShelfState,
     collect_garbage,
     folder_name,
+    install_bundle,
     open_bundle,
-    place,
     read_state,
     write_state,
 )
@@ -79,8 +79,8 @@ class SyncReport:
 class _Look:
     """What one look at the registry has come to so far."""
 
-    models: dict[str, Placed] = field(default_factory=dict)
-    challengers: dict[str, Placed] = field(default_factory=dict)
+    models: dict[str, ShelfEntry] = field(default_factory=dict)
+    challengers: dict[str, ShelfEntry] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     placed: list[str] = field(default_factory=list)
 
@@ -116,7 +116,7 @@ class Sync:
         self,
         registry: Registry,
         shelf: Path,
-        wanted: Wanted,
+        wanted: ModelSelection,
         *,
         default: str | None = None,
         stage: str | None = None,
@@ -209,7 +209,7 @@ class Sync:
         except TidemillError as error:
             logger.debug("%s: the challenger stays away: %s", name, error)
 
-    def _placed(self, version: Version, look: _Look, alias: str | None) -> Placed:
+    def _placed(self, version: Version, look: _Look, alias: str | None) -> ShelfEntry:
         """The version's place on the shelf, after it was brought there where need be.
 
         Raises:
@@ -224,7 +224,7 @@ class Sync:
             logger.info("%s: version %s is on the shelf", version.name, version.number)
         return msgspec.structs.replace(placed, alias=alias)
 
-    def _known(self, version: Version) -> Placed | None:
+    def _known(self, version: Version) -> ShelfEntry | None:
         """The version's entry in the last state, if this process checked that very bundle."""
         for entries in (self._state.models, self._state.challengers):
             entry = entries.get(version.name)
@@ -235,7 +235,7 @@ class Sync:
                 return entry
         return None
 
-    def _fetch_patiently(self, version: Version) -> Placed:
+    def _fetch_patiently(self, version: Version) -> ShelfEntry:
         """Fetch, but leave a bundle that was refused alone for a while."""
         key = (version.name, version.number, version.digest)
         failure = self._failures.get(key)
@@ -251,11 +251,11 @@ class Sync:
         self._failures.pop(key, None)
         return placed
 
-    def _fetch(self, version: Version) -> Placed:
+    def _fetch(self, version: Version) -> ShelfEntry:
         """What is on the shelf and whole, else a download, checked and placed."""
         if version.digest is not None:
             folder = folder_name(version.name, version.number, version.digest)
-            known = Placed(version.number, folder, version.digest)
+            known = ShelfEntry(version.number, folder, version.digest)
             with contextlib.suppress(BundleError):
                 open_bundle(self.shelf, known)
                 return known
@@ -264,7 +264,7 @@ class Sync:
         with tempfile.TemporaryDirectory(prefix="tidemill-sync-") as scratch:
             get = self.bundle_for if version.digest is None else self.registry.fetch_bundle
             held = get(version, Path(scratch))
-            return place(self.shelf, version.name, version.number, held.path, held.digest)
+            return install_bundle(self.shelf, version.name, version.number, held.path, held.digest)
 
     def _has_bundle(self, version: Version) -> bool:
         """Whether there is one, or may be."""
@@ -292,7 +292,7 @@ class Sync:
             self._verified.difference_update(removed)
         return SyncReport(state, changed, tuple(look.placed), tuple(removed))
 
-    def _default(self, models: Mapping[str, Placed]) -> str | None:
+    def _default(self, models: Mapping[str, ShelfEntry]) -> str | None:
         """The one that was set; else the one it was, so that a new model does not take it over."""
         if self.default is not None or not models:
             return self.default
@@ -304,12 +304,12 @@ class Sync:
 def sync_once(
     registry: Registry, shelf: Path, wanted: Sequence[str] | Literal["all"]
 ) -> SyncReport:
-    """Bring a shelf up to date once; see `parse_wanted` for the words.
+    """Bring a shelf up to date once; see `parse_selection` for the words.
 
     Raises:
         UnavailableError: MLflow cannot be reached; the shelf is as it was.
     """
-    return Sync(registry, shelf, parse_wanted([] if wanted == "all" else wanted)).once()
+    return Sync(registry, shelf, parse_selection([] if wanted == "all" else wanted)).once()
 
 
 def follow(
@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sync = Sync(
         registry,
         settings.shelf,
-        parse_wanted(given.models),
+        parse_selection(given.models),
         default=settings.model_name,
         stage=settings.model_stage,
         bundle_for=adopting(registry, trust=given.trust or settings.trust_models),

@@ -26,13 +26,13 @@ import numpy as np
 
 from tidemill.bundle import SIGNATURE
 from tidemill.serving.model.remote_runtime import (
-    Question,
-    Reply,
+    RunRequest,
+    RunResponse,
+    from_wire,
     loaded_mark,
-    pack,
     receive,
     send,
-    unpack,
+    to_wire,
 )
 from tidemill.signature import Signature
 from tidemill.steps.export.external_signature import layout
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draft = given.socket.with_suffix(".new")
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
-    with Server(str(draft), answer) as server:
+    with PyfuncServer(str(draft), answer) as server:
         draft.rename(given.socket)
         if loaded:
             loaded_mark(given.socket).touch()
@@ -152,7 +152,7 @@ def plain(found: Any) -> Any:
     return array
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class PyfuncServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Answers each connection in a thread; the model runs in one at a time."""
 
     daemon_threads = True
@@ -164,21 +164,21 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    server: Server
+    server: PyfuncServer
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
             while data := receive(self.request):
                 send(self.request, self._reply(data))
 
-    def _reply(self, data: bytes) -> Reply:
+    def _reply(self, data: bytes) -> RunResponse:
         try:
-            question = msgspec.msgpack.decode(data, type=Question)
-            arrays = [unpack(packed) for packed in question.inputs]
+            question = msgspec.msgpack.decode(data, type=RunRequest)
+            arrays = [from_wire(packed) for packed in question.inputs]
             with self.server.lock, _limited(TIME_LIMIT):
-                return Reply(output=pack(self.server.answer(arrays)))
+                return RunResponse(output=to_wire(self.server.answer(arrays)))
         except Exception as error:  # a model may fail in any way
-            return Reply(error=f"{type(error).__name__}: {error}"[:2000])
+            return RunResponse(error=f"{type(error).__name__}: {error}"[:2000])
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ExportError
 from tidemill.loop.operations.signals import stop_asked
 from tidemill.serving.model.remote_runtime import loaded_mark, socket_path
-from tidemill.serving.shelf.shelf import Placed, StateWatch, open_bundle
+from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch, open_bundle
 from tidemill.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ END_SECONDS = 5.0
 
 
 @dataclass
-class Worker:
+class PyfuncWorker:
     """One model's process, and the folder that its model was unpacked into."""
 
     bundle: Bundle
@@ -76,12 +76,12 @@ class Worker:
 
 
 @dataclass
-class Keeper:
+class PyfuncSupervisor:
     """The workers of one home's shelf."""
 
     home: Path
     shelf: Path
-    workers: dict[str, Worker] = field(default_factory=dict)  # by digest
+    workers: dict[str, PyfuncWorker] = field(default_factory=dict)  # by digest
 
     def look(self, wanted: Sequence[Bundle]) -> None:
         """Start what is missing, start again what died, end what is no longer wanted."""
@@ -105,12 +105,12 @@ class Keeper:
     def _begin(self, held: Bundle) -> None:
         socket = socket_path(self.home, held.digest)
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        worker = Worker(held, socket, unpack(held))
+        worker = PyfuncWorker(held, socket, unpack(held))
         worker.start()
         self.workers[held.digest] = worker
         logger.info("%s: its worker is process %d", held.path, _pid(worker))
 
-    def _revive(self, worker: Worker, now: float) -> None:
+    def _revive(self, worker: PyfuncWorker, now: float) -> None:
         if worker.running:
             if now - worker.started > STABLE_SECONDS:
                 worker.failures = 0
@@ -125,7 +125,7 @@ class Keeper:
             worker.start()
             logger.info("%s: its worker is process %d", worker.bundle.path, _pid(worker))
 
-    def _let_go(self, digest: str, worker: Worker, now: float) -> None:
+    def _let_go(self, digest: str, worker: PyfuncWorker, now: float) -> None:
         """End a worker some time after its version left the shelf, but not before the one that
         takes its place stands: until then the server goes on with the old version."""
         model = worker.bundle.manifest.model
@@ -139,7 +139,7 @@ class Keeper:
             del self.workers[digest]
 
 
-class Wanted:
+class PyfuncBundleWatch:
     """The pyfunc bundles that the shelf's state names; opened once each."""
 
     def __init__(self, shelf: Path) -> None:
@@ -156,7 +156,7 @@ class Wanted:
                 self._bundles = [b for p in placed for b in self._opened(p)]
         return self._bundles
 
-    def _opened(self, placed: Placed) -> Iterator[Bundle]:
+    def _opened(self, placed: ShelfEntry) -> Iterator[Bundle]:
         known = [b for b in self._bundles if b.digest == placed.digest]
         with contextlib.suppress(BundleError):
             held = known[0] if known else open_bundle(self._shelf, placed)
@@ -202,9 +202,11 @@ def stop_worker(process: subprocess.Popen[bytes] | None) -> None:
         process.wait()
 
 
-def keep(keeper: Keeper, stop: threading.Event, *, interval: float = INTERVAL) -> None:
+def supervise(
+    keeper: PyfuncSupervisor, stop: threading.Event, *, interval: float = INTERVAL
+) -> None:
     """Look after the workers until `stop` is set; whatever goes wrong is told once."""
-    wanted, trouble = Wanted(keeper.shelf), ""
+    wanted, trouble = PyfuncBundleWatch(keeper.shelf), ""
     try:
         while not stop.is_set():
             try:
@@ -229,10 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "keeper", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     with stop_asked() as stop:
-        keep(Keeper(settings.home, given.shelf or settings.shelf), stop)
+        supervise(PyfuncSupervisor(settings.home, given.shelf or settings.shelf), stop)
 
 
-def _pid(worker: Worker) -> int:
+def _pid(worker: PyfuncWorker) -> int:
     return worker.process.pid if worker.process else 0
 
 

@@ -9,7 +9,7 @@ from tidemill.stores.mlflow.versions import Reference, parse_reference
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ModelSelection:
     """What should be served.
 
     `every` takes all registered models, `tags` those that carry one of these (key, value);
@@ -21,14 +21,14 @@ class Wanted:
     every: bool = False
 
 
-def parse_wanted(words: Sequence[str]) -> Wanted:
+def parse_selection(words: Sequence[str]) -> ModelSelection:
     """What the words on the command line mean; none of them means all models.
 
     Raises:
         NotFoundError: A word means nothing.
     """
     if not words or "all" in words:
-        return Wanted(every=True)
+        return ModelSelection(every=True)
     tags = [word.removeprefix("tag:").partition("=") for word in words if word.startswith("tag:")]
     names = [parse_reference(word) for word in words if not word.startswith("tag:")]
-    return Wanted(tuple(names), tuple((key, value) for key, _, value in tags))
+    return ModelSelection(tuple(names), tuple((key, value) for key, _, value in tags))

@@ -17,7 +17,7 @@ from tidemill.signature import Label, Signature
 UNRENAMEABLE = set('"\\') | {chr(i) for i in range(32)}
 
 
-class Answer(msgspec.Struct, gc=False):
+class LabelAnswer(msgspec.Struct, gc=False):
     """The answer to one row."""
 
     prediction: Label
@@ -26,7 +26,7 @@ class Answer(msgspec.Struct, gc=False):
     id: str
 
 
-class SureAnswer(msgspec.Struct, gc=False):
+class ProbabilityAnswer(msgspec.Struct, gc=False):
     """The answer of a classifier that gives probabilities."""
 
     prediction: Label
@@ -37,14 +37,14 @@ class SureAnswer(msgspec.Struct, gc=False):
     id: str
 
 
-class Row(msgspec.Struct, gc=False):
+class LabelRow(msgspec.Struct, gc=False):
     """The answer to one row of many."""
 
     prediction: Label
     id: str
 
 
-class SureRow(msgspec.Struct, gc=False):
+class ProbabilityRow(msgspec.Struct, gc=False):
     """The same, of a classifier that gives probabilities."""
 
     prediction: Label
@@ -53,7 +53,7 @@ class SureRow(msgspec.Struct, gc=False):
     id: str
 
 
-class Rows(msgspec.Struct, gc=False):
+class BatchAnswer(msgspec.Struct, gc=False):
     """The answer to many rows."""
 
     predictions: list[Any]
@@ -62,7 +62,7 @@ class Rows(msgspec.Struct, gc=False):
     id: str
 
 
-class Encoder:
+class AnswerEncoder:
     """Writes the native answers of one version."""
 
     def __init__(self, signature: Signature, model: str, version: str) -> None:
@@ -76,14 +76,14 @@ class Encoder:
         """The answer to one row."""
         if outputs.labels is None:
             value = outputs.value_list[place]
-            return self._encode(Answer(value, self._model, self._version, call_id))
+            return self._encode(LabelAnswer(value, self._model, self._version, call_id))
         index = outputs.label_list[place]
         label = self._labels[index]
         if outputs.probabilities is None:
-            return self._encode(Answer(label, self._model, self._version, call_id))
+            return self._encode(LabelAnswer(label, self._model, self._version, call_id))
         row = outputs.probability_rows[place]
         return self._encode(
-            SureAnswer(
+            ProbabilityAnswer(
                 label, row[index], self._spread(row), self._model, self._version, call_id
             )
         )  # fmt: skip
@@ -92,19 +92,19 @@ class Encoder:
         """The answers to the rows `start` to `stop`, each with an id of its own."""
         ids = row_ids(call_id, stop - start)
         return self._encode(
-            Rows(self._rows(outputs, start, stop, ids), self._model, self._version, call_id)
+            BatchAnswer(self._rows(outputs, start, stop, ids), self._model, self._version, call_id)
         )
 
     def _rows(self, outputs: Outputs, start: int, stop: int, ids: list[str]) -> list[Any]:
         if outputs.labels is None:
-            return list(map(Row, outputs.value_list[start:stop], ids))
+            return list(map(LabelRow, outputs.value_list[start:stop], ids))
         labels, spread = self._labels, self._spread
         indices = outputs.label_list[start:stop]
         if outputs.probabilities is None:
-            return [Row(labels[i], row_id) for i, row_id in zip(indices, ids, strict=True)]
+            return [LabelRow(labels[i], row_id) for i, row_id in zip(indices, ids, strict=True)]
         shares = outputs.probability_rows[start:stop]
         return [
-            SureRow(labels[i], row[i], spread(row), row_id)
+            ProbabilityRow(labels[i], row[i], spread(row), row_id)
             for i, row, row_id in zip(indices, shares, ids, strict=True)
         ]
 

@@ -19,7 +19,7 @@ CODES = {"float32": "f", "float64": "d", "int64": "q"}
 Array = np.ndarray[Any, Any]
 
 
-class Rows(msgspec.Struct):
+class EncodedRows(msgspec.Struct):
     """Rows ready to run.
 
     `arrays` in the order of the manifest's inputs, each [count, ...]. `values` are the same rows
@@ -37,7 +37,7 @@ class Rows(msgspec.Struct):
         return msgspec.msgpack.encode(self.values)
 
 
-class Packer:
+class TensorEncoder:
     """Packs rows of one signature for one bundle's inputs.
 
     `flat` says that all inputs are one numeric matrix with the columns in the signature's order (or
@@ -84,21 +84,21 @@ class Packer:
             return [matrix]
         return [matrix.reshape(-1, *self.signature.tensor.shape)]
 
-    def pack(self, rows: Sequence[Row]) -> Rows:
+    def pack(self, rows: Sequence[Row]) -> EncodedRows:
         """Checked rows as arrays.
 
         Raises:
             InputError: A number is beyond what the model's type holds.
         """
         if self.flat:
-            return Rows(len(rows), self.shaped(self._matrix(rows)))
+            return EncodedRows(len(rows), self.shaped(self._matrix(rows)))
         arrays = [
             self._array(entry, places, rows)
             for entry, places in zip(self.inputs, self._places, strict=True)
         ]
-        return Rows(len(rows), arrays, rows)
+        return EncodedRows(len(rows), arrays, rows)
 
-    def tensor(self, array: Array) -> Rows:
+    def tensor(self, array: Array) -> EncodedRows:
         """Numbers [count, ...] of a tensor model, in the shape of the signature or flat.
 
         Raises:
@@ -122,9 +122,9 @@ class Packer:
                 field=tensor.name,
                 expected="finite numbers",
             )
-        return Rows(count, self.shaped(flat))
+        return EncodedRows(count, self.shaped(flat))
 
-    def matrix(self, matrix: Array) -> Rows | None:
+    def matrix(self, matrix: Array) -> EncodedRows | None:
         """Numbers [count, columns] in the signature's order, packed as they are. None where they
         are not usual ones (gaps, infinities, columns of other kinds): ask `columns`."""
         if not self._numeric or not len(matrix):
@@ -132,9 +132,9 @@ class Packer:
         with np.errstate(over="ignore"):
             packed = np.array(matrix.astype(np.float64, copy=False), self.dtype, order="C")
         total = float(packed.sum(dtype=np.float64))
-        return Rows(len(packed), self.shaped(packed)) if total - total == 0 else None
+        return EncodedRows(len(packed), self.shaped(packed)) if total - total == 0 else None
 
-    def columns(self, columns: Mapping[str, Sequence[Value] | Array]) -> Rows:
+    def columns(self, columns: Mapping[str, Sequence[Value] | Array]) -> EncodedRows:
         """Named columns of equal length, checked; numeric arrays without a loop over their values.
 
         Raises:
@@ -145,11 +145,11 @@ class Packer:
             with np.errstate(over="ignore"):
                 matrix = np.stack([np.asarray(c, self.dtype) for c in checked], axis=1)
             self._check_overflow(matrix)
-            return Rows(len(matrix), self.shaped(np.ascontiguousarray(matrix)))
+            return EncodedRows(len(matrix), self.shaped(np.ascontiguousarray(matrix)))
         plain = [[None if v != v else v for v in _plain(c)] for c in checked]
         return self.pack(list(zip(*plain, strict=True)))
 
-    def features(self, rows: Rows) -> tuple[bytes | Sequence[Row], Encoding]:
+    def features(self, rows: EncodedRows) -> tuple[bytes | Sequence[Row], Encoding]:
         """What the journal keeps of the rows."""
         if rows.values is not None:
             return rows.values, "values"

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.serving.http.dispatcher import Gateway, Respond
 from tidemill.serving.http.routes import Admission, Call, Reply
-from tidemill.serving.model.batching import Work
+from tidemill.serving.model.batching import BatchItem
 from tidemill.traces import Traces, fail, valid_traceparent
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 #: Told of every run of a model: its name, version, the requests in it, rows, seconds.
-OnRun = Callable[[str, str, list[Work], int, float], None]
+OnRun = Callable[[str, str, list[BatchItem], int, float], None]
 
 
 class Answer:
@@ -56,7 +56,9 @@ class TracedGateway(Gateway):
         )
         return super().answer(admission, body, Answer(respond, span))
 
-    def ran(self, name: str, version: str, works: list[Work], rows: int, seconds: float) -> None:
+    def ran(
+        self, name: str, version: str, works: list[BatchItem], rows: int, seconds: float
+    ) -> None:
         """Give each request of a run a span for it: they were answered together."""
         end = time.time_ns()
         for work in works:

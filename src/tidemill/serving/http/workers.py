@@ -42,9 +42,9 @@ def run(settings: ServingSettings, *, on_started: Callable[[str], None] | None =
 
         server.run(settings, on_started=on_started)
         return
-    from tidemill.serving.telemetry.counters import sweep
+    from tidemill.serving.telemetry.counters import remove_dead_processes
 
-    sweep(settings.counts_dir)
+    remove_dead_processes(settings.counts_dir)
     listener = bind(settings.host, settings.port)
     listener.listen(2048)
     Supervisor(settings, listener, on_started).run()

@@ -27,7 +27,7 @@ from typing import Literal
 import msgspec
 
 from tidemill.errors import SettingsError
-from tidemill.serving.journal.records import Encoding, Record, Run
+from tidemill.serving.journal.records import Encoding, JournalRecord, JournalRun
 from tidemill.serving.journal.segments import (
     FRAME,
     HEADER,
@@ -112,7 +112,7 @@ class Journal:
         self._seed = secrets.randbits(32)
         self._encode = msgspec.msgpack.Encoder().encode
         self._rules = dict(self.options.models)
-        self._pending: list[Run] = []
+        self._pending: list[JournalRun] = []
         self._waiting = 0  # requests in there
         self._segment: _OpenSegment | None = None
         self._sequence = 0
@@ -149,25 +149,25 @@ class Journal:
         key_id: str | None = None,
         role: str = "champion",
     ) -> None:
-        """Put one answered request into the buffer; `commit` writes it. Fields as in `Record`."""
+        """Buffer one answered request; `commit` writes it. Fields as in `JournalRecord`."""
         rule = self.rule(model)
         if not is_sampled(id, rule.sample):
             return
         if not rule.inputs:
             features, encoding = None, "none"
-        record = Record(
+        record = JournalRecord(
             id, time, model, version, len(predictions), encoding,
             features,  # type: ignore[arg-type]  # any sequence is written as a list
             list(predictions),
             probabilities, latency, request_id, key_id, role, rule.sample,
         )  # fmt: skip
-        self.add(Run.of(record))
+        self.add(JournalRun.of(record))
 
     def rule(self, model: str) -> ModelRule:
         """What is recorded of a model."""
         return self._rules.get(model) or self.options.rule
 
-    def add(self, run: Run) -> None:
+    def add(self, run: JournalRun) -> None:
         """Put a run into the buffer as it is, for a caller that follows the model's rule."""
         self._pending.append(run)
         self._waiting += len(run.ids)
@@ -196,22 +196,22 @@ class Journal:
         self._records += count
         return True
 
-    def _framed(self, runs: list[Run]) -> bytes:
+    def _framed(self, runs: list[JournalRun]) -> bytes:
         payload = self._encode(runs)
         return FRAME.pack(MARKER, len(payload), zlib.adler32(payload, self._seed)) + payload
 
-    def _sound_frame(self, runs: list[Run], count: int) -> tuple[bytes, int]:
+    def _sound_frame(self, runs: list[JournalRun], count: int) -> tuple[bytes, int]:
         """A frame of the records that can be encoded, and how many they are of the count.
 
         One that cannot (a lone surrogate in a text, say) is dropped and counted, because it would
         fail again, and all others of its turn with it.
         """
-        single = [Run.of(record) for run in runs for record in run.records()]
+        single = [JournalRun.of(record) for run in runs for record in run.records()]
         sound = [run for run in single if self._is_sound(run)]
         self._dropped += count - len(sound)
         return self._framed(sound), len(sound)
 
-    def _is_sound(self, run: Run) -> bool:
+    def _is_sound(self, run: JournalRun) -> bool:
         try:
             self._framed([run])
         except ENCODING_ERRORS:

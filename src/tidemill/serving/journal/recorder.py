@@ -9,15 +9,15 @@ import numpy as np
 
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.serving.codec.outputs import Array, Outputs
-from tidemill.serving.codec.tensor_encoder import Packer
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.journal.journal import Journal, ModelRule, is_sampled
-from tidemill.serving.journal.records import Encoding, Run
-from tidemill.serving.model.batching import Work
+from tidemill.serving.journal.records import Encoding, JournalRun
+from tidemill.serving.model.batching import BatchItem
 
 NO_INPUTS: tuple[None, Encoding] = (None, "none")
 
 
-class Recorder:
+class PredictionRecorder:
     """Writes down the answers of one version.
 
     Args:
@@ -25,7 +25,7 @@ class Recorder:
     """
 
     def __init__(
-        self, journal: Journal, name: str, version: str, packer: Packer, buffer: Array
+        self, journal: Journal, name: str, version: str, packer: TensorEncoder, buffer: Array
     ) -> None:
         self._journal = journal
         self._name = name
@@ -50,7 +50,7 @@ class Recorder:
             raise journal_full()
 
     def write(
-        self, works: Sequence[Work], outputs: Outputs, role: str, now: tuple[float, float]
+        self, works: Sequence[BatchItem], outputs: Outputs, role: str, now: tuple[float, float]
     ) -> None:
         """Record works of one run, whose answers lie in its outputs from `work.start` on.
 
@@ -78,13 +78,13 @@ class Recorder:
         whole = works[-1].start + count == total
         features, encoding = self._features(works, whole) if self._inputs else NO_INPUTS
         found, likely = self._answers(works, outputs, total if whole else None)
-        run = Run(
+        run = JournalRun(
             now[0], self._name, self._version, role, share, encoding, ids, counts, latencies,
             request_ids, key_ids, features, found, likely,
         )  # fmt: skip
         self._journal.add(run)
 
-    def _features(self, works: Sequence[Work], whole: bool) -> tuple[Any, Encoding]:
+    def _features(self, works: Sequence[BatchItem], whole: bool) -> tuple[Any, Encoding]:
         """The rows of the works, one after the other."""
         if works[0].rows is None:
             if whole and self._floats:
@@ -98,7 +98,7 @@ class Recorder:
         return b"".join(rows for rows, _ in parts), encoding  # type: ignore[misc]
 
     def _answers(
-        self, works: Sequence[Work], outputs: Outputs, first: int | None
+        self, works: Sequence[BatchItem], outputs: Outputs, first: int | None
     ) -> tuple[list[Any], bytes | None]:
         """Labels or numbers, and probabilities: the first few of the run's, or the works' own."""
         labels = self._labels
@@ -111,7 +111,7 @@ class Recorder:
         return found[:first], None if likely is None else likely[: first * outputs.likely_bytes]
 
 
-def _picked(works: Sequence[Work], held: Any, per_row: int) -> Any:
+def _picked(works: Sequence[BatchItem], held: Any, per_row: int) -> Any:
     """What is the works' own of a list, or of bytes, for all rows of their run."""
     if held is None:
         return None

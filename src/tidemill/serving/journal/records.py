@@ -1,4 +1,4 @@
-"""What the journal holds of an answer: `Record` as it is read, `Run` as it is written.
+"""Records of answered requests: `JournalRecord` as read, `JournalRun` as written.
 
 What ran together has most in common, so a run of the model is written as columns: its rows, labels
 and probabilities are the bytes and lists that the model gave, and only ids and times are of each
@@ -18,7 +18,7 @@ from tidemill.signature import Label, Value
 Encoding = Literal["none", "f4", "f8", "values"]
 
 
-class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class JournalRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One answered request: one row, or the rows of a batch.
 
     Attributes:
@@ -74,8 +74,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return rows
 
 
-class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Requests that one version answered in one run, as columns. Fields as in `Record`.
+class JournalRun(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Requests that one version answered in one run, as columns. Fields as in `JournalRecord`.
 
     Attributes:
         ids, latencies, request_ids, key_ids: One of each request.
@@ -99,7 +99,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
     probabilities: bytes | None
 
     @classmethod
-    def of(cls, record: Record) -> Run:
+    def of(cls, record: JournalRecord) -> JournalRun:
         """A run that answered one request."""
         return cls(
             record.time, record.model, record.version, record.role, record.sample, record.encoding,
@@ -107,7 +107,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
             record.features, record.predictions, record.probabilities,
         )  # fmt: skip
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[JournalRecord]:
         """The records of its requests.
 
         Raises:
@@ -125,7 +125,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
             self.ids, self.rows, self.latencies, self.request_ids, self.key_ids, strict=True
         ):
             stop = start + rows
-            yield Record(
+            yield JournalRecord(
                 id, self.time, self.model, self.version, rows, self.encoding,
                 _part(self.features, per_row[0], start, stop), self.predictions[start:stop],
                 _part(self.probabilities, per_row[1], start, stop), latency, request_id, key_id,
@@ -133,8 +133,8 @@ class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
             )  # fmt: skip
             start = stop
 
-    def _only(self) -> Record:
-        return Record(
+    def _only(self) -> JournalRecord:
+        return JournalRecord(
             self.ids[0], self.time, self.model, self.version, self.rows[0], self.encoding,
             self.features, self.predictions, self.probabilities, self.latencies[0],
             self.request_ids[0], self.key_ids[0], self.role, self.sample,

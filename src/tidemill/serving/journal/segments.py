@@ -5,8 +5,9 @@ A segment is one file, appended to by one process:
     header   magic (8) | seed (4, random for each process)
     frames   marker (4) | length (4) | Adler-32 of the payload, started at the seed (4) | payload
 
-with little-endian integers; a payload is the list of `Run` of one commit, in MessagePack. (Segments
-of the first version have another magic: a payload is the list of `Record`, its checksum a CRC-32.)
+with little-endian integers; a payload is the list of `JournalRun` of one commit, in MessagePack.
+(Segments of the first version have another magic: a payload is the list of `JournalRecord`, its
+checksum a CRC-32.)
 The writer holds an exclusive flock on the segment it writes, so a segment is closed exactly when
 nobody holds that lock: however the writer ended, the kernel let go of it. Names sort by the time of
 creation and never change. The seed keeps a client from hiding a valid frame inside a text that it
@@ -32,7 +33,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tidemill.serving.journal.records import Record, Run
+from tidemill.serving.journal.records import JournalRecord, JournalRun
 
 MAGIC = b"TMJRNL2\n"
 OLD_MAGIC = b"TMJRNL1\n"
@@ -44,11 +45,11 @@ FRAME = struct.Struct("<4sII")
 PAGE_BYTES = 4 << 20
 
 
-class Version(NamedTuple):
+class SegmentFormat(NamedTuple):
     """How segments of one magic are read: a payload's checksum, and its records."""
 
     checksum: Callable[[memoryview, int], int]
-    decode: Callable[[memoryview], list[Record]]
+    decode: Callable[[memoryview], list[JournalRecord]]
 
 
 class Segment(NamedTuple):
@@ -60,14 +61,14 @@ class Segment(NamedTuple):
     created: float
 
 
-class Page(NamedTuple):
+class SegmentPage(NamedTuple):
     """What `read_segment` read: whole, checked records, and where to go on.
 
     `finished` says that the segment is closed and read to its end, so it can be discarded.
     `damaged` counts bytes that were skipped because they are no valid record.
     """
 
-    records: list[Record]
+    records: list[JournalRecord]
     next_offset: int
     finished: bool
     damaged: int
@@ -103,7 +104,7 @@ def segments(
     return found
 
 
-def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> Page:
+def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> SegmentPage:
     """The records from `offset` on, about `limit` bytes of them.
 
     An unfinished frame at the end of a segment that is still written is left for the next read;
@@ -122,7 +123,7 @@ def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> Pag
         size = os.fstat(file.fileno()).st_size
         header = _read_header(file.read(HEADER.size))
         if header is None:
-            return Page([], size if closed else offset, closed, size if closed else 0)
+            return SegmentPage([], size if closed else offset, closed, size if closed else 0)
         seed, version = header
         start = max(offset, HEADER.size)
         whole = False
@@ -135,7 +136,7 @@ def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> Pag
             whole = True
 
 
-def read_folder(folder: Path) -> Iterator[Record]:
+def read_folder(folder: Path) -> Iterator[JournalRecord]:
     """Every record in a folder, segment by segment: for tools and tests."""
     for segment in segments(folder):
         page = read_segment(segment.path)
@@ -178,7 +179,7 @@ def is_closed(descriptor: int) -> bool:
     return True
 
 
-def _read_header(header: bytes) -> tuple[int, Version] | None:
+def _read_header(header: bytes) -> tuple[int, SegmentFormat] | None:
     """The seed and the version; None when it is no segment's header."""
     if len(header) < HEADER.size:
         return None
@@ -189,20 +190,20 @@ def _read_header(header: bytes) -> tuple[int, Version] | None:
     return (seed, version) if version else None
 
 
-def _decode_runs(payload: memoryview) -> list[Record]:
+def _decode_runs(payload: memoryview) -> list[JournalRecord]:
     return [record for run in _RUNS(payload) for record in run.records()]
 
 
-_RUNS = msgspec.msgpack.Decoder(list[Run]).decode
+_RUNS = msgspec.msgpack.Decoder(list[JournalRun]).decode
 VERSIONS = {
-    MAGIC: Version(zlib.adler32, _decode_runs),
-    OLD_MAGIC: Version(zlib.crc32, msgspec.msgpack.Decoder(list[Record]).decode),
+    MAGIC: SegmentFormat(zlib.adler32, _decode_runs),
+    OLD_MAGIC: SegmentFormat(zlib.crc32, msgspec.msgpack.Decoder(list[JournalRecord]).decode),
 }
 
 
-def _parse(data: bytes, start: int, seed: int, version: Version, last: bool) -> Page:
+def _parse(data: bytes, start: int, seed: int, version: SegmentFormat, last: bool) -> SegmentPage:
     """The frames in `data`, which begins at offset `start`; `last` when nothing can follow it."""
-    records: list[Record] = []
+    records: list[JournalRecord] = []
     view = memoryview(data)
     position = damaged = 0
     while position < len(data):
@@ -219,10 +220,10 @@ def _parse(data: bytes, start: int, seed: int, version: Version, last: bool) -> 
         except (msgspec.MsgspecError, ValueError):
             damaged += end - position
         position = end
-    return Page(records, start + position, last and position >= len(data), damaged)
+    return SegmentPage(records, start + position, last and position >= len(data), damaged)
 
 
-def _frame_end(view: memoryview, position: int, seed: int, version: Version) -> int | None:
+def _frame_end(view: memoryview, position: int, seed: int, version: SegmentFormat) -> int | None:
     """Where the frame at `position` ends; None when there is no whole and valid one."""
     body = position + FRAME.size
     if body > len(view):
@@ -234,7 +235,9 @@ def _frame_end(view: memoryview, position: int, seed: int, version: Version) -> 
     return end
 
 
-def _next_frame(data: bytes, view: memoryview, position: int, seed: int, version: Version) -> int:
+def _next_frame(
+    data: bytes, view: memoryview, position: int, seed: int, version: SegmentFormat
+) -> int:
     """Where the next valid frame starts, or the end of the data."""
     found = data.find(MARKER, position)
     while found >= 0:

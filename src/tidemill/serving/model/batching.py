@@ -8,14 +8,14 @@ import msgspec
 import numpy as np
 
 from tidemill.serving.codec.outputs import Array, Outputs
-from tidemill.serving.codec.tensor_encoder import Rows
+from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.http.routes import Call, Reply
 
 #: Makes the reply for a call out of `outputs[start:stop]`.
-Finish = Callable[[Call, Outputs, int, int], Reply]
+MakeReply = Callable[[Call, Outputs, int, int], Reply]
 
 
-class Speed(msgspec.Struct, frozen=True):
+class LatencyEstimate(msgspec.Struct, frozen=True):
     """What warm-up measured, in seconds: a run costs `fixed + rows * per_row`.
 
     `pad` says that one row alone gives other last digits than the same row among others (matrix
@@ -30,16 +30,16 @@ class Speed(msgspec.Struct, frozen=True):
         return self.fixed + rows * self.per_row
 
 
-class Work(msgspec.Struct):
+class BatchItem(msgspec.Struct):
     """A request's rows. `rows` is None while the only row lies in the predictor's buffer; `key` is
     what the cache knows them by; `tier` says which tier knew the answer. `given_up` is set when the
     caller was told that it took too long, `alone` when a run with others failed. Its answers lie in
     its run's outputs from `start` on; `reply` tells them, unless nobody is to hear."""
 
     call: Call
-    rows: Rows | None
+    rows: EncodedRows | None
     count: int
-    finish: Finish
+    finish: MakeReply
     key: bytes | None = None
     tier: str | None = None
     given_up: bool = False
@@ -48,28 +48,28 @@ class Work(msgspec.Struct):
     reply: Reply | None = None
 
 
-class Waiting:
+class BatchQueue:
     """Works that wait for a model, the oldest first."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self._works: list[Work] = []
+        self._works: list[BatchItem] = []
 
     def __bool__(self) -> bool:
         return bool(self._works)
 
-    def add(self, work: Work) -> None:
+    def add(self, work: BatchItem) -> None:
         self._works.append(work)
         self.rows += work.count
 
-    def put_back(self, works: Sequence[Work]) -> None:
+    def put_back(self, works: Sequence[BatchItem]) -> None:
         """Let works whose common run failed be next, each in a run of its own."""
         for work in works:
             work.alone = True
         self._works[:0] = works
         self.rows += sum(work.count for work in works)
 
-    def next_batch(self, room: int) -> list[Work]:
+    def next_batch(self, room: int) -> list[BatchItem]:
         """The oldest works that make at most `room` rows together, but at least one."""
         rows = count = 0
         for work in self._works:
@@ -84,7 +84,7 @@ class Waiting:
         self.rows -= rows
         return batch
 
-    def before(self, moment: float) -> list[Work]:
+    def before(self, moment: float) -> list[BatchItem]:
         """Take out the works whose calls came before a moment on the monotonic clock."""
         late = [work for work in self._works if work.call.started < moment]
         if late:
@@ -93,16 +93,16 @@ class Waiting:
         return late
 
 
-def joined(works: Sequence[Work], pad: bool) -> list[Array]:
+def concatenate(works: Sequence[BatchItem], pad: bool) -> list[Array]:
     """The arrays of several works as one run's, padded to two rows where one alone would differ."""
     parts = [work.rows.arrays for work in works if work.rows is not None]
     if len(parts) == 1:
         arrays = parts[0]
     else:
         arrays = [np.concatenate(same) for same in zip(*parts, strict=True)]
-    return padded(arrays, sum(work.count for work in works), pad)
+    return pad_single_row(arrays, sum(work.count for work in works), pad)
 
 
-def padded(arrays: list[Array], count: int, pad: bool) -> list[Array]:
+def pad_single_row(arrays: list[Array], count: int, pad: bool) -> list[Array]:
     """The arrays with their only row doubled, if `pad` asks for it."""
     return [np.concatenate((a, a)) for a in arrays] if pad and count == 1 else arrays

@@ -19,8 +19,8 @@ from tidemill.errors import TidemillError
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.http.batch_commit import Turn
 from tidemill.serving.http.routes import Call, Reply
-from tidemill.serving.model.batching import Speed, Work
-from tidemill.serving.model.predictor import Predictor, Runtime, Surroundings
+from tidemill.serving.model.batching import BatchItem, LatencyEstimate
+from tidemill.serving.model.predictor import Predictor, PredictorContext, Runtime
 from tidemill.serving.shelf.traffic_rules import TrafficRule, is_chosen
 from tidemill.serving.telemetry.metrics import Metrics
 
@@ -33,12 +33,12 @@ BUSY_SECONDS = 0.05  # between two shadow runs of a busy server
 PATIENCE = 1 / 3  # of the time limit, so that the champion has the rest
 
 
-class Challenger(Predictor):
+class ChallengerPredictor(Predictor):
     """A challenger in memory; its answers are recorded under their role, and counted apart."""
 
     def __init__(
-        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: Speed,
-        around: Surroundings,
+        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: LatencyEstimate,
+        around: PredictorContext,
     ) -> None:  # fmt: skip
         super().__init__(name, version, bundle, runtime, speed, around)
         self._patience = around.settings.timeout * PATIENCE
@@ -62,7 +62,7 @@ class Challenger(Predictor):
         """Count a shadowed request that does not fit this version, or finds no room."""
         self._errors.add()
 
-    def _reply(self, work: Work, outputs: Outputs, start: int, stop: int) -> None:
+    def _reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         try:
             if work.call.shadow:
                 outputs.check(start, stop)
@@ -72,14 +72,14 @@ class Challenger(Predictor):
             self._errors.add()
             raise
 
-    def _record(self, works: list[Work], outputs: Outputs, now: tuple[float, float]) -> None:
+    def _record(self, works: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
         assert self._recorder is not None
         for role, shadow in (("shadow", True), ("canary", False)):
             some = [work for work in works if work.call.shadow is shadow]
             if some:
                 self._recorder.write(some, outputs, role, now)
 
-    def _send(self, work: Work) -> None:
+    def _send(self, work: BatchItem) -> None:
         self._answers.add(work.count)
         if work.reply is None:
             self.open -= 1
@@ -88,18 +88,18 @@ class Challenger(Predictor):
             self._predictions.add(work.count)
             self._turn.release(work.call, work.reply)
 
-    def _fail(self, work: Work, error: TidemillError) -> None:
+    def _fail(self, work: BatchItem, error: TidemillError) -> None:
         if work.call.shadow:
             self.open -= 1
         else:
             self._turn.fail(work.call, error)
 
 
-class Beside:
+class ChallengerTraffic:
     """The challenger of a champion under a rule; see `tidemill.serving.model.predictor`."""
 
     def __init__(
-        self, challenger: Challenger, rule: TrafficRule, turn: Turn, metrics: Metrics
+        self, challenger: ChallengerPredictor, rule: TrafficRule, turn: Turn, metrics: Metrics
     ) -> None:
         self.challenger = challenger
         self.rule = rule

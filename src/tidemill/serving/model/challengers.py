@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 
 from tidemill.errors import BundleError, TidemillError
 from tidemill.serving.http.batch_commit import Turn
-from tidemill.serving.model.challenger import Beside, Challenger
+from tidemill.serving.model.challenger import ChallengerPredictor, ChallengerTraffic
 from tidemill.serving.model.predictor import Predictor
-from tidemill.serving.shelf.shelf import FileWatch, Placed, ShelfState
+from tidemill.serving.shelf.shelf import FileWatch, ShelfEntry, ShelfState
 from tidemill.serving.shelf.traffic_rules import OFF, TrafficRule
 from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
-Load = Callable[[str, Placed], Challenger]
+Load = Callable[[str, ShelfEntry], ChallengerPredictor]
 
 
 class Challengers:
@@ -39,7 +39,7 @@ class Challengers:
         self._turn = turn
         self._metrics = metrics
         self._rules: Mapping[str, TrafficRule] = {}
-        self._beside: dict[str, Beside] = {}
+        self._beside: dict[str, ChallengerTraffic] = {}
         self._retry: dict[tuple[str, str], float] = {}
         self._trouble = ""
 
@@ -65,14 +65,16 @@ class Challengers:
         if rules is not None:
             self._rules, self._trouble = rules, ""
 
-    def _wanted(self, name: str, state: ShelfState, champion: Predictor | None) -> Placed | None:
+    def _wanted(
+        self, name: str, state: ShelfState, champion: Predictor | None
+    ) -> ShelfEntry | None:
         """The challenger that should stand beside the champion; None for none."""
         rule, placed = self._rules.get(name, OFF), state.challengers.get(name)
         if champion is None or placed is None or rule.mode == "off" or rule.share == 0:
             return None
         return None if placed.digest == champion.bundle.digest else placed
 
-    async def _set(self, name: str, champion: Predictor | None, wanted: Placed | None) -> None:
+    async def _set(self, name: str, champion: Predictor | None, wanted: ShelfEntry | None) -> None:
         found = self._beside.get(name)
         if wanted is None or champion is None:
             self._drop(name, champion)
@@ -88,7 +90,7 @@ class Challengers:
         else:
             challenger = found.challenger
         self._drop(name, champion)
-        self._beside[name] = Beside(challenger, rule, self._turn, self._metrics)
+        self._beside[name] = ChallengerTraffic(challenger, rule, self._turn, self._metrics)
         champion.companion = self._beside[name]
         log.info("%s version %s: %s of %g", name, wanted.version, rule.mode, rule.share)
 
@@ -100,7 +102,7 @@ class Challengers:
             found.close()
             log.info("%s: no challenger is asked any more", name)
 
-    def _refused(self, name: str, wanted: Placed | None, error: TidemillError) -> None:
+    def _refused(self, name: str, wanted: ShelfEntry | None, error: TidemillError) -> None:
         if wanted is not None:
             self._retry[name, wanted.digest] = time.monotonic() + RETRY_SECONDS
         self._metrics.counter("tidemill_model_refusals_total", model=name).add()

@@ -11,14 +11,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from tidemill.bundle import Answer, Bundle
+from tidemill.bundle import Bundle, RowPrediction
 from tidemill.errors import BundleError, TidemillError
 from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.request_parsing import Row
-from tidemill.serving.codec.tensor_encoder import Packer
-from tidemill.serving.model.batching import Speed, padded
-from tidemill.serving.model.predictor import Predictor, Runtime, Surroundings
-from tidemill.serving.shelf.shelf import Placed, open_bundle
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
+from tidemill.serving.model.batching import LatencyEstimate, pad_single_row
+from tidemill.serving.model.predictor import Predictor, PredictorContext, Runtime
+from tidemill.serving.shelf.shelf import ShelfEntry, open_bundle
 from tidemill.signature import Signature
 
 TOLERANCE = 1e-4  # relative; another processor's arithmetic may differ in the last digits
@@ -29,7 +29,7 @@ LoadRuntime = Callable[[Bundle], Runtime]
 
 
 def load_predictor(
-    shelf: Path, name: str, placed: Placed, around: Surroundings, load_runtime: LoadRuntime,
+    shelf: Path, name: str, placed: ShelfEntry, around: PredictorContext, load_runtime: LoadRuntime,
     kind: type[P] = Predictor,  # type: ignore[assignment]
 ) -> P:  # fmt: skip
     """The version as a predictor of some kind that is ready for traffic.
@@ -41,7 +41,7 @@ def load_predictor(
     bundle = open_bundle(shelf, placed)
     try:
         runtime = load_runtime(bundle)
-        speed = try_out(bundle, runtime)
+        speed = smoke_test(bundle, runtime)
         return kind(name, placed.version, bundle, runtime, speed, around)
     except BundleError:
         raise
@@ -51,7 +51,7 @@ def load_predictor(
         raise BundleError(f"{bundle.path} cannot be loaded: {what}") from error
 
 
-def try_out(bundle: Bundle, runtime: Runtime) -> Speed:
+def smoke_test(bundle: Bundle, runtime: Runtime) -> LatencyEstimate:
     """Answer the bundle's example, compare, and measure.
 
     Raises:
@@ -60,7 +60,7 @@ def try_out(bundle: Bundle, runtime: Runtime) -> Speed:
     example = bundle.example()
     if not example.rows:
         raise BundleError(f"{bundle.path} holds no example to check against.")
-    packer = Packer(bundle.signature, bundle.manifest.inputs)
+    packer = TensorEncoder(bundle.signature, bundle.manifest.inputs)
     rows = [list(row) for row in example.rows]
     outputs = Outputs(*runtime.run(packer.pack(rows).arrays))
     for place, answer in enumerate(example.answers):
@@ -69,24 +69,26 @@ def try_out(bundle: Bundle, runtime: Runtime) -> Speed:
                 f"{bundle.path} does not answer its own example: row {place} should give"
                 f" {answer.prediction!r}."
             )
-    return measure(packer, runtime, rows)
+    return measure_latency(packer, runtime, rows)
 
 
-def measure(packer: Packer, runtime: Runtime, rows: Sequence[Row]) -> Speed:
+def measure_latency(
+    packer: TensorEncoder, runtime: Runtime, rows: Sequence[Row]
+) -> LatencyEstimate:
     """How long a run takes by its rows, and whether one row alone needs padding."""
     cycle = [rows[i % len(rows)] for i in range(MANY)]
     one, many = packer.pack(cycle[:FEW]).arrays, packer.pack(cycle).arrays
     pad = not _same_digits(runtime, one, many, pad=False) and _same_digits(
         runtime, one, many, pad=True
     )
-    few_seconds = _median_seconds(runtime, padded(one, FEW, pad))
+    few_seconds = _median_seconds(runtime, pad_single_row(one, FEW, pad))
     many_seconds = _median_seconds(runtime, many)
     per_row = max(0.0, (many_seconds - few_seconds) / (MANY - FEW))
-    return Speed(max(0.0, few_seconds - per_row), per_row, pad)
+    return LatencyEstimate(max(0.0, few_seconds - per_row), per_row, pad)
 
 
 def _same_digits(runtime: Runtime, one: list[Array], many: list[Array], *, pad: bool) -> bool:
-    alone = Outputs(*runtime.run(padded(one, 1, pad))).part(0, 1)
+    alone = Outputs(*runtime.run(pad_single_row(one, 1, pad))).part(0, 1)
     among = Outputs(*runtime.run(many)).part(0, 1)
     pairs = ((alone.probabilities, among.probabilities), (alone.values, among.values))
     return all(a is None or b is None or np.array_equal(a, b) for a, b in pairs)
@@ -104,7 +106,7 @@ def _median_seconds(runtime: Runtime, arrays: list[Array]) -> float:
     return statistics.median(times)
 
 
-def _agrees(signature: Signature, outputs: Outputs, place: int, answer: Answer) -> bool:
+def _agrees(signature: Signature, outputs: Outputs, place: int, answer: RowPrediction) -> bool:
     if outputs.labels is None:
         return _close(outputs.value_list[place], answer.prediction)
     if signature.labels[outputs.label_list[place]] != answer.prediction:

@@ -16,12 +16,12 @@ from tidemill.errors import ConflictError, NotFoundError, TidemillError, Unavail
 from tidemill.serving.http.routes import Call
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.predictor import Predictor
-from tidemill.serving.shelf.shelf import Placed, ShelfState, StateWatch
+from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, StateWatch
 from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
-Load = Callable[[str, Placed], Predictor]
+Load = Callable[[str, ShelfEntry], Predictor]
 
 
 class ModelPool:
@@ -167,7 +167,7 @@ class ModelPool:
         for tell in self.changed:
             tell()
 
-    async def _bring(self, name: str, placed: Placed) -> None:
+    async def _bring(self, name: str, placed: ShelfEntry) -> None:
         serving = self._predictors.get(name)
         if serving is not None and _is(serving, placed):
             return
@@ -176,7 +176,7 @@ class ModelPool:
     def _serves(self, name: str) -> bool:
         return not self._wanted or name in self._wanted
 
-    def _refused(self, name: str, placed: Placed, error: TidemillError) -> None:
+    def _refused(self, name: str, placed: ShelfEntry, error: TidemillError) -> None:
         if self.problems.get(name) == str(error):
             return
         self._metrics.counter("tidemill_model_refusals_total", model=name).add()
@@ -226,5 +226,5 @@ class ModelPool:
         )
 
 
-def _is(predictor: Predictor, placed: Placed) -> bool:
+def _is(predictor: Predictor, placed: ShelfEntry) -> bool:
     return predictor.version == placed.version and predictor.bundle.digest == placed.digest

@@ -21,13 +21,20 @@ from tidemill.errors import DeadlineError, InputError, TidemillError, Unavailabl
 from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.request_parsing import Row, read_rows
 from tidemill.serving.codec.row_decoder import RowDecoder
-from tidemill.serving.codec.tensor_encoder import Packer, Rows
+from tidemill.serving.codec.tensor_encoder import EncodedRows, TensorEncoder
 from tidemill.serving.http.batch_commit import Turn
 from tidemill.serving.http.routes import Call
-from tidemill.serving.journal.recorder import Recorder
-from tidemill.serving.model.batching import Finish, Speed, Waiting, Work, joined, padded
-from tidemill.serving.model.response_cache import Cache
-from tidemill.serving.model.version_cache import Memory, pays
+from tidemill.serving.journal.recorder import PredictionRecorder
+from tidemill.serving.model.batching import (
+    BatchItem,
+    BatchQueue,
+    LatencyEstimate,
+    MakeReply,
+    concatenate,
+    pad_single_row,
+)
+from tidemill.serving.model.response_cache import ResponseCache
+from tidemill.serving.model.version_cache import VersionCache, should_cache
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.telemetry.metrics import Metrics
 
@@ -46,7 +53,7 @@ class Runtime(Protocol):
         ...
 
 
-class Companion(Protocol):
+class TrafficSplit(Protocol):
     """What a champion knows of the challenger beside it."""
 
     def pick(self, call: Call) -> Predictor | None:
@@ -62,13 +69,13 @@ class Companion(Protocol):
         ...
 
 
-class Surroundings(msgspec.Struct, frozen=True):
+class PredictorContext(msgspec.Struct, frozen=True):
     """What all predictors of a process share."""
 
     settings: ServingSettings
     turn: Turn
     metrics: Metrics
-    cache: Cache | None
+    cache: ResponseCache | None
     threads: ThreadPoolExecutor
     on_run: OnRun | None = None  # traces want to know
 
@@ -81,18 +88,18 @@ class Predictor:
     """
 
     def __init__(
-        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: Speed,
-        around: Surroundings,
+        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: LatencyEstimate,
+        around: PredictorContext,
     ) -> None:  # fmt: skip
         self.name = name
         self.version = version
         self.bundle = bundle
         self.signature = bundle.signature
         self.speed = speed
-        self.packer = Packer(bundle.signature, bundle.manifest.inputs)
+        self.packer = TensorEncoder(bundle.signature, bundle.manifest.inputs)
         self.decoder = RowDecoder(bundle.signature)
         self.loaded_at = time.time()
-        self.companion: Companion | None = None
+        self.companion: TrafficSplit | None = None
         self._runtime = runtime
         self._settings = around.settings
         self._threads = around.threads
@@ -105,21 +112,24 @@ class Predictor:
         self._buffer = self.packer.buffer(max(2, self._room))
         self._view = memoryview(self._buffer).cast("B")  # type: ignore[arg-type]
         self._row_bytes = self._buffer.itemsize * self.packer.width
-        self._staged: list[Work] = []
-        self._queue = Waiting()
-        self._hits: list[tuple[Work, Outputs]] = []
-        self._running: list[Work] | None = None  # what a thread works on
+        self._staged: list[BatchItem] = []
+        self._queue = BatchQueue()
+        self._hits: list[tuple[BatchItem, Outputs]] = []
+        self._running: list[BatchItem] | None = None  # what a thread works on
         self._timer: asyncio.TimerHandle | None = None
         self._patience = around.settings.timeout
         self._in_turn = False
         journal = around.turn.journal
         self._recorder = (
-            Recorder(journal, name, version, self.packer, self._buffer) if journal else None
+            PredictionRecorder(journal, name, version, self.packer, self._buffer)
+            if journal
+            else None
         )
         self._memory = (
-            Memory(around.cache, (name, version, bundle.digest), speed.of(1), around.metrics,
+            VersionCache(around.cache, (name, version, bundle.digest), speed.of(1), around.metrics,
                    self._hit, self._enqueue)
-            if around.cache is not None and pays(around.settings, speed.of(1), known=not waits)
+            if around.cache is not None
+            and should_cache(around.settings, speed.of(1), known=not waits)
             else None
         )  # fmt: skip
         labels = {"model": name}
@@ -145,7 +155,7 @@ class Predictor:
         rows, many = read_rows(self.signature, body)
         return None if many else rows[0]
 
-    def read_many(self, body: bytes) -> Rows:
+    def read_many(self, body: bytes) -> EncodedRows:
         """The rows under `instances` of a native body, checked and packed.
 
         Raises:
@@ -160,7 +170,7 @@ class Predictor:
                 )
         return self.packer.pack(found)
 
-    def submit_row(self, call: Call, row: Row, finish: Finish) -> None:
+    def submit_row(self, call: Call, row: Row, finish: MakeReply) -> None:
         """Answer one checked row; see `submit`. Quicker than it for flat models."""
         staged = self._staged
         if (
@@ -174,10 +184,10 @@ class Predictor:
         self.packer.write(row, self._view, len(staged) * self._row_bytes)
         if not staged and self._recorder is not None:
             self._recorder.check()  # for all of the turn
-        staged.append(Work(call, None, 1, finish))
+        staged.append(BatchItem(call, None, 1, finish))
         self._join_turn()
 
-    def submit(self, call: Call, rows: Rows, finish: Finish) -> None:
+    def submit(self, call: Call, rows: EncodedRows, finish: MakeReply) -> None:
         """Answer checked rows: `finish(call, outputs, start, stop)` will be asked for the reply,
         where the rows' answers are `outputs[start:stop]`.
 
@@ -186,7 +196,7 @@ class Predictor:
         """
         if self._recorder is not None:
             self._recorder.check()
-        work = Work(call, rows, rows.count, finish)
+        work = BatchItem(call, rows, rows.count, finish)
         if self._memory is not None and self._memory.take(work):
             return
         if self._queue and self._queue.rows + rows.count > self._settings.queue_rows:
@@ -210,11 +220,11 @@ class Predictor:
             self._run(works, self.packer.shaped(self._buffer[:rows]), len(works))
         while self._queue and self._running is None:
             works = self._queue.next_batch(self._room)
-            self._run(works, joined(works, self.speed.pad), sum(w.count for w in works))
+            self._run(works, concatenate(works, self.speed.pad), sum(w.count for w in works))
 
-    def run(self, rows: Rows) -> Outputs:
+    def run(self, rows: EncodedRows) -> Outputs:
         """Answer rows here and now, on the caller's thread, unrecorded; for tools and tests."""
-        arrays = padded(rows.arrays, rows.count, self.speed.pad)
+        arrays = pad_single_row(rows.arrays, rows.count, self.speed.pad)
         outputs = Outputs(*self._runtime.run(arrays)).part(0, rows.count)
         outputs.check(0, rows.count)
         return outputs
@@ -229,15 +239,15 @@ class Predictor:
             self._in_turn = True
             self._turn.add(self)
 
-    def _enqueue(self, work: Work) -> None:
+    def _enqueue(self, work: BatchItem) -> None:
         self._queue.add(work)
         self._join_turn()
 
-    def _hit(self, work: Work, outputs: Outputs) -> None:
+    def _hit(self, work: BatchItem, outputs: Outputs) -> None:
         self._hits.append((work, outputs))
         self._join_turn()
 
-    def _run(self, works: list[Work], arrays: list[Array], count: int) -> None:
+    def _run(self, works: list[BatchItem], arrays: list[Array], count: int) -> None:
         if self.speed.of(count) <= self._inline:
             self._finish(works, arrays, count, *self._timed(arrays))
             return
@@ -249,7 +259,7 @@ class Predictor:
         future.add_done_callback(lambda done: self._back(works, arrays, count, done.result()))
 
     def _back(
-        self, works: list[Work], arrays: list[Array], count: int,
+        self, works: list[BatchItem], arrays: list[Array], count: int,
         result: tuple[Outputs | Exception, float],
     ) -> None:  # fmt: skip
         self._running = None
@@ -279,7 +289,7 @@ class Predictor:
         return outputs, time.perf_counter() - started
 
     def _finish(
-        self, works: list[Work], arrays: list[Array], count: int,
+        self, works: list[BatchItem], arrays: list[Array], count: int,
         outputs: Outputs | Exception, seconds: float,
     ) -> None:  # fmt: skip
         self._seconds.observe(seconds)
@@ -298,17 +308,17 @@ class Predictor:
         else:
             self._one_by_one(works, arrays)
 
-    def _one_by_one(self, works: list[Work], arrays: list[Array]) -> None:
+    def _one_by_one(self, works: list[BatchItem], arrays: list[Array]) -> None:
         """A run of several requests failed: let only those fail that made it fail."""
         _own_rows(works, arrays)
         for work in works:
-            outputs, _ = self._timed(joined([work], self.speed.pad))
+            outputs, _ = self._timed(concatenate([work], self.speed.pad))
             if isinstance(outputs, Outputs):
                 self._deliver([work], outputs)
             else:
                 self._failed(work, outputs)
 
-    def _failed(self, work: Work, error: Exception) -> None:
+    def _failed(self, work: BatchItem, error: Exception) -> None:
         self._errors.add()
         if work.given_up:
             return
@@ -319,10 +329,10 @@ class Predictor:
         what = f"The model '{self.name}' failed on this request."
         self._fail(work, TidemillError(what, remedy="The server's log says why."))
 
-    def _fail(self, work: Work, error: TidemillError) -> None:
+    def _fail(self, work: BatchItem, error: TidemillError) -> None:
         self._turn.fail(work.call, error)
 
-    def _deliver(self, works: list[Work], outputs: Outputs) -> None:
+    def _deliver(self, works: list[BatchItem], outputs: Outputs) -> None:
         """Make the replies, record the predictions, and let both go at the turn's end."""
         answered = self._answered(works, outputs)
         if self._recorder is not None and answered:
@@ -335,7 +345,7 @@ class Predictor:
         for work in answered:
             self._send(work)
 
-    def _answered(self, works: list[Work], outputs: Outputs) -> list[Work]:
+    def _answered(self, works: list[BatchItem], outputs: Outputs) -> list[BatchItem]:
         """The works that have an answer now; whatever goes wrong for one does not keep others."""
         answered = []
         stop = 0
@@ -352,18 +362,18 @@ class Predictor:
                 self._failed(work, error)
         return answered
 
-    def _reply(self, work: Work, outputs: Outputs, start: int, stop: int) -> None:
+    def _reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         outputs.check(start, stop)
         work.reply = reply = work.finish(work.call, outputs, start, stop)
         if self._memory is not None:
             self._memory.keep(work, outputs, start, stop)
             reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
 
-    def _record(self, works: list[Work], outputs: Outputs, now: tuple[float, float]) -> None:
+    def _record(self, works: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
         assert self._recorder is not None
         self._recorder.write(works, outputs, "champion", now)
 
-    def _send(self, work: Work) -> None:
+    def _send(self, work: BatchItem) -> None:
         assert work.reply is not None
         self._predictions.add(work.count)
         self._turn.release(work.call, work.reply)
@@ -371,13 +381,13 @@ class Predictor:
             self.companion.answered(work.call)
 
 
-def _own_rows(works: list[Work], arrays: list[Array]) -> list[Array]:
+def _own_rows(works: list[BatchItem], arrays: list[Array]) -> list[Array]:
     """The arrays out of the buffer, copied, so that others can use it; and each work its row."""
     if works[0].rows is not None:
         return arrays
     arrays = [array.copy() for array in arrays]
     for i, work in enumerate(works):
-        work.rows = Rows(1, [array[i : i + 1] for array in arrays])
+        work.rows = EncodedRows(1, [array[i : i + 1] for array in arrays])
     return arrays
 
 

@@ -31,7 +31,7 @@ from tidemill.signature import Label, Signature
 
 Array = np.ndarray[Any, Any]
 Answers = tuple[Array | None, Array | None, Array | None]
-Packed = tuple[str, tuple[int, ...], bytes | list[str]]
+WireTensor = tuple[str, tuple[int, ...], bytes | list[str]]
 
 LENGTH = struct.Struct("<I")
 LONGEST_PATH = 100  # bytes; a socket's address holds 107
@@ -39,12 +39,12 @@ CONNECT_SECONDS = 2.0
 TEXT = "str"
 
 
-class Question(msgspec.Struct):
-    inputs: list[Packed]
+class RunRequest(msgspec.Struct):
+    inputs: list[WireTensor]
 
 
-class Reply(msgspec.Struct):
-    output: Packed | None = None
+class RunResponse(msgspec.Struct):
+    output: WireTensor | None = None
     error: str | None = None
 
 
@@ -90,14 +90,14 @@ def receive(connection: socket.socket) -> bytes:
     return _exactly(connection, LENGTH.unpack(head)[0], whole=True) if head else b""
 
 
-def pack(array: Array) -> Packed:
+def to_wire(array: Array) -> WireTensor:
     """An array as it travels."""
     if array.dtype.kind in "OUS":
         return TEXT, array.shape, [str(text) for text in array.reshape(-1).tolist()]
     return array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes()
 
 
-def unpack(packed: Packed) -> Array:
+def from_wire(packed: WireTensor) -> Array:
     """The array that travelled.
 
     Raises:
@@ -114,7 +114,7 @@ def unpack(packed: Packed) -> Array:
     return array.reshape(shape)
 
 
-class Link:
+class WorkerConnection:
     """One worker, asked by one caller at a time; a connection that broke is made anew."""
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -122,7 +122,7 @@ class Link:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
-        self._decode = msgspec.msgpack.Decoder(Reply).decode
+        self._decode = msgspec.msgpack.Decoder(RunResponse).decode
 
     def ask(self, inputs: list[Array]) -> Array:
         """What the model answers.
@@ -131,7 +131,7 @@ class Link:
             UnavailableError: The worker is not there, went away, or takes too long.
             TidemillError: The model failed; tells how.
         """
-        question = Question([pack(array) for array in inputs])
+        question = RunRequest([to_wire(array) for array in inputs])
         with self._lock:
             try:
                 reply = self._asked(question)
@@ -143,7 +143,7 @@ class Link:
                 ) from error
         if reply.output is None:
             raise TidemillError(f"The model failed in its worker: {reply.error}")
-        return unpack(reply.output)
+        return from_wire(reply.output)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -151,7 +151,7 @@ class Link:
                 self._connection.close()
             self._connection = None
 
-    def _asked(self, question: Question) -> Reply:
+    def _asked(self, question: RunRequest) -> RunResponse:
         for fresh in (False, True):
             known = self._connection is not None
             connection = self._connection or self._connect()
@@ -182,7 +182,7 @@ class Link:
 
 
 class RemoteRuntime:
-    """A model behind a `Link`, in the terms of `tidemill.serving.model.runtime.Runtime`.
+    """A `Runtime` whose model runs in a worker process.
 
     Attributes:
         waits: It waits for another process, so it must not run on the event loop.
@@ -190,7 +190,7 @@ class RemoteRuntime:
 
     waits = True
 
-    def __init__(self, link: Link, signature: Signature) -> None:
+    def __init__(self, link: WorkerConnection, signature: Signature) -> None:
         self._link = link
         self._labels = signature.labels
 

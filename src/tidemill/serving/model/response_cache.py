@@ -72,8 +72,8 @@ class CacheOptions(msgspec.Struct, frozen=True):
     max_pending: int = 64
 
 
-class Scope:
-    """One version of one model, as the cache sees it; made by `Cache.scope`.
+class CacheScope:
+    """One version of one model, as the cache sees it; made by `ResponseCache.scope`.
 
     `seconds` is the smoothed time that the model takes for an answer; 0.0 until observed.
     """
@@ -99,7 +99,7 @@ class CacheState(msgspec.Struct, frozen=True):
     last_error: str | None
 
 
-class Cache:
+class ResponseCache:
     """Both tiers. Not thread-safe: it belongs to the event loop's thread.
 
     Raises:
@@ -112,12 +112,12 @@ class Cache:
         self._bytes = self._hits = self._misses = 0
         self._remote = _Remote(self.options) if self.options.url else None
 
-    def scope(self, model: str, version: str, digest: str) -> Scope:
+    def scope(self, model: str, version: str, digest: str) -> CacheScope:
         """The scope of a loaded version: its entries are told apart from every other's."""
         identity = msgspec.msgpack.encode((model, version, digest))
-        return Scope(hashlib.blake2b(identity, digest_size=16).digest())
+        return CacheScope(hashlib.blake2b(identity, digest_size=16).digest())
 
-    def get(self, scope: Scope, inputs: bytes) -> bytes | None:
+    def get(self, scope: CacheScope, inputs: bytes) -> bytes | None:
         """The answer from the process's own memory, or None; never waits."""
         key = scope.prefix + inputs
         found = self._entries.get(key)
@@ -128,11 +128,11 @@ class Cache:
         self._hits += 1
         return found
 
-    def pays_remote(self, scope: Scope) -> bool:
+    def pays_remote(self, scope: CacheScope) -> bool:
         """Whether Redis is up and was measured to be quicker than the model."""
         return self._remote is not None and scope.seconds > self._remote.round_trip
 
-    async def get_remote(self, scope: Scope, inputs: bytes) -> bytes | None:
+    async def get_remote(self, scope: CacheScope, inputs: bytes) -> bytes | None:
         """The answer from Redis, or None when it has none, is slow, or is down.
 
         What is found is kept in the process too. Never raises.
@@ -144,17 +144,17 @@ class Cache:
             self._keep(scope.prefix + inputs, found)
         return found
 
-    def put(self, scope: Scope, inputs: bytes, answer: bytes) -> None:
+    def put(self, scope: CacheScope, inputs: bytes, answer: bytes) -> None:
         """Keep an answer; never waits and never fails. Redis is told in the background."""
         self._keep(scope.prefix + inputs, answer)
         if self._remote is not None and self.pays_remote(scope):
             self._remote.put(_remote_key(scope, inputs), answer)
 
-    def observe(self, scope: Scope, seconds: float) -> None:
+    def observe(self, scope: CacheScope, seconds: float) -> None:
         """Take one measured time of the model into the scope's smoothed one."""
         scope.seconds = _smoothed(scope.seconds, seconds)
 
-    def forget(self, scope: Scope) -> None:
+    def forget(self, scope: CacheScope) -> None:
         """Drop the scope's entries from the process, when its version is unloaded."""
         for key in [k for k in self._entries if k.startswith(scope.prefix)]:
             self._bytes -= _cost(key, self._entries.pop(key))
@@ -331,7 +331,7 @@ def _connect(options: CacheOptions) -> Redis:
         ) from error
 
 
-def _remote_key(scope: Scope, inputs: bytes) -> bytes:
+def _remote_key(scope: CacheScope, inputs: bytes) -> bytes:
     digest = hashlib.blake2b(inputs, key=scope.prefix, digest_size=20).hexdigest()
     return b"tidemill:answer:" + digest.encode()
 

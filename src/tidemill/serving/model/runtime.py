@@ -23,7 +23,7 @@ import onnxruntime
 
 from tidemill.bundle import Bundle, Manifest, ModelInput
 from tidemill.errors import BundleError
-from tidemill.serving.model.remote_runtime import Link, RemoteRuntime, socket_path
+from tidemill.serving.model.remote_runtime import RemoteRuntime, WorkerConnection, socket_path
 from tidemill.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -94,7 +94,7 @@ def _remote(bundle: Bundle, home: Path | None, seconds: float) -> Runtime:
             "This bundle's model runs in a process of its own, which only a server has.",
             remedy="Ask a server: tidemill serve NAME --trust",
         )
-    link = Link(socket_path(home, bundle.digest), seconds)
+    link = WorkerConnection(socket_path(home, bundle.digest), seconds)
     return RemoteRuntime(link, bundle.signature)
 
 

@@ -11,16 +11,16 @@ from functools import cached_property
 from pathlib import Path
 
 from tidemill import bundle
-from tidemill.bundle import Answer, Bundle
+from tidemill.bundle import Bundle, RowPrediction
 from tidemill.errors import InputError
-from tidemill.serving.codec.answer_encoder import Encoder
+from tidemill.serving.codec.answer_encoder import AnswerEncoder
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import Row, read_rows
 from tidemill.serving.codec.row_decoder import RowDecoder
-from tidemill.serving.codec.tensor_encoder import Packer
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.journal.prediction_ids import id_source
-from tidemill.serving.model.batching import padded
-from tidemill.serving.model.loading import try_out
+from tidemill.serving.model.batching import pad_single_row
+from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.signature import Label
 
@@ -40,8 +40,8 @@ class Scorer:
         self.version = version
         self.signature = held.signature
         self._runtime = load_runtime(held)
-        self._pad = try_out(held, self._runtime).pad
-        self._packer = Packer(held.signature, held.manifest.inputs)
+        self._pad = smoke_test(held, self._runtime).pad
+        self._packer = TensorEncoder(held.signature, held.manifest.inputs)
         self._next_id = id_source()
 
     @classmethod
@@ -71,22 +71,22 @@ class Scorer:
             InputError: A number is beyond what the model's type holds.
         """
         packed = self._packer.pack(rows)
-        found = self._runtime.run(padded(packed.arrays, packed.count, self._pad))
+        found = self._runtime.run(pad_single_row(packed.arrays, packed.count, self._pad))
         outputs = Outputs(*found).part(0, packed.count)
         outputs.check(0, packed.count)
         return outputs
 
-    def score(self, rows: Sequence[Row]) -> list[Answer]:
+    def score(self, rows: Sequence[Row]) -> list[RowPrediction]:
         """One answer a row, for checked rows."""
         outputs = self.outputs(rows)
         labels = self.signature.labels
         if outputs.labels is None:
-            return [Answer(value) for value in outputs.value_list]
+            return [RowPrediction(value) for value in outputs.value_list]
         predictions: list[Label] = [labels[index] for index in outputs.label_list]
         if outputs.probabilities is None:
-            return [Answer(label) for label in predictions]
+            return [RowPrediction(label) for label in predictions]
         pairs = zip(predictions, outputs.probability_rows, strict=True)
-        return [Answer(label, tuple(row)) for label, row in pairs]
+        return [RowPrediction(label, tuple(row)) for label, row in pairs]
 
     def answer(self, body: bytes) -> bytes:
         """The server's answer to a request's body, in every form that `/predict` takes.
@@ -106,5 +106,5 @@ class Scorer:
         return RowDecoder(self.signature)
 
     @cached_property
-    def _encoder(self) -> Encoder:
-        return Encoder(self.signature, self.name, self.version)
+    def _encoder(self) -> AnswerEncoder:
+        return AnswerEncoder(self.signature, self.name, self.version)

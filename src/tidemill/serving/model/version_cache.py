@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from tidemill.serving.codec.outputs import Outputs, decode_outputs
-from tidemill.serving.model.batching import Work
-from tidemill.serving.model.response_cache import Cache
+from tidemill.serving.model.batching import BatchItem
+from tidemill.serving.model.response_cache import ResponseCache
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.telemetry.metrics import Metrics
 
@@ -16,7 +16,7 @@ from tidemill.serving.telemetry.metrics import Metrics
 PAYS_ABOVE = 100e-6
 
 
-def pays(settings: ServingSettings, seconds: float, *, known: bool = True) -> bool:
+def should_cache(settings: ServingSettings, seconds: float, *, known: bool = True) -> bool:
     """Whether a model that takes so long for one row should have its answers kept.
 
     Args:
@@ -28,7 +28,7 @@ def pays(settings: ServingSettings, seconds: float, *, known: bool = True) -> bo
     return settings.cache == "on"
 
 
-class Memory:
+class VersionCache:
     """The answers of one version.
 
     Args:
@@ -39,12 +39,12 @@ class Memory:
 
     def __init__(
         self,
-        cache: Cache,
+        cache: ResponseCache,
         version: tuple[str, str, str],
         seconds: float,
         metrics: Metrics,
-        hit: Callable[[Work, Outputs], None],
-        miss: Callable[[Work], None],
+        hit: Callable[[BatchItem, Outputs], None],
+        miss: Callable[[BatchItem], None],
     ) -> None:
         self._cache = cache
         self._scope = cache.scope(*version)
@@ -58,7 +58,7 @@ class Memory:
         }
         self._asking: set[asyncio.Task[None]] = set()
 
-    def take(self, work: Work) -> bool:
+    def take(self, work: BatchItem) -> bool:
         """Whether the answer is known, or Redis is being asked; then `hit` or `miss` follows."""
         assert work.rows is not None
         work.key = work.rows.key()
@@ -74,7 +74,7 @@ class Memory:
         task.add_done_callback(self._asking.discard)
         return True
 
-    def keep(self, work: Work, outputs: Outputs, start: int, stop: int) -> None:
+    def keep(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         """Remember the answer of a work that was not known before."""
         if work.key is not None and work.tier is None:
             self._cache.put(self._scope, work.key, outputs.part(start, stop).encode())
@@ -85,7 +85,7 @@ class Memory:
     def forget(self) -> None:
         self._cache.forget(self._scope)
 
-    async def _ask(self, work: Work, key: bytes) -> None:
+    async def _ask(self, work: BatchItem, key: bytes) -> None:
         stored = await self._cache.get_remote(self._scope, key)
         if stored is None:
             self._misses.add()
@@ -93,7 +93,7 @@ class Memory:
         else:
             self._found(work, stored, "redis")
 
-    def _found(self, work: Work, stored: bytes, tier: str) -> None:
+    def _found(self, work: BatchItem, stored: bytes, tier: str) -> None:
         self._hits[tier].add()
         work.tier = tier
         self._hit(work, decode_outputs(stored))

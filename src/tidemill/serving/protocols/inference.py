@@ -17,7 +17,7 @@ import numpy as np
 
 from tidemill.errors import InputError, MalformedError, TidemillError
 from tidemill.serving.codec.outputs import Outputs
-from tidemill.serving.codec.tensor_encoder import Rows
+from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.http.routes import JSON, Call, Protocol, Reply, Route, json_reply
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import inference_schema
@@ -169,7 +169,7 @@ def read_request(call: Call) -> tuple[Infer, bytes]:
     return request, call.body[length:]
 
 
-def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> Rows:
+def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> EncodedRows:
     """The tensors as checked rows.
 
     Raises:

@@ -22,7 +22,7 @@ from tidemill.errors import InputError, MalformedError, MediaTypeError, Tidemill
 from tidemill.serving.codec.csv_cells import read_cell
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
-from tidemill.serving.codec.tensor_encoder import Rows
+from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.http.routes import JSON, Call, Protocol, Reply, Route, json_reply
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import mlflow_schema
@@ -102,7 +102,7 @@ class Scoring:
         predictor.submit(call, rows, finish)
 
 
-def read_body(predictor: Predictor, body: bytes) -> Rows:
+def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a JSON body.
 
     Raises:
@@ -128,7 +128,7 @@ def read_body(predictor: Predictor, body: bytes) -> Rows:
     return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
 
 
-def _usual(predictor: Predictor, body: bytes) -> Rows | None:
+def _usual(predictor: Predictor, body: bytes) -> EncodedRows | None:
     """The rows of a body in one of the usual forms, read several times quicker; None for every
     other body, also for one with something wrong in it."""
     split = body.startswith(b'{"dataframe_split"')
@@ -136,7 +136,7 @@ def _usual(predictor: Predictor, body: bytes) -> Rows | None:
     return None if found is None else predictor.packer.pack(found)
 
 
-def read_csv(predictor: Predictor, body: bytes) -> Rows:
+def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a CSV file with a header."""
     try:
         lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
@@ -165,7 +165,7 @@ def _refuse_repeated(names: list[str]) -> None:
         raise InputError(f"The table has several columns '{twice[:80]}'.", field=twice)
 
 
-def read_parquet(predictor: Predictor, body: bytes) -> Rows:
+def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a Parquet file."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
@@ -189,7 +189,7 @@ def read_parquet(predictor: Predictor, body: bytes) -> Rows:
 READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: read_parquet}
 
 
-def columns_rows(predictor: Predictor, columns: Columns) -> Rows:
+def columns_rows(predictor: Predictor, columns: Columns) -> EncodedRows:
     """Checked rows out of named columns; those that the model does not know are left aside."""
     names = predictor.signature.names
     if missing := [name for name in names if name not in columns]:

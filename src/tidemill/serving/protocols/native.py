@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tidemill.serving.codec.answer_encoder import Encoder
+from tidemill.serving.codec.answer_encoder import AnswerEncoder
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.http.routes import JSON_MEDIA, Call, Protocol, Reply, Route, json_reply
 from tidemill.serving.model.predictor import Predictor
@@ -68,7 +68,7 @@ class NativeVersion:
     """What the native protocol keeps for one version."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self._encoder = Encoder(predictor.signature, predictor.name, predictor.version)
+        self._encoder = AnswerEncoder(predictor.signature, predictor.name, predictor.version)
 
     def finish_one(self, call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
         return Reply(self._encoder.one(outputs, start, call.id))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.model.predictor import Predictor
     from tidemill.serving.service import Service
-    from tidemill.serving.telemetry.dependencies import Probes
+    from tidemill.serving.telemetry.dependencies import DependencyProbes
 
 log = logging.getLogger(__name__)
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
@@ -48,7 +48,7 @@ def protocol(service: Service) -> Protocol:
 class Status:
     """Handlers about the server's own state."""
 
-    def __init__(self, models: ModelPool, turn: Turn, probes: Probes) -> None:
+    def __init__(self, models: ModelPool, turn: Turn, probes: DependencyProbes) -> None:
         self._models = models
         self._turn = turn
         self._probes = probes

@@ -40,7 +40,7 @@ STALE_SECONDS = 600.0
 NAME_BYTES = 200
 
 
-class Placed(msgspec.Struct, frozen=True, omit_defaults=True):
+class ShelfEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """A version that should be served, and the bundle that it is.
 
     `folder` is relative to the shelf. `alias` is the MLflow alias it was found by, None when it was
@@ -67,8 +67,8 @@ class ShelfState(msgspec.Struct, frozen=True):
 
     format: int = FORMAT
     default: str | None = None
-    models: dict[str, Placed] = {}
-    challengers: dict[str, Placed] = {}
+    models: dict[str, ShelfEntry] = {}
+    challengers: dict[str, ShelfEntry] = {}
     problems: dict[str, str] = {}
     synced_at: float = 0.0
 
@@ -87,7 +87,7 @@ def folder_name(model: str, version: str, digest: str) -> str:
     return f"{quoted}/{quote(version, safe='')}-{digest[:12]}"
 
 
-def place(shelf: Path, model: str, version: str, source: Path, digest: str) -> Placed:
+def install_bundle(shelf: Path, model: str, version: str, source: Path, digest: str) -> ShelfEntry:
     """Copy the bundle in `source` to its place, all of it or nothing.
 
     A whole bundle that is already there is left alone; a damaged one is replaced.
@@ -99,7 +99,7 @@ def place(shelf: Path, model: str, version: str, source: Path, digest: str) -> P
     name = folder_name(model, version, digest)
     target = shelf / name
     if _is_whole(target, digest):
-        return Placed(version=version, folder=name, digest=digest)
+        return ShelfEntry(version=version, folder=name, digest=digest)
     incoming = shelf / f"{INCOMING}{secrets.token_hex(6)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,10 +112,10 @@ def place(shelf: Path, model: str, version: str, source: Path, digest: str) -> P
         raise BundleError(f"Version {version} of '{model}' cannot be placed: {error}") from error
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    return Placed(version=version, folder=name, digest=digest)
+    return ShelfEntry(version=version, folder=name, digest=digest)
 
 
-def open_bundle(shelf: Path, placed: Placed) -> Bundle:
+def open_bundle(shelf: Path, placed: ShelfEntry) -> Bundle:
     """The bundle of an entry of the state, checked against its digest.
 
     Raises:

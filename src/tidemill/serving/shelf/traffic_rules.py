@@ -98,10 +98,10 @@ def is_chosen(rule: TrafficRule, admission: Admission) -> bool:
         return True
     if rule.mode == "shadow" or rule.sticky == "none":
         return random.random() < rule.share
-    return lot(_caller(rule, admission), admission.params.get("name", "")) < rule.share
+    return canary_bucket(_caller(rule, admission), admission.params.get("name", "")) < rule.share
 
 
-def lot(caller: str, model: str) -> float:
+def canary_bucket(caller: str, model: str) -> float:
     """A number from 0 to 1 that is always the same for a caller, and another for each model."""
     digest = hashlib.blake2b(f"{model}\0{caller}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

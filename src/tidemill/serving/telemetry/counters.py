@@ -34,7 +34,7 @@ class Series(NamedTuple):
     alive: bool
 
 
-class Counts:
+class SharedCounters:
     """The counters of this process.
 
     Args:
@@ -82,7 +82,7 @@ class Counts:
                 yield from _read_file(path)
 
 
-def sweep(folder: Path) -> None:
+def remove_dead_processes(folder: Path) -> None:
     """Delete what dead processes left; for a server's start, before its processes."""
     for path in folder.glob("*.names"):
         with contextlib.suppress(OSError), path.open("rb") as file:

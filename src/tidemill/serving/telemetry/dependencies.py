@@ -19,7 +19,7 @@ PARTS = ("mlflow", "redis")
 PORTS = {"http": 80, "https": 443, "redis": 6379, "rediss": 6379}
 
 
-class Probes:
+class DependencyProbes:
     """The last known state of each part.
 
     Args:

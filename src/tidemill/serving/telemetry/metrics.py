@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tidemill.serving.telemetry.counters import Counts, Series
+from tidemill.serving.telemetry.counters import Series, SharedCounters
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -69,11 +69,11 @@ SHARED = {
 
 
 class Histogram:
-    """A sum and counts by bound, in slots of `Counts`."""
+    """A sum and counts by bound, in slots of `SharedCounters`."""
 
     __slots__ = ("_bounds", "_cells", "_first", "_sum")
 
-    def __init__(self, counts: Counts, name: str, labels: dict[str, str]) -> None:
+    def __init__(self, counts: SharedCounters, name: str, labels: dict[str, str]) -> None:
         self._bounds = METRICS[name][1]
         self._cells = counts.cells
         self._sum = counts.slots("histogram", name, labels, len(self._bounds) + 2)
@@ -92,7 +92,7 @@ class Counter:
 
     def __init__(
         self,
-        counts: Counts,
+        counts: SharedCounters,
         name: str,
         labels: dict[str, str] | None = None,
         *,
@@ -111,7 +111,7 @@ class Counter:
 class Metrics:
     """The series of this process by name and labels, made when first used."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: SharedCounters) -> None:
         self.counts = counts
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._histograms: dict[tuple[str, ...], Histogram] = {}
@@ -161,7 +161,7 @@ class Metrics:
 class _Collector:
     """Reads the counts of all processes and sums them; then another registry's."""
 
-    def __init__(self, counts: Counts, other: CollectorRegistry | None) -> None:
+    def __init__(self, counts: SharedCounters, other: CollectorRegistry | None) -> None:
         self._counts = counts
         self._other = other
 

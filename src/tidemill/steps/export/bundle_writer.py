@@ -23,10 +23,10 @@ from tidemill.bundle import (
     MODEL_FILES,
     PROFILE,
     SIGNATURE,
-    Answer,
     Bundle,
     Example,
     Manifest,
+    RowPrediction,
 )
 from tidemill.errors import ExportError
 from tidemill.signature import Signature, Value
@@ -215,11 +215,11 @@ def _value(value: Any, kind: str) -> Value:
     return plain
 
 
-def _answer(answers: Answers, place: int, signature: Signature) -> Answer:
+def _answer(answers: Answers, place: int, signature: Signature) -> RowPrediction:
     if answers.labels is None:
-        return Answer(float(answers.predictions[place]))
+        return RowPrediction(float(answers.predictions[place]))
     likely = answers.probabilities
-    return Answer(
+    return RowPrediction(
         signature.labels[int(answers.labels[place])],
         None if likely is None else tuple(likely[place].tolist()),
     )

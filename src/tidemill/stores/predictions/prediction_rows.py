@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}
@@ -45,7 +45,7 @@ _MARKS = ", ".join("?" * len(Row._fields))
 _SQLITE = f"INSERT OR IGNORE INTO predictions ({_COLUMNS}) VALUES ({_MARKS})"
 
 
-def rows_of(record: Record) -> list[Row]:
+def rows_of(record: JournalRecord) -> list[Row]:
     """The rows of one record: one, or one for each row of a batch.
 
     Raises:
@@ -74,14 +74,16 @@ def insert_rows(connection: Connection, rows: Sequence[Row]) -> int:
     return connection.exec_driver_sql(_SQLITE, list(rows)).rowcount
 
 
-def _single(record: Record) -> Row:
+def _single(record: JournalRecord) -> Row:
     """The commonest case, of which there may be 50,000 a second."""
     _check(record)
     output = encode(record.predictions[0]).decode()
     return _row(record, record.id, record.features, output, record.probabilities)  # type: ignore[arg-type]
 
 
-def _row(record: Record, id: str, features: bytes | None, output: str, likely: bytes | None) -> Row:
+def _row(
+    record: JournalRecord, id: str, features: bytes | None, output: str, likely: bytes | None
+) -> Row:
     role, request_id = record.role, record.request_id
     if request_id is not None and request_id.startswith(PROBE_PREFIX):
         role = PROBE
@@ -92,7 +94,7 @@ def _row(record: Record, id: str, features: bytes | None, output: str, likely: b
     )  # fmt: skip
 
 
-def _check(record: Record) -> None:
+def _check(record: JournalRecord) -> None:
     if record.rows < 1 or len(record.predictions) != record.rows:
         raise ValueError(f"{len(record.predictions)} predictions for {record.rows} rows")
     _check_texts(record.model, record.version, record.role, record.key_id)
@@ -120,7 +122,7 @@ def _check_text(name: str, text: str, limit: int) -> None:
         raise ValueError(f"its {name} is longer than {limit} characters, or holds a zero byte")
 
 
-def _check_features(record: Record) -> None:
+def _check_features(record: JournalRecord) -> None:
     held = record.features
     if record.encoding in NUMBER_BYTES:
         size = NUMBER_BYTES[record.encoding] * record.rows
@@ -130,7 +132,7 @@ def _check_features(record: Record) -> None:
         raise ValueError(f"its inputs are no list of {record.rows} rows")
 
 
-def _inputs(record: Record) -> Iterator[bytes | None]:
+def _inputs(record: JournalRecord) -> Iterator[bytes | None]:
     held = record.features
     if record.encoding == "none" or held is None:
         return iter([None] * record.rows)

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.signature import Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.pages import MAX_LIMIT, Page
@@ -216,7 +216,7 @@ class Predictions:
 
     def add(
         self,
-        records: Iterable[Record],
+        records: Iterable[JournalRecord],
         signatures: Mapping[Versioned, Signature | None] | None = None,
     ) -> int:
         """Store records; how many rows were new. Ingest uses `insert` in its own transaction.

@@ -19,7 +19,7 @@ from tidemill.loop.ingest.retention import Retention
 from tidemill.loop.ingest.signatures import Signatures, on_shelf
 from tidemill.loop.ingest.state import IngestMetrics, IngestState, read_state, write_state
 from tidemill.serving.journal.journal import Journal
-from tidemill.serving.journal.records import Record, Run
+from tidemill.serving.journal.records import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import HEADER, read_segment, segments
 from tidemill.serving.shelf.shelf import folder_name
 from tidemill.stores.database.database import Database
@@ -36,13 +36,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
-def write(journal: Journal, *records: Record) -> None:
+def write(journal: Journal, *records: JournalRecord) -> None:
     for each in records:
-        journal.add(Run.of(each))
+        journal.add(JournalRun.of(each))
     assert journal.commit()
 
 
-def closed(folder: Path, *records: Record) -> Path:
+def closed(folder: Path, *records: JournalRecord) -> Path:
     """A segment that nobody writes any more."""
     journal = Journal(folder)
     before = {s.path for s in segments(folder)}

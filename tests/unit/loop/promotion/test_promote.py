@@ -18,7 +18,6 @@ from onnx import TensorProto, helper
 
 from tidemill import bundle
 from tidemill.bundle import (
-    Answer,
     Bundle,
     Example,
     FileEntry,
@@ -26,6 +25,7 @@ from tidemill.bundle import (
     ModelInput,
     ModelOutputs,
     Parity,
+    RowPrediction,
 )
 from tidemill.errors import ConflictError, GateError, NotFoundError, ProjectError
 from tidemill.loop.promotion.held_out_answers import accepted, examine
@@ -93,7 +93,7 @@ def make_bundle(
     (folder / bundle.PROFILE).write_bytes(b"{}")
     table = rows(5)[["a", "b"]].to_numpy()
     yes = 1 / (1 + np.exp(-(table.astype(np.float32) @ np.array(weights))))
-    answers = [Answer(LABELS[int(p > 0.5)], (1 - p, p)) for p in yes.tolist()]
+    answers = [RowPrediction(LABELS[int(p > 0.5)], (1 - p, p)) for p in yes.tolist()]
     example = Example(tuple(map(tuple, table.tolist())), tuple(answers))
     (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(example))
     names = tuple(c.name for c in columns)

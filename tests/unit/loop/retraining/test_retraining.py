@@ -22,7 +22,7 @@ from tidemill.loop.retraining.growth import CHANGED, POSTPONED
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.settings import Settings
 from tidemill.steps.decay.check import loss_detector
 from tidemill.steps.decay.holdout import read_holdout, row_losses
@@ -99,7 +99,7 @@ class Harbour:
         ):
             tick = next(self.clock)
             records.append(
-                Record(f"p{tick:06d}", 1000.0 + tick, "tides", self.champion, 1, "values",
+                JournalRecord(f"p{tick:06d}", 1000.0 + tick, "tides", self.champion, 1, "values",
                        [values], [answer], None, 0.001)
             )  # fmt: skip
             labels.append(NewLabel(f"p{tick:06d}", truth))

@@ -24,11 +24,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tidemill.bundle import Bundle
 from tidemill.errors import ExportError, NotFoundError
-from tidemill.loop.sync.adopt import Adopter
+from tidemill.loop.sync.adopt import ModelConverter
 from tidemill.loop.sync.bundles import adopting
 from tidemill.loop.sync.follow import Sync
-from tidemill.loop.sync.selection import parse_wanted
-from tidemill.serving.model.loading import try_out
+from tidemill.loop.sync.selection import parse_selection
+from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.shelf.shelf import read_state
 from tidemill.signature import Column
@@ -97,7 +97,7 @@ def adopt(registry: Registry, tmp_path: Path) -> Callable[..., Bundle]:
     count = iter(range(99))
 
     def make(version: Version, *, trust: bool = False) -> Bundle:
-        return Adopter(registry, trust=trust)(version, tmp_path / f"adopted-{next(count)}")
+        return ModelConverter(registry, trust=trust)(version, tmp_path / f"adopted-{next(count)}")
 
     return make
 
@@ -127,7 +127,7 @@ def test_a_pipeline_that_skops_kept_compiles_without_trust(save: Save, adopt: An
     assert held.manifest.source["flavors"] == "python_function,sklearn"
     assert held.signature.labels == ("cheap", "dear")
     assert [c.kind for c in held.signature.columns] == ["number", "integer", "text"]
-    try_out(held, load_runtime(held))
+    smoke_test(held, load_runtime(held))
     assert answers(held, TABLE.to_numpy().tolist()) == model.predict(TABLE).tolist()
     assert adopt(version).digest == held.digest  # another process that adopts it changes nothing
 
@@ -192,7 +192,7 @@ def test_an_onnx_model_with_other_input_names_is_served_as_it_is(
     assert (held.manifest.runtime, held.signature.labels) == ("onnx", ("cheap", "dear"))
     assert held.manifest.inputs[0].name == "whatever"
     assert [c.name for c in held.signature.columns] == ["size", "rooms"]
-    try_out(held, load_runtime(held))
+    smoke_test(held, load_runtime(held))
     assert answers(held, NUMBERS.to_numpy().tolist()) == model.predict(NUMBERS).tolist()
 
 
@@ -329,7 +329,7 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
 
     def sync() -> Sync:
         bundle_for = adopting(registry, trust=False)
-        return Sync(registry, shelf, parse_wanted(["models:/m/1"]), bundle_for=bundle_for)
+        return Sync(registry, shelf, parse_selection(["models:/m/1"]), bundle_for=bundle_for)
 
     report = sync().once()
     assert not report.problems
@@ -339,7 +339,10 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
     assert read_state(shelf).models["m"] == first
     save(mlflow.sklearn, PICKLED, serialization_format="cloudpickle")
     refused = Sync(
-        registry, shelf, parse_wanted(["models:/m/2"]), bundle_for=adopting(registry, trust=False)
+        registry,
+        shelf,
+        parse_selection(["models:/m/2"]),
+        bundle_for=adopting(registry, trust=False),
     ).once()
     assert "--trust" in refused.problems["m"]
     assert read_state(shelf).models["m"].version == "1"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tidemill.errors import ExportError
-from tidemill.loop.sync.adopt import adopt
+from tidemill.loop.sync.adopt import convert
 from tidemill.stores.mlflow.external_models import read_model_folder
 
 SKIP = "needs the extra 'boosting'"
@@ -44,7 +44,7 @@ def test_xgboosts_own_format_needs_no_trust(tmp_path: Path, classes: bool) -> No
     xgboost = pytest.importorskip("xgboost", reason=SKIP)
     kind = xgboost.XGBClassifier if classes else xgboost.XGBRegressor
     model = kind(n_estimators=8, n_jobs=1).fit(TABLE, KINDS if classes else VALUES)
-    made = adopt(read_model_folder(saved("xgboost", model, tmp_path)), tmp_path)
+    made = convert(read_model_folder(saved("xgboost", model, tmp_path)), tmp_path)
     assert made.compiled.runtime == "onnx"
     assert made.signature.labels == ((0, 1) if classes else ())
     np.testing.assert_allclose(made.answers.predictions, model.predict(made.rows), rtol=1e-5)
@@ -53,7 +53,7 @@ def test_xgboosts_own_format_needs_no_trust(tmp_path: Path, classes: bool) -> No
 def test_xgboosts_booster_answers_with_its_own_numbers(tmp_path: Path) -> None:
     xgboost = pytest.importorskip("xgboost", reason=SKIP)
     booster = xgboost.train({"nthread": 1}, xgboost.DMatrix(TABLE, VALUES), 8)
-    made = adopt(read_model_folder(saved("xgboost", booster, tmp_path, raw=True)), tmp_path)
+    made = convert(read_model_folder(saved("xgboost", booster, tmp_path, raw=True)), tmp_path)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     found = booster.predict(xgboost.DMatrix(made.rows))
     np.testing.assert_allclose(made.answers.predictions, found, rtol=1e-5)
@@ -72,7 +72,7 @@ def test_xgboosts_booster_answers_what_pyfunc_answers(tmp_path: Path, objective:
     settings = {"objective": objective, "nthread": 1}
     booster = xgboost.train(settings, xgboost.DMatrix(TABLE, truth), 8)
     folder = saved("xgboost", booster, tmp_path, raw=True)
-    made = adopt(read_model_folder(folder), tmp_path)
+    made = convert(read_model_folder(folder), tmp_path)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     expected = pyfunc_answers(folder, made.rows)
     np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-5)
@@ -85,7 +85,7 @@ def test_lightgbms_booster_answers_what_pyfunc_answers(tmp_path: Path, objective
     settings = {"objective": objective, "num_threads": 1, "verbose": -1, "sigmoid": 2.0}
     booster = lightgbm.train(settings, lightgbm.Dataset(TABLE, truth), 8)
     folder = saved("lightgbm", booster, tmp_path)
-    made = adopt(read_model_folder(folder), tmp_path)
+    made = convert(read_model_folder(folder), tmp_path)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     expected = pyfunc_answers(folder, made.rows)
     np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-6)
@@ -97,7 +97,7 @@ def test_lightgbms_booster_of_several_classes_is_left_to_pyfunc(tmp_path: Path) 
     classes = RNG.integers(0, 3, len(TABLE))
     booster = lightgbm.train(settings, lightgbm.Dataset(TABLE, classes), 4)
     with pytest.raises(ExportError, match=r"several classes.*--trust"):
-        adopt(read_model_folder(saved("lightgbm", booster, tmp_path)), tmp_path)
+        convert(read_model_folder(saved("lightgbm", booster, tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -106,7 +106,7 @@ def test_catboosts_own_format_needs_no_trust(tmp_path: Path, classes: bool) -> N
     kind = catboost.CatBoostClassifier if classes else catboost.CatBoostRegressor
     model = kind(iterations=8, verbose=0, allow_writing_files=False, thread_count=1)
     model.fit(TABLE, KINDS if classes else VALUES)
-    made = adopt(read_model_folder(saved("catboost", model, tmp_path)), tmp_path)
+    made = convert(read_model_folder(saved("catboost", model, tmp_path)), tmp_path)
     assert made.compiled.runtime == "onnx"
     found = np.asarray(model.predict(made.rows)).reshape(-1)
     np.testing.assert_allclose(made.answers.predictions, found, rtol=1e-6)
@@ -117,7 +117,7 @@ def test_a_pickled_lightgbm_needs_trust(tmp_path: Path) -> None:
     model = lightgbm.LGBMClassifier(n_estimators=8, n_jobs=1, verbose=-1).fit(TABLE, KINDS)
     folder = saved("lightgbm", model, tmp_path, serialization_format="cloudpickle")
     with pytest.raises(ExportError, match="pickled"):
-        adopt(read_model_folder(folder), tmp_path)
-    made = adopt(read_model_folder(folder), tmp_path, trust=True)
+        convert(read_model_folder(folder), tmp_path)
+    made = convert(read_model_folder(folder), tmp_path, trust=True)
     assert made.compiled.runtime == "onnx"
     assert (made.answers.predictions == model.predict(made.rows)).all()

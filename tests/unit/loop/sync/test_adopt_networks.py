@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tidemill.errors import ExportError
-from tidemill.loop.sync.adopt import Adopted, adopt
+from tidemill.loop.sync.adopt import ConvertedModel, convert
 from tidemill.stores.mlflow.external_models import ForeignModel, read_model_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and torch, when logging
@@ -52,7 +52,7 @@ def pyfunc_answers(model: ForeignModel, rows: Any) -> Any:
     return np.asarray(mlflow.pyfunc.load_model(str(model.folder)).predict(rows))
 
 
-def own_rows(made: Adopted) -> Any:
+def own_rows(made: ConvertedModel) -> Any:
     rows = made.rows
     return rows.astype("float32") if isinstance(rows, pd.DataFrame) else rows
 
@@ -62,8 +62,8 @@ def test_a_network_of_columns_answers_the_numbers_that_pyfunc_answers(tmp_path: 
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
     model = logged(torch.nn.Sequential(*layers(3, 8, 1)), TABLE, tmp_path)
     with pytest.raises(ExportError, match=r"pickled.*--trust"):
-        adopt(model, tmp_path)
-    made = adopt(model, tmp_path, trust=True)
+        convert(model, tmp_path)
+    made = convert(model, tmp_path, trust=True)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     assert made.signature.names == ("a", "b", "c")
     expected = pyfunc_answers(model, own_rows(made)).reshape(-1)
@@ -75,7 +75,7 @@ def test_a_network_of_tensors_with_softmax_is_a_classifier(tmp_path: Path) -> No
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
     network = torch.nn.Sequential(torch.nn.Flatten(), *layers(8, 6, 3), torch.nn.Softmax(1))
     model = logged(network, PICTURES, tmp_path)
-    made = adopt(model, tmp_path, trust=True)
+    made = convert(model, tmp_path, trust=True)
     assert made.compiled.runtime == "onnx"
     assert made.signature.labels == (0, 1, 2)
     assert made.signature.tensor is not None
@@ -89,8 +89,8 @@ def test_scores_become_probabilities_of_the_labels_that_the_tag_names(tmp_path: 
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
     model = logged(torch.nn.Sequential(*layers(3, 5, 2)), TABLE, tmp_path)
     with pytest.raises(ExportError, match=r"2 scores a row.*tidemill\.labels"):
-        adopt(model, tmp_path, trust=True)
-    made = adopt(model, tmp_path, ("stays", "leaves"), trust=True)
+        convert(model, tmp_path, trust=True)
+    made = convert(model, tmp_path, ("stays", "leaves"), trust=True)
     assert made.compiled.runtime == "onnx"
     scores = pyfunc_answers(model, own_rows(made))
     assert made.answers.probabilities is not None
@@ -110,7 +110,7 @@ def test_what_torch_cannot_export_goes_to_pyfunc(tmp_path: Path) -> None:
             return torch.from_numpy(np.sort(x.numpy(), axis=1)[:, -1:].copy())
 
     model = logged(Odd(), TABLE, tmp_path)
-    made = adopt(model, tmp_path, trust=True)
+    made = convert(model, tmp_path, trust=True)
     assert made.compiled.runtime == "pyfunc"
     expected = own_rows(made).to_numpy().max(axis=1)
     np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-6)
@@ -133,4 +133,4 @@ def test_without_torch_the_message_says_what_to_install(
     schema = [{"type": "double", "name": "a", "required": True}]
     model = ForeignModel(tmp_path / "model", {"pytorch": {"model_data": "data"}}, schema)
     with pytest.raises(ExportError, match=r"torch is not installed.*tidemill\[torch\]"):
-        adopt(model, tmp_path, trust=True)
+        convert(model, tmp_path, trust=True)

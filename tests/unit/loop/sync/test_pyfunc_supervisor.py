@@ -16,9 +16,9 @@ from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import ExportError
 from tidemill.loop.sync import pyfunc_supervisor as keeping
-from tidemill.loop.sync.pyfunc_supervisor import Keeper, Wanted, unpack
+from tidemill.loop.sync.pyfunc_supervisor import PyfuncBundleWatch, PyfuncSupervisor, unpack
 from tidemill.serving.model.remote_runtime import loaded_mark
-from tidemill.serving.shelf.shelf import ShelfState, place, write_state
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.signature import Column, Signature
 
 
@@ -39,7 +39,7 @@ def make(folder: Path, content: str, model: str = "m", name: str = "MLmodel") ->
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSupervisor]:
     """A keeper whose workers only sleep, without pauses and without patience."""
 
     def start(folder: Path, socket: Path, model: Path) -> subprocess.Popen[bytes]:
@@ -49,12 +49,12 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     monkeypatch.setattr(keeping, "start_worker", start)
     monkeypatch.setattr(keeping, "PAUSES", (0.0,))
     monkeypatch.setattr(keeping, "LEAVING_SECONDS", -1.0)
-    keeper = Keeper(tmp_path / "home", tmp_path / "shelf")
+    keeper = PyfuncSupervisor(tmp_path / "home", tmp_path / "shelf")
     yield keeper
     keeper.close()
 
 
-def test_a_worker_that_dies_is_started_again(keeper: Keeper, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_started_again(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
     held = make(tmp_path / "made", "1")
     keeper.look([held])
     worker = keeper.workers[held.digest]
@@ -71,7 +71,7 @@ def test_a_worker_that_dies_is_started_again(keeper: Keeper, tmp_path: Path) -> 
     assert not worker.standing  # it has to load its model first
 
 
-def test_a_worker_stays_until_its_heir_stands(keeper: Keeper, tmp_path: Path) -> None:
+def test_a_worker_stays_until_its_heir_stands(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
     old, new = make(tmp_path / "old", "1"), make(tmp_path / "new", "2")
     keeper.look([old])
     for _ in range(3):
@@ -86,7 +86,7 @@ def test_a_worker_stays_until_its_heir_stands(keeper: Keeper, tmp_path: Path) ->
     assert process.poll() is not None
 
 
-def test_another_models_trouble_keeps_no_worker(keeper: Keeper, tmp_path: Path) -> None:
+def test_another_models_trouble_keeps_no_worker(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
     gone, other = make(tmp_path / "gone", "1"), make(tmp_path / "other", "2", model="other")
     keeper.look([gone, other])
     for _ in range(2):
@@ -96,9 +96,9 @@ def test_another_models_trouble_keeps_no_worker(keeper: Keeper, tmp_path: Path) 
 
 def test_what_the_shelf_names_is_wanted(tmp_path: Path) -> None:
     shelf, held = tmp_path / "shelf", make(tmp_path / "made", "1")
-    wanted = Wanted(shelf)
+    wanted = PyfuncBundleWatch(shelf)
     assert wanted.look() == []
-    placed = place(shelf, "m", "1", held.path, held.digest)
+    placed = install_bundle(shelf, "m", "1", held.path, held.digest)
     write_state(shelf, ShelfState(models={"m": placed}))
     assert [b.digest for b in wanted.look()] == [held.digest]
     (shelf / "state.json").write_text("{")

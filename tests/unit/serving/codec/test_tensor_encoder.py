@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
 from tidemill.serving.codec.request_parsing import canonical
-from tidemill.serving.codec.tensor_encoder import Packer
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.signature import Column, Signature, Tensor
 
 MIXED = Signature(
@@ -32,14 +32,16 @@ MIXED_INPUTS = (
 ROWS: list[Any] = [[1.5, "x", 3, True], [2.5, None, None, False]]
 
 
-def flat(dtype: str, names: str = "ab", kind: str = "number", *, nullable: bool = False) -> Packer:
+def flat(
+    dtype: str, names: str = "ab", kind: str = "number", *, nullable: bool = False
+) -> TensorEncoder:
     columns = tuple(Column(name, kind, nullable) for name in names)  # type: ignore[arg-type]
     signature = Signature("regression", "y", columns)
-    return Packer(signature, [ModelInput("X", dtype, tuple(names))])  # type: ignore[arg-type]
+    return TensorEncoder(signature, [ModelInput("X", dtype, tuple(names))])  # type: ignore[arg-type]
 
 
 def test_mixed_rows_fill_each_input_in_its_own_order() -> None:
-    packer = Packer(MIXED, MIXED_INPUTS)
+    packer = TensorEncoder(MIXED, MIXED_INPUTS)
     assert not packer.flat
     rows = packer.pack(ROWS)
     numbers, texts = rows.arrays
@@ -79,7 +81,7 @@ def test_what_single_precision_cannot_hold_is_refused_by_name(value: float) -> N
     with pytest.raises(InputError, match="'b' is beyond"):
         packer.pack([[1.0, 2.0], [1.0, value]])
     with pytest.raises(InputError, match="'a' is beyond"):
-        Packer(MIXED, MIXED_INPUTS).pack([[value, "x", 1, True]])
+        TensorEncoder(MIXED, MIXED_INPUTS).pack([[value, "x", 1, True]])
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -115,7 +117,7 @@ def test_columns_are_checked_without_a_loop_where_they_are_numbers() -> None:
 
 
 def test_mixed_columns_become_the_same_arrays_as_rows() -> None:
-    packer = Packer(MIXED, MIXED_INPUTS)
+    packer = TensorEncoder(MIXED, MIXED_INPUTS)
     columns = {
         "a": np.array([1.5, 2.5]),
         "t": ["x", None],
@@ -131,7 +133,7 @@ def test_mixed_columns_become_the_same_arrays_as_rows() -> None:
 
 def test_tensors_are_taken_flat_or_shaped() -> None:
     signature = Signature("regression", "y", tensor=Tensor("x", (2, 3)))
-    packer = Packer(signature, [ModelInput("x", "float32")])
+    packer = TensorEncoder(signature, [ModelInput("x", "float32")])
     values = np.arange(12.0)
     for shape in ((2, 6), (2, 2, 3)):
         rows = packer.tensor(values.reshape(shape))
@@ -146,7 +148,7 @@ def test_tensors_are_taken_flat_or_shaped() -> None:
 
 
 def test_the_key_of_rows_tells_them_apart() -> None:
-    packer = Packer(MIXED, MIXED_INPUTS)
+    packer = TensorEncoder(MIXED, MIXED_INPUTS)
     keys = {packer.pack([row]).key() for row in (*ROWS, [1.5, "y", 3, True], [1.5, "x", 3, False])}
     assert len(keys) == 4
     assert flat("float32").pack([[1.0, 2.0]]).key() != flat("float32").pack([[2.0, 1.0]]).key()
@@ -184,7 +186,7 @@ def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[A
     for nullable in (True, False):
         for categories in (None, ("x", "y")):
             column = Column("a", "text", nullable, categories)
-            packer = Packer(
+            packer = TensorEncoder(
                 Signature("regression", "y", (column,)), [ModelInput("X", "string", ("a",), "?")]
             )
             try:

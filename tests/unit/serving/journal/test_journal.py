@@ -20,7 +20,7 @@ from tidemill.errors import SettingsError
 from tidemill.serving.journal import journal as writing
 from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
 from tidemill.serving.journal.prediction_ids import id_source
-from tidemill.serving.journal.records import Record, Run
+from tidemill.serving.journal.records import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import (
     FRAME,
     HEADER,
@@ -73,7 +73,7 @@ def test_a_committed_record_comes_back_with_every_field(tmp_path: Path) -> None:
     journal.append(**entry("p1", role="shadow"))
     assert journal.commit()
     (record,) = read_folder(tmp_path)
-    assert record == Record(
+    assert record == JournalRecord(
         id="p1",
         time=1_700_000_000.25,
         model="iris-classifier",
@@ -454,7 +454,7 @@ def test_both_records_of_a_prediction_are_sampled_or_neither(tmp_path: Path) -> 
     assert len(by_role["champion"]) == pytest.approx(5000 * share, rel=0.1)
 
 
-def old_segment(folder: Path, *records: Record) -> Path:
+def old_segment(folder: Path, *records: JournalRecord) -> Path:
     """A segment as Tidemill wrote them when each record stood by itself."""
     path = folder / "1700000000000000-w-1-abc-000001.journal"
     payload = msgspec.msgpack.encode(records)
@@ -479,7 +479,7 @@ def test_a_newer_tidemills_segment_is_not_taken_for_rubbish(tmp_path: Path) -> N
         read_segment(path)
 
 
-def run_of(counts: Sequence[int], **changes: Any) -> Run:
+def run_of(counts: Sequence[int], **changes: Any) -> JournalRun:
     total, each = sum(counts), [f"r{n}" for n in range(len(counts))]
     matrix = np.arange(2 * total, dtype="<f8")
     columns = {
@@ -489,7 +489,7 @@ def run_of(counts: Sequence[int], **changes: Any) -> Run:
         "encoding": "f8",
         **changes,
     }
-    return Run(
+    return JournalRun(
         time=1.0, model="m", version="1", role="champion", sample=1.0, ids=each,
         rows=list(counts), latencies=[n / 8 for n in range(len(counts))], request_ids=[*each],
         key_ids=[None] * len(counts), **columns,

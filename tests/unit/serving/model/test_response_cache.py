@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.errors import SettingsError
-from tidemill.serving.model.response_cache import Cache, CacheOptions
+from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
 
 SLOW = 0.5  # seconds: a model any Redis is quicker than
 
@@ -24,7 +24,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def test_an_answer_is_found_again_for_the_same_version_and_inputs_only() -> None:
-    cache = Cache()
+    cache = ResponseCache()
     first, second = cache.scope("m", "1", "aa"), cache.scope("m", "2", "bb")
     cache.put(first, b"in", b"one")
     assert cache.get(first, b"in") == b"one"
@@ -36,7 +36,7 @@ def test_an_answer_is_found_again_for_the_same_version_and_inputs_only() -> None
 
 
 def test_the_parts_of_a_scope_cannot_be_shifted_into_one_another() -> None:
-    cache = Cache()
+    cache = ResponseCache()
     cache.put(cache.scope("m", "11", "d"), b"in", b"wrong")
     assert cache.get(cache.scope("m1", "1", "d"), b"in") is None
 
@@ -49,7 +49,7 @@ def test_the_parts_of_a_scope_cannot_be_shifted_into_one_another() -> None:
 def test_the_bounds_hold_and_the_least_recently_used_goes_first(
     steps: list[tuple[bool, int, bytes]], entries: int, limit: int
 ) -> None:
-    cache = Cache(CacheOptions(entries=entries, bytes=limit))
+    cache = ResponseCache(CacheOptions(entries=entries, bytes=limit))
     scope = cache.scope("m", "1", "d")
     model: dict[bytes, bytes] = {}  # in the order of use
     for write, number, answer in steps:
@@ -71,14 +71,14 @@ def test_the_bounds_hold_and_the_least_recently_used_goes_first(
 
 
 def test_no_entries_switches_it_off() -> None:
-    cache = Cache(CacheOptions(entries=0))
+    cache = ResponseCache(CacheOptions(entries=0))
     scope = cache.scope("m", "1", "d")
     cache.put(scope, b"in", b"out")
     assert cache.get(scope, b"in") is None
 
 
 def test_an_unloaded_version_is_forgotten() -> None:
-    cache = Cache()
+    cache = ResponseCache()
     old, new = cache.scope("m", "1", "a"), cache.scope("m", "2", "b")
     for scope in (old, new):
         cache.put(scope, b"in", b"out")
@@ -91,13 +91,13 @@ def test_an_unloaded_version_is_forgotten() -> None:
 
 def test_a_url_that_is_not_redis_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="cache URL"):
-        Cache(CacheOptions(url="http://127.0.0.1"))
+        ResponseCache(CacheOptions(url="http://127.0.0.1"))
 
 
 def test_a_url_without_the_redis_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(SettingsError, match=r"tidemill\[redis\]"):
-        Cache(CacheOptions(url="redis://127.0.0.1"))
+        ResponseCache(CacheOptions(url="redis://127.0.0.1"))
 
 
 # --- The second tier, on a real Redis and on sockets that misbehave ---
@@ -110,9 +110,9 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 @contextlib.asynccontextmanager
-async def started(url: str, **options: Any) -> AsyncIterator[Cache]:
+async def started(url: str, **options: Any) -> AsyncIterator[ResponseCache]:
     """A cache whose Redis has been measured, or found to be down."""
-    cache = Cache(CacheOptions(url=url, pause=0.02, **options))
+    cache = ResponseCache(CacheOptions(url=url, pause=0.02, **options))
     await cache.start()
     try:
         await until(lambda: cache.state().remote_up or cache.state().remote_errors > 0)

@@ -15,13 +15,13 @@ from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import BundleError
 from tidemill.serving.shelf import shelf as shelves
 from tidemill.serving.shelf.shelf import (
-    Placed,
+    ShelfEntry,
     ShelfState,
     StateWatch,
     collect_garbage,
     folder_name,
+    install_bundle,
     open_bundle,
-    place,
     read_state,
     shelf_bytes,
     write_state,
@@ -66,26 +66,26 @@ def visible(shelf: Path) -> list[str]:
 
 
 def test_a_placed_bundle_opens_under_its_version_and_digest(shelf: Path, source: Bundle) -> None:
-    placed = place(shelf, "iris classifier", "3", source.path, source.digest)
+    placed = install_bundle(shelf, "iris classifier", "3", source.path, source.digest)
     assert placed.folder == f"iris%20classifier/3-{source.digest[:12]}"
     assert open_bundle(shelf, placed).digest == source.digest
     assert [p.name for p in shelf.iterdir()] == ["iris%20classifier"]
 
 
 def test_placing_twice_leaves_the_first_copy_alone(shelf: Path, source: Bundle) -> None:
-    first = place(shelf, "m", "1", source.path, source.digest)
+    first = install_bundle(shelf, "m", "1", source.path, source.digest)
     before = (shelf / first.folder / "model.onnx").stat()
     shutil.rmtree(source.path)
-    assert place(shelf, "m", "1", source.path, source.digest) == first
+    assert install_bundle(shelf, "m", "1", source.path, source.digest) == first
     assert (shelf / first.folder / "model.onnx").stat() == before
 
 
 def test_a_damaged_copy_on_the_shelf_is_replaced(shelf: Path, source: Bundle) -> None:
-    placed = place(shelf, "m", "1", source.path, source.digest)
+    placed = install_bundle(shelf, "m", "1", source.path, source.digest)
     (shelf / placed.folder / "model.onnx").write_bytes(b"rotten")
     with pytest.raises(BundleError):
         open_bundle(shelf, placed)
-    place(shelf, "m", "1", source.path, source.digest)
+    install_bundle(shelf, "m", "1", source.path, source.digest)
     assert open_bundle(shelf, placed).model_path.read_bytes() == b"model"
 
 
@@ -107,14 +107,14 @@ def test_a_bundle_that_is_not_intact_is_refused_and_nothing_is_left(
 ) -> None:
     DAMAGE[damage](source.path)
     with pytest.raises(BundleError):
-        place(shelf, "m", "1", source.path, source.digest)
+        install_bundle(shelf, "m", "1", source.path, source.digest)
     assert visible(shelf) == []
     assert [p for p in shelf.iterdir() if p.name.startswith(".")] == []
 
 
 def test_a_bundle_of_another_digest_is_refused(shelf: Path, source: Bundle) -> None:
     with pytest.raises(BundleError, match="sha256"):
-        place(shelf, "m", "1", source.path, "0" * 64)
+        install_bundle(shelf, "m", "1", source.path, "0" * 64)
 
 
 def test_a_full_disk_is_refused_with_its_reason_and_leaves_nothing(
@@ -126,7 +126,7 @@ def test_a_full_disk_is_refused_with_its_reason_and_leaves_nothing(
 
     monkeypatch.setattr(shelves.shutil, "copyfile", full)
     with pytest.raises(BundleError, match=r"Version 1 of 'm' .*No space left"):
-        place(shelf, "m", "1", source.path, source.digest)
+        install_bundle(shelf, "m", "1", source.path, source.digest)
     assert visible(shelf) == []
     assert [p for p in shelf.iterdir() if p.name.startswith(".")] == []
 
@@ -135,7 +135,7 @@ def test_an_entry_cannot_lead_out_of_the_shelf(shelf: Path, source: Bundle) -> N
     shelf.mkdir()
     for folder in ("../source", str(source.path), "."):
         with pytest.raises(BundleError, match="outside the shelf"):
-            open_bundle(shelf, Placed(version="1", folder=folder, digest=source.digest))
+            open_bundle(shelf, ShelfEntry(version="1", folder=folder, digest=source.digest))
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
@@ -163,7 +163,7 @@ def test_the_state_survives_the_round_trip_and_has_the_agreed_form(shelf: Path) 
     import json
 
     assert read_state(shelf) == ShelfState()
-    entry = Placed(version="3", folder="m/3-abc", digest="abc", alias="champion")
+    entry = ShelfEntry(version="3", folder="m/3-abc", digest="abc", alias="champion")
     state = ShelfState(
         default="m", models={"m": entry}, problems={"n": "No bundle."}, synced_at=12.5
     )
@@ -194,7 +194,7 @@ def test_a_watch_tells_each_change_once(shelf: Path) -> None:
     assert watch.poll() == ShelfState()
     assert watch.poll() is None
     for version in ("1", "2"):
-        state = ShelfState(models={"m": Placed(version=version, folder="f", digest="d")})
+        state = ShelfState(models={"m": ShelfEntry(version=version, folder="f", digest="d")})
         write_state(shelf, state)
         assert watch.poll() == state
         assert watch.poll() is None
@@ -212,12 +212,14 @@ def test_a_watch_looks_again_after_a_state_it_could_not_read(shelf: Path) -> Non
     assert watch.poll() == ShelfState(default="b")
 
 
-def fill(shelf: Path, tmp_path: Path, model: str, versions: range, size: int = 10) -> list[Placed]:
+def fill(
+    shelf: Path, tmp_path: Path, model: str, versions: range, size: int = 10
+) -> list[ShelfEntry]:
     placed = []
     for version in versions:
         content = f"{model} {version}".encode().ljust(size, b"-")
         made = make_bundle(tmp_path / "made" / model / str(version), content)
-        placed.append(place(shelf, model, str(version), made.path, made.digest))
+        placed.append(install_bundle(shelf, model, str(version), made.path, made.digest))
     return placed
 
 
@@ -250,7 +252,7 @@ def test_garbage_collection_stays_under_the_budget_but_never_touches_the_state(
 def test_garbage_collection_clears_what_dead_processes_left_half_done(
     shelf: Path, source: Bundle
 ) -> None:
-    place(shelf, "m", "1", source.path, source.digest)
+    install_bundle(shelf, "m", "1", source.path, source.digest)
     for name in (".incoming-old", ".trash-old", ".incoming-new"):
         (shelf / name).mkdir()
         (shelf / name / "model.onnx").write_bytes(b"half")
@@ -264,6 +266,6 @@ def test_garbage_collection_clears_what_dead_processes_left_half_done(
 def test_garbage_collection_removes_the_folder_of_a_model_without_bundles(
     shelf: Path, source: Bundle
 ) -> None:
-    place(shelf, "m", "1", source.path, source.digest)
+    install_bundle(shelf, "m", "1", source.path, source.digest)
     collect_garbage(shelf, ShelfState(), keep=0)
     assert list(shelf.iterdir()) == []

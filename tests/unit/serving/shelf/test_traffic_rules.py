@@ -13,8 +13,8 @@ from tidemill.errors import BundleError
 from tidemill.serving.http.routes import Admission, Head, Reply, Route
 from tidemill.serving.shelf.traffic_rules import (
     TrafficRule,
+    canary_bucket,
     is_chosen,
-    lot,
     read_traffic,
     traffic_watch,
     write_traffic,
@@ -94,10 +94,10 @@ def test_a_larger_share_keeps_whom_it_had(
     caller: str, model: str, small: float, more: float
 ) -> None:
     small, large = sorted((small, more))
-    assert 0.0 <= lot(caller, model) < 1.0
-    assert lot(caller, model) == lot(caller, model)
-    if lot(caller, model) < small:
-        assert lot(caller, model) < large
+    assert 0.0 <= canary_bucket(caller, model) < 1.0
+    assert canary_bucket(caller, model) == canary_bucket(caller, model)
+    if canary_bucket(caller, model) < small:
+        assert canary_bucket(caller, model) < large
 
 
 def test_the_header_decides_then_the_key_then_the_address() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidemill.serving.journal.prediction_ids import REQUEST_ID, id_source, trace_id
-from tidemill.serving.telemetry.counters import SLOTS, Counts, sweep
+from tidemill.serving.telemetry.counters import SLOTS, SharedCounters, remove_dead_processes
 from tidemill.serving.telemetry.metrics import SECONDS, Metrics
 
 
@@ -25,7 +25,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 
 def test_counts_of_all_processes_add_up(tmp_path: Path) -> None:
-    both = [Metrics(Counts(tmp_path)) for _ in range(2)]
+    both = [Metrics(SharedCounters(tmp_path)) for _ in range(2)]
     for number, metrics in enumerate(both, 1):
         metrics.counter("model_predictions_total", model="m", version="1").add(number)
         metrics.request("POST", "/predict", 200).observe(0.01 * number)
@@ -41,7 +41,7 @@ def test_counts_of_all_processes_add_up(tmp_path: Path) -> None:
 
 
 def _count_and_die(folder: str) -> None:
-    metrics = Metrics(Counts(Path(folder)))
+    metrics = Metrics(SharedCounters(Path(folder)))
     metrics.counter("tidemill_model_loads_total").add(5)
     metrics.gauge("tidemill_cache_entries").set(7)
     os._exit(1)
@@ -53,17 +53,17 @@ def test_what_a_dead_process_counted_stays_and_what_it_had_goes(tmp_path: Path) 
     )
     dying.start()
     dying.join(60)
-    metrics = Metrics(Counts(tmp_path))
+    metrics = Metrics(SharedCounters(tmp_path))
     metrics.counter("tidemill_model_loads_total").add(1)
     found = samples(metrics)
     assert found["tidemill_model_loads_total",] == 6
     assert ("tidemill_cache_entries",) not in found
-    sweep(tmp_path)
+    remove_dead_processes(tmp_path)
     assert samples(metrics)["tidemill_model_loads_total",] == 1
 
 
 def test_endless_label_values_do_not_make_it_grow() -> None:
-    counts = Counts()
+    counts = SharedCounters()
     for number in range(SLOTS + 100):
         slot = counts.slots("counter", "tidemill_model_refusals_total", {"model": str(number)})
         counts.cells[slot] += 1
@@ -72,7 +72,7 @@ def test_endless_label_values_do_not_make_it_grow() -> None:
 
 @given(st.lists(st.floats(0, 20), max_size=50))
 def test_a_histogram_tells_how_many_were_at_most_each_bound(values: list[float]) -> None:
-    metrics = Metrics(Counts())
+    metrics = Metrics(SharedCounters())
     histogram = metrics.histogram("tidemill_inference_seconds", model="m")
     for value in values:
         histogram.observe(value)

@@ -20,7 +20,7 @@ from tidemill import bundle
 from tidemill.bundle import Bundle, file_digest
 from tidemill.errors import ExportError
 from tidemill.project import Candidate, Project
-from tidemill.serving.model.loading import try_out
+from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
@@ -100,7 +100,7 @@ def test_a_bundle_holds_everything_and_says_where_it_comes_from(tmp_path: Path) 
 def test_the_server_answers_as_the_model_did(estimator: Any, tmp_path: Path) -> None:
     model, made, X = exported(tmp_path / "b", estimator)
     runtime = load_runtime(made)
-    try_out(made, runtime)
+    smoke_test(made, runtime)
     rows = X[100:]
     found = answers_of(runtime, made.manifest.inputs, made.signature, rows)
     expected = model.predict(rows)

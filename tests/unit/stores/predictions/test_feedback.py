@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.signature import Column, Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback as table
@@ -29,7 +29,7 @@ def feedback(database: Database) -> Feedback:
     return Feedback(database)
 
 
-def arrive(database: Database, *records: Record, signatures: Any = None) -> None:
+def arrive(database: Database, *records: JournalRecord, signatures: Any = None) -> None:
     """What ingest does with records."""
     rows = [row for each in records for row in rows_of(each)]
     with database.write() as connection:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import predictions as table
@@ -40,7 +40,7 @@ MIXED = Signature(
 )
 
 
-def record(number: int, **changes: Any) -> Record:
+def record(number: int, **changes: Any) -> JournalRecord:
     """One answered row of `plants`: height is the number, leaves twice the number."""
     fields: dict[str, Any] = {
         "id": f"p{number:05d}",
@@ -54,7 +54,7 @@ def record(number: int, **changes: Any) -> Record:
         "probabilities": np.array([0.25, 0.75], "<f4").tobytes(),
         "latency": 0.002,
     }
-    return Record(**{**fields, **changes})
+    return JournalRecord(**{**fields, **changes})
 
 
 @pytest.fixture
