@@ -17,7 +17,7 @@ REFUSALS = {
 
 
 @contextmanager
-def asked_of_mlflow() -> Iterator[None]:
+def translated_mlflow_errors() -> Iterator[None]:
     """Turn what MLflow refuses into an error of ours.
 
     Raises:
@@ -38,7 +38,7 @@ def asked_of_mlflow() -> Iterator[None]:
         raise
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """The text as MLflow's filters take one."""
     if "'" not in text:
         return f"'{text}'"

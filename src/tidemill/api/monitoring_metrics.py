@@ -18,7 +18,7 @@ FEATURES = 100
 STATES = ("unknown", "steady", "data moved", "model hurt", "data moved and model hurt")
 
 
-class WatchMetrics(Collector):
+class MonitoringMetrics(Collector):
     """The last verdict on each model, and its triggers; silent while the database is away."""
 
     def __init__(self, watching: Watching, triggers: Triggers) -> None:

@@ -11,17 +11,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api.problems import problem_response
-from tidemill.api.state import State
+from tidemill.api.state import ApiState
 from tidemill.errors import MalformedError, TidemillError, TooLargeError
 from tidemill.stores.request_log import Request
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 
-class Recorder:
+class RequestRecorder:
     """Outermost: gives each request an id, and notes how it was answered."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: ApiState) -> None:
         self._app = app
         self._state = state
 

@@ -31,7 +31,7 @@ class PageQuery(BaseModel):
     def asked(self) -> dict[str, Any]:
         """The fields as stores take them, moments as seconds since the epoch."""
         return {
-            name: epoch(value) if isinstance(value, datetime) else value for name, value in self
+            name: to_epoch(value) if isinstance(value, datetime) else value for name, value in self
         }
 
 
@@ -56,7 +56,7 @@ class Problem(BaseModel):
     remedy: str | None = None
 
 
-class Accepted(BaseModel):
+class JobAccepted(BaseModel):
     """A job that will be done, whatever happens to the server that accepted it."""
 
     job_id: str
@@ -89,7 +89,7 @@ class JobView(BaseModel):
     next_try: datetime | None = Field(description="when a waiting job is tried again")
 
 
-def view_job(job: Job) -> JobView:
+def job_view(job: Job) -> JobView:
     """The job as routes show it."""
     result = dict(job.result) if job.result is not None else None
     return JobView(
@@ -107,29 +107,29 @@ def view_job(job: Job) -> JobView:
         params=dict(job.params),
         attempts=job.attempts,
         cancel_requested=job.cancel_requested,
-        created=moment(job.created),
-        updated=moment(job.updated),
-        started=None if job.started is None else moment(job.started),
-        finished=None if job.finished is None else moment(job.finished),
-        next_try=moment(job.not_before) if job.state == "waiting" else None,
+        created=to_datetime(job.created),
+        updated=to_datetime(job.updated),
+        started=None if job.started is None else to_datetime(job.started),
+        finished=None if job.finished is None else to_datetime(job.finished),
+        next_try=to_datetime(job.not_before) if job.state == "waiting" else None,
     )
 
 
-def moment(seconds: float) -> datetime:
+def to_datetime(seconds: float) -> datetime:
     """Seconds since the epoch as a moment in UTC."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def epoch(value: datetime | None) -> float | None:
+def to_epoch(value: datetime | None) -> float | None:
     """A moment as seconds since the epoch; one without a zone is UTC."""
     if value is None:
         return None
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
-def dated(row: dict[str, Any], *names: str) -> dict[str, Any]:
+def with_datetimes(row: dict[str, Any], *names: str) -> dict[str, Any]:
     """The row with these of its fields as moments."""
     return {
-        name: moment(value) if name in names and value is not None else value
+        name: to_datetime(value) if name in names and value is not None else value
         for name, value in row.items()
     }

@@ -13,12 +13,12 @@ from tidemill.errors import InputError
 from tidemill.signature import Kind, Value
 
 #: Some rows by column name, each with the number of the line it ends on.
-Chunk: TypeAlias = "list[tuple[int, dict[str, Any]]]"
+RowChunk: TypeAlias = "list[tuple[int, dict[str, Any]]]"
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 
 
 @dataclass(frozen=True)
-class Rows:
+class CsvRows:
     """What comes after a file's first line. `decimal` is the mark that numbers may have."""
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ def open_rows(path: Path) -> TextIO:
     return path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding)
 
 
-def read_rows(source: TextIO, needed: Sequence[str]) -> Rows:
+def read_rows(source: TextIO, needed: Sequence[str]) -> CsvRows:
     """The rows of an open file, which must have the needed columns.
 
     Raises:
@@ -70,7 +70,7 @@ def read_rows(source: TextIO, needed: Sequence[str]) -> Rows:
     if twice := [name for name in needed if names.count(name) > 1]:
         raise InputError(f"The file has several columns {twice[0]!r}.", field=twice[0])
     reader = csv.DictReader(source, delimiter=separator)
-    return Rows(tuple(reader.fieldnames or ()), reader, "." if separator == "," else ",")
+    return CsvRows(tuple(reader.fieldnames or ()), reader, "." if separator == "," else ",")
 
 
 def _header(source: TextIO, separator: str) -> list[str]:

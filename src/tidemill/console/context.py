@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tidemill.console.recent import Recent
+from tidemill.console.background_cache import BackgroundCache
 from tidemill.console.session import Sessions
 from tidemill.console.traffic import Traffic
 from tidemill.platform import Platform
@@ -13,13 +13,13 @@ from tidemill.stores.rate_limits import RateLimits
 
 
 @dataclass(frozen=True)
-class Desk:
+class ConsoleContext:
     """Made once, by `create_console`."""
 
     platform: Platform
     sessions: Sessions
     limits: RateLimits
-    recent: Recent = field(default_factory=Recent)
+    cache: BackgroundCache = field(default_factory=BackgroundCache)
     traffic: Traffic = field(default_factory=Traffic)
 
     def registered(self) -> list[Model]:

@@ -16,7 +16,7 @@ HIDDEN = frozenset(
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """One entry. A line that is not ours (a library's print) is all `event`."""
 
     time: str
@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 def lines(
     folder: Path, name: str, *, text: str = "", level: str = "", most: int = 200
-) -> list[Line]:
+) -> list[LogLine]:
     """The newest lines of a file that hold a text, newest first."""
     if name not in names(folder):
         return []
@@ -42,7 +42,7 @@ def lines(
     return _first((line for line in read if not level or line.level == level), most)
 
 
-def lines_of_job(folder: Path, job_id: str, most: int) -> list[Line]:
+def lines_of_job(folder: Path, job_id: str, most: int) -> list[LogLine]:
     """What the workers on this machine logged of a job, oldest first."""
     found = [
         line
@@ -67,16 +67,16 @@ def _tail(path: Path) -> list[str]:
     return found[1:] if size > TAIL_BYTES else found
 
 
-def _line(raw: str) -> Line:
+def _line(raw: str) -> LogLine:
     try:
         fields = json.loads(raw)
     except ValueError:
         fields = None
     if not isinstance(fields, dict):
-        return Line("", "", "", raw[:2000])
+        return LogLine("", "", "", raw[:2000])
     rest = {key: value for key, value in fields.items() if key not in HIDDEN}
     more = str(fields.get("exception") or "") + (json.dumps(rest) if rest else "")
-    return Line(
+    return LogLine(
         time=_text(fields, "timestamp")[:19].replace("T", " "),
         level=_text(fields, "level"),
         source=_text(fields, "logger"),
@@ -89,5 +89,5 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return str(fields.get(name) or "")
 
 
-def _first(found: Iterator[Line], most: int) -> list[Line]:
+def _first(found: Iterator[LogLine], most: int) -> list[LogLine]:
     return [line for line, _ in zip(found, range(most), strict=False)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from tidemill.console.page_request import Visit
+from tidemill.console.page_request import PageRequest
 from tidemill.stores.database.tables import predictions
 from tidemill.stores.monitoring.results import Watched
 from tidemill.stores.monitoring.triggers import Trigger
@@ -18,13 +18,13 @@ TIMED_ROWS = 2_000
 
 
 @dataclass(frozen=True)
-class Station:
+class StepStatus:
     """One part of a model's loop. `mark` is a name out of `render.MARKS`."""
 
     name: str
     mark: str
-    words: str
-    link: str | None = None
+    text: str
+    href: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,70 +36,74 @@ class Timing:
     rows: int
 
 
-def newest_trigger(visit: Visit, model: str) -> Trigger | None:
+def newest_trigger(request: PageRequest, model: str) -> Trigger | None:
     """The model's newest trigger of either kind."""
-    found = visit.desk.platform.triggers.page(model=model, limit=1).items
+    found = request.context.platform.triggers.page(model=model, limit=1).items
     return found[0] if found else None
 
 
-def watched(visit: Visit, model: str) -> Watched | None:
+def monitoring_row(request: PageRequest, model: str) -> Watched | None:
     """What the last look at the model came to; None where nobody has looked."""
-    return visit.desk.platform.watching.get(model)
+    return request.context.platform.watching.get(model)
 
 
-def stations(visit: Visit, model: str) -> tuple[Station, Station]:
+def drift_and_decay_status(request: PageRequest, model: str) -> tuple[StepStatus, StepStatus]:
     """The stations of drift and of decay."""
-    row = watched(visit, model)
+    row = monitoring_row(request, model)
     link = f"/console/models/{model}/monitoring"
     if row is None:
-        counted = count(visit, model)
+        counted = prediction_count(request, model)
         words = f"{counted} predictions, none checked yet" if counted else "no predictions yet"
-        return Station("Drift", "idle", words, link), Station("Decay", "idle", "no check yet", link)
+        return StepStatus("Drift", "idle", words, link), StepStatus(
+            "Decay", "idle", "no check yet", link
+        )
     verdict: Mapping[str, Any] = row.verdict or {}
     return _drift(verdict, link), _decay(verdict, link)
 
 
-def _drift(verdict: Mapping[str, Any], link: str) -> Station:
+def _drift(verdict: Mapping[str, Any], link: str) -> StepStatus:
     drift: Mapping[str, Any] | None = verdict.get("drift")
     if drift is None or not drift.get("enough", True):
-        return Station("Drift", "idle", "too few rows to tell", link)
+        return StepStatus("Drift", "idle", "too few rows to tell", link)
     names = drift.get("drifted") or []
     if not drift.get("moved"):
-        return Station("Drift", "good", "as in training", link)
+        return StepStatus("Drift", "good", "as in training", link)
     words = f"{names[0]} moved" if len(names) == 1 else f"{len(names)} features moved"
-    return Station("Drift", "bad", words if names else "the whole moved", link)
+    return StepStatus("Drift", "bad", words if names else "the whole moved", link)
 
 
-def _decay(verdict: Mapping[str, Any], link: str) -> Station:
+def _decay(verdict: Mapping[str, Any], link: str) -> StepStatus:
     live: Mapping[str, Any] | None = verdict.get("live")
     alarmed = bool({"decay", "estimate"} & set(verdict.get("alarms") or ()))
     if live is not None and live.get("enough"):
         if live.get("hurt"):
-            return Station("Decay", "bad", "worse, by its labels", link)
-        return Station("Decay", "watch" if alarmed else "good", "holds, by its labels", link)
+            return StepStatus("Decay", "bad", "worse, by its labels", link)
+        return StepStatus("Decay", "watch" if alarmed else "good", "holds, by its labels", link)
     estimate: Mapping[str, Any] | None = verdict.get("estimate")
     if estimate is not None:
         hurt = estimate.get("hurt") or alarmed
         words = "worse, by estimate" if hurt else "holds, by estimate"
-        return Station("Decay", "watch" if hurt else "good", words, link)
-    return Station("Decay", "idle", "no labels yet", link)
+        return StepStatus("Decay", "watch" if hurt else "good", words, link)
+    return StepStatus("Decay", "idle", "no labels yet", link)
 
 
-def count(visit: Visit, model: str) -> int:
+def prediction_count(request: PageRequest, model: str) -> int:
     """How many predictions of a model are stored; counted at most every ten seconds."""
     query = select(func.count().label("n")).where(predictions.c.model == model)
-    database = visit.desk.platform.database
+    database = request.context.platform.database
     ask = lambda: int(database.rows(query)[0]["n"])  # noqa: E731
-    return visit.desk.recent.get(("count", model), ask, fresh=10.0).value or 0
+    return request.context.cache.get(("count", model), ask, fresh=10.0).value or 0
 
 
-def timing(visit: Visit, model: str) -> Timing | None:
+def timing(request: PageRequest, model: str) -> Timing | None:
     """The median and 99th percentile of the newest answers of the last quarter of an hour."""
-    return visit.desk.recent.get(("timing", model), lambda: _timing(visit, model), fresh=5.0).value
+    return request.context.cache.get(
+        ("timing", model), lambda: _timing(request, model), fresh=5.0
+    ).value
 
 
-def _timing(visit: Visit, model: str) -> Timing | None:
-    database = visit.desk.platform.database
+def _timing(request: PageRequest, model: str) -> Timing | None:
+    database = request.context.platform.database
     table = predictions.c
     query = (
         select(table.milliseconds)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from tidemill.console import live, render
-from tidemill.console.context import Desk
+from tidemill.console.context import ConsoleContext
 from tidemill.console.session import COOKIE, Session
 from tidemill.errors import (
     AccessError,
@@ -43,7 +43,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Visitor:
+class SignedInUser:
     """Who looks; the same to logs and limits as a caller of the API."""
 
     address: str
@@ -55,14 +55,14 @@ class Visitor:
 
     @property
     def actor(self) -> str:
-        """How the audit log names the visitor, as it names the key's callers of the API."""
+        """How the audit log names the user, as it names the key's callers of the API."""
         return f"key:{self.key_id}"
 
     def allows(self, scope: Scope) -> bool:
         return self.session.allows(scope)
 
     def require(self, scope: Scope) -> None:
-        """Refuse a visitor without the scope.
+        """Refuse a user without the scope.
 
         Raises:
             AccessError: Says which scope is missing.
@@ -75,16 +75,16 @@ class Visitor:
 
 
 @dataclass(frozen=True)
-class Visit:
+class PageRequest:
     """What a page is given. `serving` is where the data plane answers."""
 
-    desk: Desk
-    visitor: Visitor
+    context: ConsoleContext
+    user: SignedInUser
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    serving: str = ""
+    serving_url: str = ""
     request_id: str | None = None
 
 
@@ -123,58 +123,58 @@ class Download:
 
 
 Answer = View | Go | Data | Download
-Make = Callable[[Visit], Answer]
+Make = Callable[[PageRequest], Answer]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def page(desk: Desk, make: Make, scope: Scope | None = None) -> Endpoint:
+def page(context: ConsoleContext, make: Make, scope: Scope | None = None) -> Endpoint:
     """The endpoint of a page; asked for as an event stream, it tells of every change."""
 
     async def endpoint(request: Request) -> Response:
-        visitor = visitor_of(desk, request)
-        if visitor is None:
+        user = signed_in_user(context, request)
+        if user is None:
             return _to_sign_in(request)
         if scope is not None:
-            visitor.require(scope)
-        visit = _visit(desk, visitor, request)
+            user.require(scope)
+        visit = _visit(context, user, request)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return live.follow(
-                partial(_shown, visit, make), partial(visitor_of, desk, request), request
+            return live.stream_page(
+                partial(_shown, visit, make), partial(signed_in_user, context, request), request
             )
-        return _respond(desk, request, visitor, await run_in_threadpool(make, visit))
+        return _respond(context, request, user, await run_in_threadpool(make, visit))
 
     return endpoint
 
 
-def action(desk: Desk, make: Make, scope: Scope | None = None) -> Endpoint:
+def action(context: ConsoleContext, make: Make, scope: Scope | None = None) -> Endpoint:
     """The endpoint of a form or a script: signed in, from our own page, within its share."""
 
     async def endpoint(request: Request) -> Response:
-        visitor = visitor_of(desk, request)
-        if visitor is None:
+        user = signed_in_user(context, request)
+        if user is None:
             return _to_sign_in(request)
         body = await request.body()
         form = form_of(request, body)
-        _check_origin(desk, request, visitor, form)
-        share = desk.limits.take(visitor.key_id)
+        _check_origin(context, request, user, form)
+        share = context.limits.take(user.key_id)
         if share is not None and not share.allowed:
             raise RateLimitError("Too much at once.", remedy=f"Wait {max(1, share.reset)} s.")
         if scope is not None:
-            visitor.require(scope)
-        visit = _visit(desk, visitor, request, form, body)
-        return _respond(desk, request, visitor, await run_in_threadpool(make, visit))
+            user.require(scope)
+        visit = _visit(context, user, request, form, body)
+        return _respond(context, request, user, await run_in_threadpool(make, visit))
 
     return endpoint
 
 
-def visitor_of(desk: Desk, request: Request) -> Visitor | None:
+def signed_in_user(context: ConsoleContext, request: Request) -> SignedInUser | None:
     """Who is signed in, if anybody is."""
-    session = desk.sessions.read(request.cookies.get(cookie_name(request), ""))
+    session = context.sessions.read(request.cookies.get(cookie_name(request), ""))
     if session is None:
         return None
-    visitor = Visitor(address_of(request), session)
-    request.state.caller = visitor  # for the request log
-    return visitor
+    user = SignedInUser(address_of(request), session)
+    request.state.caller = user  # for the request log
+    return user
 
 
 def cookie_name(request: Request) -> str:
@@ -208,7 +208,7 @@ def form_of(request: Request, body: bytes) -> dict[str, str]:
         raise MalformedError(f"The form cannot be read: {error}", field="body") from error
 
 
-def problem_answer(request: Request, error: Exception, desk: Desk) -> Response:
+def problem_answer(request: Request, error: Exception, context: ConsoleContext) -> Response:
     """An error as a page for people, or as problem+json for our scripts."""
     problem = _as_problem(error)
     if request.headers.get("x-csrf-token") is not None:
@@ -216,12 +216,12 @@ def problem_answer(request: Request, error: Exception, desk: Desk) -> Response:
             msgspec.json.encode(problem.problem()), problem.status, HEADERS,
             media_type="application/problem+json",
         )  # fmt: skip
-    visitor = visitor_of(desk, request)
-    if visitor is None:
+    user = signed_in_user(context, request)
+    if user is None:
         view = View("sign_in.html", {"problem": problem, "next": ""}, problem.status)
         return plain(request, view)
     return _respond(
-        desk, request, visitor, View("problem.html", {"problem": problem}, problem.status)
+        context, request, user, View("problem.html", {"problem": problem}, problem.status)
     )
 
 
@@ -240,20 +240,20 @@ def _as_problem(error: Exception) -> TidemillError:
 
 
 def _visit(
-    desk: Desk,
-    visitor: Visitor,
+    context: ConsoleContext,
+    user: SignedInUser,
     request: Request,
     form: Mapping[str, str] | None = None,
     body: bytes = b"",
-) -> Visit:
-    return Visit(
-        desk=desk,
-        visitor=visitor,
+) -> PageRequest:
+    return PageRequest(
+        context=context,
+        user=user,
         path=request.path_params,
         query={name: value for name, value in request.query_params.items() if value},
         form=form or {},
         body=body,
-        serving=desk.platform.settings.serving_url or _own_address(request),
+        serving_url=context.platform.settings.serving_url or _own_address(request),
         request_id=getattr(request.state, "request_id", None),
     )
 
@@ -264,9 +264,11 @@ def _own_address(request: Request) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _check_origin(desk: Desk, request: Request, visitor: Visitor, form: Mapping[str, str]) -> None:
+def _check_origin(
+    context: ConsoleContext, request: Request, user: SignedInUser, form: Mapping[str, str]
+) -> None:
     given = request.headers.get("x-csrf-token") or form.get("csrf", "")
-    same = given == desk.sessions.csrf(visitor.session)
+    same = given == context.sessions.csrf(user.session)
     if not same or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise AccessError(
             "This did not come from a page of yours, or the page is from an earlier sign-in.",
@@ -281,24 +283,26 @@ def _to_sign_in(request: Request) -> Response:
     return RedirectResponse(f"{ROOT}/sign-in?{urlencode({'next': where})}", 303, HEADERS)
 
 
-def _values(desk: Desk, visitor: Visitor, path: str) -> dict[str, Any]:
+def _values(context: ConsoleContext, user: SignedInUser, path: str) -> dict[str, Any]:
     return {
-        "visitor": visitor,
-        "csrf": desk.sessions.csrf(visitor.session),
+        "user": user,
+        "csrf": context.sessions.csrf(user.session),
         "path": path,
-        "may": {scope: visitor.allows(scope) for scope in ("predict", "train", "promote", "admin")},
+        "may": {scope: user.allows(scope) for scope in ("predict", "train", "promote", "admin")},
     }
 
 
-def _shown(visit: Visit, make: Make) -> str:
+def _shown(visit: PageRequest, make: Make) -> str:
     """The page without its frame, as it is now."""
     answer = make(visit)
     assert isinstance(answer, View), "only a page can be followed"
-    shared = _values(visit.desk, visit.visitor, "")
+    shared = _values(visit.context, visit.user, "")
     return render.page(answer.template, {**shared, **answer.values, "layout": "bare.html"})
 
 
-def _respond(desk: Desk, request: Request, visitor: Visitor, answer: Answer) -> Response:
+def _respond(
+    context: ConsoleContext, request: Request, user: SignedInUser, answer: Answer
+) -> Response:
     response: Response
     if isinstance(answer, Go):
         response = RedirectResponse(answer.to, 303, HEADERS)
@@ -312,17 +316,17 @@ def _respond(desk: Desk, request: Request, visitor: Visitor, answer: Answer) -> 
         headers = {**HEADERS, "Content-Disposition": name}
         response = StreamingResponse(answer.pieces, headers=headers, media_type=answer.media)
     else:
-        response = _page(desk, request, visitor, answer)
-    touched = desk.sessions.touched(visitor.session)
+        response = _page(context, request, user, answer)
+    touched = context.sessions.touched(user.session)
     if touched is not None:
-        set_cookie(response, request, cookie_name(request), desk.sessions.cookie(touched))
+        set_cookie(response, request, cookie_name(request), context.sessions.cookie(touched))
     return response
 
 
-def _page(desk: Desk, request: Request, visitor: Visitor, view: View) -> Response:
+def _page(context: ConsoleContext, request: Request, user: SignedInUser, view: View) -> Response:
     said = unquote(request.cookies.get(SAID, ""))
     values = {
-        **_values(desk, visitor, request.url.path),
+        **_values(context, user, request.url.path),
         "said": said,
         "theme": request.cookies.get(THEME),
         "made": time.time(),

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from tidemill.console.page_request import Visit
-from tidemill.console.recent import Answer
-from tidemill.console.traffic import Figures
+from tidemill.console.background_cache import CachedValue
+from tidemill.console.page_request import PageRequest
+from tidemill.console.traffic import TrafficFigures
 from tidemill.errors import UnavailableError
 from tidemill.project import METRICS
 from tidemill.stores.audit import Audit
@@ -25,23 +25,23 @@ DECISION_SECONDS = 15.0
 WHO_SERVES = ("version.promote", "version.override", "version.rollback", "version.transition")
 
 
-def models(visit: Visit) -> Answer[list[Model]]:
+def models(request: PageRequest) -> CachedValue[list[Model]]:
     """The registered models."""
-    return visit.desk.recent.get("models", visit.desk.registered)
+    return request.context.cache.get("models", request.context.registered)
 
 
-def versions(visit: Visit, name: str) -> Answer[list[Version]]:
+def versions(request: PageRequest, name: str) -> CachedValue[list[Version]]:
     """The versions of a model with their metrics, newest first.
 
     Raises:
         NotFoundError: There is no such model.
     """
-    platform = visit.desk.platform
+    platform = request.context.platform
     ask = lambda: platform.registry.versions(name, metrics=True)  # noqa: E731
-    return visit.desk.recent.get(("versions", name), ask)
+    return request.context.cache.get(("versions", name), ask)
 
 
-def sure_versions(visit: Visit, name: str) -> list[Version]:
+def require_versions(request: PageRequest, name: str) -> list[Version]:
     """The same for a page on which somebody decides, which waits for them: its form stays as it is
     first shown, and half of the truth is no ground for a decision.
 
@@ -49,8 +49,8 @@ def sure_versions(visit: Visit, name: str) -> list[Version]:
         NotFoundError: There is no such model.
         UnavailableError: MLflow does not tell.
     """
-    ask = lambda: visit.desk.platform.registry.versions(name, metrics=True)  # noqa: E731
-    answer = visit.desk.recent.get(("versions", name), ask, patience=DECISION_SECONDS)
+    ask = lambda: request.context.platform.registry.versions(name, metrics=True)  # noqa: E731
+    answer = request.context.cache.get(("versions", name), ask, patience=DECISION_SECONDS)
     if answer.value is None or answer.problem:
         raise UnavailableError(
             f"MLflow cannot be reached. {answer.problem or 'It does not answer.'}",
@@ -59,22 +59,22 @@ def sure_versions(visit: Visit, name: str) -> list[Version]:
     return answer.value
 
 
-def served(visit: Visit) -> Answer[dict[str, dict[str, Any]]]:
+def served(request: PageRequest) -> CachedValue[dict[str, dict[str, Any]]]:
     """What the data plane serves, by model."""
-    url = visit.serving
-    return visit.desk.recent.get(("served", url), lambda: _served(url))
+    url = request.serving_url
+    return request.context.cache.get(("served", url), lambda: _served(url))
 
 
-def traffic(visit: Visit) -> Answer[Figures]:
+def traffic(request: PageRequest) -> CachedValue[TrafficFigures]:
     """What goes through the data plane."""
-    url = visit.serving
-    return visit.desk.recent.get(("traffic", url), lambda: visit.desk.traffic.look(url))
+    url = request.serving_url
+    return request.context.cache.get(("traffic", url), lambda: request.context.traffic.look(url))
 
 
-def projects(visit: Visit) -> Answer[dict[str, Known]]:
+def projects(request: PageRequest) -> CachedValue[dict[str, Known]]:
     """What can be trained here, by model."""
-    known = visit.desk.platform.projects
-    return visit.desk.recent.get("projects", known.all, fresh=20.0)
+    known = request.context.platform.projects
+    return request.context.cache.get("projects", known.all, fresh=20.0)
 
 
 def champion_of(found: list[Version] | None) -> Version | None:
@@ -122,14 +122,14 @@ def decision_sentence(row: Mapping[str, Any]) -> str:
     return f"{words} {why}".strip()
 
 
-def run_link(visit: Visit, run_id: str | None) -> str | None:
+def run_link(request: PageRequest, run_id: str | None) -> str | None:
     """Where MLflow shows a run, if its pages are known to be anywhere."""
-    base = mlflow_pages(visit)
+    base = mlflow_pages(request)
     return f"{base}/#/experiments/0/runs/{run_id}" if base and run_id else None
 
 
-def mlflow_pages(visit: Visit) -> str | None:
-    settings = visit.desk.platform.settings
+def mlflow_pages(request: PageRequest) -> str | None:
+    settings = request.context.platform.settings
     uri = settings.mlflow_pages or settings.mlflow_uri
     return uri.rstrip("/") if uri.startswith(("http://", "https://")) else None
 

@@ -5,13 +5,13 @@ import json
 import threading
 from typing import Any
 
-from tidemill.api.one_port import LateApp, Made
+from tidemill.api.one_port import BackgroundApp, BuiltApp
 
 
 class Asked:
     """One request or lifespan, driven by hand."""
 
-    def __init__(self, app: LateApp, kind: str = "http") -> None:
+    def __init__(self, app: BackgroundApp, kind: str = "http") -> None:
         self.sent: asyncio.Queue[Any] = asyncio.Queue()
         self.told: asyncio.Queue[Any] = asyncio.Queue()
         scope = {"type": kind, "path": "/jobs"}
@@ -25,12 +25,12 @@ async def answer(_scope: Any, _receive: Any, send: Any) -> None:
 def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
     may_finish, closed = threading.Event(), threading.Event()
 
-    def make() -> Made:
+    def make() -> BuiltApp:
         assert may_finish.wait(60)
         return answer, closed.set
 
     async def run() -> None:
-        app = LateApp(make)
+        app = BackgroundApp(make)
         life = Asked(app, "lifespan")
         await life.told.put({"type": "lifespan.startup"})
         assert (await life.sent.get())["type"] == "lifespan.startup.complete"
@@ -50,14 +50,14 @@ def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
 def test_an_app_that_fails_is_a_503_and_is_tried_again() -> None:
     tries = []
 
-    def make() -> Made:
+    def make() -> BuiltApp:
         tries.append(1)
         if len(tries) == 1:
             raise OSError("the database is away")
         return answer, lambda: None
 
     async def run() -> None:
-        app = LateApp(make)
+        app = BackgroundApp(make)
         first = Asked(app)
         assert (await first.sent.get())["status"] == 503
         problem = json.loads((await first.sent.get())["body"])

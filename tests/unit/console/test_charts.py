@@ -25,7 +25,7 @@ def test_overlaid_histograms_are_drawn_within_their_frame(
 ) -> None:
     bins = len(edges) - 1
     given_shares = [data.draw(st.lists(shares, min_size=bins, max_size=bins)) for _ in range(2)]
-    drawing = charts.overlaid(sorted(edges), *given_shares, 'a "title" <b>', alarm=True)
+    drawing = charts.histograms(sorted(edges), *given_shares, 'a "title" <b>', alarm=True)
     root = parsed(drawing)
     assert root.get("aria-label") == 'a "title" <b>'
     assert "nan" not in drawing
@@ -37,13 +37,13 @@ def test_categories_may_be_called_anything(labels: list[str], data: st.DataObjec
     labels = ["".join(c for c in label if c.isprintable()) for label in labels]
     size = len(labels)
     given_shares = [data.draw(st.lists(shares, min_size=size, max_size=size)) for _ in range(2)]
-    assert len(parsed(charts.paired(labels, *given_shares, "t")).findall("text")) == 2 * size
+    assert len(parsed(charts.category_bars(labels, *given_shares, "t")).findall("text")) == 2 * size
 
 
 @given(st.lists(st.tuples(finite, finite), min_size=1, max_size=40))
 def test_a_curve_over_time_is_drawn_whatever_its_values(pairs: list[tuple[float, float]]) -> None:
     points = [Point(x, y, y - 1, y + 1, alarm=x > 0) for x, y in sorted(pairs)]
-    drawing = charts.over_time(points, "t", reference=0.5)
+    drawing = charts.line_chart(points, "t", reference=0.5)
     assert "nan" not in drawing
     assert len(parsed(drawing).findall(".//*[@class='whisker']")) == len(points)
 
@@ -54,8 +54,8 @@ def test_a_sparkline_is_drawn_even_of_nothing(values: list[float]) -> None:
 
 
 def test_nothing_is_drawn_of_bins_that_do_not_fit() -> None:
-    assert charts.overlaid([0, 1], [0.5, 0.5], [1], "t") == ""
-    assert charts.over_time([], "t") == ""
+    assert charts.histograms([0, 1], [0.5, 0.5], [1], "t") == ""
+    assert charts.line_chart([], "t") == ""
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.console.traffic import KEPT, Figures, Reading, Traffic, figures, quantile, read
+from tidemill.console.traffic import (
+    KEPT,
+    CounterReading,
+    Traffic,
+    TrafficFigures,
+    figures,
+    quantile,
+    read,
+)
 
 TEXT = """
 http_requests_total{code="200",method="POST",route="/models/{name}/predict"} %d
@@ -43,7 +51,7 @@ def test_figures_are_of_what_came_between_two_readings() -> None:
 
 
 def test_one_reading_tells_nothing_yet() -> None:
-    assert figures([Reading(1.0, {"200": 5}, {}, {})]) == Figures()
+    assert figures([CounterReading(1.0, {"200": 5}, {}, {})]) == TrafficFigures()
 
 
 def test_readings_are_bounded_and_a_restart_begins_anew() -> None:
@@ -52,7 +60,7 @@ def test_readings_are_bounded_and_a_restart_begins_anew() -> None:
     for _ in range(200):
         found = traffic.look("here")
     assert len(found.curve) == KEPT - 1
-    assert traffic.look("here") == Figures()
+    assert traffic.look("here") == TrafficFigures()
 
 
 @given(

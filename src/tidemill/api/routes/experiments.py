@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from tidemill.api.access import Anyone
-from tidemill.api.mlflow_errors import asked_of_mlflow, quoted
+from tidemill.api.mlflow_errors import quote, translated_mlflow_errors
 from tidemill.api.schemas import Cursor, Filter, Limit, Listing
 from tidemill.api.state import platform_of
 from tidemill.errors import NotFoundError
@@ -55,8 +55,8 @@ def list_experiments(
 ) -> Listing[ExperimentView]:
     """Experiments, the one that changed last first."""
     client = platform.require_mlflow()
-    wanted = None if name is None else f"name ILIKE {quoted(f'%{name}%')}"
-    with asked_of_mlflow():
+    wanted = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
+    with translated_mlflow_errors():
         page = client.search_experiments(
             max_results=limit,
             filter_string=wanted,
@@ -86,11 +86,11 @@ def list_runs(
     """Runs of an experiment, by its id or its name; the newest first unless ordered otherwise."""
     client = platform.require_mlflow()
     conditions = [
-        f"attributes.status = {quoted(status)}" if status else None,
-        f"tags.`mlflow.parentRunId` = {quoted(parent)}" if parent else None,
+        f"attributes.status = {quote(status)}" if status else None,
+        f"tags.`mlflow.parentRunId` = {quote(parent)}" if parent else None,
         where,
     ]
-    with asked_of_mlflow():
+    with translated_mlflow_errors():
         page = client.search_runs(
             [_experiment_id(client, experiment_id)],
             filter_string=" AND ".join(each for each in conditions if each),
@@ -114,8 +114,8 @@ def _view_experiment(experiment: Any) -> ExperimentView:
     return ExperimentView(
         id=experiment.experiment_id,
         name=experiment.name,
-        created=mlflow_moment(experiment.creation_time),
-        updated=mlflow_moment(experiment.last_update_time),
+        created=mlflow_time(experiment.creation_time),
+        updated=mlflow_time(experiment.last_update_time),
         tags=dict(experiment.tags),
     )
 
@@ -126,8 +126,8 @@ def _view_run(run: Any) -> RunView:
         id=run.info.run_id,
         name=run.info.run_name,
         status=run.info.status,
-        started=mlflow_moment(run.info.start_time),
-        ended=mlflow_moment(run.info.end_time),
+        started=mlflow_time(run.info.start_time),
+        ended=mlflow_time(run.info.end_time),
         parent=tags.get("mlflow.parentRunId"),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
@@ -135,6 +135,6 @@ def _view_run(run: Any) -> RunView:
     )
 
 
-def mlflow_moment(milliseconds: int | None) -> datetime | None:
+def mlflow_time(milliseconds: int | None) -> datetime | None:
     """A time as MLflow gives it."""
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)

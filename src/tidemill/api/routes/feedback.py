@@ -10,7 +10,16 @@ from fastapi import APIRouter, Body, Depends, Request
 from pydantic import BaseModel
 
 from tidemill.api.access import Admin, Predictor
-from tidemill.api.schemas import Cursor, Filter, Limit, Listing, Since, Until, dated, epoch
+from tidemill.api.schemas import (
+    Cursor,
+    Filter,
+    Limit,
+    Listing,
+    Since,
+    Until,
+    to_epoch,
+    with_datetimes,
+)
 from tidemill.api.state import platform_of, state_of
 from tidemill.errors import ConflictError, InputError, NotFoundError, RequestError
 from tidemill.platform import Platform
@@ -46,7 +55,7 @@ _BODY = {
 }
 
 
-class LabelIn(msgspec.Struct, forbid_unknown_fields=True):
+class LabelRequest(msgspec.Struct, forbid_unknown_fields=True):
     """One label of the request."""
 
     id: str
@@ -54,7 +63,7 @@ class LabelIn(msgspec.Struct, forbid_unknown_fields=True):
     replace: bool = False
 
 
-class LabelOut(BaseModel):
+class LabelOutcome(BaseModel):
     """What came of one label."""
 
     id: str
@@ -62,18 +71,18 @@ class LabelOut(BaseModel):
     reason: str | None = None
 
 
-class Outcomes(BaseModel):
+class FeedbackOutcomes(BaseModel):
     """What came of all of them: counts by outcome, and each in the order of the request."""
 
     received: int
     outcomes: dict[str, int]
-    items: list[LabelOut]
+    items: list[LabelOutcome]
 
 
 @router.post("/feedback", openapi_extra={"requestBody": _BODY})
 def give_feedback(
     request: Request, caller: Predictor, platform: ThePlatform, body: Annotated[Any, Body()]
-) -> Outcomes:
+) -> FeedbackOutcomes:
     """Say what turned out to be true of predictions: one label, or a list of up to 10,000.
 
     A label whose prediction is not stored yet waits for it. A single label that is refused (422) or
@@ -85,10 +94,10 @@ def give_feedback(
     state_of(request).metrics.count_labels(counts)
     if not isinstance(body, list):
         _refuse(judged[0])
-    return Outcomes(
+    return FeedbackOutcomes(
         received=len(judged),
         outcomes=dict(counts),
-        items=[LabelOut(id=j.id, outcome=j.outcome, reason=j.reason) for j in judged],
+        items=[LabelOutcome(id=j.id, outcome=j.outcome, reason=j.reason) for j in judged],
     )
 
 
@@ -109,12 +118,14 @@ def list_feedback(
         model=model,
         outcome=outcome,
         prediction_id=prediction_id,
-        since=epoch(since),
-        until=epoch(until),
+        since=to_epoch(since),
+        until=to_epoch(until),
         limit=limit,
         cursor=cursor,
     )
-    return Listing(items=[dated(row, "time", "joined") for row in page.items], next=page.next)
+    return Listing(
+        items=[with_datetimes(row, "time", "joined") for row in page.items], next=page.next
+    )
 
 
 @router.get("/predictions")
@@ -136,12 +147,14 @@ def list_predictions(
         version=version,
         role=role,
         labelled=labelled,
-        since=epoch(since),
-        until=epoch(until),
+        since=to_epoch(since),
+        until=to_epoch(until),
         limit=limit,
         cursor=cursor,
     )
-    return Listing(items=[dated(row, "time", "joined") for row in page.items], next=page.next)
+    return Listing(
+        items=[with_datetimes(row, "time", "joined") for row in page.items], next=page.next
+    )
 
 
 @router.get("/predictions/{id}")
@@ -153,7 +166,7 @@ def get_prediction(id: str, _: Admin, platform: ThePlatform) -> list[dict[str, A
             f"No prediction '{id[:80]}' is stored.",
             remedy="Ingest stores new ones within seconds; it may not have been recorded at all.",
         )
-    return [dated(row, "time", "joined") for row in found]
+    return [with_datetimes(row, "time", "joined") for row in found]
 
 
 def _read(body: list[Any]) -> list[NewLabel]:
@@ -164,7 +177,7 @@ def _read(body: list[Any]) -> list[NewLabel]:
     labels = []
     for place, each in enumerate(body):
         try:
-            held = msgspec.convert(each, LabelIn)
+            held = msgspec.convert(each, LabelRequest)
         except msgspec.ValidationError as error:
             what, _, path = str(error).partition(" - at `$")
             field = f"{place}{path.rstrip('`')}"

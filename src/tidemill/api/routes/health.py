@@ -12,13 +12,13 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import Response as PlainResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from tidemill.api.state import State, state_of
+from tidemill.api.state import ApiState, state_of
 from tidemill.errors import UnavailableError
 from tidemill.platform import Platform
 
 router = APIRouter(tags=["health"])
 
-TheState = Annotated[State, Depends(state_of)]
+TheState = Annotated[ApiState, Depends(state_of)]
 
 
 @router.get("/health")

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from tidemill.api.access import KeyHolder, Trainer
-from tidemill.api.schemas import Cursor, Filter, JobView, Limit, Listing, view_job
+from tidemill.api.schemas import Cursor, Filter, JobView, Limit, Listing, job_view
 from tidemill.api.state import platform_of
 from tidemill.errors import UnavailableError
 from tidemill.platform import Platform
@@ -40,19 +40,19 @@ def list_jobs(
     page = platform.jobs.page(
         state=state, kind=kind, model=model, parent=parent, limit=limit, cursor=cursor
     )
-    return Listing(items=[view_job(job) for job in page.items], next=page.next)
+    return Listing(items=[job_view(job) for job in page.items], next=page.next)
 
 
 @router.get("/jobs/{job_id}")
 def get_job(job_id: str, _: KeyHolder, platform: ThePlatform) -> JobView:
     """One job."""
-    return view_job(platform.jobs.get(job_id))
+    return job_view(platform.jobs.get(job_id))
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)
 def cancel_job(job_id: str, _: Trainer, platform: ThePlatform) -> JobView:
     """Cancel a job: at once while it waits, within seconds while it runs."""
-    return view_job(platform.jobs.cancel(job_id))
+    return job_view(platform.jobs.cancel(job_id))
 
 
 @router.get(
@@ -90,4 +90,4 @@ async def _events(platform: Platform, job: Job, request: Request) -> AsyncIterat
 
 def _event(job: Job) -> str:
     kind: Literal["end", "progress"] = "end" if job.done else "progress"
-    return f"event: {kind}\ndata: {view_job(job).model_dump_json()}\n\n"
+    return f"event: {kind}\ndata: {job_view(job).model_dump_json()}\n\n"

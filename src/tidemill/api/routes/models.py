@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from tidemill.api.access import KeyHolder
-from tidemill.api.mlflow_errors import asked_of_mlflow, quoted
-from tidemill.api.routes.experiments import mlflow_moment
+from tidemill.api.mlflow_errors import quote, translated_mlflow_errors
+from tidemill.api.routes.experiments import mlflow_time
 from tidemill.api.schemas import Cursor, Listing
 from tidemill.api.state import platform_of
 from tidemill.platform import Platform
@@ -67,8 +67,8 @@ def list_models(
 ) -> Listing[ModelView]:
     """Registered models by name, each with its newest versions, their stages and metrics."""
     client = platform.require_mlflow()
-    wanted = None if name is None else f"name ILIKE {quoted(f'%{name}%')}"
-    with asked_of_mlflow():
+    wanted = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
+    with translated_mlflow_errors():
         page = client.search_registered_models(
             filter_string=wanted, max_results=limit, order_by=["name ASC"], page_token=cursor
         )
@@ -82,7 +82,7 @@ def list_models(
 def get_model(name: str, _: KeyHolder, platform: ThePlatform) -> ModelView:
     """One model with its newest versions: stages, aliases, metrics, what the gate said."""
     client = platform.require_mlflow()
-    with asked_of_mlflow():
+    with translated_mlflow_errors():
         model = client.get_registered_model(name)
         versions = _newest_versions(client, name)
         return _view_model(model, versions, _metrics_by_run(client, {name: versions}))
@@ -98,9 +98,9 @@ def list_versions(
 ) -> Listing[VersionView]:
     """Every version of a model, newest first."""
     client = platform.require_mlflow()
-    with asked_of_mlflow():
+    with translated_mlflow_errors():
         page = client.search_model_versions(
-            f"name = {quoted(name)}",
+            f"name = {quote(name)}",
             max_results=limit,
             order_by=["version_number DESC"],
             page_token=cursor,
@@ -115,7 +115,7 @@ def list_versions(
 def get_evidence(name: str, version: str, _: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
     """The whole of what the gate looked at when it judged this version."""
     client = platform.require_mlflow()
-    with asked_of_mlflow():
+    with translated_mlflow_errors():
         found = client.get_model_version(name, version)
         return read_evidence(client, found.run_id, version)
 
@@ -123,7 +123,7 @@ def get_evidence(name: str, version: str, _: KeyHolder, platform: ThePlatform) -
 def _newest_versions(client: Any, name: str) -> list[Any]:
     return list(
         client.search_model_versions(
-            f"name = {quoted(name)}",
+            f"name = {quote(name)}",
             max_results=SHOWN_VERSIONS,
             order_by=["version_number DESC"],
         )
@@ -138,7 +138,7 @@ def _metrics_by_run(
     if not run_ids:
         return {}
     experiments = [found.experiment_id for found in client.search_experiments(max_results=1000)]
-    listed = ", ".join(quoted(run_id) for run_id in sorted(run_ids))
+    listed = ", ".join(quote(run_id) for run_id in sorted(run_ids))
     runs = client.search_runs(
         experiments, f"attributes.run_id IN ({listed})", max_results=len(run_ids)
     )
@@ -149,8 +149,8 @@ def _view_model(model: Any, versions: list[Any], metrics: dict[str, dict[str, fl
     return ModelView(
         name=model.name,
         description=model.description or None,
-        created=mlflow_moment(model.creation_timestamp),
-        updated=mlflow_moment(model.last_updated_timestamp),
+        created=mlflow_time(model.creation_timestamp),
+        updated=mlflow_time(model.last_updated_timestamp),
         aliases={alias: str(version) for alias, version in dict(model.aliases).items()},
         tags=dict(model.tags),
         versions=[_view_version(each, metrics) for each in versions],
@@ -165,7 +165,7 @@ def _view_version(version: Any, metrics: dict[str, dict[str, float]]) -> Version
         version=str(version.version),
         stage=tags.get("stage", "None"),
         aliases=list(version.aliases),
-        created=mlflow_moment(version.creation_timestamp),
+        created=mlflow_time(version.creation_timestamp),
         run_id=version.run_id,
         candidate=tags.get("tidemill.candidate"),
         description=version.description or None,

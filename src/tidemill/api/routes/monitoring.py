@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from tidemill.api.access import KeyHolder, Trainer
-from tidemill.api.schemas import Filter, Listing, PageQuery, Since, dated, moment
+from tidemill.api.schemas import Filter, Listing, PageQuery, Since, to_datetime, with_datetimes
 from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
 from tidemill.platform import Platform
@@ -78,20 +78,20 @@ class ModelHealth(BaseModel):
     open_triggers: int
 
 
-class CheckOrder(BaseModel):
+class CheckRequest(BaseModel):
     """Which model to look at."""
 
     model: Name
 
 
-class TriggerOrder(BaseModel):
+class TriggerRequest(BaseModel):
     """A retraining asked for by hand."""
 
     model: Name
     reason: Annotated[str, Field(min_length=1, max_length=2_000, description="Why.")]
 
 
-class DismissOrder(BaseModel):
+class DismissRequest(BaseModel):
     """Why nothing follows from a trigger."""
 
     reason: Annotated[str, Field(min_length=1, max_length=2_000, description="Why.")]
@@ -135,7 +135,7 @@ def list_drift(
     """What checks found, newest first: a row for each feature, and for each whole window."""
     page = platform.watching.results(**query.asked())
     times = ("time", "window_start", "window_end")
-    return Listing(items=[dated(row, *times) for row in page.items], next=page.next)
+    return Listing(items=[with_datetimes(row, *times) for row in page.items], next=page.next)
 
 
 @router.get("/performance")
@@ -144,7 +144,7 @@ def list_performance(
 ) -> Listing[dict[str, Any]]:
     """The live metric of each window with its interval, newest first."""
     page = model_values(platform.database, **query.asked())
-    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+    return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/report", response_class=HTMLResponse)
@@ -182,7 +182,7 @@ def get_trigger(trigger_id: str, _: KeyHolder, platform: ThePlatform) -> Trigger
 
 
 @router.post("/check")
-def check_now(order: CheckOrder, _: Trainer, platform: ThePlatform) -> dict[str, Any]:
+def check_now(order: CheckRequest, _: Trainer, platform: ThePlatform) -> dict[str, Any]:
     """Check a model's newest rows now, due or not; the policy counts it like any other check."""
     tick = platform.watcher.tick(order.model, by_hand=True)
     return {
@@ -195,7 +195,7 @@ def check_now(order: CheckOrder, _: Trainer, platform: ThePlatform) -> dict[str,
 
 
 @router.post("/triggers", status_code=202)
-def trigger_by_hand(order: TriggerOrder, caller: Trainer, platform: ThePlatform) -> TriggerView:
+def trigger_by_hand(order: TriggerRequest, caller: Trainer, platform: ThePlatform) -> TriggerView:
     """Retrain a model by hand; 409 while it is being retrained."""
     watched = platform.watching.get(order.model)
     new = NewTrigger(
@@ -210,7 +210,7 @@ def trigger_by_hand(order: TriggerOrder, caller: Trainer, platform: ThePlatform)
 
 @router.post("/triggers/{trigger_id}/dismiss")
 def dismiss_trigger(
-    trigger_id: str, order: DismissOrder, caller: Trainer, platform: ThePlatform
+    trigger_id: str, order: DismissRequest, caller: Trainer, platform: ThePlatform
 ) -> TriggerView:
     """Close a trigger from which nothing is to follow; one that is being retrained for stays."""
     trigger = platform.triggers.get(trigger_id)
@@ -226,8 +226,8 @@ def dismiss_trigger(
 def _view(trigger: Trigger) -> TriggerView:
     fields = {name: getattr(trigger, name) for name in TriggerView.model_fields}
     fields["evidence"] = None if trigger.evidence is None else dict(trigger.evidence)
-    fields["time"] = moment(trigger.time)
-    fields["closed"] = None if trigger.closed is None else moment(trigger.closed)
+    fields["time"] = to_datetime(trigger.time)
+    fields["closed"] = None if trigger.closed is None else to_datetime(trigger.closed)
     return TriggerView(**fields)
 
 
@@ -244,7 +244,7 @@ def _view_health(row: Any, triggers: int) -> ModelHealth:
         drift=verdict.get("drift"),
         live=verdict.get("live"),
         estimate=verdict.get("estimate"),
-        looked=moment(row.updated),
+        looked=to_datetime(row.updated),
         checked=verdict.get("checked"),
         open_triggers=triggers,
     )
@@ -253,8 +253,8 @@ def _view_health(row: Any, triggers: int) -> ModelHealth:
 def _readable(verdict: Any) -> dict[str, Any]:
     """The verdict with its times as moments."""
     times = ("time", "checked", "window_start", "window_end")
-    shown = dated(dict(verdict), *times)
+    shown = with_datetimes(dict(verdict), *times)
     for part in ("drift", "live", "estimate"):
         if shown.get(part) is not None:
-            shown[part] = dated(dict(shown[part]), *times)
+            shown[part] = with_datetimes(dict(shown[part]), *times)
     return shown

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from tidemill.api.access import Admin, KeyHolder
-from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, dated, epoch
+from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, to_epoch, with_datetimes
 from tidemill.api.state import platform_of
 from tidemill.platform import Platform
 from tidemill.stores.audit import Entry
@@ -57,7 +57,7 @@ class MetricsQuery(PageQuery):
     since: Since = None
 
 
-class ClearOrder(BaseModel):
+class ClearRequest(BaseModel):
     """What to delete. Only tables of records can be cleared, never jobs that run or the audit."""
 
     tables: list[str] = Field(min_length=1, description=", ".join(statistics.CLEARABLE))
@@ -65,7 +65,7 @@ class ClearOrder(BaseModel):
     reason: str | None = Field(default=None, max_length=2_000)
 
 
-class Cleared(BaseModel):
+class ClearResult(BaseModel):
     """How many rows went, by table."""
 
     deleted: dict[str, int]
@@ -78,7 +78,7 @@ def list_audit(
 ) -> Listing[dict[str, Any]]:
     """Who did what, when and why, newest first."""
     page = platform.audit.page(**query.asked())
-    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+    return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/audit/verify")
@@ -93,7 +93,7 @@ def list_logs(
 ) -> Listing[dict[str, Any]]:
     """Requests that were answered, newest first."""
     page = platform.requests.page(**query.asked())
-    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+    return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/metrics/api")
@@ -102,7 +102,7 @@ def api_metrics(
 ) -> Listing[dict[str, Any]]:
     """Requests by minute, route and status: how many, how long on average and at worst."""
     page = statistics.api_minutes(platform.database, **query.asked())
-    return Listing(items=[dated(row, "minute") for row in page.items], next=page.next)
+    return Listing(items=[with_datetimes(row, "minute") for row in page.items], next=page.next)
 
 
 @router.get("/metrics/models")
@@ -111,7 +111,7 @@ def model_metrics(
 ) -> Listing[dict[str, Any]]:
     """What is known of how good each version is: at training, at the gate, live."""
     page = statistics.model_values(platform.database, **query.asked())
-    return Listing(items=[dated(row, "time") for row in page.items], next=page.next)
+    return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/database/stats")
@@ -122,10 +122,10 @@ def database_stats(_: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
 
 @router.post("/database/clear")
 def clear_database(
-    order: ClearOrder, request: Request, caller: Admin, platform: ThePlatform
-) -> Cleared:
+    order: ClearRequest, request: Request, caller: Admin, platform: ThePlatform
+) -> ClearResult:
     """Delete old rows of the named tables; recorded in the audit log."""
-    before = epoch(order.before)
+    before = to_epoch(order.before)
     assert before is not None
     statistics.check_clearable(order.tables)
     platform.audit.append(
@@ -138,6 +138,6 @@ def clear_database(
             details={"before": order.before.isoformat(), "request_id": request.state.request_id},
         )
     )
-    return Cleared(
+    return ClearResult(
         deleted=statistics.clear(platform.database, order.tables, before), before=order.before
     )

@@ -23,7 +23,7 @@ ThePlatform = Annotated[Platform, Depends(platform_of)]
 Reason = Annotated[str | None, Field(max_length=2_000, description="Why; kept in the audit log.")]
 
 
-class TransitionOrder(BaseModel):
+class TransitionRequest(BaseModel):
     """Which version to move where."""
 
     name: str
@@ -32,7 +32,7 @@ class TransitionOrder(BaseModel):
     reason: Reason = None
 
 
-class PromoteOrder(BaseModel):
+class PromoteRequest(BaseModel):
     """What to let through the gate: a named version, or the best on a metric."""
 
     version: str | int | None = None
@@ -41,13 +41,13 @@ class PromoteOrder(BaseModel):
     reason: Reason = None
 
 
-class RollbackOrder(BaseModel):
+class RollbackRequest(BaseModel):
     """Why the champion before is to serve again."""
 
     reason: Reason = None
 
 
-class ChallengeOrder(BaseModel):
+class ChallengeRequest(BaseModel):
     """What a model's challenger is to see of the traffic."""
 
     mode: Literal["off", "shadow", "canary"]
@@ -81,7 +81,9 @@ class TransitionView(BaseModel):
 
 
 @router.post("/models/transition")
-def move_version(order: TransitionOrder, caller: Promoter, platform: ThePlatform) -> TransitionView:
+def move_version(
+    order: TransitionRequest, caller: Promoter, platform: ThePlatform
+) -> TransitionView:
     """Move a version to a stage by hand; to Production it is an override and needs a reason."""
     platform.require_mlflow()
     done = transition(
@@ -98,10 +100,10 @@ def move_version(order: TransitionOrder, caller: Promoter, platform: ThePlatform
 
 @router.post("/models/{name}/promote")
 def promote_version(
-    name: str, caller: Promoter, platform: ThePlatform, order: PromoteOrder | None = None
+    name: str, caller: Promoter, platform: ThePlatform, order: PromoteRequest | None = None
 ) -> dict[str, Any]:
     """Let the best version, or the one named, try to become champion; 409 if it may not."""
-    order = order or PromoteOrder()
+    order = order or PromoteRequest()
     platform.require_mlflow()
     verdict = promote(
         _project(platform, name),
@@ -125,7 +127,7 @@ def promote_version(
 
 @router.post("/models/{name}/challenge")
 def challenge_champion(
-    name: str, order: ChallengeOrder, caller: Promoter, platform: ThePlatform
+    name: str, order: ChallengeRequest, caller: Promoter, platform: ThePlatform
 ) -> ChallengeView:
     """Let the challenger answer in the champion's shadow, or a share of the callers, or nobody."""
     platform.require_mlflow()
@@ -148,7 +150,7 @@ def challenge_champion(
 
 @router.post("/models/{name}/rollback")
 def roll_back(
-    name: str, caller: Promoter, platform: ThePlatform, order: RollbackOrder | None = None
+    name: str, caller: Promoter, platform: ThePlatform, order: RollbackRequest | None = None
 ) -> TransitionView:
     """Make the version that was champion before champion again."""
     platform.require_mlflow()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.api.access import Caller, KeyHolder, Trainer
-from tidemill.api.schemas import Accepted, JobView, view_job
+from tidemill.api.schemas import JobAccepted, JobView, job_view
 from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
 from tidemill.loop.monitoring.trigger_actions import ORDER
@@ -33,7 +33,7 @@ Idempotency = Annotated[
 ]
 
 
-class TrainOrder(BaseModel):
+class TrainRequest(BaseModel):
     """What to train. Any further field is a parameter of the candidates, `C` or `logistic.C`."""
 
     model_config = ConfigDict(
@@ -54,16 +54,16 @@ class TrainOrder(BaseModel):
     )
 
 
-class NamedOrder(TrainOrder):
-    """A `TrainOrder` that names its model."""
+class NamedTrainRequest(TrainRequest):
+    """A `TrainRequest` that names its model."""
 
     model: str | None = Field(
         default=None, description="Which model; may be left out where there is one."
     )
 
 
-class RetrainOrder(NamedOrder):
-    """A `NamedOrder` with a reason."""
+class RetrainRequest(NamedTrainRequest):
+    """A `NamedTrainRequest` with a reason."""
 
     reason: str = Field(
         default="asked for by hand", min_length=1, max_length=2_000, description="For the record."
@@ -72,13 +72,13 @@ class RetrainOrder(NamedOrder):
 
 @router.post("/train", status_code=202)
 def train(
-    order: NamedOrder,
+    order: NamedTrainRequest,
     request: Request,
     response: Response,
     caller: Trainer,
     platform: ThePlatform,
     key: Idempotency = None,
-) -> Accepted:
+) -> JobAccepted:
     """Train a model's candidates and register the best."""
     new = _job("train", platform.projects.get(order.model), order, request, caller, key)
     return _accepted(*platform.submit(new), response)
@@ -91,12 +91,12 @@ def train_model(
     response: Response,
     caller: Trainer,
     platform: ThePlatform,
-    order: TrainOrder | None = None,
+    order: TrainRequest | None = None,
     key: Idempotency = None,
-) -> Accepted:
+) -> JobAccepted:
     """Train the named model's candidates and register the best."""
     known = platform.projects.get(name)
-    new = _job("train", known, order or TrainOrder(), request, caller, key)
+    new = _job("train", known, order or TrainRequest(), request, caller, key)
     return _accepted(*platform.submit(new), response)
 
 
@@ -106,14 +106,14 @@ def retrain(
     response: Response,
     caller: Trainer,
     platform: ThePlatform,
-    order: RetrainOrder | None = None,
+    order: RetrainRequest | None = None,
     key: Idempotency = None,
-) -> Accepted:
+) -> JobAccepted:
     """Open a trigger: train again in the background, and promote what proves better.
 
     409 while the model is being retrained.
     """
-    order = order or RetrainOrder()
+    order = order or RetrainRequest()
     known = platform.projects.get(order.model)
     new = _job("retrain", known, order, request, caller, key)
     return _accepted(*_trigger(platform, new, order.reason, caller), response)
@@ -122,13 +122,13 @@ def retrain(
 @router.get("/train/status/{job_id}")
 def training_status(job_id: str, _: KeyHolder, platform: ThePlatform) -> JobView:
     """How far a training is, its metrics, or what went wrong."""
-    return view_job(platform.jobs.get(job_id))
+    return job_view(platform.jobs.get(job_id))
 
 
 def _job(
     kind: str,
     known: Known,
-    order: TrainOrder,
+    order: TrainRequest,
     request: Request,
     caller: Caller,
     key: str | None,
@@ -173,11 +173,11 @@ def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tu
     return platform.jobs.get(str(trigger.job_id)), earlier is None
 
 
-def _accepted(job: Job, created: bool, response: Response) -> Accepted:
+def _accepted(job: Job, created: bool, response: Response) -> JobAccepted:
     response.headers["Location"] = f"/jobs/{job.id}"
     if not created:
         response.headers["Idempotent-Replayed"] = "true"
-    return Accepted(
+    return JobAccepted(
         job_id=job.id,
         status=job.state,
         status_url=f"/train/status/{job.id}",

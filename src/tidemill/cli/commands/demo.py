@@ -15,10 +15,10 @@ import typer
 
 from tidemill.cli import command_help, terminal
 from tidemill.cli.context import HomeOption, JsonOption, find_project, open_settings, start_logs
-from tidemill.cli.demo.traffic import Tally, ask, traffic
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.demo.traffic import AnswerCounts, constant_traffic, request_prediction
+from tidemill.cli.local import process_specs
 from tidemill.cli.local.greeting import example_request, is_answering
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor, supervising
 from tidemill.errors import GateError, UnavailableError
 
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass
-class Story:
+class StepLog:
     """What happened, step by step, with the seconds each took."""
 
     rows: list[tuple[str, str, float]] = field(default_factory=list)
@@ -99,7 +99,7 @@ def demo(
       tidemill demo --url http://127.0.0.1:8000 --key "$(cat .tidemill/key)"
     """
     if url is not None:
-        _ask_all(url, key or household.own_key(open_settings(home)), model, as_json)
+        _ask_all(url, key or process_specs.own_key(open_settings(home)), model, as_json)
         return
     with contextlib.ExitStack() as stack:
         place = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-")))
@@ -111,11 +111,11 @@ def demo(
                 terminal.print_json([_fact(what, how, at) for at, what, how in line.rows])
             return
         settings = open_settings(place / ".tidemill")
-        at = Addresses(port=free_port(), mlflow_port=free_port())
+        at = ServerAddresses(port=free_port(), mlflow_port=free_port())
         start_logs(settings, "demo")
-        stack.enter_context(household.hold_home(settings.home, at))
+        stack.enter_context(process_specs.lock_home(settings.home, at))
         supervisor = stack.enter_context(supervising())
-        story = Story()
+        story = StepLog()
         _tell(story, supervisor, settings, at)
         if as_json:
             terminal.print_json([_fact(*row) for row in story.rows])
@@ -129,7 +129,7 @@ def _fact(step: str, result: str, seconds: float) -> dict[str, Any]:
 
 def _ask_all(url: str, key: str | None, model: str | None, as_json: bool) -> None:
     """Walk through a running API; exit 1 where an answer is not the one to expect."""
-    from tidemill.cli.demo.client import Client, Exchange
+    from tidemill.cli.demo.client import ApiWalkthrough, Exchange
 
     def tell(found: Exchange) -> None:
         if as_json:
@@ -140,7 +140,7 @@ def _ask_all(url: str, key: str | None, model: str | None, as_json: bool) -> Non
         terminal.out.print(f"[{colour}]{found.status or 'no answer'}[/] ", end="")
         terminal.out.print(found.answer, markup=False, soft_wrap=True)
 
-    found = list(Client(url, key, tell).walk(model))
+    found = list(ApiWalkthrough(url, key, tell).walk(model))
     wrong = [each.path for each in found if not each.ok]
     if as_json:
         terminal.print_json(found)
@@ -152,14 +152,14 @@ def _ask_all(url: str, key: str | None, model: str | None, as_json: bool) -> Non
         raise typer.Exit(command_help.Exit.FAILED)
 
 
-def _tell(story: Story, supervisor: Supervisor, settings: Settings, at: Addresses) -> None:
-    key = household.ensure_key(settings)[0].read_text()
-    supervisor.start(household.one_port(settings, at))
+def _tell(story: StepLog, supervisor: Supervisor, settings: Settings, at: ServerAddresses) -> None:
+    key = process_specs.ensure_key(settings)[0].read_text()
+    supervisor.start(process_specs.api_server(settings, at))
     _train(story, settings, "gallery:breast_cancer", [])
     iris, seedling = _train(story, settings, "gallery:iris", SEEDLING)
-    supervisor.start(household.sync(settings, []))
-    supervisor.start(household.worker(settings))
-    supervisor.start(household.mlflow_server(settings, at))
+    supervisor.start(process_specs.sync(settings, []))
+    supervisor.start(process_specs.worker(settings))
+    supervisor.start(process_specs.mlflow_server(settings, at))
     url = f"{at.api}/models/{iris}/predict"
     with story.step("serve both") as say:
         supervisor.wait_until(lambda: _is_served(settings, 2), "Serving", 60)
@@ -168,11 +168,11 @@ def _tell(story: Story, supervisor: Supervisor, settings: Settings, at: Addresse
     for name in _names(settings):
         with story.step(f"predict with {name}") as say:
             body = example_request(settings.shelf, name)[1]
-            answer = ask(f"{at.api}/models/{name}/predict", key, body)
+            answer = request_prediction(f"{at.api}/models/{name}/predict", key, body)
             say(f"{answer['prediction']} ({answer.get('confidence', 1):.2f}), v{answer['version']}")
     body = example_request(settings.shelf, iris)[1]
     better = str(int(seedling) + 1)
-    with traffic(url, key, body, better) as tally:
+    with constant_traffic(url, key, body, better) as tally:
         _train(story, settings, "gallery:iris", [])
         with story.step("hot swap under load") as say:
             _await_swap(supervisor, tally, better)
@@ -187,7 +187,7 @@ def _tell(story: Story, supervisor: Supervisor, settings: Settings, at: Addresse
 
 
 def _train(
-    story: Story, settings: Settings, reference: str, overrides: list[str]
+    story: StepLog, settings: Settings, reference: str, overrides: list[str]
 ) -> tuple[str, str]:
     """Train and promote; the model's name and the version."""
     from tidemill.cli.commands.models import gate_version
@@ -209,12 +209,12 @@ def _train(
     return project.name, str(result.version)
 
 
-def _await_swap(supervisor: Supervisor, tally: Tally, version: str) -> None:
+def _await_swap(supervisor: Supervisor, tally: AnswerCounts, version: str) -> None:
     supervisor.wait_until(tally.seen.is_set, f"Version {version}", SWAP_SECONDS)
     time.sleep(0.5)  # let the new version answer for a while before the count is read
 
 
-def _swap_text(tally: Tally) -> str:
+def _swap_text(tally: AnswerCounts) -> str:
     answered = ", ".join(f"v{version} {count}" for version, count in sorted(tally.versions.items()))
     return f"{sum(tally.versions.values())} answers ({answered}), {len(tally.failures)} failed"
 

@@ -12,7 +12,7 @@ import typer
 
 from tidemill.cli import command_help, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.local import process_specs
 from tidemill.errors import InputError, TidemillError
 from tidemill.loop.operations.signals import stop_asked
 
@@ -71,7 +71,7 @@ def monitor(
     start_logs(settings, "monitor")
     with (
         contextlib.closing(
-            Prober(url, key or household.own_key(settings), models=model or (), timeout=timeout)
+            Prober(url, key or process_specs.own_key(settings), models=model or (), timeout=timeout)
         ) as prober,
         _kept(settings) as keeper,
         stop_asked() as stop,

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tidemill.cli import command_help, terminal
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
-from tidemill.cli.row_files import Chunk, Rows, open_rows, read_rows
+from tidemill.cli.row_files import CsvRows, RowChunk, open_rows, read_rows
 from tidemill.errors import InputError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def input_columns(scorer: Scorer) -> list[str]:
 
 
 def _score_chunk(
-    scorer: Scorer, chunk: Chunk, decimal: str, labels: list[str], keep_going: bool
+    scorer: Scorer, chunk: RowChunk, decimal: str, labels: list[str], keep_going: bool
 ) -> int:
     """Add the answers to the rows, in place; how many were refused."""
     good, rows = [], []
@@ -171,7 +171,7 @@ def _checked(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[Any]:
     ]
 
 
-def _chunks(rows: Rows) -> Iterator[Chunk]:
+def _chunks(rows: CsvRows) -> Iterator[RowChunk]:
     lines = iter(rows)
     while chunk := list(itertools.islice(lines, CHUNK)):
         yield chunk

@@ -14,9 +14,9 @@ import typer
 from tidemill.cli import command_help, terminal
 from tidemill.cli.commands.demo import free_port
 from tidemill.cli.context import JsonOption, open_settings, start_logs
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.local import process_specs
 from tidemill.cli.local.background import client_of, start, storing
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Child, StopRequestedError, Supervisor, supervising
 from tidemill.errors import ConflictError, GateError, ProjectError, TidemillError
 
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class ReplayOptions:
     """What the command line says about a replay."""
 
     file: Path
@@ -113,7 +113,7 @@ def replay(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConflictError(f"{folder} is there already.", remedy="Name another with --output.")
     pace = Pace(batch, label_delay, look)
-    options = Options(file, project, target, time, warmup, every, pace)
+    options = ReplayOptions(file, project, target, time, warmup, every, pace)
     report = run(options, folder)
     paths = report.write(folder)
     if as_json:
@@ -125,7 +125,9 @@ def replay(
         raise report.trouble
 
 
-def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None = None) -> Report:
+def run(
+    options: ReplayOptions, folder: Path, *, during: Callable[[Any], None] | None = None
+) -> Report:
     """Play a table in a home of its own below `folder`.
 
     Args:
@@ -145,8 +147,8 @@ def run(options: Options, folder: Path, *, during: Callable[[Any], None] | None 
             warmup=options.warmup,
         )
     home = folder / "home"
-    at = Addresses(port=free_port(), mlflow_port=free_port())
-    with _nobody_elses(home, options.database), household.hold_home(home, at):
+    at = ServerAddresses(port=free_port(), mlflow_port=free_port())
+    with _nobody_elses(home, options.database), process_specs.lock_home(home, at):
         settings = open_settings(home, project=str(staged.reference), api_rate_limit="off")
         start_logs(settings, "replay")
         first = _train(staged, settings)
@@ -199,7 +201,7 @@ def _train(staged: Staged, settings: Settings) -> TrainResult:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ReplayProcesses:
     """What runs while a table is played."""
 
     platform: Platform
@@ -209,10 +211,10 @@ class Stage:
 
 
 def _play(
-    options: Options,
+    options: ReplayOptions,
     staged: Staged,
     settings: Settings,
-    at: Addresses,
+    at: ServerAddresses,
     first: TrainResult,
     supervisor: Supervisor,
     during: Callable[[Any], None] | None,
@@ -221,7 +223,7 @@ def _play(
     from tidemill.loop.retraining.contestants import held_bundle
     from tidemill.platform import Platform
 
-    key = household.ensure_key(settings)[0].read_text()
+    key = process_specs.ensure_key(settings)[0].read_text()
     children = start(supervisor, settings, at, apart=options.apart)
     with contextlib.closing(Platform.open(settings)) as platform, client_of(at, key) as client:
         original = held_bundle(
@@ -233,7 +235,7 @@ def _play(
             )
             total(player.total)
             if during is not None:
-                during(Stage(platform, player, supervisor, children))
+                during(ReplayProcesses(platform, player, supervisor, children))
             record, trouble = _record(player)
         supervisor.stop()  # nobody is asked any more, and the schedules need the processors
         alternatives = _alternatives(options, staged, original, record, first)
@@ -302,7 +304,7 @@ def _record(player: Player) -> tuple[Record, Exception | None]:
 
 
 def _alternatives(
-    options: Options, staged: Staged, original: Any, record: Record, first: TrainResult
+    options: ReplayOptions, staged: Staged, original: Any, record: Record, first: TrainResult
 ) -> list[Any]:
     """The first champion left alone, and two schedules; without those that a Ctrl-C cuts short."""
     from tidemill.loop.replay.baselines import left_alone, scheduled

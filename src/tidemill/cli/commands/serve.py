@@ -10,9 +10,9 @@ import typer
 
 from tidemill.cli import command_help, terminal
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.local import process_specs
 from tidemill.cli.local.greeting import example_request, greet, is_answering
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Child, Supervisor, supervising
 from tidemill.errors import SettingsError, TidemillError
 from tidemill.settings import Settings
@@ -63,11 +63,11 @@ def serve(
       tidemill serve models:/legacy/7 --tracking-uri http://mlflow:5000 --trust
     """
     settings = open_settings(home, tracking_uri)
-    at = Addresses(host, port)
-    with household.hold_home(settings.home, at):
-        household.check_port(host, port, "--port")
+    at = ServerAddresses(host, port)
+    with process_specs.lock_home(settings.home, at):
+        process_specs.check_port(host, port, "--port")
         start_logs(settings, "serve-cli")
-        key, fresh = household.ensure_key(settings, recorded=False)
+        key, fresh = process_specs.ensure_key(settings, recorded=False)
         if not auth:
             terminal.err.print(f"[yellow]Keys are off:[/] whoever reaches {host}:{port} may ask.")
         wanted = models or ([settings.model_name] if settings.model_name else [])
@@ -75,9 +75,9 @@ def serve(
             server = supervisor.start(_server(settings, at, wanted, workers, auth, shelf, journal))
             trusted = trust or settings.trust_models
             if shelf is None:
-                supervisor.start(household.sync(settings, wanted, trust=trusted))
+                supervisor.start(process_specs.sync(settings, wanted, trust=trusted))
             if trusted:
-                supervisor.start(household.keeper(settings, shelf))
+                supervisor.start(process_specs.pyfunc_supervisor(settings, shelf))
             _await_models(supervisor, settings, at, server)
             folder = shelf or settings.shelf
             model, body = example_request(folder)
@@ -88,7 +88,7 @@ def serve(
 
 def _server(
     settings: Settings,
-    at: Addresses,
+    at: ServerAddresses,
     wanted: list[str],
     workers: int,
     auth: bool,
@@ -104,10 +104,14 @@ def _server(
     command += [] if auth else ["--no-auth"]
     if wanted:
         command += ["--models", ",".join(parse_reference(name).name for name in wanted)]
-    return Child("serving", command, settings.logs / "serve.out", household.environment(settings))
+    return Child(
+        "serving", command, settings.logs / "serve.out", process_specs.environment(settings)
+    )
 
 
-def _await_models(supervisor: Supervisor, settings: Settings, at: Addresses, server: Child) -> None:
+def _await_models(
+    supervisor: Supervisor, settings: Settings, at: ServerAddresses, server: Child
+) -> None:
     """Wait for the first model.
 
     Raises:

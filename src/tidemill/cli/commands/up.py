@@ -12,9 +12,9 @@ import typer
 
 from tidemill.cli import command_help, terminal
 from tidemill.cli.context import HomeOption, open_settings, start_logs
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.local import process_specs
 from tidemill.cli.local.greeting import example_request, greet, is_answering
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor, run_once, supervising
 from tidemill.settings import Settings
 
@@ -58,19 +58,19 @@ def up(
       tidemill up --scaled --apis 2 --workers 3
     """
     settings = open_settings(home)
-    at = Addresses(host, port, mlflow_port)
+    at = ServerAddresses(host, port, mlflow_port)
     places = [replace(at, port=port + place) for place in range(apis if scaled else 1)]
-    with household.hold_home(settings.home, at):
+    with process_specs.lock_home(settings.home, at):
         for place in places:
-            household.check_port(host, place.port, "--port")
+            process_specs.check_port(host, place.port, "--port")
         own_mlflow = settings.tracking_uri is None
         if own_mlflow:
-            household.check_port(host, mlflow_port, "--mlflow-port")
+            process_specs.check_port(host, mlflow_port, "--mlflow-port")
         start_logs(settings, "up")
         with supervising() as supervisor:
             if scaled:
                 settings = _start_servers(supervisor, settings, at)
-            key = household.ensure_key(settings)
+            key = process_specs.ensure_key(settings)
             _start_serving(supervisor, settings, places, first)
             model, body = example_request(settings.shelf)
             pages = f"{at.api}/" if settings.console == "on" else None
@@ -80,14 +80,14 @@ def up(
             if scaled:
                 _start_workers(supervisor, settings, workers)
             else:
-                supervisor.start(household.worker(settings))
+                supervisor.start(process_specs.worker(settings))
             if own_mlflow and not scaled:
-                supervisor.start(household.mlflow_server(settings, at))
+                supervisor.start(process_specs.mlflow_server(settings, at))
             supervisor.run()
         terminal.out.print("Everything has ended.")
 
 
-def _start_servers(supervisor: Supervisor, settings: Settings, at: Addresses) -> Settings:
+def _start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddresses) -> Settings:
     from tidemill.cli.local import scaled
 
     terminal.out.print("Starting PostgreSQL, Redis and MLflow where none is named ...")
@@ -97,16 +97,18 @@ def _start_servers(supervisor: Supervisor, settings: Settings, at: Addresses) ->
 
 
 def _start_serving(
-    supervisor: Supervisor, settings: Settings, places: list[Addresses], first: str
+    supervisor: Supervisor, settings: Settings, places: list[ServerAddresses], first: str
 ) -> None:
     """Serving before all else: with a shelf it answers within a second or two, if nothing else
     starts beside it; without one, the first model is trained meanwhile."""
     several = len(places) > 1
     for number, at in enumerate(places, 1):
-        supervisor.start(household.one_port(settings, at, f"api-{number}" if several else "api"))
+        supervisor.start(
+            process_specs.api_server(settings, at, f"api-{number}" if several else "api")
+        )
     if not _holds_models(settings):
         command = [sys.executable, "-m", "tidemill.cli.local.first_model", *filter(None, [first])]
-        run_once(command, household.environment(settings))
+        run_once(command, process_specs.environment(settings))
     path = "/ready" if _holds_models(settings) else "/health"
     for at in places:
         url = f"{at.api}{path}"
@@ -115,11 +117,11 @@ def _start_serving(
 
 def _start_others(supervisor: Supervisor, settings: Settings) -> None:
     """What needs to be there once, however many serve and work."""
-    supervisor.start(household.sync(settings, []))
+    supervisor.start(process_specs.sync(settings, []))
     if settings.trust_models:
-        supervisor.start(household.keeper(settings))
-    supervisor.start(household.ingest(settings))
-    supervisor.start(household.watch(settings))
+        supervisor.start(process_specs.pyfunc_supervisor(settings))
+    supervisor.start(process_specs.ingest(settings))
+    supervisor.start(process_specs.watch(settings))
 
 
 def _start_workers(supervisor: Supervisor, settings: Settings, count: int) -> None:
@@ -127,7 +129,7 @@ def _start_workers(supervisor: Supervisor, settings: Settings, count: int) -> No
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     alone = settings.model_copy(update={"worker_concurrency": 1})
     for number in range(1, count + 1):
-        supervisor.start(household.worker(alone, f"worker-{number}"))
+        supervisor.start(process_specs.worker(alone, f"worker-{number}"))
 
 
 def _holds_models(settings: Settings) -> bool:

@@ -36,7 +36,7 @@ class Exchange:
     answer: str
 
 
-class Client:
+class ApiWalkthrough:
     """Asks a running API for one of each thing.
 
     Args:

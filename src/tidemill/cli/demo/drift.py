@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tidemill.cli import terminal
 from tidemill.cli.commands.demo import free_port
-from tidemill.cli.demo.drifting_traffic import MODEL, Tide, TimeLine, write_tides
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.demo.drifting_traffic import MODEL, DriftingTraffic, Timeline, write_drift_project
+from tidemill.cli.local import process_specs
 from tidemill.cli.local.background import client_of, start, storing
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor, supervising
 from tidemill.errors import UnavailableError
 
@@ -26,7 +26,7 @@ PATIENCE = 300.0
 AFTER = 3.0  # seconds of traffic behind the swap, to see what the new version is worth
 
 
-def drift_demo(place: Path, *, quiet: bool = False) -> TimeLine:
+def drift_demo(place: Path, *, quiet: bool = False) -> Timeline:
     """Train, serve, turn the truth around, and watch the loop.
 
     Args:
@@ -40,11 +40,11 @@ def drift_demo(place: Path, *, quiet: bool = False) -> TimeLine:
     """
     from tidemill.cli.context import open_settings, start_logs
 
-    project = write_tides(place / "project")
+    project = write_drift_project(place / "project")
     settings = open_settings(place / ".tidemill", project=str(project), api_rate_limit="off")
     start_logs(settings, "demo")
-    at = Addresses(port=free_port(), mlflow_port=free_port())
-    with household.hold_home(settings.home, at):
+    at = ServerAddresses(port=free_port(), mlflow_port=free_port())
+    with process_specs.lock_home(settings.home, at):
         _first_champion(settings, str(project))
         with supervising() as supervisor:
             return _show(settings, at, supervisor, quiet)
@@ -61,17 +61,17 @@ def _first_champion(settings: Settings, reference: str) -> None:
     gate_version(settings, MODEL, project, version=result.version)
 
 
-def _show(settings: Settings, at: Addresses, supervisor: Supervisor, quiet: bool) -> TimeLine:
+def _show(settings: Settings, at: ServerAddresses, supervisor: Supervisor, quiet: bool) -> Timeline:
     from tidemill.platform import Platform
 
-    key = household.ensure_key(settings)[0].read_text()
+    key = process_specs.ensure_key(settings)[0].read_text()
     start(supervisor, settings, at)
-    line = TimeLine()
+    line = Timeline()
     with (
         contextlib.closing(Platform.open(settings)) as platform,
         client_of(at, key) as client,
         storing(settings) as store,
-        Tide(client) as tide,
+        DriftingTraffic(client) as tide,
     ):
         supervisor.wait_until(lambda: tide.sent >= CALM_ROWS, "Traffic", PATIENCE)
         store()
@@ -98,7 +98,7 @@ def _show(settings: Settings, at: Addresses, supervisor: Supervisor, quiet: bool
 
 
 def _watch(
-    platform: Platform, tide: Tide, store: object, supervisor: Supervisor, line: TimeLine
+    platform: Platform, tide: DriftingTraffic, store: object, supervisor: Supervisor, line: Timeline
 ) -> float:
     """Store, look, and note what happens until another version answers."""
     seen: dict[str, str] = {}
@@ -115,7 +115,7 @@ def _watch(
     return line.add("the new champion answers", f"version {_newest(tide)}")
 
 
-def _note(platform: Platform, seen: dict[str, str], line: TimeLine) -> None:
+def _note(platform: Platform, seen: dict[str, str], line: Timeline) -> None:
     for trigger in reversed(platform.triggers.page(model=MODEL).items):
         if trigger.retrains and trigger.id not in seen:
             line.add(f"trigger: {trigger.cause}", trigger.reason)
@@ -130,17 +130,17 @@ def _note(platform: Platform, seen: dict[str, str], line: TimeLine) -> None:
         seen[contest.id] = "open"
 
 
-def _newest(tide: Tide) -> str:
+def _newest(tide: DriftingTraffic) -> str:
     numbers = [int(name) for name in list(tide.versions) if name.isdigit()]
     return str(max(numbers, default=1))
 
 
-def _error(tide: Tide, version: str, turned: bool) -> str:
+def _error(tide: DriftingTraffic, version: str, turned: bool) -> str:
     share = tide.error(version, turned=turned)
     return "no" if share is None else f"{share:.1%}"
 
 
-def _tell(line: TimeLine, tide: Tide) -> None:
+def _tell(line: Timeline, tide: DriftingTraffic) -> None:
     newest = _newest(tide)
     terminal.print_table(["seconds", "what", "detail"], line.rows, "The time line")
     terminal.out.print(

@@ -33,7 +33,7 @@ project = Project(
 '''
 
 
-def write_tides(folder: Path, rows: int = 800) -> Path:
+def write_drift_project(folder: Path, rows: int = 800) -> Path:
     """A project with its table; gives the project's file."""
     folder.mkdir(parents=True, exist_ok=True)
     frame, levels = draw(rows, seed=1)
@@ -61,7 +61,7 @@ def draw(rows: int, *, seed: int, turned: bool = False) -> tuple[list[dict[str, 
 
 
 @dataclass
-class Tide:
+class DriftingTraffic:
     """Asks without pause for batches, and sends the truth right behind, while the block runs.
 
     Attributes:
@@ -78,7 +78,7 @@ class Tide:
     failures: list[str] = field(default_factory=list)
     sent: int = 0
 
-    def __enter__(self) -> Tide:
+    def __enter__(self) -> DriftingTraffic:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -126,7 +126,7 @@ class Tide:
 
 
 @dataclass
-class TimeLine:
+class Timeline:
     """What happened, by seconds since `began`."""
 
     began: float = field(default_factory=time.monotonic)

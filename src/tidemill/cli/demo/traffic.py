@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def ask(url: str, key: str, body: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
+def request_prediction(
+    url: str, key: str, body: dict[str, Any], timeout: float = 10.0
+) -> dict[str, Any]:
     """One prediction.
 
     Raises:
@@ -27,7 +29,7 @@ def ask(url: str, key: str, body: dict[str, Any], timeout: float = 10.0) -> dict
 
 
 @dataclass
-class Tally:
+class AnswerCounts:
     """How many answers each version gave, and what failed."""
 
     versions: Counter[str] = field(default_factory=Counter)
@@ -36,14 +38,16 @@ class Tally:
 
 
 @contextmanager
-def traffic(url: str, key: str, body: dict[str, Any], await_version: str) -> Iterator[Tally]:
+def constant_traffic(
+    url: str, key: str, body: dict[str, Any], await_version: str
+) -> Iterator[AnswerCounts]:
     """Ask without pause while the block runs; `seen` is set when `await_version` first answers."""
-    tally, stop = Tally(), threading.Event()
+    tally, stop = AnswerCounts(), threading.Event()
 
     def send() -> None:
         while not stop.is_set():
             try:
-                version = str(ask(url, key, body)["version"])
+                version = str(request_prediction(url, key, body)["version"])
             except OSError as error:
                 tally.failures.append(str(error))
                 continue

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tidemill.cli import terminal
-from tidemill.cli.local import process_specs as household
+from tidemill.cli.local import process_specs
 from tidemill.cli.local.greeting import is_answering
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Child, Supervisor
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ SYNC_SECONDS = 1.5
 
 
 def start(
-    supervisor: Supervisor, settings: Settings, at: Addresses, *, apart: bool = False
+    supervisor: Supervisor, settings: Settings, at: ServerAddresses, *, apart: bool = False
 ) -> dict[str, Child]:
     """Start the server, what follows the registry, and a worker; with `apart`, ingest too.
 
     Returns when the server is ready.
     """
-    sync = household.sync(settings, [])
+    sync = process_specs.sync(settings, [])
     sync.command = [*sync.command, "--interval", str(SYNC_SECONDS)]
-    made = [household.one_port(settings, at), sync, household.worker(settings)]
+    made = [process_specs.api_server(settings, at), sync, process_specs.worker(settings)]
     if apart:
-        made.append(household.ingest(settings))
+        made.append(process_specs.ingest(settings))
     for child in made:
         child.env = {**child.env, "TIDEMILL_API_RATE_LIMIT": "off"}
         supervisor.start(child)
@@ -41,7 +41,7 @@ def start(
 
 
 @contextlib.contextmanager
-def client_of(at: Addresses, key: str) -> Iterator[Any]:
+def client_of(at: ServerAddresses, key: str) -> Iterator[Any]:
     """A client with the key, that keeps its connections."""
     import httpx
 

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.cli import terminal
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.settings import Settings
 
 LONG_BODY = 2000
 
 
 def greet(
-    at: Addresses,
+    at: ServerAddresses,
     settings: Settings,
     key: tuple[Path, bool] | None,
     model: str | None,
     body: dict[str, Any],
     mlflow: str | None = None,
-    others: Sequence[Addresses] = (),
+    others: Sequence[ServerAddresses] = (),
     pages: str | None = None,
 ) -> None:
     """Print the addresses and, where a model is served, a request for it.
@@ -56,7 +56,7 @@ def greet(
     say("")
 
 
-def curl(at: Addresses, key: Path | None, data: str) -> str:
+def curl(at: ServerAddresses, key: Path | None, data: str) -> str:
     """A prediction as a shell command that works when pasted; `data` is quoted already."""
     header = f' -H "X-API-Key: $(cat {shlex.quote(str(key))})"' if key else ""
     return (

@@ -23,7 +23,7 @@ FIRST_KEY = "first key"
 
 
 @dataclass(frozen=True)
-class Addresses:
+class ServerAddresses:
     """Where the API and MLflow answer."""
 
     host: str = "127.0.0.1"
@@ -60,7 +60,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return env | {name: value for name, value in named.items() if value}
 
 
-def one_port(settings: Settings, at: Addresses, name: str = "api") -> Child:
+def api_server(settings: Settings, at: ServerAddresses, name: str = "api") -> Child:
     """The data plane with the control plane behind it, on one port."""
     command = [sys.executable, "-m", "tidemill.api.one_port", "--host", at.host]
     command += ["--port", str(at.port), "--name", name]
@@ -76,11 +76,11 @@ def sync(settings: Settings, models: list[str], *, trust: bool = False) -> Child
     return Child("sync", command, settings.logs / "sync.out", environment(settings))
 
 
-def keeper(settings: Settings, shelf: Path | None = None) -> Child:
+def pyfunc_supervisor(settings: Settings, shelf: Path | None = None) -> Child:
     """The process that runs the models which only MLflow's pyfunc can run."""
     command = [sys.executable, "-m", "tidemill.loop.sync.pyfunc_supervisor"]
     command += ["--shelf", str(shelf)] if shelf else []
-    return Child("keeper", command, settings.logs / "keeper.out", environment(settings))
+    return Child("pyfunc", command, settings.logs / "pyfunc.out", environment(settings))
 
 
 def ingest(settings: Settings) -> Child:
@@ -102,7 +102,7 @@ def worker(settings: Settings, name: str = "worker") -> Child:
     return Child(name, command, settings.logs / f"{name}.out", environment(settings))
 
 
-def mlflow_server(settings: Settings, at: Addresses, store: str | None = None) -> Child:
+def mlflow_server(settings: Settings, at: ServerAddresses, store: str | None = None) -> Child:
     """MLflow's own server: its UI, and its API for other clients.
 
     Artifacts are read from the local folder, so that programs on this machine need no server.
@@ -142,7 +142,7 @@ def check_port(host: str, port: int, option: str) -> None:
 
 
 @contextlib.contextmanager
-def hold_home(home: Path, at: Addresses) -> Iterator[None]:
+def lock_home(home: Path, at: ServerAddresses) -> Iterator[None]:
     """Keep this home to ourselves while the block runs; the lock goes with the process.
 
     Raises:

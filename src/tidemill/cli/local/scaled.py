@@ -10,10 +10,9 @@ import secrets
 
 from sqlalchemy import make_url
 
-from tidemill.cli.local import process_specs as household
-from tidemill.cli.local import servers
+from tidemill.cli.local import process_specs, servers
 from tidemill.cli.local.greeting import is_answering
-from tidemill.cli.local.process_specs import Addresses
+from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor
 from tidemill.errors import SettingsError
 from tidemill.settings import Settings
@@ -25,7 +24,7 @@ MLFLOW_SUFFIX = "_mlflow"
 ENVIRONMENT_FILE = "scaled.env"
 
 
-def start_servers(supervisor: Supervisor, settings: Settings, at: Addresses) -> Settings:
+def start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddresses) -> Settings:
     """Start what is not named: PostgreSQL, Redis, MLflow; the settings then name all of it.
 
     Raises:
@@ -36,7 +35,7 @@ def start_servers(supervisor: Supervisor, settings: Settings, at: Addresses) -> 
     settings = _on_redis(supervisor, settings)
     if settings.tracking_uri is None:
         store = _make_database(settings, MLFLOW_SUFFIX)
-        supervisor.start(household.mlflow_server(settings, at, store))
+        supervisor.start(process_specs.mlflow_server(settings, at, store))
         supervisor.wait_until(lambda: is_answering(f"{at.mlflow}/health"), "MLflow", START_SECONDS)
         settings = settings.model_copy(update={"tracking_uri": at.mlflow})
     _write_environment(settings)
@@ -102,7 +101,7 @@ def _make_database(settings: Settings, suffix: str = "") -> str:
 
 def _write_environment(settings: Settings) -> None:
     """What other commands on this machine are to be told, to be read by a shell."""
-    told = household.environment(settings)
+    told = process_specs.environment(settings)
     lines = [f"{name}='{value}'" for name, value in told.items() if name != "PYTHONUNBUFFERED"]
     path = settings.home / ENVIRONMENT_FILE
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

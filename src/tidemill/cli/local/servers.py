@@ -25,7 +25,7 @@ USER = "tidemill"
 
 
 @dataclass(frozen=True)
-class Started:
+class ServerSpec:
     """A server as a child to be started, and the URL it will answer at."""
 
     child: Child
@@ -41,7 +41,7 @@ class Started:
         return True
 
 
-def postgresql(home: Path, logs: Path) -> Started:
+def postgresql(home: Path, logs: Path) -> ServerSpec:
     """A PostgreSQL whose data are in the home; made when they are not there.
 
     Raises:
@@ -63,10 +63,10 @@ def postgresql(home: Path, logs: Path) -> Started:
         end_with=signal.SIGINT,  # a fast shutdown; SIGTERM would wait for every client
         foundation=True,
     )
-    return Started(child, f"postgresql+psycopg://{USER}:{password}@{HOST}:{port}/postgres", port)
+    return ServerSpec(child, f"postgresql+psycopg://{USER}:{password}@{HOST}:{port}/postgres", port)
 
 
-def redis(home: Path, logs: Path) -> Started:
+def redis(home: Path, logs: Path) -> ServerSpec:
     """A Redis that keeps nothing on disk: what it held is in the database.
 
     Raises:
@@ -81,7 +81,7 @@ def redis(home: Path, logs: Path) -> Started:
     _write(folder / "redis.conf", "\n".join([*config, 'save ""', "appendonly no"]) + "\n")
     command = [program, str(folder / "redis.conf")]
     child = Child("redis", command, logs / "redis.out", foundation=True)
-    return Started(child, f"redis://:{password}@{HOST}:{port}/0", port)
+    return ServerSpec(child, f"redis://:{password}@{HOST}:{port}/0", port)
 
 
 def _make_data(binaries: Path, folder: Path) -> None:

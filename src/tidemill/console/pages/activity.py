@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tidemill.console import log_files as logfiles
-from tidemill.console.page_request import Download, View, Visit
+from tidemill.console import log_files
+from tidemill.console.page_request import Download, PageRequest, View
 from tidemill.errors import RequestError
 from tidemill.stores.database.pages import MAX_LIMIT, Page
 
@@ -25,75 +25,75 @@ MOST_EXPORTED = 100_000
 GetPage = Callable[[str | None, int], Page[dict[str, Any]]]
 
 
-def audit(visit: Visit) -> View:
+def audit(request: PageRequest) -> View:
     """The audit log, filtered."""
-    page = _audit_pages(visit)(visit.query.get("cursor"), 50)
-    return View("audit.html", {"page": page, "query": visit.query})
+    page = _audit_pages(request)(request.query.get("cursor"), 50)
+    return View("audit.html", {"page": page, "query": request.query})
 
 
-def verify(visit: Visit) -> View:
+def verify(request: PageRequest) -> View:
     """The audit log with the verdict on whether it is what was written."""
-    page = _audit_pages(visit)(None, 50)
-    verdict = visit.desk.platform.audit.verify()
+    page = _audit_pages(request)(None, 50)
+    verdict = request.context.platform.audit.verify()
     return View("audit.html", {"page": page, "query": {}, "verdict": verdict})
 
 
-def export_audit(visit: Visit) -> Download:
+def export_audit(request: PageRequest) -> Download:
     """What the filter lets through, as CSV or JSON lines."""
-    return _download(visit, "audit", AUDIT_FIELDS, _audit_pages(visit))
+    return _download(request, "audit", AUDIT_FIELDS, _audit_pages(request))
 
 
-def requests(visit: Visit) -> View:
+def requests(request: PageRequest) -> View:
     """The requests that were answered, filtered."""
-    page = _request_pages(visit)(visit.query.get("cursor"), 50)
-    return View("requests.html", {"page": page, "query": visit.query})
+    page = _request_pages(request)(request.query.get("cursor"), 50)
+    return View("requests.html", {"page": page, "query": request.query})
 
 
-def export_requests(visit: Visit) -> Download:
+def export_requests(request: PageRequest) -> Download:
     """What the filter lets through, as CSV or JSON lines."""
-    return _download(visit, "requests", REQUEST_FIELDS, _request_pages(visit))
+    return _download(request, "requests", REQUEST_FIELDS, _request_pages(request))
 
 
-def logs(visit: Visit) -> View:
+def logs(request: PageRequest) -> View:
     """The newest lines of a process's log on this machine."""
-    folder, query = visit.desk.platform.settings.logs, visit.query
-    names = logfiles.names(folder)
+    folder, query = request.context.platform.settings.logs, request.query
+    names = log_files.names(folder)
     name = query.get("file") or ("api.log" if "api.log" in names else next(iter(names), ""))
-    found = logfiles.lines(folder, name, text=query.get("text", ""), level=query.get("level", ""))
+    found = log_files.lines(folder, name, text=query.get("text", ""), level=query.get("level", ""))
     return View(
         "logs.html",
         {"names": names, "name": name, "lines": found, "query": query, "levels": LEVELS},
     )
 
 
-def _audit_pages(visit: Visit) -> GetPage:
-    query = visit.query
-    return lambda cursor, limit: visit.desk.platform.audit.page(
+def _audit_pages(request: PageRequest) -> GetPage:
+    query = request.query
+    return lambda cursor, limit: request.context.platform.audit.page(
         action=query.get("action"),
         subject=query.get("subject"),
         actor=query.get("actor"),
-        since=moment(query.get("since")),
+        since=parse_time(query.get("since")),
         limit=limit,
         cursor=cursor,
     )
 
 
-def _request_pages(visit: Visit) -> GetPage:
-    query = visit.query
+def _request_pages(request: PageRequest) -> GetPage:
+    query = request.query
     status = query.get("status")
     if status is not None and not status.isdigit():
         raise RequestError(f"'{status}' is no status.", field="status", expected="as in 404")
-    return lambda cursor, limit: visit.desk.platform.requests.page(
+    return lambda cursor, limit: request.context.platform.requests.page(
         route=query.get("route"),
         method=query.get("method"),
         status=None if status is None else int(status),
-        since=moment(query.get("since")),
+        since=parse_time(query.get("since")),
         limit=limit,
         cursor=cursor,
     )
 
 
-def moment(text: str | None) -> float | None:
+def parse_time(text: str | None) -> float | None:
     """A day or moment out of a form, as seconds since the epoch; without a zone it is UTC.
 
     Raises:
@@ -112,8 +112,8 @@ def moment(text: str | None) -> float | None:
     return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
 
 
-def _download(visit: Visit, what: str, names: tuple[str, ...], pages: GetPage) -> Download:
-    if visit.query.get("as") == "json":
+def _download(request: PageRequest, what: str, names: tuple[str, ...], pages: GetPage) -> Download:
+    if request.query.get("as") == "json":
         return Download(f"{what}.jsonl", "application/x-ndjson", _as_json(_all(pages)))
     return Download(f"{what}.csv", "text/csv; charset=utf-8", _as_csv(names, _all(pages)))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.console import queries as facts
-from tidemill.console.page_request import Go, View, Visit
-from tidemill.console.pages import contest_text as contested
+from tidemill.console import queries
+from tidemill.console.page_request import Go, PageRequest, View
+from tidemill.console.pages import contest_text
 from tidemill.console.pages.promotion import MOST_REASON
 from tidemill.console.render import share
 from tidemill.errors import NotFoundError, RequestError, TidemillError
@@ -27,41 +27,41 @@ MODES: Mapping[Mode, str] = {
 USUAL_SHARE = 0.1
 
 
-def challenger(visit: Visit) -> View:
+def challenger(request: PageRequest) -> View:
     """The page: the challenger, its traffic, the contest."""
-    return _page(visit, facts.versions(visit, visit.path["name"]).value or [])
+    return _page(request, queries.versions(request, request.path["name"]).value or [])
 
 
-def ask_traffic(visit: Visit) -> View:
+def confirm_traffic(request: PageRequest) -> View:
     """What a share of the traffic for a challenger would change."""
-    name = visit.path["name"]
-    versions = facts.sure_versions(visit, name)
+    name = request.path["name"]
+    versions = queries.require_versions(request, name)
     try:
-        chosen, rule = wanted(versions, visit.query)
+        chosen, rule = parse_traffic(versions, request.query)
     except TidemillError as error:
         if isinstance(error, NotFoundError):
             raise
-        view = _page(visit, versions, error)
+        view = _page(request, versions, error)
         return View(view.template, view.values, error.status)
-    flow = facts.traffic(visit).value
+    flow = queries.traffic(request).value
     return View(
         "traffic.html",
         {
-            **_who(visit, versions),
+            **_who(request, versions),
             "chosen": chosen,
             "then": rule,
             "modes": MODES,
             "rows": (flow.rows.get(name) if flow else None),
-            "policy": _policies(visit)[0],
+            "policy": _policies(request)[0],
         },
     )
 
 
-def do_traffic(visit: Visit) -> Go:
+def set_traffic(request: PageRequest) -> Go:
     """Set it; the audit log has it first."""
-    name, form, platform = visit.path["name"], visit.form, visit.desk.platform
+    name, form, platform = request.path["name"], request.form, request.context.platform
     platform.require_mlflow()
-    chosen, rule = wanted(facts.sure_versions(visit, name), form)
+    chosen, rule = parse_traffic(queries.require_versions(request, name), form)
     done = challenge(
         platform.registry,
         platform.settings.shelf,
@@ -70,11 +70,11 @@ def do_traffic(visit: Visit) -> Go:
         share=rule.share,
         version=chosen.number if chosen else None,
         reason=form.get("reason", "").strip()[:MOST_REASON] or None,
-        actor=visit.visitor.actor,
+        actor=request.user.actor,
         audit=platform.audit.append,
-        origin=visit.visitor.address,
+        origin=request.user.address,
     )
-    visit.desk.recent.forget()
+    request.context.cache.forget()
     said = {
         "off": "No challenger sees traffic now.",
         "shadow": f"Version {done.version} answers in the champion's shadow.",
@@ -83,7 +83,9 @@ def do_traffic(visit: Visit) -> Go:
     return Go(f"/console/models/{name}/challenger", f"{said} Servers take it up in seconds.")
 
 
-def wanted(versions: list[Version], given: Mapping[str, str]) -> tuple[Version | None, TrafficRule]:
+def parse_traffic(
+    versions: list[Version], given: Mapping[str, str]
+) -> tuple[Version | None, TrafficRule]:
     """The version and the rule that a form asks for; no version where none is to see traffic.
 
     Raises:
@@ -99,7 +101,7 @@ def wanted(versions: list[Version], given: Mapping[str, str]) -> tuple[Version |
     chosen = next((v for v in versions if v.number == given.get("version")), None)
     if chosen is None:
         raise NotFoundError(f"There is no version {given.get('version', '')}.", field="version")
-    if chosen is facts.champion_of(versions):
+    if chosen is queries.champion_of(versions):
         raise RequestError(
             f"Version {chosen.number} is the champion, which answers already.",
             field="version",
@@ -123,55 +125,59 @@ def _share(text: str) -> float:
     return percent / 100
 
 
-def _page(visit: Visit, versions: list[Version], problem: TidemillError | None = None) -> View:
-    name = visit.path["name"]
-    canary, contest = _policies(visit)
-    who = _who(visit, versions)
-    found = _standing(visit, who["champion"], who["now"])
+def _page(
+    request: PageRequest, versions: list[Version], problem: TidemillError | None = None
+) -> View:
+    name = request.path["name"]
+    canary, contest = _policies(request)
+    who = _who(request, versions)
+    found = _standing(request, who["champion"], who["now"])
     return View(
         "challenger.html",
         {
             **who,
-            "found": facts.versions(visit, name),
+            "found": queries.versions(request, name),
             "others": [v for v in versions if v is not who["champion"]],
-            "asked": {"mode": "canary", "share": f"{100 * USUAL_SHARE:g}", **visit.query},
+            "asked": {"mode": "canary", "share": f"{100 * USUAL_SHARE:g}", **request.query},
             "modes": MODES,
             "problem": problem,
             "standing": found,
             "sides": _sides(found),
             "needs": _needs(found, canary),
             "policy": canary,
-            "contest": contested.shown(visit.desk.platform.contests.newest(name), contest),
+            "contest": contest_text.shown(request.context.platform.contests.newest(name), contest),
         },
     )
 
 
-def _who(visit: Visit, versions: list[Version]) -> dict[str, Any]:
+def _who(request: PageRequest, versions: list[Version]) -> dict[str, Any]:
     """The versions that play a part, and the rule in force."""
-    name = visit.path["name"]
-    served = (facts.served(visit).value or {}).get(name) or {}
+    name = request.path["name"]
+    served = (queries.served(request).value or {}).get(name) or {}
     return {
         "name": name,
-        "champion": facts.champion_of(versions),
+        "champion": queries.champion_of(versions),
         "challenger": next((v for v in versions if CHALLENGER in v.aliases), None),
-        "now": read_traffic(visit.desk.platform.settings.shelf).get(name, TrafficRule()),
+        "now": read_traffic(request.context.platform.settings.shelf).get(name, TrafficRule()),
         "loaded": served.get("challenger"),
     }
 
 
-def _policies(visit: Visit) -> tuple[Challenge, Contest]:
+def _policies(request: PageRequest) -> tuple[Challenge, Contest]:
     """The project's; the usual ones where no project here trains the model."""
-    known = (facts.projects(visit).value or {}).get(visit.path["name"])
+    known = (queries.projects(request).value or {}).get(request.path["name"])
     return (known.project.challenge, known.project.contest) if known else (Challenge(), Contest())
 
 
-def _standing(visit: Visit, champion: Version | None, rule: TrafficRule) -> Standing | None:
+def _standing(request: PageRequest, champion: Version | None, rule: TrafficRule) -> Standing | None:
     if champion is None or rule.mode == "off":
         return None
-    name, role = visit.path["name"], rule.mode
-    predictions = visit.desk.platform.predictions
+    name, role = request.path["name"], rule.mode
+    predictions = request.context.platform.predictions
     ask = lambda: standing(predictions, name, champion.number, role)  # noqa: E731
-    return visit.desk.recent.get(("standing", name, role, champion.number), ask, fresh=5.0).value
+    return request.context.cache.get(
+        ("standing", name, role, champion.number), ask, fresh=5.0
+    ).value
 
 
 def _sides(found: Standing | None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from tidemill.stores.retraining.contests import ContestRow
 
 
 @dataclass(frozen=True)
-class Line:
+class ContestantProgress:
     """One challenger. `better` and `worse` are shares of the evidence that decides, 0 to 1."""
 
     name: str
@@ -41,11 +41,11 @@ def shown(contest: ContestRow | None, policy: Contest) -> dict[str, Any] | None:
     }
 
 
-def _line(found: Contestant, decision: Decision, policy: Contest) -> Line:
+def _line(found: Contestant, decision: Decision, policy: Contest) -> ContestantProgress:
     better, worse = (
         min(max(value / decision.bar, 0.0), 1.0) for value in (found.better, found.worse)
     )
-    return Line(found.name, found.loss, better, worse, needs(found, decision, policy))
+    return ContestantProgress(found.name, found.loss, better, worse, needs(found, decision, policy))
 
 
 def needs(found: Contestant, decision: Decision, policy: Contest) -> str:

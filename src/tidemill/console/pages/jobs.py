@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from tidemill.console import queries as facts
+from tidemill.console import queries
 from tidemill.console.log_files import lines_of_job
-from tidemill.console.page_request import Go, View, Visit
+from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import ConflictError
 from tidemill.stores.jobs.jobs import Job, NewJob
 
@@ -19,10 +19,10 @@ LINES = 200
 REPEATED = frozenset({"kind", "model", "project", "params", "time_limit", "memory_limit"})
 
 
-def jobs(visit: Visit) -> View:
+def jobs(request: PageRequest) -> View:
     """The list, newest first; parts of other jobs are left out unless asked for."""
-    query = visit.query
-    page = visit.desk.platform.jobs.page(
+    query = request.query
+    page = request.context.platform.jobs.page(
         state=query.get("state"),
         kind=query.get("kind"),
         model=query.get("model"),
@@ -38,16 +38,16 @@ def jobs(visit: Visit) -> View:
             "query": query,
             "states": STATES,
             "kinds": KINDS,
-            "counts": visit.desk.platform.jobs.counts(),
-            "names": sorted(facts.projects(visit).value or {}),
+            "counts": request.context.platform.jobs.counts(),
+            "names": sorted(queries.projects(request).value or {}),
         },
     )
 
 
-def job(visit: Visit) -> View:
+def job(request: PageRequest) -> View:
     """One job."""
-    platform = visit.desk.platform
-    found = platform.jobs.get(visit.path["id"])
+    platform = request.context.platform
+    found = platform.jobs.get(request.path["id"])
     result: Mapping[str, Any] = found.result or {}
     return View(
         "job.html",
@@ -55,7 +55,7 @@ def job(visit: Visit) -> View:
             "job": found,
             "parts": platform.jobs.parts(found.id),
             "result": result,
-            "run": facts.run_link(visit, result.get("run_id")),
+            "run": queries.run_link(request, result.get("run_id")),
             "lines": lines_of_job(platform.settings.logs, found.id, LINES),
             "settings": settings_of(found),
         },
@@ -74,23 +74,23 @@ def settings_of(job: Job) -> list[tuple[str, Any]]:
     return rest + flat
 
 
-def cancel(visit: Visit) -> Go:
+def cancel(request: PageRequest) -> Go:
     """Stop a job: at once while it waits, within seconds while it runs."""
-    visit.desk.platform.jobs.cancel(visit.path["id"])
-    return Go(f"/console/jobs/{visit.path['id']}", "The job is being cancelled.")
+    request.context.platform.jobs.cancel(request.path["id"])
+    return Go(f"/console/jobs/{request.path['id']}", "The job is being cancelled.")
 
 
-def repeat(visit: Visit) -> Go:
+def submit_again(request: PageRequest) -> Go:
     """Ask for the same once more, as a new job.
 
     Raises:
         ConflictError: The job has not ended, or is a part of another.
     """
-    platform = visit.desk.platform
-    found = platform.jobs.get(visit.path["id"])
+    platform = request.context.platform
+    found = platform.jobs.get(request.path["id"])
     if not found.done or found.parent is not None:
         raise ConflictError("Only a whole job that has ended can be repeated.")
     same = {f.name: getattr(found, f.name) for f in fields(NewJob) if f.name in REPEATED}
-    again = NewJob(**same, key_id=visit.visitor.key_id, request_id=visit.request_id)
+    again = NewJob(**same, key_id=request.user.key_id, request_id=request.request_id)
     made, _ = platform.submit(again)
     return Go(f"/console/jobs/{made.id}", f"This repeats job {found.id[:12]}.")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill.console import monitoring_summary as watching
-from tidemill.console import queries as facts
+from tidemill.console import monitoring_summary, queries
 from tidemill.console.charts import Point
-from tidemill.console.page_request import Go, View, Visit
+from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import ConflictError
 from tidemill.stores.database import statistics
 from tidemill.stores.monitoring.results import Watched
@@ -19,28 +18,28 @@ HISTORY = 60
 WHOLE = "window"  # the test under which the verdict on a whole window is kept
 
 
-def overview(visit: Visit) -> View:
+def overview(request: PageRequest) -> View:
     """Every model's last verdict."""
-    served = facts.served(visit).value or {}
-    registered = facts.models(visit)
+    served = queries.served(request).value or {}
+    registered = queries.models(request)
     names = sorted({m.name for m in registered.value or ()} | set(served))
     rows = [
         {
             "name": name,
-            "stations": watching.stations(visit, name),
-            "watched": watching.watched(visit, name),
-            "trigger": watching.newest_trigger(visit, name),
-            "predictions": watching.count(visit, name),
+            "steps": monitoring_summary.drift_and_decay_status(request, name),
+            "watched": monitoring_summary.monitoring_row(request, name),
+            "trigger": monitoring_summary.newest_trigger(request, name),
+            "predictions": monitoring_summary.prediction_count(request, name),
         }
         for name in names
     ]
     return View("monitored.html", {"rows": rows, "registered": registered})
 
 
-def monitoring(visit: Visit) -> View:
+def monitoring(request: PageRequest) -> View:
     """One model."""
-    name, platform = visit.path["name"], visit.desk.platform
-    watched = watching.watched(visit, name)
+    name, platform = request.path["name"], request.context.platform
+    watched = monitoring_summary.monitoring_row(request, name)
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     windows = platform.watching.results(model=name, test=WHOLE, whole=True, limit=HISTORY).items[
         ::-1
@@ -52,39 +51,39 @@ def monitoring(visit: Visit) -> View:
             "name": name,
             "watched": watched,
             "verdict": verdict,
-            "stations": watching.stations(visit, name),
-            "predictions": watching.count(visit, name),
+            "steps": monitoring_summary.drift_and_decay_status(request, name),
+            "predictions": monitoring_summary.prediction_count(request, name),
             "window": windows[-1] if windows else None,
             "report": report,
             "windows": [Point(w["time"], w["effect"] or 0.0, alarm=w["drifted"]) for w in windows],
             "features": _panels(report),
-            "live": _live(visit, name, watched),
+            "live": _live(request, name, watched),
             "triggers": platform.triggers.page(model=name, limit=20).items,
             "labels": platform.feedback.counts(name),
         },
     )
 
 
-def look_now(visit: Visit) -> Go:
+def check_now(request: PageRequest) -> Go:
     """Check the newest rows now, due or not; the policy counts it like any other check."""
-    name = visit.path["name"]
-    tick = visit.desk.platform.watcher.tick(name, by_hand=True)
+    name = request.path["name"]
+    tick = request.context.platform.watcher.tick(name, by_hand=True)
     said = tick.verdict.get("summary", "") if tick.checked else "There is too little to check yet."
     return Go(f"/console/models/{name}/monitoring", str(said))
 
 
-def dismiss(visit: Visit) -> Go:
+def dismiss(request: PageRequest) -> Go:
     """Close a trigger from which nothing is to follow.
 
     Raises:
         ConflictError: It is not open.
     """
-    triggers = visit.desk.platform.triggers
-    trigger = triggers.get(visit.path["id"])
+    triggers = request.context.platform.triggers
+    trigger = triggers.get(request.path["id"])
     if trigger.state != "open":
         raise ConflictError(f"Trigger {trigger.id} is {trigger.state}.")
-    reason = visit.form.get("reason", "").strip() or "dismissed in the console"
-    evidence = {"dismissed_by": visit.visitor.actor, "dismissed_because": reason[:2_000]}
+    reason = request.form.get("reason", "").strip() or "dismissed in the console"
+    evidence = {"dismissed_by": request.user.actor, "dismissed_because": reason[:2_000]}
     triggers.close(trigger.id, "dismissed", evidence)
     return Go(f"/console/models/{trigger.model}/monitoring", "The trigger is dismissed.")
 
@@ -112,13 +111,13 @@ def _cut(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {**feature, "bars": bars}
 
 
-def _live(visit: Visit, model: str, watched: Watched | None) -> list[dict[str, Any]]:
+def _live(request: PageRequest, model: str, watched: Watched | None) -> list[dict[str, Any]]:
     """The measured and the estimated metric over time, a curve for each."""
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     curves = []
     for source in ("live", "estimate"):
         rows = statistics.model_values(
-            visit.desk.platform.database, model=model, source=source, limit=HISTORY
+            request.context.platform.database, model=model, source=source, limit=HISTORY
         ).items[::-1]
         part: Mapping[str, Any] = verdict.get(source) or {}
         for metric in dict.fromkeys(row["metric"] for row in rows):

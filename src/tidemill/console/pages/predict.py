@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from tidemill.console import queries as facts
-from tidemill.console.page_request import Data, View, Visit
+from tidemill.console import queries
+from tidemill.console.page_request import Data, PageRequest, View
 from tidemill.errors import InputError, NotFoundError, UnavailableError
 
 ANSWER_SECONDS = 60.0
@@ -23,7 +23,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
-class Field:
+class ColumnField:
     """One column of the signature as a form asks for it."""
 
     name: str
@@ -33,16 +33,16 @@ class Field:
     categories: tuple[str, ...] | None = None
 
 
-def try_it(visit: Visit) -> View:
+def prediction_form(request: PageRequest) -> View:
     """The form for a served model."""
-    name = visit.path["name"]
-    served = facts.served(visit)
+    name = request.path["name"]
+    served = queries.served(request)
     info = (served.value or {}).get(name)
     if info is None:
         names = sorted(served.value or {})
         return View("try.html", {"name": name, "info": None, "served": served, "names": names})
-    asked = visit.desk.recent.get(
-        ("schema", name, info["version"]), lambda: _schema(visit.serving, name), fresh=60.0,
+    asked = request.context.cache.get(
+        ("schema", name, info["version"]), lambda: _schema(request.serving_url, name), fresh=60.0,
         patience=2.0,
     )  # fmt: skip
     if asked.loading:  # the form stays as it is first shown, so it is not shown without its example
@@ -67,35 +67,37 @@ def try_it(visit: Visit) -> View:
     )  # fmt: skip
 
 
-def predict(visit: Visit) -> Data:
-    """Hand one row to the data plane, on the visitor's behalf; its answer as it is.
+def predict(request: PageRequest) -> Data:
+    """Hand one row to the data plane, on the user's behalf; its answer as it is.
 
     Raises:
         UnavailableError: The data plane does not answer.
     """
-    answer = _ask(visit, visit.path["name"], "predict", visit.body)
+    answer = _ask(request, request.path["name"], "predict", request.body)
     return Data(_read(answer), answer.status_code)
 
 
-def score(visit: Visit) -> Data:
+def score(request: PageRequest) -> Data:
     """Score some lines of a CSV file, header first; a script sends a file piece by piece.
 
     Answers one entry a line: the prediction with its confidence, or what is wrong with the line.
     """
-    info = (facts.served(visit).value or {}).get(visit.path["name"])
+    info = (queries.served(request).value or {}).get(request.path["name"])
     if info is None:
-        raise NotFoundError(f"'{visit.path['name']}' is not served here.", field="name")
-    rows = read_csv(visit.body, info)
-    answers = _answers(visit, [row for row in rows if not isinstance(row, str)])
+        raise NotFoundError(f"'{request.path['name']}' is not served here.", field="name")
+    rows = read_csv(request.body, info)
+    answers = _answers(request, [row for row in rows if not isinstance(row, str)])
     results = [{"error": row} if isinstance(row, str) else next(answers) for row in rows]
     return Data({"labels": [str(label) for label in info["labels"]], "rows": results})
 
 
-def fields_of(info: Mapping[str, Any], schema: Any, example: Mapping[str, Any]) -> list[Field]:
+def fields_of(
+    info: Mapping[str, Any], schema: Any, example: Mapping[str, Any]
+) -> list[ColumnField]:
     """The form's fields, with the example's values."""
     categories = _categories(schema)
     return [
-        Field(
+        ColumnField(
             name=column["name"],
             kind=column["kind"],
             nullable=column["nullable"],
@@ -189,23 +191,25 @@ def _finite(value: Any, cell: str) -> Any:
     return cell if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _answers(visit: Visit, rows: list[list[Any]]) -> Any:
+def _answers(request: PageRequest, rows: list[list[Any]]) -> Any:
     """An entry for each row: all at once, or one by one where one of them is refused."""
     if not rows:
         return iter(())
-    whole = _batch(visit, rows)
+    whole = _batch(request, rows)
     if whole is not None:
         return iter(whole)
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     if len(rows) > 1:
-        return iter([answer for half in halves for answer in _answers(visit, half)])
-    answer = _ask(visit, visit.path["name"], "predict", json.dumps({"features": rows[0]}).encode())
+        return iter([answer for half in halves for answer in _answers(request, half)])
+    answer = _ask(
+        request, request.path["name"], "predict", json.dumps({"features": rows[0]}).encode()
+    )
     return iter([_entry(_read(answer))])
 
 
-def _batch(visit: Visit, rows: list[list[Any]]) -> list[dict[str, Any]] | None:
+def _batch(request: PageRequest, rows: list[list[Any]]) -> list[dict[str, Any]] | None:
     body = json.dumps({"instances": rows}).encode()
-    answer = _ask(visit, visit.path["name"], "predict_batch", body)
+    answer = _ask(request, request.path["name"], "predict_batch", body)
     if answer.status_code == 422:
         return None
     read = _read(answer)
@@ -222,15 +226,15 @@ def _entry(answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ask(visit: Visit, name: str, verb: str, body: bytes) -> httpx.Response:
-    visit.visitor.require("predict")
-    headers = {**JSON, "X-API-Key": visit.desk.sessions.ticket(visit.visitor.session)}
-    url = f"{visit.serving}/models/{httpx.URL(path='/' + name).raw_path.decode()[1:]}/{verb}"
+def _ask(request: PageRequest, name: str, verb: str, body: bytes) -> httpx.Response:
+    request.user.require("predict")
+    headers = {**JSON, "X-API-Key": request.context.sessions.ticket(request.user.session)}
+    url = f"{request.serving_url}/models/{httpx.URL(path='/' + name).raw_path.decode()[1:]}/{verb}"
     try:
         return httpx.post(url, content=body, headers=headers, timeout=ANSWER_SECONDS)
     except httpx.HTTPError as error:
         raise UnavailableError(
-            f"The data plane at {visit.serving} does not answer: {error}",
+            f"The data plane at {request.serving_url} does not answer: {error}",
             remedy="Look at its /ready, or set TIDEMILL_SERVING_URL to where it answers.",
         ) from error
 

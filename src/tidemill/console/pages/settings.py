@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tidemill.console.page_request import Go, View, Visit
+from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import RequestError
 from tidemill.keyring import SCOPES
 from tidemill.serving import settings as serving_settings
@@ -16,55 +16,55 @@ UNITS = {"h": 3600, "d": 86400}
 LIFETIMES = {"": "never", "1d": "in a day", "30d": "in 30 days", "90d": "in 90 days"}
 
 
-def settings(visit: Visit) -> View:
+def settings(request: PageRequest) -> View:
     """The settings in force; the keys for those who may manage them."""
-    return View("settings.html", _values(visit))
+    return View("settings.html", _values(request))
 
 
-def create_key(visit: Visit) -> View:
+def create_key(request: PageRequest) -> View:
     """Make a key, and show it this once.
 
     Raises:
         RequestError: No scope, or a lifetime of no known form.
     """
-    form = visit.form
+    form = request.form
     scopes = tuple(scope for scope in SCOPES if form.get(f"scope.{scope}") == "yes")
-    token, record = visit.desk.platform.keys.create(
+    token, record = request.context.platform.keys.create(
         scopes,
-        actor=visit.visitor.actor,
+        actor=request.user.actor,
         name=form.get("name", "").strip()[:100],
         lifetime=_lifetime(form.get("expires", "")),
-        origin=visit.visitor.address,
+        origin=request.user.address,
     )
-    return View("settings.html", {**_values(visit), "token": token, "record": record})
+    return View("settings.html", {**_values(request), "token": token, "record": record})
 
 
-def revoke_key(visit: Visit) -> Go:
+def revoke_key(request: PageRequest) -> Go:
     """Take a key away; its sessions end with it."""
-    key_id = visit.path["id"]
-    visit.desk.platform.keys.revoke(
+    key_id = request.path["id"]
+    request.context.platform.keys.revoke(
         key_id,
-        actor=visit.visitor.actor,
-        origin=visit.visitor.address,
-        reason=visit.form.get("reason", "").strip() or None,
+        actor=request.user.actor,
+        origin=request.user.address,
+        reason=request.form.get("reason", "").strip() or None,
     )
     return Go(
         "/console/settings", f"Key {key_id} is revoked; servers refuse it within two seconds."
     )
 
 
-def ask_revoke(visit: Visit) -> View:
+def confirm_revocation(request: PageRequest) -> View:
     """What revoking a key would end."""
-    key_id = visit.path["id"]
-    found = next((k for k in visit.desk.platform.keys.list() if k.id == key_id), None)
+    key_id = request.path["id"]
+    found = next((k for k in request.context.platform.keys.list() if k.id == key_id), None)
     if found is None:
         raise RequestError(f"There is no key '{key_id}'.", field="id")
-    return View("revoke.html", {"key": found, "own": key_id == visit.visitor.key_id})
+    return View("revoke.html", {"key": found, "own": key_id == request.user.key_id})
 
 
-def _values(visit: Visit) -> dict[str, Any]:
-    platform = visit.desk.platform
-    admin = visit.visitor.allows("admin")
+def _values(request: PageRequest) -> dict[str, Any]:
+    platform = request.context.platform
+    admin = request.user.allows("admin")
     return {
         "control": [
             {**row, "value": without_password(row["value"])} for row in sources(platform.settings)

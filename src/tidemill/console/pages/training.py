@@ -6,8 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill.console import queries as facts
-from tidemill.console.page_request import Go, View, Visit
+from tidemill.console import queries
+from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import RequestError, TidemillError
 from tidemill.loop.training.submit import training_job
 from tidemill.project import Candidate, Project
@@ -21,7 +21,7 @@ SIMPLE = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
-class Field:
+class ParameterField:
     """A parameter of a candidate as a form asks for it; left empty, it stays as `usual` says."""
 
     name: str
@@ -31,17 +31,17 @@ class Field:
     given: str = ""
 
 
-def ask_train(visit: Visit) -> View:
+def training_form(request: PageRequest) -> View:
     """The form; with a model in the query, that model's candidates."""
-    known = facts.projects(visit)
-    name = visit.query.get("model") or next(iter(known.value or {}), None)
-    project = visit.desk.platform.projects.get(name).project if name else None
-    return _form(visit, project)
+    known = queries.projects(request)
+    name = request.query.get("model") or next(iter(known.value or {}), None)
+    project = request.context.platform.projects.get(name).project if name else None
+    return _form(request, project)
 
 
-def do_train(visit: Visit) -> Go | View:
+def submit_training(request: PageRequest) -> Go | View:
     """Accept the job, or show the form again with what is wrong."""
-    platform, form = visit.desk.platform, visit.form
+    platform, form = request.context.platform, request.form
     known = platform.projects.get(form.get("model") or None)
     try:
         kind = form.get("kind", "train")
@@ -57,20 +57,22 @@ def do_train(visit: Visit) -> Go | View:
             known,
             parse_overrides(known.project, texts),
             only=_chosen(known.project, form),
-            trials=_whole(form.get("trials", "")),
-            key_id=visit.visitor.key_id,
-            request_id=visit.request_id,
+            trials=parse_trials(form.get("trials", "")),
+            key_id=request.user.key_id,
+            request_id=request.request_id,
         )
     except TidemillError as error:
-        view = _form(visit, known.project, error)
+        view = _form(request, known.project, error)
         return View(view.template, view.values, status=error.status)
     job, _ = platform.submit(new)
     return Go(f"/console/jobs/{job.id}", "The training is queued.")
 
 
-def _form(visit: Visit, project: Project | None, problem: TidemillError | None = None) -> View:
-    known = facts.projects(visit)
-    given = visit.form
+def _form(
+    request: PageRequest, project: Project | None, problem: TidemillError | None = None
+) -> View:
+    known = queries.projects(request)
+    given = request.form
     return View(
         "train.html",
         {
@@ -93,7 +95,7 @@ def _form(visit: Visit, project: Project | None, problem: TidemillError | None =
     )
 
 
-def fields_of(candidate: Candidate, given: Any) -> list[Field]:
+def fields_of(candidate: Candidate, given: Any) -> list[ParameterField]:
     """The parameters a person may want to set: what is searched, what is set, simple defaults."""
     accepted = candidate.accepts() or {}
     first = [
@@ -105,7 +107,7 @@ def fields_of(candidate: Candidate, given: Any) -> list[Field]:
     return [_field(candidate, name, accepted, given) for name in names]
 
 
-def _field(candidate: Candidate, name: str, accepted: Any, given: Any) -> Field:
+def _field(candidate: Candidate, name: str, accepted: Any, given: Any) -> ParameterField:
     key = f"set.{candidate.name}.{name}"
     if name in candidate.search:
         values = candidate.search[name]
@@ -114,7 +116,9 @@ def _field(candidate: Candidate, name: str, accepted: Any, given: Any) -> Field:
     else:
         default = candidate.params.get(name, accepted.get(name, inspect.Parameter.empty))
         usual = "as the estimator has it" if default is inspect.Parameter.empty else str(default)
-    return Field(key, name, usual, parameter_type(candidate, name).describe(), given.get(key, ""))
+    return ParameterField(
+        key, name, usual, parameter_type(candidate, name).describe(), given.get(key, "")
+    )
 
 
 def _listed(values: Any) -> str:
@@ -130,7 +134,7 @@ def _chosen(project: Project, form: Any) -> list[str] | None:
     return None if len(chosen) == len(project.candidates) else chosen
 
 
-def _whole(text: str) -> int | None:
+def parse_trials(text: str) -> int | None:
     if not text.strip():
         return None
     if not text.strip().isdigit() or not 1 <= int(text) <= 10_000:

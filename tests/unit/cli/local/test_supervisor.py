@@ -113,15 +113,15 @@ with supervising() as s:
     wait_for(lambda: gone(pid))
 
 
-def test_trust_reaches_the_sync_and_the_keeper(tmp_path: Path) -> None:
-    from tidemill.cli.local import process_specs as household
+def test_trust_reaches_the_sync_and_the_pyfunc_supervisor(tmp_path: Path) -> None:
+    from tidemill.cli.local import process_specs
     from tidemill.settings import Settings
 
     settings = Settings(home=tmp_path)
-    assert household.sync(settings, ["m"], trust=True).command[-2:] == ["m", "--trust"]
-    assert "--trust" not in household.sync(settings, ["m"]).command
+    assert process_specs.sync(settings, ["m"], trust=True).command[-2:] == ["m", "--trust"]
+    assert "--trust" not in process_specs.sync(settings, ["m"]).command
     shelf = tmp_path / "elsewhere"
-    assert household.keeper(settings, shelf).command[-2:] == ["--shelf", str(shelf)]
+    assert process_specs.pyfunc_supervisor(settings, shelf).command[-2:] == ["--shelf", str(shelf)]
 
 
 def test_a_signal_is_heard_even_where_what_it_raised_is_lost() -> None:

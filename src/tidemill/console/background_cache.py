@@ -25,7 +25,7 @@ FRESH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
+class CachedValue(Generic[T]):
     """The newest answer there is, and why there is no newer one. Neither: it is still to come."""
 
     value: T | None = None
@@ -44,7 +44,7 @@ class _Entry:
     asking: Future[Any] | None = None
 
 
-class Recent:
+class BackgroundCache:
     """Answers by key, the ones used longest ago dropped first."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Recent:
         *,
         fresh: float = FRESH_SECONDS,
         patience: float = WAIT_SECONDS,
-    ) -> Answer[T]:
+    ) -> CachedValue[T]:
         """The answer, asked for anew when it is older than `fresh` seconds.
 
         Raises:
@@ -71,7 +71,7 @@ class Recent:
         if isinstance(entry.error, NotFoundError):
             raise entry.error
         problem = None if entry.error is None else _words(entry.error)
-        return Answer(cast("T | None", entry.value), problem)
+        return CachedValue(cast("T | None", entry.value), problem)
 
     def forget(self) -> None:
         """Ask for everything anew: something was changed."""
