@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reference_pages import bundle, commands, control, data_plane, decisions, metrics
+from reference_pages import architecture, bundle, commands, control, data_plane, decisions, metrics
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 PAGES = {
@@ -20,6 +20,7 @@ PAGES = {
     "metrics.md": metrics.page,
     "bundle.md": bundle.page,
     "../decisions/index.md": decisions.page,
+    "../architecture.svg": architecture.picture,
 }
 
 
