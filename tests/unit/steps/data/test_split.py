@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project
-from tidemill.steps.data import split
 from tidemill.steps.data.fingerprint import fingerprint, row_hashes, seeded_row_hashes
-from tidemill.steps.data.split import allocate
+from tidemill.steps.data.split import allocate, split
 
 
 def project(**options: Any) -> Project:
