@@ -278,7 +278,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
         from starlette.testclient import TestClient
 
     from tidemill.loop.sync.adopt import convert
-    from tidemill.steps.export.bundle_writer import Made, make_example, write_bundle
+    from tidemill.steps.export.bundle_writer import BundleMetadata, make_example, write_bundle
     from tidemill.stores.mlflow.external_models import read_model_folder
 
     from .conftest import starting
@@ -300,7 +300,9 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
             made = convert(read_model_folder(folder), home)
         (home / name).mkdir()
         example = make_example(made.rows, made.signature, made.answers)
-        held = write_bundle(home / name, made.compiled, made.signature, {}, example, Made(name))
+        held = write_bundle(
+            home / name, made.compiled, made.signature, {}, example, BundleMetadata(name)
+        )
         placed[name] = install_bundle(home / "shelf", name, "1", held.path, held.digest)
         found[name] = pd.DataFrame(X[:7])
     write_state(home / "shelf", ShelfState(models=placed, synced_at=1.0))

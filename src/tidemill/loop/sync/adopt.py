@@ -29,19 +29,24 @@ from tidemill.loop.sync.onnx_models import compile_onnx
 from tidemill.loop.sync.pyfunc_supervisor import start_worker, stop_worker
 from tidemill.serving.model.remote_runtime import WorkerConnection, read_output
 from tidemill.signature import Label, Signature, Tensor
-from tidemill.steps.export.bundle_writer import Made, make_example, write_bundle
-from tidemill.steps.export.compile import Compiled, compile_model, load
-from tidemill.steps.export.external_samples import gaps_in, sample_rows
+from tidemill.steps.export.bundle_writer import BundleMetadata, make_example, write_bundle
+from tidemill.steps.export.compile import Compiled, compile_model, load_compiled
+from tidemill.steps.export.external_samples import columns_with_missing, sample_rows
 from tidemill.steps.export.external_signature import (
-    LABELS,
-    SIGN,
+    LABELS_REMEDY,
+    SIGNATURE_REMEDY,
     Inputs,
-    inputs_of,
-    labels_of_output,
-    labels_of_tag,
-    layout,
+    input_layout,
+    labels_from_output,
+    labels_from_tag,
+    parse_inputs,
 )
-from tidemill.steps.export.model_io import Answers, Rows, answers_of, feed
+from tidemill.steps.export.model_io import (
+    InputRows,
+    ModelPredictions,
+    input_arrays,
+    predict_in_batches,
+)
 from tidemill.stores.mlflow.external_models import ForeignModel, fetch_model
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import Version
@@ -58,8 +63,8 @@ class ConvertedModel:
 
     compiled: Compiled
     signature: Signature
-    rows: Rows
-    answers: Answers
+    rows: InputRows
+    answers: ModelPredictions
 
 
 class ModelConverter:
@@ -83,7 +88,7 @@ class ModelConverter:
         model = fetch_model(self._registry.link, version, into / "mlflow")
         folder = into / "bundle"
         folder.mkdir()
-        adopted = convert(model, folder, labels_of_tag(version.tags), trust=self._trust)
+        adopted = convert(model, folder, labels_from_tag(version.tags), trust=self._trust)
         logger.info(
             "%s: version %s has no bundle; it is served by %s",
             version.name, version.number, adopted.compiled.runtime,
@@ -117,7 +122,7 @@ def convert(
         except _NotApplicableError:
             continue
         except TidemillError as error:
-            if error.remedy == LABELS:
+            if error.remedy == LABELS_REMEDY:
                 raise  # and so would every other form
             reasons.append(error)
     if "python_function" in model.flavors and trust:
@@ -140,7 +145,9 @@ class _NotApplicableError(ExportError):
 def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if "onnx" not in model.flavors:
         raise _NotApplicableError("no ONNX")
-    inputs = inputs_of(model.inputs, gaps_in(model.example)) if model.inputs else None
+    inputs = (
+        parse_inputs(model.inputs, columns_with_missing(model.example)) if model.inputs else None
+    )
     path = model.folder / str(model.flavors["onnx"]["data"])
     return _tried(*compile_onnx(path, inputs, tagged, _target(model), model.example))
 
@@ -161,8 +168,10 @@ def _as_estimator(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -
     return _tried(compile_model(estimator, signature, rows), signature, rows)
 
 
-def _tried(compiled: Compiled, signature: Signature, rows: Rows) -> ConvertedModel:
-    answers = answers_of(load(compiled, signature), compiled.inputs, signature, rows)
+def _tried(compiled: Compiled, signature: Signature, rows: InputRows) -> ConvertedModel:
+    answers = predict_in_batches(
+        load_compiled(compiled, signature), compiled.inputs, signature, rows
+    )
     return ConvertedModel(compiled, signature, rows, answers)
 
 
@@ -172,14 +181,14 @@ def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> 
     draft = _signed(inputs, (), "prediction")
     rows = sample_rows(draft, model.example)
     output = _ask_once(model, folder, draft, rows)
-    labels = labels_of_output(output, tagged)
+    labels = labels_from_output(output, tagged)
     signature = _signed(inputs, labels, _target(model))
     _pack(model.folder, folder / MODEL_FILES["pyfunc"])
     likely = output.ndim == 2 and output.shape[1] > 1
     compiled = Compiled(
         "pyfunc",
         b"",
-        layout(signature),
+        input_layout(signature),
         ModelOutputs(
             label="label" if labels and not likely else None,
             probabilities="probabilities" if labels and likely else None,
@@ -203,9 +212,10 @@ def _inputs(model: ForeignModel) -> Inputs:
         schema = infer_signature(model.example).inputs.to_dict()
     if not schema:
         raise ExportError(
-            "The model was logged without a signature and without an input example.", remedy=SIGN
+            "The model was logged without a signature and without an input example.",
+            remedy=SIGNATURE_REMEDY,
         )
-    return inputs_of(schema, gaps_in(model.example))
+    return parse_inputs(schema, columns_with_missing(model.example))
 
 
 def _signed(inputs: Inputs, labels: tuple[Label, ...], target: str) -> Signature:
@@ -215,7 +225,7 @@ def _signed(inputs: Inputs, labels: tuple[Label, ...], target: str) -> Signature
     return Signature(task, target, columns, tensor, labels)
 
 
-def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: Rows) -> Any:
+def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: InputRows) -> Any:
     """What the model gives for rows.
 
     Raises:
@@ -232,7 +242,7 @@ def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: Row
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise ExportError(f"Its worker does not start (exit {process.returncode}).")
                 time.sleep(0.05)
-            return link.ask(feed(rows, layout(signature)))
+            return link.ask(input_arrays(rows, input_layout(signature)))
         except UnavailableError as error:
             raise ExportError(f"Its worker went away: {error.detail}") from error
         finally:
@@ -240,14 +250,14 @@ def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: Row
             stop_worker(process)
 
 
-def _answers(output: Any, signature: Signature) -> Answers:
+def _answers(output: Any, signature: Signature) -> ModelPredictions:
     labels, likely, values = read_output(output, len(output), signature.labels)
     if values is not None:
-        return Answers(values)
+        return ModelPredictions(values)
     if labels is None and likely is not None:
         labels = likely.argmax(axis=1)
     assert labels is not None
-    return Answers(np.array(signature.labels)[labels], labels, likely)
+    return ModelPredictions(np.array(signature.labels)[labels], labels, likely)
 
 
 def _pack(model: Path, target: Path) -> None:
@@ -271,10 +281,10 @@ def unknown_profile() -> dict[str, Any]:
     return {"format": 1, "rows": 0, "columns": {}, **unknown}
 
 
-def _made(version: Version, model: ForeignModel) -> Made:
+def _made(version: Version, model: ForeignModel) -> BundleMetadata:
     flavors = ",".join(sorted(model.flavors))
     source = {REGISTERED: registered(version), "flavors": flavors, "run_id": version.run_id or ""}
-    return Made(
+    return BundleMetadata(
         version.name,
         versions={"mlflow": model.made_with} if model.made_with else {},
         source={name: text for name, text in source.items() if text},

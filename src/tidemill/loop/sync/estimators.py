@@ -12,8 +12,8 @@ import numpy as np
 from tidemill.errors import BundleError, ExportError
 from tidemill.serving.model.sklearn_runtime import rebuild
 from tidemill.signature import Column, Label, Signature, Tensor
-from tidemill.steps.export.external_samples import gaps_in
-from tidemill.steps.export.external_signature import SIGN, Inputs, inputs_of
+from tidemill.steps.export.external_samples import columns_with_missing
+from tidemill.steps.export.external_signature import SIGNATURE_REMEDY, Inputs, parse_inputs
 from tidemill.stores.mlflow.external_models import ForeignModel
 from tidemill.stores.mlflow.output import without_warnings
 
@@ -42,7 +42,9 @@ def signature_of(model: ForeignModel, estimator: Any) -> Signature:
     Raises:
         ExportError: It answers with several values a row, or nothing says what it takes.
     """
-    inputs = inputs_of(model.inputs, gaps_in(model.example)) if model.inputs else None
+    inputs = (
+        parse_inputs(model.inputs, columns_with_missing(model.example)) if model.inputs else None
+    )
     if inputs is None:
         inputs = _inputs_by_itself(estimator)
     labels = _labels(estimator)
@@ -156,7 +158,7 @@ def _inputs_by_itself(estimator: Any) -> Inputs:
         return Tensor("features", (int(count),), "float64")
     raise ExportError(
         "The model was logged without a signature, and does not tell its columns' types itself.",
-        remedy=SIGN,
+        remedy=SIGNATURE_REMEDY,
     )
 
 

@@ -19,10 +19,10 @@ from tidemill.loop.sync.estimators import TRUST
 from tidemill.loop.sync.onnx_models import compile_onnx
 from tidemill.signature import Label, Signature, Tensor
 from tidemill.steps.export import parity
-from tidemill.steps.export.compile import Compiled, load
+from tidemill.steps.export.compile import Compiled, load_compiled
 from tidemill.steps.export.external_samples import sample_rows
-from tidemill.steps.export.external_signature import LABELS, Inputs, are_shares
-from tidemill.steps.export.model_io import Answers, Rows, answers_of
+from tidemill.steps.export.external_signature import LABELS_REMEDY, Inputs, are_probabilities
+from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
 from tidemill.stores.mlflow.external_models import ForeignModel
 from tidemill.stores.mlflow.output import without_warnings
 
@@ -31,7 +31,7 @@ INSTALL = "pip install 'tidemill[torch]', and what else the network was made wit
 
 def compile_network(
     model: ForeignModel, inputs: Inputs, tagged: tuple[Label, ...], target: str, *, trust: bool
-) -> tuple[Compiled, Signature, Rows]:
+) -> tuple[Compiled, Signature, InputRows]:
     """The network as a bundle holds it, its signature, and the rows that it was compared on.
 
     A network that gives a number for each label of the tag gives scores: softmax makes
@@ -43,20 +43,20 @@ def compile_network(
     network = _loaded(model, trust)
     rows = sample_rows(_unlabelled(inputs, target), model.example)
     wide = _asked(network, rows)
-    if wide.ndim == 2 and wide.shape[1] > 1 and not are_shares(wide):
+    if wide.ndim == 2 and wide.shape[1] > 1 and not are_probabilities(wide):
         if len(tagged) != wide.shape[1]:
             raise ExportError(
                 f"The PyTorch model gives {wide.shape[1]} scores a row, and no tag names as many"
                 " labels.",
-                remedy=LABELS,
+                remedy=LABELS_REMEDY,
             )
         layers = importlib.import_module("torch").nn
         network = layers.Sequential(network, layers.Softmax(1))
     compiled, signature, rows = _exported(network, model, inputs, tagged, target)
     own = _answers(_asked(network, rows), signature)
-    found = answers_of(load(compiled, signature), compiled.inputs, signature, rows)
-    differences = parity.differences(own, found)
-    if not parity.passes(differences):
+    found = predict_in_batches(load_compiled(compiled, signature), compiled.inputs, signature, rows)
+    differences = parity.compare_predictions(own, found)
+    if not parity.within_tolerance(differences):
         raise ExportError("The PyTorch model answers otherwise in ONNX.")
     return compiled, signature, rows
 
@@ -87,7 +87,7 @@ def _unlabelled(inputs: Inputs, target: str) -> Signature:
     return Signature("regression", target, inputs)
 
 
-def _asked(network: Any, rows: Rows) -> Any:
+def _asked(network: Any, rows: InputRows) -> Any:
     """What the network itself answers, fed as MLflow's pyfunc feeds it."""
     torch = importlib.import_module("torch")
     given = rows.to_numpy(np.float32) if isinstance(rows, pd.DataFrame) else rows
@@ -102,19 +102,19 @@ def _asked(network: Any, rows: Rows) -> Any:
 
 def _exported(
     network: Any, model: ForeignModel, inputs: Inputs, tagged: tuple[Label, ...], target: str
-) -> tuple[Compiled, Signature, Rows]:
-    from tidemill.steps.convert.torch_export import exported
+) -> tuple[Compiled, Signature, InputRows]:
+    from tidemill.steps.convert.torch_export import export_network
 
     shape = inputs.shape if isinstance(inputs, Tensor) else (len(inputs),)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as scratch:
         path = Path(scratch, "network.onnx")
         with without_warnings():
-            onnx.save(exported(network, shape), str(path))
+            onnx.save(export_network(network, shape), str(path))
         return compile_onnx(path, inputs, tagged, target, model.example)
 
 
-def _answers(found: Any, signature: Signature) -> Answers:
+def _answers(found: Any, signature: Signature) -> ModelPredictions:
     if not signature.labels:
-        return Answers(found.reshape(-1).astype(np.float64))
+        return ModelPredictions(found.reshape(-1).astype(np.float64))
     labels = found.argmax(axis=1)
-    return Answers(np.array(signature.labels)[labels], labels, found.astype(np.float64))
+    return ModelPredictions(np.array(signature.labels)[labels], labels, found.astype(np.float64))

@@ -14,16 +14,21 @@ from tidemill.bundle import Parity
 from tidemill.errors import ExportError
 from tidemill.signature import Label, Signature, Tensor
 from tidemill.steps.export import parity
-from tidemill.steps.export.compile import Compiled, load
-from tidemill.steps.export.external_onnx import Fitted, fit_onnx
+from tidemill.steps.export.compile import Compiled, load_compiled
+from tidemill.steps.export.external_onnx import AdaptedGraph, adapt_onnx
 from tidemill.steps.export.external_samples import sample_rows
-from tidemill.steps.export.external_signature import Inputs, labels_of_output
-from tidemill.steps.export.model_io import Answers, Rows, answers_of, feed
+from tidemill.steps.export.external_signature import Inputs, labels_from_output
+from tidemill.steps.export.model_io import (
+    InputRows,
+    ModelPredictions,
+    input_arrays,
+    predict_in_batches,
+)
 
 
 def compile_onnx(
     path: Path, inputs: Inputs | None, tagged: tuple[Label, ...], target: str, example: Any
-) -> tuple[Compiled, Signature, Rows]:
+) -> tuple[Compiled, Signature, InputRows]:
     """The model as a bundle holds it, its signature, and the rows that it was compared on.
 
     Args:
@@ -39,25 +44,27 @@ def compile_onnx(
         content = original.SerializeToString()
     except Exception as error:  # protobuf's own errors, and files that are missing
         raise ExportError(f"{path.name} is no ONNX model: {error}") from error
-    fitted = fit_onnx(original, inputs, tagged)
+    fitted = adapt_onnx(original, inputs, tagged)
     draft = _signature(fitted, fitted.labels, target)
     rows = sample_rows(draft, example)
     raw = _Original(content, fitted)
-    labels = fitted.labels or (labels_of_output(raw.wide(rows), ()) if fitted.asks else ())
+    labels = fitted.labels or (
+        labels_from_output(raw.wide(rows), ()) if fitted.ambiguous_output else ()
+    )
     signature = _signature(fitted, labels, target)
     compiled = Compiled(
-        "onnx", fitted.model.SerializeToString(), fitted.feeds, fitted.outputs,
+        "onnx", fitted.model.SerializeToString(), fitted.model_inputs, fitted.outputs,
         Parity(0, True, 0.0),
     )  # fmt: skip
-    runtime = load(compiled, signature)
-    found = answers_of(runtime, compiled.inputs, signature, rows)
-    differences = parity.differences(raw.answers(rows, signature), found)
-    if not parity.passes(differences):
+    runtime = load_compiled(compiled, signature)
+    found = predict_in_batches(runtime, compiled.inputs, signature, rows)
+    differences = parity.compare_predictions(raw.answers(rows, signature), found)
+    if not parity.within_tolerance(differences):
         raise ExportError("The ONNX model does not answer in a bundle as it did by itself.")
     return replace(compiled, parity=differences), signature, rows
 
 
-def _signature(fitted: Fitted, labels: tuple[Label, ...], target: str) -> Signature:
+def _signature(fitted: AdaptedGraph, labels: tuple[Label, ...], target: str) -> Signature:
     task: Any = "classification" if labels else "regression"
     if isinstance(fitted.inputs, Tensor):
         return Signature(task, target, tensor=fitted.inputs, labels=labels)
@@ -67,7 +74,7 @@ def _signature(fitted: Fitted, labels: tuple[Label, ...], target: str) -> Signat
 class _Original:
     """The model as it came, fed from the same rows."""
 
-    def __init__(self, content: bytes, fitted: Fitted) -> None:
+    def __init__(self, content: bytes, fitted: AdaptedGraph) -> None:
         self._fitted = fitted
         try:
             self._session = onnxruntime.InferenceSession(
@@ -76,17 +83,17 @@ class _Original:
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             raise ExportError(f"ONNX Runtime does not take the model: {error}") from error
 
-    def wide(self, rows: Rows) -> Any:
+    def wide(self, rows: InputRows) -> Any:
         """The one output of which its values tell what it is."""
-        return self._run(rows)[self._fitted.asks or ""]
+        return self._run(rows)[self._fitted.ambiguous_output or ""]
 
-    def answers(self, rows: Rows, signature: Signature) -> Answers:
+    def answers(self, rows: InputRows, signature: Signature) -> ModelPredictions:
         """What it answers, in the terms of the signature."""
         found = self._run(rows)
         texts = [v for v in found.values() if getattr(v, "dtype", np.dtype(float)).kind in "OUSi"]
         floats = [v for v in found.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
         if not signature.labels:
-            return Answers(floats[0].reshape(-1).astype(np.float64))
+            return ModelPredictions(floats[0].reshape(-1).astype(np.float64))
         listed = list(signature.labels)
         if isinstance(likely := _dictionaries(found), list):
             floats = [np.array([[row[label] for label in listed] for row in likely])]
@@ -96,13 +103,13 @@ class _Original:
             labels = np.array([listed.index(v) for v in texts[0].reshape(-1).tolist()], np.int64)
         else:
             labels = wide[0].argmax(axis=1)
-        return Answers(np.array(listed)[labels], labels, probabilities)
+        return ModelPredictions(np.array(listed)[labels], labels, probabilities)
 
-    def _run(self, rows: Rows) -> dict[str, Any]:
+    def _run(self, rows: InputRows) -> dict[str, Any]:
         feeds = {}
-        arrays = feed(rows, self._fitted.feeds)
+        arrays = input_arrays(rows, self._fitted.model_inputs)
         wanted = {entry.name: entry for entry in self._session.get_inputs()}
-        for entry, array in zip(self._fitted.feeds, arrays, strict=True):
+        for entry, array in zip(self._fitted.model_inputs, arrays, strict=True):
             declared = wanted[entry.name]
             flat = array.reshape(-1) if len(declared.shape) == 1 else array
             feeds[entry.name] = flat.astype(_DTYPES.get(declared.type, flat.dtype))

@@ -35,7 +35,7 @@ from tidemill.serving.model.remote_runtime import (
     to_wire,
 )
 from tidemill.signature import Signature
-from tidemill.steps.export.external_signature import layout
+from tidemill.steps.export.external_signature import input_layout
 
 TIME_LIMIT = 300.0  # seconds after which a model that does not come back is given up
 MODEL_FILE = "MLmodel"
@@ -112,7 +112,7 @@ def rows_of(arrays: Sequence[Any], signature: Signature, types: dict[str, str]) 
     """The arrays as the model takes them: a tensor, or a DataFrame with the types it was told of.
 
     Args:
-        arrays: In the order of `layout(signature)`.
+        arrays: In the order of `input_layout(signature)`.
         types: MLflow's type by column.
     """
     import pandas as pd
@@ -121,7 +121,7 @@ def rows_of(arrays: Sequence[Any], signature: Signature, types: dict[str, str]) 
         kind = types.get(signature.tensor.name)
         return {signature.tensor.name: arrays[0]} if kind == "tensor" else arrays[0]
     columns: dict[str, Any] = {}
-    for entry, array in zip(layout(signature), arrays, strict=True):
+    for entry, array in zip(input_layout(signature), arrays, strict=True):
         for place, name in enumerate(entry.columns):
             values = array[:, place]
             if entry.missing is not None:

@@ -10,19 +10,19 @@ import numpy.typing as npt
 from sklearn.preprocessing import PolynomialFeatures, PowerTransformer
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, matrix, numbers, plain
+from tidemill.steps.convert.blocks import Block, as_numbers, matrix, number_block
 from tidemill.steps.convert.columns import scale_standard
-from tidemill.steps.convert.dispatch import transform
+from tidemill.steps.convert.dispatch import convert_transformer
 from tidemill.steps.convert.graph import Graph
 
 Floats = npt.NDArray[np.float64]
 
 
-@transform.register(PolynomialFeatures)
+@convert_transformer.register(PolynomialFeatures)
 def _products(step: PolynomialFeatures, graph: Graph, block: Block) -> Block:
     """Every product as one column times the next; shorter ones are filled up with ones."""
-    columns = numbers(graph, block)
-    ones = plain(_ones(graph, matrix(graph, columns)), 1, nullable=False)
+    columns = as_numbers(graph, block)
+    ones = number_block(_ones(graph, matrix(graph, columns)), 1, nullable=False)
     wide = graph.stack([matrix(graph, columns), ones.source])
     factors = [_factors(row, columns.width) for row in step.powers_]
     longest = max(len(row) for row in factors)
@@ -30,7 +30,7 @@ def _products(step: PolynomialFeatures, graph: Graph, block: Block) -> Block:
     name = graph.columns(wide, [row[0] for row in padded])
     for place in range(1, longest):
         name = graph.add("Mul", name, graph.columns(wide, [row[place] for row in padded]))
-    return plain(name, len(padded), nullable=False)
+    return number_block(name, len(padded), nullable=False)
 
 
 def _factors(powers: Any, width: int) -> list[int]:
@@ -46,11 +46,11 @@ def _ones(graph: Graph, name: str) -> str:
     return graph.add("Add", zero, graph.constant(1.0))
 
 
-@transform.register(PowerTransformer)
+@convert_transformer.register(PowerTransformer)
 def _power(step: PowerTransformer, graph: Graph, block: Block) -> Block:
     """Yeo and Johnson, "A new family of power transformations", Biometrika 87, 2000; Box and Cox,
     "An analysis of transformations", 1964."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     name, power = matrix(graph, columns), np.asarray(step.lambdas_, float)
     if not np.isfinite(power).all():
         raise ExportError("PowerTransformer has a power that is not finite.")
@@ -62,7 +62,7 @@ def _power(step: PowerTransformer, graph: Graph, block: Block) -> Block:
         mirrored = graph.add("Max", graph.add("Neg", name), zero)
         down = graph.add("Neg", _box_cox(graph, _log1p(graph, mirrored), 2 - power))
         bent = graph.add("Where", graph.add("GreaterOrEqual", name, zero), up, down)
-    made = plain(bent, columns.width)
+    made = number_block(bent, columns.width)
     return scale_standard(step._scaler, graph, made) if step.standardize else made
 
 

@@ -19,8 +19,15 @@ from sklearn.naive_bayes import BernoulliNB, ComplementNB, GaussianNB, Multinomi
 from sklearn.neural_network import MLPClassifier
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, Numbers, Texts, matrix, numbers, plain
-from tidemill.steps.convert.dispatch import Outcome
+from tidemill.steps.convert.blocks import (
+    Block,
+    NumberBlock,
+    TextBlock,
+    as_numbers,
+    matrix,
+    number_block,
+)
+from tidemill.steps.convert.dispatch import EstimatorOutputs
 from tidemill.steps.convert.graph import (
     DOUBLE,
     FLOAT,
@@ -32,7 +39,7 @@ from tidemill.steps.convert.graph import (
 )
 
 #: What predicts the class with the highest probability, the first of equal ones.
-MOST_LIKELY = (
+PREDICTS_ARGMAX = (
     BernoulliNB,
     ComplementNB,
     GaussianNB,
@@ -42,39 +49,39 @@ MOST_LIKELY = (
 )
 
 
-def transform_foreign(step: Any, graph: Graph, block: Block) -> Numbers:
+def convert_external_transformer(step: Any, graph: Graph, block: Block) -> NumberBlock:
     """A transformer of numbers, or of one column of text."""
-    if isinstance(block, Texts):
+    if isinstance(block, TextBlock):
         return _of_text(step, graph, block)
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     (name,) = _embedded(step, graph, columns, {})[:1]
-    return plain(graph.double(name), _width(step, columns.width))
+    return number_block(graph.double(name), _width(step, columns.width))
 
 
-def answer_foreign(step: Any, graph: Graph, block: Block) -> Outcome:
+def convert_external_estimator(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     """A classifier's label and probabilities, or a regressor's value."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     if not hasattr(step, "classes_"):
         (name,) = _embedded(step, graph, columns, {})[:1]
-        return Outcome(value=graph.reshape(graph.double(name), -1, 1))
+        return EstimatorOutputs(value=graph.reshape(graph.double(name), -1, 1))
     likely = hasattr(step, "predict_proba")
     options = {"zipmap": False} if likely else {}
     names = _embedded(step, graph, columns, options)
-    if likely and isinstance(step, MOST_LIKELY):
-        return Outcome(probabilities=graph.double(names[1]))
+    if likely and isinstance(step, PREDICTS_ARGMAX):
+        return EstimatorOutputs(probabilities=graph.double(names[1]))
     chosen = _position(step, graph, names[0])
-    return Outcome(probabilities=graph.double(names[1]) if likely else None, label=chosen)
+    return EstimatorOutputs(probabilities=graph.double(names[1]) if likely else None, label=chosen)
 
 
-def scores_foreign(step: Any, graph: Graph, block: Block) -> str:
+def convert_external_scores(step: Any, graph: Graph, block: Block) -> str:
     """A classifier's decision function."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     names = _embedded(step, graph, columns, {"zipmap": False, "raw_scores": True})
     found = graph.double(names[1])
     return graph.columns(found, [1]) if len(step.classes_) == 2 else found
 
 
-def _embedded(step: Any, graph: Graph, columns: Numbers, options: dict[str, Any]) -> list[str]:
+def _embedded(step: Any, graph: Graph, columns: NumberBlock, options: dict[str, Any]) -> list[str]:
     name = matrix(graph, columns)
     model = _converted(graph, step, columns.width, options)
     feed = graph.cast(name, FLOAT) if graph.single else name
@@ -102,7 +109,7 @@ def _convert(
     from skl2onnx import convert_sklearn
     from skl2onnx.common.exceptions import MissingShapeCalculator
 
-    graph.foreign.append(type(step).__name__)
+    graph.external_steps.append(type(step).__name__)
     try:
         with _quiet():
             model = convert_sklearn(
@@ -122,7 +129,7 @@ def _convert(
     return converted
 
 
-def _of_text(step: Any, graph: Graph, block: Texts) -> Numbers:
+def _of_text(step: Any, graph: Graph, block: TextBlock) -> NumberBlock:
     """Counting and hashing of words, from one column whose texts are all there."""
     from skl2onnx.common.data_types import StringTensorType
 
@@ -133,7 +140,7 @@ def _of_text(step: Any, graph: Graph, block: Texts) -> Numbers:
         raise ExportError(f"{type(step).__name__} does not take texts.")
     name = graph.columns(block.source, block.index.tolist())
     (found,) = graph.embed(model, {model.graph.input[0].name: name})[:1]
-    return plain(graph.double(found), len(step.get_feature_names_out()))
+    return number_block(graph.double(found), len(step.get_feature_names_out()))
 
 
 def _width(step: Any, given: int) -> int:

@@ -13,10 +13,10 @@ import torch
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, Tensor, matrix, numbers
-from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.blocks import Block, TensorBlock, as_numbers, matrix
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import FLOAT, INT64, Graph
-from tidemill.steps.convert.torch_export import exported
+from tidemill.steps.convert.torch_export import export_network
 
 
 class _Answering(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -32,23 +32,23 @@ class _Answering(torch.nn.Module):  # type: ignore[misc]  # torch is not typed h
         return self.nonlinearity(found[0] if isinstance(found, tuple) else found)
 
 
-@answer.register(NeuralNetClassifier)
-def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(NeuralNetClassifier)
+def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     _check_labels(step)
-    return Outcome(probabilities=graph.double(_embedded(step, graph, block)))
+    return EstimatorOutputs(probabilities=graph.double(_embedded(step, graph, block)))
 
 
-@answer.register(NeuralNetBinaryClassifier)
-def _binary(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(NeuralNetBinaryClassifier)
+def _binary(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     _check_labels(step)
     found = graph.double(_embedded(step, graph, block))
     above = graph.add("Greater", graph.columns(found, [1]), graph.constant(float(step.threshold)))
-    return Outcome(probabilities=found, label=graph.reshape(graph.cast(above, INT64), -1))
+    return EstimatorOutputs(probabilities=found, label=graph.reshape(graph.cast(above, INT64), -1))
 
 
-@answer.register(NeuralNetRegressor)
-def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
-    return Outcome(value=graph.reshape(graph.double(_embedded(step, graph, block)), -1, 1))
+@convert_estimator.register(NeuralNetRegressor)
+def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return EstimatorOutputs(value=graph.reshape(graph.double(_embedded(step, graph, block)), -1, 1))
 
 
 def _check_labels(step: Any) -> None:
@@ -61,9 +61,9 @@ def _check_labels(step: Any) -> None:
 
 
 def _embedded(step: Any, graph: Graph, block: Block) -> str:
-    if isinstance(block, Tensor):
+    if isinstance(block, TensorBlock):
         name, shape = block.name, block.shape
     else:
-        name, shape = matrix(graph, block), (numbers(graph, block).width,)
-    model = exported(_Answering(step), shape)
+        name, shape = matrix(graph, block), (as_numbers(graph, block).width,)
+    model = export_network(_Answering(step), shape)
     return graph.embed(model, {model.graph.input[0].name: graph.cast(name, FLOAT)})[0]

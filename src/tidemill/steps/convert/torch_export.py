@@ -15,10 +15,11 @@ import torch
 from tidemill.errors import ExportError
 from tidemill.steps.convert.graph import OPSET
 
-ROWS = 2  # of the example that the exporter traces with; one row would be taken for a constant
+# Rows of the traced example; one row would be taken for a constant.
+TRACED_ROWS = 2
 
 
-def exported(network: Any, shape: tuple[int, ...]) -> onnx.ModelProto:
+def export_network(network: Any, shape: tuple[int, ...]) -> onnx.ModelProto:
     """A network of one input [rows, *shape] as ONNX, for any number of rows.
 
     Raises:
@@ -30,7 +31,7 @@ def exported(network: Any, shape: tuple[int, ...]) -> onnx.ModelProto:
     for export in (_by_trace, _by_graph):
         try:
             with _quiet(), torch.no_grad():
-                return export(network, torch.zeros(ROWS, *shape))
+                return export(network, torch.zeros(TRACED_ROWS, *shape))
         except Exception as error:  # an exporter may fail in any way
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
     raise ExportError(f"torch cannot export the network: {'; '.join(reasons)}")

@@ -32,7 +32,7 @@ import pandas as pd
 from tidemill.signature import Signature, Tensor
 from tidemill.steps.decay.holdout import measure_holdout
 from tidemill.steps.drift.histogram import CATEGORIES, sketch_categories, sketch_numbers
-from tidemill.steps.export.model_io import Answers, Rows
+from tidemill.steps.export.model_io import InputRows, ModelPredictions
 
 FORMAT = 1
 SAMPLE_ROWS = 1000
@@ -47,9 +47,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def make_profile(
-    X_train: Rows,
+    X_train: InputRows,
     signature: Signature,
-    answers: Answers,
+    answers: ModelPredictions,
     *,
     y_test: npt.NDArray[Any] | None = None,
 ) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def make_profile(
     }
 
 
-def columns_of(X: Rows, signature: Signature) -> dict[str, npt.NDArray[Any]]:
+def columns_of(X: InputRows, signature: Signature) -> dict[str, npt.NDArray[Any]]:
     """The columns that are watched for drift, by name: the signature's, or a tensor's summaries."""
     if signature.tensor is not None:
         return tensor_summaries(np.asarray(X), signature.tensor)
@@ -138,13 +138,13 @@ def _plain(value: Any) -> Any:
     return value[:TEXT] if isinstance(value, str) else value
 
 
-def _output(answers: Answers, signature: Signature) -> dict[str, Any]:
+def _output(answers: ModelPredictions, signature: Signature) -> dict[str, Any]:
     if signature.task == "regression":
         return _built(sketch_numbers(answers.predictions))
     return _built(sketch_categories(answers.predictions))
 
 
-def _confidence(answers: Answers) -> dict[str, Any] | None:
+def _confidence(answers: ModelPredictions) -> dict[str, Any] | None:
     if answers.probabilities is None or answers.labels is None:
         return None
     of_answer = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
@@ -152,7 +152,7 @@ def _confidence(answers: Answers) -> dict[str, Any] | None:
 
 
 def _holdout(
-    answers: Answers, signature: Signature, y_test: npt.NDArray[Any] | None
+    answers: ModelPredictions, signature: Signature, y_test: npt.NDArray[Any] | None
 ) -> dict[str, Any] | None:
     if y_test is None or len(y_test) == 0:
         return None

@@ -24,7 +24,7 @@ from tidemill.signature import Signature
 from tidemill.steps.convert.columns import positions
 
 
-def lower(model: Any, signature: Signature) -> Any:
+def to_array_input(model: Any, signature: Signature) -> Any:
     """A copy of the fitted model that takes arrays with the signature's columns.
 
     Raises:

@@ -31,13 +31,13 @@ from tidemill.bundle import (
 from tidemill.errors import ExportError
 from tidemill.signature import Signature, Value
 from tidemill.steps.drift.profile import make_profile
-from tidemill.steps.export.compile import Compiled, compile_model, load
-from tidemill.steps.export.model_io import Answers, Rows, answers_of
-from tidemill.steps.export.parity import acceptable
+from tidemill.steps.export.compile import Compiled, compile_model, load_compiled
+from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
+from tidemill.steps.export.parity import accepted_rows
 
 __all__ = [
+    "BundleMetadata",
     "Compiled",
-    "Made",
     "compile_model",
     "export_bundle",
     "make_example",
@@ -47,7 +47,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Made:
+class BundleMetadata:
     """Where a model comes from, for its manifest.
 
     Attributes:
@@ -69,12 +69,12 @@ PACKAGES = ("tidemill", "numpy", "scikit-learn", "onnx", "onnxruntime", "skl2onn
 def export_bundle(
     model: Any,
     signature: Signature,
-    X_test: Rows,
+    X_test: InputRows,
     y_test: npt.NDArray[Any] | None,
     folder: Path,
     *,
     name: str,
-    X_train: Rows,
+    X_train: InputRows,
     metrics: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
     source: Mapping[str, str] | None = None,
@@ -99,14 +99,16 @@ def export_bundle(
     _prepare(folder)
     X_held, y_held = _held(X_test, y_test, X_train, signature)
     compiled = compile_model(model, signature, X_held)
-    answers = answers_of(load(compiled, signature), compiled.inputs, signature, X_held)
+    answers = predict_in_batches(
+        load_compiled(compiled, signature), compiled.inputs, signature, X_held
+    )
     return write_bundle(
         folder,
         compiled,
         signature,
         make_profile(X_train, signature, answers, y_test=y_held),
         make_example(X_held, signature, answers),
-        Made(name, metrics or {}, versions or {}, source or {}),
+        BundleMetadata(name, metrics or {}, versions or {}, source or {}),
     )
 
 
@@ -116,7 +118,7 @@ def write_bundle(
     signature: Signature,
     profile: Mapping[str, Any],
     example: Example,
-    made: Made,
+    made: BundleMetadata,
 ) -> Bundle:
     """Write and seal a bundle's files; a model that is in the folder already stays as it is."""
     _write(folder / SIGNATURE, signature)
@@ -145,12 +147,12 @@ def _prepare(folder: Path) -> None:
 
 
 def _held(
-    X_test: Rows, y_test: npt.NDArray[Any] | None, X_train: Rows, signature: Signature
-) -> tuple[Rows, npt.NDArray[Any] | None]:
+    X_test: InputRows, y_test: npt.NDArray[Any] | None, X_train: InputRows, signature: Signature
+) -> tuple[InputRows, npt.NDArray[Any] | None]:
     """The held-out rows that the signature takes; training rows where there is none."""
-    fits = acceptable(X_test, signature)
+    fits = accepted_rows(X_test, signature)
     if not fits.any():
-        return X_train[acceptable(X_train, signature)], None
+        return X_train[accepted_rows(X_train, signature)], None
     return X_test[fits], None if y_test is None else np.asarray(y_test)[fits]
 
 
@@ -170,7 +172,7 @@ def _manifest(compiled: Compiled, name: str) -> Manifest:
     )
 
 
-def make_example(X: Rows, signature: Signature, answers: Answers) -> Example:
+def make_example(X: InputRows, signature: Signature, answers: ModelPredictions) -> Example:
     """The first rows and their answers, spread over the labels where there are some."""
     places = _spread(answers)
     if not places:
@@ -190,7 +192,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _spread(answers: Answers) -> list[int]:
+def _spread(answers: ModelPredictions) -> list[int]:
     """The first row of each label, then the first rows, as many as an example has."""
     if answers.labels is None:
         return [int(i) for i in np.flatnonzero(np.isfinite(answers.predictions))[:EXAMPLE_ROWS]]
@@ -200,7 +202,7 @@ def _spread(answers: Answers) -> list[int]:
     return sorted([*firsts, *others][:EXAMPLE_ROWS])
 
 
-def _row(X: Rows, place: int, signature: Signature) -> tuple[Value, ...]:
+def _row(X: InputRows, place: int, signature: Signature) -> tuple[Value, ...]:
     if not isinstance(X, pd.DataFrame):
         return tuple(np.asarray(X[place], dtype=float).ravel().tolist())
     row = X[list(signature.names)].iloc[[place]].astype(object).to_numpy()[0]
@@ -215,7 +217,7 @@ def _value(value: Any, kind: str) -> Value:
     return plain
 
 
-def _answer(answers: Answers, place: int, signature: Signature) -> RowPrediction:
+def _answer(answers: ModelPredictions, place: int, signature: Signature) -> RowPrediction:
     if answers.labels is None:
         return RowPrediction(float(answers.predictions[place]))
     likely = answers.probabilities

@@ -18,11 +18,11 @@ from tidemill.serving.model.runtime import OnnxRuntime, Runtime
 from tidemill.serving.model.sklearn_runtime import NativeRuntime, rebuild
 from tidemill.signature import Signature
 from tidemill.steps.convert import Converted, convert
-from tidemill.steps.convert.model import given
+from tidemill.steps.convert.model import signature_block
 from tidemill.steps.export import parity
-from tidemill.steps.export.array_input import lower
-from tidemill.steps.export.model_io import Answers, Rows, answers_of
-from tidemill.steps.export.parity import Trial
+from tidemill.steps.export.array_input import to_array_input
+from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
+from tidemill.steps.export.parity import ParityCase
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Compiled:
     trusted_types: tuple[str, ...] = ()
 
 
-def compile_model(model: Any, signature: Signature, X_sample: Rows) -> Compiled:
+def compile_model(model: Any, signature: Signature, X_sample: InputRows) -> Compiled:
     """The fastest form of a fitted model that answers as the model does.
 
     Args:
@@ -56,7 +56,7 @@ def compile_model(model: Any, signature: Signature, X_sample: Rows) -> Compiled:
     Raises:
         ExportError: There is none; the message says why ONNX and the fallback were refused.
     """
-    trials = parity.trials(model, X_sample, signature)
+    trials = parity.parity_cases(model, X_sample, signature)
     reasons = []
     for single in (False, True):
         found, reason, more = _compiled(model, signature, trials, single=single)
@@ -76,7 +76,7 @@ def compile_model(model: Any, signature: Signature, X_sample: Rows) -> Compiled:
         ) from error
 
 
-def load(compiled: Compiled, signature: Signature) -> Runtime:
+def load_compiled(compiled: Compiled, signature: Signature) -> Runtime:
     """The compiled model as a serving machine would load it."""
     if compiled.runtime == "skops":
         return NativeRuntime(rebuild(compiled.content), compiled.inputs, signature)
@@ -84,7 +84,7 @@ def load(compiled: Compiled, signature: Signature) -> Runtime:
 
 
 def _compiled(
-    model: Any, signature: Signature, trials: list[Trial], *, single: bool
+    model: Any, signature: Signature, trials: list[ParityCase], *, single: bool
 ) -> tuple[Compiled | None, str, bool]:
     """The model in ONNX, or why not, and whether another precision may do better."""
     try:
@@ -94,14 +94,14 @@ def _compiled(
     try:
         compiled = _checked(signature, trials, converted)
     except TidemillError as error:
-        return None, error.detail, bool(converted.foreign)
-    if parity.passes(compiled.parity):
+        return None, error.detail, bool(converted.external_steps)
+    if parity.within_tolerance(compiled.parity):
         return compiled, "", False
     where = "ONNX in single precision" if single else "ONNX"
-    return None, _complaint(compiled.parity, where), bool(converted.foreign)
+    return None, _complaint(compiled.parity, where), bool(converted.external_steps)
 
 
-def _checked(signature: Signature, trials: list[Trial], converted: Converted) -> Compiled:
+def _checked(signature: Signature, trials: list[ParityCase], converted: Converted) -> Compiled:
     compiled = Compiled(
         runtime="onnx",
         content=_serialised(converted),
@@ -120,10 +120,10 @@ def _serialised(converted: Converted) -> bytes:
     return content
 
 
-def _native(model: Any, signature: Signature, trials: list[Trial]) -> Compiled:
+def _native(model: Any, signature: Signature, trials: list[ParityCase]) -> Compiled:
     """The model for the server's scikit-learn, rebuilt by the server's own code."""
-    content, asked = _skops(lower(model, signature))
-    inputs = given(signature)[1]
+    content, asked = _skops(to_array_input(model, signature))
+    inputs = signature_block(signature)[1]
     likely = signature.task == "classification" and hasattr(model, "predict_proba")
     outputs = ModelOutputs(
         label="label" if signature.labels else None,
@@ -132,22 +132,22 @@ def _native(model: Any, signature: Signature, trials: list[Trial]) -> Compiled:
     )
     compiled = Compiled("skops", content, inputs, outputs, Parity(0, True, 0.0), None, asked)
     compiled = _compared(signature, trials, compiled)
-    if not parity.passes(compiled.parity):
+    if not parity.within_tolerance(compiled.parity):
         raise ExportError(_complaint(compiled.parity, "The rebuilt model"))
     return compiled
 
 
-def _compared(signature: Signature, trials: list[Trial], compiled: Compiled) -> Compiled:
+def _compared(signature: Signature, trials: list[ParityCase], compiled: Compiled) -> Compiled:
     """The compiled model with how close it comes to the native one."""
-    runtime = load(compiled, signature)
+    runtime = load_compiled(compiled, signature)
 
-    def answer(rows: Rows) -> Answers:
+    def answer(rows: InputRows) -> ModelPredictions:
         try:
-            return answers_of(runtime, compiled.inputs, signature, rows)
+            return predict_in_batches(runtime, compiled.inputs, signature, rows)
         except Exception as error:  # the runtimes' own exceptions share no public base
             raise ExportError(f"The compiled model fails: {_first_line(error)}") from error
 
-    return replace(compiled, parity=parity.compare(trials, answer))
+    return replace(compiled, parity=parity.measure_parity(trials, answer))
 
 
 def _skops(model: Any) -> tuple[bytes, tuple[str, ...]]:

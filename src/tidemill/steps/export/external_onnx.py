@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tidemill.bundle import ModelInput, ModelOutputs
 from tidemill.errors import ExportError
 from tidemill.signature import Column, Kind, Label, Tensor
-from tidemill.steps.export.external_signature import LABELS, Inputs
+from tidemill.steps.export.external_signature import LABELS_REMEDY, Inputs
 
-FEED = {
+FEED_DTYPES = {
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
     TensorProto.INT64: "int64",
@@ -42,7 +42,7 @@ PREFIX = "tidemill_"
 
 
 @dataclass
-class Fitted:
+class AdaptedGraph:
     """A graph on its way into a bundle.
 
     Attributes:
@@ -54,13 +54,15 @@ class Fitted:
 
     model: onnx.ModelProto
     inputs: Inputs = ()
-    feeds: tuple[ModelInput, ...] = ()
+    model_inputs: tuple[ModelInput, ...] = ()
     outputs: ModelOutputs = field(default_factory=ModelOutputs)
     labels: tuple[Label, ...] = ()
-    asks: str | None = None
+    ambiguous_output: str | None = None
 
 
-def fit_onnx(model: onnx.ModelProto, inputs: Inputs | None, tagged: tuple[Label, ...]) -> Fitted:
+def adapt_onnx(
+    model: onnx.ModelProto, inputs: Inputs | None, tagged: tuple[Label, ...]
+) -> AdaptedGraph:
     """The model in a bundle's terms. Changes `model`.
 
     Args:
@@ -70,7 +72,7 @@ def fit_onnx(model: onnx.ModelProto, inputs: Inputs | None, tagged: tuple[Label,
     Raises:
         ExportError: It takes or answers what no bundle does; says what.
     """
-    fitted = Fitted(model)
+    fitted = AdaptedGraph(model)
     _fit_inputs(fitted, inputs)
     _fit_outputs(fitted, tagged)
     try:
@@ -80,7 +82,7 @@ def fit_onnx(model: onnx.ModelProto, inputs: Inputs | None, tagged: tuple[Label,
     return fitted
 
 
-def _fit_inputs(fitted: Fitted, inputs: Inputs | None) -> None:
+def _fit_inputs(fitted: AdaptedGraph, inputs: Inputs | None) -> None:
     graph = fitted.model.graph
     constants = {initializer.name for initializer in graph.initializer}
     entries = [entry for entry in graph.input if entry.name not in constants]
@@ -93,7 +95,9 @@ def _fit_inputs(fitted: Fitted, inputs: Inputs | None) -> None:
         _fit_several(fitted, entries, shapes, inputs)
 
 
-def _fit_one(fitted: Fitted, entry: Any, shape: list[int | None], inputs: Inputs | None) -> None:
+def _fit_one(
+    fitted: AdaptedGraph, entry: Any, shape: list[int | None], inputs: Inputs | None
+) -> None:
     """One matrix or picture for everything."""
     dtype: Any = _given_as(fitted, entry, shape)
     if isinstance(inputs, tuple):
@@ -107,7 +111,7 @@ def _fit_one(fitted: Fitted, entry: Any, shape: list[int | None], inputs: Inputs
         if texts != {dtype == "string"}:
             raise ExportError(f"'{entry.name}' is of {dtype}; its signature says otherwise.")
         fitted.inputs = inputs
-        fitted.feeds = (ModelInput(entry.name, dtype, tuple(c.name for c in inputs)),)
+        fitted.model_inputs = (ModelInput(entry.name, dtype, tuple(c.name for c in inputs)),)
         return
     sizes = [size for size in shape[1:] if size is not None]
     wanted = list(inputs.shape) if inputs is not None else sizes
@@ -118,11 +122,11 @@ def _fit_one(fitted: Fitted, entry: Any, shape: list[int | None], inputs: Inputs
         carried = _recast(fitted, entry, "float64")
     name = inputs.name if inputs is not None else entry.name
     fitted.inputs = Tensor(name, tuple(wanted), "float32" if carried == "float32" else "float64")
-    fitted.feeds = (ModelInput(entry.name, carried),)
+    fitted.model_inputs = (ModelInput(entry.name, carried),)
 
 
 def _fit_several(
-    fitted: Fitted,
+    fitted: AdaptedGraph,
     entries: Sequence[Any],
     shapes: Mapping[str, list[int | None]],
     inputs: Inputs | None,
@@ -149,10 +153,10 @@ def _fit_several(
                 f"{', '.join(named)}."
             )
         columns = list(inputs)
-    fitted.inputs, fitted.feeds = tuple(columns), tuple(feeds)
+    fitted.inputs, fitted.model_inputs = tuple(columns), tuple(feeds)
 
 
-def _given_as(fitted: Fitted, entry: Any, shape: list[int | None]) -> Any:
+def _given_as(fitted: AdaptedGraph, entry: Any, shape: list[int | None]) -> Any:
     """What the data plane feeds an input with; other types are cast in the graph."""
     kind = entry.type.tensor_type.elem_type
     if shape and shape[0] not in (None, 0):
@@ -163,13 +167,13 @@ def _given_as(fitted: Fitted, entry: Any, shape: list[int | None]) -> Any:
     if kind in CAST_FROM:
         _put_before(fitted.model.graph, entry.name, "Cast", to=kind)
         kind = CAST_FROM[kind]
-    if kind not in FEED:
+    if kind not in FEED_DTYPES:
         raise ExportError(f"The ONNX model takes '{entry.name}' as type {kind}.")
     _declare(entry, kind, shape)
-    return FEED[kind]
+    return FEED_DTYPES[kind]
 
 
-def _recast(fitted: Fitted, entry: Any, dtype: Any) -> Any:
+def _recast(fitted: AdaptedGraph, entry: Any, dtype: Any) -> Any:
     """Feed doubles to an input of whole numbers or booleans."""
     kind = entry.type.tensor_type.elem_type
     _put_before(fitted.model.graph, entry.name, "Cast", to=kind)
@@ -178,7 +182,7 @@ def _recast(fitted: Fitted, entry: Any, dtype: Any) -> Any:
     return dtype
 
 
-def _fit_outputs(fitted: Fitted, tagged: tuple[Label, ...]) -> None:
+def _fit_outputs(fitted: AdaptedGraph, tagged: tuple[Label, ...]) -> None:
     graph = fitted.model.graph
     labels = tagged or _listed(graph)
     _drop_zip_maps(graph)
@@ -191,7 +195,7 @@ def _fit_outputs(fitted: Fitted, tagged: tuple[Label, ...]) -> None:
         _fit_labels(fitted, label, wide, labels)
     elif wide is not None:
         _keep(graph, [_flat_or_wide(graph, wide)])
-        fitted.asks, fitted.labels = wide.name, labels
+        fitted.ambiguous_output, fitted.labels = wide.name, labels
         fitted.outputs = ModelOutputs(probabilities=wide.name)
     elif rows:
         fitted.outputs = ModelOutputs(value=_value_of(graph, rows[0].name))
@@ -200,12 +204,14 @@ def _fit_outputs(fitted: Fitted, tagged: tuple[Label, ...]) -> None:
         raise ExportError("The ONNX model answers neither labels nor numbers.")
 
 
-def _fit_labels(fitted: Fitted, label: Any, wide: Any, labels: tuple[Label, ...]) -> None:
+def _fit_labels(fitted: AdaptedGraph, label: Any, wide: Any, labels: tuple[Label, ...]) -> None:
     graph = fitted.model.graph
     if not labels and wide is not None and _shape(wide)[1]:
         labels = tuple(range(int(_shape(wide)[1] or 0)))
     if not labels:
-        raise ExportError("The ONNX model answers with labels that are not listed.", remedy=LABELS)
+        raise ExportError(
+            "The ONNX model answers with labels that are not listed.", remedy=LABELS_REMEDY
+        )
     fitted.labels = labels
     indices = None
     if all(isinstance(value, int) for value in labels) and _kind(label) == TensorProto.INT64:

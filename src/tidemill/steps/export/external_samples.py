@@ -10,15 +10,15 @@ import pandas as pd
 
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.data.signature_inference import conform
-from tidemill.steps.export.model_io import Rows
-from tidemill.steps.export.parity import acceptable
+from tidemill.steps.export.model_io import InputRows
+from tidemill.steps.export.parity import accepted_rows
 
 ROWS = 64
 SEED = 11
 SCALES = (1.0, 10.0, 100.0)
 
 
-def sample_rows(signature: Signature, example: Any) -> Rows:
+def sample_rows(signature: Signature, example: Any) -> InputRows:
     """Rows that the signature takes: those of the example first, then made-up ones near it.
 
     Args:
@@ -36,7 +36,7 @@ def sample_rows(signature: Signature, example: Any) -> Rows:
     )
     frame = made if known is None else pd.concat([known.astype(object), made], ignore_index=True)
     frame = conform(frame, signature)
-    return frame[acceptable(frame, signature)]
+    return frame[accepted_rows(frame, signature)]
 
 
 def example_rows(signature: Signature, example: Any) -> pd.DataFrame | None:
@@ -57,7 +57,7 @@ def example_rows(signature: Signature, example: Any) -> pd.DataFrame | None:
         return None
 
 
-def gaps_in(example: Any) -> frozenset[str]:
+def columns_with_missing(example: Any) -> frozenset[str]:
     """The columns of an example that miss values."""
     if not isinstance(example, pd.DataFrame):
         return frozenset()

@@ -24,14 +24,16 @@ KINDS: dict[str, Kind] = {
 }
 MISSING = "\x00missing"
 LABELS_TAG = "tidemill.labels"
-SIGN = "Log it again with a signature: mlflow.models.infer_signature(X, model.predict(X))."
+SIGNATURE_REMEDY = (
+    "Log it again with a signature: mlflow.models.infer_signature(X, model.predict(X))."
+)
 SHOWN = 10  # labels in a message
-LABELS = (
+LABELS_REMEDY = (
     f'Name the labels in a tag of the version, as a JSON list: {LABELS_TAG} = ["stays", "leaves"].'
 )
 
 
-def inputs_of(schema: Sequence[Mapping[str, Any]], gaps: frozenset[str] = frozenset()) -> Inputs:
+def parse_inputs(schema: Sequence[Mapping[str, Any]], gaps: frozenset[str] = frozenset()) -> Inputs:
     """What MLflow's input schema means for a request.
 
     Args:
@@ -45,11 +47,11 @@ def inputs_of(schema: Sequence[Mapping[str, Any]], gaps: frozenset[str] = frozen
         return _tensor(schema)
     names = [str(entry.get("name") or f"column_{place}") for place, entry in enumerate(schema)]
     if len(set(names)) != len(names):
-        raise ExportError("The MLflow signature names a column twice.", remedy=SIGN)
+        raise ExportError("The MLflow signature names a column twice.", remedy=SIGNATURE_REMEDY)
     return tuple(_column(name, e, gaps) for name, e in zip(names, schema, strict=True))
 
 
-def layout(signature: Signature) -> tuple[ModelInput, ...]:
+def input_layout(signature: Signature) -> tuple[ModelInput, ...]:
     """How the data plane hands rows to a model in another process: a matrix for each kind."""
     if signature.tensor is not None:
         return (ModelInput(signature.tensor.name, signature.tensor.dtype),)
@@ -67,7 +69,7 @@ def layout(signature: Signature) -> tuple[ModelInput, ...]:
     )
 
 
-def labels_of_tag(tags: Mapping[str, str]) -> tuple[Label, ...]:
+def labels_from_tag(tags: Mapping[str, str]) -> tuple[Label, ...]:
     """The labels that a version's tag names; none where it has no such tag.
 
     Raises:
@@ -81,14 +83,16 @@ def labels_of_tag(tags: Mapping[str, str]) -> tuple[Label, ...]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ExportError(f"The tag {LABELS_TAG} is no JSON: {error}.", remedy=LABELS) from error
+        raise ExportError(
+            f"The tag {LABELS_TAG} is no JSON: {error}.", remedy=LABELS_REMEDY
+        ) from error
     plain = isinstance(found, list) and all(isinstance(v, str | int | float) for v in found)
     if not plain or len(found) < 2 or len(set(found)) != len(found):
-        raise ExportError(f"The tag {LABELS_TAG} lists no labels.", remedy=LABELS)
+        raise ExportError(f"The tag {LABELS_TAG} lists no labels.", remedy=LABELS_REMEDY)
     return tuple(found)
 
 
-def labels_of_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tuple[Label, ...]:
+def labels_from_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tuple[Label, ...]:
     """The labels that answers like these are out of; none for a model that answers with numbers.
 
     Args:
@@ -100,7 +104,7 @@ def labels_of_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tup
     flat = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
     if tagged:
         return tagged
-    if flat.ndim == 2 and are_shares(flat):
+    if flat.ndim == 2 and are_probabilities(flat):
         return tuple(range(flat.shape[1]))
     if flat.ndim != 1:
         shown = "x".join(str(size) for size in flat.shape[1:])
@@ -114,12 +118,12 @@ def labels_of_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tup
         seen = ", ".join(sorted({str(text) for text in flat.tolist()})[:SHOWN])
         raise ExportError(
             f"The model answers with texts, and nothing lists them all; sample rows gave: {seen}.",
-            remedy=LABELS,
+            remedy=LABELS_REMEDY,
         )
     return ()
 
 
-def are_shares(rows: npt.NDArray[Any]) -> bool:
+def are_probabilities(rows: npt.NDArray[Any]) -> bool:
     """Whether each row is a distribution over classes."""
     if rows.dtype.kind != "f" or not len(rows):
         return False
@@ -138,7 +142,7 @@ def _tensor(schema: Sequence[Mapping[str, Any]]) -> Tensor:
         raise ExportError(
             f"The MLflow signature's tensor has the shape {shape}.",
             expected="-1 for the rows, and fixed sizes behind it",
-            remedy=SIGN,
+            remedy=SIGNATURE_REMEDY,
         )
     if np.dtype(dtype).kind not in "fiub":
         raise ExportError(f"The MLflow signature's tensor is of {dtype}.", expected="numbers")

@@ -15,11 +15,11 @@ from tidemill.serving.model.runtime import Runtime
 from tidemill.signature import Signature
 
 Array = npt.NDArray[Any]
-Rows = pd.DataFrame | Array
+InputRows = pd.DataFrame | Array
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelPredictions:
     """What a model answers to rows.
 
     Attributes:
@@ -33,7 +33,7 @@ class Answers:
     probabilities: npt.NDArray[np.float64] | None = None
 
 
-def feed(X: Rows, inputs: Sequence[ModelInput]) -> list[Array]:
+def input_arrays(X: InputRows, inputs: Sequence[ModelInput]) -> list[Array]:
     """One array for each of the manifest's inputs.
 
     Args:
@@ -53,18 +53,19 @@ def _array(frame: pd.DataFrame, entry: ModelInput) -> Array:
     return texts
 
 
-def answers_of(
-    runtime: Runtime, inputs: Sequence[ModelInput], signature: Signature, X: Rows
-) -> Answers:
+def predict_in_batches(
+    runtime: Runtime, inputs: Sequence[ModelInput], signature: Signature, X: InputRows
+) -> ModelPredictions:
     """What a bundle's model answers to rows, in batches of a bounded size.
 
     Args:
         runtime: Loaded from the bundle (`tidemill.serving.model.runtime.load_runtime`).
         inputs: The inputs in the bundle's manifest.
-        X: As of `feed`.
+        X: As of `input_arrays`.
     """
     parts = [
-        runtime.run(feed(X[start : start + BATCH], inputs)) for start in range(0, len(X), BATCH)
+        runtime.run(input_arrays(X[start : start + BATCH], inputs))
+        for start in range(0, len(X), BATCH)
     ]
     labels, likely, values = (
         None if any(part[i] is None for part in parts) else np.concatenate([p[i] for p in parts])
@@ -72,11 +73,11 @@ def answers_of(
     )
     if signature.task == "regression":
         assert values is not None
-        return Answers(values.astype(np.float64))
+        return ModelPredictions(values.astype(np.float64))
     if labels is None:
         assert likely is not None
         labels = likely.argmax(axis=1)
-    return Answers(np.array(signature.labels)[labels], labels, likely)
+    return ModelPredictions(np.array(signature.labels)[labels], labels, likely)
 
 
 BATCH = 4096

@@ -23,38 +23,40 @@ from tidemill.bundle import Parity
 from tidemill.errors import ExportError
 from tidemill.signature import Column, Signature
 from tidemill.steps.data.signature_inference import conform
-from tidemill.steps.export.model_io import Answers, Rows
+from tidemill.steps.export.model_io import InputRows, ModelPredictions
 
 TOLERANCE = 1e-5
-SMALLEST_SHARE = 0.01
-MOST_ROWS = 2000
-ROWS_EACH = 100
+PROBABILITY_FLOOR = 0.01
+MAX_ROWS = 2000
+GENERATED_ROWS = 100
 SEED = 20
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Trial:
+class ParityCase:
     """Rows, and what the native model answers to them."""
 
-    rows: Rows
-    native: Answers
+    rows: InputRows
+    native: ModelPredictions
 
 
-def native_answers(model: Any, X: Rows, signature: Signature) -> Answers:
+def native_predictions(model: Any, X: InputRows, signature: Signature) -> ModelPredictions:
     """What the model itself answers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training has reported them
         found = np.asarray(model.predict(X)).reshape(len(X))
         if signature.task == "regression":
-            return Answers(found.astype(np.float64))
+            return ModelPredictions(found.astype(np.float64))
         likely = model.predict_proba(X) if hasattr(model, "predict_proba") else None
     labels = np.searchsorted(np.array(signature.labels), found)
-    return Answers(found, labels, None if likely is None else np.asarray(likely, np.float64))
+    return ModelPredictions(
+        found, labels, None if likely is None else np.asarray(likely, np.float64)
+    )
 
 
-def acceptable(X: Rows, signature: Signature) -> npt.NDArray[np.bool_]:
+def accepted_rows(X: InputRows, signature: Signature) -> npt.NDArray[np.bool_]:
     """Which rows [rows] the signature takes: others never reach the model."""
     fits = np.ones(len(X), dtype=bool)
     if not isinstance(X, pd.DataFrame):
@@ -68,7 +70,7 @@ def acceptable(X: Rows, signature: Signature) -> npt.NDArray[np.bool_]:
     return fits
 
 
-def differences(native: Answers, compiled: Answers) -> Parity:
+def compare_predictions(native: ModelPredictions, compiled: ModelPredictions) -> Parity:
     """How far the compiled answers are from the native ones; rows of which the native answer is not
     finite are left out."""
     if native.labels is None or compiled.labels is None:
@@ -79,11 +81,11 @@ def differences(native: Answers, compiled: Answers) -> Parity:
         return Parity(len(native.labels), equal, 0.0)
     if compiled.probabilities is None:
         return Parity(len(native.labels), equal, np.inf)
-    furthest = _furthest(native.probabilities, compiled.probabilities, SMALLEST_SHARE)
+    furthest = _furthest(native.probabilities, compiled.probabilities, PROBABILITY_FLOOR)
     return Parity(len(native.labels), equal, furthest)
 
 
-def passes(parity: Parity) -> bool:
+def within_tolerance(parity: Parity) -> bool:
     return parity.labels_equal and parity.max_relative_error <= TOLERANCE
 
 
@@ -102,7 +104,7 @@ def _furthest(exact: Floats, given: Floats, floor: float) -> float:
     return float(np.where(np.isfinite(error), error, np.inf).max())
 
 
-def trials(model: Any, X: Rows, signature: Signature) -> list[Trial]:
+def parity_cases(model: Any, X: InputRows, signature: Signature) -> list[ParityCase]:
     """What to compare a compiled model on, with the native answers.
 
     Args:
@@ -111,9 +113,9 @@ def trials(model: Any, X: Rows, signature: Signature) -> list[Trial]:
     Raises:
         ExportError: The model itself does not answer X.
     """
-    held = X[:MOST_ROWS]
+    held = X[:MAX_ROWS]
     try:
-        found = [Trial(held, native_answers(model, held, signature))]
+        found = [ParityCase(held, native_predictions(model, held, signature))]
     except Exception as error:  # a model may fail in any way
         reason = str(error).strip().splitlines()[0]
         raise ExportError(
@@ -121,15 +123,17 @@ def trials(model: Any, X: Rows, signature: Signature) -> list[Trial]:
         ) from error
     for rows in _made_up(held, signature):
         with contextlib.suppress(Exception):  # rows that the model refuses need no answer
-            found.append(Trial(rows, native_answers(model, rows, signature)))
+            found.append(ParityCase(rows, native_predictions(model, rows, signature)))
     return found
 
 
-def compare(found: Iterable[Trial], answer: Callable[[Rows], Answers]) -> Parity:
+def measure_parity(
+    found: Iterable[ParityCase], answer: Callable[[InputRows], ModelPredictions]
+) -> Parity:
     """How far a compiled model's answers are from the native ones."""
     total = Parity(0, True, 0.0)
     for trial in found:
-        total = _both(total, differences(trial.native, answer(trial.rows)))
+        total = _both(total, compare_predictions(trial.native, answer(trial.rows)))
     return total
 
 
@@ -141,7 +145,7 @@ def _both(one: Parity, other: Parity) -> Parity:
     )
 
 
-def _made_up(X: Rows, signature: Signature) -> Iterator[Rows]:
+def _made_up(X: InputRows, signature: Signature) -> Iterator[InputRows]:
     rng = np.random.default_rng(SEED)
     if isinstance(X, pd.DataFrame):
         yield from (conform(frame, signature) for frame in _tables(X, signature, rng))
@@ -153,7 +157,10 @@ def _tables(
     X: pd.DataFrame, signature: Signature, rng: np.random.Generator
 ) -> Iterator[pd.DataFrame]:
     shuffled = pd.DataFrame(
-        {c.name: _drawn(X[c.name], rng.integers(0, len(X), ROWS_EACH)) for c in signature.columns}
+        {
+            c.name: _drawn(X[c.name], rng.integers(0, len(X), GENERATED_ROWS))
+            for c in signature.columns
+        }
     )
     yield shuffled
     yield _changed(shuffled, signature, lambda c, values: _gaps(c, values, rng))
@@ -213,7 +220,7 @@ def _strangers(column: Column, values: Any) -> Any:
 def _tensors(X: npt.NDArray[Any], rng: np.random.Generator) -> Iterator[npt.NDArray[Any]]:
     """Noise in the range of the data, and every number from another row."""
     low, high = float(X.min()), float(X.max())
-    shape = (min(ROWS_EACH, len(X)), *X.shape[1:])
+    shape = (min(GENERATED_ROWS, len(X)), *X.shape[1:])
     yield rng.uniform(low, high, shape).astype(X.dtype)
     flat = X.reshape(len(X), -1)
     rows = rng.integers(0, len(X), (shape[0], flat.shape[1]))

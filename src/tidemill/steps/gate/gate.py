@@ -28,7 +28,7 @@ from tidemill.bundle import Parity
 from tidemill.errors import GateError
 from tidemill.project import METRICS, Gate, Task
 from tidemill.signature import Label
-from tidemill.steps.export.parity import TOLERANCE, passes
+from tidemill.steps.export.parity import TOLERANCE, within_tolerance
 from tidemill.steps.gate.bootstrap import Answers, paired_bootstrap, point_value
 
 Array = npt.NDArray[Any]
@@ -285,7 +285,7 @@ def _parity_refusals(challenger: Outcome) -> list[str]:
     parity = challenger.parity
     if parity is None:
         return ["The compiled model was never compared with the trained one."]
-    if not passes(parity):
+    if not within_tolerance(parity):
         return [
             f"The compiled model differs from the trained one by {parity.max_relative_error:.2g}"
             f"{'' if parity.labels_equal else ', and in labels'}; {TOLERANCE:g} is allowed."

@@ -32,7 +32,11 @@ from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.shelf.shelf import read_state
 from tidemill.signature import Column
-from tidemill.steps.export.external_signature import inputs_of, labels_of_output, labels_of_tag
+from tidemill.steps.export.external_signature import (
+    labels_from_output,
+    labels_from_tag,
+    parse_inputs,
+)
 from tidemill.stores.mlflow.model_logging import skops_types
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import Version
@@ -249,7 +253,7 @@ def test_texts_that_a_python_model_answers_have_to_be_listed(save: Save, adopt: 
     told = {"signature": signature, "input_example": TABLE[["town"]][:5]}
     texts = np.array(["long", "short"], object)
     with pytest.raises(ExportError, match=r"gave: long, short\..*tidemill\.labels"):
-        labels_of_output(texts, ())
+        labels_from_output(texts, ())
     tags = {"tidemill.labels": '["long", "short"]'}
     held = adopt(save(mlflow.pyfunc, Telling(), tags, **told), trust=True)
     assert (held.manifest.runtime, held.signature.labels) == ("pyfunc", ("long", "short"))
@@ -268,18 +272,18 @@ def test_texts_that_a_python_model_answers_have_to_be_listed(save: Save, adopt: 
     ],
 )
 def test_answers_tell_whether_they_are_labels(output: Any, labels: tuple[Any, ...]) -> None:
-    assert labels_of_output(output, ()) == labels
+    assert labels_from_output(output, ()) == labels
 
 
 def test_several_numbers_a_row_are_refused() -> None:
     with pytest.raises(ExportError, match="2 numbers a row"):
-        labels_of_output(np.array([[3.0, 4.0]]), ())
+        labels_from_output(np.array([[3.0, 4.0]]), ())
 
 
 @pytest.mark.parametrize("tag", ["x", "{}", "[1]", '["a", "a"]', "[[1], [2]]"])
 def test_a_tag_that_lists_no_labels_is_refused(tag: str) -> None:
     with pytest.raises(ExportError, match=r"tidemill\.labels"):
-        labels_of_tag({"tidemill.labels": tag})
+        labels_from_tag({"tidemill.labels": tag})
 
 
 NAMED = {"type": "double", "name": "a"}
@@ -300,13 +304,13 @@ NAMED = {"type": "double", "name": "a"}
 )
 def test_what_no_request_carries_is_refused_by_name(schema: Any, words: str) -> None:
     with pytest.raises(ExportError, match=words):
-        inputs_of(schema)
+        parse_inputs(schema)
 
 
 def test_optional_columns_may_be_null() -> None:
     schema = [{**NAMED, "required": False}, {"type": "long", "name": "n", "required": True}]
-    assert inputs_of(schema) == (Column("a", "number", nullable=True), Column("n", "integer"))
-    assert inputs_of([{"type": "string"}]) == (Column("column_0", "text"),)
+    assert parse_inputs(schema) == (Column("a", "number", nullable=True), Column("n", "integer"))
+    assert parse_inputs([{"type": "string"}]) == (Column("column_0", "text"),)
 
 
 def test_a_folder_that_is_no_model_is_said_to(

@@ -23,8 +23,8 @@ from tidemill.project import Candidate, Project
 from tidemill.signature import Signature
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.compile import Compiled, compile_model, load
-from tidemill.steps.export.model_io import answers_of
+from tidemill.steps.export.compile import Compiled, compile_model, load_compiled
+from tidemill.steps.export.model_io import predict_in_batches
 
 ROWS = 60
 TEXTS = ["", "a", "A", "ß", "日本", "a b", "missing", "nan", "None", "'quote\"", "x" * 300]
@@ -96,7 +96,7 @@ def made(drawn: list[Drawn], name: str, accept: bool) -> tuple[Any, Signature, p
 
 
 def check(compiled: Compiled, model: Any, signature: Signature, X: pd.DataFrame) -> None:
-    found = answers_of(load(compiled, signature), compiled.inputs, signature, X)
+    found = predict_in_batches(load_compiled(compiled, signature), compiled.inputs, signature, X)
     if signature.task == "regression":
         np.testing.assert_allclose(found.predictions, model.predict(X), rtol=1e-9)
         return
@@ -162,6 +162,6 @@ def test_labels_of_every_type_come_back(labels: tuple[Any, ...], estimator: Any)
     model = build_pipeline(estimator, X, project).fit(X, y)
     signature = infer_signature(X, y, "classification", project)
     compiled = compile_model(model, signature, X)
-    found = answers_of(load(compiled, signature), compiled.inputs, signature, X)
+    found = predict_in_batches(load_compiled(compiled, signature), compiled.inputs, signature, X)
     assert signature.labels == labels
     assert found.predictions.tolist() == model.predict(X).tolist()

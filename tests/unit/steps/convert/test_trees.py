@@ -26,7 +26,7 @@ from sklearn.tree import DecisionTreeClassifier
 from tidemill.serving.model.runtime import OnnxRuntime
 from tidemill.signature import Column, Signature
 from tidemill.steps.convert.trees import _rounded
-from tidemill.steps.export.compile import Compiled, compile_model, load
+from tidemill.steps.export.compile import Compiled, compile_model, load_compiled
 
 Floats = npt.NDArray[np.float64]
 NAMES = ["a", "b", "c"]
@@ -52,7 +52,7 @@ def learned(estimator: Any, *, classes: int = 0, gaps: bool = False) -> tuple[An
 
 
 def answered(compiled: Compiled, model: Any, X: Floats) -> Floats:
-    runtime = load(compiled, signature(model))
+    runtime = load_compiled(compiled, signature(model))
     assert isinstance(runtime, OnnxRuntime)
     _, likely, values = runtime.run([X])
     found = values if likely is None else likely
@@ -152,7 +152,7 @@ def test_missing_values_go_the_way_they_went_in_training(estimator: Any, classes
     model, compiled = learned(estimator, classes=classes, gaps=True)
     X = np.random.default_rng(3).normal(size=(500, 3))
     X[np.random.default_rng(4).random(X.shape) < 0.4] = np.nan
-    runtime = load(compiled, signature(model, nullable=True))
+    runtime = load_compiled(compiled, signature(model, nullable=True))
     likely = runtime.run([X])[1]
     assert likely is not None
     np.testing.assert_allclose(likely, native(model, X), rtol=1e-13)

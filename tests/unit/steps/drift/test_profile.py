@@ -11,7 +11,7 @@ from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.drift.check import check_drift
 from tidemill.steps.drift.histogram import CategorySketch, NumberSketch, read_sketch
 from tidemill.steps.drift.profile import columns_of, make_profile, tensor_summaries
-from tidemill.steps.export.model_io import Answers
+from tidemill.steps.export.model_io import ModelPredictions
 
 TABLE = Signature(
     "classification",
@@ -40,10 +40,10 @@ def frame(rows: int = 400, seed: int = 0) -> pd.DataFrame:
     return X
 
 
-def answered(rows: int = 100) -> Answers:
+def answered(rows: int = 100) -> ModelPredictions:
     likely = np.random.default_rng(1).dirichlet([1, 1], rows)
     labels = likely.argmax(axis=1)
-    return Answers(np.array(["no", "yes"])[labels], labels, likely)
+    return ModelPredictions(np.array(["no", "yes"])[labels], labels, likely)
 
 
 def made(X: pd.DataFrame, **settings: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_a_hundred_columns_stay_under_a_megabyte() -> None:
 def test_long_texts_do_not_fill_the_profile() -> None:
     X = pd.DataFrame({"t": [f"{i} " + "word " * 2000 for i in range(300)]})
     signature = Signature("regression", "y", (Column("t", "text"),))
-    profile = make_profile(X, signature, Answers(np.zeros(3)))
+    profile = make_profile(X, signature, ModelPredictions(np.zeros(3)))
     assert len(msgspec.json.encode(profile)) < 60_000
     assert read_sketch(profile["columns"]["t"]).rows == 300
 
@@ -116,7 +116,9 @@ def test_output_confidence_and_holdout_are_those_of_held_out_rows() -> None:
 def test_a_regressions_output_is_numeric_and_has_no_confidence() -> None:
     signature = Signature("regression", "y", (Column("n", "number"),))
     values = np.random.default_rng(0).normal(size=50)
-    profile = make_profile(frame()[["n"]].dropna(), signature, Answers(values), y_test=values)
+    profile = make_profile(
+        frame()[["n"]].dropna(), signature, ModelPredictions(values), y_test=values
+    )
     assert profile["confidence"] is None
     assert profile["output"]["mean"] == pytest.approx(values.mean())
     assert profile["holdout"]["metrics"]["rmse"]["value"] == 0.0

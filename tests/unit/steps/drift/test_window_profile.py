@@ -9,7 +9,7 @@ from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.decay.holdout import read_holdout
 from tidemill.steps.drift.check import check_drift
 from tidemill.steps.drift.profile import columns_of, make_profile
-from tidemill.steps.export.model_io import Answers
+from tidemill.steps.export.model_io import ModelPredictions
 
 SIGNATURE = Signature(
     "classification",
@@ -41,7 +41,7 @@ def customers(rows, seed):
 def answers(rows, seed):
     chances = np.random.default_rng(seed).dirichlet([4, 2], rows)
     labels = chances.argmax(axis=1)
-    return Answers(np.array(["no", "yes"], dtype=object)[labels], labels, chances)
+    return ModelPredictions(np.array(["no", "yes"], dtype=object)[labels], labels, chances)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_images_are_compared_by_what_sums_them_up():
     signature = Signature("regression", "age", tensor=Tensor("image", (8, 8)))
     random = np.random.default_rng(6)
     images = random.random((600, 8, 8)).astype(np.float32)
-    profile = make_profile(images, signature, Answers(random.normal(size=100)))
+    profile = make_profile(images, signature, ModelPredictions(random.normal(size=100)))
     darker = columns_of(images[:200] * 0.8, signature)
 
     assert not check_drift(profile, columns_of(images[:200], signature)).moved

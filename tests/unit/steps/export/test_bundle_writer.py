@@ -25,7 +25,7 @@ from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
 from tidemill.steps.export.bundle_writer import export_bundle
-from tidemill.steps.export.model_io import answers_of
+from tidemill.steps.export.model_io import predict_in_batches
 
 
 class Own(ClassifierMixin, BaseEstimator):
@@ -102,7 +102,7 @@ def test_the_server_answers_as_the_model_did(estimator: Any, tmp_path: Path) -> 
     runtime = load_runtime(made)
     smoke_test(made, runtime)
     rows = X[100:]
-    found = answers_of(runtime, made.manifest.inputs, made.signature, rows)
+    found = predict_in_batches(runtime, made.manifest.inputs, made.signature, rows)
     expected = model.predict(rows)
     if made.signature.labels:
         assert found.predictions.tolist() == expected.tolist()

@@ -10,8 +10,15 @@ from tidemill.bundle import Parity
 from tidemill.errors import ExportError
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.export import parity
-from tidemill.steps.export.model_io import Answers
-from tidemill.steps.export.parity import Trial, acceptable, compare, differences, passes, trials
+from tidemill.steps.export.model_io import ModelPredictions
+from tidemill.steps.export.parity import (
+    ParityCase,
+    accepted_rows,
+    compare_predictions,
+    measure_parity,
+    parity_cases,
+    within_tolerance,
+)
 
 TABLE = Signature(
     "regression",
@@ -50,19 +57,19 @@ class Remembering:
         return np.zeros(len(X))
 
 
-def classes(labels: list[int], likely: Any = None) -> Answers:
-    return Answers(
+def classes(labels: list[int], likely: Any = None) -> ModelPredictions:
+    return ModelPredictions(
         np.array(labels), np.array(labels), None if likely is None else np.array(likely, float)
     )
 
 
 def test_equal_answers_pass() -> None:
     same = classes([0, 1], [[0.9, 0.1], [0.2, 0.8]])
-    assert passes(differences(same, same))
+    assert within_tolerance(compare_predictions(same, same))
 
 
 def test_one_other_label_fails() -> None:
-    assert not passes(differences(classes([0, 1, 1]), classes([0, 1, 0])))
+    assert not within_tolerance(compare_predictions(classes([0, 1, 1]), classes([0, 1, 0])))
 
 
 @pytest.mark.parametrize(
@@ -77,43 +84,50 @@ def test_one_other_label_fails() -> None:
 )
 def test_probabilities_are_compared_relatively(exact: float, given: float, good: bool) -> None:
     native, compiled = classes([1], [[exact, 1.0]]), classes([1], [[given, 1.0]])
-    assert passes(differences(native, compiled)) is good
+    assert within_tolerance(compare_predictions(native, compiled)) is good
 
 
 def test_missing_probabilities_fail() -> None:
-    assert not passes(differences(classes([0], [[0.9, 0.1]]), classes([0])))
+    assert not within_tolerance(compare_predictions(classes([0], [[0.9, 0.1]]), classes([0])))
 
 
 @pytest.mark.parametrize(("error", "good"), [(9e-6, True), (2e-5, False)])
 def test_values_are_compared_relatively(error: float, good: bool) -> None:
     native = np.array([1000.0, -1000.0, 500.0])
     compiled = native * np.array([1, 1 + error, 1])
-    assert passes(differences(Answers(native), Answers(compiled))) is good
+    assert (
+        within_tolerance(compare_predictions(ModelPredictions(native), ModelPredictions(compiled)))
+        is good
+    )
 
 
 def test_a_value_near_zero_may_differ_by_a_share_of_the_spread() -> None:
     native = np.array([-1000.0, 1e-12, 1000.0])
     compiled = np.array([-1000.0, 1e-9, 1000.0])
-    assert passes(differences(Answers(native), Answers(compiled)))
+    assert within_tolerance(
+        compare_predictions(ModelPredictions(native), ModelPredictions(compiled))
+    )
 
 
 def test_rows_without_a_finite_native_answer_are_left_out() -> None:
     native, compiled = np.array([1.0, np.nan, 2.0]), np.array([1.0, 7.0, 2.0])
-    assert passes(differences(Answers(native), Answers(compiled)))
+    assert within_tolerance(
+        compare_predictions(ModelPredictions(native), ModelPredictions(compiled))
+    )
 
 
 def test_the_worst_of_all_trials_counts() -> None:
-    native = Answers(np.array([1.0]))
-    found = compare(
-        [Trial(np.zeros(1), native), Trial(np.ones(1), native)],
-        lambda rows: Answers(np.array([1.0 + rows[0]])),
+    native = ModelPredictions(np.array([1.0]))
+    found = measure_parity(
+        [ParityCase(np.zeros(1), native), ParityCase(np.ones(1), native)],
+        lambda rows: ModelPredictions(np.array([1.0 + rows[0]])),
     )
     assert found == Parity(2, True, 1.0)
 
 
 def test_made_up_rows_reach_gaps_ends_categories_and_strangers() -> None:
     model, X = Remembering(), frame()
-    trials(model, X, TABLE)
+    parity_cases(model, X, TABLE)
     held, *made_up = model.asked
     pd.testing.assert_frame_equal(held, X)
     together = pd.concat(made_up)
@@ -135,23 +149,23 @@ def test_rows_are_made_up_to_the_very_ends_of_what_numbers_hold() -> None:
             assert X["i"].between(-(2**63) + 5, 2**63 - 1).all()
             return np.isfinite(X["n"].fillna(0)).to_numpy(dtype=float)
 
-    found = trials(Model(), rows, TABLE)
+    found = parity_cases(Model(), rows, TABLE)
     assert len(found) == 6
     assert all((trial.native.predictions == 1).all() for trial in found)
 
 
 def test_made_up_rows_are_the_same_every_time() -> None:
     one, other = Remembering(), Remembering()
-    trials(one, frame(), TABLE)
-    trials(other, frame(), TABLE)
+    parity_cases(one, frame(), TABLE)
+    parity_cases(other, frame(), TABLE)
     for first, second in zip(one.asked, other.asked, strict=True):
         pd.testing.assert_frame_equal(first, second)
 
 
 def test_at_most_two_thousand_held_out_rows_are_compared() -> None:
     model = Remembering()
-    trials(model, frame(3000), TABLE)
-    assert len(model.asked[0]) == parity.MOST_ROWS
+    parity_cases(model, frame(3000), TABLE)
+    assert len(model.asked[0]) == parity.MAX_ROWS
 
 
 def test_made_up_rows_that_the_model_refuses_are_left_out() -> None:
@@ -161,20 +175,20 @@ def test_made_up_rows_that_the_model_refuses_are_left_out() -> None:
                 raise ValueError("NaN")
             return super().predict(X)
 
-    found = trials(Refusing(), frame(), TABLE)
+    found = parity_cases(Refusing(), frame(), TABLE)
     assert len(found) >= 3
     assert not any(trial.rows["n"].isna().any() for trial in found)
 
 
 def test_held_out_rows_that_the_model_refuses_are_an_error() -> None:
     with pytest.raises(ExportError, match="itself fails on held-out rows: AttributeError"):
-        trials(object(), frame(), TABLE)
+        parity_cases(object(), frame(), TABLE)
 
 
 def test_tensors_are_made_up_within_their_range() -> None:
     X = np.random.default_rng(0).uniform(0, 2, (20, 1, 3, 3)).astype(np.float32)
     model = Remembering()
-    trials(model, X, Signature("regression", "y", tensor=Tensor("image", (1, 3, 3))))
+    parity_cases(model, X, Signature("regression", "y", tensor=Tensor("image", (1, 3, 3))))
     assert len(model.asked) == 3
     for rows in model.asked:
         assert rows.shape[1:] == (1, 3, 3)
@@ -187,4 +201,4 @@ def test_what_the_signature_takes() -> None:
     X.loc[0, "i"] = np.nan
     X.loc[1, "t"] = "w"
     X.loc[2, "n"] = np.nan
-    assert acceptable(X, TABLE).tolist() == [False, False, True, True]
+    assert accepted_rows(X, TABLE).tolist() == [False, False, True, True]
