@@ -25,7 +25,7 @@ import numpy as np
 from tidemill import bundle
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
-from tidemill.serving.http.routes import Admission, Call, Route
+from tidemill.serving.http.routes import Admission, Request, Route
 from tidemill.serving.journal.journal import Journal, JournalOptions
 from tidemill.serving.journal.prediction_ids import id_source
 from tidemill.serving.journal.recorder import PredictionRecorder
@@ -45,14 +45,14 @@ class Turn:
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
         self.journal = journal
         self.recorder = PredictionRecorder(journal, "iris", "1", packer, buffer)
-        next_id, route = id_source(), Route("POST", "/predict", lambda call: None)
+        next_id, route = id_source(), Route("POST", "/predict", lambda request: None)
         self.works = [
             BatchItem(
-                Call(
+                Request(
                     Admission(route, None, key_id="k_1234567890"),
                     b"", next_id(), time.monotonic(), lambda reply, block: None,
                 ),
-                None, 1, lambda call, outputs, start, stop: None, start=place,
+                None, 1, lambda request, outputs, start, stop: None, start=place,
             )
             for place in range(requests)
         ]  # fmt: skip

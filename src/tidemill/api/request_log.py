@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tidemill.api.problems import problem_response
 from tidemill.api.state import ApiState
 from tidemill.errors import MalformedError, TidemillError, TooLargeError
-from tidemill.stores.request_log import Request
+from tidemill.stores.request_log import LoggedRequest
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -58,7 +58,7 @@ class RequestRecorder:
         caller = own.get("caller")
         self._state.metrics.observe(method, route, status, seconds)
         self._state.platform.requests.add(
-            Request(
+            LoggedRequest(
                 time=began,
                 method=method,
                 route=route,

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidemill.serving.http.api_keys import Keys
-from tidemill.serving.http.batch_commit import Turn
-from tidemill.serving.http.dispatcher import Gateway
-from tidemill.serving.http.rate_limits import Buckets, Table, parse_policy
-from tidemill.serving.http.routes import Protocol, Router
-from tidemill.serving.http.tracing import TracedGateway
+from tidemill.serving.http.api_keys import ApiKeys
+from tidemill.serving.http.batch_commit import BatchCommit
+from tidemill.serving.http.dispatcher import Dispatcher
+from tidemill.serving.http.rate_limits import BucketTable, RateLimiter, parse_rate_limit
+from tidemill.serving.http.routes import Router, ServingProtocol
+from tidemill.serving.http.tracing import TracedDispatcher
 from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
 from tidemill.serving.journal.recorder import read_rules
 from tidemill.serving.model.challenger import ChallengerPredictor
@@ -39,7 +39,7 @@ from tidemill.traces import open_traces
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (
+PROTOCOLS: tuple[Callable[[Service], ServingProtocol], ...] = (
     native.protocol,
     mlflow.protocol,
     inference.protocol,
@@ -74,7 +74,7 @@ class Service:
         self._describe = describe
         self._shared = settings.counts_dir if settings.workers > 1 else None
         self.metrics = Metrics(SharedCounters(self._shared))
-        self.keys = Keys(settings.keys_file if settings.auth == "on" else None)
+        self.keys = ApiKeys(settings.keys_file if settings.auth == "on" else None)
         self.probes = DependencyProbes(
             {"mlflow": settings.tracking_uri, "redis": settings.redis_url or settings.cache_url},
             settings.ready_requires,
@@ -84,20 +84,24 @@ class Service:
         self._threads = ThreadPoolExecutor(settings.threads, "model")
         self._apart = ThreadPoolExecutor(1, "challenger")
         self.traces = open_traces("tidemill-serve")
-        self.gateway = self._gateway(settings)
-        self.turn = Turn(
-            _call_soon, self.gateway.settle, self.gateway.refuse, self.journal, self.gateway.failed
+        self.dispatcher = self._dispatcher(settings)
+        self.batch_commit = BatchCommit(
+            _call_soon,
+            self.dispatcher.send,
+            self.dispatcher.error_response,
+            self.journal,
+            self.dispatcher.handle_error,
         )
         self.models = self._models(settings, load_runtime or _load_runtime(settings))
         self.protocols = [make(self) for make in (*PROTOCOLS, status.protocol)]
-        self.gateway.router = Router(r for p in self.protocols for r in p.routes)
+        self.dispatcher.router = Router(r for p in self.protocols for r in p.routes)
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.before_scrape.append(partial(_gauges, self))
 
     async def start(self) -> None:
         """Begin to follow the shelf, the keys and the other parts; returns when the models that
         load within a few seconds are in service."""
-        self.turn.call_soon = asyncio.get_running_loop().call_soon
+        self.batch_commit.call_soon = asyncio.get_running_loop().call_soon
         if self.cache is not None:
             await self.cache.start()
         watch = StateWatch(self.settings.shelf)
@@ -115,7 +119,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.turn.end()
+        self.batch_commit.commit()
         if self.journal is not None:
             self.journal.close()
         if self.cache is not None:
@@ -145,23 +149,25 @@ class Service:
             if self._shared is not None:
                 _gauges(self)
 
-    def _gateway(self, settings: ServingSettings) -> Gateway:
-        callers = parse_policy("key", settings.rate_limit)
-        strangers = parse_policy("address", settings.rate_limit_address)
-        table = Table(self._shared)
-        make = Gateway if self.traces is None else partial(TracedGateway, self.traces)
+    def _dispatcher(self, settings: ServingSettings) -> Dispatcher:
+        callers = parse_rate_limit("key", settings.rate_limit)
+        strangers = parse_rate_limit("address", settings.rate_limit_address)
+        table = BucketTable(self._shared)
+        make = Dispatcher if self.traces is None else partial(TracedDispatcher, self.traces)
         return make(
             Router([]),
             self.keys,
-            Buckets(callers, table),
-            Buckets(strangers, table),
+            RateLimiter(callers, table),
+            RateLimiter(strangers, table),
             self.metrics,
             access_log=settings.access_log == "on",
         )
 
     def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
-        ran = self.gateway.ran if isinstance(self.gateway, TracedGateway) else None
-        around = PredictorContext(settings, self.turn, self.metrics, self.cache, self._threads, ran)
+        ran = self.dispatcher.ran if isinstance(self.dispatcher, TracedDispatcher) else None
+        around = PredictorContext(
+            settings, self.batch_commit, self.metrics, self.cache, self._threads, ran
+        )
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
         def load(name: str, placed: ShelfEntry) -> Predictor:
@@ -177,7 +183,7 @@ class Service:
         def load(name: str, placed: ShelfEntry) -> ChallengerPredictor:
             return load_predictor(shelf, name, placed, apart, load_runtime, ChallengerPredictor)
 
-        return Challengers(load, traffic_watch(shelf), self.turn, self.metrics)
+        return Challengers(load, traffic_watch(shelf), self.batch_commit, self.metrics)
 
 
 def _call_soon(callback: Callable[[], None]) -> object:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class LoggedRequest:
     """One answered request. `route` is the template, so that its values stay few."""
 
     time: float
@@ -48,13 +48,13 @@ class RequestLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[LoggedRequest] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
-    def add(self, request: Request) -> None:
+    def add(self, request: LoggedRequest) -> None:
         """Take note of a request; returns at once."""
         with self._lock:
             if len(self._waiting) >= KEPT:
@@ -127,11 +127,11 @@ class RequestLog:
             log.exception("the request log could not be written")
 
 
-def _row(request: Request) -> dict[str, Any]:
+def _row(request: LoggedRequest) -> dict[str, Any]:
     return {**asdict(request), "path": request.path[:MAX_PATH]}
 
 
-def _summed(requests: list[Request]) -> list[dict[str, Any]]:
+def _summed(requests: list[LoggedRequest]) -> list[dict[str, Any]]:
     sums: dict[tuple[float, str, str, int], dict[str, Any]] = {}
     for request in requests:
         key = (request.time // 60 * 60, request.method, request.route, request.status)

@@ -21,8 +21,8 @@ from tidemill import bundle as bundles
 from tidemill import keyring
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.bundle import RowPrediction as Given
-from tidemill.serving.http.asgi import App
-from tidemill.serving.http.server import Server, config
+from tidemill.serving.http.asgi import ServingApp
+from tidemill.serving.http.server import ServingServer, config
 from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings, load
@@ -259,8 +259,8 @@ class Tidemill(Running):
 
     def __init__(self, settings: ServingSettings, fallback: Any = None) -> None:
         self.service = Service(settings)
-        app = App(self.service, fallback)
-        super().__init__(Server(config(settings, app)))
+        app = ServingApp(self.service, fallback)
+        super().__init__(ServingServer(config(settings, app)))
 
 
 class Answer(NamedTuple):

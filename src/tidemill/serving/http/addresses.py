@@ -9,7 +9,7 @@ from typing import Any
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 
-class Addresses:
+class ClientAddresses:
     """Who the client is behind proxies."""
 
     def __init__(self, trusted: str) -> None:

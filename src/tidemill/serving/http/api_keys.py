@@ -9,13 +9,13 @@ from pathlib import Path
 from tidemill import keyring
 from tidemill.errors import AccessError, SettingsError
 from tidemill.keyring import KeyRecord, Keyring, Scope
-from tidemill.serving.http.routes import Head
+from tidemill.serving.http.routes import RequestHead
 
 log = logging.getLogger(__name__)
 REMEMBERED = 4096
 
 
-class Keys:
+class ApiKeys:
     """The keyring in force; `refresh` takes up a changed file.
 
     Args:
@@ -46,7 +46,7 @@ class Keys:
         self.generation = object()
         return True
 
-    def admit(self, head: Head, scope: Scope) -> KeyRecord | None:
+    def admit(self, head: RequestHead, scope: Scope) -> KeyRecord | None:
         """The key of the request; None when keys are off.
 
         Raises:
@@ -101,7 +101,7 @@ def _lacking(record: KeyRecord, scope: Scope) -> AccessError:
     )
 
 
-def _token(head: Head) -> bytes | None:
+def _token(head: RequestHead) -> bytes | None:
     bearer = None
     for name, value in head.headers:
         if name == b"x-api-key":

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from tidemill.errors import TooLargeError
-from tidemill.serving.http.routes import Admission, Head, Reply
+from tidemill.serving.http.routes import Admission, RequestHead, Response
 from tidemill.serving.service import Service
 
 Scope = MutableMapping[str, Any]
@@ -18,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class App:
+class ServingApp:
     """The data plane as an ASGI app.
 
     Args:
@@ -28,7 +28,7 @@ class App:
     def __init__(self, service: Service, fallback: ASGIApp | None = None) -> None:
         self.service = service
         self._fallback = fallback
-        self._gateway = service.gateway
+        self._dispatcher = service.dispatcher
         self._limit = service.settings.max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,36 +43,36 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _head(scope)
-        match = self._gateway.find(head, scope.get("raw_path"))
+        match = self._dispatcher.find(head, scope.get("raw_path"))
         if match is None and self._fallback is not None:
             await self._hand_on(scope, receive, send)
             return
-        admission = self._gateway.admit(head, match)
+        admission = self._dispatcher.admit(head, match)
         body: bytes | None = b""
         if head.method == "POST" and admission.refusal is None:
             body = await self._body(admission, receive)
         if body is None:
             return
-        reply, block = await self._answered(admission, body)
+        response, block = await self._answered(admission, body)
         closing = _must_close(admission) or self.service.models.leaving
         await send(
             {
                 "type": "http.response.start",
-                "status": reply.status,
-                "headers": _headers(reply, block, closing=closing),
+                "status": response.status,
+                "headers": _headers(response, block, closing=closing),
             }
         )
-        await send({"type": "http.response.body", "body": reply.body})
+        await send({"type": "http.response.body", "body": response.body})
 
-    async def _answered(self, admission: Admission, body: bytes) -> tuple[Reply, bytes]:
+    async def _answered(self, admission: Admission, body: bytes) -> tuple[Response, bytes]:
         """The answer, once it may leave."""
-        future: asyncio.Future[tuple[Reply, bytes]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Response, bytes]] = asyncio.get_running_loop().create_future()
 
-        def respond(reply: Reply, block: bytes) -> None:
+        def respond(response: Response, block: bytes) -> None:
             if not future.done():
-                future.set_result((reply, block))
+                future.set_result((response, block))
 
-        self._gateway.answer(admission, body, respond)
+        self._dispatcher.dispatch(admission, body, respond)
         return await future
 
     async def _body(self, admission: Admission, receive: Receive) -> bytes | None:
@@ -156,20 +156,20 @@ class App:
                 await self.service.stop()
 
 
-def _head(scope: Scope) -> Head:
+def _head(scope: Scope) -> RequestHead:
     client = scope.get("client")
-    return Head(
+    return RequestHead(
         scope["method"], scope["path"], scope.get("query_string", b""), scope["headers"],
         client[0] if client else "",
     )  # fmt: skip
 
 
-def _headers(reply: Reply, block: bytes, *, closing: bool) -> list[tuple[bytes, bytes]]:
+def _headers(response: Response, block: bytes, *, closing: bool) -> list[tuple[bytes, bytes]]:
     headers = []
     for line in block.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b": ")
         headers.append((name, value))
-    headers.append((b"content-length", b"%d" % len(reply.body)))
+    headers.append((b"content-length", b"%d" % len(response.body)))
     if closing:
         headers.append((b"connection", b"close"))
     return headers

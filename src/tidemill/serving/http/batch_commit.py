@@ -1,7 +1,8 @@
-"""The end of a loop turn: run what came together, write the journal once, let the answers leave.
+"""Commits the requests of one event-loop tick together: run the models, write the journal once,
+send the responses.
 
-Every socket that is ready is read before the end of a turn, so requests that arrive together are
-run together, without anyone waiting for it.
+The event loop reads every ready socket before it calls `commit`, so requests that arrive together
+are run together, and none of them waits for others to arrive.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tidemill.errors import TidemillError
-from tidemill.serving.http.routes import Call, Reply
+from tidemill.serving.http.routes import Request, Response
 from tidemill.serving.journal.recorder import journal_full
 
 if TYPE_CHECKING:
@@ -18,84 +19,82 @@ if TYPE_CHECKING:
 
 
 class Drainable(Protocol):
-    """Something with work for the end of the turn."""
+    """Something that has work to do at the end of the tick."""
 
     def drain(self) -> None: ...
 
 
-class Turn:
-    """Collects the work of one loop turn.
+class BatchCommit:
+    """Collects the work of one event-loop tick.
 
     Args:
-        call_soon: The loop's; may be set later, because a turn is made before its loop runs.
-        settle: Sends a reply, and counts it.
-        refuse: Makes the reply that tells an error, in the shape of the call's route.
-        journal: None records nothing.
-        failed: As `refuse`, but gives None when somebody else answers the call; by default it.
+        call_soon: Schedules a callback on the event loop.
+        send: Sends and counts a response.
+        error_response: Builds the response for an error, in the format of the request's route.
+        journal: None to record nothing.
+        handle_error: As `error_response`, but returns None when the champion will answer instead
+            of a failed canary. Defaults to `error_response`.
 
-    `ended` counts the turns.
+    `commits` counts the commits so far.
     """
 
     def __init__(
         self,
         call_soon: Callable[[Callable[[], None]], object],
-        settle: Callable[[Call, Reply], None],
-        refuse: Callable[[Call, TidemillError], Reply],
+        send: Callable[[Request, Response], None],
+        error_response: Callable[[Request, TidemillError], Response],
         journal: Journal | None,
-        failed: Callable[[Call, Exception], Reply | None] | None = None,
+        handle_error: Callable[[Request, Exception], Response | None] | None = None,
     ) -> None:
         self.journal = journal
-        self.ended = 0
-        self._failed = failed or refuse
+        self.commits = 0
         self.call_soon = call_soon
-        self._settle = settle
-        self._refuse = refuse
+        self._send = send
+        self._error_response = error_response
+        self._handle_error = handle_error or error_response
         self._scheduled = False
         self._waiting: list[Drainable] = []
-        self._answers: list[tuple[Call, Reply]] = []
+        self._responses: list[tuple[Request, Response]] = []
 
     def add(self, work: Drainable) -> None:
-        """Drain `work` at the end of this turn."""
+        """Drain `work` at the end of this tick."""
         self._waiting.append(work)
-        self._schedule()
+        self.schedule()
 
-    def release(self, call: Call, reply: Reply) -> None:
-        """Send the reply once the journal holds what this turn recorded."""
-        self._answers.append((call, reply))
-        self._schedule()
+    def release(self, request: Request, response: Response) -> None:
+        """Send the response once the journal holds what this tick recorded."""
+        self._responses.append((request, response))
+        self.schedule()
 
-    def touch(self) -> None:
-        """Have the journal written at the end of this turn."""
-        self._schedule()
+    def schedule(self) -> None:
+        """Commit at the end of this tick."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.call_soon(self.commit)
 
-    def fail(self, call: Call, error: TidemillError) -> None:
-        """Send the error in the shape of the call's protocol, if nobody else can answer."""
-        reply = self._failed(call, error)
-        if reply is not None:
-            self.release(call, reply)
+    def fail(self, request: Request, error: TidemillError) -> None:
+        """Release the response for an error, unless the champion answers the request instead."""
+        response = self._handle_error(request, error)
+        if response is not None:
+            self.release(request, response)
 
-    def end(self) -> None:
+    def commit(self) -> None:
         """Run, write, send."""
         waiting, self._waiting = self._waiting, []
         for work in waiting:
             work.drain()
-        answers, self._answers = self._answers, []
+        responses, self._responses = self._responses, []
         self._scheduled = False
-        self.ended += 1
-        if self._waiting:  # what a canary failed on, and its champion is to answer
-            self._schedule()
+        self.commits += 1
+        if self._waiting:  # requests whose canary failed, for their champion
+            self.schedule()
         if self.journal is not None and not self.journal.commit():
-            answers = [(call, self._unrecorded(call, reply)) for call, reply in answers]
-        settle = self._settle
-        for call, reply in answers:
-            settle(call, reply)
+            responses = [(req, self._unrecorded(req, response)) for req, response in responses]
+        send = self._send
+        for request, response in responses:
+            send(request, response)
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self.call_soon(self.end)
-
-    def _unrecorded(self, call: Call, reply: Reply) -> Reply:
-        if reply.status >= 400:
-            return reply
-        return self._refuse(call, journal_full())
+    def _unrecorded(self, request: Request, response: Response) -> Response:
+        if response.status >= 400:
+            return response
+        return self._error_response(request, journal_full())

@@ -15,15 +15,15 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.serving.http.api_keys import Keys
-from tidemill.serving.http.rate_limits import Bucket, Buckets
+from tidemill.serving.http.api_keys import ApiKeys
+from tidemill.serving.http.rate_limits import RateLimiter, TokenBucket
 from tidemill.serving.http.routes import (
     Admission,
-    Call,
-    Head,
-    Match,
-    Reply,
+    Request,
+    RequestHead,
+    Response,
     Route,
+    RouteMatch,
     Router,
     allowed,
 )
@@ -31,18 +31,18 @@ from tidemill.serving.journal.prediction_ids import REQUEST_ID, id_source, trace
 from tidemill.serving.telemetry.metrics import Histogram, Metrics
 
 log = logging.getLogger(__name__)
-Respond = Callable[[Reply, bytes], None]
+Respond = Callable[[Response, bytes], None]
 
 
-def _unreachable(call: Call) -> Reply:
-    raise NotFoundError(f"There is no {call.head.path[:200]} here.")
+def _unreachable(request: Request) -> Response:
+    raise NotFoundError(f"There is no {request.head.path[:200]} here.")
 
 
 #: The route of what has no route.
-NOWHERE = Route("*", "unmatched", _unreachable)
+UNMATCHED = Route("*", "unmatched", _unreachable)
 
 
-class Gateway:
+class Dispatcher:
     """What stands before the handlers.
 
     Args:
@@ -52,7 +52,7 @@ class Gateway:
     """
 
     def __init__(
-        self, router: Router, keys: Keys, callers: Buckets, strangers: Buckets,
+        self, router: Router, keys: ApiKeys, callers: RateLimiter, strangers: RateLimiter,
         metrics: Metrics, *, access_log: bool = False,
     ) -> None:  # fmt: skip
         self.router = router
@@ -65,15 +65,15 @@ class Gateway:
         self._series: dict[tuple[Route, str, int], Histogram] = {}
         self._access_log = logging.getLogger("tidemill.access") if access_log else None
 
-    def find(self, head: Head, raw_path: bytes | None = None) -> Match | None:
+    def find(self, head: RequestHead, raw_path: bytes | None = None) -> RouteMatch | None:
         """The data plane's routes for the path; None when the path is not its own."""
         return self.router.find(head.path, raw_path)
 
-    def admit(self, head: Head, match: Match | None) -> Admission:
+    def admit(self, head: RequestHead, match: RouteMatch | None) -> Admission:
         """What the head decides. Never raises: a refusal is part of the admission."""
         if match is None:
             missing = NotFoundError(f"There is no {head.path[:200]} here.")
-            return self._refused(NOWHERE, head, missing)
+            return self._refused(UNMATCHED, head, missing)
         method = "GET" if head.method == "HEAD" else head.method
         route = match.methods.get(method)
         if route is None:
@@ -89,10 +89,10 @@ class Gateway:
             admission.refusal = error
         return admission
 
-    def answer(self, admission: Admission, body: bytes, respond: Respond) -> Call:
+    def dispatch(self, admission: Admission, body: bytes, respond: Respond) -> Request:
         """Have the request answered: `respond` is called once, now or later on this thread."""
         now = time.monotonic()
-        call = Call(admission, body, self.next_id(), now, respond)
+        request = Request(admission, body, self.next_id(), now, respond)
         bucket = admission.bucket
         try:
             if bucket is not None and not bucket.take(now):
@@ -101,63 +101,63 @@ class Gateway:
                 raise admission.refusal
             if now > admission.deadline:
                 raise AccessError("The API key has expired.", remedy="Ask for a new one.")
-            reply = admission.route.handler(call)
+            response = admission.route.handler(request)
         except Exception as error:
-            reply = self.failed(call, error)
-        if reply is not None:
-            self.settle(call, reply)
-        return call
+            response = self.handle_error(request, error)
+        if response is not None:
+            self.send(request, response)
+        return request
 
-    def failed(self, call: Call, error: Exception) -> Reply | None:
+    def handle_error(self, request: Request, error: Exception) -> Response | None:
         """What to tell of an error. Where a canary met it, the champion is asked instead; None when
         it will answer."""
-        canary, call.canary = call.canary, None
+        canary, request.canary = request.canary, None
         if canary is not None:
-            call.settled = True
+            request.champion_only = True
             try:
-                reply = call.admission.route.handler(call)
+                response = request.admission.route.handler(request)
             except Exception as again:  # the champion does not take it, either
-                return self.failed(call, again)
+                return self.handle_error(request, again)
             canary.fell_back()
-            return reply
+            return response
         if isinstance(error, TidemillError):
-            return self.refuse(call, error)
-        log.error("%s failed", call.admission.route.path, exc_info=error)
-        return self.refuse(call, TidemillError("The server failed on this request."))
+            return self.error_response(request, error)
+        log.error("%s failed", request.admission.route.path, exc_info=error)
+        return self.error_response(request, TidemillError("The server failed on this request."))
 
-    def refuse(self, call: Call, error: TidemillError) -> Reply:
+    def error_response(self, request: Request, error: TidemillError) -> Response:
         """The error in the shape of the call's route, with the headers that belong to it."""
-        reply = call.admission.route.problem(error)
-        if isinstance(error, RateLimitError) and call.admission.bucket is not None:
-            wait = b"%d" % call.admission.bucket.retry_after()
-            reply.headers = (*reply.headers, (b"retry-after", wait))
+        response = request.admission.route.problem(error)
+        if isinstance(error, RateLimitError) and request.admission.bucket is not None:
+            wait = b"%d" % request.admission.bucket.retry_after()
+            response.headers = (*response.headers, (b"retry-after", wait))
         elif isinstance(error, UnavailableError):
-            reply.headers = (*reply.headers, (b"retry-after", b"1"))
+            response.headers = (*response.headers, (b"retry-after", b"1"))
         elif isinstance(error, MethodError) and error.expected:
-            reply.headers = (*reply.headers, (b"allow", error.expected.encode()))
-        return reply
+            response.headers = (*response.headers, (b"allow", error.expected.encode()))
+        return response
 
-    def settle(self, call: Call, reply: Reply) -> None:
+    def send(self, request: Request, response: Response) -> None:
         """Count the reply and send it."""
-        admission = call.admission
+        admission = request.admission
         method = admission.head.method
-        series = self._series.get((admission.route, method, reply.status))
+        series = self._series.get((admission.route, method, response.status))
         if series is None:
-            series = self._new_series(admission.route, method, reply.status)
-        elapsed = time.monotonic() - call.started
+            series = self._new_series(admission.route, method, response.status)
+        elapsed = time.monotonic() - request.started
         series.observe(elapsed)
         if self._access_log is not None:
-            self._log(call, reply, elapsed)
+            self._log(request, response, elapsed)
         block = b"content-type: %b\r\nx-request-id: %b\r\n%b" % (
-            reply.content_type, (admission.request_id or call.id).encode(), admission.extra,
+            response.content_type, (admission.request_id or request.id).encode(), admission.extra,
         )  # fmt: skip
         if admission.bucket is not None:
             block += admission.bucket.lines()
-        for header in reply.headers:
+        for header in response.headers:
             block += b"%b: %b\r\n" % header
-        call.respond(reply, block)
+        request.respond(response, block)
 
-    def _over(self, bucket: Bucket) -> RateLimitError:
+    def _over(self, bucket: TokenBucket) -> RateLimitError:
         self._limited.add()
         return RateLimitError(
             f"More than {bucket.policy.quota} requests in {bucket.policy.window} s.",
@@ -186,7 +186,7 @@ class Gateway:
                 admission.request_id = admission.request_id or trace
                 admission.extra = b"traceresponse: %b\r\n" % value
 
-    def _refused(self, route: Route, head: Head, error: TidemillError) -> Admission:
+    def _refused(self, route: Route, head: RequestHead, error: TidemillError) -> Admission:
         admission = Admission(route, head, refusal=error)
         self._identify(admission)
         return admission
@@ -198,21 +198,21 @@ class Gateway:
             self._series[route, method, status] = series
         return series
 
-    def _log(self, call: Call, reply: Reply, elapsed: float) -> None:
+    def _log(self, request: Request, response: Response, elapsed: float) -> None:
         assert self._access_log is not None
-        head = call.head
+        head = request.head
         self._access_log.info(
-            "%s %s %d", head.method, head.path, reply.status,
+            "%s %s %d", head.method, head.path, response.status,
             extra={
                 "client": head.client,
                 "ms": round(elapsed * 1000, 3),
-                "request_id": call.admission.request_id or call.id,
-                "key_id": call.admission.key_id,
+                "request_id": request.admission.request_id or request.id,
+                "key_id": request.admission.key_id,
             },
         )  # fmt: skip
 
 
-def _check_media(head: Head, route: Route) -> None:
+def _check_media(head: RequestHead, route: Route) -> None:
     """Refuse a body that nobody here would read.
 
     Raises:

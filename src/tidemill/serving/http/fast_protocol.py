@@ -1,14 +1,15 @@
-"""The fast lane: plain POSTs answered inside uvicorn's own HTTP protocol, without an ASGI cycle.
+"""The fast protocol: answers plain POSTs inside uvicorn's HTTP protocol, without an ASGI cycle.
 
-Three ways, from quick to slow, and the answer is the same on each because `Gateway` makes it:
+A request takes one of three paths, fastest first. `Dispatcher` answers all of them, so the response
+is the same:
 
-1. A request whose head is, but for the length, the one that this connection sent last (what
-   keep-alive clients do) is recognised by comparing bytes; it is not parsed again.
-2. A plain POST to a fast route is parsed by httptools and answered when its last byte is there.
-3. Everything else (other verbs, queries, chunked bodies, Expect, HTTP/1.0, refusals, upgrades) goes
-   uvicorn's way through the ASGI app.
+1. If the head has the same bytes as the previous request's on this connection except for the
+   content length, which is what keep-alive clients send, the head is not parsed again.
+2. A plain POST to a fast route is parsed by httptools and answered when its last byte has arrived.
+3. Everything else (other methods, queries, chunked bodies, Expect, HTTP/1.0, refusals, upgrades)
+   goes through the ASGI app, as in uvicorn.
 
-Answers leave in the order of the requests, whichever way each went.
+Responses leave in the order of the requests, whichever path each request took.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from urllib.parse import unquote
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tidemill.serving.http.addresses import Addresses, DefaultLines
-from tidemill.serving.http.asgi import App
-from tidemill.serving.http.dispatcher import Gateway
-from tidemill.serving.http.routes import Admission, Head, Reply
+from tidemill.serving.http.addresses import ClientAddresses, DefaultLines
+from tidemill.serving.http.asgi import ServingApp
+from tidemill.serving.http.dispatcher import Dispatcher
+from tidemill.serving.http.routes import Admission, RequestHead, Response
 
-MOST_WAITING = 64  # answers a connection may have outstanding before it is not read any more
+MOST_WAITING = 64  # pending responses of one connection before it is no longer read
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
-#: Headers with which a request goes the ordinary way.
+#: Headers that send a request through the ASGI app.
 SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
-MOST_HEAD = 64 << 10  # bytes that a head may go on for after the read that it began in
+MOST_HEAD = 64 << 10  # bytes of a head that may follow the read in which it began
 
 
-class Template(msgspec.Struct, frozen=True):
-    """A head that was admitted, cut in two where the digits of its content length stood."""
+class KnownHead(msgspec.Struct, frozen=True):
+    """An admitted request head, split around the digits of its content length."""
 
     before: bytes
     after: bytes
@@ -43,63 +44,63 @@ class Template(msgspec.Struct, frozen=True):
     generation: object
 
 
-class Slot:
-    """The place of one answer in the order of a connection; called with the answer."""
+class PendingResponse:
+    """One response in the order of the connection's requests; called when the response is ready."""
 
-    __slots__ = ("data", "lane")
+    __slots__ = ("connection", "data")
 
-    def __init__(self, lane: FastLane) -> None:
-        self.lane = lane
+    def __init__(self, connection: FastProtocol) -> None:
+        self.connection = connection
         self.data: bytes | None = None
 
-    def __call__(self, reply: Reply, block: bytes) -> None:
-        lane = self.lane
-        slots = lane.slots
-        if lane.ending and slots[-1] is self:
+    def __call__(self, response: Response, block: bytes) -> None:
+        connection = self.connection
+        pending = connection.pending
+        if connection.ending and pending[-1] is self:
             block += b"connection: close\r\n"
-        body = reply.body
+        body = response.body
         self.data = b"".join(
             (
-                STATUS_LINE[reply.status],
-                lane.defaults.of(lane.server_state.default_headers),
+                STATUS_LINE[response.status],
+                connection.defaults.of(connection.server_state.default_headers),
                 block,
                 b"content-length: %d\r\n\r\n" % len(body),
                 body,
             )
         )
-        if slots[0] is self:
-            lane.advance()
+        if pending[0] is self:
+            connection.advance()
 
 
-class FastLane(HttpToolsProtocol):
-    """One connection. `gateway` and what belongs to it are set by `fast_lane`."""
+class FastProtocol(HttpToolsProtocol):
+    """One connection. `protocol_class` sets the class attributes without a value."""
 
-    gateway: Gateway
+    dispatcher: Dispatcher
     limit: int
-    addresses: Addresses
+    addresses: ClientAddresses
     defaults: DefaultLines
-    leaving = False  # set on the class when the server turns its callers away
+    leaving = False  # set on the class while the server drains before shutdown
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.slots: deque[Slot] = deque()
-        self.template: Template | None = None
-        self.admission: Admission | None = None  # of the request that is being parsed, if fast
+        self.pending: deque[PendingResponse] = deque()
+        self.known_head: KnownHead | None = None
+        self.admission: Admission | None = None  # of the request being parsed, if it is fast
         self.pieces: list[bytes] = []
-        self.missing = 0  # bytes of a recognised request's body that are yet to come
-        self.between = True  # the parser is between two messages
-        self.chunk = b""  # what began with the message that is being parsed
+        self.missing = 0  # bytes of a recognised request's body still to arrive
+        self.between = True  # the parser is between two requests
+        self.chunk = b""  # the read in which the request being parsed began
         self.in_head = False  # the parser is in the middle of a head
-        self.began = False  # ... which began in what was read last
+        self.began = False  # ... which began in the last read
         self.head_size = 0
-        self.ending = self.leaving  # close when the outstanding answers have left
+        self.ending = self.leaving  # close after the pending responses
         self.last_used = 0.0
         self.idle_timer: asyncio.TimerHandle | None = None
 
     # From the transport
 
     def data_received(self, data: bytes) -> None:
-        while data and self.template is not None and self._only_fast():
+        while data and self.known_head is not None and self._asgi_idle():
             rest = self._recognise(data)
             if rest is None:
                 break
@@ -110,12 +111,12 @@ class FastLane(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.idle_timer is not None:
             self.idle_timer.cancel()
-        self.slots.clear()
+        self.pending.clear()
         self.pieces = []
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read: stop reading what it asks, too."""
+        """The client is not reading responses, so stop reading its requests."""
         super().pause_writing()
         self.flow.pause_reading()
 
@@ -124,8 +125,8 @@ class FastLane(HttpToolsProtocol):
         self._read_on()
 
     def shutdown(self) -> None:
-        """End gracefully: what was asked is answered first."""
-        if self.slots or self.admission is not None or self.missing:
+        """Close once every request that has begun is answered."""
+        if self.pending or self.admission is not None or self.missing:
             self.ending = True
         else:
             super().shutdown()
@@ -133,7 +134,7 @@ class FastLane(HttpToolsProtocol):
     # From the parser
 
     def on_message_begin(self) -> None:
-        """Begin as uvicorn does, but for the ASGI scope, which only the ordinary way needs."""
+        """Begin as uvicorn does, but without the ASGI scope, which only the ASGI app needs."""
         self.between = False
         self.in_head = self.began = True
         self.url = b""
@@ -142,7 +143,7 @@ class FastLane(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.in_head = False
-        admission = self._admit() if self._only_fast() else None
+        admission = self._admit() if self._asgi_idle() else None
         if admission is None:
             self._make_scope()
             super().on_headers_complete()
@@ -186,55 +187,55 @@ class FastLane(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers = self.scope["headers"] = headers
 
-    # The fast ways
+    # The two fast paths
 
-    def _only_fast(self) -> bool:
-        """Whether no request is on the ordinary way, which keeps its own order."""
+    def _asgi_idle(self) -> bool:
+        """Whether no request is with the ASGI app, where uvicorn keeps the order."""
         return self.cycle is None or self.cycle.response_complete
 
     def _recognise(self, data: bytes) -> bytes | None:
-        """Take one request of the template's form, or part of one, off the data.
+        """Consume one request whose head is the known one, or part of such a request.
 
         Returns:
-            What follows it; None when the data has to be parsed.
+            The data after it; None if the data must be parsed.
         """
         if self.missing:
             return self._continue(data)
-        template = self.template
-        assert template is not None
-        if not self.between or not data.startswith(template.before):
+        known = self.known_head
+        assert known is not None
+        if not self.between or not data.startswith(known.before):
             return None
-        start = len(template.before)
+        start = len(known.before)
         end = data.find(b"\r", start, start + 10)
         digits = data[start:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(template.after, end):
+        if end < 0 or not digits.isdigit() or not data.startswith(known.after, end):
             return None
         length = int(digits)
-        if length > self.limit or template.generation is not self.gateway.keys.generation:
+        if length > self.limit or known.generation is not self.dispatcher.keys.generation:
             return None
         self._unset_keepalive_if_required()
-        first = end + len(template.after)
+        first = end + len(known.after)
         last = first + length
         body = data[first:last]
         if len(body) < length:
             self.pieces, self.missing = [body], length - len(body)
             return b""
-        self._answer(template.admission, body)
+        self._answer(known.admission, body)
         return data[last:]
 
     def _continue(self, data: bytes) -> bytes:
-        """More of a recognised request's body."""
+        """Consume more of a recognised request's body; returns the data after it."""
         piece = data[: self.missing]
         self.pieces.append(piece)
         self.missing -= len(piece)
         if not self.missing:
-            assert self.template is not None
+            assert self.known_head is not None
             pieces, self.pieces = self.pieces, []
-            self._answer(self.template.admission, b"".join(pieces))
+            self._answer(self.known_head.admission, b"".join(pieces))
         return data[len(piece) :]
 
     def _admit(self) -> Admission | None:
-        """The admission of the head just parsed, if it may go the fast way."""
+        """The admission of the head just parsed; None if the request must go to the ASGI app."""
         url = self.url
         if self.parser.get_method() != b"POST" or not url.startswith(b"/"):
             return None
@@ -249,11 +250,11 @@ class FastLane(HttpToolsProtocol):
         if length is None or not length.isdigit() or int(length) > self.limit:
             return None
         path = url.decode("ascii")
-        head = Head("POST", unquote(path), b"", self.headers, self._client())
-        match = self.gateway.find(head, url)
+        head = RequestHead("POST", unquote(path), b"", self.headers, self._client())
+        match = self.dispatcher.find(head, url)
         if match is None:
             return None
-        admission = self.gateway.admit(head, match)
+        admission = self.dispatcher.admit(head, match)
         return admission if admission.refusal is None and admission.route.fast else None
 
     def _client(self) -> str:
@@ -261,7 +262,7 @@ class FastLane(HttpToolsProtocol):
         return self.addresses.behind(peer, self.headers)
 
     def _learn(self, admission: Admission) -> None:
-        """Remember the head, to recognise the next one by its bytes."""
+        """Keep the bytes of the head, to recognise the next request by them."""
         chunk, self.chunk = self.chunk, b""
         end = chunk.find(b"\r\n\r\n")
         if not chunk.startswith(b"POST ") or end < 0:
@@ -272,32 +273,32 @@ class FastLane(HttpToolsProtocol):
             match = LENGTH.search(head)
             assert match is not None
             before, after = head[: match.start(1)], head[match.end(1) :]
-            generation = self.gateway.keys.generation
-            self.template = Template(before, after, admission, generation)
+            generation = self.dispatcher.keys.generation
+            self.known_head = KnownHead(before, after, admission, generation)
 
     def _answer(self, admission: Admission, body: bytes) -> None:
-        slot = Slot(self)
-        self.slots.append(slot)
-        if len(self.slots) >= MOST_WAITING:
+        response = PendingResponse(self)
+        self.pending.append(response)
+        if len(self.pending) >= MOST_WAITING:
             self.flow.pause_reading()
-        self.last_used = self.gateway.answer(admission, body, slot).started
+        self.last_used = self.dispatcher.dispatch(admission, body, response).started
 
     def advance(self) -> None:
-        """Write the answers whose turn it is."""
-        slots = self.slots
+        """Write the responses that no earlier request holds back."""
+        pending = self.pending
         ready: list[bytes] = []
-        while slots and (data := slots[0].data) is not None:
+        while pending and (data := pending[0].data) is not None:
             ready.append(data)
-            slots.popleft()
+            pending.popleft()
         self.server_state.total_requests += len(ready)
         if self.transport.is_closing():
             return
         self.transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
-        if not slots:
+        if not pending:
             self._drained()
 
     def _drained(self) -> None:
-        """No answer is outstanding: go on to what waited for that."""
+        """No response is pending: close, or continue with what waited for that."""
         if self.ending:
             self.transport.close()
         elif self.pipeline:
@@ -310,42 +311,42 @@ class FastLane(HttpToolsProtocol):
                 self._arm(self.timeout_keep_alive)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Start a request on the ordinary way, after the answers before it."""
-        if self.slots:
+        """Hand a request to the ASGI app, after the responses before it."""
+        if self.pending:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))
         else:
             super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
-        """Tell that what came is not HTTP, after the answers before it."""
-        if not self.slots:
+        """Answer data that is not HTTP, after the responses before it."""
+        if not self.pending:
             super().send_400_response(msg)
             return
         self.ending = True
-        slot = Slot(self)
-        self.slots.append(slot)
-        slot(Reply(msg.encode(), 400), b"content-type: text/plain; charset=utf-8\r\n")
+        response = PendingResponse(self)
+        self.pending.append(response)
+        response(Response(msg.encode(), 400), b"content-type: text/plain; charset=utf-8\r\n")
 
     def _read_on(self) -> None:
-        """Read again, where nothing stands against it."""
-        if self._only_fast() and not self.pipeline and not self.flow.write_paused:
+        """Resume reading, unless something else has paused it."""
+        if self._asgi_idle() and not self.pipeline and not self.flow.write_paused:
             self.flow.resume_reading()
 
-    # Idle connections: one timer that looks back, rather than one set anew for every answer
+    # Idle connections: one timer that checks the last use, instead of a new timer per response
 
     def on_response_complete(self) -> None:
         self.last_used = self.loop.time()
         super().on_response_complete()
 
     def _arm(self, seconds: float) -> None:
-        self.idle_timer = self.loop.call_later(seconds, self._look_idle)
+        self.idle_timer = self.loop.call_later(seconds, self._close_if_idle)
 
-    def _look_idle(self) -> None:
+    def _close_if_idle(self) -> None:
         self.idle_timer = None
         if self.transport is None or self.transport.is_closing():
             return
-        busy = self.slots or self.missing or not self.between or not self._only_fast()
+        busy = self.pending or self.missing or not self.between or not self._asgi_idle()
         left = self.timeout_keep_alive - (self.loop.time() - self.last_used)
         if busy:
             self._arm(self.timeout_keep_alive)
@@ -355,14 +356,14 @@ class FastLane(HttpToolsProtocol):
             self.transport.close()
 
 
-def fast_lane(app: App) -> type[HttpToolsProtocol]:
-    """The protocol class that serves an app on both lanes, for uvicorn's `http=`."""
+def protocol_class(app: ServingApp) -> type[HttpToolsProtocol]:
+    """The HTTP protocol class for uvicorn's `http=` that serves an app."""
     settings = app.service.settings
 
-    class Lane(FastLane):
-        gateway = app.service.gateway
+    class ConfiguredProtocol(FastProtocol):
+        dispatcher = app.service.dispatcher
         limit = settings.max_body
-        addresses = Addresses(settings.trusted_proxies)
+        addresses = ClientAddresses(settings.trusted_proxies)
         defaults = DefaultLines()
 
-    return Lane
+    return ConfiguredProtocol

@@ -26,7 +26,7 @@ WINDOWS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 POLICY = re.compile(r"([1-9][0-9]{0,14})\s*(?:/|per)\s*([1-9][0-9]{0,5})?\s*([a-z]+?)s?", re.I)
 
 
-class Policy(msgspec.Struct, frozen=True):
+class RateLimit(msgspec.Struct, frozen=True):
     """`quota` requests in `window` seconds, all of which may come at once."""
 
     name: str
@@ -34,7 +34,7 @@ class Policy(msgspec.Struct, frozen=True):
     window: int
 
 
-def parse_policy(name: str, text: str) -> Policy | None:
+def parse_rate_limit(name: str, text: str) -> RateLimit | None:
     """`60/minute`, `100 per 5 seconds`; `off` gives None.
 
     Raises:
@@ -49,10 +49,10 @@ def parse_policy(name: str, text: str) -> Policy | None:
             field=name,
             expected="a number and a window, such as 1000/second or 60/minute, or off",
         )
-    return Policy(name, int(match[1]), int(match[2] or 1) * WINDOWS[match[3].lower()])
+    return RateLimit(name, int(match[1]), int(match[2] or 1) * WINDOWS[match[3].lower()])
 
 
-class Bucket:
+class TokenBucket:
     """One caller's share. It starts full and fills at `quota / window` a second.
 
     Its numbers lie in the table's cells: owner, tokens, and when they were counted. A bucket whose
@@ -61,7 +61,7 @@ class Bucket:
 
     __slots__ = ("_cells", "_lines", "_owner", "_per_second", "_place", "_quota", "policy", "table")
 
-    def __init__(self, policy: Policy, table: Table, caller: str) -> None:
+    def __init__(self, policy: RateLimit, table: BucketTable, caller: str) -> None:
         self.policy = policy
         self.table = table
         self._quota = float(policy.quota)
@@ -101,7 +101,7 @@ class Bucket:
         return self._lines % (tokens, seconds)
 
 
-class Table:
+class BucketTable:
     """Where buckets keep their numbers: of fixed size, so that no flood of callers makes it grow,
     and shared by the processes behind one port, so that a share is one share.
 
@@ -142,15 +142,15 @@ class Table:
         return place
 
 
-class Buckets:
+class RateLimiter:
     """The buckets of one policy."""
 
-    def __init__(self, policy: Policy | None, table: Table) -> None:
+    def __init__(self, policy: RateLimit | None, table: BucketTable) -> None:
         self._policy = policy
         self._table = table
-        self._known: dict[str, Bucket] = {}
+        self._known: dict[str, TokenBucket] = {}
 
-    def of(self, caller: str) -> Bucket | None:
+    def of(self, caller: str) -> TokenBucket | None:
         """The caller's bucket; None when the policy is off."""
         if self._policy is None:
             return None
@@ -158,5 +158,5 @@ class Buckets:
         if bucket is None:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            bucket = self._known[caller] = Bucket(self._policy, self._table, caller)
+            bucket = self._known[caller] = TokenBucket(self._policy, self._table, caller)
         return bucket

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
-from typing import Protocol as TypingProtocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import msgspec
 
 from tidemill.errors import TidemillError
 from tidemill.keyring import Scope
-from tidemill.serving.http.rate_limits import Bucket
+from tidemill.serving.http.rate_limits import TokenBucket
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 JSON_MEDIA = frozenset({JSON, b"text/json"})
 
 
-class Head(msgspec.Struct, frozen=True):
+class RequestHead(msgspec.Struct, frozen=True):
     """A request without its body. Header names are in lower case; `path` is percent-decoded."""
 
     method: str
@@ -35,7 +34,7 @@ class Head(msgspec.Struct, frozen=True):
         return None
 
 
-class Reply(msgspec.Struct):
+class Response(msgspec.Struct):
     """A whole answer. The gateway adds the request id and the rate limit's headers to it."""
 
     body: bytes
@@ -44,13 +43,13 @@ class Reply(msgspec.Struct):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def json_reply(value: Any, status: int = 200) -> Reply:
-    return Reply(msgspec.json.encode(value), status)
+def json_response(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status)
 
 
-def problem_reply(error: TidemillError) -> Reply:
+def problem_response(error: TidemillError) -> Response:
     """The error as RFC 9457 says; the shape of the native routes."""
-    return Reply(msgspec.json.encode(error.problem()), error.status, PROBLEM)
+    return Response(msgspec.json.encode(error.problem()), error.status, PROBLEM)
 
 
 class Admission(msgspec.Struct):
@@ -60,17 +59,17 @@ class Admission(msgspec.Struct):
     """
 
     route: Route
-    head: Head
+    head: RequestHead
     params: dict[str, str] = {}
     key_id: str | None = None
-    bucket: Bucket | None = None
+    bucket: TokenBucket | None = None
     request_id: str | None = None
     deadline: float = float("inf")  # on the monotonic clock: when the key expires
     refusal: TidemillError | None = None
     extra: bytes = b""  # header lines that every answer to this head carries
 
 
-class Canary(TypingProtocol):
+class Canary(Protocol):
     """What the gateway knows of a challenger that answered for a champion, or failed to."""
 
     def fell_back(self) -> None:
@@ -78,7 +77,7 @@ class Canary(TypingProtocol):
         ...
 
 
-class Call(msgspec.Struct):
+class Request(msgspec.Struct):
     """One request on its way to its answer.
 
     `respond(reply, block)` is called exactly once, on the loop's thread, when the answer may leave;
@@ -91,13 +90,13 @@ class Call(msgspec.Struct):
     body: bytes
     id: str
     started: float
-    respond: Callable[[Reply, bytes], None]
+    respond: Callable[[Response, bytes], None]
     canary: Canary | None = None
     shadow: bool = False
-    settled: bool = False  # the canary failed; the champion answers, come what may
+    champion_only: bool = False  # the canary failed; the champion answers, come what may
 
     @property
-    def head(self) -> Head:
+    def head(self) -> RequestHead:
         return self.admission.head
 
     @property
@@ -105,7 +104,7 @@ class Call(msgspec.Struct):
         return self.admission.params
 
 
-Handler = Callable[[Call], Reply | None]
+Handler = Callable[[Request], Response | None]
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):
@@ -125,12 +124,12 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     path: str
     handler: Handler
     scope: Scope | None = None
-    problem: Callable[[TidemillError], Reply] = problem_reply
+    problem: Callable[[TidemillError], Response] = problem_response
     media: frozenset[bytes] | None = None
     fast: bool = False
 
 
-class Protocol(NamedTuple):
+class ServingProtocol(NamedTuple):
     """One way to talk to the models: its routes, and what OpenAPI says of them.
 
     `paths()` gives OpenAPI path items by path, `schemas()` what they refer to in the components;
@@ -143,7 +142,7 @@ class Protocol(NamedTuple):
     schemas: Callable[[], dict[str, Any]] = dict
 
 
-class Match(NamedTuple):
+class RouteMatch(NamedTuple):
     methods: Mapping[str, Route]
     params: dict[str, str]
 
@@ -159,19 +158,19 @@ class Router:
             methods[route.method] = route
             methods["OPTIONS"] = _options(route.path, methods)
 
-    def find(self, path: str, raw_path: bytes | None = None) -> Match | None:
+    def find(self, path: str, raw_path: bytes | None = None) -> RouteMatch | None:
         """The routes of a path by method, and the parameters in it; None for an unknown path.
 
         `raw_path`, where given, keeps an encoded slash inside a parameter from splitting it.
         """
         fixed = self._fixed.get(path)
         if fixed is not None:
-            return Match(fixed, {})
+            return RouteMatch(fixed, {})
         parts = raw_path.decode("latin-1").split("/") if raw_path else path.split("/")
         for template, methods in self._templates.get(len(parts), ()):
             params = _bind(template, parts)
             if params is not None:
-                return Match(methods, params)
+                return RouteMatch(methods, params)
         return None
 
     def _methods_of(self, path: str) -> dict[str, Route]:
@@ -192,8 +191,8 @@ def allowed(methods: Mapping[str, Route]) -> str:
 
 
 def _options(path: str, methods: Mapping[str, Route]) -> Route:
-    def answer(call: Call) -> Reply:
-        return Reply(b"", 204, headers=((b"allow", allowed(methods).encode()),))
+    def answer(request: Request) -> Response:
+        return Response(b"", 204, headers=((b"allow", allowed(methods).encode()),))
 
     return Route("OPTIONS", path, answer)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from tidemill.serving.http.asgi import App, ASGIApp
-from tidemill.serving.http.fast_protocol import fast_lane
+from tidemill.serving.http.asgi import ASGIApp, ServingApp
+from tidemill.serving.http.fast_protocol import protocol_class
 from tidemill.serving.http.sockets import bind, url_of
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings
@@ -53,19 +53,19 @@ def run(
     """
     listener = bind(settings.host, settings.port)
     service = Service(settings, registry=registry, describe=describe)
-    serve(settings, App(service, fallback), listener, on_started, on_ending=on_ending)
+    serve(settings, ServingApp(service, fallback), listener, on_started, on_ending=on_ending)
 
 
 def serve(
     settings: ServingSettings,
-    app: App,
+    app: ServingApp,
     listener: socket.socket,
     on_started: Callable[[str], None] | None = None,
     parent: int | None = None,
     on_ending: Callable[[], None] | None = None,
 ) -> None:
     """Serve one app on a bound socket, in this process; no longer than a given parent lives."""
-    server = Server(config(settings, app))
+    server = ServingServer(config(settings, app))
     server.parent = parent
     server.drain = settings.drain
     server.models = app.service.models
@@ -75,11 +75,11 @@ def serve(
     server.run([listener])
 
 
-def config(settings: ServingSettings, app: App) -> uvicorn.Config:
+def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:
     """How uvicorn runs the app."""
     return uvicorn.Config(
         app,
-        http=fast_lane(app),
+        http=protocol_class(app),
         ws="auto",
         lifespan="on",
         log_config=None,
@@ -93,7 +93,7 @@ def config(settings: ServingSettings, app: App) -> uvicorn.Config:
     )
 
 
-class Server(uvicorn.Server):
+class ServingServer(uvicorn.Server):
     """uvicorn's server, which tells when it listens and ends when its parent did."""
 
     on_started: Callable[[], None] | None = None
@@ -134,10 +134,10 @@ class Server(uvicorn.Server):
         closed at the moment in which it sends a request over it.
         """
         models.leaving = True
-        lane: Any = self.config.http_protocol_class
-        lane.leaving = True
+        protocol: Any = self.config.http_protocol_class
+        protocol.leaving = True
         for connection in self.server_state.connections:
-            if isinstance(connection, lane):
+            if isinstance(connection, protocol):
                 connection.ending = True
         until = time.monotonic() + self.drain
         while time.monotonic() < until and not self.force_exit and not self._orphaned():

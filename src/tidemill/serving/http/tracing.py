@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tidemill.serving.http.dispatcher import Gateway, Respond
-from tidemill.serving.http.routes import Admission, Call, Reply
+from tidemill.serving.http.dispatcher import Dispatcher, Respond
+from tidemill.serving.http.routes import Admission, Request, Response
 from tidemill.serving.model.batching import BatchItem
 from tidemill.traces import Traces, fail, valid_traceparent
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OnRun = Callable[[str, str, list[BatchItem], int, float], None]
 
 
-class Answer:
+class TracedResponder:
     """Sends a call's answer, and ends its span."""
 
     __slots__ = ("_respond", "span")
@@ -30,22 +30,22 @@ class Answer:
         self._respond = respond
         self.span = span
 
-    def __call__(self, reply: Reply, block: bytes) -> None:
-        self.span.set_attribute("http.response.status_code", reply.status)
-        if reply.status >= 500:
-            fail(self.span, str(reply.status))
+    def __call__(self, response: Response, block: bytes) -> None:
+        self.span.set_attribute("http.response.status_code", response.status)
+        if response.status >= 500:
+            fail(self.span, str(response.status))
         self.span.end()
-        self._respond(reply, block)
+        self._respond(response, block)
 
 
-class TracedGateway(Gateway):
+class TracedDispatcher(Dispatcher):
     """Begins a span when a request came, as the child of the caller's, if it names one."""
 
     def __init__(self, traces: Traces, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._traces = traces
 
-    def answer(self, admission: Admission, body: bytes, respond: Respond) -> Call:
+    def dispatch(self, admission: Admission, body: bytes, respond: Respond) -> Request:
         head, route = admission.head, admission.route.path
         given = head.header(b"traceparent") or b""
         span = self._traces.start(
@@ -54,7 +54,7 @@ class TracedGateway(Gateway):
             {"http.request.method": head.method, "http.route": route},
             kind="SERVER",
         )
-        return super().answer(admission, body, Answer(respond, span))
+        return super().dispatch(admission, body, TracedResponder(respond, span))
 
     def ran(
         self, name: str, version: str, works: list[BatchItem], rows: int, seconds: float
@@ -62,11 +62,11 @@ class TracedGateway(Gateway):
         """Give each request of a run a span for it: they were answered together."""
         end = time.time_ns()
         for work in works:
-            if not isinstance(work.call.respond, Answer):
+            if not isinstance(work.request.respond, TracedResponder):
                 continue  # a challenger's own run, in nobody's time
             span = self._traces.start(
                 "inference",
-                work.call.respond.span,
+                work.request.respond.span,
                 {
                     "tidemill.model": name,
                     "tidemill.version": version,

@@ -47,10 +47,10 @@ def run(settings: ServingSettings, *, on_started: Callable[[str], None] | None =
     remove_dead_processes(settings.counts_dir)
     listener = bind(settings.host, settings.port)
     listener.listen(2048)
-    Supervisor(settings, listener, on_started).run()
+    WorkerSupervisor(settings, listener, on_started).run()
 
 
-class Supervisor:
+class WorkerSupervisor:
     """Starts the processes, replaces those that die, and ends them all."""
 
     def __init__(
@@ -116,14 +116,14 @@ class Supervisor:
         for each in (*ENDING, signal.SIGCHLD):
             signal.signal(each, signal.SIG_DFL)
         from tidemill.serving.http import server
-        from tidemill.serving.http.asgi import App
+        from tidemill.serving.http.asgi import ServingApp
         from tidemill.serving.service import Service
 
         def tell(url: str) -> None:
             os.write(self._tell_ready, bytes([number]))
 
         service = Service(self._settings, worker=f"w{number}")
-        server.serve(self._settings, App(service), self._listener, tell, parent=parent)
+        server.serve(self._settings, ServingApp(service), self._listener, tell, parent=parent)
 
     def _wait(self) -> None:
         """Until a signal, a ready process, or the next start that is due."""

@@ -60,19 +60,19 @@ class PredictionRecorder:
         """
         share = self._sample
         if share < 1.0:
-            works = [work for work in works if is_sampled(work.call.id, share)]
+            works = [work for work in works if is_sampled(work.request.id, share)]
             if not works:
                 return
         ids, counts, latencies, request_ids, key_ids = [], [], [], [], []
         total = 0
         moment = now[1]
         for work in works:  # one loop, for each comprehension would be a call
-            call, count = work.call, work.count
-            admission = call.admission
+            request, count = work.request, work.count
+            admission = request.admission
             total += count
-            ids.append(call.id)
+            ids.append(request.id)
             counts.append(count)
-            latencies.append(moment - call.started)
+            latencies.append(moment - request.started)
             request_ids.append(admission.request_id)
             key_ids.append(admission.key_id)
         whole = works[-1].start + count == total

@@ -9,10 +9,10 @@ import numpy as np
 
 from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.tensor_encoder import EncodedRows
-from tidemill.serving.http.routes import Call, Reply
+from tidemill.serving.http.routes import Request, Response
 
 #: Makes the reply for a call out of `outputs[start:stop]`.
-MakeReply = Callable[[Call, Outputs, int, int], Reply]
+MakeReply = Callable[[Request, Outputs, int, int], Response]
 
 
 class LatencyEstimate(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class BatchItem(msgspec.Struct):
     caller was told that it took too long, `alone` when a run with others failed. Its answers lie in
     its run's outputs from `start` on; `reply` tells them, unless nobody is to hear."""
 
-    call: Call
+    request: Request
     rows: EncodedRows | None
     count: int
     finish: MakeReply
@@ -45,7 +45,7 @@ class BatchItem(msgspec.Struct):
     given_up: bool = False
     alone: bool = False
     start: int = 0
-    reply: Reply | None = None
+    response: Response | None = None
 
 
 class BatchQueue:
@@ -86,9 +86,9 @@ class BatchQueue:
 
     def before(self, moment: float) -> list[BatchItem]:
         """Take out the works whose calls came before a moment on the monotonic clock."""
-        late = [work for work in self._works if work.call.started < moment]
+        late = [work for work in self._works if work.request.started < moment]
         if late:
-            self._works = [work for work in self._works if work.call.started >= moment]
+            self._works = [work for work in self._works if work.request.started >= moment]
             self.rows -= sum(work.count for work in late)
         return late
 

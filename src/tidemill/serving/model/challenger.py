@@ -17,8 +17,8 @@ from typing import Any
 from tidemill.bundle import Bundle
 from tidemill.errors import TidemillError
 from tidemill.serving.codec.outputs import Outputs
-from tidemill.serving.http.batch_commit import Turn
-from tidemill.serving.http.routes import Call, Reply
+from tidemill.serving.http.batch_commit import BatchCommit
+from tidemill.serving.http.routes import Request, Response
 from tidemill.serving.model.batching import BatchItem, LatencyEstimate
 from tidemill.serving.model.predictor import Predictor, PredictorContext, Runtime
 from tidemill.serving.shelf.traffic_rules import TrafficRule, is_chosen
@@ -64,7 +64,7 @@ class ChallengerPredictor(Predictor):
 
     def _reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         try:
-            if work.call.shadow:
+            if work.request.shadow:
                 outputs.check(start, stop)
             else:
                 super()._reply(work, outputs, start, stop)
@@ -75,36 +75,40 @@ class ChallengerPredictor(Predictor):
     def _record(self, works: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
         assert self._recorder is not None
         for role, shadow in (("shadow", True), ("canary", False)):
-            some = [work for work in works if work.call.shadow is shadow]
+            some = [work for work in works if work.request.shadow is shadow]
             if some:
                 self._recorder.write(some, outputs, role, now)
 
     def _send(self, work: BatchItem) -> None:
         self._answers.add(work.count)
-        if work.reply is None:
+        if work.response is None:
             self.open -= 1
-            self._turn.touch()
+            self._batch_commit.schedule()
         else:
             self._predictions.add(work.count)
-            self._turn.release(work.call, work.reply)
+            self._batch_commit.release(work.request, work.response)
 
     def _fail(self, work: BatchItem, error: TidemillError) -> None:
-        if work.call.shadow:
+        if work.request.shadow:
             self.open -= 1
         else:
-            self._turn.fail(work.call, error)
+            self._batch_commit.fail(work.request, error)
 
 
 class ChallengerTraffic:
     """The challenger of a champion under a rule; see `tidemill.serving.model.predictor`."""
 
     def __init__(
-        self, challenger: ChallengerPredictor, rule: TrafficRule, turn: Turn, metrics: Metrics
+        self,
+        challenger: ChallengerPredictor,
+        rule: TrafficRule,
+        batch_commit: BatchCommit,
+        metrics: Metrics,
     ) -> None:
         self.challenger = challenger
         self.rule = rule
-        self._turn = turn
-        self._queue: deque[Call] = deque()
+        self._batch_commit = batch_commit
+        self._queue: deque[Request] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._seen = self._ran = 0.0
         labels = {"model": challenger.name, "version": challenger.version}
@@ -113,22 +117,26 @@ class ChallengerTraffic:
         self._share.set(rule.share)
         challenger.take_role(rule.mode)
 
-    def pick(self, call: Call) -> Predictor | None:
-        if call.shadow:
+    def pick(self, request: Request) -> Predictor | None:
+        if request.shadow:
             return self.challenger
-        if self.rule.mode != "canary" or call.settled or not is_chosen(self.rule, call.admission):
+        if (
+            self.rule.mode != "canary"
+            or request.champion_only
+            or not is_chosen(self.rule, request.admission)
+        ):
             return None
-        call.canary = self.challenger
+        request.canary = self.challenger
         return self.challenger
 
-    def answered(self, call: Call) -> None:
+    def answered(self, request: Request) -> None:
         """Have the challenger answer the same, later."""
-        if self.rule.mode != "shadow" or not is_chosen(self.rule, call.admission):
+        if self.rule.mode != "shadow" or not is_chosen(self.rule, request.admission):
             return
         if len(self._queue) >= QUEUE:
             self._dropped.add()
             return
-        self._queue.append(call)
+        self._queue.append(request)
         if self._timer is None:
             self._wait()
 
@@ -151,7 +159,7 @@ class ChallengerTraffic:
         self._share.set(0.0)
 
     def _wait(self) -> None:
-        self._seen = self._turn.ended
+        self._seen = self._batch_commit.commits
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(IDLE_SECONDS, self._look)
 
@@ -159,7 +167,7 @@ class ChallengerTraffic:
         """Run a few when the server is idle, or has been busy for long."""
         self._timer = None
         now = time.monotonic()
-        idle = self._turn.ended == self._seen
+        idle = self._batch_commit.commits == self._seen
         if not self.challenger.open and (idle or now - self._ran > BUSY_SECONDS):
             self._ran = now
             self._run()
@@ -168,11 +176,13 @@ class ChallengerTraffic:
 
     def _run(self) -> None:
         for _ in range(min(FEW, len(self._queue))):
-            call = self._queue.popleft()
-            again = Call(call.admission, call.body, call.id, time.monotonic(), _nobody, shadow=True)
+            request = self._queue.popleft()
+            again = Request(
+                request.admission, request.body, request.id, time.monotonic(), _nobody, shadow=True
+            )
             self.challenger.open += 1
             try:
-                call.admission.route.handler(again)
+                request.admission.route.handler(again)
             except TidemillError as error:
                 self._refused(error)
             except Exception as error:  # a challenger must not end the loop's callback
@@ -184,5 +194,5 @@ class ChallengerTraffic:
         self.challenger.refused()
 
 
-def _nobody(reply: Reply, block: bytes) -> None:
+def _nobody(response: Response, block: bytes) -> None:
     """Takes the answer that nobody waits for."""

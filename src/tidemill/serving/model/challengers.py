@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tidemill.errors import BundleError, TidemillError
-from tidemill.serving.http.batch_commit import Turn
+from tidemill.serving.http.batch_commit import BatchCommit
 from tidemill.serving.model.challenger import ChallengerPredictor, ChallengerTraffic
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.shelf.shelf import FileWatch, ShelfEntry, ShelfState
@@ -32,11 +32,15 @@ class Challengers:
     """
 
     def __init__(
-        self, load: Load, watch: FileWatch[dict[str, TrafficRule]], turn: Turn, metrics: Metrics
+        self,
+        load: Load,
+        watch: FileWatch[dict[str, TrafficRule]],
+        batch_commit: BatchCommit,
+        metrics: Metrics,
     ) -> None:
         self._load = load
         self._watch = watch
-        self._turn = turn
+        self._batch_commit = batch_commit
         self._metrics = metrics
         self._rules: Mapping[str, TrafficRule] = {}
         self._beside: dict[str, ChallengerTraffic] = {}
@@ -90,7 +94,7 @@ class Challengers:
         else:
             challenger = found.challenger
         self._drop(name, champion)
-        self._beside[name] = ChallengerTraffic(challenger, rule, self._turn, self._metrics)
+        self._beside[name] = ChallengerTraffic(challenger, rule, self._batch_commit, self._metrics)
         champion.companion = self._beside[name]
         log.info("%s version %s: %s of %g", name, wanted.version, rule.mode, rule.share)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError, UnavailableError
-from tidemill.serving.http.routes import Call
+from tidemill.serving.http.routes import Request
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, StateWatch
@@ -100,16 +100,16 @@ class ModelPool:
             )
         return predictor
 
-    def pick(self, call: Call) -> Predictor:
+    def pick(self, request: Request) -> Predictor:
         """The predictor that answers a request for rows: the champion, or a challenger in its
         place.
 
         Raises:
             NotFoundError, ConflictError, UnavailableError: As of `find`.
         """
-        predictor = self.find(call.params.get("name"))
+        predictor = self.find(request.params.get("name"))
         companion = predictor.companion
-        return predictor if companion is None else companion.pick(call) or predictor
+        return predictor if companion is None else companion.pick(request) or predictor
 
     def install(self, predictor: Predictor) -> None:
         """Put a predictor in service, in place of its model's old version."""

@@ -22,8 +22,8 @@ from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.request_parsing import Row, read_rows
 from tidemill.serving.codec.row_decoder import RowDecoder
 from tidemill.serving.codec.tensor_encoder import EncodedRows, TensorEncoder
-from tidemill.serving.http.batch_commit import Turn
-from tidemill.serving.http.routes import Call
+from tidemill.serving.http.batch_commit import BatchCommit
+from tidemill.serving.http.routes import Request
 from tidemill.serving.journal.recorder import PredictionRecorder
 from tidemill.serving.model.batching import (
     BatchItem,
@@ -56,11 +56,11 @@ class Runtime(Protocol):
 class TrafficSplit(Protocol):
     """What a champion knows of the challenger beside it."""
 
-    def pick(self, call: Call) -> Predictor | None:
+    def pick(self, request: Request) -> Predictor | None:
         """Who answers the call in the champion's place; None for the champion itself."""
         ...
 
-    def answered(self, call: Call) -> None:
+    def answered(self, request: Request) -> None:
         """The champion has answered; its reply leaves at the end of the turn."""
         ...
 
@@ -73,7 +73,7 @@ class PredictorContext(msgspec.Struct, frozen=True):
     """What all predictors of a process share."""
 
     settings: ServingSettings
-    turn: Turn
+    batch_commit: BatchCommit
     metrics: Metrics
     cache: ResponseCache | None
     threads: ThreadPoolExecutor
@@ -103,7 +103,7 @@ class Predictor:
         self._runtime = runtime
         self._settings = around.settings
         self._threads = around.threads
-        self._turn = around.turn
+        self._batch_commit = around.batch_commit
         self._on_run = around.on_run
         self._attached: dict[str, Any] = {}
         waits = getattr(runtime, "waits", False)  # for another process: never on the loop
@@ -119,7 +119,7 @@ class Predictor:
         self._timer: asyncio.TimerHandle | None = None
         self._patience = around.settings.timeout
         self._in_turn = False
-        journal = around.turn.journal
+        journal = around.batch_commit.journal
         self._recorder = (
             PredictionRecorder(journal, name, version, self.packer, self._buffer)
             if journal
@@ -170,7 +170,7 @@ class Predictor:
                 )
         return self.packer.pack(found)
 
-    def submit_row(self, call: Call, row: Row, finish: MakeReply) -> None:
+    def submit_row(self, request: Request, row: Row, finish: MakeReply) -> None:
         """Answer one checked row; see `submit`. Quicker than it for flat models."""
         staged = self._staged
         if (
@@ -179,15 +179,15 @@ class Predictor:
             or not self.packer.flat
             or len(staged) >= self._room
         ):
-            self.submit(call, self.packer.pack([row]), finish)
+            self.submit(request, self.packer.pack([row]), finish)
             return
         self.packer.write(row, self._view, len(staged) * self._row_bytes)
         if not staged and self._recorder is not None:
             self._recorder.check()  # for all of the turn
-        staged.append(BatchItem(call, None, 1, finish))
+        staged.append(BatchItem(request, None, 1, finish))
         self._join_turn()
 
-    def submit(self, call: Call, rows: EncodedRows, finish: MakeReply) -> None:
+    def submit(self, request: Request, rows: EncodedRows, finish: MakeReply) -> None:
         """Answer checked rows: `finish(call, outputs, start, stop)` will be asked for the reply,
         where the rows' answers are `outputs[start:stop]`.
 
@@ -196,7 +196,7 @@ class Predictor:
         """
         if self._recorder is not None:
             self._recorder.check()
-        work = BatchItem(call, rows, rows.count, finish)
+        work = BatchItem(request, rows, rows.count, finish)
         if self._memory is not None and self._memory.take(work):
             return
         if self._queue and self._queue.rows + rows.count > self._settings.queue_rows:
@@ -237,7 +237,7 @@ class Predictor:
     def _join_turn(self) -> None:
         if not self._in_turn:
             self._in_turn = True
-            self._turn.add(self)
+            self._batch_commit.add(self)
 
     def _enqueue(self, work: BatchItem) -> None:
         self._queue.add(work)
@@ -273,7 +273,7 @@ class Predictor:
         """A thread is at work for long: tell those who waited their time that it was too long."""
         seconds = self._patience
         moment = time.monotonic() - seconds
-        running = [w for w in self._running or () if w.call.started < moment and not w.given_up]
+        running = [w for w in self._running or () if w.request.started < moment and not w.given_up]
         for work in (*running, *self._queue.before(moment)):
             work.given_up = True
             self._fail(work, _too_late(self.name, seconds))
@@ -330,7 +330,7 @@ class Predictor:
         self._fail(work, TidemillError(what, remedy="The server's log says why."))
 
     def _fail(self, work: BatchItem, error: TidemillError) -> None:
-        self._turn.fail(work.call, error)
+        self._batch_commit.fail(work.request, error)
 
     def _deliver(self, works: list[BatchItem], outputs: Outputs) -> None:
         """Make the replies, record the predictions, and let both go at the turn's end."""
@@ -364,21 +364,21 @@ class Predictor:
 
     def _reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         outputs.check(start, stop)
-        work.reply = reply = work.finish(work.call, outputs, start, stop)
+        work.response = response = work.finish(work.request, outputs, start, stop)
         if self._memory is not None:
             self._memory.keep(work, outputs, start, stop)
-            reply.headers = (*reply.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
+            response.headers = (*response.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
 
     def _record(self, works: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
         assert self._recorder is not None
         self._recorder.write(works, outputs, "champion", now)
 
     def _send(self, work: BatchItem) -> None:
-        assert work.reply is not None
+        assert work.response is not None
         self._predictions.add(work.count)
-        self._turn.release(work.call, work.reply)
+        self._batch_commit.release(work.request, work.response)
         if self.companion is not None:
-            self.companion.answered(work.call)
+            self.companion.answered(work.request)
 
 
 def _own_rows(works: list[BatchItem], arrays: list[Array]) -> list[Array]:

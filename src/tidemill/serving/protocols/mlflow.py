@@ -23,7 +23,14 @@ from tidemill.serving.codec.csv_cells import read_cell
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
 from tidemill.serving.codec.tensor_encoder import EncodedRows
-from tidemill.serving.http.routes import JSON, Call, Protocol, Reply, Route, json_reply
+from tidemill.serving.http.routes import (
+    JSON,
+    Request,
+    Response,
+    Route,
+    ServingProtocol,
+    json_response,
+)
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import mlflow_schema
 from tidemill.signature import Signature, Tensor
@@ -45,10 +52,10 @@ CODES = {
 }
 
 
-def protocol(service: Service) -> Protocol:
+def protocol(service: Service) -> ServingProtocol:
     """Routes and description of the protocol."""
     models = service.models
-    scoring = Scoring(models)
+    scoring = ScoringHandlers(models)
     routes = [
         Route("GET", "/ping", scoring.ping, problem=refusal),
         Route("GET", "/version", scoring.version, problem=refusal),
@@ -61,45 +68,47 @@ def protocol(service: Service) -> Protocol:
                 scope="predict", problem=refusal, media=media, fast=True,
             )
         )  # fmt: skip
-    return Protocol("mlflow", routes, lambda: mlflow_schema.paths(models), mlflow_schema.schemas)
+    return ServingProtocol(
+        "mlflow", routes, lambda: mlflow_schema.paths(models), mlflow_schema.schemas
+    )
 
 
-def refusal(error: TidemillError) -> Reply:
+def refusal(error: TidemillError) -> Response:
     """An error as MLflow writes it; 400 for all that is wrong with the input."""
     status = 400 if error.status in (409, 422) else error.status
     code = CODES.get(status, "BAD_REQUEST")
-    return json_reply({"error_code": code, "message": str(error)}, status)
+    return json_response({"error_code": code, "message": str(error)}, status)
 
 
-class Scoring:
+class ScoringHandlers:
     """Handlers of the protocol."""
 
     def __init__(self, models: ModelPool) -> None:
         self._models = models
 
-    def ping(self, call: Call) -> Reply:
+    def ping(self, request: Request) -> Response:
         """An empty 200 when models are in service, 404 when none is."""
         ready = self._models.ready.is_set() and bool(self._models.predictors)
-        return Reply(b"\n", 200 if ready else 404)
+        return Response(b"\n", 200 if ready else 404)
 
-    def version(self, call: Call) -> Reply:
+    def version(self, request: Request) -> Response:
         """The version of MLflow that the default model was made with; without one, Tidemill's."""
         default = self._models.predictors.get(self._models.default or "")
         made_with = default.bundle.manifest.versions if default else {}
         text = made_with.get("mlflow") or f"tidemill {made_with.get('tidemill', '')}".strip()
-        return Reply(text.encode(), content_type=b"text/html; charset=utf-8")
+        return Response(text.encode(), content_type=b"text/html; charset=utf-8")
 
-    def invoke(self, call: Call) -> None:
+    def invoke(self, request: Request) -> None:
         """Answer rows."""
-        predictor = self._models.pick(call)
-        media = (call.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
-        rows = READERS[media](predictor, call.body)
+        predictor = self._models.pick(request)
+        media = (request.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
+        rows = READERS[media](predictor, request.body)
 
-        def finish(call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
+        def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
             labels = predictor.signature.labels
-            return json_reply({"predictions": outputs.predictions(labels, start, stop)})
+            return json_response({"predictions": outputs.predictions(labels, start, stop)})
 
-        predictor.submit(call, rows, finish)
+        predictor.submit(request, rows, finish)
 
 
 def read_body(predictor: Predictor, body: bytes) -> EncodedRows:

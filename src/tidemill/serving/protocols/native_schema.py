@@ -211,11 +211,11 @@ def _batch(predictor: Predictor, operation: str) -> dict[str, Any]:
 
 
 def _operation(
-    predictor: Predictor, operation: str, request: str, reply: str, summary: str, words: str,
+    predictor: Predictor, operation: str, request: str, response: str, summary: str, words: str,
     shown: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     name = predictor.name
-    schema = reference(component(name, reply))
+    schema = reference(component(name, response))
     if request == "Request":
         schema = {"anyOf": [schema, reference(component(name, "BatchAnswer"))]}
     body = {

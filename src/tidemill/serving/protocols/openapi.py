@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 from typing import Any
 
-from tidemill.serving.http.routes import Protocol
+from tidemill.serving.http.routes import ServingProtocol
 
 REFUSALS = {
     400: "The body cannot be read at all.",
@@ -50,7 +50,7 @@ REPLY_HEADERS: dict[str, Any] = {
 
 
 def document(
-    protocols: list[Protocol], other: dict[str, Any] | None = None, *, keys: bool = True
+    protocols: list[ServingProtocol], other: dict[str, Any] | None = None, *, keys: bool = True
 ) -> dict[str, Any]:
     """The document of all protocols, with another app's merged in.
 

@@ -11,13 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import TidemillError
-from tidemill.serving.http.routes import Call, Handler, Protocol, Reply, Route, json_reply
+from tidemill.serving.http.routes import (
+    Handler,
+    Request,
+    Response,
+    Route,
+    ServingProtocol,
+    json_response,
+)
 from tidemill.serving.protocols import status_schema
 from tidemill.serving.protocols.docs_page import docs_page
 from tidemill.signature import Signature
 
 if TYPE_CHECKING:
-    from tidemill.serving.http.batch_commit import Turn
+    from tidemill.serving.http.batch_commit import BatchCommit
     from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.model.predictor import Predictor
     from tidemill.serving.service import Service
@@ -28,36 +35,40 @@ TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 
 
-def protocol(service: Service) -> Protocol:
+def protocol(service: Service) -> ServingProtocol:
     """Routes and description of what is not a prediction."""
     models = service.models
-    status = Status(models, service.turn, service.probes)
-    later = Later(service.turn)
+    status = StatusHandlers(models, service.batch_commit, service.probes)
+    later = InThread(service.batch_commit)
     routes = [
         Route("GET", "/health", status.health),
         Route("GET", "/ready", status.ready),
         Route("GET", "/info", status.info),
         Route("GET", "/models/{name}/info", status.model_info),
-        Route("GET", "/metrics", later(lambda: Reply(service.scrape(), content_type=TEXT))),
-        Route("GET", "/openapi.json", later(lambda: json_reply(service.openapi()))),
+        Route("GET", "/metrics", later(lambda: Response(service.scrape(), content_type=TEXT))),
+        Route("GET", "/openapi.json", later(lambda: json_response(service.openapi()))),
         Route("GET", "/docs", later(partial(_docs, service))),
     ]
-    return Protocol("status", routes, lambda: status_schema.paths(models), status_schema.schemas)
+    return ServingProtocol(
+        "status", routes, lambda: status_schema.paths(models), status_schema.schemas
+    )
 
 
-class Status:
+class StatusHandlers:
     """Handlers about the server's own state."""
 
-    def __init__(self, models: ModelPool, turn: Turn, probes: DependencyProbes) -> None:
+    def __init__(
+        self, models: ModelPool, batch_commit: BatchCommit, probes: DependencyProbes
+    ) -> None:
         self._models = models
-        self._turn = turn
+        self._batch_commit = batch_commit
         self._probes = probes
 
-    def health(self, call: Call) -> Reply:
+    def health(self, request: Request) -> Response:
         """Whether the process answers at all."""
-        return json_reply({"status": "ok", "timestamp": _now()})
+        return json_response({"status": "ok", "timestamp": _now()})
 
-    def ready(self, call: Call) -> Reply:
+    def ready(self, request: Request) -> Response:
         """Whether predictions can be answered; 503 when not."""
         journal = self._journal()
         models = self._models
@@ -72,11 +83,11 @@ class Status:
             "shelf": self._shelf(),
             "journal": journal,
         }
-        return json_reply(body, 200 if ready else 503)
+        return json_response(body, 200 if ready else 503)
 
-    def info(self, call: Call) -> Reply:
+    def info(self, request: Request) -> Response:
         """What is served."""
-        return json_reply(
+        return json_response(
             {
                 "service": "tidemill",
                 "version": importlib.metadata.version("tidemill"),
@@ -85,9 +96,9 @@ class Status:
             }
         )
 
-    def model_info(self, call: Call) -> Reply:
+    def model_info(self, request: Request) -> Response:
         """What is known of one model."""
-        return json_reply(describe(self._models.find(call.params["name"])))
+        return json_response(describe(self._models.find(request.params["name"])))
 
     def _shelf(self) -> dict[str, Any]:
         synced = self._models.state.synced_at
@@ -97,7 +108,7 @@ class Status:
         }
 
     def _journal(self) -> str:
-        journal = self._turn.journal
+        journal = self._batch_commit.journal
         if journal is None:
             return "off"
         if journal.refusing:
@@ -105,29 +116,29 @@ class Status:
         return "full" if journal.state().full else "ok"
 
 
-class Later:
+class InThread:
     """Makes handlers of functions that may take a while: they run in a thread."""
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
+    def __init__(self, batch_commit: BatchCommit) -> None:
+        self._batch_commit = batch_commit
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, make: Callable[[], Reply]) -> Handler:
-        def handler(call: Call) -> None:
-            task = asyncio.get_running_loop().create_task(self._run(call, make))
+    def __call__(self, make: Callable[[], Response]) -> Handler:
+        def handler(request: Request) -> None:
+            task = asyncio.get_running_loop().create_task(self._run(request, make))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         return handler
 
-    async def _run(self, call: Call, make: Callable[[], Reply]) -> None:
+    async def _run(self, request: Request, make: Callable[[], Response]) -> None:
         try:
-            reply = await asyncio.to_thread(make)
+            response = await asyncio.to_thread(make)
         except Exception as error:  # the caller must be answered whatever went wrong
-            log.error("%s failed", call.admission.route.path, exc_info=error)
-            self._turn.fail(call, TidemillError("The server failed on this request."))
+            log.error("%s failed", request.admission.route.path, exc_info=error)
+            self._batch_commit.fail(request, TidemillError("The server failed on this request."))
         else:
-            self._turn.release(call, reply)
+            self._batch_commit.release(request, response)
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
@@ -161,8 +172,8 @@ def _inputs(signature: Signature) -> list[dict[str, Any]]:
     ]
 
 
-def _docs(service: Service) -> Reply:
-    return Reply(docs_page(service.openapi()), content_type=HTML)
+def _docs(service: Service) -> Response:
+    return Response(docs_page(service.openapi()), content_type=HTML)
 
 
 def _now() -> str:

@@ -13,11 +13,11 @@ from tidemill.errors import SettingsError
 from tidemill.serving.http.rate_limits import (
     NEAR,
     PLACES,
-    Bucket,
-    Buckets,
-    Policy,
-    Table,
-    parse_policy,
+    BucketTable,
+    RateLimit,
+    RateLimiter,
+    TokenBucket,
+    parse_rate_limit,
 )
 
 
@@ -32,19 +32,19 @@ from tidemill.serving.http.rate_limits import (
     ],
 )
 def test_policies_are_read(text: str, quota: int, window: int) -> None:
-    assert parse_policy("p", text) == Policy("p", quota, window)
+    assert parse_rate_limit("p", text) == RateLimit("p", quota, window)
 
 
 @pytest.mark.parametrize("text", ["off", "none", "", " Off "])
 def test_a_policy_can_be_off(text: str) -> None:
-    assert parse_policy("p", text) is None
-    assert Buckets(None, Table()).of("x") is None
+    assert parse_rate_limit("p", text) is None
+    assert RateLimiter(None, BucketTable()).of("x") is None
 
 
 @pytest.mark.parametrize("text", ["0/minute", "-1/minute", "x", "5", "5/fortnight", "5/0seconds"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="is not a rate limit"):
-        parse_policy("p", text)
+        parse_rate_limit("p", text)
 
 
 @given(
@@ -53,7 +53,7 @@ def test_other_texts_are_refused(text: str) -> None:
 def test_no_more_passes_than_the_quota_and_what_flowed_in(
     quota: int, window: int, pauses: list[float]
 ) -> None:
-    bucket = Bucket(Policy("p", quota, window), Table(), "someone")
+    bucket = TokenBucket(RateLimit("p", quota, window), BucketTable(), "someone")
     now = time.monotonic() + 1
     start, passed = now, 0
     for pause in pauses:
@@ -66,14 +66,14 @@ def test_no_more_passes_than_the_quota_and_what_flowed_in(
     assert passed >= min(len(pauses), quota)
 
 
-def told(bucket: Bucket) -> tuple[int, int]:
+def told(bucket: TokenBucket) -> tuple[int, int]:
     line = bucket.lines().decode().split("\r\n")[1]
     left, full_in = (part.partition("=")[2] for part in line.split(";")[1:])
     return int(left), int(full_in)
 
 
 def test_retry_after_is_when_the_next_one_passes() -> None:
-    bucket = Bucket(Policy("p", 1, 60), Table(), "someone")
+    bucket = TokenBucket(RateLimit("p", 1, 60), BucketTable(), "someone")
     now = time.monotonic() + 1
     assert bucket.take(now)
     assert not bucket.take(now + 10)
@@ -84,39 +84,39 @@ def test_retry_after_is_when_the_next_one_passes() -> None:
 
 
 def test_two_buckets_of_one_caller_are_one_share(tmp_path: Path) -> None:
-    policy = Policy("p", 3, 3600)
+    policy = RateLimit("p", 3, 3600)
     now = time.monotonic() + 1
-    one, other = (Bucket(policy, Table(tmp_path), "someone") for _ in range(2))
-    stranger = Bucket(policy, Table(tmp_path), "someone else")
+    one, other = (TokenBucket(policy, BucketTable(tmp_path), "someone") for _ in range(2))
+    stranger = TokenBucket(policy, BucketTable(tmp_path), "someone else")
     assert [one.take(now), other.take(now), one.take(now), other.take(now)] == [True] * 3 + [False]
     assert stranger.take(now)
 
 
 def test_policies_do_not_share_a_callers_tokens() -> None:
-    table = Table()
+    table = BucketTable()
     now = time.monotonic() + 1
-    one = Bucket(Policy("key", 1, 60), table, "x")
-    other = Bucket(Policy("address", 1, 60), table, "x")
+    one = TokenBucket(RateLimit("key", 1, 60), table, "x")
+    other = TokenBucket(RateLimit("address", 1, 60), table, "x")
     assert one.take(now)
     assert other.take(now)
 
 
 def test_a_flood_of_callers_takes_no_more_room_and_harms_no_busy_one() -> None:
-    table = Table()
-    policy = Policy("p", 2, 3600)
-    busy = Bucket(policy, table, "busy")
+    table = BucketTable()
+    policy = RateLimit("p", 2, 3600)
+    busy = TokenBucket(policy, table, "busy")
     assert busy.take(time.monotonic())
     assert busy.take(time.monotonic())
     for number in range(PLACES // 2):
-        Bucket(policy, table, f"caller {number}").take(time.monotonic())
+        TokenBucket(policy, table, f"caller {number}").take(time.monotonic())
         if number % 64 == 0:
             assert not busy.take(time.monotonic())
     assert len(table.cells) == PLACES * 3
 
 
 def test_a_bucket_whose_place_was_taken_finds_another() -> None:
-    table = Table()
-    bucket = Bucket(Policy("p", 5, 60), table, "x")
+    table = BucketTable()
+    bucket = TokenBucket(RateLimit("p", 5, 60), table, "x")
     now = time.monotonic() + 1
     assert bucket.take(now)
     for place in range(0, PLACES * 3, 3):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.errors import BundleError
-from tidemill.serving.http.routes import Admission, Head, Reply, Route
+from tidemill.serving.http.routes import Admission, RequestHead, Response, Route
 from tidemill.serving.shelf.traffic_rules import (
     TrafficRule,
     canary_bucket,
@@ -20,14 +20,16 @@ from tidemill.serving.shelf.traffic_rules import (
     write_traffic,
 )
 
-ROUTE = Route("POST", "/predict", lambda call: Reply(b""))
+ROUTE = Route("POST", "/predict", lambda request: Response(b""))
 
 
 def asked(
     key: str | None = None, client: str = "10.0.0.1", header: bytes | None = None
 ) -> Admission:
     headers = [(b"x-request-key", header)] if header is not None else []
-    return Admission(ROUTE, Head("POST", "/predict", headers=headers, client=client), key_id=key)
+    return Admission(
+        ROUTE, RequestHead("POST", "/predict", headers=headers, client=client), key_id=key
+    )
 
 
 def test_rules_survive_the_round_trip_and_have_the_agreed_form(tmp_path: Path) -> None:

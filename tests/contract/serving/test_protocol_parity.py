@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidemill.serving.http.asgi import App
+from tidemill.serving.http.asgi import ServingApp
 from tidemill.serving.journal.segments import read_folder
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf
@@ -62,13 +62,13 @@ def test_common_clients_go_the_fast_way(
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     ordinary: list[str] = []
-    real = App._http
+    real = ServingApp._http
 
-    async def noted(self: App, scope: Any, receive: Any, send: Any) -> None:
+    async def noted(self: ServingApp, scope: Any, receive: Any, send: Any) -> None:
         ordinary.append(scope["path"])
         await real(self, scope, receive, send)
 
-    monkeypatch.setattr(App, "_http", noted)
+    monkeypatch.setattr(ServingApp, "_http", noted)
     headers = {"Connection": "keep-alive", "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
     for path in ("/predict", "/models/classifier/predict", "/models/%63lassifier/predict"):
         assert running.ask(path, GOOD, headers=headers).status == 200
