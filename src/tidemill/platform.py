@@ -26,7 +26,7 @@ from tidemill.stores.mlflow.connection import PORTS, bound_waits, open_client
 from tidemill.stores.mlflow.output import quiet_mlflow
 from tidemill.stores.mlflow.query_statistics import advise_planner
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.monitoring.results import Watching
+from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.feedback import Feedback
 from tidemill.stores.predictions.predictions import Predictions
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     from tidemill.loop.monitoring.watcher import Watcher
     from tidemill.loop.promotion.promote import Transition
-    from tidemill.loop.retraining.contest import Umpire
-    from tidemill.loop.retraining.growth import FollowUps
-    from tidemill.loop.retraining.probation import Probation
+    from tidemill.loop.retraining.contest import ContestService
+    from tidemill.loop.retraining.growth import RetrainingScheduler
+    from tidemill.loop.retraining.probation import ProbationService
 
 PROBE_SECONDS = 1.0
 
@@ -150,9 +150,9 @@ class Platform:
         return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
 
     @cached_property
-    def watching(self) -> Watching:
+    def watching(self) -> MonitoringResults:
         """What checks found."""
-        return Watching(self.database)
+        return MonitoringResults(self.database)
 
     @cached_property
     def watcher(self) -> Watcher:
@@ -205,11 +205,11 @@ class Platform:
         return self.settings.home / "contestants"
 
     @cached_property
-    def umpire(self) -> Umpire:
+    def umpire(self) -> ContestService:
         """Judges the contests between challengers and champions."""
-        from tidemill.loop.retraining.contest import Umpire
+        from tidemill.loop.retraining.contest import ContestService
 
-        return Umpire(
+        return ContestService(
             database=self.database,
             registry=self.registry,
             predictions=self.predictions,
@@ -219,16 +219,16 @@ class Platform:
         )
 
     @cached_property
-    def probation(self) -> Probation:
+    def probation(self) -> ProbationService:
         """Watches over promotions that contests led to."""
-        from tidemill.loop.retraining.probation import Probation
+        from tidemill.loop.retraining.probation import ProbationService
 
-        return Probation(self.umpire)
+        return ProbationService(self.umpire)
 
     @cached_property
-    def follow_ups(self) -> FollowUps:
+    def follow_ups(self) -> RetrainingScheduler:
         """Sees to retrainings that wait for more labels."""
-        from tidemill.loop.retraining.growth import FollowUps
+        from tidemill.loop.retraining.growth import RetrainingScheduler
 
         def champion(model: str) -> str | None:
             found = self.registry.by_alias(model, "champion")
@@ -244,7 +244,7 @@ class Platform:
             found = self.jobs.page(model=model, kind="spar", limit=1).items
             return found[0] if found else None
 
-        return FollowUps(
+        return RetrainingScheduler(
             triggers=self.triggers,
             contests=self.contests,
             predictions=self.predictions,

@@ -37,10 +37,10 @@ from tidemill.serving.settings import load
 from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
-from tidemill.steps.retraining.contest import decide
+from tidemill.steps.retraining.contest import decide_contest
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.evidence import read_intervals
-from tidemill.stores.retraining.contests import Challenger, NewContest
+from tidemill.stores.retraining.contests import ContestChallenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -587,7 +587,7 @@ def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
 
 def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     contests, visitor = house.platform.contests, house.visitor("predict")
-    challenger = Challenger("2", "since <x>")
+    challenger = ContestChallenger("2", "since <x>")
     new = NewContest("flowers", "1", (challenger,), cut=0.0, learned=120)
     opened = contests.open(new)
     path = "/models/flowers/challenger"
@@ -596,7 +596,7 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     assert "Competing: version 2 (since <x>)." in page
     random = np.random.default_rng(0)
     losses = [(random.random(300) < share).astype(float) for share in (0.30, 0.26)]
-    decision = decide(losses[0], {challenger.name: losses[1]}, Contest())
+    decision = decide_contest(losses[0], {challenger.name: losses[1]}, Contest())
     assert decision.state == "open"
     contests.note(opened.id, decision.rows, msgspec.to_builtins(decision))
     page = eventually(visitor, path, "Not decided yet")

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tidemill.errors import UnavailableError
-from tidemill.stores.monitoring.results import Watched, Watching
+from tidemill.stores.monitoring.results import MonitoredModel, MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
 
 #: Features with their own series, the largest effect first: more would swamp Prometheus.
@@ -21,7 +21,7 @@ STATES = ("unknown", "steady", "data moved", "model hurt", "data moved and model
 class MonitoringMetrics(Collector):
     """The last verdict on each model, and its triggers; silent while the database is away."""
 
-    def __init__(self, watching: Watching, triggers: Triggers) -> None:
+    def __init__(self, watching: MonitoringResults, triggers: Triggers) -> None:
         self._watching = watching
         self._triggers = triggers
 
@@ -36,7 +36,9 @@ class MonitoringMetrics(Collector):
         yield from _families(watched, counts)
 
 
-def _families(watched: list[Watched], counts: list[tuple[str, str, int]]) -> Iterator[Metric]:
+def _families(
+    watched: list[MonitoredModel], counts: list[tuple[str, str, int]]
+) -> Iterator[Metric]:
     gauge = GaugeMetricFamily
     score = gauge("tidemill_drift_score", "Share of rows that moved", labels=["model", "feature"])
     live = gauge("tidemill_live_metric", "On labelled rows", labels=["model", "version", "metric"])
@@ -77,7 +79,7 @@ def _add_scores(family: GaugeMetricFamily, model: str, verdict: Mapping[str, Any
 
 
 def _add_live(
-    families: tuple[GaugeMetricFamily, ...], row: Watched, live: Mapping[str, Any] | None
+    families: tuple[GaugeMetricFamily, ...], row: MonitoredModel, live: Mapping[str, Any] | None
 ) -> None:
     if live is None:
         return

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from tidemill.console.page_request import PageRequest
 from tidemill.stores.database.tables import predictions
-from tidemill.stores.monitoring.results import Watched
+from tidemill.stores.monitoring.results import MonitoredModel
 from tidemill.stores.monitoring.triggers import Trigger
 
 TIMED_SECONDS = 900.0
@@ -42,7 +42,7 @@ def newest_trigger(request: PageRequest, model: str) -> Trigger | None:
     return found[0] if found else None
 
 
-def monitoring_row(request: PageRequest, model: str) -> Watched | None:
+def monitoring_row(request: PageRequest, model: str) -> MonitoredModel | None:
     """What the last look at the model came to; None where nobody has looked."""
     return request.context.platform.watching.get(model)
 

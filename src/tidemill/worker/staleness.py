@@ -18,8 +18,8 @@ from tidemill.platform import Platform
 from tidemill.project import Candidate, Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData
 from tidemill.steps.retraining.contest import bounded_losses, error_scale
-from tidemill.steps.retraining.feedback_data import Lessons, clean_with
-from tidemill.steps.retraining.staleness import outdated
+from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
+from tidemill.steps.retraining.staleness import is_outdated
 from tidemill.steps.search.search import Trial
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import CHAMPION, Version
@@ -27,11 +27,11 @@ from tidemill.worker.job_kinds import SayHow, project_of
 from tidemill.worker.job_process import Report
 
 
-def run_spar(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_staleness_check(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """Train the partner on `params["rows"]` rows before the newest half as many, and compare.
 
     Returns:
-        `outdated`, and both mean losses on the rows that were judged.
+        `is_outdated`, and both mean losses on the rows that were judged.
     """
     project = project_of(job)
     size = int(job.params["rows"])
@@ -47,8 +47,8 @@ def run_spar(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     actual = window.actual[kept].astype(np.float64) if regression else window.actual[kept]
     answers = window.outputs[kept].astype(np.float64) if regression else window.outputs[kept]
     own = (window.versions[kept] == champion.number)[-judged:]
-    lessons = Lessons(window.frame[kept], actual, window.times[kept], float("inf"))
-    cleaned, first = clean_with(project, lessons)
+    lessons = FeedbackData(window.frame[kept], actual, window.times[kept], float("inf"))
+    cleaned, first = clean_with_feedback(project, lessons)
     try:
         partner = learn(
             _trial(platform, project, champion), project, _data(cleaned, first, judged)
@@ -63,7 +63,7 @@ def run_spar(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     mine = bounded_losses(task, truth, answers[-judged:], scale=scale)[own]
     theirs = bounded_losses(task, truth, np.asarray(partner), scale=scale)[own]
     return {
-        "outdated": bool(own.any()) and outdated(mine, theirs, project.contest),
+        "outdated": bool(own.any()) and is_outdated(mine, theirs, project.contest),
         "champion": champion.number,
         "rows": int(own.sum()),
         "champion_loss": float(mine.mean()) if own.any() else None,

@@ -16,7 +16,7 @@ from tidemill.errors import SettingsError, UnavailableError
 from tidemill.loop.operations.signals import stop_asked
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.monitoring.webhook_outbox import Courier, Hook
+from tidemill.stores.monitoring.webhook_outbox import WebhookSender, WebhookTarget
 
 logger = logging.getLogger("tidemill.watch")
 
@@ -24,15 +24,15 @@ PAUSE_SECONDS = 5.0
 
 
 @contextmanager
-def couriered(platform: Platform) -> Iterator[Courier | None]:
+def webhook_delivery(platform: Platform) -> Iterator[WebhookSender | None]:
     """Notices are delivered beside the block, in a thread of their own, where a hook is set."""
     settings = platform.settings
     if settings.webhook_url is None:
         yield None
         return
     secret = settings.webhook_secret
-    hook = Hook(settings.webhook_url, secret.get_secret_value() if secret else None)
-    courier, stop = Courier(platform.database, hook), threading.Event()
+    hook = WebhookTarget(settings.webhook_url, secret.get_secret_value() if secret else None)
+    courier, stop = WebhookSender(platform.database, hook), threading.Event()
     thread = threading.Thread(target=courier.run, args=(stop,), name="courier", daemon=True)
     thread.start()
     try:
@@ -57,7 +57,7 @@ def watch(
             stop.wait(PAUSE_SECONDS)
             continue
         try:
-            with couriered(platform):
+            with webhook_delivery(platform):
                 platform.watcher.run(stop, models, every=every or settings.watch_every)
         finally:
             platform.close()

@@ -20,15 +20,15 @@ from tests.servers import free_port
 from tidemill.cli import app as cli
 from tidemill.cli.commands.monitor import span
 from tidemill.errors import InputError
-from tidemill.loop.monitoring.api_monitor import Keeper, watch
+from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
-from tidemill.loop.monitoring.api_probe import Prober
+from tidemill.loop.monitoring.api_probe import ApiProber
 from tidemill.serving.journal.segments import read_folder
 from tidemill.settings import Settings
 from tidemill.steps.plots.api_monitor import Line, monitor_picture
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import monitor_results
-from tidemill.stores.monitoring.api_probes import MonitorResults, Probe
+from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
 from tidemill.stores.predictions.prediction_rows import rows_of
 
 
@@ -69,7 +69,7 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
 
 def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf: Path) -> None:
     server = start()
-    prober = Prober(address(server))
+    prober = ApiProber(address(server))
     prober.look()
     prober.close()
     server.stop()
@@ -109,7 +109,7 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
 ) -> None:
     server = start()
     url, model = address(server), next(iter(server.service.models.predictors))
-    prober, stop = Prober(url, models=[model], timeout=30), threading.Event()
+    prober, stop = ApiProber(url, models=[model], timeout=30), threading.Event()
     looks: list[bool] = []
 
     def tell(look: Any) -> None:
@@ -119,7 +119,7 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
         elif looks[-1:] == [False] and not looks[-2]:
             stop.set()
 
-    found = watch(prober, every=0.01, seconds=None, stop=stop, tell=tell)
+    found = monitor_api(prober, every=0.01, seconds=None, stop=stop, tell=tell)
     prober.close()
     summary = write_reports(home.parent / "out", url, found, prober.versions)
     assert looks == [True, False, False]
@@ -176,13 +176,13 @@ def test_the_picture_marks_failures(tmp_path: Path) -> None:
 
 def test_findings_wait_for_a_database_that_is_away(database: Database) -> None:
     nowhere = Database(f"postgresql://me@127.0.0.1:{free_port()}/x")
-    keeper = Keeper(MonitorResults(nowhere))
+    keeper = ProbeBuffer(ApiProbes(nowhere))
     keeper.keep([probe(1, True)])
     assert len(keeper.waiting) == 1
     nowhere.close()
-    keeper._results = MonitorResults(database)
+    keeper._results = ApiProbes(database)
     keeper.keep([probe(2, False)])
-    page = MonitorResults(database).page(probe="health")
+    page = ApiProbes(database).page(probe="health")
     assert [row["time"] for row in page.items] == [2.0, 1.0]
     assert keeper.waiting == []
 
@@ -190,7 +190,7 @@ def test_findings_wait_for_a_database_that_is_away(database: Database) -> None:
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:y", ""])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="no address"):
-        Prober(url)
+        ApiProber(url)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5m", 90)])

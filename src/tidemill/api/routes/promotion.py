@@ -13,7 +13,13 @@ from tidemill.api.access import Caller, Promoter
 from tidemill.api.state import platform_of
 from tidemill.errors import GateError, NotFoundError
 from tidemill.loop.promotion.challenge import challenge
-from tidemill.loop.promotion.promote import Audit, Transition, promote, rollback, transition
+from tidemill.loop.promotion.promote import (
+    AuditTransition,
+    Transition,
+    promote,
+    rollback,
+    transition,
+)
 from tidemill.platform import Platform
 from tidemill.project import METRICS, Project
 
@@ -164,7 +170,7 @@ def roll_back(
     return _view(done)
 
 
-def _audit(platform: Platform, caller: Caller) -> Audit:
+def _audit(platform: Platform, caller: Caller) -> AuditTransition:
     return partial(platform.audit_transition, origin=caller.address)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tidemill.loop.promotion.promote import Transition
     from tidemill.project import Project
     from tidemill.settings import Settings
-    from tidemill.steps.gate.gate import Verdict
+    from tidemill.steps.gate.gate import GateVerdict
     from tidemill.stores.mlflow.registry import Registry
     from tidemill.stores.mlflow.versions import Version
 
@@ -165,7 +165,9 @@ def open_registry(settings: Settings) -> Registry:
     return Registry(settings.mlflow_uri, settings.registry_uri)
 
 
-def gate_version(settings: Settings, name: str, project: Project | None, **options: Any) -> Verdict:
+def gate_version(
+    settings: Settings, name: str, project: Project | None, **options: Any
+) -> GateVerdict:
     """Ask the gate, and record what moves; options as `loop.promote.promote` takes them."""
     from tidemill.loop.promotion.promote import promote
 
@@ -175,7 +177,7 @@ def gate_version(settings: Settings, name: str, project: Project | None, **optio
         return promote(project, registry, name, actor="cli", audit=audit, **options)
 
 
-def show_verdict(verdict: Verdict) -> None:
+def show_verdict(verdict: GateVerdict) -> None:
     """What was compared, as a table; then what came of it and why."""
     if verdict.metrics:
         other = verdict.champion_metrics or {}

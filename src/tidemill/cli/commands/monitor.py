@@ -17,7 +17,7 @@ from tidemill.errors import InputError, TidemillError
 from tidemill.loop.operations.signals import stop_asked
 
 if TYPE_CHECKING:
-    from tidemill.loop.monitoring.api_monitor import Keeper
+    from tidemill.loop.monitoring.api_monitor import ProbeBuffer
     from tidemill.settings import Settings
     from tidemill.stores.monitoring.api_probes import Probe
 
@@ -63,15 +63,17 @@ def monitor(
 
       TIDEMILL_API_KEY=... tidemill monitor https://api.example.com --model churn
     """
-    from tidemill.loop.monitoring.api_monitor import watch
-    from tidemill.loop.monitoring.api_probe import Prober
+    from tidemill.loop.monitoring.api_monitor import monitor_api
+    from tidemill.loop.monitoring.api_probe import ApiProber
 
     pace, seconds = span(every, "--every"), span(duration, "--for") if duration else None
     settings = open_settings(home)
     start_logs(settings, "monitor")
     with (
         contextlib.closing(
-            Prober(url, key or process_specs.own_key(settings), models=model or (), timeout=timeout)
+            ApiProber(
+                url, key or process_specs.own_key(settings), models=model or (), timeout=timeout
+            )
         ) as prober,
         _kept(settings) as keeper,
         stop_asked() as stop,
@@ -83,7 +85,7 @@ def monitor(
                 _print(look)
 
         terminal.err.print(f"Probing {prober.url}. Ctrl-C ends it.", markup=False)
-        found = watch(prober, every=pace, seconds=seconds, stop=stop, tell=tell)
+        found = monitor_api(prober, every=pace, seconds=seconds, stop=stop, tell=tell)
         from tidemill.loop.monitoring.api_monitor_report import write_reports
 
         summary = write_reports(reports, prober.url, found, prober.versions)
@@ -108,21 +110,21 @@ def span(text: str, option: str) -> float:
 
 
 @contextlib.contextmanager
-def _kept(settings: Settings) -> Iterator[Keeper]:
+def _kept(settings: Settings) -> Iterator[ProbeBuffer]:
     """Where findings are kept; without a database there are the reports alone."""
-    from tidemill.loop.monitoring.api_monitor import Keeper
+    from tidemill.loop.monitoring.api_monitor import ProbeBuffer
     from tidemill.stores.database.schema import open_database
-    from tidemill.stores.monitoring.api_probes import MonitorResults
+    from tidemill.stores.monitoring.api_probes import ApiProbes
 
     settings.home.mkdir(parents=True, exist_ok=True)
     try:
         database = open_database(settings)
     except TidemillError as error:
         terminal.err.print(f"Nothing is kept in the database: {error}", markup=False)
-        yield Keeper(None)
+        yield ProbeBuffer(None)
         return
     try:
-        keeper = Keeper(MonitorResults(database))
+        keeper = ProbeBuffer(ApiProbes(database))
         yield keeper
         keeper.keep([])
     finally:

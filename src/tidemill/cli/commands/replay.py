@@ -21,9 +21,9 @@ from tidemill.cli.local.supervisor import Child, StopRequestedError, Supervisor,
 from tidemill.errors import ConflictError, GateError, ProjectError, TidemillError
 
 if TYPE_CHECKING:
-    from tidemill.loop.replay.player import Pace, Player, Record
-    from tidemill.loop.replay.report import Report
-    from tidemill.loop.replay.setup import Staged
+    from tidemill.loop.replay.player import ReplayPace, ReplayPlayer, ReplayRecord
+    from tidemill.loop.replay.report import ReplayReport
+    from tidemill.loop.replay.setup import ReplaySetup
     from tidemill.loop.training.train import TrainResult
     from tidemill.platform import Platform
     from tidemill.settings import Settings
@@ -53,7 +53,7 @@ class ReplayOptions:
     time: str | None
     warmup: int | None
     every: int | None
-    pace: Pace
+    pace: ReplayPace
     apart: bool = False  # whether ingest is a process of its own
     database: str | None = None  # another one than SQLite in the replay's home
 
@@ -103,7 +103,7 @@ def replay(
 
       tidemill replay loans.csv --project churn/project.py --time date --label-delay 500
     """
-    from tidemill.loop.replay.player import Pace
+    from tidemill.loop.replay.player import ReplayPace
 
     if speed != "max":
         raise ProjectError(f"There is no speed '{speed}'.", field="speed", expected="max")
@@ -112,7 +112,7 @@ def replay(
     folder = output or Path(f"replay-{file.stem}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConflictError(f"{folder} is there already.", remedy="Name another with --output.")
-    pace = Pace(batch, label_delay, look)
+    pace = ReplayPace(batch, label_delay, look)
     options = ReplayOptions(file, project, target, time, warmup, every, pace)
     report = run(options, folder)
     paths = report.write(folder)
@@ -127,18 +127,18 @@ def replay(
 
 def run(
     options: ReplayOptions, folder: Path, *, during: Callable[[Any], None] | None = None
-) -> Report:
+) -> ReplayReport:
     """Play a table in a home of its own below `folder`.
 
     Args:
         during: Is given the stage when all is running, before the first row; for tests that
             disturb it.
     """
-    from tidemill.loop.replay.setup import stage
+    from tidemill.loop.replay.setup import prepare_replay
 
     folder = folder.resolve()  # its project is named to processes that run elsewhere
     with terminal.err.status("Reading the table ..."):
-        staged = stage(
+        staged = prepare_replay(
             options.file,
             folder,
             project=options.project,
@@ -184,7 +184,7 @@ def _nobody_elses(home: Path, database: str | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _train(staged: Staged, settings: Settings) -> TrainResult:
+def _train(staged: ReplaySetup, settings: Settings) -> TrainResult:
     """The first champion: the best of the warm-up, whatever the gate's minimum says."""
     from tidemill.cli.commands.models import gate_version
     from tidemill.cli.commands.train import train_project
@@ -205,28 +205,28 @@ class ReplayProcesses:
     """What runs while a table is played."""
 
     platform: Platform
-    player: Player
+    player: ReplayPlayer
     supervisor: Supervisor
     children: dict[str, Child]
 
 
 def _play(
     options: ReplayOptions,
-    staged: Staged,
+    staged: ReplaySetup,
     settings: Settings,
     at: ServerAddresses,
     first: TrainResult,
     supervisor: Supervisor,
     during: Callable[[Any], None] | None,
-) -> Report:
+) -> ReplayReport:
     from tidemill.loop.replay.report import make_report
-    from tidemill.loop.retraining.contestants import held_bundle
+    from tidemill.loop.retraining.contest_bundles import cached_bundle
     from tidemill.platform import Platform
 
     key = process_specs.ensure_key(settings)[0].read_text()
     children = start(supervisor, settings, at, apart=options.apart)
     with contextlib.closing(Platform.open(settings)) as platform, client_of(at, key) as client:
-        original = held_bundle(
+        original = cached_bundle(
             platform.registry, staged.project.name, first.version, platform.bundles
         )
         with _bar() as (tell, total), storing(settings, apart=options.apart) as store:
@@ -245,16 +245,16 @@ def _play(
 
 
 def _player(
-    staged: Staged,
-    pace: Pace,
+    staged: ReplaySetup,
+    pace: ReplayPace,
     client: Any,
     platform: Platform,
     signature: Any,
     store: Callable[[], None],
     supervisor: Supervisor,
     tell: Callable[[int], None],
-) -> Player:
-    from tidemill.loop.replay.player import Player, Stores
+) -> ReplayPlayer:
+    from tidemill.loop.replay.player import ReplayPlayer, ReplayStores
     from tidemill.stores.mlflow.versions import CHAMPION
 
     model = staged.project.name
@@ -265,11 +265,11 @@ def _player(
         assert found is not None, "the first champion was promoted"
         return found.number
 
-    return Player(
+    return ReplayPlayer(
         staged=staged,
         pace=pace,
         client=client,
-        stores=Stores(
+        stores=ReplayStores(
             platform.predictions, platform.feedback, platform.jobs, platform.triggers,
             platform.contests,
         ),
@@ -282,7 +282,7 @@ def _player(
     )  # fmt: skip
 
 
-def _record(player: Player) -> tuple[Record, Exception | None]:
+def _record(player: ReplayPlayer) -> tuple[ReplayRecord, Exception | None]:
     """Play to the end, or to what stops it: a signal, or trouble that is not outlasted.
 
     Raises:
@@ -304,15 +304,19 @@ def _record(player: Player) -> tuple[Record, Exception | None]:
 
 
 def _alternatives(
-    options: ReplayOptions, staged: Staged, original: Any, record: Record, first: TrainResult
+    options: ReplayOptions,
+    staged: ReplaySetup,
+    original: Any,
+    record: ReplayRecord,
+    first: TrainResult,
 ) -> list[Any]:
     """The first champion left alone, and two schedules; without those that a Ctrl-C cuts short."""
-    from tidemill.loop.replay.baselines import left_alone, scheduled
+    from tidemill.loop.replay.baselines import on_schedule, without_retraining
     from tidemill.loop.replay.player import answers_of
     from tidemill.steps.evaluation.ranking import is_better
 
     _, answered = answers_of(record, staged)
-    found = [left_alone(staged, original, answered)]
+    found = [without_retraining(staged, original, answered)]
     if record.interrupted or not answered.any():
         return found
     best: dict[str, Any] = {}
@@ -328,7 +332,7 @@ def _alternatives(
         total(2 * len(answered))
         for number, last in enumerate((None, max(staged.warmup, 2000))):
             found.append(
-                scheduled(
+                on_schedule(
                     staged, answered, settings, every=every, delay=options.pace.delay,
                     batch=options.pace.batch, last=last,
                     tell=lambda rows, n=number: tell(n * len(answered) + rows),  # type: ignore[misc]
@@ -354,7 +358,7 @@ def _bar(what: str = "playing") -> Iterator[tuple[Callable[[int], None], Callabl
         )
 
 
-def _print(report: Report) -> None:
+def _print(report: ReplayReport) -> None:
     rows = [(c.name, f"{c.loss:.4f}", c.retrainings, f"{c.seconds:.1f}") for c in report.courses]
     terminal.print_table(["", "loss", "retrainings", "seconds"], rows, "What each way came to")
     for event in report.document["events"]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tidemill.loop.training.train import TrainResult
     from tidemill.project import Project
     from tidemill.settings import Settings
-    from tidemill.steps.gate.gate import Verdict
+    from tidemill.steps.gate.gate import GateVerdict
 
 HEADLINES = ("accuracy", "f1_score", "roc_auc", "rmse", "mae", "r2")
 
@@ -97,7 +97,7 @@ def train(
         raise typer.Exit(command_help.Exit.GATE)
 
 
-def _ask_gate(settings: Settings, project: Project, result: TrainResult) -> Verdict:
+def _ask_gate(settings: Settings, project: Project, result: TrainResult) -> GateVerdict:
     with terminal.err.status(f"The gate examines {project.name} ..."):
         return gate_version(settings, project.name, project, version=result.version)
 

@@ -13,7 +13,7 @@ from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_se
 from tidemill.loop.operations.signals import stop_asked
 
 if TYPE_CHECKING:
-    from tidemill.loop.monitoring.watcher import Tick
+    from tidemill.loop.monitoring.watcher import WatchResult
     from tidemill.platform import Platform
 
 Models = Annotated[list[str] | None, typer.Argument(help="Which models. [default: all]")]
@@ -78,7 +78,7 @@ def watch(
         watch_on(settings, stop, models or [], pause)
 
 
-def _look(platform: Platform, models: list[str], now: bool) -> list[Tick]:
+def _look(platform: Platform, models: list[str], now: bool) -> list[WatchResult]:
     if now or models:
         return [platform.watcher.tick(name, by_hand=now) for name in models or _all(platform)]
     return platform.watcher.sweep()
@@ -88,7 +88,7 @@ def _all(platform: Platform) -> list[str]:
     return platform.watcher.models()
 
 
-def _show(ticks: list[Tick], as_json: bool) -> None:
+def _show(ticks: list[WatchResult], as_json: bool) -> None:
     if as_json:
         shown: list[dict[str, Any]] = [
             {"model": t.model, "version": t.version, "checked_now": t.checked, **t.verdict}

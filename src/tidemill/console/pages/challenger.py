@@ -16,7 +16,7 @@ from tidemill.errors import NotFoundError, RequestError, TidemillError
 from tidemill.loop.promotion.challenge import Standing, challenge, standing
 from tidemill.policies import Challenge, Contest
 from tidemill.serving.shelf.traffic_rules import Mode, TrafficRule, read_traffic
-from tidemill.steps.gate.canary import LABELLED, Sample
+from tidemill.steps.gate.canary import LABELLED, TrafficSample
 from tidemill.stores.mlflow.versions import CHALLENGER, Version
 
 MODES: Mapping[Mode, str] = {
@@ -187,7 +187,7 @@ def _sides(found: Standing | None) -> list[dict[str, Any]]:
     return [{"name": name, **_figures(sample)} for name, sample in sides]
 
 
-def _figures(sample: Sample) -> dict[str, Any]:
+def _figures(sample: TrafficSample) -> dict[str, Any]:
     took, losses = sample.milliseconds, sample.losses
     return {
         "answers": int(took.size),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tidemill.policies import Contest, seconds
-from tidemill.steps.retraining.contest import Contestant, Decision
+from tidemill.steps.retraining.contest import Contestant, ContestDecision
 from tidemill.stores.retraining.contests import ContestRow
 
 
@@ -28,7 +28,9 @@ def shown(contest: ContestRow | None, policy: Contest) -> dict[str, Any] | None:
     """What a page tells of a contest; None where there was none."""
     if contest is None:
         return None
-    decision = msgspec.convert(dict(contest.decision), Decision) if contest.decision else None
+    decision = (
+        msgspec.convert(dict(contest.decision), ContestDecision) if contest.decision else None
+    )
     until = contest.opened + seconds(policy.age) if policy.age is not None else None
     return {
         "row": contest,
@@ -41,14 +43,14 @@ def shown(contest: ContestRow | None, policy: Contest) -> dict[str, Any] | None:
     }
 
 
-def _line(found: Contestant, decision: Decision, policy: Contest) -> ContestantProgress:
+def _line(found: Contestant, decision: ContestDecision, policy: Contest) -> ContestantProgress:
     better, worse = (
         min(max(value / decision.bar, 0.0), 1.0) for value in (found.better, found.worse)
     )
     return ContestantProgress(found.name, found.loss, better, worse, needs(found, decision, policy))
 
 
-def needs(found: Contestant, decision: Decision, policy: Contest) -> str:
+def needs(found: Contestant, decision: ContestDecision, policy: Contest) -> str:
     """What is missing until this challenger has won, or cannot win."""
     if decision.state != "open":
         return "It won." if decision.winner == found.name else "It did not win."

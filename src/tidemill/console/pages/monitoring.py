@@ -10,7 +10,7 @@ from tidemill.console.charts import Point
 from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import ConflictError
 from tidemill.stores.database import statistics
-from tidemill.stores.monitoring.results import Watched
+from tidemill.stores.monitoring.results import MonitoredModel
 
 SHOWN_FEATURES = 60
 SHOWN_CATEGORIES = 8
@@ -111,7 +111,7 @@ def _cut(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {**feature, "bars": bars}
 
 
-def _live(request: PageRequest, model: str, watched: Watched | None) -> list[dict[str, Any]]:
+def _live(request: PageRequest, model: str, watched: MonitoredModel | None) -> list[dict[str, Any]]:
     """The measured and the estimated metric over time, a curve for each."""
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     curves = []

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from tidemill.errors import UnavailableError
-from tidemill.loop.monitoring.api_probe import Prober
-from tidemill.stores.monitoring.api_probes import MonitorResults, Probe
+from tidemill.loop.monitoring.api_probe import ApiProber
+from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
 
 logger = logging.getLogger(__name__)
 
 
-def watch(
-    prober: Prober,
+def monitor_api(
+    prober: ApiProber,
     *,
     every: float,
     seconds: float | None,
@@ -49,10 +49,10 @@ def watch(
     return found
 
 
-class Keeper:
+class ProbeBuffer:
     """Keeps findings in the database, and those of a time without it until it is back."""
 
-    def __init__(self, results: MonitorResults | None) -> None:
+    def __init__(self, results: ApiProbes | None) -> None:
         self._results = results
         self.waiting: list[Probe] = []
 

@@ -18,7 +18,7 @@ MOST_ERROR = 300
 FAULTS = (httpx.HTTPError, httpx.InvalidURL, ValueError)  # of a connection, or of its JSON
 
 
-class Prober:
+class ApiProber:
     """One API under watch. Close it when done.
 
     Predictions use the example that `/schema` gives. They carry a request id by which ingest tells

@@ -15,18 +15,18 @@ import msgspec
 import numpy as np
 
 from tidemill.errors import DataError, ProjectError
-from tidemill.loop.monitoring.reference import Reference
+from tidemill.loop.monitoring.reference import ChampionReference
 from tidemill.policies import Decay, Drift, Duration, seconds
 from tidemill.steps.decay.cbpe import AccuracyEstimate, estimate_accuracy
 from tidemill.steps.decay.check import (
-    FEWEST_ACCEPTED,
-    ROWS_FOR_SPELLS,
+    AUTOCORRELATION_ROWS,
+    MIN_RETAINED_ROWS,
     DecayPolicy,
     DecayReport,
-    accepting_detector,
     check_decay,
     loss_detector,
-    spells_of,
+    retained_champion_detector,
+    robust_autocorrelation_time,
 )
 from tidemill.steps.decay.holdout import CLASSIFICATION, Holdout, row_losses
 from tidemill.steps.decay.page_hinkley import PageHinkley
@@ -38,10 +38,10 @@ from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
 
 #: Labels taken at one look; the rest at the next.
-LABELS_A_LOOK = 50_000
+LABELS_PER_CHECK = 50_000
 
 
-class WatchState(msgspec.Struct, frozen=True):
+class MonitoringState(msgspec.Struct, frozen=True):
     """What is remembered of a model between looks; times in seconds since the epoch.
 
     Attributes:
@@ -69,7 +69,7 @@ class WatchState(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Kept:
+class ChampionKept:
     """A retraining that ended with the champion kept: when, and on how many labelled rows."""
 
     at: float
@@ -77,7 +77,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Span:
+class WindowSpan:
     """A window's rows and time."""
 
     rows: int
@@ -86,18 +86,18 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Look:
+class MonitoringCheck:
     """What was found, the state after it, and what the policy is told.
 
     A report is None where no check was due. `sequential` is a sentence when the detector alarmed.
     """
 
-    state: WatchState
+    state: MonitoringState
     signals: tuple[Signal, ...] = ()
     drift: DriftReport | None = None
-    drift_span: Span | None = None
+    drift_span: WindowSpan | None = None
     decay: DecayReport | None = None
-    decay_span: Span | None = None
+    decay_span: WindowSpan | None = None
     estimate: AccuracyEstimate | None = None
     sequential: str | None = None
 
@@ -109,7 +109,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Rules:
+class MonitoringRules:
     """The project's policies, with the metric that decay is judged by."""
 
     drift: Drift
@@ -117,14 +117,14 @@ class Rules:
     metric: str
 
 
-def fresh_state(version: str, now: float, before: WatchState | None) -> WatchState:
+def initial_state(version: str, now: float, before: MonitoringState | None) -> MonitoringState:
     """The state of a version that has just become champion.
 
     Its rows begin at the last look, when it was not champion yet; those of the first champion
     there ever was begin at the beginning.
     """
     since = before.ticked if before is not None else 0.0
-    return WatchState(
+    return MonitoringState(
         policy=PolicyState(version, now),
         since=since,
         ticked=now,
@@ -134,16 +134,16 @@ def fresh_state(version: str, now: float, before: WatchState | None) -> WatchSta
     )
 
 
-def look_at(
-    reference: Reference,
-    rules: Rules,
+def run_checks(
+    reference: ChampionReference,
+    rules: MonitoringRules,
     predictions: Predictions,
-    state: WatchState,
+    state: MonitoringState,
     now: float,
     *,
-    kept: Kept | None = None,
+    kept: ChampionKept | None = None,
     by_hand: bool = False,
-) -> Look:
+) -> MonitoringCheck:
     """Make the checks that are due.
 
     Args:
@@ -152,21 +152,21 @@ def look_at(
         by_hand: Check the newest rows even if nothing is due.
     """
     looker = _Looker(reference, rules, predictions, now, by_hand, kept)
-    look = looker.sequential(Look(msgspec.structs.replace(state, ticked=now)))
+    look = looker.sequential(MonitoringCheck(msgspec.structs.replace(state, ticked=now)))
     look = looker.decay(look)
     return looker.drift(look)
 
 
 @dataclass(frozen=True)
 class _Looker:
-    reference: Reference
-    rules: Rules
+    reference: ChampionReference
+    rules: MonitoringRules
     predictions: Predictions
     now: float
     by_hand: bool
-    kept: Kept | None
+    kept: ChampionKept | None
 
-    def drift(self, look: Look) -> Look:
+    def drift(self, look: MonitoringCheck) -> MonitoringCheck:
         """Drift, and the estimate without labels, of the rows since the last check."""
         state, policy = look.state, self.rules.drift
         new = self._count(since=_after(state.drift_end, state))
@@ -176,7 +176,7 @@ class _Looker:
         window = self._window(since=begin, last=policy.rows)
         if len(window) == 0:
             return look
-        span = Span(len(window), float(window.times[0]), float(window.times[-1]))
+        span = WindowSpan(len(window), float(window.times[0]), float(window.times[-1]))
         report = self._drift_report(window)
         estimate = self._estimate(window)
         signals = list(look.signals)
@@ -190,7 +190,7 @@ class _Looker:
             estimate=estimate,
         )  # fmt: skip
 
-    def decay(self, look: Look) -> Look:
+    def decay(self, look: MonitoringCheck) -> MonitoringCheck:
         """The live metric of the labels since the last check."""
         state, policy = look.state, self.rules.decay
         new = self._count(since=state.since, labelled_since=_later(state.decay_end))
@@ -202,7 +202,7 @@ class _Looker:
             return look
         report = self._decay_report(window)
         ended = float(window.label_times.max())
-        span = Span(len(window), float(window.times[0]), float(window.times[-1]))
+        span = WindowSpan(len(window), float(window.times[0]), float(window.times[-1]))
         signals = look.signals
         alarmed = any(signal.cause == "decay" for signal in signals)
         if report is not None and report.enough and not alarmed:
@@ -211,7 +211,7 @@ class _Looker:
         after = msgspec.structs.replace(state, decay_end=ended, decay_checked=self.now)
         return _replace(look, state=after, signals=signals, decay=report, decay_span=span)
 
-    def sequential(self, look: Look) -> Look:
+    def sequential(self, look: MonitoringCheck) -> MonitoringCheck:
         """The detector's verdict on every new label."""
         holdout = self.reference.holdout
         if holdout is None:
@@ -219,7 +219,7 @@ class _Looker:
         state = self._accepted(look.state, holdout)
         look = _replace(look, state=state)
         begin = _later(state.cursor)
-        window = self._window(since=state.since, labelled_since=begin, last=LABELS_A_LOOK)
+        window = self._window(since=state.since, labelled_since=begin, last=LABELS_PER_CHECK)
         if len(window) == 0:
             return look
         losses = row_losses(holdout.task, window.actual, window.outputs)
@@ -245,20 +245,20 @@ class _Looker:
     def _spells(self, holdout: Holdout) -> float:
         """Whether losses have come in spells lately, whichever version answered."""
         window = self.predictions.window(
-            self.reference.model, labelled_since=0.0, last=ROWS_FOR_SPELLS
+            self.reference.model, labelled_since=0.0, last=AUTOCORRELATION_ROWS
         )
-        return spells_of(row_losses(holdout.task, window.actual, window.outputs))
+        return robust_autocorrelation_time(row_losses(holdout.task, window.actual, window.outputs))
 
-    def _accepted(self, state: WatchState, holdout: Holdout) -> WatchState:
+    def _accepted(self, state: MonitoringState, holdout: Holdout) -> MonitoringState:
         """After a retraining that found nothing better, what the version loses is the usual."""
         if self.kept is None or self.kept.at <= state.kept_at:
             return state
-        rows = max(self.kept.rows, FEWEST_ACCEPTED)
+        rows = max(self.kept.rows, MIN_RETAINED_ROWS)
         window = self._window(since=state.since, labelled_since=0.0, last=rows)
         order = np.argsort(window.label_times, kind="stable")
         losses = row_losses(holdout.task, window.actual, window.outputs)[order]
         decay = self.rules.decay
-        detector = accepting_detector(
+        detector = retained_champion_detector(
             state.detector or self._detector(holdout), holdout.task, losses, harm=decay.harm,
             rows_between_alarms=decay.rows_between_alarms,
         )  # fmt: skip
@@ -308,7 +308,9 @@ class _Looker:
             tolerance=self.rules.decay.tolerance if share else 0.0,
         )
 
-    def _estimate_signal(self, estimate: AccuracyEstimate, window: Window, look: Look) -> Signal:
+    def _estimate_signal(
+        self, estimate: AccuracyEstimate, window: Window, look: MonitoringCheck
+    ) -> Signal:
         """Where labels of the same rows can judge, confidences have no say."""
         judged = int(window.labelled.sum()) >= self.rules.decay.min_rows
         judged = judged or (look.decay is not None and look.decay.enough)
@@ -358,7 +360,7 @@ def default_metric(task: str, gate_metric: str | None, decay_metric: str | None)
     return decay_metric or gate_metric or DEFAULT_METRIC[task]
 
 
-def _after(moment: float, state: WatchState) -> float:
+def _after(moment: float, state: MonitoringState) -> float:
     """Just later than what was judged; the first rows of all begin with the reign."""
     return state.since if moment <= state.since else _later(moment)
 
@@ -376,5 +378,5 @@ def _alarm(detector: PageHinkley, losses: Any) -> str:
     )
 
 
-def _replace(look: Look, **changes: Any) -> Look:
-    return Look(**{**vars(look), **changes})
+def _replace(look: MonitoringCheck, **changes: Any) -> MonitoringCheck:
+    return MonitoringCheck(**{**vars(look), **changes})

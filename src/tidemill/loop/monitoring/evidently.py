@@ -14,11 +14,15 @@ from tidemill.errors import NotFoundError, ProjectError
 
 if TYPE_CHECKING:
     from tidemill.loop.monitoring.watcher import Watcher
-    from tidemill.stores.monitoring.results import Watching
+    from tidemill.stores.monitoring.results import MonitoringResults
 
 
 def write_evidently(
-    watcher: Watcher, watching: Watching, model: str, beside: Path, window: int | None = None
+    watcher: Watcher,
+    watching: MonitoringResults,
+    model: str,
+    beside: Path,
+    window: int | None = None,
 ) -> Path:
     """Write `<beside>.evidently.html` on the same rows, with the profile's sample as reference.
 

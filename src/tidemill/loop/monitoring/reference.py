@@ -24,7 +24,7 @@ KEPT = 32
 
 
 @dataclass(frozen=True)
-class Reference:
+class ChampionReference:
     """What a champion's live rows are compared with."""
 
     model: str
@@ -38,7 +38,7 @@ class Reference:
         return read_holdout(self.profile)
 
 
-class References:
+class ChampionReferences:
     """Finds champions, and keeps what was read of each bundle.
 
     Args:
@@ -48,9 +48,9 @@ class References:
     def __init__(self, shelf: Path, registry: Callable[[], Registry]) -> None:
         self._shelf = shelf
         self._registry = registry
-        self._held: dict[tuple[str, str, str], Reference] = {}
+        self._held: dict[tuple[str, str, str], ChampionReference] = {}
 
-    def of(self, model: str) -> Reference:
+    def of(self, model: str) -> ChampionReference:
         """The model's champion.
 
         Raises:
@@ -69,7 +69,7 @@ class References:
         except BundleError:
             return None
 
-    def _from_registry(self, model: str) -> Reference:
+    def _from_registry(self, model: str) -> ChampionReference:
         version = self._registry().by_alias(model, CHAMPION)
         if version is None or version.digest is None:
             raise NotFoundError(
@@ -83,11 +83,13 @@ class References:
             fetched = self._registry().fetch_bundle(version, Path(scratch))
             return self._read(model, version.number, version.digest, fetched.path)
 
-    def _read(self, model: str, version: str, digest: str, folder: Path) -> Reference:
+    def _read(self, model: str, version: str, digest: str, folder: Path) -> ChampionReference:
         key = (model, version, digest)
         if key not in self._held:
             found = bundle.read(folder, digest=digest)
             while len(self._held) >= KEPT:
                 self._held.pop(next(iter(self._held)))
-            self._held[key] = Reference(model, version, digest, found.signature, found.profile())
+            self._held[key] = ChampionReference(
+                model, version, digest, found.signature, found.profile()
+            )
         return self._held[key]

@@ -20,7 +20,7 @@ from tidemill.errors import NotFoundError
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, FeatureDrift
 from tidemill.steps.plots.drift import drift_picture, metric_picture
-from tidemill.stores.monitoring.results import Watching
+from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Trigger, Triggers
 
 PAGE = Path(__file__).parent / "report.html"
@@ -31,7 +31,11 @@ COLOURS = {"steady": "good", "unknown": "plain", "data moved": "look"}
 
 
 def write_report(
-    watching: Watching, triggers: Triggers, model: str, path: Path, window: int | None = None
+    watching: MonitoringResults,
+    triggers: Triggers,
+    model: str,
+    path: Path,
+    window: int | None = None,
 ) -> Path:
     """Write the page to a file; arguments and errors as of `make_report`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +44,7 @@ def write_report(
 
 
 def make_report(
-    watching: Watching, triggers: Triggers, model: str, window: int | None = None
+    watching: MonitoringResults, triggers: Triggers, model: str, window: int | None = None
 ) -> str:
     """The page, as HTML that loads nothing from anywhere.
 
@@ -75,7 +79,9 @@ def make_report(
     return page
 
 
-def find_window(watching: Watching, model: str, window: int | None) -> dict[str, Any] | None:
+def find_window(
+    watching: MonitoringResults, model: str, window: int | None
+) -> dict[str, Any] | None:
     """The row of a checked window: the one of that id, or the newest; None where there is none.
 
     Raises:
@@ -126,7 +132,7 @@ def _feature(found: FeatureDrift) -> tuple[list[str], bool]:
     return cells, found.drifted
 
 
-def _metric(watching: Watching, model: str) -> str:
+def _metric(watching: MonitoringResults, model: str) -> str:
     """The live metric over time with its intervals, and the estimates without labels."""
     rows = watching.results(model=model, test="decay", limit=WINDOWS).items[::-1]
     reports = [msgspec.convert(row["details"]["report"], DecayReport) for row in rows]

@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from tidemill.loop.monitoring.checks import Look, Span
+from tidemill.loop.monitoring.checks import MonitoringCheck, WindowSpan
 from tidemill.steps.decay.cbpe import AccuracyEstimate
-from tidemill.steps.decay.check import DecayReport, judge
+from tidemill.steps.decay.check import DecayReport, assess
 from tidemill.steps.drift.check import DriftReport, FeatureDrift
-from tidemill.steps.retraining.trigger_policy import Decision
+from tidemill.steps.retraining.trigger_policy import TriggerDecision
 
 Row = dict[str, Any]
 
 
-def results_of(look: Look, decision: Decision) -> list[Row]:
+def results_of(look: MonitoringCheck, decision: TriggerDecision) -> list[Row]:
     """Rows of `drift_results`: one for each whole check with its report, one for each feature."""
     rows = []
     said = {
@@ -35,7 +35,7 @@ def results_of(look: Look, decision: Decision) -> list[Row]:
     return rows
 
 
-def metrics_of(look: Look) -> list[Row]:
+def metrics_of(look: MonitoringCheck) -> list[Row]:
     """Rows of `model_metrics`: the live metric, and accuracy as confidences let expect it."""
     rows = []
     if look.decay is not None and look.decay.value is not None:
@@ -46,7 +46,11 @@ def metrics_of(look: Look) -> list[Row]:
 
 
 def verdict_of(
-    look: Look, decision: Decision, metric: str, now: float, last: Mapping[str, Any] | None
+    look: MonitoringCheck,
+    decision: TriggerDecision,
+    metric: str,
+    now: float,
+    last: Mapping[str, Any] | None,
 ) -> Row:
     """What is known of the model now: of each check the newest report, and what was decided.
 
@@ -63,7 +67,7 @@ def verdict_of(
         parts["live"] = {**msgspec.to_builtins(look.decay), **_when(look.decay_span, now)}
     if look.estimate is not None:
         parts["estimate"] = {**msgspec.to_builtins(look.estimate), **_when(look.drift_span, now)}
-    judgement = judge(
+    judgement = assess(
         _again(parts["drift"], DriftReport), _again(parts["live"], DecayReport),
         _again(parts["estimate"], AccuracyEstimate),
     )  # fmt: skip
@@ -85,7 +89,7 @@ def verdict_of(
     }
 
 
-def _drift_part(report: DriftReport, span: Span | None, now: float) -> Row:
+def _drift_part(report: DriftReport, span: WindowSpan | None, now: float) -> Row:
     short = msgspec.structs.replace(report, features=(), output=None, confidence=None)
     built: Row = msgspec.to_builtins(short)
     return {**built, "drifted": list(report.drifted), **_when(span, now)}
@@ -95,12 +99,12 @@ def _again(part: Mapping[str, Any] | None, kind: type[Any]) -> Any:
     return None if part is None else msgspec.convert(part, kind)
 
 
-def _when(span: Span | None, now: float) -> Row:
+def _when(span: WindowSpan | None, now: float) -> Row:
     window = {} if span is None else {"window_start": span.start, "window_end": span.end}
     return {**window, "checked": now}
 
 
-def _drift_rows(report: DriftReport, span: Span, said: Row) -> list[Row]:
+def _drift_rows(report: DriftReport, span: WindowSpan, said: Row) -> list[Row]:
     whole: Row = {
         "test": "window",
         "drifted": report.moved,
@@ -128,7 +132,7 @@ def _drift_rows(report: DriftReport, span: Span, said: Row) -> list[Row]:
     return rows
 
 
-def _feature_row(found: FeatureDrift, rows: int, span: Span) -> Row:
+def _feature_row(found: FeatureDrift, rows: int, span: WindowSpan) -> Row:
     return {
         "feature": found.name[:255],
         "test": found.test[:64],
@@ -153,7 +157,7 @@ def _all(report: DriftReport) -> list[FeatureDrift]:
     return [*report.features, *extra]
 
 
-def _decay_row(report: DecayReport, span: Span, said: Row) -> Row:
+def _decay_row(report: DecayReport, span: WindowSpan, said: Row) -> Row:
     return {
         "test": "decay",
         "statistic": report.value,
@@ -166,7 +170,7 @@ def _decay_row(report: DecayReport, span: Span, said: Row) -> Row:
     }
 
 
-def _estimate_row(estimate: AccuracyEstimate, span: Span, said: Row) -> Row:
+def _estimate_row(estimate: AccuracyEstimate, span: WindowSpan, said: Row) -> Row:
     return {
         "test": "estimate",
         "statistic": estimate.value,
@@ -178,7 +182,7 @@ def _estimate_row(estimate: AccuracyEstimate, span: Span, said: Row) -> Row:
     }
 
 
-def _bounds(span: Span) -> Row:
+def _bounds(span: WindowSpan) -> Row:
     return {"window_start": span.start, "window_end": span.end}
 
 

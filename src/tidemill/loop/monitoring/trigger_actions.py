@@ -24,7 +24,7 @@ Submit = Callable[[NewJob], tuple[Job, bool]]
 
 
 @dataclass(frozen=True)
-class Consequences:
+class TriggerActions:
     """Sees to the triggers of a model.
 
     Attributes:

@@ -37,7 +37,7 @@ KEEP_SECONDS = 30 * 86400.0
 Ask = Callable[[NewTrigger], Trigger]
 
 
-class Wish(msgspec.Struct, forbid_unknown_fields=True):
+class DroppedTrigger(msgspec.Struct, forbid_unknown_fields=True):
     """What a dropped file says."""
 
     model: str
@@ -143,7 +143,7 @@ class TriggerFiles:
         self._answer(path, TAKEN, {"accepted": True, "trigger": trigger.id})
         return trigger
 
-    def _read(self, path: Path) -> Wish:
+    def _read(self, path: Path) -> DroppedTrigger:
         if path.is_symlink() or not path.is_file():
             raise ValueError("It is not an ordinary file.")
         with path.open("rb") as file:
@@ -151,7 +151,7 @@ class TriggerFiles:
         if len(content) > MAX_BYTES:
             raise ValueError(f"It is larger than {MAX_BYTES} bytes.")
         try:
-            return msgspec.json.decode(content, type=Wish)
+            return msgspec.json.decode(content, type=DroppedTrigger)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ValueError(
                 f'It is not JSON such as {{"model": "churn", "reason": "why"}}: {error}'

@@ -29,22 +29,27 @@ from tidemill.errors import (
     UnavailableError,
 )
 from tidemill.loop.monitoring.checks import (
-    Kept,
-    Look,
-    Rules,
-    WatchState,
+    ChampionKept,
+    MonitoringCheck,
+    MonitoringRules,
+    MonitoringState,
     default_metric,
-    fresh_state,
-    look_at,
+    initial_state,
+    run_checks,
 )
-from tidemill.loop.monitoring.reference import Reference, References
+from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
 from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
-from tidemill.loop.monitoring.trigger_actions import Consequences
+from tidemill.loop.monitoring.trigger_actions import TriggerActions
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
 from tidemill.policies import Challenge, Decay, Drift, Retraining
 from tidemill.project import Project
-from tidemill.steps.retraining.trigger_policy import Decision, Facts, Firing, decide
-from tidemill.stores.monitoring.results import Closing, Findings, Watching
+from tidemill.steps.retraining.trigger_policy import (
+    TriggerContext,
+    TriggerDecision,
+    TriggerRequest,
+    decide_triggers,
+)
+from tidemill.stores.monitoring.results import MonitoringResults, MonitoringUpdate, TriggerClosure
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger, Triggers
 from tidemill.stores.predictions.predictions import Predictions
 
@@ -63,7 +68,7 @@ Guard = Callable[[str, str, Challenge], object]
 
 
 @dataclass(frozen=True)
-class Tick:
+class WatchResult:
     """What one look at a model came to."""
 
     model: str
@@ -87,17 +92,17 @@ class Watcher:
     """
 
     predictions: Predictions
-    references: References
-    watching: Watching
+    references: ChampionReferences
+    watching: MonitoringResults
     triggers: Triggers
-    consequences: Consequences
+    consequences: TriggerActions
     files: TriggerFiles
     project: ProjectOf
     contest: Contest | None = None
     guard: Guard | None = None
     clock: Callable[[], float] = time.time
 
-    def tick(self, model: str, *, by_hand: bool = False) -> Tick:
+    def tick(self, model: str, *, by_hand: bool = False) -> WatchResult:
         """One look at one model, and what follows from it.
 
         Args:
@@ -120,22 +125,24 @@ class Watcher:
         self._compete(model)
         return tick
 
-    def _look(self, model: str, by_hand: bool) -> Tick:
+    def _look(self, model: str, by_hand: bool) -> WatchResult:
         reference = self.references.of(model)
         policy, rules = self._policies(model, reference)
         now = self.clock()
         held = self.watching.get(model)
-        before = None if held is None else msgspec.convert(held.state, WatchState)
+        before = None if held is None else msgspec.convert(held.state, MonitoringState)
         follows = before is not None and before.policy.version == reference.version
-        state = before if before and follows else fresh_state(reference.version, now, before)
+        state = before if before and follows else initial_state(reference.version, now, before)
         newest = self.triggers.newest(model)
         kept = _kept(newest, state)
-        look = look_at(reference, rules, self.predictions, state, now, kept=kept, by_hand=by_hand)
+        look = run_checks(
+            reference, rules, self.predictions, state, now, kept=kept, by_hand=by_hand
+        )
         facts = self._facts(model, look.state, newest, now)
-        decision = decide(policy, look.state.policy, look.signals, facts)
+        decision = decide_triggers(policy, look.state.policy, look.signals, facts)
         last = held.verdict if held is not None and follows else None
         verdict = verdict_of(look, decision, rules.metric, now, last)
-        findings = Findings(
+        findings = MonitoringUpdate(
             model=model,
             version=reference.version,
             state=msgspec.to_builtins(msgspec.structs.replace(look.state, policy=decision.state)),
@@ -147,13 +154,15 @@ class Watcher:
             seen=None if held is None else held.updated,
         )
         opened = self.watching.keep(findings)
-        return Tick(model, reference.version, decision.why, verdict, look.checked, tuple(opened))
+        return WatchResult(
+            model, reference.version, decision.why, verdict, look.checked, tuple(opened)
+        )
 
     def models(self) -> list[str]:
         """The models that can be watched: those that were ever asked."""
         return self.predictions.models()
 
-    def sweep(self, names: Sequence[str] = ()) -> list[Tick]:
+    def sweep(self, names: Sequence[str] = ()) -> list[WatchResult]:
         """A tick for each model, and whatever trigger files ask for; no names means all.
 
         What goes wrong with one model is told, and the others go on.
@@ -162,7 +171,7 @@ class Watcher:
             UnavailableError: Something that was needed is away; what could be done was done.
         """
         self.files.take_up()
-        ticks: list[Tick] = []
+        ticks: list[WatchResult] = []
         away: UnavailableError | None = None
         for model in names or self.models():
             try:
@@ -193,29 +202,35 @@ class Watcher:
                 trouble = str(error)
             stop.wait(max(0.1, every - (time.monotonic() - started)))
 
-    def _policies(self, model: str, reference: Reference) -> tuple[Retraining, Rules]:
+    def _policies(
+        self, model: str, reference: ChampionReference
+    ) -> tuple[Retraining, MonitoringRules]:
         task = reference.signature.task
         try:
             project = self.project(model)
         except (NotFoundError, ProjectError) as error:
             logger.debug("%s is watched by the default policies: %s", model, error)
-            rules = Rules(Drift(), Decay(), default_metric(task, None, None))
+            rules = MonitoringRules(Drift(), Decay(), default_metric(task, None, None))
             return REPORT_ONLY, rules
         metric = default_metric(task, project.gate.metric, project.decay.metric)
-        return project.retrain, Rules(project.drift, project.decay, metric)
+        return project.retrain, MonitoringRules(project.drift, project.decay, metric)
 
-    def _facts(self, model: str, state: WatchState, newest: Trigger | None, now: float) -> Facts:
+    def _facts(
+        self, model: str, state: MonitoringState, newest: Trigger | None, now: float
+    ) -> TriggerContext:
         opened = self.triggers.opened(model)
         active = next((trigger.id for trigger in opened if trigger.retrains), None)
         retrained = None if newest is None else newest.time
         since = max(state.since, retrained or 0.0)
         labels = self.predictions.count(model, labelled_since=since)
         causes = frozenset(t.cause for t in opened)
-        return Facts(now, retrained, labels, active, causes, state.kept)
+        return TriggerContext(now, retrained, labels, active, causes, state.kept)
 
-    def _closing(self, model: str, decision: Decision, *, replaced: bool) -> list[Closing]:
+    def _closing(
+        self, model: str, decision: TriggerDecision, *, replaced: bool
+    ) -> list[TriggerClosure]:
         """Triggers that only report, and whose alarm is over or was about another champion."""
-        found: list[Closing] = []
+        found: list[TriggerClosure] = []
         for trigger in self.triggers.opened(model):
             if trigger.retrains:
                 continue
@@ -226,7 +241,7 @@ class Watcher:
                 found.append((trigger.id, "cleared", {"cleared": why}))
         return found
 
-    def _guard(self, tick: Tick) -> None:
+    def _guard(self, tick: WatchResult) -> None:
         if self.guard is None:
             return
         try:
@@ -244,17 +259,19 @@ class Watcher:
             logger.warning("the challengers of %s could not compete: %s", model, error)
 
 
-def _kept(newest: Trigger | None, state: WatchState) -> Kept | None:
+def _kept(newest: Trigger | None, state: MonitoringState) -> ChampionKept | None:
     """The last retraining, if it left this version champion."""
     if newest is None or newest.state != "kept champion" or newest.closed is None:
         return None
     if newest.closed < state.policy.began:
         return None
     found = (newest.evidence or {}).get("contest") or {}
-    return Kept(newest.closed, int(found.get("rows") or 0))
+    return ChampionKept(newest.closed, int(found.get("rows") or 0))
 
 
-def _new_trigger(reference: Reference, firing: Firing, look: Look) -> NewTrigger:
+def _new_trigger(
+    reference: ChampionReference, firing: TriggerRequest, look: MonitoringCheck
+) -> NewTrigger:
     reports = {"drift": look.drift, "decay": look.decay, "estimate": look.estimate}
     evidence: dict[str, Any] = {"sequential": look.sequential} if look.sequential else {}
     report = reports.get(firing.cause)

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.errors import NotFoundError, ProjectError
-from tidemill.loop.monitoring.reference import References
-from tidemill.loop.monitoring.trigger_actions import Consequences, Submit
+from tidemill.loop.monitoring.reference import ChampionReferences
+from tidemill.loop.monitoring.trigger_actions import Submit, TriggerActions
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
 from tidemill.loop.monitoring.watcher import Contest, Watcher
-from tidemill.loop.promotion.challenge import guard
+from tidemill.loop.promotion.challenge import end_bad_canary
 from tidemill.policies import Challenge
 from tidemill.project import Project, load_project
 from tidemill.settings import Settings
 from tidemill.stores.audit import Entry
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.monitoring.results import Watching
+from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.projects import Known, Projects
@@ -31,7 +31,7 @@ def make_watcher(
     *,
     settings: Settings,
     predictions: Predictions,
-    watching: Watching,
+    watching: MonitoringResults,
     triggers: Triggers,
     submit: Submit,
     job: Callable[[str], Job],
@@ -43,17 +43,17 @@ def make_watcher(
     """A watcher over these stores."""
     finder = ProjectFinder(projects, registry)
     files = TriggerFiles(settings.triggers, triggers)
-    consequences = Consequences(
+    consequences = TriggerActions(
         triggers, submit, job, lambda model: finder.get(model).reference, files
     )
     files.ask = consequences.ask
 
     def watch_canary(model: str, champion: str, policy: Challenge) -> None:
-        guard(predictions, settings.shelf, model, champion, policy, audit)
+        end_bad_canary(predictions, settings.shelf, model, champion, policy, audit)
 
     return Watcher(
         predictions=predictions,
-        references=References(settings.shelf, registry),
+        references=ChampionReferences(settings.shelf, registry),
         watching=watching,
         triggers=triggers,
         consequences=consequences,

@@ -4,7 +4,7 @@
 
 The rule goes into the shelf's `traffic.json`, where the data plane takes it up; every change is
 recorded before it happens. A canary that is slower, or right less often, than its policy allows is
-taken out of the traffic by `guard`.
+taken out of the traffic by `end_bad_canary`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tidemill.errors import NotFoundError, RequestError
 from tidemill.policies import Challenge
 from tidemill.serving.shelf.traffic_rules import Mode, TrafficRule, read_traffic, write_traffic
 from tidemill.steps.decay.holdout import Task, row_losses
-from tidemill.steps.gate.canary import Sample, judge_canary
+from tidemill.steps.gate.canary import TrafficSample, check_canary
 from tidemill.stores.audit import Entry
 from tidemill.stores.database.locks import locked
 from tidemill.stores.mlflow.registry import Registry
@@ -34,7 +34,7 @@ from tidemill.stores.predictions.windows import Window
 logger = logging.getLogger(__name__)
 
 ROWS = 5000
-Audit = Callable[[Entry], object]
+AppendEntry = Callable[[Entry], object]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Standing:
     version: str
     since: float
     rows: int
-    challenger: Sample
-    champion: Sample
+    challenger: TrafficSample
+    champion: TrafficSample
 
 
 def challenge(
@@ -72,7 +72,7 @@ def challenge(
     version: str | int | None = None,
     reason: str | None = None,
     actor: str,
-    audit: Audit,
+    audit: AppendEntry,
     origin: str | None = None,
 ) -> Challenged:
     """Let a model's challenger see traffic, or none.
@@ -116,7 +116,7 @@ def set_rule(shelf: Path, model: str, rule: TrafficRule) -> None:
         write_traffic(shelf, rules)
 
 
-def end_canary(shelf: Path, model: str, *, reason: str, audit: Audit) -> bool:
+def end_canary(shelf: Path, model: str, *, reason: str, audit: AppendEntry) -> bool:
     """Take a share of the traffic from whoever has it: it was given to another challenger.
 
     Returns:
@@ -129,13 +129,13 @@ def end_canary(shelf: Path, model: str, *, reason: str, audit: Audit) -> bool:
     return True
 
 
-def guard(
+def end_bad_canary(
     predictions: Predictions,
     shelf: Path,
     model: str,
     champion: str,
     policy: Challenge,
-    audit: Audit,
+    audit: AppendEntry,
     *,
     now: Callable[[], float] = time.time,
 ) -> str | None:
@@ -152,7 +152,7 @@ def guard(
     found = standing(predictions, model, champion, "canary")
     if found is None:
         return None
-    version, verdict = found.version, judge_canary(policy, found.challenger, found.champion)
+    version, verdict = found.version, check_canary(policy, found.challenger, found.champion)
     if verdict is None:
         return None
     details = {"share": 0.0, "rows": found.rows, "time": now()}
@@ -193,13 +193,13 @@ def _sample(
     role: str,
     version: str,
     since: float,
-) -> Sample:
+) -> TrafficSample:
     """Latencies and losses of one side; `own` says which rows of the window are its own."""
     labelled = window.labelled & own
     task: Task = "classification" if window.labels else "regression"
     losses = row_losses(task, window.actual[labelled], window.outputs[labelled])
     held = predictions.latencies(window.model, role=role, version=version, since=since, last=ROWS)
-    return Sample(held, losses)
+    return TrafficSample(held, losses)
 
 
 def _challenger(registry: Registry, model: str, version: str | int | None) -> Version | None:

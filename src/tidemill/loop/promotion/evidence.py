@@ -16,12 +16,12 @@ import pandas as pd
 
 from tidemill.bundle import Bundle
 from tidemill.errors import GateError
-from tidemill.loop.promotion.held_out_answers import accepted, examine
+from tidemill.loop.promotion.bundle_evaluation import accepted_rows, evaluate_bundle
 from tidemill.project import Gate, Project
 from tidemill.signature import Signature
 from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.gate.freshness import Cut, cut_of, is_fresh
-from tidemill.steps.gate.gate import Verdict, evaluate_gate
+from tidemill.steps.gate.gate import GateVerdict, evaluate_gate
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import Version
 
@@ -35,14 +35,14 @@ FEWEST_ROWS = 20
 
 
 @dataclass(frozen=True)
-class Rows:
+class GateRows:
     """Rows to judge on. `prepared` is what they came out of; None when the caller gave them."""
 
     frame: pd.DataFrame
     prepared: PreparedData | None = None
 
 
-def gather_rows(project: Project | None, given: pd.DataFrame | None) -> Rows:
+def gather_rows(project: Project | None, given: pd.DataFrame | None) -> GateRows:
     """The rows that the caller gave, else those that the project's data hold out.
 
     Raises:
@@ -50,26 +50,26 @@ def gather_rows(project: Project | None, given: pd.DataFrame | None) -> Rows:
         DataError: The project's data cannot be used.
     """
     if given is not None:
-        return Rows(given)
+        return GateRows(given)
     if project is None:
         raise GateError(
             "There are no rows to judge on, because no project is known for this model.",
             remedy="Name its project with --project, or use --force with a reason.",
         )
     prepared = prepare(project)
-    return Rows(prepared.test, prepared)
+    return GateRows(prepared.test, prepared)
 
 
-def judge(
+def compare_versions(
     registry: Registry,
     challenger: Version,
     champion: Version | None,
-    rows: Rows,
+    rows: GateRows,
     gate: Gate,
     project: Project | None = None,
     *,
     trusted: Iterable[str] = (),
-) -> Verdict:
+) -> GateVerdict:
     """Evaluate both versions' bundles on the same fresh rows, and let the gate decide.
 
     Raises:
@@ -86,7 +86,7 @@ def judge(
         taken, refused = _accepted(rows.frame[fresh], bundles)
         frame = rows.frame[fresh][taken]
         _refuse_few(len(frame), len(rows.frame))
-        outcomes = [examine(held, frame, trusted=trusted) for held in bundles]
+        outcomes = [evaluate_bundle(held, frame, trusted=trusted) for held in bundles]
     verdict = evaluate_gate(
         outcomes[0],
         outcomes[1] if champion else None,
@@ -97,7 +97,9 @@ def judge(
     return msgspec.structs.replace(verdict, notes=(*notes, *refused))
 
 
-def note_split(registry: Registry, version: Version, rows: Rows, project: Project | None) -> None:
+def record_split(
+    registry: Registry, version: Version, rows: GateRows, project: Project | None
+) -> None:
     """Remember which rows a version did not learn from, while its data are still what they were."""
     prepared = rows.prepared
     if project is None or prepared is None or version.tags.get(SPLIT_TAG):
@@ -120,7 +122,7 @@ def _refuse_incomparable(bundles: list[Bundle]) -> None:
 def _fresh(
     registry: Registry,
     versions: list[Version],
-    rows: Rows,
+    rows: GateRows,
     project: Project | None,
     signature: Signature,
 ) -> tuple[Mask, list[str]]:
@@ -140,7 +142,7 @@ def _fresh(
 
 
 def _fresh_to(
-    registry: Registry, version: Version, rows: Rows, project: Project, signature: Signature
+    registry: Registry, version: Version, rows: GateRows, project: Project, signature: Signature
 ) -> Mask | str:
     """The rows that one version did not learn from, or a note that this cannot be told."""
     assert rows.prepared is not None
@@ -174,7 +176,7 @@ def _accepted(frame: pd.DataFrame, bundles: list[Bundle]) -> tuple[Mask, list[st
     """Rows that both versions' servers would take; those that one refuses say nothing of it."""
     taken, notes = np.ones(len(frame), dtype=bool), list[str]()
     for whose, held in zip(("challenger", "champion"), bundles, strict=False):
-        good = accepted(frame, held.signature)
+        good = accepted_rows(frame, held.signature)
         if not good.all():
             notes.append(f"{int((~good).sum())} rows were left out: the {whose} refuses them.")
         taken &= good

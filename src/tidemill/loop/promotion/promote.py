@@ -26,9 +26,9 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.loop.promotion.evidence import gather_rows, judge, note_split
+from tidemill.loop.promotion.evidence import compare_versions, gather_rows, record_split
 from tidemill.project import METRICS, Gate, Project
-from tidemill.steps.gate.gate import DEFAULT_METRIC, Verdict
+from tidemill.steps.gate.gate import DEFAULT_METRIC, GateVerdict
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHAMPION,
@@ -74,7 +74,7 @@ class Transition:
     time: float = field(default_factory=time.time)
 
 
-Audit = Callable[[Transition], object]
+AuditTransition = Callable[[Transition], object]
 
 
 def promote(
@@ -88,9 +88,9 @@ def promote(
     reason: str | None = None,
     actor: str = "cli",
     rows: pd.DataFrame | None = None,
-    audit: Audit | None = None,
+    audit: AuditTransition | None = None,
     trusted: Iterable[str] = (),
-) -> Verdict:
+) -> GateVerdict:
     """Let the best version of a model, or the one named, try to become champion.
 
     Without a version, all versions are compared on the metric that their runs recorded, and the
@@ -134,11 +134,11 @@ def promote(
     verdict = _verdict(
         name, challenger, champion, verdict, promoted=promoted, forced=force and not verdict.passed
     )
-    keep_evidence(registry, challenger, verdict, actor, reason)
+    store_evidence(registry, challenger, verdict, actor, reason)
     if promoted:
         action: Literal["promote", "override"] = "override" if verdict.forced else "promote"
         evidence = msgspec.to_builtins(verdict)
-        crown(registry, challenger, champion, action, reason, actor, evidence, audit)
+        set_champion(registry, challenger, champion, action, reason, actor, evidence, audit)
     return verdict
 
 
@@ -148,7 +148,7 @@ def rollback(
     *,
     reason: str | None = None,
     actor: str = "cli",
-    audit: Audit | None = None,
+    audit: AuditTransition | None = None,
 ) -> Transition:
     """Make the version that was champion before champion again.
 
@@ -166,7 +166,7 @@ def rollback(
             remedy=f"Promote one of its versions with `tidemill promote {name} --version N`.",
         )
     evidence = {"rolled_back": champion.number}
-    done = crown(registry, previous, champion, "rollback", reason, actor, evidence, audit)
+    done = set_champion(registry, previous, champion, "rollback", reason, actor, evidence, audit)
     registry.set_tags(champion, {ROLLED_BACK_TAG: reason or "rolled back"})
     return done
 
@@ -179,7 +179,7 @@ def transition(
     *,
     reason: str | None = None,
     actor: str = "cli",
-    audit: Audit | None = None,
+    audit: AuditTransition | None = None,
 ) -> Transition:
     """Move a version to a stage (or the alias that stands for one) by hand.
 
@@ -198,7 +198,7 @@ def transition(
         if not (reason or "").strip():
             raise GateError("An override needs a reason.", field="reason")
         champion = registry.by_alias(name, CHAMPION)
-        return crown(registry, found, champion, "override", reason, actor, {}, audit)
+        return set_champion(registry, found, champion, "override", reason, actor, {}, audit)
     if found.stage == "Production" and CHAMPION in found.aliases:
         raise ConflictError(
             f"Version {version} of '{name}' is the champion and cannot become {wanted}.",
@@ -253,7 +253,7 @@ def _judge(
     given: pd.DataFrame | None,
     force: bool,
     trusted: Iterable[str],
-) -> Verdict:
+) -> GateVerdict:
     """The gate's verdict; what keeps it from being reached is a refusal.
 
     When forced, that goes for anything but an MLflow that cannot be reached.
@@ -263,9 +263,11 @@ def _judge(
         stopping = (TidemillError,)
     try:
         rows = gather_rows(project, given)
-        verdict = judge(registry, challenger, champion, rows, gate, project, trusted=trusted)
+        verdict = compare_versions(
+            registry, challenger, champion, rows, gate, project, trusted=trusted
+        )
         for version in filter(None, [challenger, champion]):
-            note_split(registry, version, rows, project)
+            record_split(registry, version, rows, project)
     except UnavailableError:
         raise
     except stopping as error:
@@ -273,8 +275,8 @@ def _judge(
     return verdict
 
 
-def _refusal(why: str, metric: str, gate: Gate) -> Verdict:
-    return Verdict(
+def _refusal(why: str, metric: str, gate: Gate) -> GateVerdict:
+    return GateVerdict(
         passed=False,
         reasons=(why,),
         metric=metric,
@@ -286,8 +288,8 @@ def _refusal(why: str, metric: str, gate: Gate) -> Verdict:
 
 
 def _verdict(
-    name: str, challenger: Version, champion: Version | None, verdict: Verdict, **changes: bool
-) -> Verdict:
+    name: str, challenger: Version, champion: Version | None, verdict: GateVerdict, **changes: bool
+) -> GateVerdict:
     return msgspec.structs.replace(
         verdict,
         model=name,
@@ -297,8 +299,8 @@ def _verdict(
     )
 
 
-def keep_evidence(
-    registry: Registry, version: Version, verdict: Verdict, actor: str, reason: str | None
+def store_evidence(
+    registry: Registry, version: Version, verdict: GateVerdict, actor: str, reason: str | None
 ) -> None:
     """The evidence as an artifact of the version's run, and in short as its tags."""
     document = {
@@ -318,7 +320,7 @@ def keep_evidence(
     registry.set_tags(version, {GATE_TAG + k: v for k, v in _tags(verdict, where).items()})
 
 
-def _tags(verdict: Verdict, where: str | None) -> dict[str, str]:
+def _tags(verdict: GateVerdict, where: str | None) -> dict[str, str]:
     word = "overridden" if verdict.forced else "passed" if verdict.passed else "failed"
     tags = {
         "verdict": word,
@@ -339,7 +341,7 @@ def _tags(verdict: Verdict, where: str | None) -> dict[str, str]:
     return tags
 
 
-def crown(
+def set_champion(
     registry: Registry,
     version: Version,
     champion: Version | None,
@@ -347,7 +349,7 @@ def crown(
     reason: str | None,
     actor: str,
     evidence: Mapping[str, Any],
-    audit: Audit | None,
+    audit: AuditTransition | None,
 ) -> Transition:
     change = Transition(
         actor=actor,
@@ -369,7 +371,9 @@ def crown(
     return _record(change, move, audit)
 
 
-def _record(change: Transition, move: Callable[[], None], audit: Audit | None) -> Transition:
+def _record(
+    change: Transition, move: Callable[[], None], audit: AuditTransition | None
+) -> Transition:
     """Record the intent, then do it; a failure is recorded too."""
     if audit is not None:
         audit(change)

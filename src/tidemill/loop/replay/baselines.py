@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.bundle import Bundle
-from tidemill.loop.promotion.held_out_answers import examine
-from tidemill.loop.replay.setup import Staged
+from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
+from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.loop.training.trial import learn
 from tidemill.project import METRICS
 from tidemill.steps.data.prepare import PreparedData, clean, input_matrix, load_frame
 from tidemill.steps.evaluation.ranking import deciding_metric
-from tidemill.steps.retraining.training_windows import held_out
+from tidemill.steps.retraining.training_windows import held_out_rows
 from tidemill.steps.search.fit import predict
 from tidemill.steps.search.search import Trial
 
@@ -29,7 +29,7 @@ CHOOSING_ROWS = 5_000
 
 
 @dataclass
-class Alternative:
+class Baseline:
     """What another way would have answered [rows], and what it would have cost."""
 
     name: str
@@ -38,15 +38,17 @@ class Alternative:
     seconds: float = 0.0
 
 
-def left_alone(staged: Staged, first: Bundle, answered: npt.NDArray[np.bool_]) -> Alternative:
+def without_retraining(
+    staged: ReplaySetup, first: Bundle, answered: npt.NDArray[np.bool_]
+) -> Baseline:
     """The first champion's answers to the rows that were answered; None or NaN elsewhere."""
     frame = staged.frame.iloc[staged.warmup : staged.warmup + len(answered)]
-    outcome = examine(first, frame[answered])
-    return Alternative("left alone", _spread(outcome.predicted, answered, staged))
+    outcome = evaluate_bundle(first, frame[answered])
+    return Baseline("left alone", _spread(outcome.predicted, answered, staged))
 
 
-def scheduled(
-    staged: Staged,
+def on_schedule(
+    staged: ReplaySetup,
     answered: npt.NDArray[np.bool_],
     settings: Mapping[str, Mapping[str, Any]],
     *,
@@ -55,7 +57,7 @@ def scheduled(
     batch: int,
     last: int | None = None,
     tell: Callable[[int], None] = lambda rows: None,
-) -> Alternative:
+) -> Baseline:
     """Trains again after every so many rows, on all labelled rows or the `last` so many, and serves
     what comes of it at once.
 
@@ -65,7 +67,7 @@ def scheduled(
         every, delay, batch: In rows; labels come as in the replay.
     """
     name = f"every {every:,} rows" + (f", the last {last:,}" if last is not None else "")
-    done = Alternative(name, _spread(np.zeros(0), np.zeros(len(answered), dtype=bool), staged))
+    done = Baseline(name, _spread(np.zeros(0), np.zeros(len(answered), dtype=bool), staged))
     inputs = _inputs(staged)
     model: Any = None
     for start, stop in _reigns(len(answered), every, batch):
@@ -95,7 +97,7 @@ def _reigns(rows: int, every: int, batch: int) -> list[tuple[int, int]]:
 
 
 def _fitted(
-    staged: Staged, known: int, last: int | None, settings: Mapping[str, Mapping[str, Any]]
+    staged: ReplaySetup, known: int, last: int | None, settings: Mapping[str, Mapping[str, Any]]
 ) -> Any:
     """The candidate that is best on the newest rows, fitted on all; None if none can be."""
     first = 0 if last is None else max(known - last, 0)
@@ -117,8 +119,8 @@ def _fitted(
     return learn(best, staged.project, whole).model
 
 
-def _prepared(staged: Staged, first: int, known: int) -> PreparedData:
-    project, held = staged.project, held_out(known - first)
+def _prepared(staged: ReplaySetup, first: int, known: int) -> PreparedData:
+    project, held = staged.project, held_out_rows(known - first)
     cleaned = clean(load_frame(project), project)
     frame = staged.frame.iloc[:known]
     return PreparedData(
@@ -135,7 +137,7 @@ def _prepared(staged: Staged, first: int, known: int) -> PreparedData:
     )
 
 
-def _inputs(staged: Staged) -> tuple[str, ...]:
+def _inputs(staged: ReplaySetup) -> tuple[str, ...]:
     """The columns that the warm-up gives a model."""
     target = staged.project.target
     names = [str(name) for name in staged.frame.columns if name != target]
@@ -146,7 +148,7 @@ def _inputs(staged: Staged) -> tuple[str, ...]:
 
 
 def _spread(
-    values: npt.NDArray[Any], answered: npt.NDArray[np.bool_], staged: Staged
+    values: npt.NDArray[Any], answered: npt.NDArray[np.bool_], staged: ReplaySetup
 ) -> npt.NDArray[Any]:
     """The values at the rows that were answered."""
     if staged.truth.dtype.kind == "f":

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import TidemillError, UnavailableError
-from tidemill.loop.promotion.held_out_answers import accepted
-from tidemill.loop.replay.setup import Staged, requests_of
+from tidemill.loop.promotion.bundle_evaluation import accepted_rows
+from tidemill.loop.replay.setup import ReplaySetup, requests_of
 from tidemill.signature import Signature
 from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.monitoring.triggers import Triggers
@@ -35,7 +35,7 @@ AGAIN = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True)
-class Pace:
+class ReplayPace:
     """How a table is played.
 
     Args:
@@ -50,7 +50,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Event:
+class ReplayEvent:
     """Something that happened after so many live rows: a trigger, its end, or a swap."""
 
     row: int
@@ -59,7 +59,7 @@ class Event:
 
 
 @dataclass
-class Record:
+class ReplayRecord:
     """What was played.
 
     Attributes:
@@ -74,7 +74,7 @@ class Record:
 
     outputs: list[Any] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[ReplayEvent] = field(default_factory=list)
     sent: int = 0
     labels: int = 0
     stored: int = 0
@@ -89,7 +89,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Stores:
+class ReplayStores:
     """What the loop keeps, to see how far it is."""
 
     predictions: Predictions
@@ -104,7 +104,7 @@ class RefusedError(TidemillError):
 
 
 @dataclass
-class Player:
+class ReplayPlayer:
     """Plays one table.
 
     Attributes:
@@ -117,17 +117,17 @@ class Player:
         tell: Hears how many live rows are done.
     """
 
-    staged: Staged
-    pace: Pace
+    staged: ReplaySetup
+    pace: ReplayPace
     client: httpx.Client
-    stores: Stores
+    stores: ReplayStores
     signature: Signature
     store: Callable[[], None]
     look: Callable[[], object]
     champion: Callable[[], str]
     attend: Callable[[], None] = lambda: None
     tell: Callable[[int], None] = lambda rows: None
-    record: Record = field(default_factory=Record)
+    record: ReplayRecord = field(default_factory=ReplayRecord)
 
     def __post_init__(self) -> None:
         self._ids: list[str | None] = []
@@ -145,7 +145,7 @@ class Player:
         """How many live rows there are."""
         return len(self.staged.frame) - self.staged.warmup
 
-    def play(self) -> Record:
+    def play(self) -> ReplayRecord:
         """Play all live rows."""
         began = time.monotonic()
         try:
@@ -174,7 +174,7 @@ class Player:
         """Ask for a batch; the rows that the server would refuse are left out, and counted."""
         rows = slice(self.staged.warmup + start, self.staged.warmup + stop)
         frame = self.staged.frame.iloc[rows]
-        good = accepted(frame, self.signature)
+        good = accepted_rows(frame, self.signature)
         self.record.refused += int((~good).sum())
         answers: dict[str, Any] = {"predictions": [], "version": self._serving}
         if good.any():
@@ -283,7 +283,7 @@ class Player:
             return
         if job.state != "succeeded":
             said = (job.error or {}).get("detail", job.state)
-            self.record.events.append(Event(row, "failed", f"The retraining failed: {said}"))
+            self.record.events.append(ReplayEvent(row, "failed", f"The retraining failed: {said}"))
         elif "postponed" not in (job.result or {}):
             self.record.retrainings.append(row)
 
@@ -295,11 +295,11 @@ class Player:
             before = self._known.get(trigger.id)
             if before is None and trigger.retrains:
                 text = f"{trigger.cause}: {trigger.reason}"
-                self.record.events.append(Event(row, "trigger", text))
+                self.record.events.append(ReplayEvent(row, "trigger", text))
             if before != trigger.state and trigger.closed is not None and trigger.retrains:
                 detail = (trigger.evidence or {}).get("contest") or {}
                 text = f"{trigger.state}. {detail.get('reason', '')}".strip()
-                self.record.events.append(Event(row, "closed", text))
+                self.record.events.append(ReplayEvent(row, "closed", text))
             self._known[trigger.id] = trigger.state
         return self._known != before_all
 
@@ -308,7 +308,7 @@ class Player:
         while self._answering() != version:
             self._pause(deadline, f"version {version} to answer")
         self._serving = version
-        self.record.events.append(Event(row, "swap", why or f"version {version} answers"))
+        self.record.events.append(ReplayEvent(row, "swap", why or f"version {version} answers"))
 
     def _answering(self) -> str | None:
         try:
@@ -325,7 +325,9 @@ class Player:
         time.sleep(pause)
 
 
-def answers_of(record: Record, staged: Staged) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def answers_of(
+    record: ReplayRecord, staged: ReplaySetup
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """The outputs [rows] as the truth is typed, and which rows were answered."""
     answered = np.array([value is not None for value in record.outputs], dtype=bool)
     if staged.truth.dtype.kind == "f":

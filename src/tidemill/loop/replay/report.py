@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.loop.replay.baselines import Alternative
-from tidemill.loop.replay.player import Pace, Record, answers_of
-from tidemill.loop.replay.setup import Staged
+from tidemill.loop.replay.baselines import Baseline
+from tidemill.loop.replay.player import ReplayPace, ReplayRecord, answers_of
+from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.project import Task
 from tidemill.steps.plots.replay import courses_picture
 from tidemill.steps.plots.style import png
-from tidemill.steps.replay.outcome import Course, course_of, verdict
+from tidemill.steps.replay.comparison import StrategyResult, comparison_sentence, strategy_result
 
 JSON_FILE, HTML_FILE = "replay.json", "replay.html"
 
 
 @dataclass(frozen=True)
-class Report:
+class ReplayReport:
     """A replay's result: the courses, the loop's first, and the document for JSON.
 
     `trouble` is what ended the replay early, where that was an error.
     """
 
-    courses: tuple[Course, ...]
+    courses: tuple[StrategyResult, ...]
     document: dict[str, Any]
     page: str
     trouble: Exception | None = None
@@ -50,14 +50,14 @@ class Report:
 
 
 def make_report(
-    record: Record,
-    staged: Staged,
-    pace: Pace,
-    alternatives: Sequence[Alternative],
+    record: ReplayRecord,
+    staged: ReplaySetup,
+    pace: ReplayPace,
+    alternatives: Sequence[Baseline],
     *,
     source: str,
     trouble: Exception | None = None,
-) -> Report:
+) -> ReplayReport:
     """Compare the loop with the alternatives on the rows that were answered.
 
     Args:
@@ -68,19 +68,19 @@ def make_report(
     truth = staged.truth[staged.warmup : staged.warmup + rows]
     task: Task = "regression" if staged.truth.dtype.kind == "f" else "classification"
     courses = [
-        course_of(
+        strategy_result(
             "the loop", task, truth, outputs, answered,
             retrainings=len(record.retrainings), seconds=record.seconds,
         )
     ]  # fmt: skip
     courses += [
-        course_of(
+        strategy_result(
             a.name, task, truth, a.outputs, answered,
             retrainings=len(a.retrainings), seconds=a.seconds,
         )
         for a in alternatives
     ]  # fmt: skip
-    sentence = verdict(courses, task)
+    sentence = comparison_sentence(courses, task)
     document = {
         "source": source,
         "model": staged.project.name,
@@ -107,10 +107,10 @@ def make_report(
     figure = courses_picture(
         courses, rows, task, triggers=triggers, swaps=swaps, title=staged.project.name
     )
-    return Report(tuple(courses), document, _page(document, png(figure)), trouble)
+    return ReplayReport(tuple(courses), document, _page(document, png(figure)), trouble)
 
 
-def _way(course: Course) -> dict[str, Any]:
+def _way(course: StrategyResult) -> dict[str, Any]:
     return {
         "name": course.name,
         "loss": _finite(course.loss),
@@ -125,7 +125,7 @@ def _finite(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _versions(record: Record) -> dict[str, int]:
+def _versions(record: ReplayRecord) -> dict[str, int]:
     """How many rows each version answered."""
     names, counts = np.unique(np.array(record.versions, dtype=str), return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))

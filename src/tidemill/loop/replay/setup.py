@@ -30,7 +30,7 @@ FEWEST_LIVE = 100
 
 
 @dataclass(frozen=True)
-class Staged:
+class ReplaySetup:
     """What is played: the project, its rows in the order of time, and where the live ones begin.
 
     `frame` holds cleaned rows with the target, `truth` [rows] what is learned to be true.
@@ -43,7 +43,7 @@ class Staged:
     warmup: int
 
 
-def staged(reference: str, folder: str) -> Project:
+def replay_project(reference: str, folder: str) -> Project:
     """The project at `reference`, with the warm-up in `folder` as its data; see the module."""
     project = load_project(reference)
     retrain = _without_waiting(project.retrain)
@@ -65,7 +65,7 @@ def _without_waiting(policy: Retraining) -> Retraining:
     return replace(policy, on=causes, schedule=None, cooldown=0)
 
 
-def stage(
+def prepare_replay(
     file: Path,
     folder: Path,
     *,
@@ -73,7 +73,7 @@ def stage(
     target: str | None = None,
     time: str | None = None,
     warmup: int | None = None,
-) -> Staged:
+) -> ReplaySetup:
     """Read a labelled table and put its first rows on stage.
 
     Args:
@@ -119,7 +119,7 @@ def stage(
     )
     loaded = load_project(reference)
     cleaned = clean(table, loaded)
-    return Staged(loaded, reference, cleaned.frame, target_array(cleaned.frame, loaded), count)
+    return ReplaySetup(loaded, reference, cleaned.frame, target_array(cleaned.frame, loaded), count)
 
 
 def _read(file: Path) -> pd.DataFrame:

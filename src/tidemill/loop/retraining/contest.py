@@ -17,25 +17,25 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from tidemill.loop.promotion.promote import Audit, crown, keep_evidence
-from tidemill.loop.retraining.contestants import (
-    Contestants,
-    Rows,
-    by_arrival,
-    held_bundle,
+from tidemill.loop.promotion.promote import AuditTransition, set_champion, store_evidence
+from tidemill.loop.retraining.contest_bundles import (
+    ContestantBundles,
+    ContestRows,
+    cached_bundle,
+    label_order,
     labelled_rows,
-    taken,
+    take_rows,
 )
 from tidemill.policies import seconds
 from tidemill.project import Project, Task
 from tidemill.steps.decay.holdout import row_losses
-from tidemill.steps.gate.gate import Outcome, Verdict, evaluate_gate
+from tidemill.steps.gate.gate import GateVerdict, VersionEvidence, evaluate_gate
 from tidemill.steps.retraining.contest import (
-    BEFORE,
-    Decision,
+    PRIOR_ROWS,
+    ContestDecision,
     bounded_losses,
-    decide,
-    memory_before,
+    decide_contest,
+    prior_autocorrelation_time,
 )
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.statistics import record_metrics
@@ -43,7 +43,7 @@ from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import CHAMPION, Version
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.predictions import Predictions
-from tidemill.stores.retraining.contests import Challenger, ContestRow, Contests
+from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, Contests
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def contest(platform: Competing, model: str) -> None:
 
 
 @dataclass(frozen=True)
-class Umpire:
+class ContestService:
     """Judges contests.
 
     Attributes:
@@ -78,10 +78,10 @@ class Umpire:
     predictions: Predictions
     project: Callable[[str], Project]
     folder: Path
-    audit: Audit
+    audit: AuditTransition
     trusted: tuple[str, ...] = ()
     clock: Callable[[], float] = time.time
-    _competing: dict[str, tuple[tuple[str, ...], Contestants]] = field(default_factory=dict)
+    _competing: dict[str, tuple[tuple[str, ...], ContestantBundles]] = field(default_factory=dict)
 
     @property
     def contests(self) -> Contests:
@@ -91,7 +91,7 @@ class Umpire:
     def triggers(self) -> Triggers:
         return Triggers(self.database)
 
-    def judge(self, model: str) -> Decision | None:
+    def judge(self, model: str) -> ContestDecision | None:
         """Look at the model's open contest, and end it if it is decided.
 
         Returns:
@@ -121,7 +121,7 @@ class Umpire:
         }
         names = {c.name: c for c in contest.challengers}
         against = {name: losses[c.version] for name, c in names.items()}
-        decision = decide(
+        decision = decide_contest(
             losses[contest.champion], against, project.contest, memory=competing.memory
         )
         decision = self._in_time(contest, decision, project)
@@ -131,7 +131,7 @@ class Umpire:
         verdict = None
         if decision.winner is not None:
             winner = names[decision.winner]
-            verdict = verdict_on(
+            verdict = contest_verdict(
                 project, model, (winner.version, contest.champion), answers, rows, decision
             )
             if verdict.passed:
@@ -142,7 +142,9 @@ class Umpire:
         self._keep(contest, decision, verdict)
         return decision
 
-    def _in_time(self, contest: ContestRow, decision: Decision, project: Project) -> Decision:
+    def _in_time(
+        self, contest: ContestRow, decision: ContestDecision, project: Project
+    ) -> ContestDecision:
         age = project.contest.age
         if decision.state != "open" or age is None:
             return decision
@@ -151,9 +153,9 @@ class Umpire:
         why = f"The champion stays, because nothing was proven in {age}. {decision.reason}"
         return msgspec.structs.replace(decision, state="kept", reason=why)
 
-    def _called_off(self, contest: ContestRow, champion: Version | None) -> Decision:
+    def _called_off(self, contest: ContestRow, champion: Version | None) -> ContestDecision:
         number = champion.number if champion is not None else "none"
-        decision = Decision(
+        decision = ContestDecision(
             "kept", contest.rows, 0.0, 0.0, (), f"Version {number} was made champion meanwhile."
         )
         self._keep(contest, decision, None)
@@ -164,7 +166,7 @@ class Umpire:
         contest: ContestRow,
         numbers: tuple[str, ...],
         memory: Callable[[ContestRow, Task], float],
-    ) -> Contestants:
+    ) -> ContestantBundles:
         """The versions that compete; their bundles are fetched and loaded at the first look.
 
         Args:
@@ -178,9 +180,9 @@ class Umpire:
         known = self._competing.get(contest.model)
         if known is not None and known[0] == asked:
             return known[1]
-        held = {n: held_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
+        held = {n: cached_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
         lasted = memory(contest, held[contest.champion].signature.task)
-        found = Contestants(held, lasted, trusted=self.trusted)
+        found = ContestantBundles(held, lasted, trusted=self.trusted)
         self._competing[contest.model] = asked, found
         return found
 
@@ -192,14 +194,20 @@ class Umpire:
         """How long the champion's spells lasted before anything changed, as known at the start."""
         moment = contest.cut if contest.changed is None else min(contest.changed, contest.cut)
         window = self.predictions.window(
-            contest.model, version=contest.champion, until=moment, labelled=True, last=BEFORE
+            contest.model, version=contest.champion, until=moment, labelled=True, last=PRIOR_ROWS
         )
         kept = np.flatnonzero(window.label_times <= contest.opened)
-        kept = kept[by_arrival(window, kept)]
-        return memory_before(row_losses(task, window.actual[kept], window.outputs[kept]))
+        kept = kept[label_order(window, kept)]
+        return prior_autocorrelation_time(
+            row_losses(task, window.actual[kept], window.outputs[kept])
+        )
 
     def _promote(
-        self, contest: ContestRow, winner: Challenger, verdict: Verdict, decision: Decision
+        self,
+        contest: ContestRow,
+        winner: ContestChallenger,
+        verdict: GateVerdict,
+        decision: ContestDecision,
     ) -> None:
         """Crown the winner, and close contest and trigger; done again, it changes nothing."""
         version = self.registry.version(contest.model, winner.version)
@@ -210,8 +218,8 @@ class Umpire:
             "trigger": contest.trigger_id,
         }
         if CHAMPION not in version.aliases:
-            keep_evidence(self.registry, version, verdict, ACTOR, decision.reason)
-            crown(
+            store_evidence(self.registry, version, verdict, ACTOR, decision.reason)
+            set_champion(
                 self.registry, version, champion, "promote", decision.reason, ACTOR, evidence,
                 self.audit,
             )  # fmt: skip
@@ -226,7 +234,9 @@ class Umpire:
         )  # fmt: skip
         self._close_trigger(contest, "promoted", decision, winner.version)
 
-    def _keep(self, contest: ContestRow, decision: Decision, verdict: Verdict | None) -> None:
+    def _keep(
+        self, contest: ContestRow, decision: ContestDecision, verdict: GateVerdict | None
+    ) -> None:
         document = msgspec.to_builtins(decision)
         if verdict is not None:
             document["verdict"] = msgspec.to_builtins(verdict)
@@ -235,7 +245,7 @@ class Umpire:
         self._close_trigger(contest, "kept champion", decision, None)
 
     def _close_trigger(
-        self, contest: ContestRow, state: Any, decision: Decision, winner: str | None
+        self, contest: ContestRow, state: Any, decision: ContestDecision, winner: str | None
     ) -> None:
         self.forget(contest.model)
         logger.info("%s: %s", contest.model, decision.reason)
@@ -243,7 +253,7 @@ class Umpire:
             short = {"reason": decision.reason, "rows": decision.rows, "version": winner}
             self.triggers.close(contest.trigger_id, state, {"contest": {"id": contest.id, **short}})
 
-    def _mark(self, contest: ContestRow, decision: Decision, winner: str | None) -> None:
+    def _mark(self, contest: ContestRow, decision: ContestDecision, winner: str | None) -> None:
         """Leave with each challenger how it did."""
         found = {c.name: c for c in decision.contestants}
         for challenger in contest.challengers:
@@ -266,14 +276,14 @@ class Umpire:
                 self.registry.retire(version, "None")
 
 
-def verdict_on(
+def contest_verdict(
     project: Project,
     model: str,
     versions: tuple[str, str],
-    answers: Mapping[str, Outcome],
-    rows: Rows,
-    decision: Decision,
-) -> Verdict:
+    answers: Mapping[str, VersionEvidence],
+    rows: ContestRows,
+    decision: ContestDecision,
+) -> GateVerdict:
     """The gate's own conditions on the rows that decided; the comparison is the contest's.
 
     Args:
@@ -281,7 +291,7 @@ def verdict_on(
     """
     winner, loser = versions
     count = decision.rows
-    challenger, champion = (taken(answers[version], slice(count)) for version in versions)
+    challenger, champion = (take_rows(answers[version], slice(count)) for version in versions)
     task = "regression" if not challenger.labels else "classification"
     truth, gate = rows.actual[:count], project.gate
     alone = evaluate_gate(challenger, None, truth, gate, task)  # type: ignore[arg-type]

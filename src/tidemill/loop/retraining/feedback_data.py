@@ -11,16 +11,16 @@ import numpy.typing as npt
 from tidemill.policies import Decay
 from tidemill.project import Project, Task
 from tidemill.steps.decay.check import (
-    ROWS_FOR_SPELLS,
-    accepting_detector,
+    AUTOCORRELATION_ROWS,
     loss_detector,
-    spells_of,
+    retained_champion_detector,
+    robust_autocorrelation_time,
 )
 from tidemill.steps.decay.holdout import Holdout, row_losses
 from tidemill.steps.decay.page_hinkley import PageHinkley
 from tidemill.steps.retraining.contest import error_scale
-from tidemill.steps.retraining.feedback_data import Lessons, cut_at
-from tidemill.steps.retraining.training_windows import held_out
+from tidemill.steps.retraining.feedback_data import FeedbackData, cut_at
+from tidemill.steps.retraining.training_windows import held_out_rows
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
 from tidemill.stores.retraining.contests import ContestRow
@@ -34,7 +34,7 @@ SCALE_ROWS = 500
 
 
 @dataclass(frozen=True)
-class Situation:
+class RetrainingData:
     """What a retraining begins from.
 
     Attributes:
@@ -43,12 +43,12 @@ class Situation:
         since: How many labelled rows came since the change; None where nothing says when it was.
     """
 
-    lessons: Lessons | None
+    lessons: FeedbackData | None
     scale: float = 1.0
     since: int | None = None
 
 
-def gather(
+def gather_retraining_data(
     predictions: Predictions,
     project: Project,
     *,
@@ -57,7 +57,7 @@ def gather(
     newest: ContestRow | None,
     suspicious: bool,
     changed: float | None = None,
-) -> Situation:
+) -> RetrainingData:
     """The labelled rows of a model, with the change and the cut that they suggest.
 
     Args:
@@ -71,23 +71,23 @@ def gather(
     window = predictions.window(project.name, labelled=True, last=MOST_ROWS)
     kept = window.stored
     if window.frame is None or int(kept.sum()) < FEWEST_ROWS:
-        return Situation(None)
+        return RetrainingData(None)
     task: Task = window.signature.task if window.signature is not None else "classification"
     actual, times = _plain(window.actual[kept], task), window.times[kept]
     if changed is None:
         changed = _change(window, task, champion, holdout, newest, project.decay, suspicious)
     since = None if changed is None else int((times >= changed).sum())
-    held = held_out(len(times) if since is None else since)
-    lessons = Lessons(window.frame[kept], actual, times, cut_at(times, held), changed)
+    held = held_out_rows(len(times) if since is None else since)
+    lessons = FeedbackData(window.frame[kept], actual, times, cut_at(times, held), changed)
     if task == "classification":
-        return Situation(lessons, 1.0, since)
+        return RetrainingData(lessons, 1.0, since)
     before = np.flatnonzero(times < lessons.cut)
     if changed is not None and (times[before] >= changed).any():
         before = before[times[before] >= changed]
     before = before[-SCALE_ROWS:]
     answers = _plain(window.outputs[kept], task)
     scale = error_scale(np.abs(actual[before] - answers[before]))
-    return Situation(lessons, scale, since)
+    return RetrainingData(lessons, scale, since)
 
 
 def _change(
@@ -113,13 +113,13 @@ def _change(
     if own.size == 0:
         return remembered
     losses = row_losses(task, _plain(window.actual[own], task), _plain(window.outputs[own], task))
-    lately = slice(-ROWS_FOR_SPELLS, None)
+    lately = slice(-AUTOCORRELATION_ROWS, None)
     spells = row_losses(
         task, _plain(window.actual[lately], task), _plain(window.outputs[lately], task)
     )
     detector = loss_detector(
         holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms,
-        memory=spells_of(spells),
+        memory=robust_autocorrelation_time(spells),
     )  # fmt: skip
     if newest is not None and newest.closed is not None and newest.winner is None:
         detector = _accepting(detector, window, task, champion, newest, decay)
@@ -137,7 +137,7 @@ def _accepting(
     rows = np.flatnonzero(before)
     rows = rows[np.argsort(window.label_times[rows], kind="stable")][-max(kept.rows, 1) :]
     losses = row_losses(task, _plain(window.actual[rows], task), _plain(window.outputs[rows], task))
-    return accepting_detector(
+    return retained_champion_detector(
         detector, task, losses, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
     )
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.project import Project
-from tidemill.steps.retraining.staleness import KEPT_SPAR_ROWS, SPAR_ROWS
-from tidemill.steps.retraining.training_windows import size_of
+from tidemill.steps.retraining.staleness import MAX_TRAINING_ROWS, MAX_TRAINING_ROWS_AFTER_KEPT
+from tidemill.steps.retraining.training_windows import window_size
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger, Triggers
 from tidemill.stores.predictions.predictions import Predictions
@@ -30,7 +30,7 @@ FEWEST_SPAR_ROWS = 200
 
 
 @dataclass(frozen=True)
-class FollowUps:
+class RetrainingScheduler:
     """Sees to them.
 
     Attributes:
@@ -114,7 +114,7 @@ class FollowUps:
         if won.changed is not None:
             return won.learned
         window = next((c.window for c in won.challengers if c.version == won.winner), "")
-        return size_of(window, policy.contest.half_life)
+        return window_size(window, policy.contest.half_life)
 
     def _spar(self, model: str) -> Trigger | None:
         """Act on the last sparring, or begin one when enough labels came since then."""
@@ -159,7 +159,7 @@ class FollowUps:
         """Rows of a sparring: few after a retraining that did not help, to see soon what does."""
         newest = self.contests.newest(model)
         kept = newest is not None and newest.closed is not None and newest.winner is None
-        return KEPT_SPAR_ROWS if kept else SPAR_ROWS
+        return MAX_TRAINING_ROWS_AFTER_KEPT if kept else MAX_TRAINING_ROWS
 
     def _reign(self, model: str) -> float:
         """When the model's last contest ended."""

@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, crown, keep_evidence
-from tidemill.loop.retraining.contest import ACTOR, Umpire, verdict_on
-from tidemill.loop.retraining.contestants import Contestants, labelled_rows
+from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, set_champion, store_evidence
+from tidemill.loop.retraining.contest import ACTOR, ContestService, contest_verdict
+from tidemill.loop.retraining.contest_bundles import ContestantBundles, labelled_rows
 from tidemill.project import Project, Task
-from tidemill.steps.decay.check import ROWS_FOR_SPELLS, spells_of
+from tidemill.steps.decay.check import AUTOCORRELATION_ROWS, robust_autocorrelation_time
 from tidemill.steps.decay.holdout import row_losses
-from tidemill.steps.retraining.contest import Decision, bounded_losses, on_probation
+from tidemill.steps.retraining.contest import ContestDecision, bounded_losses, decide_probation
 from tidemill.stores.mlflow.versions import CHAMPION, Version
 from tidemill.stores.retraining.contests import ContestRow
 
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Probation:
+class ProbationService:
     """Watches over promotions that contests led to."""
 
-    umpire: Umpire
+    umpire: ContestService
 
-    def judge(self, model: str) -> Decision | None:
+    def judge(self, model: str) -> ContestDecision | None:
         """Look at the model's newest promotion, and take it back if the last champion was better.
 
         Returns:
@@ -71,10 +71,10 @@ class Probation:
         self,
         contest: ContestRow,
         project: Project,
-        competing: Contestants,
+        competing: ContestantBundles,
         champion: Version,
         former: Version,
-    ) -> Decision | None:
+    ) -> ContestDecision | None:
         umpire, model = self.umpire, contest.model
         most = project.contest.probation or 0
         rows = labelled_rows(umpire.predictions, model, contest.closed or 0.0, competing.held, most)
@@ -86,10 +86,12 @@ class Probation:
             bounded_losses(task, rows.actual, answers[n].predicted, scale=contest.scale)
             for n in (champion.number, former.number)
         )
-        decision = on_probation(of_champion, of_former, project.contest, memory=competing.memory)
+        decision = decide_probation(
+            of_champion, of_former, project.contest, memory=competing.memory
+        )
         if decision.state == "open":
             return decision
-        verdict = verdict_on(
+        verdict = contest_verdict(
             project, model, (former.number, champion.number), answers, rows, decision
         )
         back = decision.winner is not None and verdict.passed
@@ -108,7 +110,7 @@ class Probation:
         contest: ContestRow,
         former: Version,
         champion: Version,
-        decision: Decision,
+        decision: ContestDecision,
         verdict: Any,
         reason: str,
     ) -> None:
@@ -118,8 +120,8 @@ class Probation:
             "verdict": msgspec.to_builtins(verdict),
             "contest": contest.id,
         }
-        keep_evidence(registry, former, verdict, ACTOR, reason)
-        crown(
+        store_evidence(registry, former, verdict, ACTOR, reason)
+        set_champion(
             registry, former, champion, "promote", reason, ACTOR, evidence, self.umpire.audit
         )  # fmt: skip
 
@@ -130,12 +132,12 @@ class Probation:
     def _memory(self, contest: ContestRow, task: Task) -> float:
         """How long spells lasted before the contest ended, whoever answered."""
         window = self.umpire.predictions.window(
-            contest.model, until=contest.closed, labelled=True, last=ROWS_FOR_SPELLS
+            contest.model, until=contest.closed, labelled=True, last=AUTOCORRELATION_ROWS
         )
-        return spells_of(row_losses(task, window.actual, window.outputs))
+        return robust_autocorrelation_time(row_losses(task, window.actual, window.outputs))
 
 
-def _sentence(decision: Decision, former: Version, champion: Version, *, back: bool) -> str:
+def _sentence(decision: ContestDecision, former: Version, champion: Version, *, back: bool) -> str:
     loss = decision.contestants[0].loss
     against = f"on {decision.rows:,} labelled rows since the promotion of version {champion.number}"
     against += f": mean loss {loss:.4g} against {decision.champion_loss:.4g}."

@@ -29,7 +29,7 @@ from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, run_trial
 from tidemill.project import METRICS, Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
 from tidemill.steps.evaluation.ranking import deciding_metric
-from tidemill.steps.retraining.feedback_data import Lessons, clean_with
+from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
 from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
 from tidemill.steps.search.search import Search, Trial
 from tidemill.stores.mlflow.tracking import NOTE_TAG, Tracking
@@ -45,7 +45,7 @@ LEADING = 2
 
 
 @dataclass(frozen=True)
-class Fresh:
+class NewVersion:
     """A new version that is to compete: its window, its run, and its metrics on held-out rows."""
 
     version: str
@@ -56,18 +56,18 @@ class Fresh:
 
 
 @dataclass(frozen=True)
-class Retrained:
+class RetrainingResult:
     """What a retraining came to; the challengers are best first."""
 
     run_id: str
     metric: str
     windows: tuple[str, ...]
-    challengers: tuple[Fresh, ...]
+    challengers: tuple[NewVersion, ...]
 
 
 def retrain(
     project: Project,
-    lessons: Lessons,
+    lessons: FeedbackData,
     *,
     tracking_uri: str,
     registry_uri: str | None = None,
@@ -76,7 +76,7 @@ def retrain(
     trials: int | None = None,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
-) -> Retrained:
+) -> RetrainingResult:
     """Fit every candidate on every window, and register the best of the windows.
 
     Args:
@@ -94,7 +94,7 @@ def retrain(
     report.loading()
     tracking = Tracking(tracking_uri, registry_uri, artifact_root=artifact_root)
     tracking.experiment(project.name)
-    cleaned, own = clean_with(project, lessons)
+    cleaned, own = clean_with_feedback(project, lessons)
     end = own + lessons.learned
     windows = _windows(project, cleaned, lessons, own)
     whole = _part(project, cleaned, TrainingWindow("all", 0, end))
@@ -107,7 +107,7 @@ def retrain(
         common = Sweep(project, whole, metric, tracking, run, tags)
         found = _try_windows(common, cleaned, windows, searches, report)
         published = _publish(found, project.contest.challengers, report)
-        result = Retrained(
+        result = RetrainingResult(
             run.id,
             metric,
             tuple(window.name for window in windows),
@@ -119,7 +119,7 @@ def retrain(
 
 
 def _windows(
-    project: Project, cleaned: CleanedData, lessons: Lessons, own: int
+    project: Project, cleaned: CleanedData, lessons: FeedbackData, own: int
 ) -> tuple[TrainingWindow, ...]:
     """The windows to learn from; those of one class only teach nothing."""
     since = lessons.since
@@ -267,9 +267,9 @@ def _publish(
     return done
 
 
-def _fresh(sweep: Sweep, published: Published) -> Fresh:
+def _fresh(sweep: Sweep, published: Published) -> NewVersion:
     outcome = published.outcome
-    return Fresh(
+    return NewVersion(
         version=published.version,
         window=sweep.tags[WINDOW_TAG],
         candidate=outcome.trial.candidate,
@@ -278,7 +278,7 @@ def _fresh(sweep: Sweep, published: Published) -> Fresh:
     )
 
 
-def _record(sweep: Sweep, result: Retrained) -> None:
+def _record(sweep: Sweep, result: RetrainingResult) -> None:
     """Say on the parent run what was tried and what competes."""
     document = {
         "model": sweep.project.name,

@@ -151,7 +151,7 @@ def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]
     """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
     probabilities, labels = learned.predicted.probabilities, learned.labels
     y = target_array(sweep.data.test, sweep.project)
-    given = gate.Outcome(learned.predicted.values, probabilities, labels)
+    given = gate.VersionEvidence(learned.predicted.values, probabilities, labels)
     intervals = metric_intervals(sweep.data.task, y, given)
     files = {INTERVALS_FILE: msgspec.json.format(msgspec.json.encode(intervals))}
     if probabilities is not None:

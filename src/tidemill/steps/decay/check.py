@@ -2,7 +2,7 @@
 
 The metric of the window comes with a bootstrap interval, the held-out metric with its standard
 error; the model counts as hurt when their difference is, beyond chance, worse than `tolerance`.
-Without labels, `tidemill.steps.decay.cbpe` estimates accuracy from confidences. `judge` puts both
+Without labels, `tidemill.steps.decay.cbpe` estimates accuracy from confidences. `assess` puts both
 beside
 `tidemill.steps.drift.check`: data that moved is a reason to look, a hurt model a reason to act.
 """
@@ -26,10 +26,10 @@ from tidemill.steps.decay.holdout import (
     CLASSIFICATION,
     REGRESSION,
     Holdout,
-    Losses,
+    LossStatistics,
     MetricValue,
     Task,
-    draws,
+    bootstrap_metric,
     encode,
     smoothed_variance,
 )
@@ -38,7 +38,7 @@ from tidemill.steps.drift.check import DriftReport
 from tidemill.steps.gate.bootstrap import point_value
 
 Floats = NDArray[np.float64]
-State = Literal["unknown", "steady", "data moved", "model hurt", "data moved and model hurt"]
+ModelState = Literal["unknown", "steady", "data moved", "model hurt", "data moved and model hurt"]
 
 Z_ONE_SIDED = 1.645
 
@@ -46,11 +46,11 @@ Z_ONE_SIDED = 1.645
 OUTLIER = 4.0
 
 #: From so many rows on, what a kept champion loses is known well enough.
-FEWEST_ACCEPTED = 50
+MIN_RETAINED_ROWS = 50
 
 #: The newest rows, and the fewest, that tell whether losses come in spells; and what rows without
 #: any reach now and then.
-ROWS_FOR_SPELLS = 2_000
+AUTOCORRELATION_ROWS = 2_000
 FEWEST_FOR_SPELLS = 500
 CHANCE_OF_SPELLS = 1.5
 
@@ -96,13 +96,13 @@ class DecayReport(msgspec.Struct, frozen=True):
     p_value: float | None = None
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class MonitoringAssessment(msgspec.Struct, frozen=True):
     """What drift, live metric and estimated accuracy say together.
 
     `hurt` is None when nothing can tell; `basis` names what told: "labels", "confidences" or "".
     """
 
-    state: State
+    state: ModelState
     moved: bool | None
     hurt: bool | None
     basis: str
@@ -130,7 +130,7 @@ def check_decay(
         metric: A name of `tidemill.project.METRICS`.
         labels: The labels in the order of the probabilities; empty for regression.
         policy: When a worse metric is an alarm.
-        memory: How many of these rows say as much as one independent row, see `spells_of`.
+        memory: The autocorrelation time of the losses, in rows; see `robust_autocorrelation_time`.
 
     Raises:
         ProjectError: The metric is unknown, or needs probabilities that are not there.
@@ -145,7 +145,7 @@ def check_decay(
     task: Task = "regression" if metric in REGRESSION else "classification"
     truth, answers = encode(task, y, predicted, probabilities, labels)
     value = point_value(metric, truth, answers)
-    found = draws(metric, truth, answers, resamples=policy.resamples, seed=policy.seed)
+    found = bootstrap_metric(metric, truth, answers, resamples=policy.resamples, seed=policy.seed)
     if not np.isfinite(value) or found.size < policy.resamples / 2:
         return _no_verdict(metric, len(y), held_out, f"'{metric}' is not defined on them")
     found = value + (found - value) * math.sqrt(memory)
@@ -170,7 +170,7 @@ def loss_detector(
         harm: The rise of the mean loss worth an alarm; None takes 0.1 for right or wrong (ten
             wrong answers more in a hundred), and for errors a quarter of the usual one.
         rows_between_alarms: How many labelled rows, on average at least, between false alarms.
-        memory: How many rows say as much as one independent row, see `memory_of`.
+        memory: How many rows say as much as one independent row, see `autocorrelation_time`.
     """
     rows, mean, deviation = holdout.rows, holdout.losses.mean, holdout.losses.deviation
     if holdout.task == "classification":
@@ -192,7 +192,7 @@ def loss_detector(
     return detector
 
 
-def accepting_detector(
+def retained_champion_detector(
     before: PageHinkley,
     task: Task,
     losses: Floats,
@@ -212,11 +212,14 @@ def accepting_detector(
     """
     old = msgspec.structs.replace(before)
     old.reset()
-    if len(losses) < FEWEST_ACCEPTED:
+    if len(losses) < MIN_RETAINED_ROWS:
         return old
-    seen = Holdout(task, len(losses), {}, Losses(float(losses.mean()), float(losses.std())))
+    seen = Holdout(task, len(losses), {}, LossStatistics(float(losses.mean()), float(losses.std())))
     new = loss_detector(
-        seen, harm=harm, rows_between_alarms=rows_between_alarms, memory=memory_of(losses)
+        seen,
+        harm=harm,
+        rows_between_alarms=rows_between_alarms,
+        memory=autocorrelation_time(losses),
     )
     if new.ceiling <= old.ceiling:
         return old
@@ -227,7 +230,7 @@ def accepting_detector(
     return new
 
 
-def memory_of(losses: Floats) -> float:
+def autocorrelation_time(losses: Floats) -> float:
     """How many rows in sequence say as much as one independent row: 1 or more.
 
     The variance of the means of batches, against that of independent rows (batch means; about as
@@ -241,8 +244,8 @@ def memory_of(losses: Floats) -> float:
     return float(np.clip(size * whole.mean(axis=1).var(ddof=1) / spread, 1.0, size))
 
 
-def spells_of(losses: Floats) -> float:
-    """As `memory_of`, of losses whose level may have changed meanwhile, as at a change of the law.
+def robust_autocorrelation_time(losses: Floats) -> float:
+    """As `autocorrelation_time`, for losses whose mean may have shifted within the sample.
 
     From the differences of neighbouring batches (von Neumann's ratio), to which a jump of the level
     adds but one; 1 for fewer than 500 rows, and where no more than chance is seen.
@@ -260,11 +263,11 @@ def _upper(deviation: float, rows: int) -> float:
     return Z_ONE_SIDED * deviation / math.sqrt(rows)
 
 
-def judge(
+def assess(
     drift: DriftReport | None,
     decay: DecayReport | None = None,
     estimate: AccuracyEstimate | None = None,
-) -> Judgement:
+) -> MonitoringAssessment:
     """Tell `data moved` from `model hurt`; labels count for more than confidences."""
     moved = drift.moved if drift is not None and drift.enough else None
     hurt, basis = None, ""
@@ -273,10 +276,10 @@ def judge(
     elif estimate is not None:
         hurt, basis = estimate.hurt, "confidences"
     spoken = [part.summary for part in (drift, decay, estimate) if part is not None]
-    return Judgement(_state(moved, hurt), moved, hurt, basis, " ".join(spoken))
+    return MonitoringAssessment(_state(moved, hurt), moved, hurt, basis, " ".join(spoken))
 
 
-def _state(moved: bool | None, hurt: bool | None) -> State:
+def _state(moved: bool | None, hurt: bool | None) -> ModelState:
     if moved is None and hurt is None:
         return "unknown"
     if moved:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tidemill.signature import Label
 from tidemill.steps.decay.cbpe import Calibration, fit_calibration
-from tidemill.steps.gate.bootstrap import Answers, paired_bootstrap, point_value
+from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 Floats = NDArray[np.float64]
 Task = Literal["classification", "regression"]
@@ -46,7 +46,7 @@ class MetricValue(msgspec.Struct, frozen=True):
     rows: int = 0
 
 
-class Losses(msgspec.Struct, frozen=True):
+class LossStatistics(msgspec.Struct, frozen=True):
     """One row's loss: 0 or 1 (answered right or wrong), or the absolute error."""
 
     mean: float
@@ -59,7 +59,7 @@ class Holdout(msgspec.Struct, frozen=True):
     task: Task
     rows: int
     metrics: dict[str, MetricValue]
-    losses: Losses
+    losses: LossStatistics
     calibration: Calibration | None = None
 
 
@@ -95,7 +95,7 @@ def measure_holdout(
         task=task,
         rows=len(y),
         metrics={name: value for name, value in measured.items() if np.isfinite(value.value)},
-        losses=Losses(float(losses.mean()), float(losses.std())),
+        losses=LossStatistics(float(losses.mean()), float(losses.std())),
         calibration=calibration,
     )
 
@@ -120,20 +120,20 @@ def encode(
     predicted: NDArray[Any],
     probabilities: Floats | None,
     labels: Sequence[Label],
-) -> tuple[NDArray[Any], Answers]:
+) -> tuple[NDArray[Any], EncodedPredictions]:
     """Truth and answers with labels as indices into one list, the model's own labels first."""
     if task == "regression":
         values = np.asarray(predicted, dtype=np.float64)
-        return np.asarray(y, dtype=np.float64), Answers(values)
+        return np.asarray(y, dtype=np.float64), EncodedPredictions(values)
     index = {label: position for position, label in enumerate(labels)}
     found = [index.setdefault(v, len(index)) for v in [*np.asarray(y).tolist()]]
     said = [index.setdefault(v, len(index)) for v in [*np.asarray(predicted).tolist()]]
-    answers = Answers(np.array(said), probabilities, tuple(range(len(labels))))
+    answers = EncodedPredictions(np.array(said), probabilities, tuple(range(len(labels))))
     return np.array(found), answers
 
 
-def draws(
-    metric: str, truth: NDArray[Any], answers: Answers, *, resamples: int, seed: int
+def bootstrap_metric(
+    metric: str, truth: NDArray[Any], answers: EncodedPredictions, *, resamples: int, seed: int
 ) -> Floats:
     """Bootstrap draws of a metric; those where it is not defined are left out."""
     rows = len(truth)
@@ -148,24 +148,26 @@ def draws(
 
 
 def _defined(
-    metric: str, truth: NDArray[Any], answers: Answers, resamples: int, seed: int
+    metric: str, truth: NDArray[Any], answers: EncodedPredictions, resamples: int, seed: int
 ) -> Floats:
     found, _ = paired_bootstrap(metric, truth, answers, answers, resamples=resamples, seed=seed)
     return found[np.isfinite(found)]
 
 
-def _take(answers: Answers, rows: NDArray[np.int64]) -> Answers:
+def _take(answers: EncodedPredictions, rows: NDArray[np.int64]) -> EncodedPredictions:
     chances = answers.probabilities
-    return Answers(
+    return EncodedPredictions(
         answers.predicted[rows], None if chances is None else chances[rows], answers.known
     )
 
 
-def _measure(metric: str, truth: NDArray[Any], answers: Answers, seed: int) -> MetricValue:
+def _measure(
+    metric: str, truth: NDArray[Any], answers: EncodedPredictions, seed: int
+) -> MetricValue:
     value = point_value(metric, truth, answers)
     if not np.isfinite(value) or len(truth) < 2:
         return MetricValue(value, rows=len(truth))
-    found = draws(metric, truth, answers, resamples=RESAMPLES, seed=seed)
+    found = bootstrap_metric(metric, truth, answers, resamples=RESAMPLES, seed=seed)
     error = float(found.std()) if found.size else 0.0
     if metric in CLASSIFICATION:
         error = max(error, _least_error(value, len(truth)))

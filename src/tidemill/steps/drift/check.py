@@ -20,13 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tidemill.errors import DataError
-from tidemill.steps.drift.classifier_test import Separation, separate
-from tidemill.steps.drift.column_test import Comparison, Limits, compare
-from tidemill.steps.drift.duplicates import once_each
-from tidemill.steps.drift.histogram import read_sketch
-from tidemill.steps.drift.picture_bins import Bars
+from tidemill.steps.drift.classifier_test import ClassifierTestResult, classifier_test
+from tidemill.steps.drift.column_test import ColumnComparison, MinimumEffects, compare_column
+from tidemill.steps.drift.duplicates import distinct_rows
+from tidemill.steps.drift.histogram import read_histogram
+from tidemill.steps.drift.picture_bins import PictureBins
 from tidemill.steps.drift.profile_sample import joint_sample, numeric_matrix
-from tidemill.steps.drift.two_sample import adjust
+from tidemill.steps.drift.two_sample import benjamini_hochberg
 
 Window = Mapping[str, NDArray[Any]]
 
@@ -79,7 +79,7 @@ class FeatureDrift(msgspec.Struct, frozen=True):
     out_of_range: float
     detail: str
     checks: dict[str, float]
-    bars: Bars = Bars()
+    bars: PictureBins = PictureBins()
 
 
 class DriftReport(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ class DriftReport(msgspec.Struct, frozen=True):
     features: tuple[FeatureDrift, ...] = ()
     output: FeatureDrift | None = None
     confidence: FeatureDrift | None = None
-    multivariate: Separation | None = None
+    multivariate: ClassifierTestResult | None = None
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def check_drift(
     columns = _columns(profile, window, policy)
     rows = len(next(iter(columns.values()), ()))
     sample = joint_sample(profile, tuple(columns))
-    kept = once_each(columns, sample)
+    kept = distinct_rows(columns, sample)
     if kept is not None:
         columns = {name: column[kept] for name, column in columns.items()}
         outputs, confidence = _rows(outputs, kept), _rows(confidence, kept)
@@ -176,15 +176,15 @@ def _compare_all(
     outputs: Any,
     confidence: Any,
     policy: DriftPolicy,
-) -> dict[_Key, Comparison]:
-    limits = Limits(policy.effect, policy.fault)
-    found: dict[_Key, Comparison] = {
-        ("column", name): compare(read_sketch(profile["columns"][name]), column, limits)
+) -> dict[_Key, ColumnComparison]:
+    limits = MinimumEffects(policy.effect, policy.fault)
+    found: dict[_Key, ColumnComparison] = {
+        ("column", name): compare_column(read_histogram(profile["columns"][name]), column, limits)
         for name, column in columns.items()
     }
     for key, values in ((_OUTPUT, outputs), (_CONFIDENCE, confidence)):
         if values is not None and profile.get(key):
-            found[key, ""] = compare(read_sketch(profile[key]), values, limits)
+            found[key, ""] = compare_column(read_histogram(profile[key]), values, limits)
     return found
 
 
@@ -194,13 +194,13 @@ def _separate(
     if not policy.classifier or not sample or len(columns) < 2:
         return None
     reference, window = numeric_matrix(profile, sample, columns, policy.seed)
-    auc, p_value = separate(reference, window, policy.seed)
+    auc, p_value = classifier_test(reference, window, policy.seed)
     return auc, p_value, len(reference), len(window)
 
 
 def _report(
     profile: Mapping[str, Any],
-    found: Mapping[_Key, Comparison],
+    found: Mapping[_Key, ColumnComparison],
     auc: _Auc | None,
     rows: int,
     distinct: int,
@@ -209,7 +209,7 @@ def _report(
     evidence = [comparison.evidence for comparison in found.values()]
     if auc is not None:
         evidence.append(auc[1] if auc[0] >= policy.separation else 1.0)
-    adjusted = adjust(evidence)
+    adjusted = benjamini_hochberg(evidence)
     drifts = {
         key: _feature(key, comparison, profile, p_adjusted, policy)
         for (key, comparison), p_adjusted in zip(found.items(), adjusted, strict=False)
@@ -217,7 +217,7 @@ def _report(
     features = [drift for (place, _), drift in drifts.items() if place == "column"]
     separation = None
     if auc is not None:
-        separation = Separation(
+        separation = ClassifierTestResult(
             auc[0], auc[1], adjusted[-1], adjusted[-1] <= policy.alpha, *auc[2:]
         )
     moved = bool(adjusted) and min(adjusted) <= policy.alpha
@@ -236,7 +236,7 @@ def _report(
 
 def _feature(
     key: _Key,
-    found: Comparison,
+    found: ColumnComparison,
     profile: Mapping[str, Any],
     p_adjusted: float,
     policy: DriftPolicy,
@@ -267,7 +267,7 @@ def _feature(
 
 
 def _summary(
-    drifts: list[FeatureDrift], separation: Separation | None, rows: int, distinct: int
+    drifts: list[FeatureDrift], separation: ClassifierTestResult | None, rows: int, distinct: int
 ) -> str:
     drifted = sorted((d for d in drifts if d.drifted), key=lambda d: -d.effect)
     window = f"{rows:,} rows" + (f" ({distinct:,} distinct)" if distinct < rows else "")

@@ -33,7 +33,7 @@ SHUFFLES = 999
 FIRST_SHUFFLES = 199
 
 
-class Separation(msgspec.Struct, frozen=True):
+class ClassifierTestResult(msgspec.Struct, frozen=True):
     """How well window rows can be told from training rows.
 
     `auc` is the chance that the model ranks a window row above a training row: 0.5 when it cannot
@@ -48,7 +48,7 @@ class Separation(msgspec.Struct, frozen=True):
     window_rows: int
 
 
-def separate(reference: Floats, window: Floats, seed: int = 0) -> tuple[float, float]:
+def classifier_test(reference: Floats, window: Floats, seed: int = 0) -> tuple[float, float]:
     """The AUC on left-out rows and its p-value.
 
     Args:

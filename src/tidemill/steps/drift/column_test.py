@@ -1,8 +1,8 @@
 """One column of a window against its sketch of the training data: checks, effects, a sentence.
 
-A check counts as evidence only when its effect is large enough to matter. How large that is, a
-`Limits` says: `effect` for a distribution, as the share of rows that moved; `fault` for the shares
-of missing, never seen and out-of-range values, which usually mean a broken source.
+A test counts as evidence only when its effect is large enough to matter. `MinimumEffects` sets how
+large: `effect` for a distribution, as the share of rows that moved; `fault` for the shares of
+missing, unseen and out-of-range values, which usually mean a broken data source.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import numpy as np
 
 from tidemill.steps.drift import two_sample
 from tidemill.steps.drift.histogram import (
-    CategorySketch,
+    CategoryHistogram,
     Counts,
     Floats,
-    NumberSketch,
-    Sketch,
+    Histogram,
+    NumericHistogram,
     as_floats,
+    count_bins,
     count_categories,
-    count_cells,
 )
-from tidemill.steps.drift.picture_bins import Bars, category_bars, number_bars
+from tidemill.steps.drift.picture_bins import (
+    PictureBins,
+    category_picture_bins,
+    numeric_picture_bins,
+)
 
 #: How the error budget of one column is split among its checks. Most goes to what happens most.
 WEIGHTS = {
@@ -37,14 +41,14 @@ WEIGHTS = {
 }
 
 
-class Limits(NamedTuple):
+class MinimumEffects(NamedTuple):
     """The smallest effects that matter, as shares of the window's rows."""
 
     effect: float
     fault: float
 
 
-class Check(NamedTuple):
+class ColumnTest(NamedTuple):
     """One test on one column: its p-value, its effect, and whether the effect matters."""
 
     test: str
@@ -53,17 +57,17 @@ class Check(NamedTuple):
     matters: bool
 
 
-class Comparison(NamedTuple):
+class ColumnComparison(NamedTuple):
     """What was found about one column; `statistic` is KS's D, or the Jensen-Shannon distance."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[ColumnTest, ...]
     statistic: float
     effect: float
     missing_rate: float
     unseen: float
     out_of_range: float
     story: str
-    bars: Bars
+    bars: PictureBins
 
     @property
     def p_value(self) -> float:
@@ -76,12 +80,12 @@ class Comparison(NamedTuple):
         return _combined(c if c.matters else c._replace(p_value=1.0) for c in self.checks)
 
     @property
-    def strongest(self) -> Check:
+    def strongest(self) -> ColumnTest:
         """The check that says most, among those that matter when there are any."""
         return min(self.checks, key=lambda c: (not c.matters, c.p_value / WEIGHTS[c.test]))
 
 
-def compare(sketch: Sketch, values: Any, limits: Limits) -> Comparison:
+def compare_column(sketch: Histogram, values: Any, limits: MinimumEffects) -> ColumnComparison:
     """A column of the window against its sketch.
 
     Args:
@@ -89,15 +93,17 @@ def compare(sketch: Sketch, values: Any, limits: Limits) -> Comparison:
         values: The column in the window, one-dimensional.
         limits: Which effects matter.
     """
-    if isinstance(sketch, NumberSketch):
+    if isinstance(sketch, NumericHistogram):
         return _compare_numbers(sketch, as_floats(values), limits)
     return _compare_categories(sketch, values, limits)
 
 
-def _compare_numbers(sketch: NumberSketch, values: Floats, limits: Limits) -> Comparison:
+def _compare_numbers(
+    sketch: NumericHistogram, values: Floats, limits: MinimumEffects
+) -> ColumnComparison:
     present = values[~np.isnan(values)]
     present.sort()
-    window = count_cells(present, np.asarray(sketch.edges))
+    window = count_bins(present, np.asarray(sketch.edges))
     reference = np.asarray(sketch.counts, dtype=np.int64)
     below = int(np.searchsorted(present, sketch.minimum, side="left"))
     above = int(present.size - np.searchsorted(present, sketch.maximum, side="right"))
@@ -105,16 +111,18 @@ def _compare_numbers(sketch: NumberSketch, values: Floats, limits: Limits) -> Co
     outside = _share(below + above, present.size)
     moved = distance >= limits.effect
     tests = {
-        "mann-whitney": two_sample.location_p,
-        "mood": two_sample.spread_p,
-        "kolmogorov-smirnov": two_sample.shape_p,
+        "mann-whitney": two_sample.mann_whitney_p,
+        "mood": two_sample.mood_p,
+        "kolmogorov-smirnov": two_sample.kolmogorov_smirnov_p,
     }
-    checks = [Check(name, test(reference, window), distance, moved) for name, test in tests.items()]
-    beyond = two_sample.beyond_p(below, above, present.size, sketch.rows)
-    checks.append(Check("out of range", beyond, outside, outside >= limits.fault))
+    checks = [
+        ColumnTest(name, test(reference, window), distance, moved) for name, test in tests.items()
+    ]
+    beyond = two_sample.out_of_range_p(below, above, present.size, sketch.rows)
+    checks.append(ColumnTest("out of range", beyond, outside, outside >= limits.fault))
     missing = values.size - present.size
     checks += _missing(sketch, missing, values.size, limits)
-    return Comparison(
+    return ColumnComparison(
         checks=tuple(checks),
         statistic=distance,
         effect=distance,
@@ -122,34 +130,36 @@ def _compare_numbers(sketch: NumberSketch, values: Floats, limits: Limits) -> Co
         unseen=0.0,
         out_of_range=outside,
         story=_number_story(sketch, present, outside),
-        bars=number_bars(sketch, present),
+        bars=numeric_picture_bins(sketch, present),
     )
 
 
-def _compare_categories(sketch: CategorySketch, values: Any, limits: Limits) -> Comparison:
+def _compare_categories(
+    sketch: CategoryHistogram, values: Any, limits: MinimumEffects
+) -> ColumnComparison:
     counts, missing = count_categories(values)
     names, reference, window = _aligned(sketch, counts)
     rows = int(window.sum())
     unseen = sum(count for name, count in counts.items() if name not in sketch.counts)
     expected = sketch.other or sketch.singletons
-    effect = two_sample.moved_share(reference, window)
+    effect = two_sample.total_variation(reference, window)
     new = _share(unseen, rows) if not sketch.other else 0.0
     checks = [
-        Check(
+        ColumnTest(
             "chi-squared",
-            two_sample.mix_p(reference, window),
+            two_sample.chi_squared_p(reference, window),
             effect,
             effect >= limits.effect,
         ),
-        Check(
+        ColumnTest(
             "unseen",
-            two_sample.excess_p(expected, sketch.rows, unseen, rows),
+            two_sample.fisher_greater_p(expected, sketch.rows, unseen, rows),
             _share(unseen, rows),
             _share(unseen, rows) >= limits.fault,
         ),
         *_missing(sketch, missing, rows + missing, limits),
     ]
-    return Comparison(
+    return ColumnComparison(
         checks=tuple(checks),
         statistic=two_sample.jensen_shannon(reference, window),
         effect=effect,
@@ -157,21 +167,23 @@ def _compare_categories(sketch: CategorySketch, values: Any, limits: Limits) -> 
         unseen=new,
         out_of_range=0.0,
         story=_category_story(names, reference, window, sketch, counts),
-        bars=category_bars(names, reference, window),
+        bars=category_picture_bins(names, reference, window),
     )
 
 
-def _missing(sketch: Sketch, missing: int, rows: int, limits: Limits) -> list[Check]:
+def _missing(
+    sketch: Histogram, missing: int, rows: int, limits: MinimumEffects
+) -> list[ColumnTest]:
     """No check where nothing is missing: it could not find anything, and would cost budget."""
     if sketch.missing + missing == 0:
         return []
     known = sketch.rows + sketch.missing
     change = abs(_share(missing, rows) - _share(sketch.missing, known))
-    p_value = two_sample.share_p(sketch.missing, known, missing, rows)
-    return [Check("missing", p_value, change, change >= limits.fault)]
+    p_value = two_sample.fisher_p(sketch.missing, known, missing, rows)
+    return [ColumnTest("missing", p_value, change, change >= limits.fault)]
 
 
-def _aligned(sketch: CategorySketch, counts: dict[str, int]) -> tuple[list[str], Counts, Counts]:
+def _aligned(sketch: CategoryHistogram, counts: dict[str, int]) -> tuple[list[str], Counts, Counts]:
     """Names and both counts; texts too rare to be named in the sketch are taken together."""
     new = [name for name in counts if name not in sketch.counts]
     names = [*sketch.counts] + ([] if sketch.other else sorted(new))
@@ -184,16 +196,18 @@ def _aligned(sketch: CategorySketch, counts: dict[str, int]) -> tuple[list[str],
     return names, np.asarray(reference, dtype=np.int64), np.asarray(window, dtype=np.int64)
 
 
-def _combined(checks: Iterable[Check]) -> float:
+def _combined(checks: Iterable[ColumnTest]) -> float:
     listed = list(checks)
-    return two_sample.combine([c.p_value for c in listed], [WEIGHTS[c.test] for c in listed])
+    return two_sample.weighted_bonferroni(
+        [c.p_value for c in listed], [WEIGHTS[c.test] for c in listed]
+    )
 
 
 def _share(count: int, rows: int) -> float:
     return count / rows if rows else 0.0
 
 
-def _number_story(sketch: NumberSketch, present: Floats, outside: float) -> str:
+def _number_story(sketch: NumericHistogram, present: Floats, outside: float) -> str:
     if present.size == 0 or sketch.rows == 0:
         return "it has no values to compare"
     middle = float(np.median(present))
@@ -208,7 +222,7 @@ def _number_story(sketch: NumberSketch, present: Floats, outside: float) -> str:
     return story + (f", {outside:.1%} of rows are out of range" if outside else "")
 
 
-def _median(sketch: NumberSketch) -> float:
+def _median(sketch: NumericHistogram) -> float:
     """The median of the training values, to within a cell."""
     half = int(np.searchsorted(np.cumsum(sketch.counts), sketch.rows / 2))
     edges = [sketch.minimum, *sketch.edges, sketch.maximum]
@@ -219,7 +233,7 @@ def _category_story(
     names: list[str],
     reference: Counts,
     window: Counts,
-    sketch: CategorySketch,
+    sketch: CategoryHistogram,
     counts: dict[str, int],
 ) -> str:
     if reference.sum() == 0 or window.sum() == 0:

@@ -24,7 +24,7 @@ EXCESS = 2.0
 FIRST_LOOK = 20_000
 
 
-def once_each(
+def distinct_rows(
     window: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.int64] | None:
     """The positions of the rows to keep, in order; None when every row counts.

@@ -19,13 +19,13 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 #: Cells of a numeric sketch. 200 lose less than a thousandth of a rank test's power.
-CELLS = 200
+BINS = 200
 
 #: Texts a categorical sketch keeps by name; rarer ones are counted together as `other`.
 CATEGORIES = 500
 
 
-class NumberSketch(msgspec.Struct, frozen=True):
+class NumericHistogram(msgspec.Struct, frozen=True):
     """The distribution of a numeric column.
 
     Cell 0 holds the values up to `edges[0]`, cell i those above `edges[i - 1]` up to `edges[i]`,
@@ -47,7 +47,7 @@ class NumberSketch(msgspec.Struct, frozen=True):
         return sum(self.counts)
 
 
-class CategorySketch(msgspec.Struct, frozen=True):
+class CategoryHistogram(msgspec.Struct, frozen=True):
     """The distribution of a column of texts, booleans or labels.
 
     `counts` by text, most frequent first; `other` is the number of rows of texts too rare to be
@@ -65,10 +65,10 @@ class CategorySketch(msgspec.Struct, frozen=True):
         return sum(self.counts.values()) + self.other
 
 
-Sketch = NumberSketch | CategorySketch
+Histogram = NumericHistogram | CategoryHistogram
 
 
-def sketch_numbers(values: Any, cells: int = CELLS) -> NumberSketch:
+def numeric_histogram(values: Any, cells: int = BINS) -> NumericHistogram:
     """The sketch of a one-dimensional numeric column; NaN and None count as missing."""
     array = as_floats(values)
     present = np.sort(array[~np.isnan(array)])
@@ -76,9 +76,9 @@ def sketch_numbers(values: Any, cells: int = CELLS) -> NumberSketch:
     edges = _edges(finite, cells)
     mean, std = _mean_and_std(finite)
     empty = finite.size == 0
-    return NumberSketch(
+    return NumericHistogram(
         edges=tuple(edges.tolist()),
-        counts=tuple(count_cells(present, edges).tolist()),
+        counts=tuple(count_bins(present, edges).tolist()),
         minimum=0.0 if empty else float(finite[0]),
         maximum=0.0 if empty else float(finite[-1]),
         mean=mean,
@@ -87,11 +87,11 @@ def sketch_numbers(values: Any, cells: int = CELLS) -> NumberSketch:
     )
 
 
-def sketch_categories(values: Any, keep: int = CATEGORIES) -> CategorySketch:
+def category_histogram(values: Any, keep: int = CATEGORIES) -> CategoryHistogram:
     """The sketch of a one-dimensional column of texts, booleans or labels."""
     counts, missing = count_categories(values)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return CategorySketch(
+    return CategoryHistogram(
         counts=dict(ordered[:keep]),
         other=sum(count for _, count in ordered[keep:]),
         singletons=sum(1 for count in counts.values() if count == 1),
@@ -99,7 +99,7 @@ def sketch_categories(values: Any, keep: int = CATEGORIES) -> CategorySketch:
     )
 
 
-def count_cells(present: Floats, edges: Floats) -> Counts:
+def count_bins(present: Floats, edges: Floats) -> Counts:
     """How many of the *sorted*, present values lie in each of `len(edges) + 1` cells."""
     below = np.searchsorted(present, edges, side="right")
     return np.diff(below, prepend=0, append=present.size).astype(np.int64)
@@ -137,11 +137,11 @@ def as_floats(values: Any) -> Floats:
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
-def read_sketch(entry: Mapping[str, Any]) -> Sketch:
+def read_histogram(entry: Mapping[str, Any]) -> Histogram:
     """A sketch as a profile holds it; one with `edges` is numeric."""
     if "edges" in entry:
-        return msgspec.convert(dict(entry), NumberSketch)
-    return msgspec.convert(dict(entry), CategorySketch)
+        return msgspec.convert(dict(entry), NumericHistogram)
+    return msgspec.convert(dict(entry), CategoryHistogram)
 
 
 def _mean_and_std(finite: Floats) -> tuple[float, float]:

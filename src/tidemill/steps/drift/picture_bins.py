@@ -8,14 +8,14 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from tidemill.steps.drift.histogram import Counts, Floats, NumberSketch, count_cells
+from tidemill.steps.drift.histogram import Counts, Floats, NumericHistogram, count_bins
 from tidemill.steps.drift.two_sample import shares
 
 #: At most so many bars a picture.
-BARS = 24
+PICTURE_BINS = 24
 
 
-class Bars(msgspec.Struct, frozen=True):
+class PictureBins(msgspec.Struct, frozen=True):
     """Shares of training rows and of window rows.
 
     Numeric columns have `edges` (one more than bars, of unequal width; the outermost are the
@@ -28,7 +28,7 @@ class Bars(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
 
 
-def number_bars(sketch: NumberSketch, present: Floats) -> Bars:
+def numeric_picture_bins(sketch: NumericHistogram, present: Floats) -> PictureBins:
     """Bars over those edges of the sketch that lie nearest an even grid: both counts are exact.
 
     Args:
@@ -36,7 +36,7 @@ def number_bars(sketch: NumberSketch, present: Floats) -> Bars:
         present: The window's values, sorted, none missing.
     """
     if present.size == 0 or sketch.rows == 0:
-        return Bars()
+        return PictureBins()
     edges = np.asarray(sketch.edges)
     chosen = _even(edges)
     below = np.cumsum(sketch.counts)[chosen]
@@ -44,17 +44,17 @@ def number_bars(sketch: NumberSketch, present: Floats) -> Bars:
     finite = present[np.isfinite(present)]
     low = float(finite.min(initial=sketch.minimum))
     high = float(finite.max(initial=sketch.maximum))
-    return Bars(
+    return PictureBins(
         reference=_rounded(shares(reference)),
-        window=_rounded(shares(count_cells(present, edges[chosen]))),
+        window=_rounded(shares(count_bins(present, edges[chosen]))),
         edges=tuple(float(f"{edge:.6g}") for edge in (low, *edges[chosen], high)),
     )
 
 
-def category_bars(names: list[str], reference: Counts, window: Counts) -> Bars:
+def category_picture_bins(names: list[str], reference: Counts, window: Counts) -> PictureBins:
     """Bars of the most frequent categories of both together."""
-    order = np.argsort(-(shares(reference) + shares(window)), kind="stable")[:BARS]
-    return Bars(
+    order = np.argsort(-(shares(reference) + shares(window)), kind="stable")[:PICTURE_BINS]
+    return PictureBins(
         reference=_rounded(shares(reference)[order]),
         window=_rounded(shares(window)[order]),
         labels=tuple(names[i] for i in order),
@@ -63,9 +63,9 @@ def category_bars(names: list[str], reference: Counts, window: Counts) -> Bars:
 
 def _even(edges: Floats) -> Counts:
     """Positions of at most BARS - 1 edges, spread as evenly over the values as they come."""
-    if edges.size < BARS:
+    if edges.size < PICTURE_BINS:
         return np.arange(edges.size)
-    grid = np.linspace(edges[0], edges[-1], BARS - 1)
+    grid = np.linspace(edges[0], edges[-1], PICTURE_BINS - 1)
     after = np.clip(np.searchsorted(edges, grid), 1, edges.size - 1)
     nearer_before = grid - edges[after - 1] < edges[after] - grid
     return np.unique(after - nearer_before)

@@ -31,7 +31,7 @@ import pandas as pd
 
 from tidemill.signature import Signature, Tensor
 from tidemill.steps.decay.holdout import measure_holdout
-from tidemill.steps.drift.histogram import CATEGORIES, sketch_categories, sketch_numbers
+from tidemill.steps.drift.histogram import CATEGORIES, category_histogram, numeric_histogram
 from tidemill.steps.export.model_io import InputRows, ModelPredictions
 
 FORMAT = 1
@@ -118,7 +118,7 @@ def _column(
 ) -> dict[str, Any]:
     kind = next((c.kind for c in signature.columns if c.name == name), "number")
     numeric = kind in ("number", "integer")
-    sketch = sketch_numbers(values) if numeric else sketch_categories(values, _named(values))
+    sketch = numeric_histogram(values) if numeric else category_histogram(values, _named(values))
     sample = [_plain(value) for value in values[chosen].tolist()]
     return {"kind": kind, **_built(sketch), "sample": sample}
 
@@ -140,15 +140,15 @@ def _plain(value: Any) -> Any:
 
 def _output(answers: ModelPredictions, signature: Signature) -> dict[str, Any]:
     if signature.task == "regression":
-        return _built(sketch_numbers(answers.predictions))
-    return _built(sketch_categories(answers.predictions))
+        return _built(numeric_histogram(answers.predictions))
+    return _built(category_histogram(answers.predictions))
 
 
 def _confidence(answers: ModelPredictions) -> dict[str, Any] | None:
     if answers.probabilities is None or answers.labels is None:
         return None
     of_answer = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
-    return _built(sketch_numbers(of_answer))
+    return _built(numeric_histogram(of_answer))
 
 
 def _holdout(

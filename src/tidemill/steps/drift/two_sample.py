@@ -24,19 +24,19 @@ Counts = NDArray[np.int64]
 SMALLEST_EXPECTED = 5.0
 
 
-def location_p(reference: Counts, window: Counts) -> float:
+def mann_whitney_p(reference: Counts, window: Counts) -> float:
     """Mann-Whitney: has the middle moved? Two-sided, by the normal approximation."""
     ranks = _mid_ranks(reference + window)
     return _scores_p(reference, window, ranks - 0.5)
 
 
-def spread_p(reference: Counts, window: Counts) -> float:
+def mood_p(reference: Counts, window: Counts) -> float:
     """Mood: has the spread changed? Two-sided, by the normal approximation."""
     ranks = _mid_ranks(reference + window)
     return _scores_p(reference, window, (ranks - 0.5) ** 2)
 
 
-def shape_p(reference: Counts, window: Counts) -> float:
+def kolmogorov_smirnov_p(reference: Counts, window: Counts) -> float:
     """Kolmogorov-Smirnov: has anything about the distribution changed? Conservative with ties."""
     n, m = int(reference.sum()), int(window.sum())
     if n == 0 or m == 0:
@@ -45,7 +45,7 @@ def shape_p(reference: Counts, window: Counts) -> float:
     return float(special.kolmogorov((root + 0.12 + 0.11 / root) * ks_distance(reference, window)))
 
 
-def mix_p(reference: Counts, window: Counts) -> float:
+def chi_squared_p(reference: Counts, window: Counts) -> float:
     """Chi-squared test of homogeneity over unordered cells; Fisher's exact test when two remain.
 
     Rare cells are merged first, chosen by the sum of both samples, which the test conditions on.
@@ -57,13 +57,13 @@ def mix_p(reference: Counts, window: Counts) -> float:
     if reference.size < 2:
         return 1.0
     if reference.size == 2:
-        return share_p(int(reference[0]), n, int(window[0]), m)
+        return fisher_p(int(reference[0]), n, int(window[0]), m)
     pooled = (reference + window) / (n + m)
     statistic = _pearson(reference, pooled * n) + _pearson(window, pooled * m)
     return float(special.chdtrc(reference.size - 1, statistic))
 
 
-def share_p(reference: int, reference_rows: int, window: int, window_rows: int) -> float:
+def fisher_p(reference: int, reference_rows: int, window: int, window_rows: int) -> float:
     """Fisher's exact test that two shares differ, doubling the smaller tail."""
     law = (reference_rows + window_rows, reference + window, window_rows)
     if law[1] in (0, law[0]) or window_rows == 0:
@@ -73,7 +73,7 @@ def share_p(reference: int, reference_rows: int, window: int, window_rows: int) 
     return min(1.0, 2 * min(above, below))
 
 
-def excess_p(reference: int, reference_rows: int, window: int, window_rows: int) -> float:
+def fisher_greater_p(reference: int, reference_rows: int, window: int, window_rows: int) -> float:
     """Fisher's exact test that the window's share is the larger one."""
     if window == 0:
         return 1.0
@@ -81,7 +81,7 @@ def excess_p(reference: int, reference_rows: int, window: int, window_rows: int)
     return float(stats.hypergeom.sf(window - 1, *law))
 
 
-def beyond_p(below: int, above: int, window_rows: int, reference_rows: int) -> float:
+def out_of_range_p(below: int, above: int, window_rows: int, reference_rows: int) -> float:
     """How likely so many of the window lie below, or above, everything in the reference.
 
     Exact: were both from one source, each order of all the values would be equally likely, so the
@@ -97,7 +97,7 @@ def beyond_p(below: int, above: int, window_rows: int, reference_rows: int) -> f
     return min(1.0, 2 * min(tail(below), tail(above)))
 
 
-def combine(p_values: Sequence[float], weights: Sequence[float]) -> float:
+def weighted_bonferroni(p_values: Sequence[float], weights: Sequence[float]) -> float:
     """One p-value out of several dependent ones: weighted Bonferroni, valid under any dependence.
 
     A larger weight spends more of the error budget on a test; weights are scaled to sum to one.
@@ -109,7 +109,7 @@ def combine(p_values: Sequence[float], weights: Sequence[float]) -> float:
     return float(min([1.0, *scaled]))
 
 
-def adjust(p_values: Sequence[float]) -> list[float]:
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Benjamini-Hochberg: p-values corrected for being a family, in the order given."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values)[::-1]
@@ -125,7 +125,7 @@ def ks_distance(reference: Counts, window: Counts) -> float:
     return float(np.abs(np.cumsum(shares(reference)) - np.cumsum(shares(window))).max(initial=0.0))
 
 
-def moved_share(reference: Counts, window: Counts) -> float:
+def total_variation(reference: Counts, window: Counts) -> float:
     """Total variation: the share of rows that would have to change cell, in [0, 1]."""
     return float(np.abs(shares(reference) - shares(window)).sum() / 2)
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.project import Task
-from tidemill.steps.gate.bootstrap import Answers, bootstrap
-from tidemill.steps.gate.gate import Outcome, all_metrics, encoded
+from tidemill.steps.gate.bootstrap import EncodedPredictions, bootstrap
+from tidemill.steps.gate.gate import VersionEvidence, all_metrics, encode_labels
 
 Interval = tuple[float, float]
 
@@ -39,14 +39,14 @@ class Intervals(msgspec.Struct, frozen=True):
     seed: int = SEED
 
 
-def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: Outcome) -> Intervals:
+def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: VersionEvidence) -> Intervals:
     """The interval of every metric that the answers allow.
 
     Args:
         y: The truth [rows].
         outcome: What was answered.
     """
-    truth, (answers,) = encoded(y, [outcome], task)
+    truth, (answers,) = encode_labels(y, [outcome], task)
     resamples = min(MAX_RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWN_ROWS // max(len(y), 1)))
     names = list(all_metrics(task, truth, answers))
     curves = 1 if len(answers.known) == 2 else len(answers.known)
@@ -58,7 +58,7 @@ def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: Outcome) -> Inter
 
 
 def interval(
-    metric: str, y: npt.NDArray[Any], answers: Answers, resamples: int = MAX_RESAMPLES
+    metric: str, y: npt.NDArray[Any], answers: EncodedPredictions, resamples: int = MAX_RESAMPLES
 ) -> Interval | None:
     """The bounds of one metric; None where one sample in twenty or more does not define it.
 

@@ -28,7 +28,7 @@ LEAST = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
-class Answers:
+class EncodedPredictions:
     """One model's answers, with labels as indices into one common list.
 
     Attributes:
@@ -43,7 +43,13 @@ class Answers:
 
 
 def paired_bootstrap(
-    metric: str, y: Array, one: Answers, other: Answers, *, resamples: int, seed: int
+    metric: str,
+    y: Array,
+    one: EncodedPredictions,
+    other: EncodedPredictions,
+    *,
+    resamples: int,
+    seed: int,
 ) -> tuple[Floats, Floats]:
     """The metric of both models on each of `resamples` samples of the rows, [resamples] each.
 
@@ -68,7 +74,9 @@ def paired_bootstrap(
     return np.concatenate(ones), np.concatenate(others)
 
 
-def bootstrap(metric: str, y: Array, answers: Answers, *, resamples: int, seed: int) -> Floats:
+def bootstrap(
+    metric: str, y: Array, answers: EncodedPredictions, *, resamples: int, seed: int
+) -> Floats:
     """The metric of one model on each of `resamples` samples of the rows; NaN where undefined."""
     random = np.random.default_rng(seed)
     if metric == "roc_auc":
@@ -80,7 +88,7 @@ def bootstrap(metric: str, y: Array, answers: Answers, *, resamples: int, seed: 
     return np.concatenate([finish(n @ cells) for n in _samples(sizes, resamples, random)])
 
 
-def point_value(metric: str, y: Array, answers: Answers) -> float:
+def point_value(metric: str, y: Array, answers: EncodedPredictions) -> float:
     """The metric on the rows as they are; the same definition as in every sample.
 
     NaN where it is not defined, or needs probabilities that the model does not give.
@@ -97,7 +105,7 @@ def point_value(metric: str, y: Array, answers: Answers) -> float:
 # values [samples].
 
 
-def _statistics(metric: str, y: Array, answers: Answers) -> tuple[Floats, Finish]:
+def _statistics(metric: str, y: Array, answers: EncodedPredictions) -> tuple[Floats, Finish]:
     if metric == "accuracy":
         return _columns(np.ones(len(y)), y == answers.predicted), _ratio
     if metric == "log_loss":
@@ -116,7 +124,7 @@ def _ratio(sums: Floats) -> Floats:
     return sums[:, 1] / sums[:, 0]
 
 
-def _losses(y: Array, answers: Answers) -> Floats:
+def _losses(y: Array, answers: EncodedPredictions) -> Floats:
     """-log of the share given to the true class, in nats; one never learned counts as the least."""
     assert answers.probabilities is not None
     given = np.zeros(len(y))
@@ -127,7 +135,7 @@ def _losses(y: Array, answers: Answers) -> Floats:
     return losses
 
 
-def _errors(metric: str, y: Array, answers: Answers) -> tuple[Floats, Finish]:
+def _errors(metric: str, y: Array, answers: EncodedPredictions) -> tuple[Floats, Finish]:
     error = y - answers.predicted
     ones = np.ones(len(y))
     if metric == "mae":
@@ -147,7 +155,9 @@ def _r2(sums: Floats) -> Floats:
     return np.where(flat, np.where(sse == 0, 1.0, 0.0), value)
 
 
-def _by_class(kind: str, average: str, y: Array, answers: Answers) -> tuple[Floats, Finish]:
+def _by_class(
+    kind: str, average: str, y: Array, answers: EncodedPredictions
+) -> tuple[Floats, Finish]:
     """Precision, recall or F1, from each class's hits, answers and true rows.
 
     As in scikit-learn, a ratio without anything below the line is 0, the plain average runs over
@@ -223,7 +233,7 @@ class _Curves:
     the rest, over the classes that have rows on either side.
     """
 
-    def __init__(self, y: Array, answers: Answers) -> None:
+    def __init__(self, y: Array, answers: EncodedPredictions) -> None:
         assert answers.probabilities is not None
         columns = [1] if len(answers.known) == 2 else range(len(answers.known))
         self._orders = [_Order(y == answers.known[k], answers.probabilities[:, k]) for k in columns]
@@ -257,7 +267,11 @@ class _Order:
 
 
 def _bootstrap_auc(
-    y: Array, one: Answers, other: Answers, resamples: int, random: np.random.Generator
+    y: Array,
+    one: EncodedPredictions,
+    other: EncodedPredictions,
+    resamples: int,
+    random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     curves = _Curves(y, one), _Curves(y, other)
     sizes = np.ones(len(y), dtype=np.int64)

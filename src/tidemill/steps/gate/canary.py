@@ -18,14 +18,14 @@ LABELLED = 50
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrafficSample:
     """What one side answered: milliseconds of its answers, and losses of its labelled rows."""
 
     milliseconds: Floats
     losses: Floats
 
 
-def judge_canary(policy: Challenge, canary: Sample, champion: Sample) -> str | None:
+def check_canary(policy: Challenge, canary: TrafficSample, champion: TrafficSample) -> str | None:
     """Why the canary has to go; None while nothing speaks against it.
 
     Latency counts once both sides gave `min_rows` answers; the metric once both have fifty labels,

@@ -29,7 +29,7 @@ from tidemill.errors import GateError
 from tidemill.project import METRICS, Gate, Task
 from tidemill.signature import Label
 from tidemill.steps.export.parity import TOLERANCE, within_tolerance
-from tidemill.steps.gate.bootstrap import Answers, paired_bootstrap, point_value
+from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ DEFAULT_METRIC = {"classification": "f1_score", "regression": "rmse"}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VersionEvidence:
     """What one version's bundle answered on the held-out rows.
 
     Attributes:
@@ -65,7 +65,7 @@ class Outcome:
     reproduced: bool | None = None
 
 
-class Minimum(msgspec.Struct, frozen=True):
+class MinimumMetric(msgspec.Struct, frozen=True):
     """One minimum metric, and whether the challenger reaches it (for errors: stays under it)."""
 
     value: float | None
@@ -73,7 +73,7 @@ class Minimum(msgspec.Struct, frozen=True):
     holds: bool
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class PairedComparison(msgspec.Struct, frozen=True):
     """Challenger against champion on the same rows.
 
     `difference` is the gain in the metric, positive when the challenger is better, whichever way
@@ -93,7 +93,7 @@ class Comparison(msgspec.Struct, frozen=True):
     seed: int
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class GateVerdict(msgspec.Struct, frozen=True):
     """Whether the gate opened, and all that it was decided on; plain values, fit for JSON.
 
     `reasons` are sentences: why not, or why so. `metrics` and `champion_metrics` hold every metric
@@ -110,8 +110,8 @@ class Verdict(msgspec.Struct, frozen=True):
     tolerance: float
     metrics: dict[str, float] = {}
     champion_metrics: dict[str, float] | None = None
-    comparison: Comparison | None = None
-    minimum: dict[str, Minimum] = {}
+    comparison: PairedComparison | None = None
+    minimum: dict[str, MinimumMetric] = {}
     parity: Parity | None = None
     latency_ms: float | None = None
     champion_latency_ms: float | None = None
@@ -125,15 +125,15 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def evaluate_gate(
-    challenger: Outcome,
-    champion: Outcome | None,
+    challenger: VersionEvidence,
+    champion: VersionEvidence | None,
     y: Array,
     gate: Gate,
     task: Task,
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Verdict:
+) -> GateVerdict:
     """Judge a challenger; without a champion by its minimum metrics, parity and latency alone.
 
     Args:
@@ -144,7 +144,7 @@ def evaluate_gate(
     """
     metric = gate.metric or DEFAULT_METRIC[task]
     _check(metric, y, gate, task)
-    truth, outcomes = encoded(y, [challenger] + ([champion] if champion else []), task)
+    truth, outcomes = encode_labels(y, [challenger] + ([champion] if champion else []), task)
     metrics = all_metrics(task, truth, outcomes[0])
     champion_metrics = all_metrics(task, truth, outcomes[1]) if champion else None
     minimum = {name: _minimum(name, metrics, bound) for name, bound in gate.minimum.items()}
@@ -154,7 +154,7 @@ def evaluate_gate(
     against = _refusals(challenger, minimum, gate)
     if champion is not None or metric not in metrics:
         against += _comparison_refusals(metric, metrics, comparison, gate)
-    return Verdict(
+    return GateVerdict(
         passed=not against,
         reasons=tuple(against) or (_praise(metric, metrics, comparison, gate),),
         metric=metric,
@@ -172,7 +172,7 @@ def evaluate_gate(
     )
 
 
-def all_metrics(task: Task, y: Array, answers: Answers) -> dict[str, float]:
+def all_metrics(task: Task, y: Array, answers: EncodedPredictions) -> dict[str, float]:
     """Every metric of the task that the answers allow and the rows define."""
     names = [name for name in METRICS if (name in OF_VALUES) == (task == "regression")]
     values = {name: point_value(name, y, answers) for name in names}
@@ -192,10 +192,12 @@ def _check(metric: str, y: Array, gate: Gate, task: Task) -> None:
             )
 
 
-def encoded(y: Array, outcomes: list[Outcome], task: Task) -> tuple[Array, list[Answers]]:
+def encode_labels(
+    y: Array, outcomes: list[VersionEvidence], task: Task
+) -> tuple[Array, list[EncodedPredictions]]:
     """Labels as indices into one list that holds the truth's and every model's."""
     if task == "regression":
-        values = [Answers(np.asarray(o.predicted, dtype=np.float64)) for o in outcomes]
+        values = [EncodedPredictions(np.asarray(o.predicted, dtype=np.float64)) for o in outcomes]
         return np.asarray(y, dtype=np.float64), values
     index: dict[Any, int] = {}
     truth = _indices(y, index)
@@ -205,7 +207,7 @@ def encoded(y: Array, outcomes: list[Outcome], task: Task) -> tuple[Array, list[
         probabilities = outcome.probabilities
         if probabilities is not None:
             probabilities = np.asarray(probabilities, dtype=np.float64)
-        answers.append(Answers(_indices(outcome.predicted, index), probabilities, known))
+        answers.append(EncodedPredictions(_indices(outcome.predicted, index), probabilities, known))
     return truth, answers
 
 
@@ -214,23 +216,23 @@ def _indices(labels: Array, index: dict[Any, int]) -> Array:
     return np.array(found, dtype=np.int64)
 
 
-def _minimum(name: str, metrics: dict[str, float], bound: float) -> Minimum:
+def _minimum(name: str, metrics: dict[str, float], bound: float) -> MinimumMetric:
     value = metrics.get(name)
     if value is None:
-        return Minimum(None, bound, False)
-    return Minimum(value, bound, value >= bound if METRICS[name] else value <= bound)
+        return MinimumMetric(None, bound, False)
+    return MinimumMetric(value, bound, value >= bound if METRICS[name] else value <= bound)
 
 
 def _compare(
-    metric: str, y: Array, answers: list[Answers], gate: Gate, resamples: int, seed: int
-) -> Comparison:
+    metric: str, y: Array, answers: list[EncodedPredictions], gate: Gate, resamples: int, seed: int
+) -> PairedComparison:
     challenger, champion = (point_value(metric, y, a) for a in answers)
     ones, others = paired_bootstrap(metric, y, *answers, resamples=resamples, seed=seed)
     sign = 1.0 if METRICS[metric] else -1.0
     gains = sign * (ones - others)
     gains = gains[np.isfinite(gains)]
     low, high = _interval(gains, gate.confidence)
-    return Comparison(
+    return PairedComparison(
         challenger=challenger,
         champion=champion,
         difference=sign * (challenger - champion),
@@ -260,7 +262,9 @@ def _probability_worse(gains: Array, tolerance: float) -> float:
     return float(((margin < 0) & ~tied).mean() + tied.mean() / 2)
 
 
-def _refusals(challenger: Outcome, minimum: dict[str, Minimum], gate: Gate) -> list[str]:
+def _refusals(
+    challenger: VersionEvidence, minimum: dict[str, MinimumMetric], gate: Gate
+) -> list[str]:
     """What speaks against the challenger whoever the champion is, as sentences."""
     against = []
     for name, found in minimum.items():
@@ -277,7 +281,7 @@ def _refusals(challenger: Outcome, minimum: dict[str, Minimum], gate: Gate) -> l
     return against
 
 
-def _parity_refusals(challenger: Outcome) -> list[str]:
+def _parity_refusals(challenger: VersionEvidence) -> list[str]:
     if challenger.reproduced is False:
         return ["The bundle does not give its own example's answers on this machine."]
     if challenger.native:
@@ -294,7 +298,7 @@ def _parity_refusals(challenger: Outcome) -> list[str]:
 
 
 def _comparison_refusals(
-    metric: str, metrics: dict[str, float], comparison: Comparison | None, gate: Gate
+    metric: str, metrics: dict[str, float], comparison: PairedComparison | None, gate: Gate
 ) -> list[str]:
     if comparison is None:
         whose = "the champion" if metric in metrics else "this model"
@@ -315,7 +319,7 @@ def _comparison_refusals(
 
 
 def _praise(
-    metric: str, metrics: dict[str, float], comparison: Comparison | None, gate: Gate
+    metric: str, metrics: dict[str, float], comparison: PairedComparison | None, gate: Gate
 ) -> str:
     if comparison is None:
         return f"{metric} is {metrics[metric]:.4g}, and there is no champion to beat."

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, FeatureDrift
-from tidemill.steps.drift.picture_bins import Bars
+from tidemill.steps.drift.picture_bins import PictureBins
 from tidemill.steps.plots import style
 from tidemill.steps.plots.style import AREA, BLUE, HATCH, INK, RED, SMALL, heading, shortened
 
@@ -96,7 +96,7 @@ def _panel(axes: Axes, drift: FeatureDrift) -> None:
     heading(axes, f"{name}: {drift.effect:.0%} moved{gaps}{alarm}", loud=drift.drifted)
 
 
-def _numbers(axes: Axes, bars: Bars, alarm: bool) -> None:
+def _numbers(axes: Axes, bars: PictureBins, alarm: bool) -> None:
     """Densities, for the bars are of unequal width; the outermost are drawn as wide as others."""
     edges = np.asarray(bars.edges)
     if edges.size > 3:
@@ -117,7 +117,7 @@ def _line(alarm: bool) -> dict[str, Any]:
     return {"color": RED if alarm else BLUE, "linewidth": 2.6 if alarm else 1.6}
 
 
-def _categories(axes: Axes, bars: Bars, alarm: bool) -> None:
+def _categories(axes: Axes, bars: PictureBins, alarm: bool) -> None:
     places = np.arange(min(len(bars.labels), CATEGORIES))
     shown = slice(0, len(places))
     axes.barh(places - 0.2, bars.reference[shown], height=0.4, color=AREA)

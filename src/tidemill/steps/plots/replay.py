@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from tidemill.project import Task
 from tidemill.steps.plots import style
-from tidemill.steps.replay.outcome import Course, part_edges
+from tidemill.steps.replay.comparison import StrategyResult, part_edges
 
 
 def courses_picture(
-    courses: Sequence[Course],
+    courses: Sequence[StrategyResult],
     rows: int,
     task: Task,
     *,

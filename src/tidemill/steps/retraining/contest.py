@@ -27,20 +27,20 @@ from numpy.typing import NDArray
 
 from tidemill.policies import Contest
 from tidemill.project import Task
-from tidemill.steps.decay.check import memory_of
+from tidemill.steps.decay.check import autocorrelation_time
 
 Floats = NDArray[np.float64]
-State = Literal["won", "kept", "open"]
+ContestState = Literal["won", "kept", "open"]
 
 #: The stakes that wealth is divided over.
 STAKES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 #: What the version that the champion replaced is called.
-FORMER = "the former champion"
+FORMER_CHAMPION = "the former champion"
 
 #: So many losses before a contest tell how long spells last, and no fewer than the other number.
-BEFORE, FEWEST_BEFORE = 1000, 200
+PRIOR_ROWS, FEWEST_BEFORE = 1000, 200
 
 
 class Contestant(msgspec.Struct, frozen=True):
@@ -55,13 +55,13 @@ class Contestant(msgspec.Struct, frozen=True):
     worse: float
 
 
-class Decision(msgspec.Struct, frozen=True):
+class ContestDecision(msgspec.Struct, frozen=True):
     """What a contest has come to after `rows` rows.
 
     `state` is `won` (by `winner`), `kept` (the champion stays) or `open`.
     """
 
-    state: State
+    state: ContestState
     rows: int
     bar: float
     champion_loss: float
@@ -70,13 +70,13 @@ class Decision(msgspec.Struct, frozen=True):
     winner: str | None = None
 
 
-def decide(
+def decide_contest(
     champion: Floats,
     challengers: Mapping[str, Floats],
     policy: Contest,
     *,
     memory: float = 1.0,
-) -> Decision:
+) -> ContestDecision:
     """The first decision that the rows, in the order in which their labels came, lead to.
 
     It is that of a contest watched row by row: later rows do not change it, and it does not matter
@@ -88,14 +88,14 @@ def decide(
         champion: Its loss on each row [rows], 0 to 1.
         challengers: By name, their losses on the same rows.
         policy: How much evidence is needed.
-        memory: How long spells lasted before, see `memory_before`.
+        memory: How long spells lasted before, see `prior_autocorrelation_time`.
     """
     names, bar = list(challengers), math.log(max(len(challengers), 1) / policy.alpha)
     limit = min(len(champion), policy.rows)
     gains = np.array([(champion - challengers[name])[:limit] for name in names])
     gains = gains.reshape(len(names), limit)
     better, worse = log_wealth(gains), log_wealth(-gains)
-    fewest = enough(champion, policy, memory)
+    fewest = min_rows_to_decide(champion, policy, memory)
     won = _first(np.asarray((better >= bar).any(axis=0)), fewest)
     beaten = np.maximum.accumulate(worse, axis=1) >= bar
     lost = _first(np.asarray(beaten.all(axis=0)), fewest)
@@ -115,19 +115,19 @@ def decide(
     if won < limit and won == stop:
         able = [c for place, c in enumerate(found) if better[place, won] >= bar]
         winner = min(able, key=lambda c: (c.loss, names.index(c.name)))
-    state: State = "open"
+    state: ContestState = "open"
     if winner is not None:
         state = "won"
     elif stop < limit or limit >= policy.rows or not names:
         state = "kept"
     loss = _mean(champion[:seen])
     reason = _sentence(state, winner, found, loss, seen, all_worse=lost == stop < limit)
-    return Decision(state, seen, bar, loss, found, reason, winner.name if winner else None)
+    return ContestDecision(state, seen, bar, loss, found, reason, winner.name if winner else None)
 
 
-def on_probation(
+def decide_probation(
     champion: Floats, former: Floats, policy: Contest, *, memory: float = 1.0
-) -> Decision:
+) -> ContestDecision:
     """Whether the champion that was beaten is the better one after all, on rows since then.
 
     Rows that decide a contest come from a few days, and what was right then need not be right
@@ -139,14 +139,14 @@ def on_probation(
         former: Those of the version that it replaced, on the same rows.
         policy: How much evidence is needed; its `probation` is a number.
         memory: How long spells lasted before, through the change that the contest was about
-            (`tidemill.steps.decay.check.spells_of`).
+            (`tidemill.steps.decay.check.robust_autocorrelation_time`).
     """
     rows = policy.probation or policy.rows
     asked = replace(policy, rows=rows, fewest=min(policy.fewest, rows))
-    return decide(champion, {FORMER: former}, asked, memory=memory)
+    return decide_contest(champion, {FORMER_CHAMPION: former}, asked, memory=memory)
 
 
-def enough(champion: Floats, policy: Contest, memory: float = 1.0) -> int:
+def min_rows_to_decide(champion: Floats, policy: Contest, memory: float = 1.0) -> int:
     """Before so many rows nothing is decided: `policy.fewest`, or more where losses come in spells.
 
     What is right for one spell may be wrong for the next. So rows are waited for, up to half of
@@ -158,18 +158,18 @@ def enough(champion: Floats, policy: Contest, memory: float = 1.0) -> int:
     """
     rows, step = policy.fewest, max(policy.fewest // 2, 1)
     while rows < policy.rows // 2 and rows <= len(champion):
-        if rows >= max(memory, memory_of(champion[:rows])) * policy.fewest / 2:
+        if rows >= max(memory, autocorrelation_time(champion[:rows])) * policy.fewest / 2:
             break
         rows += step
     return rows
 
 
-def memory_before(losses: Floats) -> float:
+def prior_autocorrelation_time(losses: Floats) -> float:
     """How many rows said as much as one independent row, from losses before anything changed.
 
     The spells of few rows are not known: 1 for fewer than 200.
     """
-    return memory_of(losses) if len(losses) >= FEWEST_BEFORE else 1.0
+    return autocorrelation_time(losses) if len(losses) >= FEWEST_BEFORE else 1.0
 
 
 def log_wealth(gains: Floats) -> Floats:
@@ -220,7 +220,7 @@ def _mean(values: Floats) -> float:
 
 
 def _sentence(
-    state: State,
+    state: ContestState,
     winner: Contestant | None,
     found: tuple[Contestant, ...],
     champion: float,

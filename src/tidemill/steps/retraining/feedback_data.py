@@ -16,7 +16,7 @@ from tidemill.steps.data.task import is_numeric
 
 
 @dataclass(frozen=True)
-class Lessons:
+class FeedbackData:
     """What labelled predictions have to teach, in the order in which they were asked.
 
     Attributes:
@@ -63,7 +63,7 @@ def cut_at(times: npt.NDArray[np.float64], held: int) -> float:
     return float(later[0]) if later.size else moment
 
 
-def clean_with(project: Project, lessons: Lessons) -> tuple[CleanedData, int]:
+def clean_with_feedback(project: Project, lessons: FeedbackData) -> tuple[CleanedData, int]:
     """The project's rows with the lessons after them, cleaned, and how many are the project's.
 
     Raises:
@@ -76,7 +76,9 @@ def clean_with(project: Project, lessons: Lessons) -> tuple[CleanedData, int]:
     return cleaned, len(cleaned.frame) - len(extra)
 
 
-def _under_project_names(project: Project, own: pd.DataFrame, lessons: Lessons) -> pd.DataFrame:
+def _under_project_names(
+    project: Project, own: pd.DataFrame, lessons: FeedbackData
+) -> pd.DataFrame:
     """The lessons with every column that the project's cleaned rows have.
 
     A column that the model is not given, because it always says the same, goes on saying it.

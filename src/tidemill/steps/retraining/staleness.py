@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.policies import Contest
-from tidemill.steps.retraining.contest import decide
+from tidemill.steps.retraining.contest import decide_contest
 
 Floats = NDArray[np.float64]
 
 #: The partner learns from as many rows as the champion did, but no more than this.
-SPAR_ROWS = 2_000
+MAX_TRAINING_ROWS = 2_000
 
 #: After a retraining that found nothing better, no more than this: sooner, and by the newest rows.
-KEPT_SPAR_ROWS = 500
+MAX_TRAINING_ROWS_AFTER_KEPT = 500
 
 #: The champion is out of date when the partner has less than this share of its loss. Two models
 #: from equally many rows of one law differ by luck; seldom by a fifth.
@@ -32,11 +32,11 @@ SHARE = 0.8
 ALPHA = 0.005
 
 
-def outdated(champion: Floats, partner: Floats, policy: Contest) -> bool:
+def is_outdated(champion: Floats, partner: Floats, policy: Contest) -> bool:
     """Whether the partner's loss is proven to be below `SHARE` of the champion's.
 
     Args:
         champion, partner: Losses [rows] in 0 to 1 on the newest rows, which neither learned from.
     """
     asked = replace(policy, alpha=ALPHA, rows=max(len(champion) + 1, policy.fewest))
-    return decide(SHARE * champion, {"partner": partner}, asked).state == "won"
+    return decide_contest(SHARE * champion, {"partner": partner}, asked).state == "won"

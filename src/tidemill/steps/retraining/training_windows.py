@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+RowPositions = NDArray[np.int64]
 
 ALL, SINCE, AGED = "all", "since", "aged"
 
@@ -40,7 +40,7 @@ class TrainingWindow:
     end: int
     half_life: float | None = None
 
-    def rows(self, seed: int = 0) -> Rows:
+    def rows(self, seed: int = 0) -> RowPositions:
         """The places of the rows, in order.
 
         A row of age a stays with a probability of 2 ** (-a / half_life). Thinning does what
@@ -86,7 +86,7 @@ def training_windows(
     return tuple(found)
 
 
-def size_of(name: str, half_life: float | None) -> int | None:
+def window_size(name: str, half_life: float | None) -> int | None:
     """How many rows a window of the newest rows holds, by its name; None for any other window.
 
     One that thins out old rows holds about `half_life / ln 2`, however long the table is.
@@ -97,7 +97,7 @@ def size_of(name: str, half_life: float | None) -> int | None:
     return round(half_life / math.log(2)) if name == AGED and half_life is not None else None
 
 
-def held_out(rows: int, *, share: float = 0.25, fewest: int = 60, most: int = 500) -> int:
+def held_out_rows(rows: int, *, share: float = 0.25, fewest: int = 60, most: int = 500) -> int:
     """How many of the newest `rows` to hold out, to choose between windows and to judge on.
 
     Few where few have come since a change, because the model needs them more; never more than half.

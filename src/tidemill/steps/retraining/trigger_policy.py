@@ -58,7 +58,7 @@ class PolicyState(msgspec.Struct, frozen=True):
     alarms: dict[str, Alarm] = {}
 
 
-class Facts(msgspec.Struct, frozen=True):
+class TriggerContext(msgspec.Struct, frozen=True):
     """What else a decision rests on.
 
     Attributes:
@@ -78,7 +78,7 @@ class Facts(msgspec.Struct, frozen=True):
     kept: int = 0
 
 
-class Firing(msgspec.Struct, frozen=True):
+class TriggerRequest(msgspec.Struct, frozen=True):
     """A trigger to be opened. `key` is the same for the same cause, however often it is asked."""
 
     cause: Cause
@@ -87,7 +87,7 @@ class Firing(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Decision(msgspec.Struct, frozen=True):
+class TriggerDecision(msgspec.Struct, frozen=True):
     """What to do, the state after it, and a sentence for whoever asks why.
 
     `over` are the causes whose alarm ended with this check.
@@ -95,13 +95,13 @@ class Decision(msgspec.Struct, frozen=True):
 
     state: PolicyState
     why: str
-    firings: tuple[Firing, ...] = ()
+    firings: tuple[TriggerRequest, ...] = ()
     over: tuple[Cause, ...] = ()
 
 
-def decide(
-    policy: Retraining, state: PolicyState, signals: Sequence[Signal], facts: Facts
-) -> Decision:
+def decide_triggers(
+    policy: Retraining, state: PolicyState, signals: Sequence[Signal], facts: TriggerContext
+) -> TriggerDecision:
     """What follows from these signals.
 
     At most one trigger that retrains is opened, and one for each cause that is only reported.
@@ -119,7 +119,7 @@ def decide(
     for firing in firings:
         named = alarms if firing.retrains else {firing.cause: alarms[firing.cause]}
         alarms |= {cause: _answer(alarm) for cause, alarm in named.items()}
-    return Decision(msgspec.structs.replace(state, alarms=alarms), why, firings, over)
+    return TriggerDecision(msgspec.structs.replace(state, alarms=alarms), why, firings, over)
 
 
 def _next(alarm: Alarm, signal: Signal, policy: Retraining) -> Alarm:
@@ -151,7 +151,7 @@ def _answer(alarm: Alarm) -> Alarm:
     return msgspec.structs.replace(alarm, answered=True) if alarm.raised else alarm
 
 
-def _again(cause: str, alarm: Alarm, policy: Retraining, facts: Facts) -> Alarm:
+def _again(cause: str, alarm: Alarm, policy: Retraining, facts: TriggerContext) -> Alarm:
     """An alarm that stays becomes a new one once there is more to learn from."""
     patience = _patience(policy, facts)
     enough = patience is not None and facts.new_labels >= patience
@@ -160,7 +160,7 @@ def _again(cause: str, alarm: Alarm, policy: Retraining, facts: Facts) -> Alarm:
     return alarm
 
 
-def _patience(policy: Retraining, facts: Facts) -> int | None:
+def _patience(policy: Retraining, facts: TriggerContext) -> int | None:
     """New labels before what led to nothing is acted on again: each time twice as many."""
     if policy.again_after is None:
         return None
@@ -168,12 +168,12 @@ def _patience(policy: Retraining, facts: Facts) -> int | None:
 
 
 def _fire(
-    policy: Retraining, state: PolicyState, alarms: dict[str, Alarm], facts: Facts
-) -> tuple[tuple[Firing, ...], str]:
+    policy: Retraining, state: PolicyState, alarms: dict[str, Alarm], facts: TriggerContext
+) -> tuple[tuple[TriggerRequest, ...], str]:
     pending = {c: a for c, a in alarms.items() if a.raised and not a.answered}
     wanted = _wanted(policy, state, pending, facts)
     told = tuple(
-        Firing(c, _key(c, state, str(alarms[c].episode)), False, pending[c].reason)
+        TriggerRequest(c, _key(c, state, str(alarms[c].episode)), False, pending[c].reason)
         for c in RANK
         if c in pending and c in policy.report and c not in policy.on and c not in facts.open
     )
@@ -189,26 +189,31 @@ def _fire(
 
 
 def _wanted(
-    policy: Retraining, state: PolicyState, pending: dict[str, Alarm], facts: Facts
-) -> list[Firing]:
+    policy: Retraining, state: PolicyState, pending: dict[str, Alarm], facts: TriggerContext
+) -> list[TriggerRequest]:
     """The retrainings asked for, what counts for most first."""
     found = [
-        Firing(c, _key(c, state, str(pending[c].episode)), True, pending[c].reason)
+        TriggerRequest(c, _key(c, state, str(pending[c].episode)), True, pending[c].reason)
         for c in RANK
         if c in pending and c in policy.on
     ]
     last = state.began if facts.retrained is None else max(facts.retrained, state.began)
     if policy.new_labels is not None and facts.new_labels >= policy.new_labels:
         reason = f"{facts.new_labels:,} new labels came; {policy.new_labels:,} are enough."
-        found.append(Firing("labels", _key("labels", state, f"{last:.3f}"), True, reason))
+        found.append(TriggerRequest("labels", _key("labels", state, f"{last:.3f}"), True, reason))
     if policy.schedule is not None and facts.now - last >= seconds(policy.schedule):
         reason = f"It is {_spell(facts.now - last)} since the last time."
-        found.append(Firing("schedule", _key("schedule", state, f"{last:.3f}"), True, reason))
+        found.append(
+            TriggerRequest("schedule", _key("schedule", state, f"{last:.3f}"), True, reason)
+        )
     return sorted(found, key=lambda firing: RANK.index(firing.cause))
 
 
 def _refusal(
-    policy: Retraining, wanted: list[Firing], alarms: dict[str, Alarm], facts: Facts
+    policy: Retraining,
+    wanted: list[TriggerRequest],
+    alarms: dict[str, Alarm],
+    facts: TriggerContext,
 ) -> str | None:
     """Why what is wanted has to wait."""
     cause = wanted[0].cause
@@ -230,7 +235,9 @@ def _refusal(
     return None
 
 
-def _quiet(alarms: dict[str, Alarm], facts: Facts, told: tuple[Firing, ...]) -> str:
+def _quiet(
+    alarms: dict[str, Alarm], facts: TriggerContext, told: tuple[TriggerRequest, ...]
+) -> str:
     if told:
         causes = ", ".join(firing.cause for firing in told)
         return f"Reported and not retrained for: {causes}. {told[0].reason}"

@@ -36,7 +36,7 @@ class Probe:
     error: str | None = None
 
 
-class MonitorResults:
+class ApiProbes:
     """The table."""
 
     def __init__(self, database: Database) -> None:

@@ -21,8 +21,8 @@ from tidemill.stores.database.pages import Page, plain, read_page
 from tidemill.stores.database.tables import drift_results, model_metrics, watches
 from tidemill.stores.monitoring.triggers import (
     NewTrigger,
-    State,
     Trigger,
+    TriggerState,
     close_trigger,
     open_trigger,
 )
@@ -32,7 +32,7 @@ WHOLE = ("window", "decay", "estimate", "sequential")
 
 
 @dataclass(frozen=True)
-class Watched:
+class MonitoredModel:
     """The row of one model."""
 
     model: str
@@ -42,11 +42,11 @@ class Watched:
     updated: float
 
 
-Closing = tuple[str, State, Mapping[str, Any]]
+TriggerClosure = tuple[str, TriggerState, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Findings:
+class MonitoringUpdate:
     """What one look leaves behind, written in one transaction.
 
     Attributes:
@@ -64,27 +64,27 @@ class Findings:
     results: Sequence[Mapping[str, Any]] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     triggers: Sequence[NewTrigger] = ()
-    closing: Sequence[Closing] = ()
+    closing: Sequence[TriggerClosure] = ()
     seen: float | None = None
 
 
-class Watching:
+class MonitoringResults:
     """The three tables in one database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, model: str) -> Watched | None:
+    def get(self, model: str) -> MonitoredModel | None:
         """What is remembered of a model; None before its first look."""
         found = self._database.rows(select(watches).where(watches.c.model == model))
-        return Watched(**found[0]) if found else None
+        return MonitoredModel(**found[0]) if found else None
 
-    def all(self) -> list[Watched]:
+    def all(self) -> list[MonitoredModel]:
         """Every model that was ever looked at, by name."""
         found = self._database.rows(select(watches).order_by(watches.c.model))
-        return [Watched(**row) for row in found]
+        return [MonitoredModel(**row) for row in found]
 
-    def keep(self, findings: Findings) -> list[Trigger]:
+    def keep(self, findings: MonitoringUpdate) -> list[Trigger]:
         """Write all of it or nothing; the triggers that were opened come back.
 
         Raises:
@@ -101,7 +101,7 @@ class Watching:
                 close_trigger(connection, trigger_id, state, evidence)
             return [t for new in findings.triggers if (t := _opened(connection, new)) is not None]
 
-    def _keep_state(self, connection: Connection, findings: Findings) -> None:
+    def _keep_state(self, connection: Connection, findings: MonitoringUpdate) -> None:
         last = (watches.c.model == findings.model, watches.c.updated == findings.seen)
         gone = connection.execute(delete(watches).where(*last)).rowcount
         if findings.seen is not None and gone == 0:

@@ -24,10 +24,12 @@ from tidemill.stores.database.database import Database, EpochNow
 from tidemill.stores.database.ids import new_job_id
 from tidemill.stores.database.pages import Page, plain, read_page
 from tidemill.stores.database.tables import triggers
-from tidemill.stores.monitoring.webhook_outbox import add_notice
+from tidemill.stores.monitoring.webhook_outbox import enqueue_event
 
-State = Literal["open", "retraining", "promoted", "kept champion", "failed", "dismissed", "cleared"]
-CLOSED: tuple[State, ...] = ("promoted", "kept champion", "failed", "dismissed", "cleared")
+TriggerState = Literal[
+    "open", "retraining", "promoted", "kept champion", "failed", "dismissed", "cleared"
+]
+CLOSED: tuple[TriggerState, ...] = ("promoted", "kept champion", "failed", "dismissed", "cleared")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Trigger(NewTrigger):
 
     id: str = ""
     time: float = 0.0
-    state: State = "open"
+    state: TriggerState = "open"
     job_id: str | None = None
     closed: float | None = None
 
@@ -92,7 +94,7 @@ class Triggers:
         return self.get(trigger_id)
 
     def close(
-        self, trigger_id: str, state: State, evidence: Mapping[str, Any] | None = None
+        self, trigger_id: str, state: TriggerState, evidence: Mapping[str, Any] | None = None
     ) -> Trigger:
         """End a trigger; what is known of it grows by `evidence`. The first end counts.
 
@@ -178,12 +180,12 @@ def open_trigger(connection: Connection, new: NewTrigger) -> Trigger:
     values["cause_key"] = (new.cause_key or f"{new.cause}:{identity}")[:255]
     statement = insert(triggers).values(**values, time=EpochNow()).returning(triggers)
     trigger = _trigger(connection.execute(statement).mappings().one())
-    add_notice(connection, "trigger.opened", as_document(trigger))
+    enqueue_event(connection, "trigger.opened", as_document(trigger))
     return trigger
 
 
 def close_trigger(
-    connection: Connection, trigger_id: str, state: State, evidence: Mapping[str, Any]
+    connection: Connection, trigger_id: str, state: TriggerState, evidence: Mapping[str, Any]
 ) -> None:
     """End a trigger within a transaction; one that is closed already stays as it is."""
     where = (triggers.c.id == trigger_id, triggers.c.closed.is_(None))
@@ -196,7 +198,7 @@ def close_trigger(
     ).returning(triggers)  # fmt: skip
     closed = connection.execute(statement).mappings().one_or_none()
     if closed is not None:
-        add_notice(connection, "trigger.closed", as_document(_trigger(closed)))
+        enqueue_event(connection, "trigger.closed", as_document(_trigger(closed)))
 
 
 def as_document(trigger: Trigger) -> dict[str, Any]:

@@ -32,10 +32,10 @@ from tidemill.stores.database.tables import notices
 logger = logging.getLogger(__name__)
 
 Event = str
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 SEND_SECONDS = 10.0
 #: Nobody else sends a notice for so long after somebody took it.
-HELD_SECONDS = 3 * SEND_SECONDS
+LEASE_SECONDS = 3 * SEND_SECONDS
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 3600.0
 MAX_ATTEMPTS = 60
 #: Older notices are no news: a webhook that is set up later is not told of them.
@@ -43,14 +43,14 @@ STALE_SECONDS = 2 * 86400.0
 
 
 @dataclass(frozen=True)
-class Hook:
+class WebhookTarget:
     """Where notices go, and what signs them."""
 
     url: str
     secret: str | None = None
 
 
-def add_notice(connection: Connection, event: Event, body: Mapping[str, Any]) -> None:
+def enqueue_event(connection: Connection, event: Event, body: Mapping[str, Any]) -> None:
     """Write a notice within the transaction of what it tells of."""
     values = {"id": new_job_id(), "event": event, "body": dict(body), "attempts": 0}
     connection.execute(insert(notices).values(**values, time=EpochNow(), not_before=EpochNow()))
@@ -67,14 +67,16 @@ def pause_after(attempts: int) -> float:
     return float(min(FIRST_PAUSE * 2 ** min(attempts - 1, 30), LONGEST_PAUSE))
 
 
-class Courier:
+class WebhookSender:
     """Sends the notices of one database to one hook.
 
     Args:
         client: Sends the requests; None makes one.
     """
 
-    def __init__(self, database: Database, hook: Hook, client: httpx.Client | None = None) -> None:
+    def __init__(
+        self, database: Database, hook: WebhookTarget, client: httpx.Client | None = None
+    ) -> None:
         self._database = database
         self._hook = hook
         self._client = client or httpx.Client(timeout=SEND_SECONDS, follow_redirects=False)
@@ -94,7 +96,7 @@ class Courier:
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set; runs in a thread of its own, so that nobody waits."""
-        while not stop.wait(LOOK_SECONDS):
+        while not stop.wait(POLL_SECONDS):
             try:
                 self.deliver()
             except UnavailableError as error:
@@ -118,7 +120,7 @@ class Courier:
                 notices.c.id == row["id"], notices.c.not_before <= now,
                 notices.c.delivered.is_(None),
             ).values(
-                not_before=now + HELD_SECONDS, attempts=notices.c.attempts + 1
+                not_before=now + LEASE_SECONDS, attempts=notices.c.attempts + 1
             ).returning(notices)  # fmt: skip
             with self._database.write() as connection:
                 held = connection.execute(statement).mappings().one_or_none()

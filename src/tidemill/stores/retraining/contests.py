@@ -25,7 +25,7 @@ State = Literal["open", "won", "kept"]
 PROBATION = "probation"
 
 
-class Challenger(msgspec.Struct, frozen=True):
+class ContestChallenger(msgspec.Struct, frozen=True):
     """A version that competes: what it learned from; a former champion learned nothing new."""
 
     version: str
@@ -51,7 +51,7 @@ class NewContest:
 
     model: str
     champion: str
-    challengers: tuple[Challenger, ...]
+    challengers: tuple[ContestChallenger, ...]
     cut: float
     learned: int
     scale: float = 1.0
@@ -171,5 +171,5 @@ class Contests:
 
 def _row(row: Mapping[Any, Any]) -> ContestRow:
     values = {name: row[name] for name in _NAMES}
-    values["challengers"] = tuple(msgspec.convert(c, Challenger) for c in row["challengers"])
+    values["challengers"] = tuple(msgspec.convert(c, ContestChallenger) for c in row["challengers"])
     return ContestRow(**values)

@@ -10,14 +10,14 @@ import pytest
 
 from tidemill.console.pages.contest_text import needs, shown
 from tidemill.policies import Contest
-from tidemill.steps.retraining.contest import Contestant, Decision, decide
-from tidemill.stores.retraining.contests import Challenger, ContestRow
+from tidemill.steps.retraining.contest import Contestant, ContestDecision, decide_contest
+from tidemill.stores.retraining.contests import ContestChallenger, ContestRow
 
 POLICY = Contest(fewest=100, rows=1_000, age="7d")
-CHALLENGER = Challenger("2", "since")
+CHALLENGER = ContestChallenger("2", "since")
 
 
-def row(decision: Decision | None = None, **more: Any) -> ContestRow:
+def row(decision: ContestDecision | None = None, **more: Any) -> ContestRow:
     values = msgspec.to_builtins(decision) if decision is not None else None
     return ContestRow(
         "flowers", "1", (CHALLENGER,), cut=0.0, learned=120, id="c", opened=1_000.0,
@@ -25,11 +25,11 @@ def row(decision: Decision | None = None, **more: Any) -> ContestRow:
     )  # fmt: skip
 
 
-def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> Decision:
+def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> ContestDecision:
     """A contest after so many rows on which each is wrong so often."""
     random = np.random.default_rng(seed)
     losses = [(random.random(rows) < share).astype(float) for share in (champion, challenger)]
-    return decide(losses[0], {CHALLENGER.name: losses[1]}, POLICY)
+    return decide_contest(losses[0], {CHALLENGER.name: losses[1]}, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> Deci
         (judged(400, 0.1, 0.9), "did not win"),
     ],
 )
-def test_what_is_missing_is_said(decision: Decision, words: str) -> None:
+def test_what_is_missing_is_said(decision: ContestDecision, words: str) -> None:
     (found,) = decision.contestants
     assert words in needs(found, decision, POLICY)
 
 
 def test_a_pace_that_does_not_suffice_is_told() -> None:
     slow = Contestant(CHALLENGER.name, loss=0.29, better=0.2, worse=0.0)
-    decision = Decision("open", 300, 3.0, 0.30, (slow,), "Not decided yet.")
+    decision = ContestDecision("open", 300, 3.0, 0.30, (slow,), "Not decided yet.")
     assert needs(slow, decision, POLICY) == (
         "At its pace about 4200 more labels; 700 are left, so the champion would stay."
     )

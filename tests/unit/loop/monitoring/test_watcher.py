@@ -13,8 +13,8 @@ import pytest
 
 from tests.watched import NAME, Traffic, shelve, write_project
 from tidemill.errors import ConflictError, NotFoundError
-from tidemill.loop.monitoring.reference import Reference, References
-from tidemill.loop.monitoring.watcher import Tick, Watcher
+from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
+from tidemill.loop.monitoring.watcher import Watcher, WatchResult
 from tidemill.loop.sync.adopt import unknown_profile
 from tidemill.platform import Platform
 from tidemill.settings import Settings
@@ -44,7 +44,7 @@ def traffic(platform: Platform) -> Traffic:
     return Traffic(platform)
 
 
-def tick(traffic: Traffic, **how: Any) -> Tick:
+def tick(traffic: Traffic, **how: Any) -> WatchResult:
     return watcher_of(traffic).tick(NAME, **how)
 
 
@@ -91,10 +91,10 @@ def test_moved_data_is_reported_without_a_job_and_cleared_when_it_is_over(
     assert traffic.platform.jobs.page(kind="retrain").items == []
 
 
-class Unprofiled(References):
+class Unprofiled(ChampionReferences):
     """Champions as they are adopted from a registry that others filled."""
 
-    def of(self, model: str) -> Reference:
+    def of(self, model: str) -> ChampionReference:
         return replace(super().of(model), profile=unknown_profile())
 
 
@@ -262,7 +262,7 @@ def test_a_process_that_died_before_the_job_is_made_good(traffic: Traffic) -> No
 def test_two_looks_at_the_same_moment_do_not_lose_each_other(traffic: Traffic) -> None:
     traffic.ask(300, shift=1.5)
     watcher = watcher_of(traffic)
-    inside: list[Tick] = []
+    inside: list[WatchResult] = []
 
     class Interrupting:
         """Lets another look happen between the reading of the state and its writing."""

@@ -20,7 +20,7 @@ from tidemill.platform import Platform
 from tidemill.policies import Challenge
 from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
-from tidemill.steps.gate.canary import Sample, judge_canary
+from tidemill.steps.gate.canary import TrafficSample, check_canary
 from tidemill.stores.audit import Entry
 from tidemill.stores.mlflow.versions import Version
 
@@ -105,28 +105,28 @@ def test_the_command_wants_one_of_three(words: list[str], home: Path) -> None:
 # The canary's policy
 
 
-def sample(milliseconds: float, wrong: int, of: int = 400, answers: int = 400) -> Sample:
+def sample(milliseconds: float, wrong: int, of: int = 400, answers: int = 400) -> TrafficSample:
     losses = np.r_[np.ones(wrong), np.zeros(of - wrong)]
-    return Sample(np.full(answers, milliseconds), losses)
+    return TrafficSample(np.full(answers, milliseconds), losses)
 
 
 def test_a_slow_or_wrong_canary_goes() -> None:
     policy = Challenge(max_latency=2.0)
-    assert judge_canary(policy, sample(1.0, 20), sample(1.0, 20)) is None
-    assert "95th percentile" in str(judge_canary(policy, sample(2.1, 20), sample(1.0, 20)))
-    assert "mean loss" in str(judge_canary(policy, sample(1.0, 100), sample(1.0, 20)))
-    assert judge_canary(Challenge(tolerance=0.3), sample(1.0, 100), sample(1.0, 20)) is None
+    assert check_canary(policy, sample(1.0, 20), sample(1.0, 20)) is None
+    assert "95th percentile" in str(check_canary(policy, sample(2.1, 20), sample(1.0, 20)))
+    assert "mean loss" in str(check_canary(policy, sample(1.0, 100), sample(1.0, 20)))
+    assert check_canary(Challenge(tolerance=0.3), sample(1.0, 100), sample(1.0, 20)) is None
 
 
 @given(st.integers(0, 199), st.integers(0, 49))
 def test_nothing_is_judged_on_few_rows(answers: int, labels: int) -> None:
-    canary = Sample(np.full(answers, 1e6), np.ones(labels))
-    assert judge_canary(Challenge(), canary, sample(1.0, 0)) is None
+    canary = TrafficSample(np.full(answers, 1e6), np.ones(labels))
+    assert check_canary(Challenge(), canary, sample(1.0, 0)) is None
 
 
 @given(st.integers(0, 300))
 def test_an_equal_canary_stays(wrong: int) -> None:
-    assert judge_canary(Challenge(), sample(1.0, wrong), sample(1.0, wrong)) is None
+    assert check_canary(Challenge(), sample(1.0, wrong), sample(1.0, wrong)) is None
 
 
 # At a look

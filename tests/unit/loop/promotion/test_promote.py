@@ -28,7 +28,7 @@ from tidemill.bundle import (
     RowPrediction,
 )
 from tidemill.errors import ConflictError, GateError, NotFoundError, ProjectError
-from tidemill.loop.promotion.held_out_answers import accepted, examine
+from tidemill.loop.promotion.bundle_evaluation import accepted_rows, evaluate_bundle
 from tidemill.loop.promotion.promote import Transition, promote, rollback, transition
 from tidemill.project import Candidate, Gate, Project
 from tidemill.signature import Column, Signature
@@ -580,7 +580,7 @@ def test_versions_that_need_other_columns_or_predict_another_thing_are_not_compa
 def test_a_bundle_is_examined_as_it_will_be_served(tmp_path: Path) -> None:
     held = make_bundle(tmp_path / "b", BEST)
     frame = rows(5000)
-    outcome = examine(held, frame)
+    outcome = evaluate_bundle(held, frame)
     score = frame[["a", "b"]].to_numpy() @ np.array(BEST)
     expected = np.where(1 / (1 + np.exp(-score)) > 0.5, "yes", "no")
     assert (outcome.predicted == expected).mean() > 0.999
@@ -596,7 +596,7 @@ def test_a_bundle_that_answers_its_example_otherwise_is_marked(tmp_path: Path) -
     manifest = held.manifest
     (held.path / "model.onnx").write_bytes(linear_model((-3.0, -1.5)))
     (held.path / "manifest.json").unlink()
-    outcome = examine(bundle.seal(held.path, manifest), rows(50))
+    outcome = evaluate_bundle(bundle.seal(held.path, manifest), rows(50))
     assert outcome.reproduced is False
     assert outcome.latency_ms is None
 
@@ -620,4 +620,4 @@ def test_accepted_rows_are_those_the_server_takes() -> None:
     ]
     fine: list[dict[str, Any]] = [{}, {"whole": np.nan}, {"flag": None}, {"free": None}]
     frame = pd.DataFrame([{**good, **change} for change in [*fine, *bad]])
-    assert accepted(frame, signature).tolist() == [True] * len(fine) + [False] * len(bad)
+    assert accepted_rows(frame, signature).tolist() == [True] * len(fine) + [False] * len(bad)

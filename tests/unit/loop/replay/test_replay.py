@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from tidemill.cli import app
 from tidemill.errors import DataError, ProjectError
-from tidemill.loop.replay.baselines import Alternative
-from tidemill.loop.replay.player import Event, Pace, Record
+from tidemill.loop.replay.baselines import Baseline
+from tidemill.loop.replay.player import ReplayEvent, ReplayPace, ReplayRecord
 from tidemill.loop.replay.report import make_report
-from tidemill.loop.replay.setup import Staged, requests_of, stage
+from tidemill.loop.replay.setup import ReplaySetup, prepare_replay, requests_of
 from tidemill.project import load_project
 from tidemill.signature import Column, Signature
-from tidemill.steps.replay.outcome import course_of, part_edges, verdict
+from tidemill.steps.replay.comparison import comparison_sentence, part_edges, strategy_result
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_a_table_is_staged_in_the_order_of_time(table: Path, tmp_path: Path) -> None:
-    staged = stage(table, tmp_path / "stage", target="grade", time="when", warmup=400)
+    staged = prepare_replay(table, tmp_path / "stage", target="grade", time="when", warmup=400)
     assert len(staged.frame) == 698  # rows without a label are left out
     assert "when" not in staged.frame.columns
     assert set(staged.truth) == {"good", "bad"}
@@ -63,7 +63,7 @@ def test_a_table_is_staged_in_the_order_of_time(table: Path, tmp_path: Path) -> 
 def test_a_project_that_is_made_decides_by_what_is_reported(
     table: Path, tmp_path: Path, target: str, metric: str
 ) -> None:
-    staged = stage(table, tmp_path / "stage", target=target, time="when", warmup=400)
+    staged = prepare_replay(table, tmp_path / "stage", target=target, time="when", warmup=400)
     assert staged.project.gate.metric == metric
 
 
@@ -76,7 +76,7 @@ def test_what_a_project_says_in_hours_is_left_out(table: Path, tmp_path: Path) -
         "    [Candidate('c', LogisticRegression)], drop=['when'],\n"
         "    retrain=Retraining(on=('decay', 'schedule'), schedule='7d', cooldown='6h'))\n"
     )
-    staged = stage(table, tmp_path / "stage", project=str(file), warmup=300)
+    staged = prepare_replay(table, tmp_path / "stage", project=str(file), warmup=300)
     assert staged.project.retrain.on == ("decay",)
     assert staged.project.retrain.schedule is None
     assert staged.project.name == "own"
@@ -96,7 +96,7 @@ def test_what_cannot_be_staged_is_named(
 ) -> None:
     options = {"target": "grade", **wrong}
     with pytest.raises((DataError, ProjectError)) as refused:
-        stage(table, tmp_path / "stage", **options)  # type: ignore[arg-type]
+        prepare_replay(table, tmp_path / "stage", **options)  # type: ignore[arg-type]
     assert refused.value.field == field
 
 
@@ -117,7 +117,7 @@ def test_times_of_many_kinds_put_rows_in_order(times: list[str], tmp_path: Path)
     rows = pd.DataFrame({"when": np.array(times)[places], "x": places, "y": places % 2})
     file = tmp_path / "rows.csv"
     rows.sample(frac=1, random_state=1).to_csv(file, index=False)
-    found = stage(file, tmp_path / "stage", target="y", time="when", warmup=80)
+    found = prepare_replay(file, tmp_path / "stage", target="y", time="when", warmup=80)
     assert found.frame["x"].tolist() == places.tolist()
 
 
@@ -135,7 +135,7 @@ def test_times_that_can_be_read_in_two_ways_are_refused(
     file = tmp_path / "rows.csv"
     pd.DataFrame({"when": times, "y": [0, 1]}).to_csv(file, index=False)
     with pytest.raises(DataError, match=why) as refused:
-        stage(file, tmp_path / "stage", target="y", time="when")
+        prepare_replay(file, tmp_path / "stage", target="y", time="when")
     assert refused.value.field == "time"
 
 
@@ -176,29 +176,38 @@ def test_the_verdict_says_what_the_loop_was_worth() -> None:
 
     def way(name: str, wrong: int, retrainings: int) -> object:
         outputs = np.array(["b"] * wrong + ["a"] * (100 - wrong), dtype=object)
-        return course_of(name, "classification", truth, outputs, answered, retrainings=retrainings)
+        return strategy_result(
+            name, "classification", truth, outputs, answered, retrainings=retrainings
+        )
 
-    said = verdict([way("the loop", 10, 1), way("left alone", 20, 0)], "classification")  # type: ignore[list-item]
+    said = comparison_sentence([way("the loop", 10, 1), way("left alone", 20, 0)], "classification")  # type: ignore[list-item]
     assert said == (
         "The loop had 10.00% wrong answers with 1 retraining; left alone had 20.00% with no "
         "retraining (the loop is 50% better)."
     )
-    worse = verdict([way("the loop", 30, 2), way("left alone", 20, 0)], "classification")  # type: ignore[list-item]
+    worse = comparison_sentence(
+        [way("the loop", 30, 2), way("left alone", 20, 0)], "classification"
+    )  # type: ignore[list-item]
     assert "the loop is 50% worse" in worse
-    alike = verdict([way("the loop", 20, 2), way("left alone", 20, 0)], "classification")  # type: ignore[list-item]
+    alike = comparison_sentence(
+        [way("the loop", 20, 2), way("left alone", 20, 0)], "classification"
+    )  # type: ignore[list-item]
     assert "the loop is as good" in alike
 
 
 def test_a_report_holds_all_in_one_page(tmp_path: Path) -> None:
     truth = np.arange(160, dtype=float)
     frame = pd.DataFrame({"x": truth, "y": truth})
-    staged = Staged(load_project("gallery:california_housing"), tmp_path, frame, truth, 60)
+    staged = ReplaySetup(load_project("gallery:california_housing"), tmp_path, frame, truth, 60)
     outputs = [None if row == 7 else float(row + 60) for row in range(100)]
-    events = [Event(50, "trigger", "decay: <worse>"), Event(60, "swap", "version 2 answers")]
-    record = Record(outputs, ["1"] * 60 + ["2"] * 40, events, sent=99, labels=99, refused=1,
+    events = [
+        ReplayEvent(50, "trigger", "decay: <worse>"),
+        ReplayEvent(60, "swap", "version 2 answers"),
+    ]
+    record = ReplayRecord(outputs, ["1"] * 60 + ["2"] * 40, events, sent=99, labels=99, refused=1,
                     retrainings=[50], seconds=2.0)  # fmt: skip
-    alone = Alternative("left alone", truth[60:] + 1.0)
-    report = make_report(record, staged, Pace(), [alone], source="rows.csv")
+    alone = Baseline("left alone", truth[60:] + 1.0)
+    report = make_report(record, staged, ReplayPace(), [alone], source="rows.csv")
     loop, other = report.courses
     assert (loop.loss, other.loss) == (0.0, 1.0)
     assert loop.metrics["r2"] == 1.0
@@ -229,7 +238,7 @@ def test_a_command_that_makes_no_sense_is_refused(table: Path, words: list[str],
 
 
 def test_a_retraining_is_asked_for_by_hand_once(table: Path, tmp_path: Path) -> None:
-    staged = stage(table, tmp_path / "stage", target="grade", time="when", warmup=400)
+    staged = prepare_replay(table, tmp_path / "stage", target="grade", time="when", warmup=400)
     home = ["--home", str(tmp_path / "home")]
     env = {"TIDEMILL_PROJECT": str(staged.reference)}
     name = staged.project.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
-from tidemill.loop.retraining.growth import FollowUps
+from tidemill.loop.retraining.growth import RetrainingScheduler
 from tidemill.policies import Contest
 from tidemill.project import Candidate, Project, csv
 from tidemill.stores.database.database import Database
@@ -13,7 +13,7 @@ from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.feedback import Feedback, NewLabel
 from tidemill.stores.predictions.predictions import Predictions
-from tidemill.stores.retraining.contests import Challenger, Contests, NewContest
+from tidemill.stores.retraining.contests import ContestChallenger, Contests, NewContest
 
 PROJECT = Project(
     "plants", csv("none.csv"), "kind", [Candidate("c", object)], contest=Contest(spar=False)
@@ -26,9 +26,9 @@ def label(database: Database, first: int, last: int) -> None:
     Feedback(database).add([NewLabel(f"p{n:05d}", "fern") for n in range(first, last)])
 
 
-def follow_ups(database: Database) -> FollowUps:
+def follow_ups(database: Database) -> RetrainingScheduler:
     jobs = Jobs(database)
-    return FollowUps(
+    return RetrainingScheduler(
         triggers=Triggers(database),
         contests=Contests(database),
         predictions=Predictions(database),
@@ -46,7 +46,7 @@ def won(database: Database, window: str) -> None:
     """A contest of which nothing says when things changed, won by the model of a window."""
     contests = Contests(database)
     opened = contests.open(
-        NewContest("plants", "1", (Challenger("2", window),), cut=1300.0, learned=9000)
+        NewContest("plants", "1", (ContestChallenger("2", window),), cut=1300.0, learned=9000)
     )
     contests.close(opened.id, "won", rows=100, decision={}, winner="2")
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, promote
-from tidemill.loop.replay.player import Pace, Player, Stores
-from tidemill.loop.retraining.contestants import held_bundle
-from tidemill.loop.retraining.feedback_data import gather
+from tidemill.loop.replay.player import ReplayPace, ReplayPlayer, ReplayStores
+from tidemill.loop.retraining.contest_bundles import cached_bundle
+from tidemill.loop.retraining.feedback_data import gather_retraining_data
 from tidemill.loop.retraining.growth import CHANGED, POSTPONED
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
@@ -31,7 +31,7 @@ from tidemill.stores.mlflow.versions import CHAMPION
 from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.predictions.feedback import NewLabel
 from tidemill.worker.retraining import run_retrain
-from tidemill.worker.staleness import run_spar, settings_of
+from tidemill.worker.staleness import run_staleness_check, settings_of
 
 PROJECT = """
 from sklearn.linear_model import LogisticRegression
@@ -87,11 +87,11 @@ class Harbour:
 
     def live(self, frame: pd.DataFrame) -> None:
         """Predict the rows with the champion, record that, and send the truth."""
-        from tidemill.loop.promotion.held_out_answers import examine
-        from tidemill.loop.retraining.contestants import held_bundle
+        from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
+        from tidemill.loop.retraining.contest_bundles import cached_bundle
 
-        held = held_bundle(self.platform.registry, "tides", self.champion, self.platform.bundles)
-        answers = examine(held, frame).predicted
+        held = cached_bundle(self.platform.registry, "tides", self.champion, self.platform.bundles)
+        answers = evaluate_bundle(held, frame).predicted
         names = list(held.signature.names)
         records, labels = [], []
         for values, answer, truth in zip(
@@ -167,7 +167,7 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     assert winner.tags["tidemill.window"] == "since"
     assert winner.tags["tidemill.gate.verdict"] == "passed"
     # It learned from the newest rows only, and takes all that the first champion took.
-    _, wind, port = held_bundle(
+    _, wind, port = cached_bundle(
         platform.registry, "tides", winner.number, platform.bundles
     ).signature.columns
     assert wind.nullable
@@ -218,15 +218,15 @@ def test_a_retraining_that_waited_waits_no_longer(tmp_path: Path) -> None:
 def returned(harbour: Harbour, serving: str) -> str | None:
     """Why a replay waits for another version than the one that answers."""
     platform = harbour.platform
-    stores = Stores(
+    stores = ReplayStores(
         platform.predictions, platform.feedback, platform.jobs, platform.triggers,
         platform.contests,
     )  # fmt: skip
     with httpx.Client() as client:
         staged: Any = SimpleNamespace(project=platform.projects.get("tides").project)
         signature: Any = None
-        player = Player(
-            staged, Pace(), client, stores, signature, store=lambda: None, look=lambda: None,
+        player = ReplayPlayer(
+            staged, ReplayPace(), client, stores, signature, store=lambda: None, look=lambda: None,
             champion=lambda: serving,
         )  # fmt: skip
         return player._back()
@@ -336,11 +336,11 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     platform = harbour.platform
     params = {"rows": 300}
     job, _ = platform.submit(NewJob("spar", "tides", project=str(harbour.file), params=params))
-    assert run_spar(platform, job, lambda report: None)["outdated"] is False
+    assert run_staleness_check(platform, job, lambda report: None)["outdated"] is False
     first = platform.registry.version("tides", "1")
     platform.registry.crown(first)
     harbour.live(rows(500, seed=20, turned=True))
-    found = run_spar(platform, job, lambda report: None)
+    found = run_staleness_check(platform, job, lambda report: None)
     assert found["outdated"] is True
     assert found["partner_loss"] < 0.5 * found["champion_loss"]
 
@@ -354,7 +354,7 @@ def test_a_bad_day_among_others_is_no_change(tmp_path: Path) -> None:
     other = np.where(frame["level"] == "high", "low", "high")
     harbour.live(frame.assign(level=np.where(wrong, other, frame["level"])))
     platform = harbour.platform
-    held = held_bundle(platform.registry, "tides", "1", platform.bundles)
+    held = cached_bundle(platform.registry, "tides", "1", platform.bundles)
     holdout = read_holdout(held.profile())
     assert holdout is not None
     window = platform.predictions.window("tides", labelled=True)
@@ -364,7 +364,7 @@ def test_a_bad_day_among_others_is_no_change(tmp_path: Path) -> None:
     assert alone.alarm  # it would be a change, if rows said as much as independent ones
     project = platform.projects.get("tides").project
     asked: dict[str, Any] = {"champion": "1", "holdout": holdout, "newest": None}
-    found = gather(platform.predictions, project, **asked, suspicious=False)
+    found = gather_retraining_data(platform.predictions, project, **asked, suspicious=False)
     assert found.lessons is not None
     assert found.lessons.changed is None
 

@@ -11,16 +11,16 @@ from tidemill.steps.decay.cbpe import AccuracyEstimate
 from tidemill.steps.decay.check import (
     DecayPolicy,
     DecayReport,
+    assess,
     check_decay,
-    judge,
     loss_detector,
-    spells_of,
+    robust_autocorrelation_time,
 )
 from tidemill.steps.decay.holdout import (
     BOOTSTRAP_ROWS,
     Holdout,
     MetricValue,
-    draws,
+    bootstrap_metric,
     encode,
     measure_holdout,
     read_holdout,
@@ -166,7 +166,7 @@ def test_spells_are_not_mistaken_for_decay():
     found = in_spells(300, 500, 20, right=0.7, seed=5)
     long = in_spells(1, 100_000, 20, right=0.7, seed=6)[0]
     holdout = MetricValue(float(long.mean()), 0.0)
-    memory = spells_of(1.0 - long[:2000])
+    memory = robust_autocorrelation_time(1.0 - long[:2000])
     assert 2 < memory < 7
     truth = np.ones(500)
     told = {
@@ -229,7 +229,9 @@ def test_a_model_without_probabilities_has_no_calibration():
 
 def test_many_rows_are_bootstrapped_in_part_with_the_right_spread():
     truth, said = values(4 * BOOTSTRAP_ROWS, 1.0, 15)
-    found = draws("rmse", *encode("regression", truth, said, None, ()), resamples=300, seed=1)
+    found = bootstrap_metric(
+        "rmse", *encode("regression", truth, said, None, ()), resamples=300, seed=1
+    )
 
     # The standard error of an rmse of normal errors is 1 / sqrt(2 n).
     assert found.std() == pytest.approx(1 / np.sqrt(2 * len(truth)), rel=0.2)
@@ -286,7 +288,7 @@ ESTIMATED_HURT = AccuracyEstimate(0.7, 0.6, 0.8, 500, 0.9, True, "Estimated at 0
     ],
 )
 def test_moved_data_is_told_from_a_hurt_model(drift, decay, estimate, state, basis):
-    judgement = judge(drift, decay, estimate)
+    judgement = assess(drift, decay, estimate)
 
     assert (judgement.state, judgement.basis) == (state, basis)
     assert all(part.summary in judgement.summary for part in (drift, decay, estimate) if part)

@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.steps.decay.check import accepting_detector, loss_detector, memory_of, spells_of
-from tidemill.steps.decay.holdout import Holdout, Losses
+from tidemill.steps.decay.check import (
+    autocorrelation_time,
+    loss_detector,
+    retained_champion_detector,
+    robust_autocorrelation_time,
+)
+from tidemill.steps.decay.holdout import Holdout, LossStatistics
 from tidemill.steps.decay.page_hinkley import Adwin, PageHinkley, page_hinkley
 
 
@@ -165,25 +170,25 @@ def test_detectors_do_not_share_their_windows():
 
 def test_what_was_accepted_is_no_alarm_and_a_further_rise_is():
     random = np.random.default_rng(3)
-    first = loss_detector(Holdout("classification", 400, {}, Losses(0.1, 0.3)))
+    first = loss_detector(Holdout("classification", 400, {}, LossStatistics(0.1, 0.3)))
     spell = (random.random(600) < 0.3).astype(float)
     assert first.update(spell)
-    accepting = accepting_detector(first, "classification", spell)
+    accepting = retained_champion_detector(first, "classification", spell)
     assert not accepting.alarm
     assert not accepting.update((random.random(20_000) < 0.3).astype(float))
     assert accepting.update((random.random(1_000) < 0.5).astype(float))
 
 
 def test_a_contest_without_trouble_leaves_the_expectation_alone():
-    first = loss_detector(Holdout("classification", 400, {}, Losses(0.1, 0.3)))
-    accepting = accepting_detector(first, "classification", np.zeros(500))
+    first = loss_detector(Holdout("classification", 400, {}, LossStatistics(0.1, 0.3)))
+    accepting = retained_champion_detector(first, "classification", np.zeros(500))
     assert (accepting.ceiling, accepting.threshold) == (first.ceiling, first.threshold)
 
 
 @given(st.integers(1, 40), st.integers(0, 9))
 def test_rows_that_repeat_count_as_one(times, seed):
     losses = np.random.default_rng(seed).random(3000)
-    found = memory_of(np.repeat(losses, times)[:3000])
+    found = autocorrelation_time(np.repeat(losses, times)[:3000])
     assert 1.0 <= found <= 55
     assert times * 0.35 < found < times * 2.5
 
@@ -191,20 +196,20 @@ def test_rows_that_repeat_count_as_one(times, seed):
 @given(st.integers(3, 40), st.integers(0, 9))
 def test_spells_are_seen_whatever_the_level_does(times, seed):
     losses = np.repeat(np.random.default_rng(seed).random(3000), times)[:3000]
-    assert times * 0.25 < spells_of(losses) < times * 2.5
+    assert times * 0.25 < robust_autocorrelation_time(losses) < times * 2.5
     losses[1500:] += 10.0
-    assert spells_of(losses) >= 1.0
+    assert robust_autocorrelation_time(losses) >= 1.0
 
 
 @given(st.integers(0, 200))
 def test_a_jump_of_the_level_is_no_spell(seed):
     random = np.random.default_rng(seed)
     losses = (random.random(2000) < np.repeat([0.1, 0.5], 1000)).astype(float)
-    assert spells_of(losses) < 0.6 * memory_of(losses)
-    assert memory_of(losses) > 3.0
+    assert robust_autocorrelation_time(losses) < 0.6 * autocorrelation_time(losses)
+    assert autocorrelation_time(losses) > 3.0
 
 
 def test_few_rows_and_equal_losses_tell_of_no_spells():
-    assert spells_of(np.repeat([0.0, 1.0], 200)) == 1.0
-    assert spells_of(np.full(2000, 0.3)) == 1.0
-    assert spells_of(np.zeros(0)) == 1.0
+    assert robust_autocorrelation_time(np.repeat([0.0, 1.0], 200)) == 1.0
+    assert robust_autocorrelation_time(np.full(2000, 0.3)) == 1.0
+    assert robust_autocorrelation_time(np.zeros(0)) == 1.0

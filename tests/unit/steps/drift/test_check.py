@@ -7,7 +7,7 @@ import pytest
 
 from tidemill.errors import DataError
 from tidemill.steps.drift.check import DriftPolicy, DriftReport, check_drift
-from tidemill.steps.drift.histogram import sketch_categories, sketch_numbers
+from tidemill.steps.drift.histogram import category_histogram, numeric_histogram
 
 
 def people(rows, seed, **changes):
@@ -26,7 +26,7 @@ def people(rows, seed, **changes):
 
 def entry(values, kept):
     numeric = values.dtype.kind in "fi"
-    sketch = sketch_numbers(values) if numeric else sketch_categories(values)
+    sketch = numeric_histogram(values) if numeric else category_histogram(values)
     sample = values.iloc[kept].astype(object).where(values.iloc[kept].notna(), None).tolist()
     kind = "number" if numeric else "text"
     return {"kind": kind, **msgspec.to_builtins(sketch), "sample": sample}
@@ -44,8 +44,8 @@ def profile():
     random = np.random.default_rng(9)
     return profile_of(
         people(4000, 0),
-        output=sketch_categories(random.choice(["stays", "leaves"], 900, p=[0.8, 0.2])),
-        confidence=sketch_numbers(random.beta(8, 2, 900)),
+        output=category_histogram(random.choice(["stays", "leaves"], 900, p=[0.8, 0.2])),
+        confidence=numeric_histogram(random.beta(8, 2, 900)),
     )
 
 

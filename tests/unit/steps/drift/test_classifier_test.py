@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tidemill.steps.drift.classifier_test import one_hot, separate
+from tidemill.steps.drift.classifier_test import classifier_test, one_hot
 
 
 def normal(rows, columns, seed):
@@ -12,7 +12,7 @@ def normal(rows, columns, seed):
 
 def test_p_values_of_clean_windows_are_even():
     values = [
-        separate(np.exp(normal(80, 3, seed)), np.exp(normal(60, 3, 10_000 + seed)), seed)[1]
+        classifier_test(np.exp(normal(80, 3, seed)), np.exp(normal(60, 3, 10_000 + seed)), seed)[1]
         for seed in range(400)
     ]
 
@@ -21,7 +21,7 @@ def test_p_values_of_clean_windows_are_even():
 
 
 def test_a_small_shift_in_every_column_is_seen_at_once():
-    auc, p_value = separate(normal(600, 10, 1), normal(400, 10, 2) + 0.15)
+    auc, p_value = classifier_test(normal(600, 10, 1), normal(400, 10, 2) + 0.15)
 
     assert p_value < 1e-4
     assert auc > 0.55
@@ -31,32 +31,32 @@ def test_a_broken_correlation_is_seen_where_no_column_moved():
     before, after = normal(600, 2, 3), normal(400, 2, 4)
     before[:, 1] = 0.8 * before[:, 0] + 0.6 * before[:, 1]
 
-    assert separate(before, after)[1] < 1e-6
+    assert classifier_test(before, after)[1] < 1e-6
 
 
 def test_values_that_go_missing_are_seen():
     after = normal(300, 3, 6)
     after[:60, 1] = np.nan
 
-    assert separate(normal(300, 3, 5), after)[1] < 1e-4
+    assert classifier_test(normal(300, 3, 5), after)[1] < 1e-4
 
 
 def test_the_same_seed_gives_the_same_answer():
     before, after = normal(100, 20, 7), normal(100, 20, 8)
 
-    assert separate(before, after, 1) == separate(before, after, 1)
+    assert classifier_test(before, after, 1) == classifier_test(before, after, 1)
 
 
 @pytest.mark.parametrize("columns", [np.ones((50, 2)), np.full((50, 2), np.nan)])
 def test_nothing_that_varies_is_nothing_to_tell_apart(columns):
-    assert separate(columns, columns) == (0.5, 1.0)
+    assert classifier_test(columns, columns) == (0.5, 1.0)
 
 
 def test_a_row_outliers_do_not_upset_it():
     before, after = normal(300, 3, 9), normal(300, 3, 10)
     before[0, 0], after[0, 1] = 1e300, -1e300
 
-    assert 0.01 < separate(before, after)[1] <= 1.0
+    assert 0.01 < classifier_test(before, after)[1] <= 1.0
 
 
 def test_categories_become_columns_and_gaps_stay_gaps():

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tidemill.steps.drift.histogram import (
-    CELLS,
-    CategorySketch,
-    NumberSketch,
+    BINS,
+    CategoryHistogram,
+    NumericHistogram,
     as_floats,
+    category_histogram,
     category_text,
-    count_cells,
-    read_sketch,
-    sketch_categories,
-    sketch_numbers,
+    count_bins,
+    numeric_histogram,
+    read_histogram,
 )
 
 columns = arrays(
@@ -32,7 +32,7 @@ columns = arrays(
 @settings(max_examples=50)
 @given(columns)
 def test_every_value_is_in_exactly_one_cell_or_missing(values):
-    sketch = sketch_numbers(values)
+    sketch = numeric_histogram(values)
 
     assert sketch.rows + sketch.missing == len(values)
     assert len(sketch.counts) == len(sketch.edges) + 1
@@ -42,14 +42,14 @@ def test_every_value_is_in_exactly_one_cell_or_missing(values):
 @settings(max_examples=50)
 @given(columns)
 def test_counts_are_those_of_the_values_up_to_each_edge(values):
-    sketch = sketch_numbers(values)
+    sketch = numeric_histogram(values)
 
     below = np.cumsum(sketch.counts)[:-1]
     assert [int((values <= edge).sum()) for edge in sketch.edges] == below.tolist()
 
 
 def test_few_distinct_values_each_have_their_own_cell():
-    sketch = sketch_numbers([0.0] * 90 + [1.0] * 9 + [2.0])
+    sketch = numeric_histogram([0.0] * 90 + [1.0] * 9 + [2.0])
 
     assert sketch.counts == (90, 9, 1)
 
@@ -57,54 +57,54 @@ def test_few_distinct_values_each_have_their_own_cell():
 def test_a_frequent_value_among_many_has_a_cell_of_its_own():
     values = np.r_[np.zeros(8000), np.random.default_rng(0).exponential(size=2000)]
 
-    assert 8000 in sketch_numbers(values).counts
+    assert 8000 in numeric_histogram(values).counts
 
 
 def test_many_distinct_values_are_cut_into_cells_of_equal_counts():
-    sketch = sketch_numbers(np.random.default_rng(0).lognormal(size=20_000))
+    sketch = numeric_histogram(np.random.default_rng(0).lognormal(size=20_000))
 
-    assert len(sketch.counts) == CELLS
+    assert len(sketch.counts) == BINS
     assert set(sketch.counts) == {100}
 
 
 def test_values_far_from_zero_and_close_together_keep_their_cells():
     values = 1.7e15 + np.arange(150)
 
-    assert set(sketch_numbers(values).counts) == {1}
+    assert set(numeric_histogram(values).counts) == {1}
 
 
 def test_very_large_values_do_not_overflow():
-    sketch = sketch_numbers([1e308, -1e308, 0.0])
+    sketch = numeric_histogram([1e308, -1e308, 0.0])
 
     assert np.isfinite([sketch.mean, sketch.std, *sketch.edges]).all()
 
 
 def test_a_sketch_survives_json_and_stays_small():
-    sketch = sketch_numbers(np.random.default_rng(1).normal(size=100_000))
+    sketch = numeric_histogram(np.random.default_rng(1).normal(size=100_000))
     text = msgspec.json.encode(sketch)
 
     assert len(text) < 4000
-    assert read_sketch(json.loads(text)) == sketch
+    assert read_histogram(json.loads(text)) == sketch
 
 
 def test_a_sketch_of_categories_survives_json():
-    sketch = sketch_categories(["a", "b", None, "a"])
+    sketch = category_histogram(["a", "b", None, "a"])
 
-    assert read_sketch(json.loads(msgspec.json.encode(sketch))) == sketch
+    assert read_histogram(json.loads(msgspec.json.encode(sketch))) == sketch
 
 
 @pytest.mark.parametrize("values", [[], [None], [float("nan")] * 3])
 def test_nothing_to_count_gives_an_empty_sketch(values):
-    sketch = sketch_numbers(values)
+    sketch = numeric_histogram(values)
 
     assert (sketch.rows, sketch.missing, sketch.edges) == (0, len(values), ())
 
 
 def test_rare_categories_are_counted_together():
     texts = ["common"] * 10 + [f"rare {i}" for i in range(5)]
-    sketch = sketch_categories(texts, keep=2)
+    sketch = category_histogram(texts, keep=2)
 
-    assert sketch == CategorySketch(
+    assert sketch == CategoryHistogram(
         counts={"common": 10, "rare 0": 1}, other=4, singletons=5, missing=0
     )
     assert sketch.rows == 15
@@ -112,7 +112,7 @@ def test_rare_categories_are_counted_together():
 
 @pytest.mark.parametrize("values", [[True, False, True], [1.0, 0.0, 1.0], [1, 0, 1]])
 def test_a_boolean_reads_the_same_wherever_it_comes_from(values):
-    assert sketch_categories(values).counts == {"1": 2, "0": 1}
+    assert category_histogram(values).counts == {"1": 2, "0": 1}
 
 
 def test_a_category_reads_as_its_text():
@@ -125,7 +125,7 @@ def test_what_is_no_number_counts_as_missing():
 
 
 def test_cells_of_a_window_are_counted_on_the_reference_edges():
-    sketch = NumberSketch((1.0, 2.0), (1, 1, 1), 0.0, 3.0, 1.5, 1.0)
+    sketch = NumericHistogram((1.0, 2.0), (1, 1, 1), 0.0, 3.0, 1.5, 1.0)
 
-    counts = count_cells(np.array([0.5, 1.0, 1.5, 9.0, 9.0]), np.asarray(sketch.edges))
+    counts = count_bins(np.array([0.5, 1.0, 1.5, 9.0, 9.0]), np.asarray(sketch.edges))
     assert counts.tolist() == [2, 1, 2]

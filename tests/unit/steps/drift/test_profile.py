@@ -9,7 +9,7 @@ import pytest
 
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.drift.check import check_drift
-from tidemill.steps.drift.histogram import CategorySketch, NumberSketch, read_sketch
+from tidemill.steps.drift.histogram import CategoryHistogram, NumericHistogram, read_histogram
 from tidemill.steps.drift.profile import columns_of, make_profile, tensor_summaries
 from tidemill.steps.export.model_io import ModelPredictions
 
@@ -57,9 +57,9 @@ def test_every_column_has_its_sketch_of_all_rows() -> None:
     X = frame()
     profile = made(X)
     assert (profile["format"], profile["rows"]) == (1, 400)
-    sketches = {name: read_sketch(entry) for name, entry in profile["columns"].items()}
+    sketches = {name: read_histogram(entry) for name, entry in profile["columns"].items()}
     kinds = [type(sketch) for sketch in sketches.values()]
-    assert kinds == [NumberSketch, NumberSketch, CategorySketch, CategorySketch]
+    assert kinds == [NumericHistogram, NumericHistogram, CategoryHistogram, CategoryHistogram]
     for name, sketch in sketches.items():
         assert sketch.missing == X[name].isna().sum()
         assert sketch.rows + sketch.missing == 400
@@ -97,13 +97,13 @@ def test_long_texts_do_not_fill_the_profile() -> None:
     signature = Signature("regression", "y", (Column("t", "text"),))
     profile = make_profile(X, signature, ModelPredictions(np.zeros(3)))
     assert len(msgspec.json.encode(profile)) < 60_000
-    assert read_sketch(profile["columns"]["t"]).rows == 300
+    assert read_histogram(profile["columns"]["t"]).rows == 300
 
 
 def test_output_confidence_and_holdout_are_those_of_held_out_rows() -> None:
     answers = answered()
     profile = made(frame(), y_test=answers.predictions)
-    assert read_sketch(profile["output"]).rows == 100
+    assert read_histogram(profile["output"]).rows == 100
     assert set(profile["output"]["counts"]) == {"no", "yes"}
     assert answers.probabilities is not None
     confident = answers.probabilities.max(axis=1)

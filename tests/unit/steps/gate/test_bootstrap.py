@@ -14,13 +14,13 @@ from sklearn import metrics
 
 from tidemill.project import METRICS
 from tidemill.steps.gate import bootstrap as resample
-from tidemill.steps.gate.bootstrap import Answers, paired_bootstrap, point_value
+from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 OF_VALUES = ("rmse", "mae", "r2")
 CLASSIFIED = [m for m in METRICS if m not in OF_VALUES]
 
 
-def by_sklearn(metric: str, y: Any, answers: Answers) -> float:
+def by_sklearn(metric: str, y: Any, answers: EncodedPredictions) -> float:
     """The metric of rows by scikit-learn itself; NaN where it has none."""
     predicted, probabilities = answers.predicted, answers.probabilities
     if metric in ("accuracy", "rmse", "mae", "r2"):
@@ -50,19 +50,23 @@ def by_sklearn(metric: str, y: Any, answers: Answers) -> float:
     return float(score(y, predicted, average=average, zero_division=0))
 
 
-def classifier(random: np.random.Generator, y: Any, classes: int, skill: float) -> Answers:
+def classifier(
+    random: np.random.Generator, y: Any, classes: int, skill: float
+) -> EncodedPredictions:
     """Answers with some skill; few levels, so that scores tie between rows."""
     scores = random.integers(1, 6, (len(y), classes)) / 5
     scores[np.arange(len(y)), y] += skill * random.integers(0, 2, len(y))
     probabilities = scores / scores.sum(axis=1, keepdims=True)
-    return Answers(probabilities.argmax(axis=1), probabilities, tuple(range(classes)))
+    return EncodedPredictions(probabilities.argmax(axis=1), probabilities, tuple(range(classes)))
 
 
-def regressor(random: np.random.Generator, y: Any, noise: float) -> Answers:
-    return Answers(y + random.normal(scale=noise, size=len(y)))
+def regressor(random: np.random.Generator, y: Any, noise: float) -> EncodedPredictions:
+    return EncodedPredictions(y + random.normal(scale=noise, size=len(y)))
 
 
-def problem(metric: str, seed: int, rows: int, classes: int = 3) -> tuple[Any, Answers, Answers]:
+def problem(
+    metric: str, seed: int, rows: int, classes: int = 3
+) -> tuple[Any, EncodedPredictions, EncodedPredictions]:
     random = np.random.default_rng(seed)
     if metric in OF_VALUES:
         y: Any = random.normal(size=rows)
@@ -107,7 +111,7 @@ def test_the_metric_of_every_sample_is_scikit_learns_on_the_rows_drawn(
     for value, times in zip(found, counts, strict=True):
         drawn = np.repeat(np.arange(rows), times)
         probabilities = answers.probabilities
-        part = Answers(
+        part = EncodedPredictions(
             answers.predicted[drawn],
             None if probabilities is None else probabilities[drawn],
             answers.known,
@@ -119,7 +123,9 @@ def test_the_metric_of_every_sample_is_scikit_learns_on_the_rows_drawn(
         )
 
 
-def naive(metric: str, y: Any, one: Answers, other: Answers, resamples: int) -> Any:
+def naive(
+    metric: str, y: Any, one: EncodedPredictions, other: EncodedPredictions, resamples: int
+) -> Any:
     random = np.random.default_rng(7)
     gains = []
     for _ in range(resamples):
@@ -128,7 +134,7 @@ def naive(metric: str, y: Any, one: Answers, other: Answers, resamples: int) -> 
             by_sklearn(
                 metric,
                 y[rows],
-                Answers(
+                EncodedPredictions(
                     a.predicted[rows],
                     None if a.probabilities is None else a.probabilities[rows],
                     a.known,
@@ -197,7 +203,7 @@ def test_both_models_see_the_same_sample() -> None:
 
 def test_a_sample_without_a_curve_is_nan_and_no_warning() -> None:
     y = np.array([0, 0, 0, 0, 1])
-    answers = Answers(y, np.array([[0.6, 0.4]] * 4 + [[0.2, 0.8]]), (0, 1))
+    answers = EncodedPredictions(y, np.array([[0.6, 0.4]] * 4 + [[0.2, 0.8]]), (0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ones, _ = paired_bootstrap("roc_auc", y, answers, answers, resamples=2000, seed=1)
@@ -207,18 +213,20 @@ def test_a_sample_without_a_curve_is_nan_and_no_warning() -> None:
 
 def test_perfect_and_constant_answers_have_the_values_they_should() -> None:
     y = np.array([1.0, 1.0, 1.0])
-    assert point_value("r2", y, Answers(y)) == 1.0
-    assert point_value("r2", y, Answers(y + 1)) == 0.0
+    assert point_value("r2", y, EncodedPredictions(y)) == 1.0
+    assert point_value("r2", y, EncodedPredictions(y + 1)) == 0.0
     labels = np.array([0, 1, 2])
-    assert point_value("f1_score", labels, Answers(labels)) == 1.0
-    assert np.isnan(point_value("roc_auc", labels, Answers(labels)))
-    sure = Answers(labels, np.eye(3), (0, 1, 2))
+    assert point_value("f1_score", labels, EncodedPredictions(labels)) == 1.0
+    assert np.isnan(point_value("roc_auc", labels, EncodedPredictions(labels)))
+    sure = EncodedPredictions(labels, np.eye(3), (0, 1, 2))
     assert point_value("log_loss", labels, sure) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_class_the_model_never_learned_costs_the_most_but_not_infinitely() -> None:
     y = np.array([0, 1, 2])
-    answers = Answers(np.array([0, 1, 0]), np.array([[1.0, 0], [0, 1.0], [1.0, 0]]), (0, 1))
+    answers = EncodedPredictions(
+        np.array([0, 1, 0]), np.array([[1.0, 0], [0, 1.0], [1.0, 0]]), (0, 1)
+    )
     assert point_value("log_loss", y, answers) == pytest.approx(
         -np.log(np.finfo(float).eps) / 3, rel=1e-6
     )

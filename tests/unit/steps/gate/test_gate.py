@@ -13,30 +13,32 @@ from hypothesis import strategies as st
 from tidemill.bundle import Parity
 from tidemill.errors import GateError
 from tidemill.project import Gate
-from tidemill.steps.gate.gate import Outcome, Verdict, evaluate_gate
+from tidemill.steps.gate.gate import GateVerdict, VersionEvidence, evaluate_gate
 
 GOOD = Parity(rows=100, labels_equal=True, max_relative_error=1e-7)
 ROWS = 1000
 TRUTH = np.array(["no", "yes"] * (ROWS // 2))
 
 
-def wrong_in(*rows: int, truth: Any = TRUTH, **more: Any) -> Outcome:
+def wrong_in(*rows: int, truth: Any = TRUTH, **more: Any) -> VersionEvidence:
     """A classifier that is wrong in these rows and right in the others."""
     predicted = truth.copy()
     for row in rows:
         predicted[row] = "no" if truth[row] == "yes" else "yes"
-    return Outcome(predicted, **{"parity": GOOD, **more})
+    return VersionEvidence(predicted, **{"parity": GOOD, **more})
 
 
-def off_by(error: float, y: Any, **more: Any) -> Outcome:
-    return Outcome(y + error, **{"parity": GOOD, **more})
+def off_by(error: float, y: Any, **more: Any) -> VersionEvidence:
+    return VersionEvidence(y + error, **{"parity": GOOD, **more})
 
 
 def gate(**settings: Any) -> Gate:
     return Gate(**{"metric": "accuracy", **settings})
 
 
-def judge(challenger: Outcome, champion: Outcome | None, rule: Gate | None = None) -> Verdict:
+def judge(
+    challenger: VersionEvidence, champion: VersionEvidence | None, rule: Gate | None = None
+) -> GateVerdict:
     return evaluate_gate(challenger, champion, TRUTH, rule or gate(), "classification")
 
 
@@ -195,8 +197,8 @@ def test_every_reason_against_is_given() -> None:
 
 def test_labels_of_any_kind_are_compared_by_what_they_are() -> None:
     truth = np.array([1, 0, 1, 0] * 50)
-    right = Outcome(np.array([1, 0, 1, 0] * 50, dtype=object), parity=GOOD)
-    flags = Outcome(np.array([True, False, True, False] * 50), parity=GOOD)
+    right = VersionEvidence(np.array([1, 0, 1, 0] * 50, dtype=object), parity=GOOD)
+    flags = VersionEvidence(np.array([True, False, True, False] * 50), parity=GOOD)
     for outcome in (right, flags):
         verdict = evaluate_gate(outcome, None, truth, gate(), "classification")
         assert verdict.metrics["accuracy"] == 1.0
@@ -205,10 +207,10 @@ def test_labels_of_any_kind_are_compared_by_what_they_are() -> None:
 def test_models_with_other_labels_in_another_order_are_compared_by_label() -> None:
     truth = np.array(["a", "b", "c"] * 60)
     sure = {"a": [0.8, 0.1, 0.1], "b": [0.1, 0.8, 0.1], "c": [0.1, 0.1, 0.8]}
-    one = Outcome(truth, np.array([sure[t] for t in truth]), ("a", "b", "c"), parity=GOOD)
+    one = VersionEvidence(truth, np.array([sure[t] for t in truth]), ("a", "b", "c"), parity=GOOD)
     turned = np.array([sure[t][::-1] for t in truth])
-    other = Outcome(truth, turned, ("c", "b", "a"), parity=GOOD)
-    knows_two = Outcome(
+    other = VersionEvidence(truth, turned, ("c", "b", "a"), parity=GOOD)
+    knows_two = VersionEvidence(
         np.where(truth == "c", "a", truth),
         np.array([[0.9, 0.1] if t == "a" else [0.1, 0.9] for t in truth]),
         ("a", "b"),
@@ -247,13 +249,13 @@ def test_a_verdict_survives_json_and_holds_no_nan() -> None:
 
     one_class = np.array(["yes"] * 30)
     certain = np.array([[0.0, 1.0]] * 30)
-    outcome = Outcome(one_class, certain, ("no", "yes"), parity=GOOD, latency_ms=0.1)
+    outcome = VersionEvidence(one_class, certain, ("no", "yes"), parity=GOOD, latency_ms=0.1)
     for champion in (None, outcome):
         verdict = evaluate_gate(outcome, champion, one_class, gate(), "classification")
         assert "roc_auc" not in verdict.metrics
         plain = msgspec.to_builtins(verdict)
         json.dumps(plain, allow_nan=False)
-        assert msgspec.convert(plain, Verdict) == verdict
+        assert msgspec.convert(plain, GateVerdict) == verdict
 
 
 def test_the_rate_of_false_promotions_is_near_what_the_gate_allows() -> None:
@@ -263,7 +265,7 @@ def test_the_rate_of_false_promotions_is_near_what_the_gate_allows() -> None:
     for _ in range(200):
         one, other = (wrong_in(*np.flatnonzero(random.random(400) < 0.1)) for _ in range(2))
         y = TRUTH[:400]
-        short = [Outcome(o.predicted[:400], parity=GOOD) for o in (one, other)]
+        short = [VersionEvidence(o.predicted[:400], parity=GOOD) for o in (one, other)]
         verdict = evaluate_gate(*short, y, gate(), "classification", resamples=1000)
         passed += verdict.passed
     assert 2 <= passed <= 20

@@ -6,14 +6,14 @@ import pytest
 
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, check_drift
-from tidemill.steps.drift.histogram import sketch_categories, sketch_numbers
+from tidemill.steps.drift.histogram import category_histogram, numeric_histogram
 from tidemill.steps.plots.drift import PANELS, drift_picture, metric_picture
 from tidemill.steps.plots.style import png
 
 
 def entry(values):
     numeric = values.dtype.kind in "fi"
-    sketch = sketch_numbers(values) if numeric else sketch_categories(values)
+    sketch = numeric_histogram(values) if numeric else category_histogram(values)
     fields = {name: getattr(sketch, name) for name in sketch.__struct_fields__}
     return {"kind": "number" if numeric else "text", **fields}
 

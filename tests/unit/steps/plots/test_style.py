@@ -21,7 +21,7 @@ from tidemill.steps.plots import style
 from tidemill.steps.plots.api_monitor import Line, monitor_picture
 from tidemill.steps.plots.drift import drift_picture, metric_picture
 from tidemill.steps.plots.replay import courses_picture
-from tidemill.steps.replay.outcome import Course, part_edges
+from tidemill.steps.replay.comparison import StrategyResult, part_edges
 
 RNG = np.random.default_rng(0)
 Y, PREDICTED, PROBABILITIES, LABELS = case(7, 200)
@@ -54,7 +54,7 @@ def monitor() -> Figure:
 
 def courses() -> Figure:
     parts = len(list(part_edges(2000)))
-    ways = [Course(f"way {i}", {}, 0.1, RNG.uniform(size=parts), 1, 1.0) for i in range(4)]
+    ways = [StrategyResult(f"way {i}", {}, 0.1, RNG.uniform(size=parts), 1, 1.0) for i in range(4)]
     return courses_picture(ways, 2000, "classification", triggers=[500], swaps=[700], title="t")
 
 

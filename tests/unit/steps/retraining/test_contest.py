@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from tidemill.errors import ProjectError
 from tidemill.policies import Contest
 from tidemill.steps.retraining.contest import (
-    FORMER,
+    FORMER_CHAMPION,
     STAKES,
     bounded_losses,
-    decide,
-    enough,
+    decide_contest,
+    decide_probation,
     error_scale,
     log_wealth,
-    memory_before,
-    on_probation,
+    min_rows_to_decide,
+    prior_autocorrelation_time,
 )
 
 POLICY = Contest(fewest=20, rows=400)
@@ -39,19 +39,19 @@ def test_a_decision_does_not_depend_on_when_one_looks(
     rows: list[tuple[float, float, float]], early: int
 ) -> None:
     """What is decided on the first rows stays; what is open there is decided later or not."""
-    whole = decide(*split(rows), POLICY)
-    first = decide(*split(rows[:early]), POLICY)
+    whole = decide_contest(*split(rows), POLICY)
+    first = decide_contest(*split(rows[:early]), POLICY)
     if first.state != "open":
         assert first == whole
     elif whole.state != "open":
         assert whole.rows > len(rows[:early])
-        assert decide(*split(rows[: whole.rows]), POLICY) == whole
+        assert decide_contest(*split(rows[: whole.rows]), POLICY) == whole
 
 
 @given(wrongs)
 def test_a_tie_never_wins(losses: list[float]) -> None:
     own = np.array(losses)
-    found = decide(own, {"twin": own.copy()}, POLICY)
+    found = decide_contest(own, {"twin": own.copy()}, POLICY)
     assert found.state in ("open", "kept")
     assert found.winner is None
 
@@ -77,7 +77,7 @@ def test_chance_wins_rarely_however_often_one_looks() -> None:
     won = 0
     for _ in range(300):
         wrong = (random.random((4, 1000)) < 0.2).astype(float)
-        found = decide(wrong[0], {str(i): wrong[i] for i in (1, 2, 3)}, policy)
+        found = decide_contest(wrong[0], {str(i): wrong[i] for i in (1, 2, 3)}, policy)
         won += found.state == "won"
     assert won / 300 <= 0.05
 
@@ -90,7 +90,7 @@ def test_a_better_challenger_wins_and_soon() -> None:
         champion = (random.random(1000) < 0.40).astype(float)
         better = (random.random(1000) < 0.15).astype(float)
         worse = (random.random(1000) < 0.45).astype(float)
-        found = decide(champion, {"worse": worse, "better": better}, policy)
+        found = decide_contest(champion, {"worse": worse, "better": better}, policy)
         assert (found.state, found.winner) == ("won", "better")
         rows.append(found.rows)
     assert np.median(rows) < 150
@@ -98,7 +98,7 @@ def test_a_better_challenger_wins_and_soon() -> None:
 
 def test_worse_challengers_end_the_contest() -> None:
     champion, worse = np.zeros(300), np.ones(300)
-    found = decide(champion, {"a": worse, "b": worse}, POLICY)
+    found = decide_contest(champion, {"a": worse, "b": worse}, POLICY)
     assert found.state == "kept"
     assert found.rows == POLICY.fewest
     assert "every challenger is worse" in found.reason
@@ -106,7 +106,7 @@ def test_worse_challengers_end_the_contest() -> None:
 
 def test_nobody_ahead_halfway_ends_the_contest() -> None:
     losses = np.tile([0.0, 1.0], 150)
-    found = decide(losses, {"twin": losses.copy()}, POLICY)
+    found = decide_contest(losses, {"twin": losses.copy()}, POLICY)
     assert (found.state, found.rows) == ("kept", 200)
 
 
@@ -115,26 +115,26 @@ def test_too_little_evidence_ends_with_the_champion() -> None:
     champion = (random.random(500) < 0.2).astype(float)
     barely = champion.copy()
     barely[np.flatnonzero(champion)[:2]] = 0.0
-    found = decide(champion, {"barely": barely}, POLICY)
+    found = decide_contest(champion, {"barely": barely}, POLICY)
     assert (found.state, found.rows, found.winner) == ("kept", 400, None)
 
 
 def test_no_winner_before_the_fewest_rows() -> None:
     champion, perfect = np.ones(100), np.zeros(100)
-    assert decide(champion[:19], {"p": perfect[:19]}, POLICY).state == "open"
-    found = decide(champion, {"p": perfect}, POLICY)
+    assert decide_contest(champion[:19], {"p": perfect[:19]}, POLICY).state == "open"
+    found = decide_contest(champion, {"p": perfect}, POLICY)
     assert (found.state, found.rows) == ("won", 20)
 
 
 def test_more_challengers_need_more_evidence() -> None:
     champion, perfect, bad = np.ones(60), np.zeros(60), np.ones(60)
-    alone = decide(champion, {"p": perfect}, POLICY)
-    crowd = decide(champion, {"p": perfect, **{str(i): bad for i in range(9)}}, POLICY)
+    alone = decide_contest(champion, {"p": perfect}, POLICY)
+    crowd = decide_contest(champion, {"p": perfect, **{str(i): bad for i in range(9)}}, POLICY)
     assert crowd.bar == pytest.approx(alone.bar + math.log(10))
 
 
 def test_without_challengers_the_champion_stays() -> None:
-    assert decide(np.zeros(5), {}, POLICY).state == "kept"
+    assert decide_contest(np.zeros(5), {}, POLICY).state == "kept"
 
 
 def test_losses_are_right_or_wrong_or_a_share_of_the_scale() -> None:
@@ -169,16 +169,20 @@ def test_losses_in_spells_are_waited_for_and_others_are_not() -> None:
     apart = (random.random(1000) < 0.3).astype(float)
     bad = np.arange(1000) // 40 % 2 == 0
     spells = (random.random(1000) < np.where(bad, 0.8, 0.02)).astype(float)
-    assert enough(apart, policy) == policy.fewest
-    assert policy.fewest < enough(spells, policy) <= policy.rows // 2
-    early = enough(spells[: policy.fewest], policy)  # and nothing is decided on so few
-    assert policy.fewest < early <= enough(spells, policy)
-    assert enough(apart, policy, memory_before(spells)) > policy.fewest
-    assert enough(apart, policy, memory_before(apart[::-1])) == policy.fewest
+    assert min_rows_to_decide(apart, policy) == policy.fewest
+    assert policy.fewest < min_rows_to_decide(spells, policy) <= policy.rows // 2
+    early = min_rows_to_decide(spells[: policy.fewest], policy)  # and nothing is decided on so few
+    assert policy.fewest < early <= min_rows_to_decide(spells, policy)
+    assert min_rows_to_decide(apart, policy, prior_autocorrelation_time(spells)) > policy.fewest
+    assert (
+        min_rows_to_decide(apart, policy, prior_autocorrelation_time(apart[::-1])) == policy.fewest
+    )
     lucky = np.where(np.arange(1000) < 40, 0.0, spells)
     lucky[40:80] = 0.3
-    assert decide(apart, {"right": 0 * apart}, policy).rows == policy.fewest
-    assert decide(spells, {"lucky": lucky}, policy).rows >= enough(spells, policy)
+    assert decide_contest(apart, {"right": 0 * apart}, policy).rows == policy.fewest
+    assert decide_contest(spells, {"lucky": lucky}, policy).rows >= min_rows_to_decide(
+        spells, policy
+    )
 
 
 @given(pairs)
@@ -188,15 +192,15 @@ def test_a_probation_is_a_contest_with_parts_exchanged(
     table = split(rows)
     champion, former = table[0], table[1]["one"]
     policy = Contest(fewest=20, rows=400, probation=60)
-    found = on_probation(champion, former, policy)
-    again = decide(champion, {FORMER: former}, Contest(fewest=20, rows=60))
+    found = decide_probation(champion, former, policy)
+    again = decide_contest(champion, {FORMER_CHAMPION: former}, Contest(fewest=20, rows=60))
     assert found == again
     if found.state == "won":
         assert former[: found.rows].mean() < champion[: found.rows].mean()
-        assert found.winner == FORMER
+        assert found.winner == FORMER_CHAMPION
 
 
 def test_a_probation_may_be_shorter_than_the_fewest_rows_of_a_contest() -> None:
     policy = Contest(fewest=100, rows=400, probation=30)
-    found = on_probation(np.ones(30), np.zeros(30), policy)
+    found = decide_probation(np.ones(30), np.zeros(30), policy)
     assert (found.state, found.rows) == ("won", 30)

@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.errors import DataError
 from tidemill.project import Candidate, Project
-from tidemill.steps.retraining.feedback_data import Lessons, clean_with, cut_at
-from tidemill.steps.retraining.training_windows import FEWEST, held_out, training_windows
+from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback, cut_at
+from tidemill.steps.retraining.training_windows import FEWEST, held_out_rows, training_windows
 
 
 @given(st.integers(1, 60_000), st.one_of(st.none(), st.integers(0, 60_000)))
@@ -46,8 +46,8 @@ def test_an_aged_window_thins_out_old_rows() -> None:
 
 @given(st.integers(0, 10_000))
 def test_at_most_half_is_held_out(rows: int) -> None:
-    assert 0 <= held_out(rows) <= rows / 2
-    assert held_out(rows) <= 500
+    assert 0 <= held_out_rows(rows) <= rows / 2
+    assert held_out_rows(rows) <= 500
 
 
 times = st.lists(st.integers(0, 20), min_size=1, max_size=80).map(sorted)
@@ -75,15 +75,15 @@ def project() -> Project:
     return Project("p", lambda: frame, "left", [Candidate("c", LogisticRegression)])
 
 
-def lessons(**columns: object) -> Lessons:
+def lessons(**columns: object) -> FeedbackData:
     frame = pd.DataFrame({"size": [9.0, 8.0], "plan": ["b", None], **columns})
     actual = np.array([True, False], dtype=object)
-    return Lessons(frame, actual, np.array([5.0, 6.0]), cut=6.0, changed=5.0)
+    return FeedbackData(frame, actual, np.array([5.0, 6.0]), cut=6.0, changed=5.0)
 
 
 def test_lessons_follow_the_projects_rows_in_its_own_types() -> None:
     given_lessons = lessons()
-    cleaned, own = clean_with(project(), given_lessons)
+    cleaned, own = clean_with_feedback(project(), given_lessons)
     assert (own, len(cleaned.frame)) == (40, 42)
     assert cleaned.inputs == ("size", "plan")  # what always says the same still does
     assert cleaned.frame["left"].tolist()[-2:] == [True, False]
@@ -93,6 +93,6 @@ def test_lessons_follow_the_projects_rows_in_its_own_types() -> None:
 
 def test_lessons_that_lack_a_column_are_refused() -> None:
     told = lessons()
-    lacking = Lessons(told.frame.drop(columns="plan"), told.actual, told.times, told.cut)
+    lacking = FeedbackData(told.frame.drop(columns="plan"), told.actual, told.times, told.cut)
     with pytest.raises(DataError, match="no column 'plan'"):
-        clean_with(project(), lacking)
+        clean_with_feedback(project(), lacking)

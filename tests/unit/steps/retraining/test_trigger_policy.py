@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tidemill.policies import Cause, Retraining
 from tidemill.steps.retraining.trigger_policy import (
     Alarm,
-    Decision,
-    Facts,
     PolicyState,
     Signal,
-    decide,
+    TriggerContext,
+    TriggerDecision,
+    decide_triggers,
 )
 
 START = PolicyState("3", 1000.0)
@@ -29,17 +29,19 @@ def calm(cause: Cause = "decay") -> Signal:
     return Signal(cause, False, "")
 
 
-def run(policy: Retraining, *checks: list[Signal], **facts: Any) -> list[Decision]:
+def run(policy: Retraining, *checks: list[Signal], **facts: Any) -> list[TriggerDecision]:
     """Decisions of one check after the other, an hour apart, each with the same facts."""
     state, decisions = START, []
     for number, signals in enumerate(checks):
         now = 10_000.0 + 3600 * number
-        decisions.append(decide(policy, state, signals, Facts(**{"now": now, **facts})))
+        decisions.append(
+            decide_triggers(policy, state, signals, TriggerContext(**{"now": now, **facts}))
+        )
         state = decisions[-1].state
     return decisions
 
 
-def fired(decisions: list[Decision]) -> list[list[str]]:
+def fired(decisions: list[TriggerDecision]) -> list[list[str]]:
     return [[f"{f.cause}{'!' if f.retrains else ''}" for f in d.firings] for d in decisions]
 
 
@@ -77,15 +79,19 @@ def test_an_alarm_has_to_be_over_before_it_fires_again() -> None:
 
 def test_a_check_without_a_verdict_changes_nothing() -> None:
     first = run(EAGER, [found(needs=2)])[0].state
-    assert decide(EAGER, first, [], Facts(5.0)).state == first
+    assert decide_triggers(EAGER, first, [], TriggerContext(5.0)).state == first
 
 
 def test_an_alarm_that_stays_fires_again_when_there_is_more_to_learn_from() -> None:
     policy = Retraining(cooldown=0, again_after=500)
     state = run(policy, [found()])[0].state
-    few = decide(policy, state, [found()], Facts(20_000.0, 10_000.0, new_labels=499))
+    few = decide_triggers(
+        policy, state, [found()], TriggerContext(20_000.0, 10_000.0, new_labels=499)
+    )
     assert few.firings == ()
-    enough = decide(policy, few.state, [found()], Facts(20_000.0, 10_000.0, new_labels=500))
+    enough = decide_triggers(
+        policy, few.state, [found()], TriggerContext(20_000.0, 10_000.0, new_labels=500)
+    )
     assert [f.retrains for f in enough.firings] == [True]
     assert enough.firings[0].key != run(policy, [found()])[0].firings[0].key
 
@@ -93,42 +99,48 @@ def test_an_alarm_that_stays_fires_again_when_there_is_more_to_learn_from() -> N
 def test_a_retraining_answers_for_every_alarm_raised_before_it_ended() -> None:
     policy = Retraining(cooldown=0, again_after=None)
     state = run(policy, [found("decay")])[0].state
-    during = decide(policy, state, [found("estimate")], Facts(10_100.0, active="t1"))
+    during = decide_triggers(
+        policy, state, [found("estimate")], TriggerContext(10_100.0, active="t1")
+    )
     assert during.firings == ()
     assert "t1" in during.why
-    after = decide(policy, during.state, [found("estimate")], Facts(10_200.0))
+    after = decide_triggers(policy, during.state, [found("estimate")], TriggerContext(10_200.0))
     assert after.firings == ()
 
 
 def test_the_cool_down_holds_back_what_is_then_done() -> None:
     policy = Retraining(cooldown="1h")
-    held = decide(policy, START, [found()], Facts(10_000.0, retrained=9_000.0))
+    held = decide_triggers(policy, START, [found()], TriggerContext(10_000.0, retrained=9_000.0))
     assert held.firings == ()
     assert "cool-down" in held.why
     assert "43 minutes" in held.why
-    later = decide(policy, held.state, [], Facts(13_000.0, retrained=9_000.0))
+    later = decide_triggers(policy, held.state, [], TriggerContext(13_000.0, retrained=9_000.0))
     assert [f.cause for f in later.firings] == ["decay"]
 
 
 def test_a_schedule_counts_from_the_last_retraining_or_the_versions_beginning() -> None:
     policy = Retraining(on=("schedule",), schedule="1h", cooldown=0)
-    assert decide(policy, START, [], Facts(1000.0 + 3599)).firings == ()
-    due = decide(policy, START, [], Facts(1000.0 + 3600))
+    assert decide_triggers(policy, START, [], TriggerContext(1000.0 + 3599)).firings == ()
+    due = decide_triggers(policy, START, [], TriggerContext(1000.0 + 3600))
     assert [f.cause for f in due.firings] == ["schedule"]
-    assert decide(policy, START, [], Facts(4600.0, retrained=2000.0)).firings == ()
+    assert (
+        decide_triggers(policy, START, [], TriggerContext(4600.0, retrained=2000.0)).firings == ()
+    )
 
 
 def test_enough_new_labels_retrain() -> None:
     policy = Retraining(on=("labels",), new_labels=100)
-    assert decide(policy, START, [], Facts(2000.0, new_labels=99)).firings == ()
-    due = decide(policy, START, [], Facts(2000.0, new_labels=100))
+    assert decide_triggers(policy, START, [], TriggerContext(2000.0, new_labels=99)).firings == ()
+    due = decide_triggers(policy, START, [], TriggerContext(2000.0, new_labels=100))
     assert [f.cause for f in due.firings] == ["labels"]
     assert "100 new labels" in due.why
 
 
 def test_what_counts_for_more_is_the_cause() -> None:
     policy = Retraining(on=("schedule", "decay", "drift"), schedule=1, cooldown=0)
-    decision = decide(policy, START, [found("drift"), found("decay")], Facts(9000.0))
+    decision = decide_triggers(
+        policy, START, [found("drift"), found("decay")], TriggerContext(9000.0)
+    )
     assert [f.cause for f in decision.firings] == ["decay"]
     assert "also: drift, schedule" in decision.why
 
@@ -160,10 +172,12 @@ class World:
         self.open: set[str] = set()
         self.keys: list[str] = []
 
-    def facts(self) -> Facts:
-        return Facts(self.now, self.retrained, self.labels, self.active, frozenset(self.open))
+    def facts(self) -> TriggerContext:
+        return TriggerContext(
+            self.now, self.retrained, self.labels, self.active, frozenset(self.open)
+        )
 
-    def take(self, decision: Decision) -> None:
+    def take(self, decision: TriggerDecision) -> None:
         for firing in decision.firings:
             self.keys.append(firing.key)
             self.open.add(firing.cause)
@@ -188,8 +202,8 @@ def test_whatever_happens(policy: Retraining, steps: Any) -> None:
         if ends:
             world.end()
         facts = world.facts()
-        decision = decide(policy, state, found_now, facts)
-        assert decision == decide(policy, state, found_now, facts)
+        decision = decide_triggers(policy, state, found_now, facts)
+        assert decision == decide_triggers(policy, state, found_now, facts)
         assert decision.why
         retraining = [f for f in decision.firings if f.retrains]
         assert len(retraining) <= 1
@@ -216,7 +230,7 @@ def test_a_cause_fires_once_an_episode(policy: Retraining, steps: Any) -> None:
         if ends:
             world.end()
         facts = world.facts()
-        decision = decide(policy, state, found_now, facts)
+        decision = decide_triggers(policy, state, found_now, facts)
         for cause in decision.over:
             last[cause] = False
         for firing in decision.firings:
@@ -232,8 +246,8 @@ def test_an_alarm_of_nothing_is_calm() -> None:
 
 
 def test_a_cause_with_an_open_trigger_gets_no_second() -> None:
-    facts = Facts(10_000.0, open=frozenset({"drift", "decay"}))
-    decision = decide(EAGER, START, [found("drift"), found("decay")], facts)
+    facts = TriggerContext(10_000.0, open=frozenset({"drift", "decay"}))
+    decision = decide_triggers(EAGER, START, [found("drift"), found("decay")], facts)
     assert decision.firings == ()
 
 

@@ -15,7 +15,7 @@ from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
 from tidemill.stores.database.tables import notices
 from tidemill.stores.monitoring.triggers import NewTrigger, Triggers
-from tidemill.stores.monitoring.webhook_outbox import Courier, Hook, pause_after
+from tidemill.stores.monitoring.webhook_outbox import WebhookSender, WebhookTarget, pause_after
 
 
 @pytest.fixture
@@ -115,9 +115,11 @@ class Receiver:
             raise httpx.ConnectError("refused", request=request)
         return httpx.Response(code)
 
-    def courier(self, store: Triggers) -> Courier:
+    def courier(self, store: Triggers) -> WebhookSender:
         client = httpx.Client(transport=httpx.MockTransport(self))
-        return Courier(store._database, Hook("http://hook.test/in", "s3cret"), client)
+        return WebhookSender(
+            store._database, WebhookTarget("http://hook.test/in", "s3cret"), client
+        )
 
 
 def make_due(store: Triggers) -> None:

@@ -20,14 +20,14 @@ from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import Runtime, load_runtime
 from tidemill.signature import Column, Signature
-from tidemill.steps.gate.gate import Outcome
+from tidemill.steps.gate.gate import VersionEvidence
 
 Array = npt.NDArray[Any]
 
 ROWS_A_RUN = 2048
 
 
-def accepted(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.bool_]:
+def accepted_rows(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.bool_]:
     """Which rows [rows] the server would take; it refuses the others with a 422.
 
     Raises:
@@ -48,7 +48,7 @@ def accepted(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.bool_]
     return good
 
 
-class Examiner:
+class BundleEvaluator:
     """A bundle, loaded as the server loads it, to be asked as often as there are rows.
 
     Args:
@@ -66,7 +66,7 @@ class Examiner:
         except BundleError:
             self._milliseconds = None
 
-    def outcome(self, frame: pd.DataFrame) -> Outcome:
+    def outcome(self, frame: pd.DataFrame) -> VersionEvidence:
         """The answers for rows that the bundle accepts, with its parity and its latency."""
         held, labels = self.held, self.held.signature.labels
         outputs = _run(held, self._runtime, frame)
@@ -74,7 +74,7 @@ class Examiner:
         if outputs.labels is not None:
             predicted = np.array(labels, dtype=object)[outputs.labels]
         assert predicted is not None
-        return Outcome(
+        return VersionEvidence(
             predicted=predicted,
             probabilities=outputs.probabilities,
             labels=labels,
@@ -85,7 +85,9 @@ class Examiner:
         )
 
 
-def examine(held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()) -> Outcome:
+def evaluate_bundle(
+    held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()
+) -> VersionEvidence:
     """The bundle's answers for rows that it accepts, its parity and its latency.
 
     Args:
@@ -95,7 +97,7 @@ def examine(held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()) -
     Raises:
         BundleError: The model cannot be loaded.
     """
-    return Examiner(held, trusted=trusted).outcome(frame)
+    return BundleEvaluator(held, trusted=trusted).outcome(frame)
 
 
 def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
-from tidemill.loop.retraining.contestants import labelled_rows
+from tidemill.loop.retraining.contest_bundles import labelled_rows
 from tidemill.stores.database.database import Database
 from tidemill.stores.predictions.feedback import Feedback, NewLabel
 from tidemill.stores.predictions.predictions import Predictions

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tidemill.project import Task
 from tidemill.steps.decay.holdout import row_losses
-from tidemill.steps.gate.gate import Outcome, all_metrics, encoded
+from tidemill.steps.gate.gate import VersionEvidence, all_metrics, encode_labels
 
 PARTS = 60
 FEWEST_A_PART = 25
@@ -21,7 +21,7 @@ ALIKE = 0.02
 
 
 @dataclass(frozen=True)
-class Course:
+class StrategyResult:
     """One way of keeping a model: its metrics over all rows, and its loss part by part.
 
     Attributes:
@@ -37,7 +37,7 @@ class Course:
     seconds: float
 
 
-def course_of(
+def strategy_result(
     name: str,
     task: Task,
     truth: npt.NDArray[Any],
@@ -46,7 +46,7 @@ def course_of(
     *,
     retrainings: int = 0,
     seconds: float = 0.0,
-) -> Course:
+) -> StrategyResult:
     """How one way did on the rows that were answered.
 
     Args:
@@ -57,12 +57,12 @@ def course_of(
     losses[answered] = row_losses(task, y, found)
     metrics: dict[str, float] = {}
     if answered.any():
-        numbers, answers = encoded(y, [Outcome(found)], task)
+        numbers, answers = encode_labels(y, [VersionEvidence(found)], task)
         metrics = all_metrics(task, numbers, answers[0])
     parts = [losses[part] for part in part_edges(len(answered))]
     means = [float(np.nanmean(p)) if np.isfinite(p).any() else float("nan") for p in parts]
     loss = float(np.nanmean(losses)) if answered.any() else float("nan")
-    return Course(name, metrics, loss, np.array(means), retrainings, seconds)
+    return StrategyResult(name, metrics, loss, np.array(means), retrainings, seconds)
 
 
 def part_edges(rows: int) -> list[slice]:
@@ -72,7 +72,7 @@ def part_edges(rows: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def verdict(courses: Sequence[Course], task: Task) -> str:
+def comparison_sentence(courses: Sequence[StrategyResult], task: Task) -> str:
     """One sentence: what the loop was worth against the other ways.
 
     Args:

@@ -18,8 +18,8 @@ import numpy as np
 from tidemill import bundle
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError
-from tidemill.loop.promotion.held_out_answers import Examiner, accepted
-from tidemill.steps.gate.gate import Outcome
+from tidemill.loop.promotion.bundle_evaluation import BundleEvaluator, accepted_rows
+from tidemill.steps.gate.gate import VersionEvidence
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
@@ -32,7 +32,7 @@ CLOCKS_APART = 3600.0
 
 
 @dataclass(frozen=True)
-class Rows:
+class ContestRows:
     """The rows of a contest in the order in which their labels came, with the predictions' ids."""
 
     ids: list[str]
@@ -40,7 +40,7 @@ class Rows:
     actual: Any
 
 
-class Contestants:
+class ContestantBundles:
     """The bundles of one contest, by version.
 
     Args:
@@ -55,12 +55,12 @@ class Contestants:
         self, held: Mapping[str, Bundle], memory: float, *, trusted: Sequence[str] = ()
     ) -> None:
         self.held, self.memory = dict(held), memory
-        self._examiners = {n: Examiner(each, trusted=trusted) for n, each in held.items()}
+        self._examiners = {n: BundleEvaluator(each, trusted=trusted) for n, each in held.items()}
         self._places: dict[str, int] = {}
-        self._answers: dict[str, Outcome] = {}
+        self._answers: dict[str, VersionEvidence] = {}
         self._lock = threading.Lock()
 
-    def answers(self, ids: Sequence[str], frame: Any) -> dict[str, Outcome]:
+    def answers(self, ids: Sequence[str], frame: Any) -> dict[str, VersionEvidence]:
         """What each version answers to the rows.
 
         Args:
@@ -77,10 +77,10 @@ class Contestants:
                 first = len(self._places)
                 self._places |= {ids[place]: first + n for n, place in enumerate(new.tolist())}
             rows = np.array([self._places[id] for id in ids], int)
-            return {number: taken(each, rows) for number, each in self._answers.items()}
+            return {number: take_rows(each, rows) for number, each in self._answers.items()}
 
 
-def taken(outcome: Outcome, rows: Any) -> Outcome:
+def take_rows(outcome: VersionEvidence, rows: Any) -> VersionEvidence:
     """The answers to some of the rows: places, or a slice."""
     chances = outcome.probabilities
     return replace(
@@ -90,7 +90,7 @@ def taken(outcome: Outcome, rows: Any) -> Outcome:
     )
 
 
-def _joined(before: Outcome, new: Outcome) -> Outcome:
+def _joined(before: VersionEvidence, new: VersionEvidence) -> VersionEvidence:
     chances = before.probabilities
     if chances is not None:
         assert new.probabilities is not None
@@ -101,7 +101,7 @@ def _joined(before: Outcome, new: Outcome) -> Outcome:
 
 def labelled_rows(
     predictions: Predictions, model: str, since: float, held: Mapping[str, Bundle], most: int
-) -> Rows:
+) -> ContestRows:
     """The labelled rows asked since then that every bundle takes, the first `most` of them."""
     asked = 2 * most  # some may not be taken
     while True:
@@ -114,24 +114,24 @@ def labelled_rows(
         asked *= 4
 
 
-def _taken_by_all(window: Window, held: Mapping[str, Bundle], most: int) -> Rows:
+def _taken_by_all(window: Window, held: Mapping[str, Bundle], most: int) -> ContestRows:
     kept = np.flatnonzero(window.stored)
-    kept = kept[by_arrival(window, kept)]
+    kept = kept[label_order(window, kept)]
     first = next(iter(held.values()))
     actual = window.actual[kept]
     actual = actual.astype(np.float64) if first.signature.task == "regression" else actual
     if window.frame is None or kept.size == 0:
-        return Rows([], _nothing(first), actual[:0])
+        return ContestRows([], _nothing(first), actual[:0])
     frame = window.frame.iloc[kept].reset_index(drop=True)
     good = np.ones(len(frame), dtype=bool)
     for each in held.values():
-        good &= accepted(frame, each.signature)
+        good &= accepted_rows(frame, each.signature)
     chosen = np.flatnonzero(good)[:most]
     ids = window.ids[kept][chosen].tolist()
-    return Rows(ids, frame.iloc[chosen], actual[chosen])
+    return ContestRows(ids, frame.iloc[chosen], actual[chosen])
 
 
-def held_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bundle:
+def cached_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bundle:
     """A version's bundle out of `folder`, fetched into it when it is not there or is damaged.
 
     Raises:
@@ -148,7 +148,7 @@ def held_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bu
     return registry.fetch_bundle(version, place)
 
 
-def by_arrival(window: Window, kept: Any) -> Any:
+def label_order(window: Window, kept: Any) -> Any:
     """The order in which labels came; what came at once is in the order of the predictions."""
     return np.lexsort((window.ids[kept].astype(str), window.times[kept], window.label_times[kept]))
 
