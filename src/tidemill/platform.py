@@ -19,7 +19,7 @@ from tidemill.settings import Settings
 from tidemill.stores.audit import Audit, Entry
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import open_database
-from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.broker import JobNotifier
 from tidemill.stores.jobs.jobs import Job, Jobs, NewJob
 from tidemill.stores.keys import Keys
 from tidemill.stores.mlflow.connection import PORTS, bound_waits, open_client
@@ -56,7 +56,7 @@ class Platform:
     audit: Audit
     keys: Keys
     projects: Projects
-    doorbell: Doorbell
+    notifier: JobNotifier
     requests: RequestLog
     predictions: Predictions
     feedback: Feedback
@@ -84,14 +84,14 @@ class Platform:
             audit=audit,
             keys=Keys(settings.keys_file, audit.append),
             projects=Projects(project_references(settings.project), settings.model_name),
-            doorbell=Doorbell(settings.broker_uri, jobs.mark_sent),
+            notifier=JobNotifier(settings.broker_uri, jobs.mark_sent),
             requests=RequestLog(database),
             predictions=Predictions(database),
             feedback=Feedback(database),
         )
 
     def submit(self, new: NewJob) -> tuple[Job, bool]:
-        """Accept a job: its row first, then the doorbell. Whether it is new comes with it.
+        """Accept a job: its row first, then the notifier. Whether it is new comes with it.
 
         Raises:
             ConflictError: The idempotency key belongs to another request.
@@ -104,7 +104,7 @@ class Platform:
         )
         job, created = self.jobs.submit(limited)
         if created:
-            self.doorbell.ring_soon(job.id)
+            self.notifier.notify(job.id)
         return job, created
 
     def audit_transition(self, change: Transition, origin: str | None = None) -> None:
@@ -270,7 +270,7 @@ class Platform:
     def close(self) -> None:
         """Write what is still buffered and let go of every connection."""
         self.requests.close()
-        self.doorbell.close()
+        self.notifier.close()
         self.database.close()
 
     def _memory_limit(self) -> int | None:

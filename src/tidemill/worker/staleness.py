@@ -23,17 +23,16 @@ from tidemill.steps.retraining.staleness import is_outdated
 from tidemill.steps.search.search import Trial
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import CHAMPION, Version
-from tidemill.worker.job_kinds import SayHow, project_of
-from tidemill.worker.job_process import Report
+from tidemill.worker.job_kinds import JobReport, ReportProgress, load_job_project
 
 
-def run_staleness_check(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_staleness_check(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Train the partner on `params["rows"]` rows before the newest half as many, and compare.
 
     Returns:
         `is_outdated`, and both mean losses on the rows that were judged.
     """
-    project = project_of(job)
+    project = load_job_project(job)
     size = int(job.params["rows"])
     judged = size // 2
     champion = platform.registry.by_alias(project.name, CHAMPION)
@@ -41,7 +40,7 @@ def run_staleness_check(platform: Platform, job: Job, report: SayHow) -> dict[st
     kept = window.stored
     if champion is None or window.frame is None or int(kept.sum()) < size + judged // 2:
         return {"outdated": False, "reason": "There are too few labelled rows."}
-    report(Report(20.0, "fit"))
+    report(JobReport(20.0, "fit"))
     task = window.signature.task if window.signature is not None else "classification"
     regression = task == "regression"
     actual = window.actual[kept].astype(np.float64) if regression else window.actual[kept]

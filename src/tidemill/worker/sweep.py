@@ -26,8 +26,15 @@ from tidemill.project import METRICS
 from tidemill.steps.search.pruning import Pruning
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.tracking import Tracking
-from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
-from tidemill.worker.job_process import Parked, Report
+from tidemill.worker.job_kinds import (
+    JOB_TAG,
+    JobReport,
+    ReportProgress,
+    WaitForChildren,
+    clean_up,
+    load_job_project,
+    with_job_tag,
+)
 
 KIND = "trial"
 
@@ -37,33 +44,33 @@ def spreads(platform: Platform, job: Job) -> bool:
     wish = platform.settings.fan_out
     if wish == "off" or (wish == "auto" and platform.database.dialect != "postgresql"):
         return False
-    return count_trials(project_of(job), **_asked(job)) > 1
+    return count_trials(load_job_project(job), **_asked(job)) > 1
 
 
-def run_sweep(platform: Platform, job: Job, report: SayHow) -> None:
+def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
     """Make the trials, or register the best of them when all have ended.
 
     Raises:
         Parked: They have not; the job is to wait for them.
     """
-    project, tracking = tagged(project_of(job), job), tracking_of(platform)
+    project, tracking = with_job_tag(load_job_project(job), job), tracking_of(platform)
     mark = (JOB_TAG, job.id)
     opened = open_sweep(project, tracking, mark, **_asked(job), storage=_storage(platform))
     parts = [_part(platform, job, opened, task) for task in opened.tasks]
     if not all(part.done for part in parts):
         for part in parts:
-            if part.sent is None and not part.done and platform.doorbell.ring(part.id):
+            if part.sent is None and not part.done and platform.notifier.send(part.id):
                 platform.jobs.mark_sent([part.id])
-        raise Parked(f"trials: {len(parts)}")
+        raise WaitForChildren(f"trials: {len(parts)}")
 
     def forward(progress: Progress) -> None:
-        report(Report(max(85.0, progress.percent), progress.stage, vars(progress)))
+        report(JobReport(max(85.0, progress.percent), progress.stage, vars(progress)))
 
     results = [_result(part, task) for part, task in zip(parts, opened.tasks, strict=True)]
     close_sweep(project, tracking, opened.run_id, results, on_progress=forward)
 
 
-def run_trial(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Run one trial; the result is what the training needs to know of it.
 
     Raises:
@@ -71,9 +78,9 @@ def run_trial(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """
     if job.attempts > 1:
         clean_up(platform, job, report)
-    report(Report(5.0, "fit", {"candidate": job.params["task"]["candidate"]}))
+    report(JobReport(5.0, "fit", {"candidate": job.params["task"]["candidate"]}))
     result = run_task(
-        tagged(project_of(job), job),
+        with_job_tag(load_job_project(job), job),
         tracking_of(platform),
         job.params["sweep"],
         Task(**job.params["task"]),
@@ -137,14 +144,14 @@ def _result(part: Job, task: Task) -> Result:
 def _show(platform: Platform, job: Job, result: Result) -> None:
     """Show on the training how many trials have ended, and the best value so far."""
     assert job.parent is not None, "a trial is a part of a training"
-    parts = platform.jobs.parts(job.parent)
+    parts = platform.jobs.children(job.parent)
     values = [part.result["value"] for part in parts if part.result] + [result.value]
     known = [value for value in values if value is not None]
     done = sum(part.done for part in parts) + 1
     metric = job.params["metric"]
     best = (max if METRICS[metric] else min)(known) if known else None
     progress = {"trial": done, "trials": len(parts), "metric": metric, "best": best}
-    platform.jobs.show_parts(job.parent, 5 + 80 * done / len(parts), progress)
+    platform.jobs.show_children(job.parent, 5 + 80 * done / len(parts), progress)
 
 
 def _storage(platform: Platform) -> str:

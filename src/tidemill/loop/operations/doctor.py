@@ -30,7 +30,7 @@ from tidemill.settings import Settings, variables
 from tidemill.stores.audit import Audit
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import check_schema, schema_version
-from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.broker import JobNotifier
 from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.rate_limits import RateLimits
@@ -144,15 +144,15 @@ def check_database(settings: Settings) -> Finding:
 
 def check_broker(settings: Settings) -> Finding:
     """Whether workers can be told of jobs."""
-    doorbell = Doorbell(settings.broker_uri)
+    notifier = JobNotifier(settings.broker_uri)
     try:
-        problem = doorbell.problem()
+        problem = notifier.problem()
     finally:
-        doorbell.close()
+        notifier.close()
     if problem is not None:
         remedy = "Start it, or mend TIDEMILL_BROKER_URL. Jobs are accepted and wait."
-        return Finding("broker", "error", f"{doorbell}: {problem}", remedy)
-    return Finding("broker", "ok", str(doorbell))
+        return Finding("broker", "error", f"{notifier}: {problem}", remedy)
+    return Finding("broker", "ok", str(notifier))
 
 
 def check_limits(settings: Settings) -> Finding:
