@@ -40,11 +40,11 @@ class Turn:
 
     def __init__(self, journal: Journal, requests: int) -> None:
         held = bundle.read(BUNDLE)
-        packer = TensorEncoder(held.signature, held.manifest.inputs)
-        buffer = packer.buffer(requests)
+        encoder = TensorEncoder(held.signature, held.manifest.inputs)
+        buffer = encoder.new_buffer(requests)
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
         self.journal = journal
-        self.recorder = PredictionRecorder(journal, "iris", "1", packer, buffer)
+        self.recorder = PredictionRecorder(journal, "iris", "1", encoder, buffer)
         next_id, route = id_source(), Route("POST", "/predict", lambda request: None)
         self.works = [
             BatchItem(

@@ -165,20 +165,20 @@ class Service:
 
     def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
         ran = self.dispatcher.ran if isinstance(self.dispatcher, TracedDispatcher) else None
-        around = PredictorContext(
+        context = PredictorContext(
             settings, self.batch_commit, self.metrics, self.cache, self._threads, ran
         )
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
         def load(name: str, placed: ShelfEntry) -> Predictor:
-            return load_predictor(settings.shelf, name, placed, around, load_runtime)
+            return load_predictor(settings.shelf, name, placed, context, load_runtime)
 
-        return ModelPool(load, self.metrics, wanted, self._challengers(around, load_runtime))
+        return ModelPool(load, self.metrics, wanted, self._challengers(context, load_runtime))
 
-    def _challengers(self, around: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
+    def _challengers(self, context: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
         """Challengers keep no answers, and have a thread of their own: the champions' stay free."""
         shelf = self.settings.shelf
-        apart = msgspec.structs.replace(around, cache=None, threads=self._apart)
+        apart = msgspec.structs.replace(context, cache=None, threads=self._apart)
 
         def load(name: str, placed: ShelfEntry) -> ChallengerPredictor:
             return load_predictor(shelf, name, placed, apart, load_runtime, ChallengerPredictor)

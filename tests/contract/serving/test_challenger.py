@@ -96,7 +96,7 @@ def test_the_champions_answer_leaves_before_its_shadow_begins(
 ) -> None:
     running = beside(TrafficRule("shadow"))
     free = threading.Event()
-    (companion,) = [p.companion for p in running.service.models.predictors.values()]
+    (companion,) = [p.traffic_split for p in running.service.models.predictors.values()]
     runtime = companion.challenger._runtime  # type: ignore[union-attr]
     original = runtime.run
 
@@ -180,7 +180,7 @@ def test_where_a_canary_fails_the_champion_answers(
 ) -> None:
     other = regressor(tmp_path / "other") if how == "refuses the row" else None
     running = beside(TrafficRule("canary", 1.0), other)
-    (companion,) = [p.companion for p in running.service.models.predictors.values()]
+    (companion,) = [p.traffic_split for p in running.service.models.predictors.values()]
     challenger = companion.challenger  # type: ignore[union-attr]
 
     class Broken:

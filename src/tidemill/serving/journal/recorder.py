@@ -25,19 +25,19 @@ class PredictionRecorder:
     """
 
     def __init__(
-        self, journal: Journal, name: str, version: str, packer: TensorEncoder, buffer: Array
+        self, journal: Journal, name: str, version: str, encoder: TensorEncoder, buffer: Array
     ) -> None:
         self._journal = journal
         self._name = name
         self._version = version
         rule = journal.rule(name)
         self._sample, self._inputs = rule.sample, rule.inputs
-        self._packer = packer
-        self._labels = packer.signature.labels
+        self._encoder = encoder
+        self._labels = encoder.signature.labels
         self._buffer = buffer
         self._floats = buffer.dtype != np.int64
         self._view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        self._row_bytes = buffer.itemsize * packer.width
+        self._row_bytes = buffer.itemsize * encoder.width
         self._encoding: Encoding = "f4" if buffer.itemsize == 4 else "f8"
 
     def check(self) -> None:
@@ -91,7 +91,9 @@ class PredictionRecorder:
                 return bytes(self._view[: len(works) * self._row_bytes]), self._encoding
             rows = self._buffer[[work.start for work in works]]
             return rows.astype(f"<{self._encoding}", copy=False).tobytes(), self._encoding
-        parts = [self._packer.features(work.rows) for work in works if work.rows is not None]
+        parts = [
+            self._encoder.journal_features(work.rows) for work in works if work.rows is not None
+        ]
         encoding = parts[0][1]
         if encoding == "values":
             return [row for rows, _ in parts for row in rows], encoding
@@ -103,12 +105,14 @@ class PredictionRecorder:
         """Labels or numbers, and probabilities: the first few of the run's, or the works' own."""
         labels = self._labels
         found = [labels[i] for i in outputs.label_list] if labels else outputs.value_list
-        likely = None if outputs.probabilities is None else outputs.float_bytes
+        likely = None if outputs.probabilities is None else outputs.probability_bytes
         if first == len(found):
             return found, likely
         if first is None:
-            return _picked(works, found, 1), _picked(works, likely, outputs.likely_bytes)
-        return found[:first], None if likely is None else likely[: first * outputs.likely_bytes]
+            return _picked(works, found, 1), _picked(works, likely, outputs.probability_row_bytes)
+        return found[:first], None if likely is None else likely[
+            : first * outputs.probability_row_bytes
+        ]
 
 
 def _picked(works: Sequence[BatchItem], held: Any, per_row: int) -> Any:
