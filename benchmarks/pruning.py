@@ -20,7 +20,7 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.neural_network import MLPClassifier
 
 from tidemill import Candidate, Project
-from tidemill.loop.training.trial import learn, scout_trial
+from tidemill.loop.training.trial import fit_and_evaluate, screen_trial
 from tidemill.project import METRICS
 from tidemill.steps.data.prepare import prepare
 from tidemill.steps.evaluation.ranking import deciding_metric
@@ -102,11 +102,13 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
         ended, value = None, None
         began = time.process_time()
         try:
-            scout_trial(trial, project, data, metric, watch)
+            screen_trial(trial, project, data, metric, watch)
             scouting += time.process_time() - began
             began = time.process_time()
             with contextlib.suppress(ValueError):  # it diverged
-                value = learn(trial, project, data, watch=watch).evaluation.metrics[metric]
+                value = fit_and_evaluate(trial, project, data, watch=watch).evaluation.metrics[
+                    metric
+                ]
             fitting += time.process_time() - began
         except TrialPruned as raised:
             scouting += time.process_time() - began

@@ -125,7 +125,7 @@ class Candidate:
             ProjectError: The estimator does not take one of the parameters.
         """
         settings = {**self.params, **params}
-        accepted = self.accepts()
+        accepted = self.parameters()
         for name in settings:
             if accepted is not None and name not in accepted:
                 raise ProjectError(
@@ -139,14 +139,14 @@ class Candidate:
             return clone(self.estimator).set_params(**settings)
         return self.estimator(**settings)
 
-    def accepts(self) -> dict[str, Any] | None:
+    def parameters(self) -> dict[str, Any] | None:
         """Parameter names with their defaults; None when the estimator takes any keyword."""
         if hasattr(self.estimator, "get_params") and not inspect.isclass(self.estimator):
             return dict(self.estimator.get_params(deep=True))
-        parameters = inspect.signature(self.estimator).parameters.values()
-        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        found = inspect.signature(self.estimator).parameters.values()
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found):
             return None
-        return {p.name: p.default for p in parameters}
+        return {p.name: p.default for p in found}
 
 
 def _searchable(values: Any) -> bool:

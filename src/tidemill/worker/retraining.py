@@ -28,7 +28,7 @@ from tidemill.worker.job_kinds import (
     load_job_project,
     with_job_tag,
 )
-from tidemill.worker.training import as_report, run_train
+from tidemill.worker.training import job_report, run_train
 
 #: What counts as a sign that the champion got worse.
 SUSPICIONS = ("decay", "estimate")
@@ -168,7 +168,7 @@ def _retrain(
     report: ReportProgress,
 ) -> RetrainingResult:
     def forward(progress: Progress) -> None:
-        report(as_report(progress))
+        report(job_report(progress))
 
     assert situation.lessons is not None
     settings = platform.settings

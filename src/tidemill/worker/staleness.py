@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.loop.retraining.feedback_data import SCALE_ROWS
-from tidemill.loop.training.trial import learn
+from tidemill.loop.training.trial import fit_and_evaluate
 from tidemill.platform import Platform
 from tidemill.project import Candidate, Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData
@@ -49,7 +49,7 @@ def run_staleness_check(platform: Platform, job: Job, report: ReportProgress) ->
     lessons = FeedbackData(window.frame[kept], actual, window.times[kept], float("inf"))
     cleaned, first = clean_with_feedback(project, lessons)
     try:
-        partner = learn(
+        partner = fit_and_evaluate(
             _trial(platform, project, champion), project, _data(cleaned, first, judged)
         ).predicted.values
     except Exception as error:  # the model's own code: an ordinary training says so in its run

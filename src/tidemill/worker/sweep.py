@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from tidemill.errors import ProjectError
 from tidemill.loop.training.progress import Progress
 from tidemill.loop.training.sweep import (
-    Opened,
-    Result,
-    Task,
+    OpenedSweep,
+    TrialTask,
+    TrialTaskResult,
     close_sweep,
     count_trials,
     open_sweep,
@@ -39,7 +39,7 @@ from tidemill.worker.job_kinds import (
 KIND = "trial"
 
 
-def spreads(platform: Platform, job: Job) -> bool:
+def fans_out(platform: Platform, job: Job) -> bool:
     """Whether the job's trials are to be spread over workers."""
     wish = platform.settings.fan_out
     if wish == "off" or (wish == "auto" and platform.database.dialect != "postgresql"):
@@ -83,7 +83,7 @@ def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str,
         with_job_tag(load_job_project(job), job),
         tracking_of(platform),
         job.params["sweep"],
-        Task(**job.params["task"]),
+        TrialTask(**job.params["task"]),
         storage=_storage(platform),
         overrides=job.params["overrides"],
         owner=job.id,
@@ -110,7 +110,7 @@ def _asked(job: Job) -> dict[str, Any]:
     }
 
 
-def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
+def _part(platform: Platform, job: Job, opened: OpenedSweep, task: TrialTask) -> Job:
     """The job of one trial: made now, or by an earlier attempt."""
     new = NewJob(
         kind=KIND,
@@ -133,15 +133,15 @@ def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
     return platform.jobs.submit(new)[0]
 
 
-def _result(part: Job, task: Task) -> Result:
+def _result(part: Job, task: TrialTask) -> TrialTaskResult:
     if part.state == "succeeded" and part.result is not None:
         pruned = part.result.get("pruned")
-        return Result(**{**part.result, "pruned": pruned and Pruning(**pruned)})
+        return TrialTaskResult(**{**part.result, "pruned": pruned and Pruning(**pruned)})
     error = (part.error or {}).get("detail") or part.state
-    return Result(task.candidate, task.number, task.of, error=str(error))
+    return TrialTaskResult(task.candidate, task.number, task.of, error=str(error))
 
 
-def _show(platform: Platform, job: Job, result: Result) -> None:
+def _show(platform: Platform, job: Job, result: TrialTaskResult) -> None:
     """Show on the training how many trials have ended, and the best value so far."""
     assert job.parent is not None, "a trial is a part of a training"
     parts = platform.jobs.children(job.parent)

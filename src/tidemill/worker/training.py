@@ -21,7 +21,7 @@ from tidemill.worker.job_kinds import (
     load_job_project,
     with_job_tag,
 )
-from tidemill.worker.sweep import run_sweep, spreads
+from tidemill.worker.sweep import fans_out, run_sweep
 
 
 def run_train(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run_train(platform: Platform, job: Job, report: ReportProgress) -> dict[str,
         earlier = _settled(platform, job)
         if earlier is not None:
             return earlier
-    if spreads(platform, job):
+    if fans_out(platform, job):
         run_sweep(platform, job, report)
     else:
         clean_up(platform, job, report)
@@ -50,7 +50,7 @@ def run_train(platform: Platform, job: Job, report: ReportProgress) -> dict[str,
 
 def _train(platform: Platform, job: Job, report: ReportProgress) -> None:
     def forward(progress: Progress) -> None:
-        report(as_report(progress))
+        report(job_report(progress))
 
     settings = platform.settings
     train(
@@ -88,7 +88,7 @@ def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
     }
 
 
-def as_report(progress: Progress) -> JobReport:
+def job_report(progress: Progress) -> JobReport:
     """A training's progress as a job's."""
     rest: Mapping[str, Any] = {
         name: value

@@ -25,7 +25,7 @@ from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
 from tidemill.loop.monitoring.api_probe import ApiProber
 from tidemill.serving.journal.segments import read_folder
 from tidemill.settings import Settings
-from tidemill.steps.plots.api_monitor import Line, monitor_picture
+from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import monitor_results
 from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
@@ -165,12 +165,12 @@ def test_outages_run_from_the_first_failure_to_the_first_answer() -> None:
 def test_nothing_found_is_a_report_too(tmp_path: Path) -> None:
     summary = write_reports(tmp_path, "http://x", [], {})
     assert (summary["healthy"], summary["availability"]) == (False, None)
-    assert monitor_picture({}, "nothing").axes
+    assert plot_api_monitor({}, "nothing").axes
 
 
 def test_the_picture_marks_failures(tmp_path: Path) -> None:
-    line = Line(np.arange(3.0), np.array([1.0, np.nan, 2.0]), np.array([True, False, True]))
-    (axes,) = monitor_picture({"health": line}, "t").axes
+    line = ProbeSeries(np.arange(3.0), np.array([1.0, np.nan, 2.0]), np.array([True, False, True]))
+    (axes,) = plot_api_monitor({"health": line}, "t").axes
     assert "1 of 3 failed" in axes.get_title("left")
 
 

@@ -15,7 +15,7 @@ from tidemill.stores.database.database import Database
 from tidemill.stores.database.statistics import model_values
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.worker.job_kinds import JOB_TAG, WaitForChildren
-from tidemill.worker.sweep import run_trial, spreads
+from tidemill.worker.sweep import fans_out, run_trial
 from tidemill.worker.training import run_train
 
 pytestmark = [
@@ -167,10 +167,10 @@ def test_when_every_trial_fails_the_training_says_why(platform: Platform) -> Non
 def test_trials_are_spread_where_the_operator_or_the_database_says_so(platform: Platform) -> None:
     job = platform.jobs.get(submitted(platform))
     single = platform.jobs.get(submitted(platform, only=["broken"]))
-    assert spreads(platform, job)
-    assert not spreads(platform, single)
+    assert fans_out(platform, job)
+    assert not fans_out(platform, single)
     for wish, expected in (("off", False), ("auto", platform.database.dialect == "postgresql")):
         object.__setattr__(
             platform, "settings", platform.settings.model_copy(update={"fan_out": wish})
         )
-        assert spreads(platform, job) == expected
+        assert fans_out(platform, job) == expected

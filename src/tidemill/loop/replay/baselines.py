@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tidemill.bundle import Bundle
 from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
 from tidemill.loop.replay.setup import ReplaySetup
-from tidemill.loop.training.trial import learn
+from tidemill.loop.training.trial import fit_and_evaluate
 from tidemill.project import METRICS
 from tidemill.steps.data.prepare import PreparedData, clean, input_matrix, load_frame
 from tidemill.steps.evaluation.ranking import deciding_metric
@@ -108,7 +108,7 @@ def _fitted(
     for name, params in settings.items():
         trial = Trial(name, 1, 1, dict(params))
         try:
-            value = learn(trial, staged.project, data).evaluation.metrics.get(metric)
+            value = fit_and_evaluate(trial, staged.project, data).evaluation.metrics.get(metric)
         except Exception:  # a candidate that fails here fails in any training: it is left out
             continue
         found.append((sign * value if value is not None else -np.inf, trial))
@@ -116,7 +116,7 @@ def _fitted(
         return None
     whole = replace(data, train=data.frame.iloc[first:known])
     best = max(found, key=lambda pair: pair[0])[1]
-    return learn(best, staged.project, whole).model
+    return fit_and_evaluate(best, staged.project, whole).model
 
 
 def _prepared(staged: ReplaySetup, first: int, known: int) -> PreparedData:

@@ -23,9 +23,9 @@ from tidemill.errors import ExportError, ProjectError
 from tidemill.loop.operations.signals import ended_by_sigterm
 from tidemill.loop.training.progress import OnProgress, Reporter
 from tidemill.loop.training.provenance import origin_tags
-from tidemill.loop.training.publish import Published, publish
-from tidemill.loop.training.train import NOTHING, plan, try_candidate
-from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, run_trial
+from tidemill.loop.training.publish import PublishedVersion, publish
+from tidemill.loop.training.train import NO_OVERRIDES, plan_searches, try_candidate
+from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, run_trial
 from tidemill.project import METRICS, Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
 from tidemill.steps.evaluation.ranking import deciding_metric
@@ -72,7 +72,7 @@ def retrain(
     tracking_uri: str,
     registry_uri: str | None = None,
     artifact_root: Path | str | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] = NOTHING,
+    overrides: Mapping[str, Mapping[str, Any]] = NO_OVERRIDES,
     trials: int | None = None,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
@@ -99,7 +99,7 @@ def retrain(
     windows = _windows(project, cleaned, lessons, own)
     whole = _part(project, cleaned, TrainingWindow("all", 0, end))
     metric = _metric(project, whole)
-    searches = plan(project, overrides, trials, only, maximize=METRICS[metric])
+    searches = plan_searches(project, overrides, trials, only, maximize=METRICS[metric])
     total = sum(search.total for search in searches.values())
     report.planned(total + (len(windows) - 1) * len(searches), metric)
     tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}
@@ -152,7 +152,7 @@ def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> Pre
         warnings=cleaned.warnings,
         fingerprint=fingerprint(train),
         test_fingerprint=fingerprint(test),
-        seen=cleaned.frame.iloc[: window.end],
+        signature_rows=cleaned.frame.iloc[: window.end],
     )
 
 
@@ -169,7 +169,7 @@ def _try_windows(
     windows: Sequence[TrainingWindow],
     searches: Mapping[str, Search],
     report: Reporter,
-) -> list[tuple[Sweep, Outcome]]:
+) -> list[tuple[Sweep, TrialOutcome]]:
     """Each window's best outcome, best first.
 
     Raises:
@@ -190,11 +190,11 @@ def _try_windows(
                 outcomes.append(_try_one(trial, sweep, report))
             else:
                 tried = try_candidate(candidate, search, sweep, report, window.name)
-                kept = next((o for o in tried if o.learned is not None), tried[-1])
+                kept = next((o for o in tried if o.trained is not None), tried[-1])
                 settings[candidate] = kept.trial
                 values[candidate] = -math.inf if kept.value is None else sign * kept.value
                 outcomes.append(kept)
-        fine = [o for o in outcomes if o.value is not None and o.learned is not None]
+        fine = [o for o in outcomes if o.value is not None and o.trained is not None]
         reasons |= dict.fromkeys(f"{o.trial.name}: {o.error}" for o in outcomes if o.error)
         if fine:
             best.append((sweep, _best(fine, common.metric)))
@@ -212,14 +212,14 @@ def _leading(values: Mapping[str, float]) -> list[str]:
     return sorted(values, key=lambda name: values[name], reverse=True)[:LEADING]
 
 
-def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> Outcome:
+def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> TrialOutcome:
     report.fitting(trial.candidate)
     outcome = run_trial(trial, sweep, report.within)
     report.fitted(outcome.value)
     return outcome
 
 
-def _best(outcomes: Sequence[Outcome], metric: str) -> Outcome:
+def _best(outcomes: Sequence[TrialOutcome], metric: str) -> TrialOutcome:
     sign = 1 if METRICS[metric] else -1
     return max(outcomes, key=lambda outcome: sign * (outcome.value or 0.0))
 
@@ -241,18 +241,18 @@ def _narrowed(common: Sweep, cleaned: CleanedData, window: TrainingWindow) -> Sw
 
 
 def _publish(
-    ranked: Sequence[tuple[Sweep, Outcome]], most: int, report: Reporter
-) -> list[tuple[Sweep, Published]]:
+    ranked: Sequence[tuple[Sweep, TrialOutcome]], most: int, report: Reporter
+) -> list[tuple[Sweep, PublishedVersion]]:
     """Register the best that can be served and that do not answer alike.
 
     Raises:
         ExportError: None can be served.
     """
-    done: list[tuple[Sweep, Published]] = []
+    done: list[tuple[Sweep, PublishedVersion]] = []
     reasons, known = [], list[Any]()
     for sweep, outcome in ranked:
-        assert outcome.learned is not None
-        answers = outcome.learned.predicted
+        assert outcome.trained is not None
+        answers = outcome.trained.predicted
         if len(done) == most:
             break
         if any(np.array_equal(answers.values, other) for other in known):
@@ -267,7 +267,7 @@ def _publish(
     return done
 
 
-def _fresh(sweep: Sweep, published: Published) -> NewVersion:
+def _fresh(sweep: Sweep, published: PublishedVersion) -> NewVersion:
     outcome = published.outcome
     return NewVersion(
         version=published.version,

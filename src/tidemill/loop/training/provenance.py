@@ -27,13 +27,16 @@ PACKAGES = (
     "skl2onnx",
     "skops",
 )
-WHERE_IMPORTED = {"torch": "torch", "skorch": "skorch", "xgboost": "xgboost",
+OPTIONAL_PACKAGES = {"torch": "torch", "skorch": "skorch", "xgboost": "xgboost",
                   "lightgbm": "lightgbm", "catboost": "catboost"}  # fmt: skip
 
 
 def package_versions() -> dict[str, str]:
     """Python and the packages a model may depend on, at the versions in use."""
-    names = [*PACKAGES, *(name for name, module in WHERE_IMPORTED.items() if module in sys.modules)]
+    names = [
+        *PACKAGES,
+        *(name for name, module in OPTIONAL_PACKAGES.items() if module in sys.modules),
+    ]
     found = {"python": platform.python_version()}
     for name in names:
         try:

@@ -19,10 +19,17 @@ from typing import Any
 from tidemill.errors import ExportError, ProjectError
 from tidemill.loop.training.progress import OnProgress, Reporter
 from tidemill.loop.training.provenance import origin_tags
-from tidemill.loop.training.publish import Published, publish
-from tidemill.loop.training.result import TrainResult, record_data, record_result, summary
-from tidemill.loop.training.train import plan
-from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, learn, nothing_trained, run_trial
+from tidemill.loop.training.publish import PublishedVersion, publish
+from tidemill.loop.training.result import TrainResult, record_data, record_result, summarize
+from tidemill.loop.training.train import plan_searches
+from tidemill.loop.training.trial import (
+    KIND_TAG,
+    Sweep,
+    TrialOutcome,
+    all_trials_failed,
+    fit_and_evaluate,
+    run_trial,
+)
 from tidemill.project import METRICS, Project
 from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.evaluation.ranking import deciding_metric
@@ -35,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class TrialTask:
     """One trial to be run; `settings` is None where the study that is named gives them."""
 
     candidate: str
@@ -46,7 +53,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialTaskResult:
     """How a task went: its run and metrics, or the error, or when it was pruned."""
 
     candidate: str
@@ -61,11 +68,11 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSweep:
     """A training that has begun: its parent run, its tasks, and the metric that decides."""
 
     run_id: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[TrialTask, ...]
     metric: str
 
 
@@ -81,7 +88,7 @@ def count_trials(
     Raises:
         ProjectError: A name that no candidate has.
     """
-    searches = plan(project, overrides, trials, only, maximize=True)
+    searches = plan_searches(project, overrides, trials, only, maximize=True)
     return sum(search.total for search in searches.values())
 
 
@@ -94,7 +101,7 @@ def open_sweep(
     trials: int | None,
     only: Sequence[str],
     storage: str,
-) -> Opened:
+) -> OpenedSweep:
     """Begin a training, or find the one with this mark that was begun before.
 
     Args:
@@ -103,32 +110,32 @@ def open_sweep(
     """
     data = prepare(project)
     metric = deciding_metric(project, data.task)
-    searches = plan(project, overrides, trials, only, maximize=METRICS[metric])
-    tasks: list[Task] = []
+    searches = plan_searches(project, overrides, trials, only, maximize=METRICS[metric])
+    tasks: list[TrialTask] = []
     for name, search in searches.items():
         total = search.total
         if isinstance(search, GridSearch):
             found = [search.ask() for _ in range(total)]
-            tasks += [Task(name, n, total, settings) for n, settings in enumerate(found, 1)]
+            tasks += [TrialTask(name, n, total, settings) for n, settings in enumerate(found, 1)]
         else:
             study = f"{mark[1]}:{name}"
             with shared_study(storage, study, maximize=METRICS[metric], seed=project.seed):
                 pass  # made here, so that no two workers make it
-            tasks += [Task(name, n, total, study=study) for n in range(1, total + 1)]
+            tasks += [TrialTask(name, n, total, study=study) for n in range(1, total + 1)]
     run_id = _earlier_run(project, tracking, mark) or _new_run(project, data, tracking, metric)
-    return Opened(run_id, tuple(tasks), metric)
+    return OpenedSweep(run_id, tuple(tasks), metric)
 
 
 def run_task(
     project: Project,
     tracking: Tracking,
     run_id: str,
-    task: Task,
+    task: TrialTask,
     *,
     storage: str,
     overrides: Mapping[str, Mapping[str, Any]],
     owner: str,
-) -> Result:
+) -> TrialTaskResult:
     """Fit, evaluate and track one trial under the training's run.
 
     Args:
@@ -148,7 +155,7 @@ def run_task(
             settings = study.ask(candidate, overrides.get(task.candidate, {}), owner)
             outcome = run_trial(_trial(task, settings), sweep, watch=study.watch())
             study.tell(outcome.value, outcome.pruned)
-    return Result(
+    return TrialTaskResult(
         candidate=task.candidate,
         number=task.number,
         of=task.of,
@@ -161,7 +168,7 @@ def run_task(
     )
 
 
-def _trial(task: Task, settings: Settings) -> Trial:
+def _trial(task: TrialTask, settings: Settings) -> Trial:
     return Trial(task.candidate, task.number, task.of, settings)
 
 
@@ -169,7 +176,7 @@ def close_sweep(
     project: Project,
     tracking: Tracking,
     run_id: str,
-    results: Sequence[Result],
+    results: Sequence[TrialTaskResult],
     *,
     on_progress: OnProgress,
 ) -> TrainResult:
@@ -183,7 +190,7 @@ def close_sweep(
     outcomes = [_outcome(result) for result in results]
     try:
         published = _publish_best(outcomes, sweep, Reporter(on_progress))
-        result = summary(sweep, outcomes, published)
+        result = summarize(sweep, outcomes, published)
         record_result(sweep, result)
     except Exception as error:
         if not isinstance(error, ProjectError | ExportError):
@@ -195,15 +202,17 @@ def close_sweep(
     return result
 
 
-def _publish_best(outcomes: Sequence[Outcome], sweep: Sweep, report: Reporter) -> Published:
+def _publish_best(
+    outcomes: Sequence[TrialOutcome], sweep: Sweep, report: Reporter
+) -> PublishedVersion:
     fine = [outcome for outcome in outcomes if outcome.value is not None]
     if not fine:
-        raise nothing_trained(sweep.project, outcomes)
+        raise all_trials_failed(sweep.project, outcomes)
     ranked = sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])
     refused: dict[str, str] = {}
     for outcome in ranked:
         report.fitting(outcome.trial.candidate)
-        again = replace(outcome, learned=learn(outcome.trial, sweep.project, sweep.data))
+        again = replace(outcome, trained=fit_and_evaluate(outcome.trial, sweep.project, sweep.data))
         try:
             published = publish([again], sweep, report)
         except ExportError as error:
@@ -237,9 +246,9 @@ def _new_run(project: Project, data: PreparedData, tracking: Tracking, metric: s
     return run.id
 
 
-def _outcome(result: Result) -> Outcome:
+def _outcome(result: TrialTaskResult) -> TrialOutcome:
     trial = Trial(result.candidate, result.number, result.of, result.params)
-    return Outcome(
+    return TrialOutcome(
         trial,
         result.run_id,
         result.value,

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.worker.test_sweep import claimed
 from tidemill.cli.commands.train import show
 from tidemill.loop.training.train import train
-from tidemill.loop.training.trial import Outcome, nothing_trained
+from tidemill.loop.training.trial import TrialOutcome, all_trials_failed
 from tidemill.platform import Platform
 from tidemill.project import load_project
 from tidemill.settings import Settings
@@ -118,8 +118,8 @@ def test_a_pruned_trial_is_an_outcome_of_its_own(
 def test_a_training_in_which_all_were_pruned_says_so(project_file: Path) -> None:
     """A search never does that; a study that somebody filled by hand might."""
     trial = Trial("net", 1, 12, {})
-    outcome = Outcome(trial, "run", pruned=Pruning(6, "f1_score", 0.2))
-    error = nothing_trained(load_project(project_file), [outcome, outcome])
+    outcome = TrialOutcome(trial, "run", pruned=Pruning(6, "f1_score", 0.2))
+    error = all_trials_failed(load_project(project_file), [outcome, outcome])
     assert str(error).startswith("No candidate of 'pruned' could be trained. net: pruned")
 
 
