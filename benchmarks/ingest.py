@@ -32,7 +32,7 @@ from tidemill.loop.ingest.drain import Ingest
 from tidemill.loop.ingest.process import prefer_throughput
 from tidemill.loop.ingest.signatures import Signatures
 from tidemill.serving.journal.journal import Journal
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.journal.segments import read_folder
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate

@@ -16,8 +16,8 @@ from tests.servers import free_port, private_mlflow, wait_until
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import UnavailableError
-from tidemill.loop.sync.follow import Sync, follow
 from tidemill.loop.sync.selection import ModelSelection
+from tidemill.loop.sync.shelf_sync import ShelfSync, sync_forever
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
@@ -135,8 +135,8 @@ def test_the_shelf_outlives_the_server_and_catches_up_with_it(
             for name in ("one", "two")
         )
         registry.crown(first)
-        sync = Sync(Registry(line.url), shelf, ModelSelection(every=True))
-        thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.1})
+        sync = ShelfSync(Registry(line.url), shelf, ModelSelection(every=True))
+        thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.1})
         thread.start()
         try:
             wait_until(lambda: served(shelf) == "one", "the first version on the shelf")

@@ -19,12 +19,12 @@ from tidemill.serving.http.dispatcher import Dispatcher
 from tidemill.serving.http.rate_limits import BucketTable, RateLimiter, parse_rate_limit
 from tidemill.serving.http.routes import Router, ServingProtocol
 from tidemill.serving.http.tracing import TracedDispatcher
-from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
-from tidemill.serving.journal.recorder import read_rules
+from tidemill.serving.journal.journal import Journal, JournalOptions, RecordingRule
 from tidemill.serving.model.challenger import ChallengerPredictor
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
 from tidemill.serving.model.pool import ModelPool
+from tidemill.serving.model.prediction_recorder import parse_recording_rules
 from tidemill.serving.model.predictor import Predictor, PredictorContext
 from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status
@@ -201,12 +201,12 @@ def _load_runtime(settings: ServingSettings) -> LoadRuntime:
 def _journal(settings: ServingSettings, worker: str) -> Journal | None:
     if settings.journal == "off":
         return None
-    rule = ModelRule(settings.journal_sample, settings.journal_inputs == "on")
+    rule = RecordingRule(settings.journal_sample, settings.journal_inputs == "on")
     options = JournalOptions(
         max_bytes=settings.journal_max_bytes,
         when_full=settings.journal_when_full,
         rule=rule,
-        models=read_rules(settings.journal_rules, rule),
+        models=parse_recording_rules(settings.journal_rules, rule),
     )
     return Journal(settings.journal_folder, options, writer=worker)
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tidemill.bundle import Bundle
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.journal.segments import read_segment, segments
 from tidemill.serving.model import challenger as challengers
 from tidemill.serving.shelf.shelf import ShelfState, write_state

@@ -16,7 +16,7 @@ from tidemill.errors import UnavailableError
 from tidemill.loop.ingest.refused_records import Rejected
 from tidemill.loop.ingest.signatures import Signatures
 from tidemill.loop.ingest.state import IngestState
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.journal.segments import (
     PAGE_BYTES,
     Segment,

@@ -11,8 +11,8 @@ import numpy as np
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import Row, canonical
-from tidemill.serving.journal.records import Encoding
+from tidemill.serving.codec.request_parsing import Row, coerce
+from tidemill.serving.journal.record_types import Encoding
 from tidemill.signature import Column, Signature, Value
 
 CODES = {"float32": "f", "float64": "d", "int64": "q"}
@@ -243,7 +243,7 @@ def _column(column: Column, given: Sequence[Value] | Array) -> Sequence[Value] |
     checked = []
     for i, value in enumerate(_plain(given)):
         try:
-            value = canonical(column, value)
+            value = coerce(column, value)
         except InputError as error:
             raise InputError(
                 f"Row {i}: {error.detail}", field=error.field, expected=error.expected
@@ -265,7 +265,7 @@ def _numbers(given: Sequence[Value] | Array) -> Array | None:
 
 
 def _are_known_texts(column: Column, given: Sequence[Value] | Array) -> bool:
-    """Whether `canonical` would take all of these texts as they are."""
+    """Whether `coerce` would take all of these texts as they are."""
     if isinstance(given, np.ndarray) or not _TEXTS.issuperset(map(type, given)):
         return False
     known = column.categories

@@ -27,7 +27,7 @@ from typing import Literal
 import msgspec
 
 from tidemill.errors import SettingsError
-from tidemill.serving.journal.records import Encoding, JournalRecord, JournalRun
+from tidemill.serving.journal.record_types import Encoding, JournalRecord, JournalRun
 from tidemill.serving.journal.segments import (
     FRAME,
     HEADER,
@@ -45,7 +45,7 @@ DRAFT_SECONDS = 60.0
 ENCODING_ERRORS = (UnicodeError, OverflowError, TypeError, ValueError)
 
 
-class ModelRule(msgspec.Struct, frozen=True):
+class RecordingRule(msgspec.Struct, frozen=True):
     """What is recorded of one model: a share of its requests (0 to 1), with or without inputs."""
 
     sample: float = 1.0
@@ -67,8 +67,8 @@ class JournalOptions(msgspec.Struct, frozen=True):
     segment_seconds: float = 60.0
     max_bytes: int = 1 << 30
     when_full: Literal["drop", "refuse"] = "drop"
-    rule: ModelRule = ModelRule()
-    models: Mapping[str, ModelRule] = msgspec.field(default_factory=dict)
+    rule: RecordingRule = RecordingRule()
+    models: Mapping[str, RecordingRule] = msgspec.field(default_factory=dict)
 
 
 class JournalState(msgspec.Struct, frozen=True):
@@ -163,7 +163,7 @@ class Journal:
         )  # fmt: skip
         self.add(JournalRun.of(record))
 
-    def rule(self, model: str) -> ModelRule:
+    def rule(self, model: str) -> RecordingRule:
         """What is recorded of a model."""
         return self._rules.get(model) or self.options.rule
 

@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tidemill.serving.journal.records import JournalRecord, JournalRun
+from tidemill.serving.journal.record_types import JournalRecord, JournalRun
 
 MAGIC = b"TMJRNL2\n"
 OLD_MAGIC = b"TMJRNL1\n"

@@ -24,7 +24,6 @@ from tidemill.serving.codec.row_decoder import RowDecoder
 from tidemill.serving.codec.tensor_encoder import EncodedRows, TensorEncoder
 from tidemill.serving.http.batch_commit import BatchCommit
 from tidemill.serving.http.routes import Request
-from tidemill.serving.journal.recorder import PredictionRecorder
 from tidemill.serving.model.batching import (
     BatchItem,
     BatchQueue,
@@ -33,6 +32,7 @@ from tidemill.serving.model.batching import (
     concatenate,
     pad_single_row,
 )
+from tidemill.serving.model.prediction_recorder import PredictionRecorder
 from tidemill.serving.model.response_cache import ResponseCache
 from tidemill.serving.model.version_cache import VersionCache, should_cache
 from tidemill.serving.settings import ServingSettings

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
-from tidemill.serving.codec.csv_cells import read_cell
+from tidemill.serving.codec.csv_cells import parse_cell
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
 from tidemill.serving.codec.tensor_encoder import EncodedRows
@@ -161,12 +161,16 @@ def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     cells = dict(zip(header, zip(*records, strict=True), strict=True)) if records else {}
     signature = predictor.signature
     if signature.tensor is not None:
-        table = [[read_cell("number", cell) for cell in record] for record in records]
+        table = [[parse_cell("number", cell) for cell in record] for record in records]
         return predictor.encoder.encode_tensor(_array(signature.tensor, table))
     kinds = {column.name: column.kind for column in signature.columns}
     return columns_rows(
         predictor,
-        {name: [read_cell(kinds[name], c) for c in cells[name]] for name in kinds if name in cells},
+        {
+            name: [parse_cell(kinds[name], c) for c in cells[name]]
+            for name in kinds
+            if name in cells
+        },
     )
 
 

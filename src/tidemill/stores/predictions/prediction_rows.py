@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}

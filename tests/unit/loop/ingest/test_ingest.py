@@ -19,7 +19,7 @@ from tidemill.loop.ingest.retention import Retention
 from tidemill.loop.ingest.signatures import Signatures, on_shelf
 from tidemill.loop.ingest.state import IngestMetrics, IngestState, read_state, write_state
 from tidemill.serving.journal.journal import Journal
-from tidemill.serving.journal.records import JournalRecord, JournalRun
+from tidemill.serving.journal.record_types import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import HEADER, read_segment, segments
 from tidemill.serving.shelf.shelf import folder_name
 from tidemill.stores.database.database import Database

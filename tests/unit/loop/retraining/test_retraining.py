@@ -22,7 +22,7 @@ from tidemill.loop.retraining.growth import CHANGED, POSTPONED
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.settings import Settings
 from tidemill.steps.decay.check import loss_detector
 from tidemill.steps.decay.holdout import read_holdout, row_losses

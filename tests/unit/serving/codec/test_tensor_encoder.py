@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import canonical
+from tidemill.serving.codec.request_parsing import coerce
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.signature import Column, Signature, Tensor
 
@@ -174,7 +174,7 @@ def test_a_column_of_numbers_is_taken_or_refused_as_each_of_them_is(
     encoder = flat(dtype, "a", nullable=nullable)
     column = encoder.signature.columns[0]
     try:
-        wanted: Any = [[canonical(column, value)] for value in values]
+        wanted: Any = [[coerce(column, value)] for value in values]
         wanted = encoder.encode(wanted).arrays[0]
     except InputError:
         wanted = None
@@ -196,7 +196,7 @@ def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[A
                 Signature("regression", "y", (column,)), [ModelInput("X", "string", ("a",), "?")]
             )
             try:
-                wanted: Any = [canonical(column, value) for value in values]
+                wanted: Any = [coerce(column, value) for value in values]
             except InputError:
                 with pytest.raises(InputError):
                     encoder.encode_columns({"a": values})

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.signature import Column, Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback as table

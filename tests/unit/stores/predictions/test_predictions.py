@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import predictions as table

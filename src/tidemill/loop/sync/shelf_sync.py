@@ -28,7 +28,7 @@ import msgspec
 
 from tidemill import logs
 from tidemill.errors import BundleError, TidemillError, UnavailableError
-from tidemill.loop.sync.bundles import BundleFor, adopting, made_before, no_bundle
+from tidemill.loop.sync.bundle_sources import BundleFor, converting, find_converted, no_bundle
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
 from tidemill.serving.shelf.shelf import (
     ShelfEntry,
@@ -61,7 +61,7 @@ RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)  # between tries at a bundle that wa
 
 
 @dataclass(frozen=True)
-class SyncReport:
+class SyncResult:
     """What one look at the registry came to; `changed` says whether the state was rewritten."""
 
     state: ShelfState
@@ -99,7 +99,7 @@ class _Failure:
     again: float
 
 
-class Sync:
+class ShelfSync:
     """Brings a shelf up to date, as often as `once` is called.
 
     Args:
@@ -139,7 +139,7 @@ class Sync:
         self._failures: dict[tuple[str, str, str | None], _Failure] = {}
         self._next_thorough = 0.0
 
-    def once(self) -> SyncReport:
+    def once(self) -> SyncResult:
         """One look at the registry, and what follows from it.
 
         Raises:
@@ -259,7 +259,7 @@ class Sync:
             with contextlib.suppress(BundleError):
                 open_bundle(self.shelf, known)
                 return known
-        elif (made := made_before(self.shelf, self._state, version)) is not None:
+        elif (made := find_converted(self.shelf, self._state, version)) is not None:
             return made
         with tempfile.TemporaryDirectory(prefix="tidemill-sync-") as scratch:
             get = self.bundle_for if version.digest is None else self.registry.fetch_bundle
@@ -270,7 +270,7 @@ class Sync:
         """Whether there is one, or may be."""
         return version.digest is not None or self.bundle_for is not no_bundle
 
-    def _publish(self, look: _Look) -> SyncReport:
+    def _publish(self, look: _Look) -> SyncResult:
         """Write the state where it changed, or where it has not been stamped for a while."""
         state = ShelfState(
             default=self._default(look.models),
@@ -282,7 +282,7 @@ class Sync:
         before = self._state
         changed = state != msgspec.structs.replace(before, synced_at=state.synced_at)
         if not changed and state.synced_at - before.synced_at < STAMP_SECONDS:
-            return SyncReport(before)
+            return SyncResult(before)
         write_state(self.shelf, state)
         self._state = state
         removed: list[str] = []
@@ -290,7 +290,7 @@ class Sync:
             _tell(before, state)
             removed = collect_garbage(self.shelf, state, keep=self.keep, max_bytes=self.max_bytes)
             self._verified.difference_update(removed)
-        return SyncReport(state, changed, tuple(look.placed), tuple(removed))
+        return SyncResult(state, changed, tuple(look.placed), tuple(removed))
 
     def _default(self, models: Mapping[str, ShelfEntry]) -> str | None:
         """The one that was set; else the one it was, so that a new model does not take it over."""
@@ -303,17 +303,17 @@ class Sync:
 
 def sync_once(
     registry: Registry, shelf: Path, wanted: Sequence[str] | Literal["all"]
-) -> SyncReport:
+) -> SyncResult:
     """Bring a shelf up to date once; see `parse_selection` for the words.
 
     Raises:
         UnavailableError: MLflow cannot be reached; the shelf is as it was.
     """
-    return Sync(registry, shelf, parse_selection([] if wanted == "all" else wanted)).once()
+    return ShelfSync(registry, shelf, parse_selection([] if wanted == "all" else wanted)).once()
 
 
-def follow(
-    sync: Sync,
+def sync_forever(
+    sync: ShelfSync,
     stop: threading.Event,
     *,
     interval: float = INTERVAL,
@@ -365,17 +365,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bound_waits()
     quiet_mlflow()
     registry = Registry(settings.mlflow_uri, settings.registry_uri)
-    sync = Sync(
+    sync = ShelfSync(
         registry,
         settings.shelf,
         parse_selection(given.models),
         default=settings.model_name,
         stage=settings.model_stage,
-        bundle_for=adopting(registry, trust=given.trust or settings.trust_models),
+        bundle_for=converting(registry, trust=given.trust or settings.trust_models),
     )
     settings.home.mkdir(parents=True, exist_ok=True)
     alive = settings.home / "sync.alive"  # for health checks
-    follow(sync, threading.Event(), interval=given.interval, tell=alive.touch)
+    sync_forever(sync, threading.Event(), interval=given.interval, tell=alive.touch)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -24,10 +24,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tidemill.bundle import Bundle
 from tidemill.errors import ExportError, NotFoundError
-from tidemill.loop.sync.adopt import ModelConverter
-from tidemill.loop.sync.bundles import adopting
-from tidemill.loop.sync.follow import Sync
+from tidemill.loop.sync.bundle_sources import converting
+from tidemill.loop.sync.model_converter import ModelConverter
 from tidemill.loop.sync.selection import parse_selection
+from tidemill.loop.sync.shelf_sync import ShelfSync
 from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.shelf.shelf import read_state
@@ -331,9 +331,9 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
     save(mlflow.sklearn, model, serialization_format="skops", input_example=NUMBERS[:5])
     shelf = tmp_path / "shelf"
 
-    def sync() -> Sync:
-        bundle_for = adopting(registry, trust=False)
-        return Sync(registry, shelf, parse_selection(["models:/m/1"]), bundle_for=bundle_for)
+    def sync() -> ShelfSync:
+        bundle_for = converting(registry, trust=False)
+        return ShelfSync(registry, shelf, parse_selection(["models:/m/1"]), bundle_for=bundle_for)
 
     report = sync().once()
     assert not report.problems
@@ -342,11 +342,11 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
     assert not again.placed
     assert read_state(shelf).models["m"] == first
     save(mlflow.sklearn, PICKLED, serialization_format="cloudpickle")
-    refused = Sync(
+    refused = ShelfSync(
         registry,
         shelf,
         parse_selection(["models:/m/2"]),
-        bundle_for=adopting(registry, trust=False),
+        bundle_for=converting(registry, trust=False),
     ).once()
     assert "--trust" in refused.problems["m"]
     assert read_state(shelf).models["m"].version == "1"

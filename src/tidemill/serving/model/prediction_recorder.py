@@ -10,8 +10,8 @@ import numpy as np
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
-from tidemill.serving.journal.journal import Journal, ModelRule, is_sampled
-from tidemill.serving.journal.records import Encoding, JournalRun
+from tidemill.serving.journal.journal import Journal, RecordingRule, is_sampled
+from tidemill.serving.journal.record_types import Encoding, JournalRun
 from tidemill.serving.model.batching import BatchItem
 
 NO_INPUTS: tuple[None, Encoding] = (None, "none")
@@ -47,7 +47,7 @@ class PredictionRecorder:
             UnavailableError: The journal is full and its policy is to refuse.
         """
         if self._journal.refusing:
-            raise journal_full()
+            raise journal_full_error()
 
     def write(
         self, works: Sequence[BatchItem], outputs: Outputs, role: str, now: tuple[float, float]
@@ -123,14 +123,14 @@ def _picked(works: Sequence[BatchItem], held: Any, per_row: int) -> Any:
     return b"".join(parts) if isinstance(held, bytes) else [x for part in parts for x in part]
 
 
-def journal_full() -> UnavailableError:
+def journal_full_error() -> UnavailableError:
     return UnavailableError(
         "The journal is full, and predictions that cannot be recorded are refused.",
         remedy="Let ingest run, or raise TIDEMILL_JOURNAL_MAX_BYTES.",
     )
 
 
-def read_rules(text: str, general: ModelRule) -> dict[str, ModelRule]:
+def parse_recording_rules(text: str, general: RecordingRule) -> dict[str, RecordingRule]:
     """TIDEMILL_JOURNAL_RULES as rules by model; what an entry leaves out is as in `general`.
 
     Raises:
@@ -140,7 +140,7 @@ def read_rules(text: str, general: ModelRule) -> dict[str, ModelRule]:
     return dict(_read_rule(entry, general) for entry in entries)
 
 
-def _read_rule(entry: str, rule: ModelRule) -> tuple[str, ModelRule]:
+def _read_rule(entry: str, rule: RecordingRule) -> tuple[str, RecordingRule]:
     name, _, value = entry.rpartition("=")
     share, _, inputs = value.partition(":")
     try:
@@ -153,4 +153,4 @@ def _read_rule(entry: str, rule: ModelRule) -> tuple[str, ModelRule]:
             field="TIDEMILL_JOURNAL_RULES",
             expected="name=share or name=share:noinputs, the share between 0 and 1",
         )
-    return name, ModelRule(sample, inputs == "inputs" if inputs else rule.inputs)
+    return name, RecordingRule(sample, inputs == "inputs" if inputs else rule.inputs)

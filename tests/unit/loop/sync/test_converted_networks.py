@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tidemill.errors import ExportError
-from tidemill.loop.sync.adopt import ConvertedModel, convert
+from tidemill.loop.sync.model_converter import ConvertedModel, convert
 from tidemill.stores.mlflow.external_models import ForeignModel, read_model_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and torch, when logging

@@ -22,7 +22,7 @@ import numpy as np
 
 from tidemill.bundle import MODEL_FILES, SIGNATURE, Bundle, ModelOutputs, Parity
 from tidemill.errors import ExportError, TidemillError, UnavailableError
-from tidemill.loop.sync.bundles import REGISTERED, registered
+from tidemill.loop.sync.bundle_sources import REGISTERED, identity_of
 from tidemill.loop.sync.estimators import TRUST, load_estimator, signature_of
 from tidemill.loop.sync.networks import compile_network
 from tidemill.loop.sync.onnx_models import compile_onnx
@@ -97,7 +97,7 @@ class ModelConverter:
             folder,
             adopted.compiled,
             adopted.signature,
-            unknown_profile(),
+            empty_profile(),
             make_example(adopted.rows, adopted.signature, adopted.answers),
             _made(version, model),
         )
@@ -275,7 +275,7 @@ def _pack(model: Path, target: Path) -> None:
             archive.add(path, name, recursive=False, filter=plain)
 
 
-def unknown_profile() -> dict[str, Any]:
+def empty_profile() -> dict[str, Any]:
     """What is known of training data that nobody kept: nothing."""
     unknown: dict[str, Any] = {"output": None, "confidence": None, "holdout": None}
     return {"format": 1, "rows": 0, "columns": {}, **unknown}
@@ -283,7 +283,7 @@ def unknown_profile() -> dict[str, Any]:
 
 def _made(version: Version, model: ForeignModel) -> BundleMetadata:
     flavors = ",".join(sorted(model.flavors))
-    source = {REGISTERED: registered(version), "flavors": flavors, "run_id": version.run_id or ""}
+    source = {REGISTERED: identity_of(version), "flavors": flavors, "run_id": version.run_id or ""}
     return BundleMetadata(
         version.name,
         versions={"mlflow": model.made_with} if model.made_with else {},

@@ -21,9 +21,9 @@ from mlflow import MlflowClient
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import NotFoundError, UnavailableError
-from tidemill.loop.sync import follow as syncing
-from tidemill.loop.sync.follow import Sync, follow, sync_once
+from tidemill.loop.sync import shelf_sync as syncing
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
+from tidemill.loop.sync.shelf_sync import ShelfSync, sync_forever, sync_once
 from tidemill.serving.shelf.shelf import ShelfState, open_bundle, read_state, write_state
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
@@ -156,7 +156,7 @@ def test_references_by_number_alias_and_stage_are_served_as_they_say(
 def test_without_a_champion_the_latest_version_is_served_until_there_is_one(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, parse_selection(["m"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]))
     first = register()
     sync.once()
     assert served(shelf) == {"m": "1"}
@@ -172,7 +172,7 @@ def test_without_a_champion_the_latest_version_is_served_until_there_is_one(
 def test_a_moved_alias_is_on_the_shelf_after_the_next_look(
     words: list[str], registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, parse_selection(words))
+    sync = ShelfSync(registry, shelf, parse_selection(words))
     versions = [register(), register(), register()]
     for turn in (0, 1, 2, 0, 2):
         registry.crown(versions[turn])
@@ -189,7 +189,7 @@ def test_a_look_without_news_writes_nothing_and_asks_little(
     real = registry._link.call
     monkeypatch.setattr(registry._link, "call", lambda ask: calls.append(1) or real(ask))
     for words, limit in (([], 1), (["a", "b"], 4), (["models:/a/1"], 0)):
-        sync = Sync(registry, shelf, parse_selection(words))
+        sync = ShelfSync(registry, shelf, parse_selection(words))
         sync.once()
         before = (shelf / "state.json").stat()
         calls.clear()
@@ -204,7 +204,7 @@ def test_the_challenger_stands_by_where_it_is_wanted(
 ) -> None:
     first, second = register(), register()
     registry.crown(first)
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     sync.once()
     registry.challenge(second)
     sync.once()
@@ -226,7 +226,7 @@ def test_models_come_and_go_with_the_list_and_with_their_tag(
     assert set(served(shelf)) == {"a", "b"}
     sync_once(registry, shelf, ["b"])
     assert set(served(shelf)) == {"b"}
-    sync = Sync(registry, shelf, parse_selection(["tag:serve=yes"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["tag:serve=yes"]))
     sync.once()
     assert served(shelf) == {}
     client.set_registered_model_tag("a", "serve", "yes")
@@ -240,21 +240,21 @@ def test_models_come_and_go_with_the_list_and_with_their_tag(
 def test_the_default_model_stays_when_others_come(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     register("m")
     sync.once()
     register("a")
     sync.once()
     assert set(served(shelf)) == {"a", "m"}
     assert read_state(shelf).default == "m"
-    Sync(registry, shelf, ModelSelection(every=True), default="a").once()
+    ShelfSync(registry, shelf, ModelSelection(every=True), default="a").once()
     assert read_state(shelf).default == "a"
 
 
 def test_a_damaged_bundle_is_refused_with_its_reason_and_the_old_version_goes_on(
     registry: Registry, register: Register, shelf: Path, tmp_path: Path
 ) -> None:
-    sync = Sync(registry, shelf, parse_selection(["m"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]))
     registry.crown(register())
     sync.once()
     second = register()
@@ -291,7 +291,7 @@ def test_a_refused_bundle_is_not_downloaded_at_every_look(
 
     monkeypatch.setattr(registry, "fetch_bundle", fetch)
     monkeypatch.setattr(syncing, "RETRY_SECONDS", (3600.0,))
-    sync = Sync(registry, shelf, parse_selection(["m"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]))
     for _ in range(5):
         assert "sha256" in sync.once().problems["m"]
     assert tries == ["1"]
@@ -321,7 +321,7 @@ def test_a_version_without_a_bundle_can_be_given_one(
         made.append(version.number)
         return make_bundle(into / "converted", b"converted")
 
-    sync = Sync(registry, shelf, parse_selection(["m"]), bundle_for=convert)
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]), bundle_for=convert)
     sync.once()
     sync.once()
     assert served(shelf) == {"m": "1"}
@@ -353,7 +353,7 @@ def test_a_bundle_that_is_on_the_shelf_is_not_downloaded_again(
 def test_a_registry_made_anew_is_noticed_though_the_numbers_are_the_same(
     registry: Registry, register: Register, shelf: Path, client: MlflowClient
 ) -> None:
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     registry.crown(register())
     sync.once()
     client.delete_registered_model("m")
@@ -378,7 +378,7 @@ def test_a_state_that_cannot_be_read_is_made_anew(
 def test_the_disk_is_bounded_over_many_versions(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, ModelSelection(every=True), keep=2)
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True), keep=2)
     for _ in range(6):
         registry.crown(register())
         sync.once()
@@ -412,9 +412,9 @@ def test_following_tells_an_outage_once_and_goes_on_after_it(
     registry.crown(register())
     registry.down = True
     stop = threading.Event()
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     caplog.set_level("INFO")
-    thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.01})
+    thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.01})
     thread.start()
     try:
         wait_for(lambda: "stays as it is" in caplog.text)
@@ -444,8 +444,8 @@ def test_following_outlives_an_error_nobody_thought_of(
         real(folder, state)
 
     monkeypatch.setattr(syncing, "write_state", write)
-    sync = Sync(registry, shelf, ModelSelection(every=True))
-    thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.01})
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
+    thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.01})
     thread.start()
     wait_for(lambda: (shelf / "state.json").exists())
     stop.set()
