@@ -18,7 +18,7 @@ from tidemill.project import Project
 from tidemill.steps.decay.holdout import read_holdout
 from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.jobs.jobs import Job
-from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, NewContest
 from tidemill.worker.job_kinds import (
     JOB_TAG,
@@ -70,7 +70,7 @@ def run_retrain(platform: Platform, job: Job, report: ReportProgress) -> dict[st
     }
 
 
-def _champion(platform: Platform, model: str) -> Version | None:
+def _champion(platform: Platform, model: str) -> ModelVersion | None:
     try:
         return platform.registry.by_alias(model, CHAMPION)
     except NotFoundError:
@@ -78,7 +78,7 @@ def _champion(platform: Platform, model: str) -> Version | None:
 
 
 def _situation(
-    platform: Platform, job: Job, project: Project, champion: Version
+    platform: Platform, job: Job, project: Project, champion: ModelVersion
 ) -> RetrainingData | None:
     """What there is to learn from; None where the champion has no bundle to compare with."""
     try:
@@ -119,7 +119,7 @@ def _open(
     platform: Platform,
     job: Job,
     project: Project,
-    champion: Version,
+    champion: ModelVersion,
     situation: RetrainingData,
     report: ReportProgress,
 ) -> ContestRow:
@@ -156,7 +156,7 @@ def _open(
         reason=f"Version {new[0].version} is challenger now; the share was given to another.",
         audit=platform.audit.append,
     )
-    platform.registry.challenge(platform.registry.version(project.name, new[0].version))
+    platform.registry.set_challenger(platform.registry.version(project.name, new[0].version))
     return opened
 
 
@@ -185,7 +185,9 @@ def _retrain(
     )
 
 
-def _former(platform: Platform, project: Project, champion: Version) -> list[ContestChallenger]:
+def _former(
+    platform: Platform, project: Project, champion: ModelVersion
+) -> list[ContestChallenger]:
     """Former champions, newest first, that take the same inputs: old conditions may be back."""
     own = cached_bundle(
         platform.registry, project.name, champion.number, platform.bundles

@@ -22,7 +22,7 @@ from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_fee
 from tidemill.steps.retraining.staleness import is_outdated
 from tidemill.steps.search.search import Trial
 from tidemill.stores.jobs.jobs import Job
-from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.worker.job_kinds import JobReport, ReportProgress, load_job_project
 
 
@@ -87,7 +87,7 @@ def _data(cleaned: CleanedData, first: int, judged: int) -> PreparedData:
     )
 
 
-def _trial(platform: Platform, project: Project, champion: Version) -> Trial:
+def _trial(platform: Platform, project: Project, champion: ModelVersion) -> Trial:
     """The champion's candidate with its settings; the first candidate where it is not known."""
     names = [candidate.name for candidate in project.candidates]
     name = champion.candidate if champion.candidate in names else names[0]

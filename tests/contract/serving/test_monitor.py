@@ -29,7 +29,7 @@ from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import monitor_results
 from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
-from tidemill.stores.predictions.prediction_rows import rows_of
+from tidemill.stores.predictions.prediction_rows import rows_from_record
 
 
 def run(home: Path, url: str, *words: str) -> Any:
@@ -75,7 +75,7 @@ def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf:
     server.stop()
     records = list(read_folder(server.service.settings.journal_folder))
     assert records
-    assert {row.role for record in records for row in rows_of(record)} == {"probe"}
+    assert {row.role for record in records for row in rows_from_record(record)} == {"probe"}
 
 
 def test_a_missing_key_is_what_is_wrong_and_the_right_one_helps(

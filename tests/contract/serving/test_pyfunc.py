@@ -102,7 +102,7 @@ def _registered(folder: Path, template: Path) -> Registry:
         input_example=example, pip_requirements=[],
     )  # fmt: skip
     registry = Registry(f"sqlite:///{folder / 'mlflow.db'}")
-    client = MlflowClient(registry.link.tracking_uri)
+    client = MlflowClient(registry.connection.tracking_uri)
     client.create_registered_model("m")
     client.create_model_version("m", str(folder / "model"))
     return registry

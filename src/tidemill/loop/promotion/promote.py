@@ -35,8 +35,8 @@ from tidemill.stores.mlflow.versions import (
     PREVIOUS,
     STAGE_OF_ALIAS,
     STAGES,
+    ModelVersion,
     Stage,
-    Version,
 )
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def transition(
 
     def move() -> None:
         if wanted == "Staging":
-            registry.challenge(found)
+            registry.set_challenger(found)
         else:
             registry.retire(found, wanted)
 
@@ -217,7 +217,7 @@ def transition(
 
 def _best(
     registry: Registry, name: str, gate: Gate, project: Project | None
-) -> tuple[Version, str, float]:
+) -> tuple[ModelVersion, str, float]:
     """The version with the best recorded metric, newest first among equals; archived ones too."""
     versions = registry.versions(name, metrics=True)
     metric = gate.metric or _usual_metric(versions, project)
@@ -237,7 +237,7 @@ def _best(
     return best[2], metric, sign * best[0]
 
 
-def _usual_metric(versions: list[Version], project: Project | None) -> str:
+def _usual_metric(versions: list[ModelVersion], project: Project | None) -> str:
     if project is not None and project.task is not None:
         return DEFAULT_METRIC[project.task]
     recorded = {name for version in versions for name in version.metrics}
@@ -246,8 +246,8 @@ def _usual_metric(versions: list[Version], project: Project | None) -> str:
 
 def _judge(
     registry: Registry,
-    challenger: Version,
-    champion: Version | None,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
     gate: Gate,
     project: Project | None,
     given: pd.DataFrame | None,
@@ -288,7 +288,11 @@ def _refusal(why: str, metric: str, gate: Gate) -> GateVerdict:
 
 
 def _verdict(
-    name: str, challenger: Version, champion: Version | None, verdict: GateVerdict, **changes: bool
+    name: str,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+    verdict: GateVerdict,
+    **changes: bool,
 ) -> GateVerdict:
     return msgspec.structs.replace(
         verdict,
@@ -300,7 +304,7 @@ def _verdict(
 
 
 def store_evidence(
-    registry: Registry, version: Version, verdict: GateVerdict, actor: str, reason: str | None
+    registry: Registry, version: ModelVersion, verdict: GateVerdict, actor: str, reason: str | None
 ) -> None:
     """The evidence as an artifact of the version's run, and in short as its tags."""
     document = {
@@ -343,8 +347,8 @@ def _tags(verdict: GateVerdict, where: str | None) -> dict[str, str]:
 
 def set_champion(
     registry: Registry,
-    version: Version,
-    champion: Version | None,
+    version: ModelVersion,
+    champion: ModelVersion | None,
     action: Literal["promote", "override", "rollback"],
     reason: str | None,
     actor: str,
@@ -364,7 +368,7 @@ def set_champion(
     )
 
     def move() -> None:
-        registry.crown(version)
+        registry.set_champion(version)
         if version.tags.get(ROLLED_BACK_TAG):
             registry.set_tags(version, {ROLLED_BACK_TAG: ""})
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.errors import ExportError, ProjectError
-from tidemill.loop.operations.signals import ended_by_sigterm
+from tidemill.loop.operations.signals import exit_on_sigterm
 from tidemill.loop.training.progress import OnProgress, Reporter
 from tidemill.loop.training.provenance import origin_tags
 from tidemill.loop.training.publish import PublishedVersion, publish
@@ -103,7 +103,7 @@ def retrain(
     total = sum(search.total for search in searches.values())
     report.planned(total + (len(windows) - 1) * len(searches), metric)
     tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}
-    with ended_by_sigterm(), tracking.run(project.name, "retrain", tags=tags) as run:
+    with exit_on_sigterm(), tracking.run(project.name, "retrain", tags=tags) as run:
         common = Sweep(project, whole, metric, tracking, run, tags)
         found = _try_windows(common, cleaned, windows, searches, report)
         published = _publish(found, project.contest.challengers, report)

@@ -10,15 +10,15 @@ from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, NotFoundError
 from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, open_bundle
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 #: Makes a bundle, in the folder given, for a version that was registered without one.
-BundleFor = Callable[[Version, Path], Bundle]
+BundleFor = Callable[[ModelVersion, Path], Bundle]
 
 REGISTERED = "registered"  # what a bundle's source says of the version that it was made of
 
 
-def no_bundle(version: Version, into: Path) -> Bundle:
+def no_bundle(version: ModelVersion, into: Path) -> Bundle:
     """What happens to a version without a bundle where nothing can convert it.
 
     Raises:
@@ -37,7 +37,7 @@ def converting(registry: Registry, *, trust: bool) -> BundleFor:
         trust: Whether what is in the registry may be unpickled and run.
     """
 
-    def bundle_for(version: Version, into: Path) -> Bundle:
+    def bundle_for(version: ModelVersion, into: Path) -> Bundle:
         from tidemill.loop.sync.model_converter import ModelConverter
 
         return ModelConverter(registry, trust=trust)(version, into)
@@ -45,7 +45,7 @@ def converting(registry: Registry, *, trust: bool) -> BundleFor:
     return bundle_for
 
 
-def find_converted(shelf: Path, state: ShelfState, version: Version) -> ShelfEntry | None:
+def find_converted(shelf: Path, state: ShelfState, version: ModelVersion) -> ShelfEntry | None:
     """The bundle on the shelf that was made of that very version, if it is still whole."""
     for entries in (state.models, state.challengers):
         entry = entries.get(version.name)
@@ -58,6 +58,6 @@ def find_converted(shelf: Path, state: ShelfState, version: Version) -> ShelfEnt
     return None
 
 
-def identity_of(version: Version) -> str:
+def identity_of(version: ModelVersion) -> str:
     """What tells a version from one of the same number in a registry that was made anew."""
     return f"{version.source} at {version.created:.3f}"

@@ -27,7 +27,7 @@ from tidemill import logs
 from tidemill.archives import extract
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ExportError
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
 from tidemill.serving.model.remote_runtime import loaded_mark, socket_path
 from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch, open_bundle
 from tidemill.settings import Settings
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(
         "keeper", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    with stop_asked() as stop:
+    with stop_event() as stop:
         supervise(PyfuncSupervisor(settings.home, given.shelf or settings.shelf), stop)
 
 

@@ -41,15 +41,15 @@ from tidemill.serving.shelf.shelf import (
     write_state,
 )
 from tidemill.settings import Settings
-from tidemill.stores.mlflow.connection import bound_waits
-from tidemill.stores.mlflow.output import quiet_mlflow
+from tidemill.stores.mlflow.connection import set_http_timeouts
+from tidemill.stores.mlflow.output import silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHALLENGER,
     CHAMPION,
-    Model,
-    Reference,
-    Version,
+    ModelReference,
+    ModelVersion,
+    RegisteredModel,
 )
 
 logger = logging.getLogger(__name__)
@@ -156,20 +156,20 @@ class ShelfSync:
             self._next_thorough = time.monotonic() + THOROUGH_SECONDS
         return self._publish(look)
 
-    def _targets(self) -> Iterator[tuple[Reference, Mapping[str, str] | None]]:
+    def _targets(self) -> Iterator[tuple[ModelReference, Mapping[str, str] | None]]:
         """Each model that is wanted, once; with its aliases where they are known already."""
         seen: set[str] = set()
-        listed = ((Reference(model.name), model.aliases) for model in self._listed())
+        listed = ((ModelReference(model.name), model.aliases) for model in self._listed())
         for reference, aliases in chain(((r, None) for r in self.wanted.references), listed):
             if reference.name not in seen:
                 seen.add(reference.name)
                 yield reference, aliases
 
-    def _listed(self) -> list[Model]:
+    def _listed(self) -> list[RegisteredModel]:
         tags = [None] if self.wanted.every else self.wanted.tags
         return [model for tag in tags for model in self.registry.models(tag)]
 
-    def _unchanged(self, reference: Reference, aliases: Mapping[str, str] | None) -> bool:
+    def _unchanged(self, reference: ModelReference, aliases: Mapping[str, str] | None) -> bool:
         """Whether nothing can have changed since the last look, without asking MLflow again."""
         name = reference.name
         entry, challenger = self._state.models.get(name), self._state.challengers.get(name)
@@ -183,7 +183,7 @@ class ShelfSync:
         same = awaited == (challenger.version if challenger else None)
         return same and aliases.get(CHAMPION) == entry.version
 
-    def _bring(self, reference: Reference, look: _Look) -> None:
+    def _bring(self, reference: ModelReference, look: _Look) -> None:
         """One model's versions to the shelf; where that fails, what is there goes on."""
         name = reference.name
         try:
@@ -209,7 +209,7 @@ class ShelfSync:
         except TidemillError as error:
             logger.debug("%s: the challenger stays away: %s", name, error)
 
-    def _placed(self, version: Version, look: _Look, alias: str | None) -> ShelfEntry:
+    def _placed(self, version: ModelVersion, look: _Look, alias: str | None) -> ShelfEntry:
         """The version's place on the shelf, after it was brought there where need be.
 
         Raises:
@@ -224,7 +224,7 @@ class ShelfSync:
             logger.info("%s: version %s is on the shelf", version.name, version.number)
         return msgspec.structs.replace(placed, alias=alias)
 
-    def _known(self, version: Version) -> ShelfEntry | None:
+    def _known(self, version: ModelVersion) -> ShelfEntry | None:
         """The version's entry in the last state, if this process checked that very bundle."""
         for entries in (self._state.models, self._state.challengers):
             entry = entries.get(version.name)
@@ -235,7 +235,7 @@ class ShelfSync:
                 return entry
         return None
 
-    def _fetch_patiently(self, version: Version) -> ShelfEntry:
+    def _fetch_patiently(self, version: ModelVersion) -> ShelfEntry:
         """Fetch, but leave a bundle that was refused alone for a while."""
         key = (version.name, version.number, version.digest)
         failure = self._failures.get(key)
@@ -251,7 +251,7 @@ class ShelfSync:
         self._failures.pop(key, None)
         return placed
 
-    def _fetch(self, version: Version) -> ShelfEntry:
+    def _fetch(self, version: ModelVersion) -> ShelfEntry:
         """What is on the shelf and whole, else a download, checked and placed."""
         if version.digest is not None:
             folder = folder_name(version.name, version.number, version.digest)
@@ -266,7 +266,7 @@ class ShelfSync:
             held = get(version, Path(scratch))
             return install_bundle(self.shelf, version.name, version.number, held.path, held.digest)
 
-    def _has_bundle(self, version: Version) -> bool:
+    def _has_bundle(self, version: ModelVersion) -> bool:
         """Whether there is one, or may be."""
         return version.digest is not None or self.bundle_for is not no_bundle
 
@@ -362,8 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(
         "sync", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    bound_waits()
-    quiet_mlflow()
+    set_http_timeouts()
+    silence_mlflow_output()
     registry = Registry(settings.mlflow_uri, settings.registry_uri)
     sync = ShelfSync(
         registry,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tidemill.project import Project
 from tidemill.steps.data.prepare import PreparedData
-from tidemill.stores.mlflow.tracking import DataUsed
+from tidemill.stores.mlflow.tracking import DatasetUsed
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +91,9 @@ def origin_tags(project: Project, data: PreparedData) -> dict[str, str]:
     return tags
 
 
-def data_used(project: Project, data: PreparedData) -> DataUsed:
+def data_used(project: Project, data: PreparedData) -> DatasetUsed:
     """The training's data, as MLflow shows it beside the run."""
-    return DataUsed(
+    return DatasetUsed(
         name=project.name,
         fingerprint=data.fingerprint,
         source=data.source,

@@ -29,7 +29,7 @@ from tidemill.steps.plots import evaluation as pictures
 from tidemill.steps.plots import style
 from tidemill.stores.mlflow.evidence import INTERVALS_FILE
 from tidemill.stores.mlflow.model_logging import EXAMPLE_ROWS, LoggedModel, log_model
-from tidemill.stores.mlflow.tracking import Run
+from tidemill.stores.mlflow.tracking import TrackedRun
 from tidemill.stores.mlflow.versions import BUNDLE_TAG, RUN_TAG, STAGE_TAG
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def publish(ranked: Sequence[TrialOutcome], sweep: Sweep, report: Reporter) -> P
 
 
 def _keep(
-    outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep, run: Run
+    outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep, run: TrackedRun
 ) -> tuple[Bundle, LoggedModel]:
     """Put all that a version needs into its run: bundle, MLflow model, pictures, scaler."""
     signature = _signature(sweep)

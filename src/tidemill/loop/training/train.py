@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from tidemill.loop.operations.signals import Cancelled, ended_by_sigterm
+from tidemill.loop.operations.signals import Cancelled, exit_on_sigterm
 from tidemill.loop.training.progress import OnProgress, Progress, Reporter
 from tidemill.loop.training.provenance import origin_tags
 from tidemill.loop.training.publish import publish
@@ -83,7 +83,7 @@ def train(
     report.planned(sum(search.total for search in searches.values()), metric)
     tags = origin_tags(project, data)
     with (
-        ended_by_sigterm(),
+        exit_on_sigterm(),
         tracking.run(project.name, "train", tags={**tags, KIND_TAG: "sweep"}) as run,
     ):
         sweep = Sweep(project, data, metric, tracking, run, tags)

@@ -26,7 +26,7 @@ from tidemill.steps.search.fit import PredictResult, fit, predict
 from tidemill.steps.search.pruning import Pruning, PruningCallback, TrialPruned
 from tidemill.steps.search.search import Trial
 from tidemill.stores.mlflow.autolog import autologging
-from tidemill.stores.mlflow.tracking import NOTE_TAG, Run, Tracking
+from tidemill.stores.mlflow.tracking import NOTE_TAG, TrackedRun, Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Sweep:
     data: PreparedData
     metric: str
     tracking: Tracking
-    run: Run
+    run: TrackedRun
     tags: Mapping[str, str]
 
 
@@ -222,7 +222,7 @@ def _deciding(evaluation: Evaluation, metric: str) -> float:
 
 
 def _log(
-    run: Run, trial: Trial, project: Project, data: PreparedData, learned: TrainedModel
+    run: TrackedRun, trial: Trial, project: Project, data: PreparedData, learned: TrainedModel
 ) -> None:
     """Everything a trial's page shows; cheap enough to do for every one of them."""
     facts = {

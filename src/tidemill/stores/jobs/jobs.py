@@ -23,8 +23,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_job_id
-from tidemill.stores.database.pages import Page, plain, read_page
+from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.pages import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import jobs
 
 State = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
@@ -138,12 +138,12 @@ class Jobs:
             UnavailableError: The database cannot be reached; no job was created.
         """
         values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
-        values["params"] = plain(dict(new.params))
+        values["params"] = json_safe(dict(new.params))
         now = EpochNow()
         statement = (
             insert(jobs)
             .values(
-                **values, id=new_job_id(), state="queued", created=now, updated=now, not_before=now
+                **values, id=new_row_id(), state="queued", created=now, updated=now, not_before=now
             )
             .returning(jobs)
         )
@@ -156,7 +156,7 @@ class Jobs:
     def _existing(self, new: NewJob) -> Job:
         query = select(jobs).where(jobs.c.idempotency_key == new.idempotency_key)
         existing = _job(self._database.rows(query)[0])
-        requested = (new.kind, new.model, plain(dict(new.params)))
+        requested = (new.kind, new.model, json_safe(dict(new.params)))
         if requested != (existing.kind, existing.model, existing.params):
             raise idempotency_conflict(f"job {existing.id}")
         return existing
@@ -224,7 +224,7 @@ class Jobs:
         self._change(
             and_(jobs.c.id == job_id, jobs.c.state == "waiting"),
             percent=percent,
-            progress=plain(dict(progress)),
+            progress=json_safe(dict(progress)),
         )
 
     def page(
@@ -236,7 +236,7 @@ class Jobs:
         parent: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[Job]:
+    ) -> ResultPage[Job]:
         """Return a page of jobs, newest first."""
         table = jobs.c
         filters = {
@@ -247,7 +247,7 @@ class Jobs:
         }
         where = tuple(column == value for column, value in filters.items() if value is not None)
         found = read_page(self._database, jobs, jobs.c.id, where=where, limit=limit, cursor=cursor)
-        return Page([_job(row) for row in found.items], found.next)
+        return ResultPage([_job(row) for row in found.items], found.next)
 
     def counts(self) -> dict[str, int]:
         """Return the number of jobs in each state."""
@@ -290,7 +290,7 @@ class Jobs:
             heartbeat=EpochNow(),
             percent=percent,
             stage=stage,
-            progress=plain(dict(progress)),
+            progress=json_safe(dict(progress)),
         )
         if row is None:
             return "lost"
@@ -304,12 +304,12 @@ class Jobs:
     def succeed(self, job: Job, result: Mapping[str, Any]) -> Job | None:
         """Finish the job with its result; None if this attempt no longer counts."""
         return self._finish(
-            job, "succeeded", result=plain(dict(result)), percent=100.0, stage="done"
+            job, "succeeded", result=json_safe(dict(result)), percent=100.0, stage="done"
         )
 
     def fail(self, job: Job, error: Mapping[str, Any]) -> Job | None:
         """Finish the job with an error in the shape of problem+json."""
-        return self._finish(job, "failed", error=plain(dict(error)))
+        return self._finish(job, "failed", error=json_safe(dict(error)))
 
     def mark_cancelled(self, job: Job) -> Job | None:
         """Finish a running job whose process was stopped on a cancel request."""
@@ -329,7 +329,7 @@ class Jobs:
             _current_attempt(job),
             state="waiting",
             stage="waiting to be retried",
-            error=plain(dict(error)),
+            error=json_safe(dict(error)),
             not_before=now + delay,
             waits=jobs.c.waits + 1,
             worker=None,

@@ -338,7 +338,7 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     job, _ = platform.submit(NewJob("spar", "tides", project=str(harbour.file), params=params))
     assert run_staleness_check(platform, job, lambda report: None)["outdated"] is False
     first = platform.registry.version("tides", "1")
-    platform.registry.crown(first)
+    platform.registry.set_champion(first)
     harbour.live(rows(500, seed=20, turned=True))
     found = run_staleness_check(platform, job, lambda report: None)
     assert found["outdated"] is True

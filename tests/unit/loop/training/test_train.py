@@ -23,7 +23,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill import Candidate, Gate, Project, Tensor, bundle
 from tidemill.errors import DataError, ExportError, ProjectError, UnavailableError
-from tidemill.loop.operations.signals import ended_by_sigterm
+from tidemill.loop.operations.signals import exit_on_sigterm
 from tidemill.loop.training.train import Cancelled, Progress, TrainResult, plan_searches, train
 from tidemill.stores.mlflow.tracking import Tracking
 
@@ -384,7 +384,7 @@ def test_a_handler_of_the_programs_own_is_left_alone() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with ended_by_sigterm():
+        with exit_on_sigterm():
             assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -394,7 +394,7 @@ def test_another_thread_than_the_main_one_installs_no_handler() -> None:
     seen = []
 
     def work() -> None:
-        with ended_by_sigterm():
+        with exit_on_sigterm():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.ids import id_source, new_job_id
+from tidemill.stores.database.ids import id_source, new_row_id
 from tidemill.stores.database.tables import jobs as table
 from tidemill.stores.jobs.jobs import FINAL, MAX_ATTEMPTS, Job, Jobs, NewJob
 
@@ -234,7 +234,7 @@ def test_ids_sort_in_the_order_they_were_made_whatever_the_clock_says(moments: l
 def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order() -> None:
     made: list[list[str]] = [[] for _ in range(4)]
     threads = [
-        threading.Thread(target=lambda own=own: own.extend(new_job_id() for _ in range(2000)))
+        threading.Thread(target=lambda own=own: own.extend(new_row_id() for _ in range(2000)))
         for own in made
     ]
     for thread in threads:
@@ -247,7 +247,7 @@ def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order
 
 def test_new_ids_sort_after_those_with_milliseconds_that_are_in_the_table() -> None:
     earlier = f"{time.time_ns() // 1_000_000:012x}" + "f" * 20
-    assert new_job_id() > earlier
+    assert new_row_id() > earlier
 
 
 class World:
