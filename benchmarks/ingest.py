@@ -33,7 +33,7 @@ from tidemill.loop.ingest.process import reduce_gc
 from tidemill.loop.ingest.signatures import SignatureLookup
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.journal.record_types import JournalRecord
-from tidemill.serving.journal.segments import read_folder
+from tidemill.serving.journal.segments import read_segment, segments
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
 from tidemill.stores.predictions.prediction_rows import PredictionRow, rows_from_record
@@ -162,7 +162,8 @@ def limit(database: Database, rows: list[PredictionRow]) -> Callable[[], None]:
 
 
 def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
-    records: list[JournalRecord] = list(read_folder(journal))
+    pages = [read_segment(s.path, limit=s.size) for s in segments(journal)]
+    records: list[JournalRecord] = [record for page in pages for record in page.records]
     rows = [row for record in records for row in rows_from_record(record)]
     bare = limit(database, rows)
     ours, here, there, limits = [], [], [], []

@@ -26,7 +26,8 @@ from tidemill import bundle
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.http.routes import Admission, Request, Route
-from tidemill.serving.journal.journal import Journal, JournalOptions
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions
 from tidemill.serving.journal.prediction_ids import id_source
 from tidemill.serving.model.batching import BatchItem
 from tidemill.serving.model.prediction_recorder import PredictionRecorder

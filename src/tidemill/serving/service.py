@@ -19,12 +19,12 @@ from tidemill.serving.http.dispatcher import Dispatcher
 from tidemill.serving.http.rate_limits import BucketTable, RateLimiter, parse_rate_limit
 from tidemill.serving.http.routes import Router, ServingProtocol
 from tidemill.serving.http.tracing import TracedDispatcher
-from tidemill.serving.journal.journal import Journal, JournalOptions, RecordingRule
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions, RecordingRule, parse_recording_rules
 from tidemill.serving.model.challenger import ChallengerPredictor
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
 from tidemill.serving.model.pool import ModelPool
-from tidemill.serving.model.prediction_recorder import parse_recording_rules
 from tidemill.serving.model.predictor import Predictor, PredictorContext
 from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status

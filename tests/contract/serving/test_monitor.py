@@ -16,6 +16,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from tests.contract.serving.conftest import Start, Tidemill, wait_until
+from tests.journal_records import read_folder
 from tests.servers import free_port
 from tidemill.cli import app as cli
 from tidemill.cli.commands.monitor import span
@@ -23,7 +24,6 @@ from tidemill.errors import InputError
 from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
 from tidemill.loop.monitoring.api_probe import ApiProber
-from tidemill.serving.journal.segments import read_folder
 from tidemill.settings import Settings
 from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
 from tidemill.stores.database.database import Database

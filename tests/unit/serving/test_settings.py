@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.errors import SettingsError
-from tidemill.serving.journal.journal import RecordingRule
-from tidemill.serving.model.prediction_recorder import parse_recording_rules
+from tidemill.serving.journal.policy import RecordingRule, parse_recording_rules
 from tidemill.serving.settings import ServingSettings, load, variables
 from tidemill.serving.telemetry.metrics import METRICS
 

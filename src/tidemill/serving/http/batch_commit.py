@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tidemill.errors import TidemillError
 from tidemill.serving.http.routes import Request, Response
-from tidemill.serving.model.prediction_recorder import journal_full_error
+from tidemill.serving.journal.policy import journal_full_error
 
 if TYPE_CHECKING:
     from tidemill.serving.journal.journal import Journal

@@ -1,4 +1,4 @@
-"""What the journal is told of answers: the journal's side of a predictor."""
+"""Turns a predictor's answers into journal records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.errors import SettingsError, UnavailableError
 from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
-from tidemill.serving.journal.journal import Journal, RecordingRule, is_sampled
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import is_sampled, journal_full_error
 from tidemill.serving.journal.record_types import Encoding, JournalRun
 from tidemill.serving.model.batching import BatchItem
 
@@ -18,10 +18,11 @@ NO_INPUTS: tuple[None, Encoding] = (None, "none")
 
 
 class PredictionRecorder:
-    """Writes down the answers of one version.
+    """Records the answers of one version.
 
     Args:
-        buffer: The predictor's buffer [rows, width], where works without rows of their own lie.
+        buffer: The predictor's buffer [rows, width], which contains the rows of items without
+            arrays of their own.
     """
 
     def __init__(
@@ -41,33 +42,34 @@ class PredictionRecorder:
         self._encoding: Encoding = "f4" if buffer.itemsize == 4 else "f8"
 
     def check(self) -> None:
-        """Before any work: refuse when the journal does.
+        """Refuse the request, before any work is done, if the journal refuses records.
 
         Raises:
-            UnavailableError: The journal is full and its policy is to refuse.
+            UnavailableError: The journal is full and its policy is `refuse`.
         """
         if self._journal.refusing:
             raise journal_full_error()
 
     def write(
-        self, works: Sequence[BatchItem], outputs: Outputs, role: str, now: tuple[float, float]
+        self, items: Sequence[BatchItem], outputs: Outputs, role: str, now: tuple[float, float]
     ) -> None:
-        """Record works of one run, whose answers lie in its outputs from `work.start` on.
+        """Record the answered items of one run.
 
         Args:
-            works: In the order of their answers; some of the run's may be missing.
-            now: The wall clock and the monotonic one.
+            items: In the order of their rows; some of the run's items may be missing.
+            outputs: Of the whole run; an item's answers start at `item.start`.
+            now: The wall clock and the monotonic clock, in seconds.
         """
         share = self._sample
         if share < 1.0:
-            works = [work for work in works if is_sampled(work.request.id, share)]
-            if not works:
+            items = [item for item in items if is_sampled(item.request.id, share)]
+            if not items:
                 return
         ids, counts, latencies, request_ids, key_ids = [], [], [], [], []
         total = 0
         moment = now[1]
-        for work in works:  # one loop, for each comprehension would be a call
-            request, count = work.request, work.count
+        for item in items:  # one loop, because each comprehension would be a call
+            request, count = item.request, item.count
             admission = request.admission
             total += count
             ids.append(request.id)
@@ -75,24 +77,24 @@ class PredictionRecorder:
             latencies.append(moment - request.started)
             request_ids.append(admission.request_id)
             key_ids.append(admission.key_id)
-        whole = works[-1].start + count == total
-        features, encoding = self._features(works, whole) if self._inputs else NO_INPUTS
-        found, likely = self._answers(works, outputs, total if whole else None)
+        whole = items[-1].start + count == total
+        features, encoding = self._features(items, whole) if self._inputs else NO_INPUTS
+        predictions, probabilities = self._answers(items, outputs, total if whole else None)
         run = JournalRun(
             now[0], self._name, self._version, role, share, encoding, ids, counts, latencies,
-            request_ids, key_ids, features, found, likely,
+            request_ids, key_ids, features, predictions, probabilities,
         )  # fmt: skip
         self._journal.add(run)
 
-    def _features(self, works: Sequence[BatchItem], whole: bool) -> tuple[Any, Encoding]:
-        """The rows of the works, one after the other."""
-        if works[0].rows is None:
+    def _features(self, items: Sequence[BatchItem], whole: bool) -> tuple[Any, Encoding]:
+        """The rows of the items, one after the other."""
+        if items[0].rows is None:
             if whole and self._floats:
-                return bytes(self._view[: len(works) * self._row_bytes]), self._encoding
-            rows = self._buffer[[work.start for work in works]]
+                return bytes(self._view[: len(items) * self._row_bytes]), self._encoding
+            rows = self._buffer[[item.start for item in items]]
             return rows.astype(f"<{self._encoding}", copy=False).tobytes(), self._encoding
         parts = [
-            self._encoder.journal_features(work.rows) for work in works if work.rows is not None
+            self._encoder.journal_features(item.rows) for item in items if item.rows is not None
         ]
         encoding = parts[0][1]
         if encoding == "values":
@@ -100,57 +102,29 @@ class PredictionRecorder:
         return b"".join(rows for rows, _ in parts), encoding  # type: ignore[misc]
 
     def _answers(
-        self, works: Sequence[BatchItem], outputs: Outputs, first: int | None
+        self, items: Sequence[BatchItem], outputs: Outputs, first: int | None
     ) -> tuple[list[Any], bytes | None]:
-        """Labels or numbers, and probabilities: the first few of the run's, or the works' own."""
+        """Labels or numbers, and probabilities, of the items.
+
+        Args:
+            first: The items are exactly the first rows of the run, this many; None if not.
+        """
         labels = self._labels
-        found = [labels[i] for i in outputs.label_list] if labels else outputs.value_list
-        likely = None if outputs.probabilities is None else outputs.probability_bytes
-        if first == len(found):
-            return found, likely
+        predictions = [labels[i] for i in outputs.label_list] if labels else outputs.value_list
+        probabilities = None if outputs.probabilities is None else outputs.probability_bytes
+        if first == len(predictions):
+            return predictions, probabilities
         if first is None:
-            return _picked(works, found, 1), _picked(works, likely, outputs.probability_row_bytes)
-        return found[:first], None if likely is None else likely[
-            : first * outputs.probability_row_bytes
-        ]
+            row_bytes = outputs.probability_row_bytes
+            return _select(items, predictions, 1), _select(items, probabilities, row_bytes)
+        if probabilities is None:
+            return predictions[:first], None
+        return predictions[:first], probabilities[: first * outputs.probability_row_bytes]
 
 
-def _picked(works: Sequence[BatchItem], held: Any, per_row: int) -> Any:
-    """What is the works' own of a list, or of bytes, for all rows of their run."""
-    if held is None:
+def _select(items: Sequence[BatchItem], column: Any, per_row: int) -> Any:
+    """The items' part of a list, or of bytes, that covers all rows of their run."""
+    if column is None:
         return None
-    parts = [held[w.start * per_row : (w.start + w.count) * per_row] for w in works]
-    return b"".join(parts) if isinstance(held, bytes) else [x for part in parts for x in part]
-
-
-def journal_full_error() -> UnavailableError:
-    return UnavailableError(
-        "The journal is full, and predictions that cannot be recorded are refused.",
-        remedy="Let ingest run, or raise TIDEMILL_JOURNAL_MAX_BYTES.",
-    )
-
-
-def parse_recording_rules(text: str, general: RecordingRule) -> dict[str, RecordingRule]:
-    """TIDEMILL_JOURNAL_RULES as rules by model; what an entry leaves out is as in `general`.
-
-    Raises:
-        SettingsError: An entry is not `name=share` or `name=share:noinputs`.
-    """
-    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
-    return dict(_read_rule(entry, general) for entry in entries)
-
-
-def _read_rule(entry: str, rule: RecordingRule) -> tuple[str, RecordingRule]:
-    name, _, value = entry.rpartition("=")
-    share, _, inputs = value.partition(":")
-    try:
-        sample = float(share) if share else rule.sample
-    except ValueError:
-        sample = -1.0
-    if not name or not 0 <= sample <= 1 or inputs not in ("", "inputs", "noinputs"):
-        raise SettingsError(
-            f"TIDEMILL_JOURNAL_RULES holds '{entry}'.",
-            field="TIDEMILL_JOURNAL_RULES",
-            expected="name=share or name=share:noinputs, the share between 0 and 1",
-        )
-    return name, RecordingRule(sample, inputs == "inputs" if inputs else rule.inputs)
+    parts = [column[i.start * per_row : (i.start + i.count) * per_row] for i in items]
+    return b"".join(parts) if isinstance(column, bytes) else [x for part in parts for x in part]

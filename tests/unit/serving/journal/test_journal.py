@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.journal_records import read_folder
 from tidemill.errors import SettingsError
 from tidemill.serving.journal import journal as writing
-from tidemill.serving.journal.journal import Journal, JournalOptions, RecordingRule
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions, RecordingRule
 from tidemill.serving.journal.prediction_ids import id_source
 from tidemill.serving.journal.record_types import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import (
@@ -26,7 +28,6 @@ from tidemill.serving.journal.segments import (
     HEADER,
     MARKER,
     discard,
-    read_folder,
     read_segment,
     segments,
 )
