@@ -26,7 +26,8 @@ from tidemill.loop.sync.bundle_sources import REGISTERED, identity_of
 from tidemill.loop.sync.estimators import TRUST, load_estimator, signature_of
 from tidemill.loop.sync.networks import compile_network
 from tidemill.loop.sync.onnx_models import compile_onnx
-from tidemill.loop.sync.pyfunc_supervisor import start_worker, stop_worker
+from tidemill.loop.sync.pyfunc_supervisor import STOP_SECONDS, start_worker
+from tidemill.processes import stop_process
 from tidemill.serving.model.remote_runtime import WorkerConnection, read_output
 from tidemill.signature import Label, Signature, Tensor
 from tidemill.steps.export.bundle_writer import BundleMetadata, make_example, write_bundle
@@ -247,7 +248,7 @@ def _ask_once(model: ExternalModel, folder: Path, signature: Signature, rows: In
             raise ExportError(f"Its worker went away: {error.detail}") from error
         finally:
             link.close()
-            stop_worker(process)
+            stop_process(process, STOP_SECONDS)
 
 
 def _answers(output: Any, signature: Signature) -> ModelPredictions:
