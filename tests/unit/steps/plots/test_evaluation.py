@@ -111,8 +111,8 @@ def test_pyplot_is_never_imported() -> None:
     import subprocess
 
     code = (
-        "import sys, numpy as np; from tidemill.steps import pictures as p, style as s;"
-        "s.png(p.residuals_picture(np.arange(9.), np.arange(9.), 't', 'y'));"
+        "import sys, numpy as np; from tidemill.steps.plots import evaluation, style;"
+        "style.to_png(evaluation.plot_residuals(np.arange(9.), np.arange(9.), 't', 'y'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
