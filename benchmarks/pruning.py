@@ -21,9 +21,8 @@ from sklearn.neural_network import MLPClassifier
 
 from tidemill import Candidate, Project
 from tidemill.loop.training.trial import fit_and_evaluate, screen_trial
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.search.pruning import TrialPruned
 from tidemill.steps.search.search import Trial, open_search
 
@@ -92,9 +91,10 @@ CASES = {
 def searched(project: Project, seed: int, trials: int) -> Tally:
     """One search, timed."""
     data = prepare(project)
-    metric = deciding_metric(project, data.task)
+    metric = project.gate.deciding_metric(data.task)
     candidate = project.candidates[0]
-    search = open_search(candidate, trials=trials, seed=seed, maximize=METRICS[metric])
+    maximize = METRICS[metric].higher_is_better
+    search = open_search(candidate, trials=trials, seed=seed, maximize=maximize)
     scouting = fitting = 0.0
     pruned, known = 0, []
     while (settings := search.ask()) is not None:
@@ -116,7 +116,7 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
         if value is not None:
             known.append(value)
         search.tell(settings, value, ended)
-    return Tally((max if METRICS[metric] else min)(known), scouting, fitting, pruned)
+    return Tally((max if maximize else min)(known), scouting, fitting, pruned)
 
 
 def main() -> None:

@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tidemill.errors import ProjectError
+from tidemill.metrics import METRICS, default_metric, metrics_of
 from tidemill.policies import Challenge, Contest, Decay, Drift, Retraining
-from tidemill.signature import Tensor
+from tidemill.signature import Task, Tensor
 from tidemill.sources import Source, csv, openml, sklearn_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "METRICS",
     "Candidate",
     "Challenge",
     "Contest",
@@ -53,24 +53,6 @@ __all__ = [
     "openml",
     "sklearn_dataset",
 ]
-
-Task = Literal["classification", "regression"]
-
-#: Every metric a gate or a promotion may name, and whether more of it is better.
-METRICS: dict[str, bool] = {
-    "accuracy": True,
-    "precision": True,
-    "recall": True,
-    "f1_score": True,
-    "precision_weighted": True,
-    "recall_weighted": True,
-    "f1_weighted": True,
-    "roc_auc": True,
-    "log_loss": False,
-    "rmse": False,
-    "mae": False,
-    "r2": True,
-}
 
 
 @dataclass(frozen=True)
@@ -192,6 +174,21 @@ class Gate:
                 field="confidence",
                 expected="between 0 and 1",
             )
+
+    def deciding_metric(self, task: Task) -> str:
+        """The metric that decides between models: `metric`, or the task's default.
+
+        Raises:
+            ProjectError: The gate names a metric of the other task.
+        """
+        name = self.metric or default_metric(task)
+        if METRICS[name].task != task:
+            raise ProjectError(
+                f"The gate decides by {name}, which is not a {task} metric.",
+                field="gate",
+                expected=f"one of {', '.join(metrics_of(task))}",
+            )
+        return name
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from tidemill import Candidate, Gate, Project, csv
 from tidemill.errors import DataError, ProjectError
-from tidemill.project import METRICS, gallery, load_project
+from tidemill.metrics import METRICS
+from tidemill.project import gallery, load_project
 
 PROJECT = """
 from sklearn.linear_model import LogisticRegression

@@ -15,7 +15,7 @@ from tidemill.console.background_cache import CachedValue
 from tidemill.console.page_request import PageRequest
 from tidemill.console.traffic import TrafficFigures
 from tidemill.errors import UnavailableError
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.stores.audit import AuditLog
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion, RegisteredModel
 from tidemill.stores.projects import KnownProject
@@ -91,7 +91,7 @@ def shown_metrics(found: list[ModelVersion], most: int = 4) -> list[str]:
 
 def best_of(found: list[ModelVersion], metric: str) -> str | None:
     """The number of the version with the best value of a metric."""
-    sign = 1 if METRICS.get(metric, True) else -1
+    sign = METRICS[metric].sign if metric in METRICS else 1
     having = [v for v in found if metric in v.metrics]
     return max(having, key=lambda v: sign * v.metrics[metric]).number if having else None
 

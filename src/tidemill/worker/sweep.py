@@ -21,8 +21,8 @@ from tidemill.loop.training.sweep import (
     open_sweep,
     run_task,
 )
+from tidemill.metrics import METRICS
 from tidemill.platform import Platform
-from tidemill.project import METRICS
 from tidemill.steps.search.pruning import Pruning
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.tracking import Tracking
@@ -149,7 +149,7 @@ def _show(platform: Platform, job: Job, result: TrialTaskResult) -> None:
     known = [value for value in values if value is not None]
     done = sum(part.done for part in parts) + 1
     metric = job.params["metric"]
-    best = (max if METRICS[metric] else min)(known) if known else None
+    best = (max if METRICS[metric].higher_is_better else min)(known) if known else None
     progress = {"trial": done, "trials": len(parts), "metric": metric, "best": best}
     platform.jobs.show_children(job.parent, 5 + 80 * done / len(parts), progress)
 

@@ -10,7 +10,7 @@ from tidemill.console import queries
 from tidemill.console.page_request import PageRequest, View
 from tidemill.console.pages.models import PICTURES, evidence_of
 from tidemill.errors import NotFoundError
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.stores.mlflow.evidence import read_intervals
 from tidemill.stores.mlflow.versions import ModelVersion
 
@@ -112,7 +112,7 @@ def _row(
 ) -> MetricComparison:
     better = ""
     if a is not None and b is not None and a != b:
-        better = "a" if (a > b) == METRICS[metric] else "b"
+        better = "a" if (a > b) == METRICS[metric].higher_is_better else "b"
     first, second = (found.get(metric) for found in intervals)
     return MetricComparison(metric, a, b, better, (first, second))
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from tidemill.errors import NotFoundError, RequestError
 from tidemill.policies import Challenge
 from tidemill.serving.shelf.traffic_rules import Mode, TrafficRule, read_traffic, write_traffic
-from tidemill.steps.decay.holdout import Task, row_losses
+from tidemill.signature import Task
+from tidemill.steps.decay.holdout import row_losses
 from tidemill.steps.gate.canary import TrafficSample, check_canary
 from tidemill.stores.audit import AuditEntry
 from tidemill.stores.file_lock import file_lock

@@ -27,8 +27,9 @@ from tidemill.errors import (
     UnavailableError,
 )
 from tidemill.loop.promotion.evidence import compare_versions, gather_rows, record_split
-from tidemill.project import METRICS, Gate, Project
-from tidemill.steps.gate.gate import DEFAULT_METRIC, GateVerdict
+from tidemill.metrics import METRICS, default_metric
+from tidemill.project import Gate, Project
+from tidemill.steps.gate.gate import GateVerdict
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHAMPION,
@@ -221,7 +222,7 @@ def _best(
     """The version with the best recorded metric, newest first among equals; archived ones too."""
     versions = registry.versions(name, metrics=True)
     metric = gate.metric or _usual_metric(versions, project)
-    sign = 1 if METRICS[metric] else -1
+    sign = METRICS[metric].sign
     ranked = [
         (sign * v.metrics[metric], int(v.number), v)
         for v in versions
@@ -239,7 +240,7 @@ def _best(
 
 def _usual_metric(versions: list[ModelVersion], project: Project | None) -> str:
     if project is not None and project.task is not None:
-        return DEFAULT_METRIC[project.task]
+        return default_metric(project.task)
     recorded = {name for version in versions for name in version.metrics}
     return "rmse" if "rmse" in recorded and "f1_score" not in recorded else "f1_score"
 

@@ -17,9 +17,8 @@ from tidemill.bundle import Bundle
 from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
 from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.loop.training.trial import fit_and_evaluate
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.steps.data.prepare import PreparedData, clean, input_matrix, load_frame
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.retraining.training_windows import held_out_rows
 from tidemill.steps.search.fit import predict
 from tidemill.steps.search.search import Trial
@@ -102,8 +101,8 @@ def _fitted(
     """The candidate that is best on the newest rows, fitted on all; None if none can be."""
     first = 0 if last is None else max(known - last, 0)
     data = _prepared(staged, max(first, known - CHOOSING_ROWS), known)
-    metric = deciding_metric(staged.project, data.task)
-    sign = 1 if METRICS[metric] else -1
+    metric = staged.project.gate.deciding_metric(data.task)
+    sign = METRICS[metric].sign
     found: list[tuple[float, Trial]] = []
     for name, params in settings.items():
         trial = Trial(name, 1, 1, dict(params))

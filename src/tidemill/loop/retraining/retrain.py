@@ -26,9 +26,9 @@ from tidemill.loop.training.provenance import origin_tags
 from tidemill.loop.training.publish import PublishedVersion, publish
 from tidemill.loop.training.train import NO_OVERRIDES, plan_searches, try_candidate
 from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, run_trial
-from tidemill.project import METRICS, Project
+from tidemill.metrics import METRICS
+from tidemill.project import Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
 from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
 from tidemill.steps.search.search import Search, Trial
@@ -99,7 +99,8 @@ def retrain(
     windows = _windows(project, cleaned, lessons, own)
     whole = _part(project, cleaned, TrainingWindow("all", 0, end))
     metric = _metric(project, whole)
-    searches = plan_searches(project, overrides, trials, only, maximize=METRICS[metric])
+    maximize = METRICS[metric].higher_is_better
+    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
     total = sum(search.total for search in searches.values())
     report.planned(total + (len(windows) - 1) * len(searches), metric)
     tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}
@@ -160,7 +161,7 @@ def _metric(project: Project, data: PreparedData) -> str:
     """What decides between windows; few held-out rows may not define the gate's own metric."""
     if data.task == "classification" and data.test[project.target].nunique() < 2:
         return "accuracy"
-    return deciding_metric(project, data.task)
+    return project.gate.deciding_metric(data.task)
 
 
 def _try_windows(
@@ -177,7 +178,7 @@ def _try_windows(
     """
     settings: dict[str, Trial] = {}
     values: dict[str, float] = {}
-    sign = 1 if METRICS[common.metric] else -1
+    sign = METRICS[common.metric].sign
     best, reasons = [], dict[str, None]()
     for window in windows:
         sweep = _narrowed(common, cleaned, window)
@@ -203,7 +204,7 @@ def _try_windows(
             f"No candidate of '{common.project.name}' could be trained again. {'; '.join(reasons)}",
             field="candidates",
         )
-    better = METRICS[common.metric]
+    better = METRICS[common.metric].higher_is_better
     return sorted(best, key=lambda pair: pair[1].value or 0.0, reverse=better)
 
 
@@ -220,7 +221,7 @@ def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> TrialOutcome:
 
 
 def _best(outcomes: Sequence[TrialOutcome], metric: str) -> TrialOutcome:
-    sign = 1 if METRICS[metric] else -1
+    sign = METRICS[metric].sign
     return max(outcomes, key=lambda outcome: sign * (outcome.value or 0.0))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tidemill.errors import BundleError, ExportError
 from tidemill.serving.model.sklearn_runtime import rebuild
-from tidemill.signature import Column, Label, Signature, Tensor
+from tidemill.signature import Column, Label, Signature, Task, Tensor
 from tidemill.steps.export.external_samples import columns_with_missing
 from tidemill.steps.export.external_signature import SIGNATURE_REMEDY, Inputs, parse_inputs
 from tidemill.stores.mlflow.external_models import ExternalModel
@@ -48,7 +48,7 @@ def signature_of(model: ExternalModel, estimator: Any) -> Signature:
     if inputs is None:
         inputs = _inputs_by_itself(estimator)
     labels = _labels(estimator)
-    task: Literal["classification", "regression"] = "classification" if labels else "regression"
+    task: Task = "classification" if labels else "regression"
     target = str((model.outputs or [{}])[0].get("name") or "prediction")
     if isinstance(inputs, Tensor):
         return Signature(task, target, tensor=inputs, labels=labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidemill.steps.evaluation.ranking import is_better
+from tidemill.metrics import is_better
 
 LOADED, TRIALS_DONE = 5.0, 85.0  # percent: when the data are ready, when every trial has run
 

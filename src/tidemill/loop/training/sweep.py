@@ -30,9 +30,9 @@ from tidemill.loop.training.trial import (
     fit_and_evaluate,
     run_trial,
 )
-from tidemill.project import METRICS, Project
+from tidemill.metrics import METRICS
+from tidemill.project import Project
 from tidemill.steps.data.prepare import PreparedData, prepare
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.search.pruning import Pruning, pruning_enabled
 from tidemill.steps.search.search import GridSearch, Settings, Trial
 from tidemill.steps.search.shared_study import shared_study
@@ -109,8 +109,9 @@ def open_sweep(
         storage: Where Optuna keeps the studies: a database that all workers reach.
     """
     data = prepare(project)
-    metric = deciding_metric(project, data.task)
-    searches = plan_searches(project, overrides, trials, only, maximize=METRICS[metric])
+    metric = project.gate.deciding_metric(data.task)
+    maximize = METRICS[metric].higher_is_better
+    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
     tasks: list[TrialTask] = []
     for name, search in searches.items():
         total = search.total
@@ -119,7 +120,7 @@ def open_sweep(
             tasks += [TrialTask(name, n, total, settings) for n, settings in enumerate(found, 1)]
         else:
             study = f"{mark[1]}:{name}"
-            with shared_study(storage, study, maximize=METRICS[metric], seed=project.seed):
+            with shared_study(storage, study, maximize=maximize, seed=project.seed):
                 pass  # made here, so that no two workers make it
             tasks += [TrialTask(name, n, total, study=study) for n in range(1, total + 1)]
     run_id = _earlier_run(project, tracking, mark) or _new_run(project, data, tracking, metric)
@@ -148,7 +149,7 @@ def run_task(
         outcome = run_trial(_trial(task, settings), sweep)
     else:
         assert task.study is not None, "a task has settings or a study"
-        maximize, seed = METRICS[sweep.metric], project.seed + task.number
+        maximize, seed = METRICS[sweep.metric].higher_is_better, project.seed + task.number
         candidate = project.candidate(task.candidate)
         prune = pruning_enabled(candidate.prune, task.of)
         with shared_study(storage, task.study, maximize=maximize, seed=seed, prune=prune) as study:
@@ -208,7 +209,8 @@ def _publish_best(
     fine = [outcome for outcome in outcomes if outcome.value is not None]
     if not fine:
         raise all_trials_failed(sweep.project, outcomes)
-    ranked = sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])
+    maximize = METRICS[sweep.metric].higher_is_better
+    ranked = sorted(fine, key=lambda o: o.value or 0.0, reverse=maximize)
     refused: dict[str, str] = {}
     for outcome in ranked:
         report.fitting(outcome.trial.candidate)
@@ -225,7 +227,7 @@ def _publish_best(
 
 def _sweep(project: Project, tracking: Tracking, run_id: str) -> Sweep:
     data = prepare(project)
-    metric = deciding_metric(project, data.task)
+    metric = project.gate.deciding_metric(data.task)
     run = tracking.reopen(run_id)
     return Sweep(project, data, metric, tracking, run, origin_tags(project, data))
 

@@ -28,9 +28,9 @@ from tidemill.loop.training.result import (
     write_processed,
 )
 from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, all_trials_failed, run_trial
-from tidemill.project import METRICS, Project
+from tidemill.metrics import METRICS, is_better
+from tidemill.project import Project
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.evaluation.ranking import deciding_metric, is_better
 from tidemill.steps.search.search import Search, Trial, open_search
 from tidemill.stores.mlflow.tracking import Tracking
 
@@ -78,8 +78,9 @@ def train(
     tracking.experiment(project.name)  # before the work, so that MLflow being away costs none
     data = prepare(project, extra_rows=extra_rows)
     write_processed(project, data)
-    metric = deciding_metric(project, data.task)
-    searches = plan_searches(project, overrides, trials, only, maximize=METRICS[metric])
+    metric = project.gate.deciding_metric(data.task)
+    maximize = METRICS[metric].higher_is_better
+    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
     report.planned(sum(search.total for search in searches.values()), metric)
     tags = origin_tags(project, data)
     with (
@@ -171,4 +172,5 @@ def rank_outcomes(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> list[TrialO
     fine = [outcome for outcome in outcomes if outcome.trained is not None]
     if not fine:
         raise all_trials_failed(sweep.project, outcomes)
-    return sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])
+    maximize = METRICS[sweep.metric].higher_is_better
+    return sorted(fine, key=lambda o: o.value or 0.0, reverse=maximize)
