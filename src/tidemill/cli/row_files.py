@@ -42,7 +42,7 @@ class CsvRows:
 
 def open_rows(path: Path) -> TextIO:
     """The file as text, in the encoding that fits it."""
-    from tidemill.steps.data.encoding import detect_encoding
+    from tidemill.steps.data.csv_dialect import detect_encoding
 
     encoding = detect_encoding(path)
     return path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding)
@@ -54,7 +54,7 @@ def read_rows(source: TextIO, needed: Sequence[str]) -> CsvRows:
     Raises:
         InputError: It is empty, lacks a column, or has one twice.
     """
-    from tidemill.steps.data.encoding import SEPARATORS
+    from tidemill.steps.data.csv_dialect import SEPARATORS
 
     headers = {separator: _header(source, separator) for separator in SEPARATORS}
     separator = max(SEPARATORS, key=lambda each: len(set(needed) & set(headers[each])))

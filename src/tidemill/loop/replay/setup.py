@@ -20,8 +20,9 @@ from tidemill.metrics import TASKS, row_metric
 from tidemill.policies import Retraining
 from tidemill.project import Project, csv, load_project
 from tidemill.signature import Signature
+from tidemill.steps.data.clean import clean
 from tidemill.steps.data.csv_dialect import read_table
-from tidemill.steps.data.prepare import clean, target_array
+from tidemill.steps.data.prepare import target_array
 from tidemill.steps.data.timestamps import parse_timestamps
 
 WARMUP_FILE, PROJECT_FILE = "warmup.csv", "project.py"
