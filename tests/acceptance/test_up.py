@@ -112,14 +112,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`tidemill up` from nothing, in a folder of its own."""
     home = tmp_path_factory.mktemp("up") / ".tidemill"
     with running(home) as up:
-        up.await_text("Ask ClassificationModel")
+        up.await_text("from ClassificationModel")
         yield up
 
 
 def test_from_nothing_to_a_prediction_with_the_printed_command(served: Up) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed, and the printed command uses it")
-    command = served.await_text("-d ").partition("Ask ClassificationModel:")[2]
+    command = served.await_text("-d ").partition("from ClassificationModel:")[2]
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=120, check=True
     )
@@ -200,7 +200,7 @@ def test_a_signal_ends_every_process_and_the_next_up_goes_on(
 ) -> None:
     home = tmp_path / ".tidemill"
     with running(home, "--first", "gallery:iris") as up:
-        up.await_text("Ask iris-classifier")
+        up.await_text("from iris-classifier")
         await_fetch(f"{up.mlflow}/health")
         children = descendants(up.process.pid)
         assert len(children) >= 5
@@ -208,8 +208,8 @@ def test_a_signal_ends_every_process_and_the_next_up_goes_on(
     assert [pid for pid in children if alive(pid)] == []
     assert "Traceback" not in up.output.read_text()
     with running(home) as again:
-        printed = again.await_text("Ask iris-classifier")
-        assert "made now" not in printed
+        printed = again.await_text("from iris-classifier")
+        assert "created now" not in printed
         key = re.search(r"\$\(cat (\S+)\)", printed)
         assert key is not None
         assert Path(key[1]).stat().st_mode & 0o777 == 0o600

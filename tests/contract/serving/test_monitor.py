@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from tests.contract.serving.conftest import Start, Tidemill, wait_until
 from tests.journal_records import read_folder
 from tests.servers import free_port
-from tidemill.cli import app as cli
-from tidemill.cli.commands.monitor import span
+from tidemill.cli.app import app as cli
+from tidemill.cli.commands.monitor import parse_duration
 from tidemill.errors import InputError
 from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
@@ -195,10 +195,10 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5m", 90)])
 def test_durations(text: str, seconds: float) -> None:
-    assert span(text, "--every") == seconds
+    assert parse_duration(text, "--every") == seconds
 
 
 @pytest.mark.parametrize("text", ["10", "0s", "ten", "-5s", ""])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no duration"):
-        span(text, "--every")
+        parse_duration(text, "--every")

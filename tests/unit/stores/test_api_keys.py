@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tidemill import keyring
-from tidemill.cli.local.process_specs import ensure_key
+from tidemill.cli.local.home import ensure_key
 from tidemill.errors import NotFoundError, RequestError, UnavailableError
 from tidemill.platform import Platform
 from tidemill.settings import Settings

@@ -63,6 +63,11 @@ class BackupManifest(msgspec.Struct, frozen=True):
     rows: dict[str, dict[str, int]]
     files: dict[str, str]
 
+    @property
+    def row_count(self) -> int:
+        """The rows of all tables."""
+        return sum(sum(tables.values()) for tables in self.rows.values())
+
 
 def backup(settings: Settings, file: Path, *, mlflow_store: str | None = None) -> BackupManifest:
     """Write all state into one file; it appears under its name only when it is whole.

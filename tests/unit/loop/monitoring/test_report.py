@@ -17,7 +17,7 @@ from tests.servers import serving
 from tests.watched import NAME, Traffic, shelve, write_project
 from tidemill import keyring
 from tidemill.api.app import create_app
-from tidemill.cli import app as cli
+from tidemill.cli.app import app as cli
 from tidemill.errors import NotFoundError
 from tidemill.loop.monitoring.report import find_window, make_report
 from tidemill.platform import Platform

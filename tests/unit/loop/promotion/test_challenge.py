@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.watched import NAME, Traffic, shelve, write_project
-from tidemill.cli import app as cli
+from tidemill.cli.app import app as cli
 from tidemill.errors import NotFoundError, RequestError
 from tidemill.loop.promotion.challenge import challenge, end_canary, set_rule
 from tidemill.platform import Platform
