@@ -34,9 +34,9 @@ from tidemill.loop.replay.report import ReplayReport, make_report
 from tidemill.loop.replay.setup import ReplaySetup, prepare_replay
 from tidemill.loop.retraining.contest_bundles import cached_bundle
 from tidemill.loop.training.train import TrainResult
+from tidemill.metrics import is_better
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.metrics import is_better
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
 from tidemill.stores.mlflow.versions import CHAMPION

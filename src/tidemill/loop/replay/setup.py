@@ -115,8 +115,8 @@ def prepare_replay(
     where = project if project.startswith("gallery:") else str(Path(project).resolve())
     reference.write_text(
         '"""Written by `tidemill replay`: a project with a table\'s first rows as its data."""\n'
-        "from tidemill.loop.replay.setup import staged\n\n"
-        f"project = staged({where!r}, {str(folder.resolve())!r})\n"
+        "from tidemill.loop.replay.setup import replay_project\n\n"
+        f"project = replay_project({where!r}, {str(folder.resolve())!r})\n"
     )
     loaded = load_project(reference)
     cleaned = clean(table, loaded)
