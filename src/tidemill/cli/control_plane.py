@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.mlflow.connection import set_http_timeouts
-from tidemill.stores.mlflow.output import silence_mlflow_output
+from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 
 

@@ -16,9 +16,9 @@ from tidemill.loop.training.progress import Progress
 from tidemill.platform import Platform
 from tidemill.project import Project
 from tidemill.steps.decay.holdout import read_holdout
-from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
+from tidemill.stores.model_metrics import record_metrics
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, NewContest
 from tidemill.worker.job_kinds import (
     JOB_TAG,

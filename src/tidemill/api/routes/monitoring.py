@@ -14,7 +14,7 @@ from tidemill.api.schemas import Filter, Listing, PageQuery, Since, to_datetime,
 from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
 from tidemill.platform import Platform
-from tidemill.stores.database.statistics import model_values
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"])

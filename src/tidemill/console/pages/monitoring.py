@@ -9,7 +9,7 @@ from tidemill.console import monitoring_summary, queries
 from tidemill.console.charts import Point
 from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import ConflictError
-from tidemill.stores.database import statistics
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.results import MonitoredModel
 
 SHOWN_FEATURES = 60
@@ -116,7 +116,7 @@ def _live(request: PageRequest, model: str, watched: MonitoredModel | None) -> l
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     curves = []
     for source in ("live", "estimate"):
-        rows = statistics.model_values(
+        rows = model_values(
             request.context.platform.database, model=model, source=source, limit=HISTORY
         ).items[::-1]
         part: Mapping[str, Any] = verdict.get(source) or {}

@@ -9,9 +9,9 @@ from tidemill.console.monitoring_summary import StepStatus
 from tidemill.console.page_request import PageRequest, View
 from tidemill.errors import NotFoundError
 from tidemill.loop.retraining.growth import POSTPONED
-from tidemill.stores.database import statistics
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import ModelVersion
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import Trigger
 
 TRAININGS = ("train", "retrain")
@@ -76,7 +76,7 @@ def live_metric(
         return None
     database = request.context.platform.database
     for source in ("live", "estimate"):
-        found = statistics.model_values(
+        found = model_values(
             database, model=name, version=champion.number, source=source, limit=1
         ).items
         if found:

@@ -38,9 +38,9 @@ from tidemill.steps.retraining.contest import (
     prior_autocorrelation_time,
 )
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
+from tidemill.stores.model_metrics import record_metrics
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, Contests

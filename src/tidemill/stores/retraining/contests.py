@@ -14,8 +14,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
-from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.database import Database, EpochNow, new_row_id
 from tidemill.stores.database.pages import json_safe
 from tidemill.stores.database.tables import contests
 

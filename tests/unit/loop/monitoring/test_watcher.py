@@ -19,7 +19,7 @@ from tidemill.loop.sync.model_converter import empty_profile
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.steps.decay.check import loss_detector
-from tidemill.stores.database.statistics import model_values
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger
 
 
