@@ -135,7 +135,7 @@ class Platform:
         return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
 
     @cached_property
-    def watching(self) -> MonitoringResults:
+    def monitoring_results(self) -> MonitoringResults:
         """The results of monitoring checks."""
         return MonitoringResults(self.database)
 
@@ -147,7 +147,7 @@ class Platform:
         return make_watcher(
             settings=self.settings,
             predictions=self.predictions,
-            watching=self.watching,
+            watching=self.monitoring_results,
             triggers=self.triggers,
             submit=self.submit,
             job=self.jobs.get,
@@ -187,7 +187,7 @@ class Platform:
         return self.settings.home / "contestants"
 
     @cached_property
-    def umpire(self) -> ContestService:
+    def contest_service(self) -> ContestService:
         """Judges the contests between challengers and champions."""
         from tidemill.loop.retraining.contest import ContestService
 
@@ -205,7 +205,7 @@ class Platform:
         """Watches over promotions that contests led to."""
         from tidemill.loop.retraining.probation import ProbationService
 
-        return ProbationService(self.umpire)
+        return ProbationService(self.contest_service)
 
     @cached_property
     def follow_ups(self) -> RetrainingScheduler:
@@ -246,7 +246,7 @@ class Platform:
         Raises:
             UnavailableError: MLflow or the database cannot be reached.
         """
-        if self.umpire.judge(model) is None and self.follow_ups.follow(model) is None:
+        if self.contest_service.judge(model) is None and self.follow_ups.follow(model) is None:
             self.probation.judge(model)
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
 def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf: Path) -> None:
     server = start()
     prober = ApiProber(address(server))
-    prober.look()
+    prober.probe_all()
     prober.close()
     server.stop()
     records = list(read_folder(server.service.settings.journal_folder))

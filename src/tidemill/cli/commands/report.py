@@ -45,7 +45,7 @@ def report(
       tidemill report churn -o churn.html --evidently
     """
     with open_platform(open_settings(home)) as platform:
-        watching = platform.watching
+        watching = platform.monitoring_results
         paths = [write_report(watching, platform.triggers, model, output, window)]
         if evidently:
             paths.append(write_evidently(platform.watcher, watching, model, output, window))

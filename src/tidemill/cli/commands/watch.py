@@ -70,8 +70,8 @@ def watch(
 def _check(platform: Platform, models: list[str], now: bool) -> list[WatchResult]:
     watcher = platform.watcher
     if now or models:
-        return [watcher.tick(name, by_hand=now) for name in models or watcher.models()]
-    return watcher.sweep()
+        return [watcher.check(name, forced=now) for name in models or watcher.models()]
+    return watcher.check_all()
 
 
 def _show(ticks: list[WatchResult], as_json: bool) -> None:

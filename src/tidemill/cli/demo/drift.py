@@ -72,7 +72,7 @@ def _run(settings: Settings, at: ServerAddresses, supervisor: Supervisor, quiet:
     ):
         supervisor.wait_until(lambda: traffic.sent >= ROWS_BEFORE_DRIFT, "Traffic", TIMEOUT_SECONDS)
         ingest()
-        platform.watcher.tick(MODEL)
+        platform.watcher.check(MODEL)
         timeline.start = time.monotonic()
         traffic.drifted.set()
         timeline.add("drift: the labels invert", f"{_error_rate(traffic, '1', False)} wrong so far")
@@ -107,7 +107,7 @@ def _await_new_champion(
     while traffic.newest_version == "1":
         supervisor.check()
         ingest()
-        platform.watcher.tick(MODEL)
+        platform.watcher.check(MODEL)
         _add_events(platform, states, timeline)
         if time.monotonic() > deadline:
             raise UnavailableError("There was no new champion within five minutes.")

@@ -209,7 +209,7 @@ class _ReplayRun:
             ),
             signature=original.signature,
             store=ingest,
-            look=lambda: platform.watcher.tick(model),
+            look=lambda: platform.watcher.check(model),
             champion=champion,
             attend=self.supervisor.check,
             tell=bar.set_done,

@@ -162,13 +162,13 @@ def _came_to(request: PageRequest, job: Job) -> tuple[str, str]:
     result = job.result or {}
     if POSTPONED in result:
         return "watch", "waits for more labels"
-    contest = request.context.platform.contests.of_job(job.id)
+    contest = request.context.platform.contests.by_job(job.id)
     if contest is None:
         gate = result.get("gate") or {}
         return "good", "new champion" if gate.get("promoted") else "kept the champion"
     if contest.state == "open":
         return "busy", "a contest decides"
-    if contest.reigning == contest.winner:
+    if contest.resulting_champion == contest.winner:
         return "good", "new champion"
     return "good", "kept the champion" if contest.winner is None else "the last champion is back"
 
