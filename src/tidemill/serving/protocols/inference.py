@@ -104,7 +104,7 @@ class InferenceHandlers:
 
     def ready(self, request: Request) -> Response:
         """Whether models are in service."""
-        ready = self._models.serves
+        ready = self._models.is_serving
         return json_response({"ready": ready}, 200 if ready else 503)
 
     def index(self, request: Request) -> Response:

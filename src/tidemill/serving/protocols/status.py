@@ -84,7 +84,7 @@ class StatusHandlers:
         """Whether the server can predict; 503 if not."""
         journal = self._journal()
         models = self._models
-        ready = models.serves and journal != "refusing" and not self._probes.unmet()
+        ready = models.is_serving and journal != "refusing" and not self._probes.unmet()
         well = not models.problems and journal != "full" and not self._probes.unreachable()
         status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {
