@@ -38,8 +38,10 @@ from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
 from tidemill.steps.retraining.contest import decide_contest
+from tidemill.steps.search.search import SearchOptions
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.evidence import read_intervals
+from tidemill.stores.mlflow.tracking import Tracking
 from tidemill.stores.retraining.contests import ContestChallenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
@@ -115,8 +117,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
     platform = Platform.open(made)
     project = platform.projects.get("flowers").project
     for only in ("logistic", "second"):
-        where = {"tracking_uri": made.mlflow_uri, "artifact_root": made.artifact_root}
-        train(project, only=[only], **where)  # type: ignore[arg-type]
+        tracking = Tracking(made.mlflow_uri, artifact_root=made.artifact_root)
+        train(project, tracking, SearchOptions(only=[only]))
     promote(
         project, platform.registry, "flowers", version=1, force=True, reason="first",
         audit=platform.audit_transition,

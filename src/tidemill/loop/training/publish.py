@@ -17,6 +17,7 @@ from tidemill.errors import ExportError
 from tidemill.loop.training.progress import Reporter
 from tidemill.loop.training.provenance import package_versions
 from tidemill.loop.training.trial import CANDIDATE_TAG, Sweep, TrainedModel, TrialOutcome, describe
+from tidemill.project import Project
 from tidemill.signature import Signature
 from tidemill.steps.data.prepare import input_matrix, target_array
 from tidemill.steps.data.preprocessing import find_scaler
@@ -85,8 +86,13 @@ def publish(ranked: Sequence[TrialOutcome], sweep: Sweep, report: Reporter) -> P
         report.registering()
         version = _register(outcome, outcome.trained, sweep, bundle, logged)
         return PublishedVersion(version, outcome, bundle.digest, refused)
+    raise none_servable(sweep.project, refused)
+
+
+def none_servable(project: Project, refused: Mapping[str, str]) -> ExportError:
+    """The error to raise when no trained model can be served, with the reason for each run."""
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise ExportError(f"No candidate of '{sweep.project.name}' can be served. {reasons}")
+    return ExportError(f"No candidate of '{project.name}' can be served. {reasons}")
 
 
 def _keep(

@@ -18,7 +18,8 @@ from typing import Any
 from tidemill.errors import ProjectError
 from tidemill.project import Candidate, Project
 
-Overrides = dict[str, dict[str, Any]]
+Settings = dict[str, Any]
+Overrides = dict[str, Settings]
 
 _WORDS = {
     bool: "true or false",

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project
 from tidemill.errors import ProjectError
-from tidemill.steps.search.search import check_params, parse_overrides
+from tidemill.steps.search.parameters import check_params, parse_overrides
 
 
 def network(
