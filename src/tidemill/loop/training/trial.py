@@ -179,7 +179,6 @@ def fit_and_evaluate(
     """
     candidate = project.candidate(trial.candidate)
     estimator = candidate.build(**trial.params)
-    # All rows, so that a column's kind does not depend on which rows were held out.
     all_rows = data.train if project.tensor else data.frame
     pipeline = build_pipeline(estimator, input_matrix(all_rows, data.inputs, project), project)
     y_train, y_test = target_array(data.train, project), target_array(data.test, project)
