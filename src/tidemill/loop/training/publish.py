@@ -103,7 +103,6 @@ def _keep(
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         bundle = _export(Path(folder, BUNDLE_PATH), outcome, learned, signature, sweep)
         logged = log_model(
-            sweep.tracking,
             run,
             learned.model,
             signature,

@@ -116,7 +116,7 @@ def run_trial(
         run.log_params(trial.params)
         try:
             screen_trial(trial, sweep.project, sweep.data, sweep.metric, callback)
-            with autologging(tracking, run) if project.autolog else nullcontext():
+            with autologging(run) if project.autolog else nullcontext():
                 trained = fit_and_evaluate(trial, project, sweep.data, on_epoch, callback)
             value = _deciding_value(trained.evaluation, sweep.metric)
         except TrialPruned as ended:
