@@ -129,7 +129,7 @@ def test_a_version_has_what_was_registered(registry: Registry, register: Registe
 def test_unknown_models_versions_and_aliases_list_the_known_ones(
     registry: Registry, register: Register
 ) -> None:
-    with pytest.raises(NotFoundError, match="Nothing is registered"):
+    with pytest.raises(NotFoundError, match="No model is registered"):
         registry.model("m")
     register("iris")
     register("wine")
@@ -293,7 +293,7 @@ def test_the_champion_cannot_be_archived_or_made_challenger(
 ) -> None:
     first, second = register(), register()
     registry.set_champion(first)
-    for act in (registry.retire, registry.challenge):
+    for act in (registry.retire, registry.set_challenger):
         with pytest.raises(ConflictError, match=r"is the champion.*Promote another"):
             act(first)
     registry.set_challenger(second)
@@ -327,7 +327,7 @@ def test_lists_read_all_pages(
 ) -> None:
     first = register("m", {"f1_score": 0.5})
     monkeypatch.setattr("tidemill.stores.mlflow.registry.PAGE_SIZE", 3)
-    monkeypatch.setattr("tidemill.stores.mlflow.registry.RUNS_A_QUERY", 4)
+    monkeypatch.setattr("tidemill.stores.mlflow.registry.RUNS_PER_QUERY", 4)
     other = client.create_experiment("other")
     for n in range(10):
         run = client.create_run(
