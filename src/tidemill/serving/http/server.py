@@ -1,4 +1,4 @@
-"""Running the data plane: one process behind one socket, until a signal ends it."""
+"""Runs the data plane in one process, until a signal stops it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,17 @@ def run(
     on_started: Callable[[str], None] | None = None,
     on_ending: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; running requests get `settings.grace` seconds to end.
+    """Serve until SIGTERM or SIGINT; running requests get `settings.grace` seconds to finish.
 
     Args:
-        fallback: Answers every path that the data plane does not know.
-        registry: Gives what is shown at /metrics with the data plane's own; None while it is not
-            there yet.
-        describe: The fallback's OpenAPI document, merged into the data plane's.
+        fallback: The app for every path that the data plane does not know.
+        registry: Returns more metrics to show at /metrics; None while there are none yet.
+        describe: Returns the fallback's OpenAPI document, merged into the data plane's.
         on_started: Called with the base URL when the port is open and the first models are loaded.
-        on_ending: Called when the server begins to end, before it waits for running requests.
+        on_ending: Called when the shutdown begins, before running requests are awaited.
 
     Raises:
-        SettingsError: The port is taken, or a setting does not hold.
+        SettingsError: The port is taken, or a setting is invalid.
     """
     listener = bind(settings.host, settings.port)
     service = Service(settings, registry=registry, describe=describe)
@@ -64,7 +63,7 @@ def serve(
     parent: int | None = None,
     on_ending: Callable[[], None] | None = None,
 ) -> None:
-    """Serve one app on a bound socket, in this process; no longer than a given parent lives."""
+    """Serve one app on a bound socket in this process, at most until the parent process ends."""
     server = ServingServer(config(settings, app))
     server.parent = parent
     server.drain = settings.drain
@@ -76,7 +75,7 @@ def serve(
 
 
 def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:
-    """How uvicorn runs the app."""
+    """The uvicorn configuration for the app."""
     return uvicorn.Config(
         app,
         http=protocol_class(app),
@@ -94,7 +93,7 @@ def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:
 
 
 class ServingServer(uvicorn.Server):
-    """uvicorn's server, which tells when it listens and ends when its parent did."""
+    """uvicorn's server, with callbacks, a drain period, and a check that the parent is alive."""
 
     on_started: Callable[[], None] | None = None
     on_ending: Callable[[], None] | None = None
@@ -112,8 +111,8 @@ class ServingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What start-up made stays: the collector need not walk it again and again.
-        # Requests make none of the cycles it looks for, so it looks seldom.
+        # Objects from the start-up live as long as the process, so the collector skips them.
+        # Requests create no reference cycles, so it rarely runs.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -124,14 +123,14 @@ class ServingServer(uvicorn.Server):
         if self.on_ending is not None:
             self.on_ending()
         if self.drain and self.models is not None:
-            await self._turn_away(self.models)
+            await self._drain(self.models)
         await super().shutdown(sockets)
 
-    async def _turn_away(self, models: ModelPool) -> None:
-        """Answer on for a while, but not ready, and end every connection with its next answer.
+    async def _drain(self, models: ModelPool) -> None:
+        """Keep answering while not ready, and close every connection after its next response.
 
-        A balancer then asks elsewhere before the port closes, and none of its connections is
-        closed at the moment in which it sends a request over it.
+        A load balancer then stops using this server before the port closes, and never finds a
+        connection closed at the moment it sends a request.
         """
         models.draining = True
         protocol: Any = self.config.http_protocol_class
@@ -146,8 +145,8 @@ class ServingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as the wish to end, and end with exit code 0; uvicorn's own
-        version raises the signal again afterwards."""
+        """Stop with exit code 0 on SIGTERM and SIGINT; uvicorn's own version raises the signal
+        again afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
