@@ -24,7 +24,7 @@ from tidemill.serving.model import sklearn_runtime as native
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 
 
 def table(texts: bool) -> tuple[pd.DataFrame, Any]:
@@ -41,7 +41,7 @@ def made(folder: Path, estimator: Any, *, texts: bool = False, task: str = "") -
     project = Project("m", lambda: X, "y", [Candidate("c", object)])
     model = build_pipeline(estimator, X, project).fit(X, y)
     signature = infer_signature(X, y, "regression" if task else "classification", project)
-    return export_bundle(model, signature, X, y, folder, name="m", X_train=X)
+    return export_bundle(model, signature, X, HeldOutRows(X, y), folder, BundleMetadata("m"))
 
 
 def rewritten(held: Bundle, **changes: Any) -> Bundle:
