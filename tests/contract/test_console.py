@@ -463,7 +463,7 @@ def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) ->
     ("fields", "text"),
     [
         ({"use.logistic": "yes", "set.logistic.C": "wide"}, "C"),
-        ({"use.logistic": "yes", "set.logistic.depth": "3"}, "takes no parameter 'depth'"),
+        ({"use.logistic": "yes", "set.logistic.depth": "3"}, "has no parameter 'depth'"),
         ({"use.logistic": "yes", "trials": "none"}, "no number of trials"),
         ({}, "at least one candidate"),
         ({"use.logistic": "yes", "kind": "probe"}, "no kind of training"),

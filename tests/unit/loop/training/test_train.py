@@ -338,7 +338,7 @@ def test_when_all_fail_each_reason_is_given_and_nothing_registered(store: Store)
     with pytest.raises(ProjectError) as caught:
         store.train(project)
     assert "a: ArithmeticError: these numbers do not add up" in str(caught.value)
-    assert "b: ProjectError: Candidate 'b' takes no parameter 'X'" in str(caught.value)
+    assert "b: ProjectError: Candidate 'b' has no parameter 'X'" in str(caught.value)
     assert [run.info.status for run in store.runs("hopeless")] == ["FAILED"] * 3
     assert "hopeless" not in store.models()
 
