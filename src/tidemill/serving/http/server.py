@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -64,13 +65,15 @@ def serve(
     on_ending: Callable[[], None] | None = None,
 ) -> None:
     """Serve one app on a bound socket in this process, at most until the parent process ends."""
-    server = ServingServer(config(settings, app))
-    server.parent = parent
-    server.drain = settings.drain
-    server.models = app.service.models
-    server.on_ending = on_ending
-    if on_started is not None:
-        server.on_started = lambda: on_started(url_of(listener))
+    started = partial(on_started, url_of(listener)) if on_started is not None else None
+    server = ServingServer(
+        config(settings, app),
+        app.service.models,
+        settings.drain,
+        parent=parent,
+        on_started=started,
+        on_ending=on_ending,
+    )
     server.run([listener])
 
 
@@ -95,11 +98,22 @@ def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:
 class ServingServer(uvicorn.Server):
     """uvicorn's server, with callbacks, a drain period, and a check that the parent is alive."""
 
-    on_started: Callable[[], None] | None = None
-    on_ending: Callable[[], None] | None = None
-    parent: int | None = None
-    models: ModelPool | None = None
-    drain: float = 0.0
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        models: ModelPool,
+        drain: float,
+        *,
+        parent: int | None = None,
+        on_started: Callable[[], None] | None = None,
+        on_ending: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._models = models
+        self._drain_seconds = drain
+        self._parent = parent
+        self._on_started = on_started
+        self._on_ending = on_ending
 
     async def on_tick(self, counter: int) -> bool:
         if self._orphaned():
@@ -107,7 +121,7 @@ class ServingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _orphaned(self) -> bool:
-        return self.parent is not None and os.getppid() != self.parent
+        return self._parent is not None and os.getppid() != self._parent
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -116,29 +130,29 @@ class ServingServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        if self.started and self.on_started is not None:
-            self.on_started()
+        if self.started and self._on_started is not None:
+            self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.on_ending is not None:
-            self.on_ending()
-        if self.drain and self.models is not None:
-            await self._drain(self.models)
+        if self._on_ending is not None:
+            self._on_ending()
+        if self._drain_seconds:
+            await self._drain()
         await super().shutdown(sockets)
 
-    async def _drain(self, models: ModelPool) -> None:
+    async def _drain(self) -> None:
         """Keep answering while not ready, and close every connection after its next response.
 
         A load balancer then stops using this server before the port closes, and never finds a
         connection closed at the moment it sends a request.
         """
-        models.draining = True
+        self._models.draining = True
         protocol: Any = self.config.http_protocol_class
         protocol.draining = True
         for connection in self.server_state.connections:
             if isinstance(connection, protocol):
                 connection.ending = True
-        until = time.monotonic() + self.drain
+        until = time.monotonic() + self._drain_seconds
         while time.monotonic() < until and not self.force_exit and not self._orphaned():
             await self.on_tick(0)
             await asyncio.sleep(0.1)
