@@ -161,20 +161,20 @@ def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tu
     fields = ("params", "time_limit", "memory_limit", "key_id", "request_id", "traceparent")
     order = json_safe({name: getattr(new, name) for name in fields})
     key = None if new.idempotency_key is None else f"order:{new.idempotency_key}"
-    consequences = platform.watcher.trigger_actions
+    actions = platform.watcher.trigger_actions
     earlier = None
     try:
         trigger_request = NewTrigger(
             model, "manual", reason, cause_key=key, actor=caller.actor, evidence={ORDER: order}
         )
-        trigger = consequences.ask(trigger_request)
+        trigger = actions.ask(trigger_request)
     except ConflictError:
         earlier = None if key is None else platform.triggers.by_key(model, key)
         if earlier is None:
             raise
         if earlier.evidence[ORDER]["params"] != order["params"]:
             raise idempotency_conflict(f"trigger {earlier.id}") from None
-        trigger = earlier if earlier.job_id else consequences.retrain(earlier)
+        trigger = earlier if earlier.job_id else actions.retrain(earlier)
     return platform.jobs.get(str(trigger.job_id)), earlier is None
 
 
