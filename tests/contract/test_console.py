@@ -30,7 +30,7 @@ from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.policies import Contest
 from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.http.server import ServingServer, config
+from tidemill.serving.http.server import ServingServer
 from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
@@ -152,7 +152,7 @@ class both_planes:  # noqa: N801
         serving = load({}, home=str(platform.settings.home), port=0, rate_limit="off", poll=0.05)
         self.listener = bind("127.0.0.1", 0)
         app = ServingApp(Service(serving), create_app(platform))
-        self.server = ServingServer(config(serving, app))
+        self.server = ServingServer(serving, app)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     def __enter__(self) -> str:

@@ -25,7 +25,6 @@ from tidemill.serving.settings import ServingSettings
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from tidemill.serving.model.pool import ModelPool
 
 GC_THRESHOLDS = (50_000, 20, 50)
 
@@ -66,14 +65,7 @@ def serve(
 ) -> None:
     """Serve one app on a bound socket in this process, at most until the parent process ends."""
     started = partial(on_started, url_of(listener)) if on_started is not None else None
-    server = ServingServer(
-        config(settings, app),
-        app.service.models,
-        settings.drain,
-        parent=parent,
-        on_started=started,
-        on_ending=on_ending,
-    )
+    server = ServingServer(settings, app, parent=parent, on_started=started, on_ending=on_ending)
     server.run([listener])
 
 
@@ -100,17 +92,16 @@ class ServingServer(uvicorn.Server):
 
     def __init__(
         self,
-        config: uvicorn.Config,
-        models: ModelPool,
-        drain: float,
+        settings: ServingSettings,
+        app: ServingApp,
         *,
         parent: int | None = None,
         on_started: Callable[[], None] | None = None,
         on_ending: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(config)
-        self._models = models
-        self._drain_seconds = drain
+        super().__init__(config(settings, app))
+        self._models = app.service.models
+        self._drain_seconds = settings.drain
         self._parent = parent
         self._on_started = on_started
         self._on_ending = on_ending
