@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.stores.database.pages import MAX_LIMIT
+from tidemill.stores.database.queries import MAX_LIMIT
 from tidemill.stores.jobs.jobs import Job
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from tidemill.api.dependencies import Admin, PlatformDep, Predictor, state_of
 from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, with_datetimes
 from tidemill.errors import ConflictError, InputError, NotFoundError, RequestError
-from tidemill.stores.predictions.feedback import CONFLICT, REFUSED, LabelResult, NewLabel
+from tidemill.stores.predictions.feedback import LabelResult, NewLabel
+from tidemill.stores.predictions.label_joins import CONFLICT, REFUSED
 
 router = APIRouter(tags=["feedback"])
 MAX_LABELS = 10_000

@@ -14,7 +14,7 @@ from tidemill.loop.monitoring.trigger_actions import ORDER
 from tidemill.loop.training.submit import training_job
 from tidemill.platform import Platform
 from tidemill.steps.search.parameters import check_params
-from tidemill.stores.database.pages import json_safe
+from tidemill.stores.database.queries import json_safe
 from tidemill.stores.jobs.jobs import Job, NewJob, idempotency_conflict
 from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.projects import KnownProject
