@@ -532,7 +532,7 @@ def test_a_metric_that_needs_probabilities_is_said_to(store: Store) -> None:
     from sklearn.svm import LinearSVC
 
     project = churn("sure", Candidate("svm", LinearSVC), gate=Gate(metric="log_loss"))
-    with pytest.raises(ProjectError, match="decides by log_loss, which needs"):
+    with pytest.raises(ProjectError, match="decides by log_loss, which this model does not have"):
         store.train(project)
 
 
