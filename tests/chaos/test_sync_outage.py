@@ -16,8 +16,9 @@ from tests.servers import free_port, private_mlflow, wait_until
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import UnavailableError
+from tidemill.loop.sync.process import sync_forever
 from tidemill.loop.sync.selection import ModelSelection
-from tidemill.loop.sync.shelf_sync import ShelfSync, sync_forever
+from tidemill.loop.sync.shelf_sync import ShelfSync
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry

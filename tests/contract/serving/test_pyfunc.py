@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tidemill.loop.sync import pyfunc_supervisor as keeping
-from tidemill.loop.sync.bundle_sources import converting
+from tidemill.loop.sync import pyfunc_supervisor
+from tidemill.loop.sync.model_converter import ModelConverter
 from tidemill.loop.sync.pyfunc_supervisor import PyfuncSupervisor, supervise
 from tidemill.loop.sync.selection import parse_selection
 from tidemill.loop.sync.shelf_sync import ShelfSync
@@ -65,7 +65,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
     folder = tmp_path_factory.mktemp("pyfunc")
     registry = _registered(folder, mlflow_template)
     home = folder / "home"
-    bundle_for = converting(registry, trust=True)
+    bundle_for = ModelConverter(registry, trust=True)
     report = ShelfSync(
         registry, home / "shelf", parse_selection(["m"]), bundle_for=bundle_for
     ).once()
@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
     thread = threading.Thread(target=supervise, args=(keeper, stop))
     with pytest.MonkeyPatch.context() as patch, starting(home) as begin:
         patch.setattr(fleets, "RETRY_SECONDS", 0.2)
-        patch.setattr(keeping, "LEAVING_SECONDS", 0.0)
+        patch.setattr(pyfunc_supervisor, "LEAVING_SECONDS", 0.0)
         running = begin()
         wait_until(lambda: running.ask("/ready").status == 503, "the first look")
         wait_until(lambda: "worker" in running.service.models.problems.get("m", ""), "the problem")

@@ -1,3 +1,3 @@
-from tidemill.loop.sync.shelf_sync import main
+from tidemill.loop.sync.process import main
 
 main()

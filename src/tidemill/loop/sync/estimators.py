@@ -1,4 +1,4 @@
-"""Estimators out of MLflow models of the common libraries, and what they take and answer."""
+"""Loads estimators from MLflow models of the common libraries, and derives their signatures."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tidemill.errors import BundleError, ExportError
+from tidemill.loop.sync.model_signature import make_signature, signed_inputs, target_name
 from tidemill.serving.model.sklearn_runtime import rebuild
-from tidemill.signature import Column, Label, Signature, Task, Tensor
-from tidemill.steps.export.external_samples import columns_with_missing
-from tidemill.steps.export.external_signature import SIGNATURE_REMEDY, Inputs, parse_inputs
+from tidemill.signature import Column, Label, Signature, Tensor
+from tidemill.steps.export.external_signature import SIGNATURE_REMEDY, Inputs
 from tidemill.stores.mlflow.connection import without_warnings
 from tidemill.stores.mlflow.external_models import ExternalModel
 
@@ -21,41 +21,32 @@ TRUST = "Serve with --trust if you trust everyone who can write to the registry.
 
 
 def load_estimator(model: ExternalModel, *, trust: bool) -> Any:
-    """The fitted estimator of the first flavour that one can be had of.
+    """Load the fitted estimator, from the first supported flavor.
 
     Args:
-        trust: Whether models may be unpickled, which runs what their author wrote.
+        trust: Whether models may be unpickled, which runs their author's code.
 
     Raises:
-        ExportError: There is none, or it would have to be unpickled; says why.
+        ExportError: No flavor is supported, or the model cannot be loaded without trust.
     """
     for flavor, load in LOADERS.items():
         if flavor in model.flavors:
             with without_warnings():
-                return _loaded(flavor, load, model, trust)
-    raise ExportError(f"No estimator can be had of the flavours {', '.join(model.flavors)}.")
+                return _load(flavor, load, model, trust)
+    raise ExportError(f"No estimator can be loaded from the flavors {', '.join(model.flavors)}.")
 
 
 def signature_of(model: ExternalModel, estimator: Any) -> Signature:
-    """What an estimator takes and answers, by its MLflow signature and by itself.
+    """The signature of an estimator, from its MLflow signature or its fitted attributes.
 
     Raises:
-        ExportError: It answers with several values a row, or nothing says what it takes.
+        ExportError: It predicts several values per row, or its inputs are unknown.
     """
-    inputs = (
-        parse_inputs(model.inputs, columns_with_missing(model.example)) if model.inputs else None
-    )
-    if inputs is None:
-        inputs = _inputs_by_itself(estimator)
-    labels = _labels(estimator)
-    task: Task = "classification" if labels else "regression"
-    target = str((model.outputs or [{}])[0].get("name") or "prediction")
-    if isinstance(inputs, Tensor):
-        return Signature(task, target, tensor=inputs, labels=labels)
-    return Signature(task, target, inputs, labels=labels)
+    inputs = signed_inputs(model) or _fitted_inputs(estimator)
+    return make_signature(inputs, _labels(estimator), target_name(model))
 
 
-def _loaded(
+def _load(
     flavor: str,
     load: Callable[[Path, Mapping[str, Any], bool], Any],
     model: ExternalModel,
@@ -65,12 +56,12 @@ def _loaded(
         return load(model.folder, model.flavors[flavor], trust)
     except ExportError:
         raise
-    except BundleError as error:  # a type that skops is not to rebuild
+    except BundleError as error:  # a type that skops must not rebuild
         raise ExportError(error.detail, remedy=TRUST) from error
     except ImportError as error:
         raise ExportError(
-            f"The {flavor} model cannot be loaded here: {error}.",
-            remedy="Install the package that it was made with.",
+            f"The {flavor} model cannot be loaded: {error}.",
+            remedy="Install the package that it was trained with.",
         ) from error
     except Exception as error:  # the libraries' own errors share no public base
         raise ExportError(
@@ -82,16 +73,16 @@ def _sklearn(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:
     path = folder / str(flavor["pickled_model"])
     if flavor.get("serialization_format") == "skops" and not trust:
         return rebuild(path.read_bytes())
-    _need_trust(trust, "scikit-learn")
+    _require_trust(trust, "scikit-learn")
     return importlib.import_module("mlflow.sklearn").load_model(str(folder))
 
 
 def _xgboost(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:
-    """XGBoost's own format, which holds no code."""
+    """Load XGBoost's own format, which contains no code."""
     xgboost = importlib.import_module("xgboost")
     kind = str(flavor.get("model_class", "xgboost.core.Booster")).rpartition(".")[2]
     if kind == "Booster":
-        kind = "XGBRegressor"  # answers what the booster's own predict does
+        kind = "XGBRegressor"  # predicts the same as the booster itself
     if not kind.startswith("XGB") or not hasattr(xgboost, kind):
         raise ExportError(f"XGBoost's {kind} has no compiled form.")
     estimator = getattr(xgboost, kind)()
@@ -105,12 +96,12 @@ def _lightgbm(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:
         return _as_regressor(importlib.import_module("lightgbm"), path)
     if flavor.get("serialization_format") == "skops" and not trust:
         return rebuild(path.read_bytes())
-    _need_trust(trust, "LightGBM")
+    _require_trust(trust, "LightGBM")
     return importlib.import_module("mlflow.lightgbm").load_model(str(folder))
 
 
 def _as_regressor(lightgbm: Any, path: Path) -> Any:
-    """LightGBM's own format, which holds no code: what the booster's own predict answers."""
+    """Load LightGBM's own format, which contains no code; predicts the same as the booster."""
     booster = lightgbm.Booster(model_file=str(path))
     if booster.num_model_per_iteration() > 1:
         raise ExportError("LightGBM's Booster of several classes has no compiled form.")
@@ -121,7 +112,7 @@ def _as_regressor(lightgbm: Any, path: Path) -> Any:
 
 
 def _catboost(folder: Path, flavor: Mapping[str, Any], trust: bool) -> Any:
-    """CatBoost's own format, which holds no code."""
+    """Load CatBoost's own format, which contains no code."""
     catboost = importlib.import_module("catboost")
     kind = str(flavor.get("model_type", "CatBoost"))
     if kind not in ("CatBoostClassifier", "CatBoostRegressor"):
@@ -139,31 +130,31 @@ LOADERS: dict[str, Callable[[Path, Mapping[str, Any], bool], Any]] = {
 }
 
 
-def _need_trust(trust: bool, library: str) -> None:
+def _require_trust(trust: bool, library: str) -> None:
     if not trust:
         raise ExportError(
-            f"The {library} model was pickled, and unpickling runs what its author wrote.",
+            f"The {library} model is pickled, and unpickling it would run its author's code.",
             remedy=TRUST,
         )
 
 
-def _inputs_by_itself(estimator: Any) -> Inputs:
-    """What a fitted estimator remembers of the rows it was fitted on: names, or a count."""
-    texts = _texts(estimator)
+def _fitted_inputs(estimator: Any) -> Inputs:
+    """The inputs according to a fitted estimator's attributes: column names, or their number."""
+    strings = _fitted_on_strings(estimator)
     names = getattr(estimator, "feature_names_in_", None)
-    if names is not None and not texts:
+    if names is not None and not strings:
         return tuple(Column(str(name), "number") for name in names)
     count = getattr(estimator, "n_features_in_", None)
-    if names is None and count is not None and not texts:
+    if names is None and count is not None and not strings:
         return Tensor("features", (int(count),), "float64")
     raise ExportError(
-        "The model was logged without a signature, and does not tell its columns' types itself.",
+        "The model was logged without a signature, and the types of its columns are unknown.",
         remedy=SIGNATURE_REMEDY,
     )
 
 
-def _texts(estimator: Any) -> bool:
-    """Whether a step was fitted on texts."""
+def _fitted_on_strings(estimator: Any) -> bool:
+    """Whether a step was fitted on strings."""
     from sklearn.base import BaseEstimator
 
     seen: list[Any] = [estimator]
@@ -186,7 +177,7 @@ def _labels(estimator: Any) -> tuple[Label, ...]:
     if classes is None or _is_regressor(estimator):
         return ()
     if isinstance(classes, list):
-        raise ExportError("The model answers with several labels a row.", remedy="Predict one.")
+        raise ExportError("The model predicts several labels per row.", remedy="Predict one.")
     found: tuple[Label, ...] = tuple(classes.tolist())
     return found
 

@@ -1,6 +1,6 @@
-"""PyTorch networks that others logged: exported to ONNX, and compared with the network itself.
+"""Exports external PyTorch networks to ONNX and compares the result with the network itself.
 
-Loading one may unpickle it, so this needs the operator's trust. Imports torch when asked for one.
+Loading a network may unpickle it, so this requires the operator's trust. Imports torch on use.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 
 from tidemill.errors import ExportError
 from tidemill.loop.sync.estimators import TRUST
+from tidemill.loop.sync.model_signature import make_signature
 from tidemill.loop.sync.onnx_models import compile_onnx
 from tidemill.signature import Label, Signature, Tensor
 from tidemill.steps.export import parity
@@ -26,50 +27,51 @@ from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_
 from tidemill.stores.mlflow.connection import without_warnings
 from tidemill.stores.mlflow.external_models import ExternalModel
 
-INSTALL = "pip install 'tidemill[torch]', and what else the network was made with."
+INSTALL = "pip install 'tidemill[torch]', and the other packages that the network needs."
 
 
 def compile_network(
     model: ExternalModel, inputs: Inputs, tagged: tuple[Label, ...], target: str, *, trust: bool
 ) -> tuple[Compiled, Signature, InputRows]:
-    """The network as a bundle holds it, its signature, and the rows that it was compared on.
+    """The exported network, its signature, and the rows that it was compared on.
 
-    A network that gives a number for each label of the tag gives scores: softmax makes
-    probabilities of them, unless they are some already.
+    If a network returns one number per label of the version's tag, these are scores. Softmax turns
+    them into probabilities, unless they already are.
 
     Raises:
-        ExportError: It needs trust, or torch; torch cannot export it; or ONNX answers otherwise.
+        ExportError: Loading requires trust or torch, torch cannot export the network, or the ONNX
+            model predicts something else.
     """
-    network = _loaded(model, trust)
-    rows = sample_rows(_unlabelled(inputs, target), model.example)
-    wide = _asked(network, rows)
-    if wide.ndim == 2 and wide.shape[1] > 1 and not are_probabilities(wide):
-        if len(tagged) != wide.shape[1]:
+    network = _load(model, trust)
+    rows = sample_rows(make_signature(inputs, (), target), model.example)
+    scores = _run(network, rows)
+    if scores.ndim == 2 and scores.shape[1] > 1 and not are_probabilities(scores):
+        if len(tagged) != scores.shape[1]:
             raise ExportError(
-                f"The PyTorch model gives {wide.shape[1]} scores a row, and no tag names as many"
-                " labels.",
+                f"The PyTorch model returns {scores.shape[1]} scores per row, and no tag lists as"
+                " many labels.",
                 remedy=LABELS_REMEDY,
             )
         layers = importlib.import_module("torch").nn
         network = layers.Sequential(network, layers.Softmax(1))
     compiled, signature, rows = _exported(network, model, inputs, tagged, target)
-    own = _answers(_asked(network, rows), signature)
+    own = _answers(_run(network, rows), signature)
     found = predict_in_batches(load_compiled(compiled, signature), compiled.inputs, signature, rows)
     differences = parity.compare_predictions(own, found)
     if not parity.within_tolerance(differences):
-        raise ExportError("The PyTorch model answers otherwise in ONNX.")
+        raise ExportError("The PyTorch model predicts something else in ONNX than in PyTorch.")
     return compiled, signature, rows
 
 
-def _loaded(model: ExternalModel, trust: bool) -> Any:
-    """The network, as MLflow loads it: in evaluation mode, on the CPU."""
+def _load(model: ExternalModel, trust: bool) -> Any:
+    """Load the network as MLflow does: in evaluation mode, on the CPU."""
     if not trust:
-        what = "The PyTorch model was pickled, and unpickling runs what its author wrote."
+        what = "The PyTorch model is pickled, and unpickling it would run its author's code."
         raise ExportError(what, remedy=TRUST)
     try:
         importlib.import_module("torch")
     except ImportError as error:
-        what = "The PyTorch model cannot be loaded: torch is not installed here."
+        what = "The PyTorch model cannot be loaded: torch is not installed."
         raise ExportError(what, remedy=INSTALL) from error
     try:
         with without_warnings():
@@ -81,14 +83,8 @@ def _loaded(model: ExternalModel, trust: bool) -> Any:
         raise ExportError(what, remedy=remedy) from error
 
 
-def _unlabelled(inputs: Inputs, target: str) -> Signature:
-    if isinstance(inputs, Tensor):
-        return Signature("regression", target, tensor=inputs)
-    return Signature("regression", target, inputs)
-
-
-def _asked(network: Any, rows: InputRows) -> Any:
-    """What the network itself answers, fed as MLflow's pyfunc feeds it."""
+def _run(network: Any, rows: InputRows) -> Any:
+    """The network's own output, with inputs converted as MLflow's pyfunc does."""
     torch = importlib.import_module("torch")
     given = rows.to_numpy(np.float32) if isinstance(rows, pd.DataFrame) else rows
     try:

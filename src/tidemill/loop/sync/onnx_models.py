@@ -1,4 +1,4 @@
-"""ONNX models of other makers: read, put into a bundle's terms, and compared with themselves."""
+"""Adapts external ONNX models to a bundle's inputs and outputs, and compares before and after."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import onnxruntime
 
 from tidemill.bundle import Parity
 from tidemill.errors import ExportError
-from tidemill.signature import Label, Signature, Tensor
+from tidemill.loop.sync.model_signature import make_signature
+from tidemill.signature import Label, Signature
 from tidemill.steps.export import parity
 from tidemill.steps.export.compile import Compiled, load_compiled
 from tidemill.steps.export.external_onnx import AdaptedGraph, adapt_onnx
@@ -29,29 +30,30 @@ from tidemill.steps.export.model_io import (
 def compile_onnx(
     path: Path, inputs: Inputs | None, tagged: tuple[Label, ...], target: str, example: Any
 ) -> tuple[Compiled, Signature, InputRows]:
-    """The model as a bundle holds it, its signature, and the rows that it was compared on.
+    """The adapted model, its signature, and the rows that it was compared on.
 
     Args:
-        path: The ONNX file; data that it keeps beside itself is taken in.
-        inputs: What its MLflow signature says, if it has one.
-        tagged: The labels that the version's tag names.
+        path: The ONNX file; data in external files is included.
+        inputs: The inputs in its MLflow signature, if it has one.
+        tagged: The labels in the version's tag.
 
     Raises:
-        ExportError: It takes or answers what no bundle does, or answers otherwise than before.
+        ExportError: A bundle does not support the model's inputs or outputs, or the adapted model
+            predicts something else than the original.
     """
     try:
         original = onnx.load(str(path))
         content = original.SerializeToString()
     except Exception as error:  # protobuf's own errors, and files that are missing
-        raise ExportError(f"{path.name} is no ONNX model: {error}") from error
+        raise ExportError(f"{path.name} is not an ONNX model: {error}") from error
     fitted = adapt_onnx(original, inputs, tagged)
-    draft = _signature(fitted, fitted.labels, target)
+    draft = make_signature(fitted.inputs, fitted.labels, target)
     rows = sample_rows(draft, example)
     raw = _Original(content, fitted)
     labels = fitted.labels or (
         labels_from_output(raw.wide(rows), ()) if fitted.ambiguous_output else ()
     )
-    signature = _signature(fitted, labels, target)
+    signature = make_signature(fitted.inputs, labels, target)
     compiled = Compiled(
         "onnx", fitted.model.SerializeToString(), fitted.model_inputs, fitted.outputs,
         Parity(0, True, 0.0),
@@ -60,19 +62,12 @@ def compile_onnx(
     found = predict_in_batches(runtime, compiled.inputs, signature, rows)
     differences = parity.compare_predictions(raw.answers(rows, signature), found)
     if not parity.within_tolerance(differences):
-        raise ExportError("The ONNX model does not answer in a bundle as it did by itself.")
+        raise ExportError("The ONNX model predicts something else in a bundle than on its own.")
     return replace(compiled, parity=differences), signature, rows
 
 
-def _signature(fitted: AdaptedGraph, labels: tuple[Label, ...], target: str) -> Signature:
-    task: Any = "classification" if labels else "regression"
-    if isinstance(fitted.inputs, Tensor):
-        return Signature(task, target, tensor=fitted.inputs, labels=labels)
-    return Signature(task, target, fitted.inputs, labels=labels)
-
-
 class _Original:
-    """The model as it came, fed from the same rows."""
+    """The original model, run on the same rows."""
 
     def __init__(self, content: bytes, fitted: AdaptedGraph) -> None:
         self._fitted = fitted
@@ -81,22 +76,22 @@ class _Original:
                 content, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            raise ExportError(f"ONNX Runtime does not take the model: {error}") from error
+            raise ExportError(f"ONNX Runtime cannot load the model: {error}") from error
 
     def wide(self, rows: InputRows) -> Any:
-        """The one output of which its values tell what it is."""
+        """The output whose meaning depends on its values."""
         return self._run(rows)[self._fitted.ambiguous_output or ""]
 
     def answers(self, rows: InputRows, signature: Signature) -> ModelPredictions:
-        """What it answers, in the terms of the signature."""
+        """The predictions, in terms of the signature."""
         found = self._run(rows)
         texts = [v for v in found.values() if getattr(v, "dtype", np.dtype(float)).kind in "OUSi"]
         floats = [v for v in found.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
         if not signature.labels:
             return ModelPredictions(floats[0].reshape(-1).astype(np.float64))
         listed = list(signature.labels)
-        if isinstance(likely := _dictionaries(found), list):
-            floats = [np.array([[row[label] for label in listed] for row in likely])]
+        if isinstance(maps := _dictionaries(found), list):
+            floats = [np.array([[row[label] for label in listed] for row in maps])]
         wide = [v for v in floats if v.ndim == 2 and v.shape[1] == len(listed)]
         probabilities = wide[0].astype(np.float64) if wide else None
         if texts:
@@ -108,14 +103,14 @@ class _Original:
     def _run(self, rows: InputRows) -> dict[str, Any]:
         feeds = {}
         arrays = input_arrays(rows, self._fitted.model_inputs)
-        wanted = {entry.name: entry for entry in self._session.get_inputs()}
+        declared_inputs = {entry.name: entry for entry in self._session.get_inputs()}
         for entry, array in zip(self._fitted.model_inputs, arrays, strict=True):
-            declared = wanted[entry.name]
+            declared = declared_inputs[entry.name]
             flat = array.reshape(-1) if len(declared.shape) == 1 else array
             feeds[entry.name] = flat.astype(_DTYPES.get(declared.type, flat.dtype))
         try:
             found = self._session.run(None, feeds)
-        except Exception as error:  # whatever a kernel does not like
+        except Exception as error:  # a kernel may fail in any way
             raise ExportError(f"The ONNX model fails on rows that fit it: {error}") from error
         return dict(zip([o.name for o in self._session.get_outputs()], found, strict=True))
 

@@ -1,10 +1,11 @@
-"""Runs one MLflow model for the data plane: a process of its own, which loads what others wrote.
+"""Runs one MLflow model for the data plane, in a process of its own.
 
     python -m tidemill.loop.sync.pyfunc_server FOLDER SOCKET --model MLFLOW_FOLDER
 
-`FOLDER` holds the bundle's signature.json, `MLFLOW_FOLDER` the unpacked MLflow model. Loading it
-may unpickle, so whoever starts this trusts whoever can write to the registry. A model that cannot
-be loaded is answered for, too: with the reason. The process ends with the one that started it.
+`FOLDER` contains the bundle's signature.json, `MLFLOW_FOLDER` the unpacked MLflow model. Loading it
+may unpickle and run code, so start this only if you trust everyone who can write to the registry.
+If the model cannot be loaded, every request is answered with the reason. The process exits when its
+parent does.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from tidemill.serving.model.remote_runtime import (
 from tidemill.signature import Signature
 from tidemill.steps.export.external_signature import input_layout
 
-TIME_LIMIT = 300.0  # seconds after which a model that does not come back is given up
+TIME_LIMIT = 300.0  # seconds for one run, after which the process exits and is restarted
 MODEL_FILE = "MLmodel"
-#: MLflow's types of columns as pandas and numpy know them.
+#: MLflow's column types as numpy types.
 DTYPES = {
     "boolean": "bool",
     "integer": "int32",
@@ -47,39 +48,39 @@ DTYPES = {
     "float": "float32",
     "double": "float64",
 }
-Answer = Callable[[list[Any]], Any]
+Predict = Callable[[list[Any]], Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Load the model and answer until the parent ends."""
+    """Load the model and answer requests until the parent exits."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.loop.sync.pyfunc_server")
     parser.add_argument("folder", type=Path)
     parser.add_argument("socket", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     given = parser.parse_args(arguments)
-    _end_with_parent()
+    _exit_with_parent()
     loaded = True
     try:
-        answer = load(given.folder, given.model)
+        predict = load(given.folder, given.model)
     except BaseException as error:  # loading runs the model's own code
-        answer, loaded = _failing(error), False
+        predict, loaded = _always_fail(error), False
     with contextlib.suppress(FileNotFoundError):
         given.socket.unlink()
     draft = given.socket.with_suffix(".new")
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
-    with PyfuncServer(str(draft), answer) as server:
+    with PyfuncServer(str(draft), predict) as server:
         draft.rename(given.socket)
         if loaded:
             loaded_mark(given.socket).touch()
         server.serve_forever()
 
 
-def load(folder: Path, model: Path) -> Answer:
-    """The model as a function of the arrays that the data plane sends.
+def load(folder: Path, model: Path) -> Predict:
+    """Load the model as a function of the arrays that the data plane sends.
 
     Args:
-        folder: Where the bundle's signature.json is.
+        folder: Contains the bundle's signature.json.
         model: The folder of the MLflow model.
     """
     import mlflow.pyfunc
@@ -92,15 +93,15 @@ def load(folder: Path, model: Path) -> Answer:
         loaded = mlflow.pyfunc.load_model(str(model))
     types = column_types(model)
 
-    def answer(arrays: list[Any]) -> Any:
+    def predict(arrays: list[Any]) -> Any:
         with without_warnings():
-            return plain(loaded.predict(rows_of(arrays, signature, types)))
+            return to_array(loaded.predict(rows_of(arrays, signature, types)))
 
-    return answer
+    return predict
 
 
 def column_types(model: Path) -> dict[str, str]:
-    """MLflow's type of each named input; none for a tensor or a model without a signature."""
+    """MLflow's type of each named input; empty for a tensor or a model without a signature."""
     import yaml  # type: ignore[import-untyped]
 
     found = yaml.safe_load((model / MODEL_FILE).read_text()).get("signature") or {}
@@ -109,7 +110,7 @@ def column_types(model: Path) -> dict[str, str]:
 
 
 def rows_of(arrays: Sequence[Any], signature: Signature, types: dict[str, str]) -> Any:
-    """The arrays as the model takes them: a tensor, or a DataFrame with the types it was told of.
+    """Convert the arrays to the model's input: a tensor, or a DataFrame with MLflow's types.
 
     Args:
         arrays: In the order of `input_layout(signature)`.
@@ -122,23 +123,23 @@ def rows_of(arrays: Sequence[Any], signature: Signature, types: dict[str, str]) 
         return {signature.tensor.name: arrays[0]} if kind == "tensor" else arrays[0]
     columns: dict[str, Any] = {}
     for entry, array in zip(input_layout(signature), arrays, strict=True):
-        for place, name in enumerate(entry.columns):
-            values = array[:, place]
+        for i, name in enumerate(entry.columns):
+            values = array[:, i]
             if entry.missing is not None:
                 values = np.where(values == entry.missing, None, values)
             columns[name] = _typed(values, types.get(name))
     return pd.DataFrame({name: columns[name] for name in signature.names})
 
 
-def plain(found: Any) -> Any:
-    """A prediction as an array of numbers or texts.
+def to_array(prediction: Any) -> Any:
+    """Convert a prediction to an array of numbers or strings.
 
     Raises:
-        TypeError: It is neither an array, nor a list, nor a table.
+        TypeError: It is not an array, a list or a table of those.
     """
-    if isinstance(found, dict):
-        (found,) = found.values()
-    array = np.asarray(found)
+    if isinstance(prediction, dict):
+        (prediction,) = prediction.values()
+    array = np.asarray(prediction)
     if array.dtype.kind == "O":
         kinds = {type(value) for value in array.reshape(-1).tolist()}
         if kinds <= {bool}:
@@ -146,19 +147,19 @@ def plain(found: Any) -> Any:
         elif kinds <= {int, float, bool}:
             array = array.astype(np.float64)
         elif kinds != {str}:
-            raise TypeError(f"the model gave {', '.join(sorted(k.__name__ for k in kinds))}")
+            raise TypeError(f"the model returned {', '.join(sorted(k.__name__ for k in kinds))}")
     if array.dtype.kind not in "fiubOU":
-        raise TypeError(f"the model gave {array.dtype}")
+        raise TypeError(f"the model returned {array.dtype}")
     return array
 
 
 class PyfuncServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers each connection in a thread; the model runs in one at a time."""
+    """Answers each connection in a thread; the model runs in one thread at a time."""
 
     daemon_threads = True
 
-    def __init__(self, path: str, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, path: str, predict: Predict) -> None:
+        self.predict = predict
         self.lock = threading.Lock()
         super().__init__(path, _Handler)
 
@@ -169,21 +170,21 @@ class _Handler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
             while data := receive(self.request):
-                send(self.request, self._reply(data))
+                send(self.request, self._respond(data))
 
-    def _reply(self, data: bytes) -> RunResponse:
+    def _respond(self, data: bytes) -> RunResponse:
         try:
-            question = msgspec.msgpack.decode(data, type=RunRequest)
-            arrays = [from_wire(packed) for packed in question.inputs]
+            request = msgspec.msgpack.decode(data, type=RunRequest)
+            arrays = [from_wire(wire) for wire in request.inputs]
             with self.server.lock, _limited(TIME_LIMIT):
-                return RunResponse(output=to_wire(self.server.answer(arrays)))
+                return RunResponse(output=to_wire(self.server.predict(arrays)))
         except Exception as error:  # a model may fail in any way
             return RunResponse(error=f"{type(error).__name__}: {error}"[:2000])
 
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Any:
-    """End the process when what is done inside does not come back; it is started anew then."""
+    """Exit the process if the block takes too long; the supervisor then restarts it."""
     timer = threading.Timer(seconds, os._exit, (3,))
     timer.daemon = True
     timer.start()
@@ -193,27 +194,29 @@ def _limited(seconds: float) -> Any:
         timer.cancel()
 
 
-def _failing(error: BaseException) -> Answer:
+def _always_fail(error: BaseException) -> Predict:
     why = f"it cannot be loaded: {type(error).__name__}: {error}"
     print(why, file=sys.stderr, flush=True)
 
-    def answer(arrays: list[Any]) -> Any:
+    def predict(arrays: list[Any]) -> Any:
         raise RuntimeError(why)
 
-    return answer
+    return predict
 
 
 def _typed(values: Any, kind: str | None) -> Any:
-    """A column as MLflow's type has it; numbers with gaps stay floating-point."""
+    """Convert a column to MLflow's type; numbers with missing values stay floating-point."""
     if kind not in DTYPES:
         return values
-    gaps = values.dtype.kind == "f" and np.isnan(values).any()
+    missing = values.dtype.kind == "f" and np.isnan(values).any()
     return (
-        values if gaps and kind in ("boolean", "integer", "long") else values.astype(DTYPES[kind])
+        values
+        if missing and kind in ("boolean", "integer", "long")
+        else values.astype(DTYPES[kind])
     )
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,10 +1,10 @@
-"""Keeps a worker running for every version on the shelf that only MLflow's pyfunc can run.
+"""Runs a worker process for every version on the shelf that only MLflow's pyfunc can run.
 
     python -m tidemill.loop.sync.pyfunc_supervisor [--shelf DIR]
 
-Whoever starts it trusts whoever can write to the registry: a worker runs the model's own code. One
-that dies is started again, with growing pauses; one whose version is no longer on the shelf ends
-once the server has let go of it.
+A worker runs the model's own code, so start this only if you trust everyone who can write to the
+registry. A worker that dies is restarted, with growing pauses. A worker whose version has left the
+shelf is stopped once the server no longer uses it.
 """
 
 from __future__ import annotations
@@ -129,48 +129,48 @@ def _exited(worker: PyfuncWorker, code: int) -> None:
 
 
 class PyfuncBundleWatch:
-    """The pyfunc bundles that the shelf's state names; opened once each."""
+    """Watches the shelf's state for pyfunc bundles; each is opened once."""
 
     def __init__(self, shelf: Path) -> None:
         self._shelf = shelf
         self._watch = StateWatch(shelf)
         self._bundles: list[Bundle] = []
 
-    def look(self) -> list[Bundle]:
-        """Those there are now; a state or bundle that cannot be read changes nothing."""
+    def poll(self) -> list[Bundle]:
+        """The bundles on the shelf now; a state or bundle that cannot be read changes nothing."""
         with contextlib.suppress(BundleError):
             state = self._watch.poll()
             if state is not None:
-                placed = [*state.models.values(), *state.challengers.values()]
-                self._bundles = [b for p in placed for b in self._opened(p)]
+                entries = [*state.models.values(), *state.challengers.values()]
+                self._bundles = [b for entry in entries for b in self._open(entry)]
         return self._bundles
 
-    def _opened(self, placed: ShelfEntry) -> Iterator[Bundle]:
-        known = [b for b in self._bundles if b.digest == placed.digest]
+    def _open(self, entry: ShelfEntry) -> Iterator[Bundle]:
+        known = [b for b in self._bundles if b.digest == entry.digest]
         with contextlib.suppress(BundleError):
-            held = known[0] if known else open_bundle(self._shelf, placed)
-            if held.manifest.runtime == "pyfunc":
-                yield held
+            bundle = known[0] if known else open_bundle(self._shelf, entry)
+            if bundle.manifest.runtime == "pyfunc":
+                yield bundle
 
 
-def unpack(held: Bundle) -> tempfile.TemporaryDirectory[str]:
-    """The bundle's MLflow model in a folder of its own.
+def unpack(bundle: Bundle) -> tempfile.TemporaryDirectory[str]:
+    """Unpack the bundle's MLflow model into a temporary folder.
 
     Raises:
-        ExportError: The archive holds something else than plain files.
+        ExportError: The archive contains anything but plain files and folders.
     """
     folder = tempfile.TemporaryDirectory(prefix="tidemill-model-")
     try:
-        with tarfile.open(held.model_path) as archive:
+        with tarfile.open(bundle.model_path) as archive:
             extract(archive, Path(folder.name))
     except (tarfile.TarError, OSError) as error:
         folder.cleanup()
-        raise ExportError(f"{held.model_path} cannot be unpacked: {error}") from error
+        raise ExportError(f"{bundle.model_path} cannot be unpacked: {error}") from error
     return folder
 
 
 def start_worker(folder: Path, socket: Path, model: Path) -> subprocess.Popen[bytes]:
-    """Start a process that answers for one model; its output joins ours."""
+    """Start a process that serves one model; its output goes to this process's output."""
     command = [sys.executable, "-m", "tidemill.loop.sync.pyfunc_server", str(folder), str(socket)]
     return spawn(
         [*command, "--model", str(model)],
@@ -182,30 +182,30 @@ def start_worker(folder: Path, socket: Path, model: Path) -> subprocess.Popen[by
 def supervise(
     supervisor: PyfuncSupervisor, stop: threading.Event, *, interval: float = INTERVAL
 ) -> None:
-    """Look after the workers until `stop` is set; whatever goes wrong is told once."""
-    watch, trouble = PyfuncBundleWatch(supervisor.shelf), ""
+    """Supervise the workers until `stop` is set; a repeated error is logged once."""
+    watch, last_error = PyfuncBundleWatch(supervisor.shelf), ""
     try:
         while not stop.is_set():
             try:
-                supervisor.reconcile(watch.look())
-                trouble = ""
-            except Exception as error:  # one bundle's trouble must not end the others' workers
-                if trouble != str(error):
-                    logger.error("a worker cannot be looked after: %s", error)
-                trouble = str(error)
+                supervisor.reconcile(watch.poll())
+                last_error = ""
+            except Exception as error:  # an error of one bundle must not stop the other workers
+                if last_error != str(error):
+                    logger.error("a worker cannot be started or stopped: %s", error)
+                last_error = str(error)
             stop.wait(interval)
     finally:
         supervisor.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Look after the workers of the home that the settings name, until SIGTERM or SIGINT."""
+    """Supervise the workers of the home in the settings, until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.loop.sync.pyfunc_supervisor")
-    parser.add_argument("--shelf", type=Path, help="the folder of bundles; by default the home's")
+    parser.add_argument("--shelf", type=Path, help="the shelf; by default the one in the home")
     given = parser.parse_args(arguments)
     settings = Settings()
     logs.configure(
-        "keeper", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
+        "pyfunc", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     with stop_event() as stop:
         supervise(PyfuncSupervisor(settings.home, given.shelf or settings.shelf), stop)

@@ -1,4 +1,4 @@
-"""What a serving machine should have on its shelf, as people write it."""
+"""Which models a serving machine should have on its shelf."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from tidemill.stores.mlflow.versions import ModelReference, parse_reference
 class ModelSelection:
     """What should be served.
 
-    `every` takes all registered models, `tags` those that carry one of these (key, value);
-    `references` are versions by name, number, alias or stage.
+    Attributes:
+        references: Versions by name, number, alias or stage.
+        tags: (key, value) pairs; registered models with one of these tags.
+        every: All registered models.
+        default: The model that answers requests without a name; None keeps the present one.
+        stage: The stage or alias that a plain name means, as in `MODEL_STAGE`; None for champion.
     """
 
     references: tuple[ModelReference, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     every: bool = False
+    default: str | None = None
+    stage: str | None = None
 
 
 def parse_selection(words: Sequence[str]) -> ModelSelection:
-    """What the words on the command line mean; none of them means all models.
+    """Parse command-line arguments: model references, `tag:KEY=VALUE` or `all`; none means all.
 
     Raises:
-        NotFoundError: A word means nothing.
+        NotFoundError: An argument is not a valid model reference.
     """
     if not words or "all" in words:
         return ModelSelection(every=True)

@@ -88,7 +88,7 @@ def test_a_network_of_tensors_with_softmax_is_a_classifier(tmp_path: Path) -> No
 def test_scores_become_probabilities_of_the_labels_that_the_tag_names(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
     model = logged(torch.nn.Sequential(*layers(3, 5, 2)), TABLE, tmp_path)
-    with pytest.raises(ExportError, match=r"2 scores a row.*tidemill\.labels"):
+    with pytest.raises(ExportError, match=r"2 scores per row.*tidemill\.labels"):
         convert(model, tmp_path, trust=True)
     made = convert(model, tmp_path, ("stays", "leaves"), trust=True)
     assert made.compiled.runtime == "onnx"

@@ -24,7 +24,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tidemill.bundle import Bundle
 from tidemill.errors import ExportError, NotFoundError
-from tidemill.loop.sync.bundle_sources import converting
 from tidemill.loop.sync.model_converter import ModelConverter
 from tidemill.loop.sync.selection import parse_selection
 from tidemill.loop.sync.shelf_sync import ShelfSync
@@ -332,21 +331,21 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
     shelf = tmp_path / "shelf"
 
     def sync() -> ShelfSync:
-        bundle_for = converting(registry, trust=False)
+        bundle_for = ModelConverter(registry, trust=False)
         return ShelfSync(registry, shelf, parse_selection(["models:/m/1"]), bundle_for=bundle_for)
 
     report = sync().once()
     assert not report.problems
     first = read_state(shelf).models["m"]
     again = sync().once()
-    assert not again.placed
+    assert not again.installed
     assert read_state(shelf).models["m"] == first
     save(mlflow.sklearn, PICKLED, serialization_format="cloudpickle")
     refused = ShelfSync(
         registry,
         shelf,
         parse_selection(["models:/m/2"]),
-        bundle_for=converting(registry, trust=False),
+        bundle_for=ModelConverter(registry, trust=False),
     ).once()
     assert "--trust" in refused.problems["m"]
     assert read_state(shelf).models["m"].version == "1"

@@ -15,7 +15,7 @@ import pytest
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import ExportError
-from tidemill.loop.sync import pyfunc_supervisor as keeping
+from tidemill.loop.sync import pyfunc_supervisor
 from tidemill.loop.sync.pyfunc_supervisor import PyfuncBundleWatch, PyfuncSupervisor, unpack
 from tidemill.processes import RestartPolicy
 from tidemill.serving.model.remote_runtime import loaded_mark
@@ -47,9 +47,9 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSu
         assert (model / "MLmodel").is_file()
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
-    monkeypatch.setattr(keeping, "start_worker", start)
-    monkeypatch.setattr(keeping, "RESTARTS", RestartPolicy((0.0,), 30.0, 0.0))
-    monkeypatch.setattr(keeping, "LEAVING_SECONDS", -1.0)
+    monkeypatch.setattr(pyfunc_supervisor, "start_worker", start)
+    monkeypatch.setattr(pyfunc_supervisor, "RESTARTS", RestartPolicy((0.0,), 30.0, 0.0))
+    monkeypatch.setattr(pyfunc_supervisor, "LEAVING_SECONDS", -1.0)
     keeper = PyfuncSupervisor(tmp_path / "home", tmp_path / "shelf")
     yield keeper
     keeper.close()
@@ -98,12 +98,12 @@ def test_another_models_trouble_keeps_no_worker(keeper: PyfuncSupervisor, tmp_pa
 def test_what_the_shelf_names_is_wanted(tmp_path: Path) -> None:
     shelf, held = tmp_path / "shelf", make(tmp_path / "made", "1")
     wanted = PyfuncBundleWatch(shelf)
-    assert wanted.look() == []
+    assert wanted.poll() == []
     placed = install_bundle(shelf, "m", "1", held.path, held.digest)
     write_state(shelf, ShelfState(models={"m": placed}))
-    assert [b.digest for b in wanted.look()] == [held.digest]
+    assert [b.digest for b in wanted.poll()] == [held.digest]
     (shelf / "state.json").write_text("{")
-    assert [b.digest for b in wanted.look()] == [held.digest]
+    assert [b.digest for b in wanted.poll()] == [held.digest]
 
 
 def test_an_archive_that_climbs_out_is_refused(tmp_path: Path) -> None:

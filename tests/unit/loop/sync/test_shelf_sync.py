@@ -21,9 +21,10 @@ from mlflow import MlflowClient
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import NotFoundError, UnavailableError
-from tidemill.loop.sync import shelf_sync as syncing
+from tidemill.loop.sync import bundle_fetcher, shelf_sync
+from tidemill.loop.sync.process import sync_forever
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
-from tidemill.loop.sync.shelf_sync import ShelfSync, sync_forever, sync_once
+from tidemill.loop.sync.shelf_sync import ShelfSync, sync_once
 from tidemill.serving.shelf.shelf import ShelfState, open_bundle, read_state, write_state
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
@@ -247,7 +248,7 @@ def test_the_default_model_stays_when_others_come(
     sync.once()
     assert set(served(shelf)) == {"a", "m"}
     assert read_state(shelf).default == "m"
-    ShelfSync(registry, shelf, ModelSelection(every=True), default="a").once()
+    ShelfSync(registry, shelf, ModelSelection(every=True, default="a")).once()
     assert read_state(shelf).default == "a"
 
 
@@ -267,8 +268,8 @@ def test_a_damaged_bundle_is_refused_with_its_reason_and_the_old_version_goes_on
     assert "sha256" in read_state(shelf).problems["m"]
     assert [p.name for p in shelf.iterdir() if p.name.startswith(".")] == []
     path.write_bytes(b"m 1")
-    for failure in sync._failures.values():
-        failure.again = 0.0
+    for failure in sync._fetcher._failures.values():
+        failure.retry_at = 0.0
     sync.once()
     assert served(shelf) == {"m": "2"}
     assert read_state(shelf).problems == {}
@@ -290,7 +291,7 @@ def test_a_refused_bundle_is_not_downloaded_at_every_look(
         return real(version, into)
 
     monkeypatch.setattr(registry, "fetch_bundle", fetch)
-    monkeypatch.setattr(syncing, "RETRY_SECONDS", (3600.0,))
+    monkeypatch.setattr(bundle_fetcher, "RETRY_SECONDS", (3600.0,))
     sync = ShelfSync(registry, shelf, parse_selection(["m"]))
     for _ in range(5):
         assert "sha256" in sync.once().problems["m"]
@@ -360,7 +361,7 @@ def test_a_registry_made_anew_is_noticed_though_the_numbers_are_the_same(
     again = register()
     registry.set_champion(again)
     assert again.number == "1"
-    sync._next_thorough = 0.0
+    sync._next_full_check = 0.0
     sync.once()
     assert read_state(shelf).models["m"].digest == again.digest
 
@@ -417,9 +418,9 @@ def test_following_tells_an_outage_once_and_goes_on_after_it(
     thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.01})
     thread.start()
     try:
-        wait_for(lambda: "stays as it is" in caplog.text)
+        wait_for(lambda: "keeping the shelf as it is" in caplog.text)
         time.sleep(0.3)
-        assert caplog.text.count("stays as it is") == 1
+        assert caplog.text.count("keeping the shelf as it is") == 1
         assert not (shelf / "state.json").exists()
         registry.down = False
         wait_for(lambda: (shelf / "state.json").exists())
@@ -435,7 +436,7 @@ def test_following_outlives_an_error_nobody_thought_of(
 ) -> None:
     register()
     stop, left = threading.Event(), [2]
-    real = syncing.write_state
+    real = shelf_sync.write_state
 
     def write(folder: Path, state: ShelfState) -> None:
         if left[0]:
@@ -443,7 +444,7 @@ def test_following_outlives_an_error_nobody_thought_of(
             raise OSError(28, "No space left on device")
         real(folder, state)
 
-    monkeypatch.setattr(syncing, "write_state", write)
+    monkeypatch.setattr(shelf_sync, "write_state", write)
     sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.01})
     thread.start()
