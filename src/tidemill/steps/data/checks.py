@@ -118,10 +118,8 @@ def _rare_classes(target: pd.Series[Any]) -> Iterator[DataWarning]:
 def _duplicate_rows(frame: pd.DataFrame) -> Iterator[DataWarning]:
     duplicates = int(pd.Series(row_hashes(frame)).duplicated().sum())
     if duplicates:
-        yield DataWarning(
-            f"{duplicates} rows repeat an earlier row. A row may be trained on and its duplicate "
-            "held out, which makes the metrics too optimistic."
-        )
+        text = "rows repeat an earlier row; duplicates may be both trained on and held out."
+        yield DataWarning(f"{duplicates} {text}")
 
 
 def _duplicate_columns(frame: pd.DataFrame, inputs: Sequence[str]) -> Iterator[DataWarning]:

@@ -305,7 +305,7 @@ def test_the_processed_rows_and_the_best_metrics_lie_beside_the_data(trained: Tr
 
 
 def test_what_is_doubtful_about_the_data_is_recorded(trained: Trained) -> None:
-    assert trained.result.warnings == ("Column 'country' holds one value only; it is left out.",)
+    assert trained.result.warnings == ("Column 'country' has only one value; it is left out.",)
     parent = trained.store.runs("churn")[0]
     assert parent.data.tags["tidemill.warnings"] == trained.result.warnings[0]
     assert "data_warnings.txt" in trained.store.files(parent.info.run_id)
