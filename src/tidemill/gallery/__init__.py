@@ -1,4 +1,4 @@
-"""The projects that come with Tidemill, each one short file: run one as `--project gallery:iris`.
+"""Example projects, one short file each: `tidemill train --project gallery:iris`.
 
-`tidemill init NAME --from iris` writes a copy of one to start from.
+`tidemill init NAME --from iris` creates a copy to start from.
 """

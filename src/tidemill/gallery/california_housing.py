@@ -1,4 +1,4 @@
-"""California Housing: what is the median house worth in a district? 20,640 districts of 1990.
+"""California Housing: what is the median house value of a district? 20,640 districts in 1990.
 
 Run it: `tidemill train --project gallery:california_housing`.
 """

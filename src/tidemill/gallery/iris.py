@@ -1,4 +1,4 @@
-"""Iris: which species is it? From a raw CSV file to a model, with the tables in between on disk.
+"""Iris: which species is it? From a raw CSV file to a model, with the processed tables on disk.
 
 Run it: `tidemill train --project gallery:iris`.
 """
@@ -21,7 +21,7 @@ COLUMNS = {
 
 
 def write_raw(path: Path) -> None:
-    """Write scikit-learn's iris table in the form that Kaggle gives it."""
+    """Write scikit-learn's iris table in the format of the one on Kaggle."""
     flowers = load_iris(as_frame=True)
     raw = flowers.data.set_axis(list(COLUMNS)[:4], axis="columns")
     raw.insert(0, "Id", range(1, len(raw) + 1))
@@ -31,16 +31,16 @@ def write_raw(path: Path) -> None:
 
 project = Project(
     name="iris-classifier",
-    description="Names the species of an iris by the size of its sepals and petals.",
-    data=csv("data/raw/Iris.csv", make=write_raw),  # made when it is not there
+    description="Predicts the species of an iris from the sizes of its sepals and petals.",
+    data=csv("data/raw/Iris.csv", make=write_raw),  # generated if missing
     rename=COLUMNS,
     drop=["Id"],
     target="species",
-    processed="data/processed",  # train.csv and test.csv, as they were trained and tested on
+    processed="data/processed",  # train.csv and test.csv
     candidates=[
         Candidate("logistic_regression", LogisticRegression, {"max_iter": 1000}),
         Candidate("random_forest", RandomForestClassifier, {"n_estimators": 100}),
     ],
     gate=Gate(metric="accuracy", minimum={"accuracy": 0.85}),
-    autolog=False,  # True also switches on mlflow.sklearn.autolog()
+    autolog=False,  # True also enables mlflow.sklearn.autolog()
 )

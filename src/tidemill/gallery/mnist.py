@@ -1,11 +1,11 @@
-"""MNIST: which digit is drawn in 28 x 28 pixels? A small convolutional network in PyTorch.
+"""MNIST: which digit is in an image of 28 x 28 pixels? A small convolutional network in PyTorch.
 
     pip install 'tidemill[torch]'
     tidemill train --project gallery:mnist --set cnn.epochs=3 --set cnn.lr=0.002
 
-70,000 images come from openml.org. Without a network, scikit-learn's own 1,797 digits stand in,
-scaled up to the same size; a warning and the runs' tags then say so. Torch is only trained with:
-the served model is ONNX.
+The 70,000 images come from openml.org. Without internet access, scikit-learn's 1,797 digits are
+used instead, scaled up to the same size; a warning and the runs' tags say so. PyTorch is needed for
+training only: the served model is ONNX.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def images() -> pd.DataFrame:
-    """One image a row: 784 pixels of 0 (paper) to 255 (ink), and the digit it shows."""
+    """One image a row: 784 pixels from 0 (paper) to 255 (ink), and the digit."""
     try:
         frame = openml("mnist_784").load()
     except DataError as error:
@@ -33,12 +33,12 @@ def images() -> pd.DataFrame:
 
 
 def small_images() -> pd.DataFrame:
-    """Scikit-learn's digits in the same form: each pixel three by three, two of margin."""
+    """scikit-learn's digits in the same format: pixels repeated 3 x 3, with a margin of two."""
     digits = load_digits()
     wide = digits.images.repeat(3, axis=1).repeat(3, axis=2) * (255 / 16)
     framed = np.pad(wide, ((0, 0), (2, 2), (2, 2))).reshape(len(wide), -1)
-    mixed = np.random.default_rng(0).permutation(len(wide))  # they come grouped by writer
-    source = "scikit-learn:digits scaled to 28x28, because mnist_784 could not be had"
+    mixed = np.random.default_rng(0).permutation(len(wide))  # they are grouped by writer
+    source = "scikit-learn:digits scaled to 28x28, because mnist_784 was not available"
     return _table(framed[mixed], digits.target[mixed], source)
 
 
@@ -51,7 +51,7 @@ def _table(pixels: Any, digits: Any, source: str) -> pd.DataFrame:
 
 
 def layers() -> Any:
-    """Raw pixels in, one score a digit out. Its first layer learns the pixels' scale."""
+    """The layers, from raw pixels to one score for each digit; the first learns the scale."""
     from torch import nn
 
     return nn.Sequential(
@@ -62,15 +62,15 @@ def layers() -> Any:
 
 
 def network(epochs: int = 3, lr: float = 0.002, batch_size: int = 64) -> Any:
-    """The network as a scikit-learn classifier; the step size falls to zero over the epochs."""
+    """The network as a scikit-learn classifier; the learning rate decreases to zero."""
     try:
         import torch
         from skorch import NeuralNetClassifier
         from skorch.callbacks import LRScheduler
     except ImportError as error:
         raise ProjectError(
-            f"This project trains with PyTorch, and {error.name} is not installed.",
-            remedy="Run `pip install 'tidemill[torch]'`; PyTorch's build for CPUs is enough.",
+            f"This project needs PyTorch, and {error.name} is not installed.",
+            remedy="Run `pip install 'tidemill[torch]'`; PyTorch's build for CPUs is sufficient.",
         ) from error
     return NeuralNetClassifier(
         layers,
@@ -88,7 +88,7 @@ def network(epochs: int = 3, lr: float = 0.002, batch_size: int = 64) -> Any:
 
 project = Project(
     name="mnist",
-    description="Reads a handwritten digit in an image of 28 x 28 pixels, 0 to 255.",
+    description="Recognizes a handwritten digit in an image of 28 x 28 pixels, 0 to 255.",
     data=images,
     target="digit",
     task="classification",

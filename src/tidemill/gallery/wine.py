@@ -1,4 +1,4 @@
-"""Wine: which of three cultivars was it made of? 178 rows, 13 chemical measurements.
+"""Wine: which of three cultivars is it made from? 178 rows, 13 chemical measurements.
 
 Run it: `tidemill train --project gallery:wine`.
 """
@@ -11,14 +11,14 @@ from tidemill import Candidate, Gate, Project, sklearn_dataset
 
 
 def logistic_regression(C: float = 1.0, penalty: Literal["l1", "l2"] = "l2") -> LogisticRegression:
-    """Logistic regression by C and penalty, which scikit-learn spells as a ratio of L1 to L2."""
+    """Logistic regression with C and penalty; scikit-learn takes a ratio of L1 to L2 instead."""
     ratio, solver = {"l1": (1.0, "saga"), "l2": (0.0, "lbfgs")}[penalty]
     return LogisticRegression(C=C, l1_ratio=ratio, solver=solver, max_iter=10_000)
 
 
 project = Project(
     name="wine-classifier",
-    description="Tells three wine cultivars apart by 13 chemical measurements.",
+    description="Classifies wines by cultivar from 13 chemical measurements.",
     data=sklearn_dataset("wine"),
     target="target",
     candidates=[

@@ -1,7 +1,7 @@
-"""A training whose trials are jobs of their own, spread over all workers.
+"""A training whose trials are separate jobs, distributed over all workers.
 
-The training's job makes them, gives its own place back, and is woken when the last has ended to
-register the best. Each of these steps finds what an earlier attempt at it has brought about.
+The training's job submits them and waits without occupying a worker; when the last trial has ended
+it resumes and registers the best. Every step finds the results of an earlier attempt.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ KIND = "trial"
 
 
 def fans_out(platform: Platform, job: Job) -> bool:
-    """Whether the job's trials are to be spread over workers."""
-    wish = platform.settings.fan_out
-    if wish == "off" or (wish == "auto" and platform.database.dialect != "postgresql"):
+    """Whether the job's trials run as separate jobs."""
+    fan_out = platform.settings.fan_out
+    if fan_out == "off" or (fan_out == "auto" and platform.database.dialect != "postgresql"):
         return False
     return count_trials(load_job_project(job), search_options(job)) > 1
 
 
 def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
-    """Make the trials, or register the best of them when all have ended.
+    """Submit the trials; if all have ended, register the best.
 
     Raises:
-        Parked: They have not; the job is to wait for them.
+        WaitForChildren: Some trials have not ended, so the job has to wait for them.
     """
     project, store = with_job_tag(load_job_project(job), job), _store(platform)
     opened = open_sweep(project, store, (JOB_TAG, job.id), search_options(job))
-    parts = [_part(platform, job, opened, task) for task in opened.tasks]
+    parts = [_trial_job(platform, job, opened, task) for task in opened.tasks]
     if not all(part.done for part in parts):
         for part in parts:
             if part.sent is None and not part.done and platform.notifier.send(part.id):
@@ -72,7 +72,7 @@ def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
 
 
 def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
-    """Run one trial; the result is what the training needs to know of it.
+    """Run one trial and return its result for the training's job.
 
     Raises:
         ProjectError: The model's own code failed.
@@ -90,12 +90,12 @@ def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str,
     )
     if result.error is not None:
         raise ProjectError(result.error)
-    _show(platform, job, result)
+    _report_to_training(platform, job, result)
     return {**asdict(result), "metrics": dict(result.metrics)}
 
 
 def tracking_of(platform: Platform) -> Tracking:
-    """Where the platform's runs go."""
+    """The platform's MLflow tracking."""
     settings = platform.settings
     return Tracking(
         settings.mlflow_uri, settings.registry_uri, artifact_root=settings.artifact_root
@@ -111,8 +111,8 @@ def search_options(job: Job) -> SearchOptions:
     )
 
 
-def _part(platform: Platform, job: Job, opened: OpenedSweep, task: TrialTask) -> Job:
-    """The job of one trial: made now, or by an earlier attempt."""
+def _trial_job(platform: Platform, job: Job, opened: OpenedSweep, task: TrialTask) -> Job:
+    """Submit the job of one trial, or return the one that an earlier attempt submitted."""
     new = NewJob(
         kind=KIND,
         model=job.model,
@@ -142,9 +142,9 @@ def _result(part: Job, task: TrialTask) -> TrialTaskResult:
     return TrialTaskResult(task.candidate, task.number, task.of, error=str(error))
 
 
-def _show(platform: Platform, job: Job, result: TrialTaskResult) -> None:
-    """Show on the training how many trials have ended, and the best value so far."""
-    assert job.parent is not None, "a trial is a part of a training"
+def _report_to_training(platform: Platform, job: Job, result: TrialTaskResult) -> None:
+    """Report to the training's job how many trials have ended, and the best metric so far."""
+    assert job.parent is not None, "a trial has a parent job"
     parts = platform.jobs.children(job.parent)
     values = [part.result["value"] for part in parts if part.result] + [result.value]
     known = [value for value in values if value is not None]

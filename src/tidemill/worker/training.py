@@ -1,7 +1,7 @@
-"""Training as a job: done once, however often its worker dies.
+"""Training as a job: it registers one version, even if its worker dies and the job is retried.
 
-The runs and the version of a job carry its id as a tag, so that another attempt finds what an
-earlier one has brought about.
+The runs and the version of a job are tagged with its id, so that a later attempt finds the results
+of an earlier one.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from tidemill.worker.sweep import fans_out, run_sweep, search_options, tracking_
 
 
 def run_train(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
-    """Train the project's candidates and register the best, once however often it is tried."""
+    """Train the project's candidates and register the best; only once, even if it is retried."""
     if job.attempts > 1:
-        earlier = _settled(platform, job)
-        if earlier is not None:
-            return earlier
+        registered = _registered_version(platform, job)
+        if registered is not None:
+            return registered
     if fans_out(platform, job):
         run_sweep(platform, job, report)
     else:
         clean_up(platform, job, report)
         _train(platform, job, report)
-    settled = _settled(platform, job)
-    assert settled is not None, "a training that ends well has registered a version"
+    registered = _registered_version(platform, job)
+    assert registered is not None, "a successful training registers a version"
     record_metrics(
         platform.database,
-        settled["model"],
-        settled["version"],
-        settled["metrics"],
+        registered["model"],
+        registered["version"],
+        registered["metrics"],
         source="training",
-        run_id=settled["run_id"],
+        run_id=registered["run_id"],
     )
-    return settled
+    return registered
 
 
 def _train(platform: Platform, job: Job, report: ReportProgress) -> None:
@@ -56,11 +56,11 @@ def _train(platform: Platform, job: Job, report: ReportProgress) -> None:
     train(project, tracking_of(platform), search_options(job), on_progress=forward)
 
 
-def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
-    """The one version that the job registered, if it did.
+def _registered_version(platform: Platform, job: Job) -> dict[str, Any] | None:
+    """The version that the job registered; None if it has not.
 
-    Two attempts can both have registered one only when the first was stopped as a whole (a paused
-    machine) just before and woke up after the second: the later version is taken away.
+    Two attempts can both register a version only if the first was suspended (a paused machine) just
+    before registering and resumed after the second. The later version is then deleted.
     """
     client = platform.tracking
     found = client.search_model_versions(f"tags.`{JOB_TAG}` = '{job.id}'")
@@ -80,7 +80,7 @@ def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
 
 
 def job_report(progress: Progress) -> JobReport:
-    """A training's progress as a job's."""
+    """Convert a training's progress to a job's."""
     rest: Mapping[str, Any] = {
         name: value
         for name, value in vars(progress).items()

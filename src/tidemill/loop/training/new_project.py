@@ -1,4 +1,4 @@
-"""Write a new project: a Python file that says what to train, and a folder with its rows."""
+"""Create a new project: a Python file that defines what to train, and a folder with its rows."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ def write_project(
     target: str | None = None,
     metrics: Mapping[str, str] = NO_METRICS,
 ) -> list[Path]:
-    """Write a project into a new or empty folder, named after it.
+    """Create a project in a new or empty folder; the folder's name becomes the project's.
 
     Args:
-        source: A CSV file to copy and describe, or the name of a gallery project; None makes up a
+        source: A CSV file to copy and describe, or the name of a gallery project; None generates a
             small table of customers.
-        target: The column of the table to predict; None guesses it.
-        metrics: By task, what the gate of a described table goes by; the usual one otherwise.
+        target: The column of the table to predict; None infers it.
+        metrics: The gate's metric by task, for a project made from a table; the task's default
+            otherwise.
 
     Returns:
-        The files written, below `folder`.
+        The files created, below `folder`.
 
     Raises:
-        ConflictError: The folder holds something already.
-        ProjectError: The name cannot name a model, or there is no such source or target.
+        ConflictError: The folder is not empty, or is a file.
+        ProjectError: The name is not valid, or there is no such source or target.
     """
     name = _checked_name(folder)
-    _refuse_occupied(folder)
+    _check_empty(folder)
     template = (source or "").removeprefix("gallery:")
     if template in gallery():
         return _from_gallery(folder, template, target)
@@ -62,31 +63,31 @@ def _checked_name(folder: Path) -> str:
     name = folder.resolve().name
     if not _NAME.fullmatch(name):
         raise ProjectError(
-            f"'{name}' cannot name a project.",
+            f"'{name}' is not a valid name for a project.",
             field="name",
-            expected="up to 100 letters, digits, dots, dashes and underscores; a letter or digit "
-            "comes first",
+            expected="up to 100 letters, digits, dots, dashes and underscores, starting with a "
+            "letter or digit",
         )
     return name
 
 
-def _refuse_occupied(folder: Path) -> None:
+def _check_empty(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists():
         raise ConflictError(
             f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}.",
             field="name",
-            expected="a new name, or an empty folder",
+            expected="a new name, or the name of an empty folder",
         )
 
 
 def _from_gallery(folder: Path, template: str, target: str | None) -> list[Path]:
     if target is not None:
         raise ProjectError(
-            f"The gallery's '{template}' has its own target.",
+            f"The gallery project '{template}' has its own target.",
             field="target",
-            remedy="Leave --target out, and change the project file afterwards.",
+            remedy="Omit --target, and change the project file afterwards.",
         )
     project = load_project(f"gallery:{template}")
     text = Path(sys.modules[f"tidemill.gallery.{template}"].__file__ or "").read_text("utf-8")
@@ -97,11 +98,11 @@ def _from_gallery(folder: Path, template: str, target: str | None) -> list[Path]
             "README.md": render_readme(project.name, None),
         },
     )
-    return written + _made_by(project, folder)
+    return written + _generated_files(project, folder)
 
 
-def _made_by(project: Project, folder: Path) -> list[Path]:
-    """The raw files that a project makes for itself when they are not there."""
+def _generated_files(project: Project, folder: Path) -> list[Path]:
+    """The data files that a project generates if they do not exist."""
     if not isinstance(project.data, Source) or project.data.at is None:
         return []
     project.data.at(folder).load()
@@ -138,7 +139,7 @@ def _existing(source: str) -> Path:
     path = Path(source)
     if not path.is_file():
         raise ProjectError(
-            f"There is neither a file nor a gallery project '{source}'.",
+            f"There is no file and no gallery project '{source}'.",
             field="from",
             expected=f"a CSV file, or one of {', '.join(gallery())}",
         )
@@ -146,7 +147,7 @@ def _existing(source: str) -> Path:
         raise ProjectError(
             f"{path.name} is not a CSV file.",
             field="from",
-            remedy="Save it as CSV, or start with a plain `tidemill init NAME` and read it in a "
-            "function that returns a DataFrame.",
+            remedy="Save it as CSV, or run `tidemill init NAME` and read it in a function that "
+            "returns a DataFrame.",
         )
     return path

@@ -1,4 +1,4 @@
-"""How far a training has come: for a bar on the console and for a job's row."""
+"""The progress of a training, for the terminal's progress bar and for a job's row."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 from tidemill.metrics import is_better
 
-LOADED, TRIALS_DONE = 5.0, 85.0  # percent: when the data are ready, when every trial has run
+# Percent when the data are ready, and when every trial has run.
+LOADED, TRIALS_DONE = 5.0, 85.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is.
+    """How far a training is.
 
     Attributes:
-        percent: 0 to 100; never falls.
+        percent: 0 to 100; never decreases.
         stage: "load", "fit", "export", "register" or "done".
-        candidate, trial: What is being fitted; its number among all `trials`, from 1.
+        candidate: What is being fitted or exported.
+        trial: The number of the current trial among all `trials`, from 1.
         metric, best: The deciding metric and its best value so far.
     """
 
@@ -34,10 +36,10 @@ OnProgress = Callable[[Progress], None]
 
 
 class Reporter:
-    """Turns what has happened into `Progress` and passes it on."""
+    """Converts the events of a training to `Progress` and passes it to a callback."""
 
     def __init__(self, on_progress: OnProgress) -> None:
-        self._tell = on_progress
+        self._on_progress = on_progress
         self._trials = 0
         self._done = 0
         self._candidate: str | None = None
@@ -45,10 +47,10 @@ class Reporter:
         self._best: float | None = None
 
     def loading(self) -> None:
-        self._tell(Progress(0.0, "load"))
+        self._on_progress(Progress(0.0, "load"))
 
     def planned(self, trials: int, metric: str) -> None:
-        """The data are ready, and it is known how much there is to try."""
+        """The data are ready, and the number of trials is known."""
         self._trials, self._metric = trials, metric
         self._send(LOADED, "fit")
 
@@ -57,11 +59,11 @@ class Reporter:
         self._send(self._share(), "fit", running=1)
 
     def within(self, share: float) -> None:
-        """This share of the trial that is running is done."""
+        """This share of the running trial, 0 to 1, is complete."""
         self._send(self._share(share), "fit", running=1)
 
     def fitted(self, value: float | None) -> None:
-        """A trial has ended; None when it failed."""
+        """A trial has ended with this metric; None if it failed or was pruned."""
         self._done += 1
         if value is not None and self._metric is not None:
             better = self._best is None or is_better(self._metric, value, self._best)
@@ -82,7 +84,7 @@ class Reporter:
         return LOADED + (TRIALS_DONE - LOADED) * (self._done + running) / max(self._trials, 1)
 
     def _send(self, percent: float, stage: str, *, running: int = 0) -> None:
-        self._tell(
+        self._on_progress(
             Progress(
                 percent=round(percent, 1),
                 stage=stage,

@@ -1,4 +1,4 @@
-"""Where a run came from: the code, the packages, and the data it was made with."""
+"""Where a run comes from: its code, packages and data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONAL_PACKAGES = {"torch": "torch", "skorch": "skorch", "xgboost": "xgboost",
 
 
 def package_versions() -> dict[str, str]:
-    """Python and the packages a model may depend on, at the versions in use."""
+    """The versions of Python and of the packages that a model may depend on."""
     names = [
         *PACKAGES,
         *(name for name, module in OPTIONAL_PACKAGES.items() if module in sys.modules),
@@ -47,9 +47,9 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that a folder's repository is at, with "-dirty" when files have changed since.
+    """The current commit of a folder's repository, with "-dirty" if tracked files have changed.
 
-    None outside of a repository, or without git.
+    None outside a repository, or if git is not installed.
     """
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:
@@ -68,13 +68,13 @@ def _git(folder: Path, *arguments: str) -> str | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        logger.debug("git tells nothing about %s: %s", folder, error)
+        logger.debug("git failed in %s: %s", folder, error)
         return None
     return done.stdout.strip()
 
 
 def origin_tags(project: Project, data: PreparedData) -> dict[str, str]:
-    """Tags for every run of a training: its project's, its code, its data, its packages."""
+    """The tags of every run of a training: the project's own, its code, data and packages."""
     tags = {
         **project.tags,
         "tidemill.model": project.name,
@@ -92,7 +92,7 @@ def origin_tags(project: Project, data: PreparedData) -> dict[str, str]:
 
 
 def data_used(project: Project, data: PreparedData) -> DatasetUsed:
-    """The training's data, as MLflow shows it beside the run."""
+    """The data of a training, as logged to its runs."""
     return DatasetUsed(
         name=project.name,
         fingerprint=data.fingerprint,

@@ -1,4 +1,4 @@
-"""From the best trial to a registered version: bundle, MLflow model, pictures, registry."""
+"""From the best trial to a registered version: bundle, MLflow model, plots, registry."""
 
 from __future__ import annotations
 
@@ -51,9 +51,12 @@ VERSION_TAGS = (
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """A registered version, the outcome it came from, and its bundle's digest.
+    """A registered version.
 
-    `refused` says of better trials why they cannot be served.
+    Attributes:
+        outcome: The trial that it comes from.
+        digest: Its bundle's digest.
+        refused: Why better trials cannot be served, by run name.
     """
 
     version: str
@@ -65,8 +68,8 @@ class PublishedVersion:
 def publish(ranked: Sequence[TrialOutcome], sweep: Sweep, report: Reporter) -> PublishedVersion:
     """Register the first of the ranked outcomes that can be served.
 
-    Everything is in place before the version is registered, in one step and last: an interruption
-    at any moment leaves no version without its bundle.
+    Registration is the last step, after all files have been stored, so that an interruption never
+    leaves a version without its bundle.
 
     Raises:
         ExportError: None can be served; the message gives the reason for each.
@@ -77,7 +80,7 @@ def publish(ranked: Sequence[TrialOutcome], sweep: Sweep, report: Reporter) -> P
         report.exporting(outcome.trial.candidate)
         run = sweep.tracking.reopen(outcome.run_id)
         try:
-            bundle, logged = _keep(outcome, outcome.trained, sweep, run)
+            bundle, logged = _store_artifacts(outcome, outcome.trained, sweep, run)
         except ExportError as error:
             logger.warning("%s cannot be served: %s", outcome.trial.name, error)
             run.set_tags({EXPORT_ERROR_TAG: str(error)})
@@ -95,10 +98,10 @@ def none_servable(project: Project, refused: Mapping[str, str]) -> ExportError:
     return ExportError(f"No candidate of '{project.name}' can be served. {reasons}")
 
 
-def _keep(
+def _store_artifacts(
     outcome: TrialOutcome, trained: TrainedModel, sweep: Sweep, run: TrackedRun
 ) -> tuple[Bundle, LoggedModel]:
-    """Put all that a version needs into its run: bundle, MLflow model, pictures, scaler."""
+    """Store what a version needs in its run: bundle, MLflow model, plots, scaler."""
     signature = _signature(sweep)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         bundle = _export(Path(folder, BUNDLE_PATH), outcome, trained, signature, sweep)
@@ -120,9 +123,11 @@ def _inputs(sweep: Sweep, part: Literal["train", "test"]) -> Any:
 
 
 def _signature(sweep: Sweep) -> Signature:
-    """What the model takes: its callers are not refused what an earlier version took.
+    """The model's signature.
 
-    Only our own preprocessing is known to cope with gaps and texts that the window does not hold.
+    With the default preprocessing it is inferred from all rows up to the end of the training
+    window, so that a model trained on a window accepts the inputs that earlier versions accepted.
+    Other preprocessing may fail on missing values and texts that are not in the window.
     """
     project, data = sweep.project, sweep.data
     rows = (
@@ -156,7 +161,7 @@ def _export(
 
 
 def _files(outcome: TrialOutcome, trained: TrainedModel, sweep: Sweep) -> dict[str, bytes]:
-    """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
+    """Files of the winner only: metric intervals, curves, calibration, and the fitted scaler."""
     probabilities, labels = trained.predicted.probabilities, trained.labels
     y = target_array(sweep.data.test, sweep.project)
     given = gate.VersionEvidence(trained.predicted.values, probabilities, labels)
@@ -202,7 +207,7 @@ def _register(
 
 
 def _split_tag(sweep: Sweep) -> dict[str, str]:
-    """Which rows were held out, in short: a later gate then knows which it did not learn from."""
+    """The tag that tells a later gate which rows this version was not trained on."""
     data = sweep.data
     cut = cut_of(data.frame, data.test, sweep.project, data.task)
     return {SPLIT_TAG: msgspec.json.encode(cut).decode()} if cut is not None else {}

@@ -1,4 +1,4 @@
-"""What a training came to: as a value for its caller, on the parent run, and beside the data."""
+"""The result of a training: as a value, on the parent run, and beside the processed data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATA_WARNINGS_FILE = "data_warnings.txt"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial: its run, its settings, and its metrics, its error, or when it was pruned."""
+    """One trial: its run and settings, and its metrics, its error, or where it was pruned."""
 
     name: str
     candidate: str
@@ -38,17 +38,18 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-        run_id, sweep_id: The run of the winner; the run that all trials belong under.
+        run_id: The winner's run.
+        sweep_id: The parent run of all trials.
         candidate, trial: The winner, and the name of its run.
-        metric: The one that decided; `metrics` are the winner's on held-out rows.
-        digest: Of the version's bundle.
+        metric: The deciding metric; `metrics` are the winner's, on held-out rows.
+        digest: The digest of the version's bundle.
         failures: Why trials failed, by run name.
         refused: Why better trials than the winner cannot be served, by run name.
-        warnings: What is doubtful about the data.
-        pruned: How many of the trials were given up early.
+        warnings: Warnings about the data.
+        pruned: How many trials were pruned.
     """
 
     model: str
@@ -69,7 +70,7 @@ class TrainResult:
 
 
 def write_processed(project: Project, data: PreparedData) -> None:
-    """Write train.csv and test.csv, where the project asks for them."""
+    """Write train.csv and test.csv if the project has a `processed` folder."""
     if project.processed is None:
         return
     for name, frame in (("train.csv", data.train), ("test.csv", data.test)):
@@ -77,7 +78,7 @@ def write_processed(project: Project, data: PreparedData) -> None:
 
 
 def _write(project: Project, name: str, text: str) -> None:
-    """Write beside the file and rename, so that nobody reads half of it."""
+    """Write to a temporary file and rename it, so that no process reads an incomplete file."""
     folder = Path(project.root, project.processed or "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def _write(project: Project, name: str, text: str) -> None:
 
 
 def record_data(sweep: Sweep) -> None:
-    """Say on the parent run what was learned from, and what is doubtful about it."""
+    """Log the data and the warnings about them on the parent run."""
     sweep.run.log_data(data_used(sweep.project, sweep.data))
     sweep.run.log_params(
         {
@@ -111,7 +112,7 @@ def record_data(sweep: Sweep) -> None:
 def summarize(
     sweep: Sweep, outcomes: Sequence[TrialOutcome], published: PublishedVersion
 ) -> TrainResult:
-    """The training as its caller gets it, without models."""
+    """The result of a training, without its models."""
     winner = published.outcome
     failures = {o.trial.name: o.error for o in outcomes if o.error is not None}
     return TrainResult(
@@ -147,26 +148,23 @@ def _trial_result(outcome: TrialOutcome) -> TrialResult:
 
 
 def record_result(sweep: Sweep, result: TrainResult) -> None:
-    """Say on the parent run, in the winner's artifacts and beside the data which model is best."""
+    """Record the best model on the parent run, in the winner's artifacts and beside the data."""
     text = json.dumps(_best(result), indent=2, default=str)
     sweep.tracking.reopen(result.run_id).log_files({BEST_FILE: text.encode()})
     sweep.run.log_files({BEST_FILE: text.encode()})
     sweep.run.log_metrics(result.metrics)
+    note = f"Best by {result.metric}: {result.trial}, version {result.version}."
+    if result.pruned:
+        note += f" {len(result.trials)} trials, {result.pruned} pruned."
     sweep.run.set_tags(
         {
             "tidemill.version": result.version,
             "tidemill.best_run": result.run_id,
-            NOTE_TAG: f"{result.trial} is best by {result.metric}: version {result.version}."
-            + (f" {_pruned_text(result)}." if result.pruned else ""),
+            NOTE_TAG: note,
         }
     )
     if sweep.project.processed is not None:
         _write(sweep.project, BEST_FILE, text)
-
-
-def _pruned_text(result: TrainResult) -> str:
-    """How many trials there were, and how many were given up early."""
-    return f"{len(result.trials)} trials, {result.pruned} pruned"
 
 
 def _best(result: TrainResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Asking for a training, whoever asks: what the job's row says."""
+"""The job of a training, as the API and the console submit it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def training_job(
     trials: int | None = None,
     **more: Any,
 ) -> NewJob:
-    """A job that trains a known project.
+    """Build the job that trains a registered project.
 
     Args:
-        kind: "train", or "retrain" to let the new version try to become champion.
+        kind: "train", or "retrain" to also compete with the champion.
         overrides: Checked parameters by candidate; see `tidemill.steps.search.parameters`.
-        only: The candidates to try; None tries all.
-        trials: Settings to try of each candidate; None takes the project's numbers.
-        more: Other fields of the job: limits, the key that asked, the request's id.
+        only: The candidates to try; None means all.
+        trials: How many settings of each candidate to try; None uses the project's numbers.
+        more: Other fields of the job: limits, the API key, the request's id.
 
     Raises:
-        ProjectError: `only` names a candidate that the project has not.
+        ProjectError: `only` names an unknown candidate.
     """
     for name in only or ():
         known.project.candidate(name)

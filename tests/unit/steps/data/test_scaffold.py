@@ -285,7 +285,7 @@ def test_a_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["my project", "-p", ".hidden", "a:b", "p" * 101, "prix€"])
 def test_a_name_that_cannot_be_a_models_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ProjectError, match="cannot name a project"):
+    with pytest.raises(ProjectError, match="not a valid name for a project"):
         write_project(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -300,7 +300,7 @@ def test_the_current_folder_gives_its_own_name(
 
 
 def test_a_source_that_is_neither_file_nor_gallery_lists_the_gallery(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match="neither a file nor a gallery project") as caught:
+    with pytest.raises(ProjectError, match="no file and no gallery project") as caught:
         write_project(tmp_path / "p", source="titanic")
     assert "iris" in (caught.value.expected or "")
 
