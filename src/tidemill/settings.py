@@ -1,14 +1,16 @@
-"""What an operator sets, for the control plane: environment, then `tidemill.toml`, then defaults.
+"""The settings of the control plane, from the environment, `tidemill.toml` and defaults.
 
-Every field is `TIDEMILL_<FIELD>` in the environment; MLflow's own variables keep their names. With
-`_FILE` behind it a variable names a file that holds the value, as secrets are mounted. The data
-plane has its own table in `tidemill.serving.settings`, because it must not import pydantic.
+The environment takes precedence over the file. Every field is `TIDEMILL_<FIELD>` in the
+environment; MLflow's own variables keep their names. A variable with the suffix `_FILE` names a
+file that contains the value, as for mounted secrets. The data plane has its own settings in
+`tidemill.serving.settings`, because it must not import pydantic.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import ItemsView
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +27,10 @@ from tidemill.errors import SettingsError
 
 
 class SecretFileSource(PydanticBaseSettingsSource):
-    """Values out of files that `TIDEMILL_<FIELD>_FILE` names."""
+    """Values from files named by `TIDEMILL_<FIELD>_FILE`."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The value of one field, None where no variable names a file.
+        """Return the value of a field; None if no variable names a file for it.
 
         Raises:
             SettingsError: The file cannot be read.
@@ -56,29 +58,33 @@ class SecretFileSource(PydanticBaseSettingsSource):
 
 
 def environment_variables(name: str, field: FieldInfo) -> list[str]:
-    """The environment variables that set a field, the one that counts first."""
+    """Return the environment variables of a field, by precedence."""
     alias = field.validation_alias
     others = alias.choices if isinstance(alias, AliasChoices) else []
     own = f"TIDEMILL_{name.upper()}"
-    foreign = [other for other in others if isinstance(other, str) and other not in (name, own)]
-    return [*foreign, own]
+    aliases = [other for other in others if isinstance(other, str) and other not in (name, own)]
+    return [*aliases, own]
 
 
 def describe_settings(settings: Settings) -> list[dict[str, str]]:
-    """Every setting in force: its variable, value, what it does, and where the value is from.
+    """Return every setting's variable, value, source and description (under `words`).
 
-    Secrets are told by whether they are set, never by their value.
+    The values of secrets are masked.
     """
-    table = _toml(Path(str(settings.model_config.get("toml_file"))))
-    return [_sourced(settings, name, field, table) for name, field in Settings.model_fields.items()]
+    in_file = _toml_fields(Path(str(settings.model_config.get("toml_file"))))
+    return [_describe(settings, name, field, in_file) for name, field in _fields()]
 
 
-def _sourced(settings: Settings, name: str, field: FieldInfo, table: set[str]) -> dict[str, str]:
+def _fields() -> ItemsView[str, FieldInfo]:
+    return Settings.model_fields.items()
+
+
+def _describe(settings: Settings, name: str, field: FieldInfo, in_file: set[str]) -> dict[str, str]:
     value = getattr(settings, name)
     names = environment_variables(name, field)
     found = next((v for v in names if os.environ.get(v) is not None), None)
     file = next((f"{v}_FILE" for v in names if os.environ.get(f"{v}_FILE") is not None), None)
-    source = found or file or ("tidemill.toml" if name in table else None)
+    source = found or file or ("tidemill.toml" if name in in_file else None)
     if source is None:
         source = (
             "default" if value == field.get_default() or name == "home" else "given at the start"
@@ -91,7 +97,7 @@ def _sourced(settings: Settings, name: str, field: FieldInfo, table: set[str]) -
     }
 
 
-def _toml(path: Path) -> set[str]:
+def _toml_fields(path: Path) -> set[str]:
     if not path.is_file():
         return set()
     with path.open("rb") as file:
@@ -99,31 +105,33 @@ def _toml(path: Path) -> set[str]:
 
 
 class Settings(BaseSettings):
-    """All settings of the control plane, with the default that works on one machine."""
+    """All settings of the control plane, with defaults that work on one machine."""
 
     model_config = SettingsConfigDict(
         env_prefix="TIDEMILL_", env_nested_delimiter="__", toml_file="tidemill.toml", extra="ignore"
     )
 
-    home: Path = Field(default=Path(".tidemill"), description="Where everything local is kept.")
+    home: Path = Field(
+        default=Path(".tidemill"), description="The folder for everything stored locally."
+    )
     tracking_uri: str | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "tracking_uri", "MLFLOW_TRACKING_URI", "TIDEMILL_TRACKING_URI"
         ),
-        description="The MLflow tracking server or store; None is SQLite in the home.",
+        description="The MLflow tracking server or store. Default: SQLite in the home.",
     )
     registry_uri: str | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "registry_uri", "MLFLOW_REGISTRY_URI", "TIDEMILL_REGISTRY_URI"
         ),
-        description="The MLflow registry, where it is not the tracking server.",
+        description="The MLflow registry, if it is not on the tracking server.",
     )
     model_name: str | None = Field(
         default=None,
         validation_alias=AliasChoices("model_name", "REGISTERED_MODEL_NAME", "TIDEMILL_MODEL_NAME"),
-        description="The model to serve when none is named.",
+        description="The model to use where a command or request names none.",
     )
     model_stage: str | None = Field(
         default=None,
@@ -132,47 +140,52 @@ class Settings(BaseSettings):
     )
     project: str | None = Field(
         default=None,
-        description="Project files or gallery:NAME, separated by commas; gallery:* means all that "
-        "come with Tidemill. None takes ./project.py, or the gallery where there is none.",
+        description="Project files or gallery:NAME, separated by commas; gallery:* means all "
+        "projects that come with Tidemill. Default: ./project.py if it exists, else gallery:*.",
     )
     database_url: str | None = Field(
-        default=None, description="Tidemill's own database; None is SQLite in the home."
+        default=None,
+        description="The URL of Tidemill's own database. Default: SQLite in the home.",
     )
     broker_url: str | None = Field(
         default=None,
-        description="Where workers hear of jobs: redis://, amqp://; None is a folder at home.",
+        description="The broker that tells workers of jobs: redis:// or amqp://. Default: a folder "
+        "in the home.",
     )
     limits_url: str = Field(
         default="memory://",
-        description="Where rate limits are counted: memory:// for one process, redis:// for many.",
+        description="Where rate limits are counted: memory:// for each process separately, "
+        "redis:// for all together.",
     )
     api_rate_limit: str = Field(
         default="600/minute",
-        description="What each key, or address without a key, may ask of the control plane; "
-        "'off' for no limit.",
+        description="The rate limit of the control plane for each key, or for each address of "
+        "requests without a key; 'off' for no limit.",
     )
     worker_concurrency: int = Field(
-        default=2, ge=1, le=64, description="How many jobs one worker process runs at a time."
+        default=2, ge=1, le=64, description="How many jobs a worker runs at the same time."
     )
     worker_preload: bool = Field(
         default=True,
-        description="Load the training libraries once in each worker, so that jobs start at once; "
-        "without it a worker holds 300 MB less and each job takes seconds to start.",
+        description="Load the training libraries once per worker, so that jobs start at once. "
+        "Without it a worker needs 300 MB less memory and each job takes seconds to start.",
     )
     fan_out: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Spread the trials of a training over all workers; auto does so on PostgreSQL.",
+        description="Run the trials of a training as jobs on all workers; auto does so if the "
+        "database is PostgreSQL.",
     )
     job_time_limit: float = Field(
-        default=3600.0, gt=0, description="Seconds a job may run, where the request names no limit."
+        default=3600.0, gt=0, description="Seconds a job may run, unless the request sets a limit."
     )
     job_memory_limit_mb: int | None = Field(
-        default=None, ge=64, description="Megabytes of memory a job may hold; None for no limit."
+        default=None, ge=64, description="Megabytes of memory a job may use. Default: no limit."
     )
     job_max_failures: int = Field(
         default=3,
         ge=1,
-        description="How often a job is tried again after faults outside the model's own code.",
+        description="How many failures outside the model's own code a job may have before it is "
+        "no longer retried.",
     )
     worker_lost_after: float = Field(
         default=10.0,
@@ -181,22 +194,32 @@ class Settings(BaseSettings):
     )
     api_ready_requires: str = Field(
         default="database",
-        description="Parts without which its /ready says 503, by comma: database, mlflow, broker.",
+        description="Services without which /ready returns 503, separated by commas: database, "
+        "mlflow, broker.",
     )
     api_max_body: int = Field(
-        default=2**20, ge=1024, description="The largest request body of the control plane, bytes."
+        default=2**20,
+        ge=1024,
+        description="The largest request body of the control plane, in bytes.",
     )
     shelf_dir: Path | None = Field(
-        default=None, description="The data plane's folder of bundles; None is in the home."
+        default=None,
+        description="The data plane's folder of bundles. Default: in the home.",
     )
     journal_dir: Path | None = Field(
-        default=None, description="The data plane's journal, which ingest drains; None is at home."
+        default=None,
+        description="The data plane's journal, which ingest drains. Default: in the home.",
     )
     ingest_interval: float = Field(
-        default=0.5, gt=0, description="Seconds between two looks of ingest at the journal."
+        default=0.5,
+        gt=0,
+        description="Seconds between two attempts of ingest to drain the journal.",
     )
     ingest_metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Where ingest shows metrics; None is nowhere."
+        default=None,
+        ge=0,
+        le=65535,
+        description="The port of ingest's own metrics endpoint. Default: none.",
     )
     feedback_wait: float = Field(
         default=7 * 86400.0,
@@ -204,64 +227,73 @@ class Settings(BaseSettings):
         description="Seconds that a label waits for its prediction before it expires.",
     )
     retention_days: float = Field(
-        default=90.0, ge=0, description="Days that predictions are kept; 0 for ever."
+        default=90.0,
+        ge=0,
+        description="Days for which predictions are kept; 0 keeps them for ever.",
     )
     retention_rows: int = Field(
         default=10_000_000,
         ge=0,
-        description="How many predictions of a model are kept, the newest; 0 for all.",
+        description="How many predictions of each model are kept, the newest; 0 keeps all.",
     )
     export_url: str | None = Field(
         default=None,
-        description="Where predictions go before retention deletes them: a folder, or s3://...",
+        description="Where predictions are archived before retention deletes them: a folder or "
+        "s3://... Default: they are not archived.",
     )
     watch_every: float = Field(
         default=30.0,
         gt=0,
-        description="Seconds between two looks of the watching process at each model.",
+        description="Seconds between two checks of a model by the monitoring process.",
     )
     webhook_url: str | None = Field(
-        default=None, description="Told of every trigger that opens or closes; None for nobody."
+        default=None,
+        description="The URL that is called when a trigger opens or closes. Default: none.",
     )
     webhook_secret: SecretStr | None = Field(
-        default=None, description="Signs what the webhook is sent (HMAC-SHA256)."
+        default=None,
+        description="The key that signs webhook requests (HMAC-SHA256).",
     )
     audit_secret: SecretStr | None = Field(
         default=None,
-        description="Signs the audit log's checkpoint; None keeps a secret of its own in the home.",
+        description="The key that signs the audit log's checkpoint. Default: a random key in the "
+        "home.",
     )
     trust_models: bool = Field(
         default=False,
-        description="Unpickle and run MLflow models of other makers, to serve them, too; only "
-        "where everyone who can write to the registry is trusted.",
+        description="Unpickle and run MLflow models not trained by Tidemill, in order to serve "
+        "them. Set it only if everyone who can write to the registry is trusted.",
     )
     serving_url: str | None = Field(
         default=None,
-        description="Where the console reaches the data plane; None is the port it came in by.",
+        description="The URL at which the console reaches the data plane. Default: the port of "
+        "the request.",
     )
     mlflow_pages: str | None = Field(
         default=None,
-        description="Where people open MLflow's pages; None is the tracking server itself.",
+        description="The URL of MLflow's pages in links. Default: the tracking server's.",
     )
     console: Literal["on", "off"] = Field(
-        default="on", description="Whether the pages for people are shown at /."
+        default="on", description="Whether the console is served at /."
     )
     console_idle: float = Field(
         default=28_800.0,
         ge=60,
         le=86_400,
-        description="Seconds without a page or an action after which the console signs out.",
+        description="Seconds without activity after which the console signs a user out.",
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field(
-        default="auto", description="console, json, or auto by whether it is a terminal."
+        default="auto", description="console, json, or auto: console if the output is a terminal."
     )
     log_files: Literal["on", "off"] = Field(
         default="on",
-        description="Whether logs are kept in the home too; off where a collector reads stdout.",
+        description="Whether logs are also written to files in the home; off if a collector reads "
+        "stdout.",
     )
     keys: Path | None = Field(
-        default=None, description="The keyring file; None is `keys.json` in the home."
+        default=None,
+        description="The file of API keys. Default: `keys.json` in the home.",
     )
 
     @field_validator("home")
@@ -287,22 +319,22 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_uri(self) -> str:
-        """The tracking URI in force."""
+        """The MLflow tracking URI in use."""
         return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
     def database_uri(self) -> str:
-        """The URL of the database in force."""
+        """The URL of the database in use."""
         return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
 
     @property
     def broker_uri(self) -> str:
-        """The URL of the broker in force."""
+        """The URL of the broker in use."""
         return self.broker_url or f"filesystem://{self.home / 'broker'}"
 
     @property
     def required_parts(self) -> frozenset[str]:
-        """The parts without which the control plane is not ready."""
+        """The services without which the control plane is not ready."""
         return frozenset(
             part.strip() for part in self.api_ready_requires.split(",") if part.strip()
         )
@@ -333,5 +365,5 @@ class Settings(BaseSettings):
 
     @property
     def log_folder(self) -> Path | None:
-        """Where each process writes its log file; None where it should write none."""
+        """The folder of log files; None if none are written."""
         return self.logs if self.log_files == "on" else None

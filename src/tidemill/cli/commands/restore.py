@@ -16,7 +16,7 @@ from tidemill.cli.context import (
     TrackingOption,
     open_settings,
 )
-from tidemill.loop.operations import backup as operation
+from tidemill.loop.operations import restore as operation
 
 app = command_app()
 

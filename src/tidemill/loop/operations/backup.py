@@ -1,17 +1,15 @@
-"""Backup and restore: the database, MLflow's metadata and the artifacts, in one file.
+"""Backup: the database, MLflow's metadata, the artifacts and the journal, in one file.
 
     backup(settings, Path("monday.tar.gz"))
-    restore(settings, Path("monday.tar.gz"), actor="ops")
 
-The file is the same for SQLite and PostgreSQL, so it also moves a system from one to the other, or
-to another home. Journals are taken first and artifacts last, so that whatever rows speak of is
-there.
+The file is the same for SQLite and PostgreSQL, so it can also move a system from one to the other,
+or to another home; see `tidemill.loop.operations.restore`. The journal is copied first and the
+artifacts last, so that everything that rows refer to is in the backup.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -27,13 +25,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 import tidemill
-from tidemill.archives import extract
-from tidemill.errors import ConflictError, DataError, SettingsError
+from tidemill.errors import SettingsError
 from tidemill.settings import Settings
-from tidemill.stores.audit import AuditEntry, AuditLog
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.dump import count_rows, read_dump, write_dump
-from tidemill.stores.database.schema import VERSION_TABLE, check_schema, migrate, schema_version
+from tidemill.stores.database.dump import write_dump
+from tidemill.stores.database.schema import open_database, schema_version
 from tidemill.stores.mlflow.connection import open_client, silence_mlflow_output
 
 FORMAT = 1
@@ -41,17 +37,16 @@ MANIFEST = "manifest.json"
 #: Small files of the home that belong to its state.
 HOME_FILES = ("keys.json", "audit.head", "audit.secret")
 MLFLOW_VERSION_TABLE = "alembic_version"
-#: Where MLflow's tables keep the place of an artifact as an absolute address.
-PLACES = {
-    "experiments": ("artifact_location",),
-    "runs": ("artifact_uri",),
-    "model_versions": ("source", "storage_location"),
-    "logged_models": ("artifact_location",),
-}
 
 
 class BackupManifest(msgspec.Struct, frozen=True):
-    """What is in a backup. `rows` by table; `files` are the sha256 of every other member."""
+    """The contents of a backup.
+
+    Attributes:
+        schema, mlflow_schema: The schema versions of both databases.
+        rows: The number of rows by database ("database", "mlflow") and table.
+        files: The SHA-256 of every other file in the archive, by its path.
+    """
 
     format: int
     tidemill: str
@@ -64,116 +59,121 @@ class BackupManifest(msgspec.Struct, frozen=True):
 
     @property
     def row_count(self) -> int:
-        """The rows of all tables."""
+        """The number of rows in all tables."""
         return sum(sum(tables.values()) for tables in self.rows.values())
 
 
 def backup(settings: Settings, file: Path, *, mlflow_store: str | None = None) -> BackupManifest:
-    """Write all state into one file; it appears under its name only when it is whole.
+    """Write all state into one file, which appears under its name only when it is complete.
 
     Args:
-        mlflow_store: The database behind MLflow's server, where one is used.
+        mlflow_store: The database behind MLflow's server, if MLflow is a server.
 
     Raises:
-        SettingsError: MLflow is a server and its database is not named.
+        SettingsError: MLflow is a server and its database is not given.
         UnavailableError: A database cannot be reached.
     """
-    store = _store(settings, mlflow_store)
+    store = mlflow_database_uri(settings, mlflow_store)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with tempfile.TemporaryDirectory(prefix="tidemill-backup-", dir=file.parent) as scratch:
-            contents = _gather(settings, store, Path(scratch), draft)
+            manifest = _write(settings, store, Path(scratch), draft)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
-    return contents
+    return manifest
 
 
-def restore(
-    settings: Settings,
-    file: Path,
-    *,
-    actor: str,
-    force: bool = False,
-    mlflow_store: str | None = None,
-    reason: str | None = None,
-) -> BackupManifest:
-    """Put back what a backup holds; the file is checked as a whole before anything is changed.
-
-    Servers and workers of this home should be stopped. Addresses of artifacts are rewritten when
-    the home is another one.
+def mlflow_database_uri(settings: Settings, given: str | None) -> str:
+    """Return the URI of MLflow's database.
 
     Args:
-        force: Replace what is there; otherwise the databases must be empty.
+        given: The database behind MLflow's server; None means the tracking URI is a database.
 
     Raises:
-        DataError: The file is damaged, or was written for other tables.
-        ConflictError: There is something here, and `force` was not given.
+        SettingsError: The URI is that of a server.
     """
-    store = _store(settings, mlflow_store)
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.home) as scratch:
-        folder = Path(scratch)
-        contents = _unpack(file, folder)
-        with _database(settings) as ours, _mlflow(store) as theirs:
-            if not force:
-                _require_empty(ours, theirs)
-            _check_versions(contents, ours, theirs)
-            _move_places(folder / "mlflow", contents.artifact_root, _root(settings))
-            read_dump(theirs, folder / "mlflow", keep=frozenset((MLFLOW_VERSION_TABLE,)))
-            read_dump(ours, folder / "database", keep=frozenset((VERSION_TABLE,)))
-            _place_files(folder, settings)
-            audit = AuditLog.from_settings(ours, settings)
-            made = {"file": file.name, "created": contents.created, "rows": contents.rows}
-            audit.append(AuditEntry(actor, "restore", reason=reason, details=made))
-    return contents
+    uri = given or settings.mlflow_uri
+    if urlsplit(uri).scheme in ("http", "https"):
+        raise SettingsError(
+            "MLflow is a server here; a backup needs the database behind it.",
+            field="mlflow_store",
+            expected="the --backend-store-uri that the server was started with",
+        )
+    return uri
 
 
-def _gather(settings: Settings, store: str, scratch: Path, draft: Path) -> BackupManifest:
-    _copy_tree(settings.journal, scratch / "journal")
-    with _database(settings) as ours, _mlflow(store) as theirs:
+@contextmanager
+def open_both(settings: Settings, store: str) -> Iterator[tuple[Database, Database]]:
+    """Open Tidemill's database and MLflow's, creating the tables of a new one.
+
+    Args:
+        store: The URI of MLflow's database.
+    """
+    ours = open_database(settings)
+    try:
+        silence_mlflow_output()
+        open_client(store).search_experiments(max_results=1)  # MLflow creates its tables
+        mlflow = Database(store)
+        try:
+            yield ours, mlflow
+        finally:
+            mlflow.close()
+    finally:
+        ours.close()
+
+
+def mlflow_schema(database: Database) -> str:
+    """Return the schema version of MLflow's database."""
+    from sqlalchemy import column, select, table
+
+    found = database.rows(select(column("version_num")).select_from(table(MLFLOW_VERSION_TABLE)))
+    return str(found[0]["version_num"]) if found else ""
+
+
+def _write(settings: Settings, store: str, scratch: Path, draft: Path) -> BackupManifest:
+    if settings.journal.is_dir():
+        shutil.copytree(settings.journal, scratch / "journal", ignore_dangling_symlinks=True)
+    with open_both(settings, store) as (ours, mlflow):
         rows = {
             "database": write_dump(ours, scratch / "database"),
-            "mlflow": write_dump(theirs, scratch / "mlflow"),
+            "mlflow": write_dump(mlflow, scratch / "mlflow"),
         }
-        versions = (schema_version(ours) or "", _mlflow_schema(theirs))
+        versions = (schema_version(ours) or "", mlflow_schema(mlflow))
     for name in HOME_FILES:
         if (settings.home / name).is_file():
             shutil.copy2(settings.home / name, scratch / name)
     members = {path.relative_to(scratch).as_posix(): path for path in _files(scratch)}
-    for path in _files(settings.artifact_root):
-        members[f"artifacts/{path.relative_to(settings.artifact_root).as_posix()}"] = path
-    return _pack(draft, members, rows, versions, _root(settings))
-
-
-def _pack(
-    draft: Path,
-    members: dict[str, Path],
-    rows: dict[str, dict[str, int]],
-    versions: tuple[str, str],
-    root: str,
-) -> BackupManifest:
-    files = {}
+    root = settings.artifact_root
+    for path in _files(root):
+        members[f"artifacts/{path.relative_to(root).as_posix()}"] = path
     with tarfile.open(draft, "w:gz", compresslevel=3) as tar:
-        os.chmod(draft, 0o600)  # it holds the hashes of keys and their pepper
-        for name, path in sorted(members.items()):
-            try:
-                with path.open("rb") as source:
-                    info = tar.gettarinfo(arcname=name, fileobj=source)
-                    hashed = _Hashing(source)
-                    tar.addfile(info, hashed)
-            except FileNotFoundError:  # a run was deleted meanwhile
-                continue
-            files[name] = hashed.digest.hexdigest()
-        contents = BackupManifest(
-            FORMAT, tidemill.__version__, time.time(), *versions, root, rows, files
+        os.chmod(draft, 0o600)  # it contains the hashes of keys and their pepper
+        files = _add_files(tar, members)
+        manifest = BackupManifest(
+            FORMAT, tidemill.__version__, time.time(), *versions, str(root), rows, files
         )
-        _add_bytes(tar, MANIFEST, msgspec.json.encode(contents))
-    return contents
+        _add_bytes(tar, MANIFEST, msgspec.json.encode(manifest))
+    return manifest
 
 
-class _Hashing:
+def _add_files(tar: tarfile.TarFile, members: dict[str, Path]) -> dict[str, str]:
+    """Add files under their names and return their digests."""
+    digests = {}
+    for name, path in sorted(members.items()):
+        try:
+            with path.open("rb") as source:
+                info = tar.gettarinfo(arcname=name, fileobj=source)
+                hashed = _HashingReader(source)
+                tar.addfile(info, hashed)
+        except FileNotFoundError:  # a run was deleted meanwhile
+            continue
+        digests[name] = hashed.digest.hexdigest()
+    return digests
+
+
+class _HashingReader:
     """A file that is hashed while it is read."""
 
     def __init__(self, file: Any) -> None:
@@ -195,145 +195,5 @@ def _add_bytes(tar: tarfile.TarFile, name: str, data: bytes) -> None:
         tar.addfile(info, file)
 
 
-def _unpack(file: Path, folder: Path) -> BackupManifest:
-    """Unpack the backup and check every file in it against its manifest."""
-    try:
-        with tarfile.open(file, "r:gz") as tar:
-            extract(tar, folder)
-        contents = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=BackupManifest)
-    except (OSError, EOFError, tarfile.TarError, msgspec.DecodeError) as error:
-        raise DataError(f"{file} is not a whole backup: {error}", field="file") from error
-    if contents.format != FORMAT:
-        raise DataError(
-            f"{file} has backup format {contents.format}; this Tidemill reads {FORMAT}."
-        )
-    for name, digest in contents.files.items():
-        path = folder / name
-        if not path.is_file() or _digest(path) != digest:
-            raise DataError(f"{file} is damaged: {name} is not what it was.", field="file")
-    return contents
-
-
-def _check_versions(contents: BackupManifest, ours: Database, theirs: Database) -> None:
-    pairs = (
-        ("Tidemill's", contents.schema, schema_version(ours)),
-        ("MLflow's", contents.mlflow_schema, _mlflow_schema(theirs)),
-    )
-    for whose, held, here in pairs:
-        if held != here:
-            raise DataError(
-                f"The backup was taken at {whose} schema {held}; here it is {here}.",
-                remedy="Restore it with the version that wrote it, then upgrade.",
-            )
-
-
-def _require_empty(ours: Database, theirs: Database) -> None:
-    held = count_rows(ours, "jobs", "audit", "predictions") + count_rows(theirs, "runs")
-    if held:
-        raise ConflictError(
-            "There is something here already.",
-            remedy="Restore into an empty home, or replace what is here with --force.",
-        )
-
-
-def _move_places(folder: Path, old: str, new: str) -> None:
-    """Let addresses of artifacts start with the new root where they started with the old."""
-    if old == new:
-        return
-    for table, columns in PLACES.items():
-        path = folder / f"{table}.jsonl"
-        if not path.is_file():
-            continue
-        with path.open(encoding="utf-8") as file:
-            names, *rows = [json.loads(line) for line in file]
-        moved = [names, *(_moved(row, names, columns, old, new) for row in rows)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in moved), "utf-8")
-
-
-def _moved(
-    row: list[Any], names: list[str], columns: tuple[str, ...], old: str, new: str
-) -> list[Any]:
-    return [
-        _readdressed(value, old, new) if name in columns else value
-        for name, value in zip(names, row, strict=True)
-    ]
-
-
-def _readdressed(value: Any, old: str, new: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    for prefix, put in ((old, new), (Path(old).as_uri(), Path(new).as_uri())):
-        if value == prefix or value.startswith(f"{prefix}/"):
-            return put + value[len(prefix) :]
-    return value
-
-
-def _place_files(folder: Path, settings: Settings) -> None:
-    for name in HOME_FILES:
-        if (folder / name).is_file():
-            shutil.move(folder / name, settings.home / name)
-    targets = {"artifacts": settings.artifact_root, "journal": settings.journal}
-    for name, target in targets.items():
-        if (folder / name).is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.move(folder / name, target)
-
-
-def _store(settings: Settings, named: str | None) -> str:
-    uri = named or settings.mlflow_uri
-    if urlsplit(uri).scheme in ("http", "https"):
-        raise SettingsError(
-            "MLflow is a server here; a backup needs the database behind it.",
-            field="mlflow_store",
-            expected="the --backend-store-uri that the server was started with",
-        )
-    return uri
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    database = Database(settings.database_uri)
-    try:
-        if settings.database_url is None:
-            migrate(database)
-        check_schema(database)
-        yield database
-    finally:
-        database.close()
-
-
-@contextmanager
-def _mlflow(store: str) -> Iterator[Database]:
-    """MLflow's database with MLflow's tables, which MLflow itself makes where there are none."""
-    silence_mlflow_output()
-    open_client(store).search_experiments(max_results=1)
-    database = Database(store)
-    try:
-        yield database
-    finally:
-        database.close()
-
-
-def _mlflow_schema(database: Database) -> str:
-    from sqlalchemy import column, select, table
-
-    found = database.rows(select(column("version_num")).select_from(table(MLFLOW_VERSION_TABLE)))
-    return str(found[0]["version_num"]) if found else ""
-
-
-def _root(settings: Settings) -> str:
-    return str(settings.artifact_root)
-
-
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-
-
-def _copy_tree(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore_dangling_symlinks=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
-"""The doctor: looks at every part, says what is wrong with it and how to mend it.
+"""The doctor: checks every part of an installation and says how to fix what is wrong.
 
-    for finding in examine_parts(settings):
+    for finding in run_checks(settings):
         print(finding.state, finding.part, finding.detail, finding.remedy)
 
-Each check is a function of the settings that gives one finding and never raises.
+Each check is a function that takes the settings and returns one finding.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from tidemill.stores.rate_limits import RateLimits
 
 State = Literal["ok", "warning", "error"]
 
-LOW_DISK = 2 * 2**30
-NO_DISK = 200 * 2**20
-CLOCK_SECONDS = 5.0
-PATIENCE_SECONDS = 5.0
+LOW_DISK_BYTES = 2 * 2**30
+FULL_DISK_BYTES = 200 * 2**20
+MAX_CLOCK_SKEW_SECONDS = 5.0
+HTTP_TIMEOUT_SECONDS = 5.0
 STALE_SYNC_SECONDS = 300.0
-#: What works together; a newer major version is a warning.
+STALE_JOB_SECONDS = 60.0
+#: The oldest versions that work.
 PACKAGES = {"mlflow": (3, 17), "sqlalchemy": (2, 0), "celery": (5, 4), "fastapi": (0, 115)}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found. `remedy` is what to do about it."""
+    """The result of a check. `remedy` is what to do about it."""
 
     part: str
     state: State
@@ -60,11 +61,11 @@ Check = Callable[[Settings], Finding]
 
 
 def run_checks(settings: Settings) -> list[Finding]:
-    """Every check's finding, in an order in which causes come before effects."""
-    return [_look(name, check, settings) for name, check in CHECKS.items()]
+    """Run every check, causes before effects; a check that raises is an error finding."""
+    return [_run(name, check, settings) for name, check in CHECKS.items()]
 
 
-def _look(name: str, check: Check, settings: Settings) -> Finding:
+def _run(name: str, check: Check, settings: Settings) -> Finding:
     try:
         return check(settings)
     except TidemillError as error:
@@ -74,7 +75,7 @@ def _look(name: str, check: Check, settings: Settings) -> Finding:
 
 
 def check_versions(_: Settings) -> Finding:
-    """Python, SQLite and the packages that must fit together."""
+    """Check the versions of Python, SQLite and the packages that must fit together."""
     shown, old = [f"Python {sys.version.split()[0]}"], []
     if sqlite3.sqlite_version_info < (3, 35):
         old.append(f"SQLite {sqlite3.sqlite_version} (3.35 is needed)")
@@ -94,7 +95,7 @@ def check_versions(_: Settings) -> Finding:
 
 
 def check_settings(settings: Settings) -> Finding:
-    """Variables that nothing reads, as a slip of the pen makes them."""
+    """Find variables that are not settings, such as misspelt ones."""
     from tidemill.serving.settings import ServingSettings
 
     known = {
@@ -111,35 +112,38 @@ def check_settings(settings: Settings) -> Finding:
     ]
     if unread:
         return Finding(
-            "settings", "warning", f"Nothing reads {', '.join(sorted(unread))}.", "Mend the name."
+            "settings",
+            "warning",
+            f"Not a setting: {', '.join(sorted(unread))}.",
+            "Correct the name.",
         )
     return Finding("settings", "ok", f"home {settings.home}")
 
 
 def check_disk(settings: Settings) -> Finding:
-    """Room where the home is."""
-    place = settings.home if settings.home.exists() else settings.home.parent
-    free = shutil.disk_usage(place).free
-    detail = f"{free / 2**30:.1f} GiB free at {place}"
-    remedy = "Make room, or move the home with TIDEMILL_HOME."
-    if free < NO_DISK:
+    """Check the free disk space of the home."""
+    folder = settings.home if settings.home.exists() else settings.home.parent
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 2**30:.1f} GiB free at {folder}"
+    remedy = "Free some space, or move the home with TIDEMILL_HOME."
+    if free < FULL_DISK_BYTES:
         return Finding("disk", "error", detail, remedy)
-    if free < LOW_DISK:
+    if free < LOW_DISK_BYTES:
         return Finding("disk", "warning", detail, remedy)
     return Finding("disk", "ok", detail)
 
 
 def check_database(settings: Settings) -> Finding:
-    """Reachable, at this Tidemill's schema, and its clock."""
+    """Check that the database can be reached, its schema version and its clock."""
     with closing(Database(settings.database_uri)) as database:
         before = time.time()
         skew = database.now() - (before + time.time()) / 2
         if settings.database_url is None and schema_version(database) is None:
-            return Finding("database", "ok", "not made yet; `tidemill up` makes it")
+            return Finding("database", "ok", "does not exist yet; `tidemill up` creates it")
         check_schema(database)
         detail = f"{database.dialect} at schema {schema_version(database)}"
-        if abs(skew) > CLOCK_SECONDS:
-            remedy = "Let both machines keep time by NTP."
+        if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
+            remedy = "Synchronize the clocks of both machines with NTP."
             return Finding(
                 "database", "warning", f"{detail}; its clock is {skew:+.0f} s off", remedy
             )
@@ -147,133 +151,136 @@ def check_database(settings: Settings) -> Finding:
 
 
 def check_broker(settings: Settings) -> Finding:
-    """Whether workers can be told of jobs."""
+    """Check that the broker can be reached."""
     notifier = JobNotifier(settings.broker_uri)
     try:
         problem = notifier.problem()
     finally:
         notifier.close()
     if problem is not None:
-        remedy = "Start it, or mend TIDEMILL_BROKER_URL. Jobs are accepted and wait."
+        remedy = "Start it, or correct TIDEMILL_BROKER_URL. Jobs are still accepted."
         return Finding("broker", "error", f"{notifier}: {problem}", remedy)
     return Finding("broker", "ok", str(notifier))
 
 
 def check_limits(settings: Settings) -> Finding:
-    """Whether rate limits are counted for all processes together."""
+    """Check that the shared store of rate limits can be reached."""
     limits = RateLimits(settings.limits_url, settings.api_rate_limit)
     limits.take("doctor")
     if limits.degraded:
-        remedy = "Start that Redis, or mend TIDEMILL_LIMITS_URL. Each process counts for itself."
+        remedy = "Start it, or correct TIDEMILL_LIMITS_URL. Each process counts for itself."
         where = urlsplit(settings.limits_url)
-        detail = f"{where.scheme}://{where.hostname}:{where.port or 6379} cannot be used"
+        detail = f"{where.scheme}://{where.hostname}:{where.port or 6379} cannot be reached"
         return Finding("limits", "error", detail, remedy)
     where_kept = "in each process" if settings.limits_url.startswith("memory") else "in Redis"
     return Finding("limits", "ok", f"{settings.api_rate_limit}, counted {where_kept}")
 
 
 def check_jobs(settings: Settings) -> Finding:
-    """Whether somebody works."""
+    """Check that workers run the jobs that are due."""
     with closing(Database(settings.database_uri)) as database:
         check_schema(database)
         jobs = Jobs(database)
         counts, now = jobs.counts(), database.now()
         waiting = jobs.page(state="queued", limit=500).items
-    words = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
-    late = [job for job in waiting if now - job.not_before > 60]
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
+    late = [job for job in waiting if now - job.not_before > STALE_JOB_SECONDS]
     if late and not counts.get("running"):
         remedy = "Start a worker: `python -m tidemill.worker`."
-        return Finding("jobs", "error", f"{words}; {len(late)} wait and nobody takes them", remedy)
-    return Finding("jobs", "ok", words)
+        return Finding(
+            "jobs", "error", f"{summary}; no worker runs the {len(late)} that are due", remedy
+        )
+    return Finding("jobs", "ok", summary)
 
 
 def check_mlflow(settings: Settings) -> Finding:
-    """MLflow answers, in a version that fits the client's, at about this time."""
+    """Check that MLflow can be reached, its version and its clock."""
     uri = settings.mlflow_uri
     if urlsplit(uri).scheme not in ("http", "https"):
         return Finding("mlflow", "ok", f"version {version('mlflow')} on {_without_password(uri)}")
     try:
-        with urlopen(f"{uri.rstrip('/')}/version", timeout=PATIENCE_SECONDS) as answer:
+        with urlopen(f"{uri.rstrip('/')}/version", timeout=HTTP_TIMEOUT_SECONDS) as answer:
             found, date = answer.read(64).decode().strip(), answer.headers.get("Date")
     except OSError as error:
-        remedy = "Start it, or mend MLFLOW_TRACKING_URI. Serving goes on without it."
+        remedy = "Start it, or correct MLFLOW_TRACKING_URI. Serving does not need it."
         return Finding("mlflow", "error", f"{uri} cannot be reached: {error}", remedy)
     detail = f"server {found}, client {version('mlflow')}, at {uri}"
     if found.split(".")[0] != version("mlflow").split(".")[0]:
         return Finding("mlflow", "error", detail, "Install the same major version on both sides.")
     if date is not None:
         skew = parsedate_to_datetime(date).timestamp() - time.time()
-        if abs(skew) > CLOCK_SECONDS:
-            return Finding("mlflow", "warning", f"{detail}; its clock is {skew:+.0f} s off", "NTP.")
+        if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
+            remedy = "Synchronize the clocks of both machines with NTP."
+            return Finding("mlflow", "warning", f"{detail}; its clock is {skew:+.0f} s off", remedy)
     return Finding("mlflow", "ok", detail)
 
 
 def check_artifacts(settings: Settings) -> Finding:
-    """Whether models can be written where they belong."""
+    """Check that artifacts can be written."""
     if urlsplit(settings.mlflow_uri).scheme in ("http", "https"):
-        return Finding("artifacts", "ok", "kept by the MLflow server")
+        return Finding("artifacts", "ok", "stored by the MLflow server")
     return _writable("artifacts", settings.artifact_root)
 
 
 def check_journal(settings: Settings) -> Finding:
-    """Whether predictions can be written down."""
+    """Check that the journal can be written."""
     return _writable("journal", settings.journal)
 
 
 def check_shelf(settings: Settings) -> Finding:
-    """Whether what should be served is here and whole."""
+    """Check that the bundles to serve are on the shelf and intact."""
     if not (settings.shelf / "state.json").exists():
-        return Finding("shelf", "ok", "empty; nothing was served from here yet")
+        return Finding("shelf", "ok", "empty; nothing has been served from here yet")
     state = read_state(settings.shelf)
     for placed in (*state.models.values(), *state.challengers.values()):
         open_bundle(settings.shelf, placed)
     if state.problems:
-        words = "; ".join(f"{model}: {problem}" for model, problem in state.problems.items())
-        return Finding("shelf", "warning", words, "The version before is served meanwhile.")
+        problems = "; ".join(f"{model}: {problem}" for model, problem in state.problems.items())
+        return Finding("shelf", "warning", problems, "The previous version is still served.")
     age = time.time() - state.synced_at
     detail = f"{len(state.models)} models, synced {age:.0f} s ago"
     if age > STALE_SYNC_SECONDS:
-        remedy = "Is `tidemill up` or the sync process running, and MLflow reachable?"
+        remedy = "Check that `tidemill up` or the sync process runs and MLflow can be reached."
         return Finding("shelf", "warning", detail, remedy)
     return Finding("shelf", "ok", detail)
 
 
 def check_keys(settings: Settings) -> Finding:
-    """Keys there are, who can read their file, which expire soon."""
+    """Check that there are keys, who can read their file, and which expire soon."""
     path = settings.keys_file
     if not path.exists():
-        return Finding("keys", "warning", "no key yet", "Make one: `tidemill keys create`.")
+        return Finding("keys", "warning", "no key yet", "Create one with `tidemill keys create`.")
     if path.stat().st_mode & 0o077:
         return Finding("keys", "error", f"others can read {path}", f"chmod 600 {path}")
     records = keyring.load(path).keys
     soon = [r.id for r in records if r.expires is not None and r.expires < time.time() + 7 * 86400]
     if soon:
-        remedy = "Make new ones and hand them out."
+        remedy = "Create new ones and distribute them."
         return Finding(
-            "keys", "warning", f"{', '.join(soon)} expire within a week or have expired", remedy
+            "keys", "warning", f"{', '.join(soon)}: expired, or expiring within a week", remedy
         )
     return Finding("keys", "ok", f"{len(records)} keys")
 
 
 def check_audit(settings: Settings) -> Finding:
-    """Whether the audit log is what was written."""
+    """Check that the audit log is intact."""
     with closing(Database(settings.database_uri)) as database:
         check_schema(database)
         log = AuditLog.from_settings(database, settings)
-        verdict = log.verify()
-    if not verdict.intact:
-        remedy = "Somebody changed it: keep a copy, and compare with a backup."
-        return Finding("audit", "error", str(verdict.problem), remedy)
-    return Finding("audit", "ok", f"{verdict.rows} rows, intact")
+        report = log.verify()
+    if not report.intact:
+        remedy = "It was changed: keep a copy, and compare it with a backup."
+        return Finding("audit", "error", str(report.problem), remedy)
+    return Finding("audit", "ok", f"{report.rows} rows, intact")
 
 
 def check_projects(settings: Settings) -> Finding:
-    """Whether the projects load."""
+    """Check that the projects load."""
     projects = Projects(project_references(settings.project), settings.model_name)
     known = projects.all()
     if projects.broken:
-        words = "; ".join(f"{where}: {what}" for where, what in projects.broken.items())
-        return Finding("projects", "error", words, "Mend the file, or TIDEMILL_PROJECT.")
+        problems = "; ".join(f"{where}: {what}" for where, what in projects.broken.items())
+        return Finding("projects", "error", problems, "Fix the file, or correct TIDEMILL_PROJECT.")
     return Finding("projects", "ok", ", ".join(known) or "none")
 
 
@@ -296,7 +303,7 @@ CHECKS: dict[str, Check] = {
 
 
 def worst_state(findings: Sequence[Finding]) -> State:
-    """The worst state among the findings."""
+    """Return the worst state among the findings."""
     order: tuple[State, ...] = ("ok", "warning", "error")
     return max((finding.state for finding in findings), key=order.index, default="ok")
 
@@ -307,7 +314,7 @@ def _writable(part: str, folder: Path) -> Finding:
     try:
         probe.write_bytes(b"x" * 4096)
     except OSError as error:
-        remedy = f"Make room there, or let user {os.getuid()} write to it."
+        remedy = f"Free some space, or let user {os.getuid()} write to it."
         return Finding(part, "error", f"{folder} cannot be written to: {error.strerror}", remedy)
     finally:
         probe.unlink(missing_ok=True)

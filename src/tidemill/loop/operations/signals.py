@@ -1,4 +1,4 @@
-"""Signals: one that ends work by an exception, and two that ask a process to stop."""
+"""Signal handling: SIGTERM as an exception, and SIGTERM or SIGINT as an event to stop on."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from types import FrameType
 
 
 class Cancelled(BaseException):
-    """Raised into a training to stop it: by `on_progress`, or by a worker's signal handler.
+    """Raised in a training to stop it: by `on_progress`, or by a worker's signal handler.
 
-    Not an Exception, so that neither an estimator nor a trial takes it for a failed fit.
+    Not an Exception, so that neither an estimator nor a trial handles it as a failed fit.
     """
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit inside the block, unless the program has a handler of its own."""
+    """Raise SystemExit inside the block on SIGTERM, unless the program has its own handler."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit)
     try:
         yield
     finally:
@@ -32,7 +32,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def stop_event() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set while the block runs."""
+    """Yield an event that SIGTERM and SIGINT set while the block runs."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
@@ -44,5 +44,5 @@ def stop_event() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Backup and restore: what was there is there again, in another home and on another database."""
+"""Backup and restore: all state is restored, in another home and another kind of database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sqlalchemy import insert, select
 from tests.servers import fresh_database
 from tidemill.archives import extract
 from tidemill.errors import ConflictError, DataError, SettingsError
-from tidemill.loop.operations.backup import backup, restore
+from tidemill.loop.operations.backup import backup
+from tidemill.loop.operations.restore import restore
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.audit import AuditEntry
@@ -119,7 +120,7 @@ def assert_filled(settings: Settings) -> None:
     ("source", "target"),
     [("sqlite", "sqlite"), ("postgresql", "postgresql"), ("sqlite", "postgresql")],
 )
-def test_a_restored_system_is_the_one_that_was_backed_up(
+def test_a_restored_system_equals_the_one_backed_up(
     source: str, target: str, tmp_path: Path, postgres_server_url: str, stack: ExitStack
 ) -> None:
     here = settings_for(tmp_path / "here", source, postgres_server_url, stack)
@@ -135,11 +136,11 @@ def test_a_restored_system_is_the_one_that_was_backed_up(
     assert_filled(there)
 
 
-def test_what_is_there_is_replaced_only_by_force(tmp_path: Path, filled: Settings) -> None:
+def test_existing_state_is_replaced_only_with_force(tmp_path: Path, filled: Settings) -> None:
     settings = filled
     file = tmp_path / "backup.tar.gz"
     backup(settings, file)
-    with pytest.raises(ConflictError, match="something here"):
+    with pytest.raises(ConflictError, match="existing state"):
         restore(settings, file, actor="ops")
     platform = Platform.open(settings)
     platform.submit(NewJob("train", "wine"))
@@ -154,7 +155,7 @@ def test_a_damaged_backup_changes_nothing(tmp_path: Path, filled: Settings) -> N
     whole = file.read_bytes()
     target = Settings(home=tmp_path / "other")
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="not a whole backup"):
+    with pytest.raises(DataError, match="not a complete backup"):
         restore(target, file, actor="ops")
     unpacked = tmp_path / "unpacked"
     file.write_bytes(whole)
@@ -168,7 +169,7 @@ def test_a_damaged_backup_changes_nothing(tmp_path: Path, filled: Settings) -> N
     assert not (target.home / "tidemill.db").exists()
 
 
-def test_mlflow_behind_a_server_needs_its_database_named(tmp_path: Path) -> None:
+def test_the_database_behind_an_mlflow_server_must_be_given(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, tracking_uri="http://127.0.0.1:1")
     with pytest.raises(SettingsError, match="database behind it"):
         backup(settings, tmp_path / "backup.tar.gz")

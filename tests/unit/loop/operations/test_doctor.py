@@ -1,4 +1,4 @@
-"""The doctor: finds what was broken, and says how to mend it."""
+"""The doctor: finds what is broken, and says how to fix it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def found(part: str, **changes: object) -> Finding:
     return CHECKS[part](Settings(**changes))  # type: ignore[arg-type]
 
 
-def test_a_fresh_home_is_well(platform: Platform) -> None:
+def test_a_new_home_has_no_problems(platform: Platform) -> None:
     platform.close()
     findings = run_checks(Settings())
     assert [f for f in findings if f.state != "ok" and f.part != "disk"] == []
     assert {f.part for f in findings} == set(CHECKS)
 
 
-def test_what_is_wrong_comes_with_a_remedy(platform: Platform, home: Path) -> None:
+def test_every_problem_has_a_remedy(platform: Platform, home: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     with platform.database.write() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
@@ -55,12 +55,12 @@ def test_what_is_wrong_comes_with_a_remedy(platform: Platform, home: Path) -> No
     for part in ("database", "broker", "limits", "jobs", "mlflow", "keys", "audit"):
         assert findings[part].state == "error", part
         assert findings[part].remedy, part
-    assert "newer Tidemill" in str(findings["database"].remedy)
+    assert "newer version of Tidemill" in str(findings["database"].remedy)
     assert "chmod 600" in str(findings["keys"].remedy)
     assert worst_state(list(findings.values())) == "error"
 
 
-def test_jobs_that_nobody_takes_are_noticed(platform: Platform) -> None:
+def test_jobs_that_no_worker_runs_are_found(platform: Platform) -> None:
     platform.submit(NewJob("train", "sugar"))
     assert found("jobs").state == "ok"
     with platform.database.write() as connection:
@@ -71,7 +71,7 @@ def test_jobs_that_nobody_takes_are_noticed(platform: Platform) -> None:
     assert "worker" in str(finding.remedy)
 
 
-def test_a_tampered_audit_log_is_noticed(platform: Platform) -> None:
+def test_a_changed_audit_log_is_found(platform: Platform) -> None:
     platform.audit.append(AuditEntry("ops", "promote"))
     with platform.database.write() as connection:
         connection.execute(update(audit).where(audit.c.seq == 2).values(actor="nobody"))
@@ -79,14 +79,14 @@ def test_a_tampered_audit_log_is_noticed(platform: Platform) -> None:
     assert found("audit").detail == "row 2 was changed"
 
 
-def test_a_setting_nobody_reads_is_noticed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_setting_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_WORKER_CONCURENCY", "4")
     finding = found("settings")
     assert finding.state == "warning"
     assert "TIDEMILL_WORKER_CONCURENCY" in finding.detail
 
 
-def test_keys_that_end_soon_are_noticed(home: Path) -> None:
+def test_keys_that_expire_soon_are_found(home: Path) -> None:
     assert found("keys").state == "warning"
     ring, _, record = keyring.add(keyring.new_keyring(), ("predict",), expires=time.time() + 3600)
     keyring.save(home / "keys.json", ring)

@@ -70,9 +70,9 @@ def test_a_newer_schema_is_rejected_with_a_remedy(database: Database) -> None:
     with database.write() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     assert schema_version(database) == "9999"
-    with pytest.raises(SettingsError, match="newer Tidemill"):
+    with pytest.raises(SettingsError, match="newer version of Tidemill"):
         check_schema(database)
-    with pytest.raises(SettingsError, match="newer Tidemill"):
+    with pytest.raises(SettingsError, match="newer version of Tidemill"):
         migrate(database)
 
 
