@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # One thread for each process, since tests share the processors.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# A shell starts a background job with SIGINT and SIGQUIT ignored, and every process inherits that:
+# the tests and what they start are to be interrupted as on a terminal.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        _interrupt = _number is signal.SIGINT
+        signal.signal(_number, signal.default_int_handler if _interrupt else signal.SIG_DFL)
 
 # By hand, examples are drawn anew each time. A gate draws the same for the same tests, so that what
 # it finds is about the change.

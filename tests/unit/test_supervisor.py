@@ -113,6 +113,33 @@ with supervising() as s:
     wait_for(lambda: gone(pid))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_background_job_stops_at_a_signal_that_its_shell_ignored(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Its children get the default action back as well."""
+    says = "import signal, time; print(signal.getsignal(signal.SIGINT)); time.sleep(600)"
+    code = f"""
+import sys
+from pathlib import Path
+from tidemill.cli.supervisor import Child, supervising
+with supervising() as s:
+    c = s.start(Child("c", [sys.executable, "-uc", {says!r}], Path({str(tmp_path / "o")!r})))
+    s.wait_until(c.tail, "the child", 120)
+    print(c.process.pid, c.tail().strip(), flush=True)
+    s.run()
+"""
+    script = 'trap \'\' INT TERM; exec "$0" -c "$1"'
+    command = ["sh", "-c", script, sys.executable, code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid, handler = run.stdout.readline().split(maxsplit=1)
+        assert "default_int_handler" in handler
+        run.send_signal(number)
+        assert run.wait(120) == 0
+    wait_for(lambda: gone(int(pid)))
+
+
 def test_trust_reaches_the_sync_and_the_keeper(tmp_path: Path) -> None:
     from tidemill.cli import household
     from tidemill.settings import Settings

@@ -142,6 +142,22 @@ def test_workers_end_with_their_parent(begin: Begin) -> None:
     wait_until(lambda: not any(map(alive, children)), "the workers to end")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_background_server_ends_at_a_signal_that_its_shell_ignored(
+    begin: Begin, number: int, workers: str
+) -> None:
+    ignored = (signal.SIGTERM, signal.SIGINT)
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in ignored}
+    try:
+        serving = begin("--workers", workers)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    serving.process.send_signal(number)
+    assert serving.process.wait(120) == 0
+
+
 def alive(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
