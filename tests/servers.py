@@ -31,7 +31,7 @@ import redis
 import uvicorn
 from sqlalchemy import make_url
 
-PATIENCE = 60.0
+PATIENCE = 300.0  # seconds; a limit for what hangs, so that a busy machine breaks nothing
 
 
 def free_port() -> int:
@@ -169,7 +169,7 @@ class MlflowServer:
                 # As `tidemill up` starts it: without five processes that nobody here needs.
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             )
-        wait_until(self._answers, "the MLflow server to answer", 300)
+        wait_until(self._answers, "the MLflow server to answer")
 
     def stop(self) -> None:
         if self.process is not None:

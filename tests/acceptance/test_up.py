@@ -58,7 +58,7 @@ class Up:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def running(home: Path, *more: str) -> Iterator[Up]:
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=120) as answer:  # its packages may still be loading
+    with urllib.request.urlopen(url, timeout=300) as answer:  # its packages may still be loading
         body: bytes = answer.read()
         return body
 
@@ -121,7 +121,7 @@ def test_from_nothing_to_a_prediction_with_the_printed_command(served: Up) -> No
         pytest.skip("curl is not installed, and the printed command uses it")
     command = served.await_text("-d ").partition("Ask ClassificationModel:")[2]
     done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=120, check=True
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, check=True
     )
     answer = json.loads(done.stdout)
     assert answer["prediction"] in ("malignant", "benign")
@@ -144,13 +144,13 @@ def test_mlflow_answers_no_foreign_host_and_no_foreign_page(served: Up) -> None:
     for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
         request = urllib.request.Request(create, b'{"name": "x"}', {**as_json, **foreign})
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=120)
+            urllib.request.urlopen(request, timeout=300)
         with refused.value as answer:
             assert answer.status == 403
     page = urllib.request.Request(
         f"{served.mlflow}/version", headers={"Origin": "http://evil.example"}
     )
-    with urllib.request.urlopen(page, timeout=120) as answer:
+    with urllib.request.urlopen(page, timeout=300) as answer:
         assert "access-control-allow-origin" not in answer.headers
 
 
@@ -164,7 +164,7 @@ def test_both_planes_answer_on_one_port(served: Up) -> None:
 def test_without_a_key_nothing_is_predicted(served: Up) -> None:
     request = urllib.request.Request(f"{served.api}/predict", b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=120)
+        urllib.request.urlopen(request, timeout=300)
     with refused.value as answer:
         assert answer.status == 403
         assert json.load(answer)["title"] == "Forbidden"

@@ -53,7 +53,7 @@ def test_several_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
         each.stdin.write("go\n")
         each.stdin.flush()
     for each in started:
-        _, said = each.communicate(timeout=120)
+        _, said = each.communicate(timeout=300)
         assert each.returncode == 0, said
     names = Tracking(uri).call(lambda client: {e.name for e in client.search_experiments()})
     assert {"flowers-0", "flowers-1", "flowers-2"} <= names
@@ -71,7 +71,7 @@ def test_a_kill_in_the_making_leaves_nothing_behind_that_matters(tmp_path: Path)
     while not draft.exists() and not file.exists():
         assert first.poll() is None
     os.kill(first.pid, signal.SIGKILL)
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
     assert draft.exists(), "it was killed too late"
     assert not file.exists()
 

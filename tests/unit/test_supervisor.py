@@ -13,7 +13,7 @@ import pytest
 from tidemill.cli.supervisor import Child, StopRequestedError, supervising
 from tidemill.errors import UnavailableError
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(900)"
 
 
 def child(tmp_path: Path, code: str, name: str = "sleeper") -> Child:
@@ -28,7 +28,7 @@ def gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z")
 
 
-def wait_for(condition: object, timeout: float = 60.0) -> None:
+def wait_for(condition: object, timeout: float = 300.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "waited in vain"
@@ -48,11 +48,11 @@ def test_grandchildren_end_too(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, time;"
         f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}]);"
-        "print(p.pid, flush=True); time.sleep(60)"
+        "print(p.pid, flush=True); time.sleep(900)"
     )
     with supervising() as supervisor:
         parent = supervisor.start(child(tmp_path, code))
-        supervisor.wait_until(lambda: parent.tail().strip().isdigit(), "the grandchild", 60)
+        supervisor.wait_until(lambda: parent.tail().strip().isdigit(), "the grandchild", 300)
         grandchild = int(parent.tail())
     wait_for(lambda: gone(grandchild))
 
@@ -76,7 +76,7 @@ def test_a_child_that_keeps_dying_is_reported_with_its_last_words(
     with supervising() as supervisor:
         supervisor.start(child(tmp_path, "raise SystemExit('no bread left')"))
         with pytest.raises(UnavailableError, match="no bread left"):
-            supervisor.wait_until(lambda: False, "the baker", 60)
+            supervisor.wait_until(lambda: False, "the baker", 300)
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ from pathlib import Path
 from tidemill.cli.supervisor import Child, supervising
 with supervising() as s:
     c = s.start(Child("c", [sys.executable, "-uc", {says!r}], Path({str(tmp_path / "o")!r})))
-    s.wait_until(c.tail, "the child", 120)
+    s.wait_until(c.tail, "the child", 300)
     print(c.process.pid, c.tail().strip(), flush=True)
     s.run()
 """
@@ -136,7 +136,7 @@ with supervising() as s:
         pid, handler = run.stdout.readline().split(maxsplit=1)
         assert "default_int_handler" in handler
         run.send_signal(number)
-        assert run.wait(120) == 0
+        assert run.wait(300) == 0
     wait_for(lambda: gone(int(pid)))
 
 
