@@ -18,6 +18,7 @@ import fcntl
 import os
 import secrets
 import time
+import weakref
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -338,6 +339,8 @@ class _OpenSegment:
         draft = folder / f"{name}{DRAFT}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(draft, flags, 0o640)
+        # Also where the journal is dropped without an end: its segment must not stay locked.
+        self._release = weakref.finalize(self, os.close, self._descriptor)
         self.size = 0
         self.started = time.monotonic()
         try:
@@ -359,7 +362,7 @@ class _OpenSegment:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+            self._release()
 
 
 def _remove_dead(draft: Path) -> None:
