@@ -25,7 +25,7 @@ from benchmarks.control_setup import api, opened, process, quantiles, training, 
 from tests.servers import fresh_database, private_mlflow, private_postgres, private_redis
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.jobs import NewJob
+from tidemill.stores.jobs.jobs import NewJob
 
 OUT = Path(__file__).parent.parent / "docs" / "benchmarks"
 PARTS = ("posts", "predict", "throughput", "lists")

@@ -9,7 +9,7 @@ from sqlalchemy import MetaData, create_engine, insert, text
 from benchmarks.control_setup import api, quantiles
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.database import Database
+from tidemill.stores.database.database import Database
 
 
 def fill_mlflow(store: str, runs: int) -> None:

@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks.serving.load import drive, find_wrk
 from tests.servers import free_port
-from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.settings import Settings
 
 BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
@@ -36,7 +36,7 @@ def predictions_a_second(
         training: Keeps two trainings running while its block runs.
     """
     digest = hashlib.sha256((BUNDLE / "manifest.json").read_bytes()).hexdigest()
-    placed = place(settings.shelf, "iris", "1", BUNDLE, digest)
+    placed = install_bundle(settings.shelf, "iris", "1", BUNDLE, digest)
     write_state(
         settings.shelf, ShelfState(default="iris", models={"iris": placed}, synced_at=time.time())
     )

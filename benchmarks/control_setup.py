@@ -16,9 +16,9 @@ import httpx
 from tests.servers import free_port
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.database import Database
-from tidemill.stores.jobs import NewJob
-from tidemill.stores.schema import migrate
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.schema import migrate
+from tidemill.stores.jobs.jobs import NewJob
 
 PATIENCE = 600.0
 PROJECT = """

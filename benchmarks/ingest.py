@@ -28,15 +28,15 @@ import numpy as np
 import psycopg
 from sqlalchemy import make_url, text
 
-from tidemill.loop.drain import Ingest
-from tidemill.loop.ingest import prefer_throughput
-from tidemill.loop.signatures import Signatures
-from tidemill.serving.journal import Journal
-from tidemill.serving.records import Record
-from tidemill.serving.segments import read_folder
-from tidemill.stores.database import Database
-from tidemill.stores.prediction_rows import Row, rows_of
-from tidemill.stores.schema import migrate
+from tidemill.loop.ingest.drain import Ingest
+from tidemill.loop.ingest.process import prefer_throughput
+from tidemill.loop.ingest.signatures import Signatures
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.segments import read_folder
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.schema import migrate
+from tidemill.stores.predictions.prediction_rows import Row, rows_of
 
 PAGE = Path("docs/benchmarks/ingest.md")
 KINDS = {
@@ -162,7 +162,7 @@ def limit(database: Database, rows: list[Row]) -> Callable[[], None]:
 
 
 def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
-    records: list[Record] = list(read_folder(journal))
+    records: list[JournalRecord] = list(read_folder(journal))
     rows = [row for record in records for row in rows_of(record)]
     bare = limit(database, rows)
     ours, here, there, limits = [], [], [], []

@@ -1,6 +1,7 @@
 """What the journal costs a turn of the loop, part by part: `python -m benchmarks.journal`.
 
-The parts are those of `tidemill.serving.record` and `.journal`, in a tight loop, which finds all of
+The parts are those of `tidemill.serving.journal.recorder` and `.journal`, in a tight loop, which
+finds all of
 their code and tables in the processor's caches: the least that they cost. What they cost a server
 beside everything else, `python -m benchmarks.serving` tells.
 """
@@ -22,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from tidemill import bundle
-from tidemill.serving.ids import id_source
-from tidemill.serving.journal import Journal, JournalOptions
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.pack import Packer
-from tidemill.serving.record import Recorder
-from tidemill.serving.routes import Admission, Call, Route
-from tidemill.serving.work import Work
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
+from tidemill.serving.http.routes import Admission, Request, Route
+from tidemill.serving.journal.journal import Journal, JournalOptions
+from tidemill.serving.journal.prediction_ids import id_source
+from tidemill.serving.journal.recorder import PredictionRecorder
+from tidemill.serving.model.batching import BatchItem
 
 BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
 NUMBER, REPEAT = 1000, 60
@@ -39,19 +40,19 @@ class Turn:
 
     def __init__(self, journal: Journal, requests: int) -> None:
         held = bundle.read(BUNDLE)
-        packer = Packer(held.signature, held.manifest.inputs)
+        packer = TensorEncoder(held.signature, held.manifest.inputs)
         buffer = packer.buffer(requests)
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
         self.journal = journal
-        self.recorder = Recorder(journal, "iris", "1", packer, buffer)
-        next_id, route = id_source(), Route("POST", "/predict", lambda call: None)
+        self.recorder = PredictionRecorder(journal, "iris", "1", packer, buffer)
+        next_id, route = id_source(), Route("POST", "/predict", lambda request: None)
         self.works = [
-            Work(
-                Call(
+            BatchItem(
+                Request(
                     Admission(route, None, key_id="k_1234567890"),
                     b"", next_id(), time.monotonic(), lambda reply, block: None,
                 ),
-                None, 1, lambda call, outputs, start, stop: None, start=place,
+                None, 1, lambda request, outputs, start, stop: None, start=place,
             )
             for place in range(requests)
         ]  # fmt: skip

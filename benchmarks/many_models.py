@@ -37,9 +37,9 @@ from benchmarks.shadow import get, wait
 from tidemill import keyring
 from tidemill.bundle import Bundle
 from tidemill.project import Candidate, Project, sklearn_dataset
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.steps.export import export_bundle
-from tidemill.steps.signature_of import infer_signature
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.export.bundle_writer import export_bundle
 
 PAGE = Path("docs/benchmarks/many-models.md")
 COUNTS = (1, 50, 100, 200)
@@ -94,7 +94,7 @@ def shelve(home: Path, bundles: list[Bundle], count: int) -> str:
     placed = {}
     for number in range(count):
         held, name = bundles[number % len(bundles)], f"m{number}"
-        placed[name] = place(home / "shelf", name, "1", held.path, held.digest)
+        placed[name] = install_bundle(home / "shelf", name, "1", held.path, held.digest)
     write_state(home / "shelf", ShelfState(models=placed, synced_at=time.time()))
     ring, token, _ = keyring.add(keyring.new_keyring(), ("predict",))
     keyring.save(home / "keys.json", ring)
@@ -181,7 +181,7 @@ def page(found: list[dict[str, float]], limits: dict[str, dict[str, float]], wor
 
 
 def draw(found: list[dict[str, float]]) -> None:
-    from tidemill.steps import style
+    from tidemill.steps.plots import style
 
     figure, (left, right) = style.canvas("", 9, 3.2, columns=2)
     counts = [row["models"] for row in found]

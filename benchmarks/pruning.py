@@ -20,12 +20,12 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.neural_network import MLPClassifier
 
 from tidemill import Candidate, Project
-from tidemill.loop.trial import learn, scout_trial
+from tidemill.loop.training.trial import learn, scout_trial
 from tidemill.project import METRICS
-from tidemill.steps.data import prepare
-from tidemill.steps.pruning import Pruned
-from tidemill.steps.ranking import deciding_metric
-from tidemill.steps.search import Trial, open_search
+from tidemill.steps.data.prepare import prepare
+from tidemill.steps.evaluation.ranking import deciding_metric
+from tidemill.steps.search.pruning import TrialPruned
+from tidemill.steps.search.search import Trial, open_search
 
 
 @dataclass
@@ -108,7 +108,7 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
             with contextlib.suppress(ValueError):  # it diverged
                 value = learn(trial, project, data, watch=watch).evaluation.metrics[metric]
             fitting += time.process_time() - began
-        except Pruned as raised:
+        except TrialPruned as raised:
             scouting += time.process_time() - began
             ended, pruned = raised.pruning, pruned + 1
         if value is not None:

@@ -32,8 +32,8 @@ from benchmarks.serving.cores import layout, pinned, take_precedence
 from benchmarks.serving.server import free_port
 from benchmarks.serving.steady import Steady, requests_of, steady
 from benchmarks.serving.train import split
-from tidemill.serving.shelf import ShelfState, read_state, write_state
-from tidemill.serving.traffic import TrafficRule, write_traffic
+from tidemill.serving.shelf.shelf import ShelfState, read_state, write_state
+from tidemill.serving.shelf.traffic_rules import TrafficRule, write_traffic
 
 CORES = layout()
 PAGE = Path("docs/benchmarks/shadow.md")

@@ -23,12 +23,12 @@ import numpy as np
 from sqlalchemy import insert, select
 
 from benchmarks.ingest import databases, timed
-from tidemill.serving.records import Record
+from tidemill.serving.journal.records import JournalRecord
 from tidemill.signature import Column, Signature
-from tidemill.stores.database import Database
-from tidemill.stores.feedback import Feedback, NewLabel
-from tidemill.stores.predictions import Predictions
-from tidemill.stores.tables import feedback, predictions
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import feedback, predictions
+from tidemill.stores.predictions.feedback import Feedback, NewLabel
+from tidemill.stores.predictions.predictions import Predictions
 
 ROWS, BATCH, LABELS, INPUTS = 100_000, 1_000, 1_000, 30
 SIGNATURE = Signature(
@@ -43,7 +43,7 @@ def fill(database: Database) -> None:
     random, began = np.random.default_rng(7), time.time() - ROWS
     for start in range(0, ROWS, BATCH):
         likely = random.dirichlet(np.ones(2), BATCH).astype("<f4")
-        record = Record(
+        record = JournalRecord(
             f"b{start:08d}", began + start, "benchmark", "1", BATCH, "f4",
             random.random((BATCH, INPUTS), np.float32).tobytes(),
             ["yes" if p[1] > p[0] else "no" for p in likely], likely.tobytes(), 0.001,

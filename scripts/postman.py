@@ -33,14 +33,14 @@ def document() -> Json:
     from tidemill.platform import Platform
     from tidemill.serving.service import Service
     from tidemill.serving.settings import load
-    from tidemill.serving.shelf import ShelfState, place, write_state
+    from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
     from tidemill.settings import Settings
 
     source = ROOT / "tests/data/iris-bundle"
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         digest = bundle.read(source).digest
-        placed = place(home / "shelf", MODEL, "1", source, digest)
+        placed = install_bundle(home / "shelf", MODEL, "1", source, digest)
         write_state(home / "shelf", ShelfState(default=MODEL, models={MODEL: placed}))
         platform = Platform.open(Settings(home=home, tracking_uri="http://127.0.0.1:9"))
         try:

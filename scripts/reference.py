@@ -1,7 +1,7 @@
-"""Write docs/reference from the code: commands, settings, routes, metrics and the bundle.
+"""Write docs/reference from the code, and the index of decision records.
 
 python scripts/reference.py          writes
-python scripts/reference.py --check  fails when what is there is out of date
+python scripts/reference.py --check  fails when a page is out of date
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reference_pages import bundle, commands, control, data_plane, metrics
+from reference_pages import architecture, bundle, commands, control, data_plane, decisions, metrics
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 PAGES = {
@@ -19,6 +19,8 @@ PAGES = {
     "predictions.md": data_plane.page,
     "metrics.md": metrics.page,
     "bundle.md": bundle.page,
+    "../decisions/index.md": decisions.page,
+    "../architecture.svg": architecture.picture,
 }
 
 

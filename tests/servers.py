@@ -347,8 +347,8 @@ def serving(app: Any) -> Iterator[str]:
 @pytest.fixture
 def database(database_url: str) -> Iterator[Any]:
     """A database with Tidemill's tables, on both kinds."""
-    from tidemill.stores.database import Database
-    from tidemill.stores.schema import migrate
+    from tidemill.stores.database.database import Database
+    from tidemill.stores.database.schema import migrate
 
     opened = Database(database_url)
     migrate(opened)

@@ -17,11 +17,17 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.bundle import Bundle
 from tidemill.platform import Platform
-from tidemill.serving.records import Record
-from tidemill.serving.shelf import Placed, ShelfState, place, read_state, write_state
+from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.shelf.shelf import (
+    ShelfEntry,
+    ShelfState,
+    install_bundle,
+    read_state,
+    write_state,
+)
 from tidemill.signature import Column, Signature
-from tidemill.steps.export import export_bundle
-from tidemill.stores.feedback import NewLabel
+from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.stores.predictions.feedback import NewLabel
 
 NAME = "plants"
 COLUMNS = ("height", "leaves", "shade")
@@ -71,12 +77,12 @@ def trained() -> tuple[Any, Path]:
     return model, folder
 
 
-def shelve(shelf: Path, version: str = "1", name: str = NAME) -> Placed:
+def shelve(shelf: Path, version: str = "1", name: str = NAME) -> ShelfEntry:
     """Make the bundle the champion of that version."""
     from tidemill import bundle
 
     held: Bundle = bundle.read(trained()[1])
-    placed = place(shelf, name, version, held.path, held.digest)
+    placed = install_bundle(shelf, name, version, held.path, held.digest)
     models = {**read_state(shelf).models, name: placed}
     write_state(shelf, ShelfState(models=models))
     return placed
@@ -112,7 +118,7 @@ class Traffic:
                 "predictions": [SIGNATURE.labels[int(likely.argmax())]],
                 "probabilities": likely.astype("<f4").tobytes(), "latency": 0.002, "role": role,
             }  # fmt: skip
-            records.append(Record(**{**fields, **more}))
+            records.append(JournalRecord(**{**fields, **more}))
         signatures = {(self.name, self.version): SIGNATURE}
         self.platform.predictions.add(records, signatures)
         return answered

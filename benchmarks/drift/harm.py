@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.drift import methods
 from benchmarks.drift.alarms import Say, interval
 from benchmarks.drift.data import Situation, Table, answer, situation
-from tidemill.steps.cbpe import AccuracyEstimate, estimate_accuracy
-from tidemill.steps.decay import DecayReport, check_decay, judge
-from tidemill.steps.holdout import read_holdout
+from tidemill.steps.decay.cbpe import AccuracyEstimate, estimate_accuracy
+from tidemill.steps.decay.check import DecayReport, assess, check_decay
+from tidemill.steps.decay.holdout import read_holdout
 
 LABELLED = 300
 SPOILED = (0.05, 0.1, 0.2)
@@ -64,8 +64,8 @@ def verdicts(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any]
                 clean = situation(table, 500, 400_000 + seed, holdout=True)
                 changed = change(clean, random)
                 drift, estimate = methods.tidemill(changed), estimated(changed)
-                with_labels[judge(drift, decay(changed)).state] += 1
-                without[judge(drift, None, estimate).state] += 1
+                with_labels[assess(drift, decay(changed)).state] += 1
+                without[assess(drift, None, estimate).state] += 1
             say(f"{table.name}, {name}: {dict(with_labels)}; without labels {dict(without)}")
             found.append(
                 {

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks.drift.data import Situation
-from tidemill.steps.drift import DriftReport, check_drift
-from tidemill.steps.two_sample import adjust
+from tidemill.steps.drift.check import DriftReport, check_drift
+from tidemill.steps.drift.two_sample import benjamini_hochberg
 
 Method = Callable[[Situation], bool]
 
@@ -36,7 +36,7 @@ def ks(situation: Situation) -> bool:
 
 def ks_bh(situation: Situation) -> bool:
     """The same at 1%, corrected by Benjamini-Hochberg."""
-    return min(adjust(_ks_p(situation))) < 0.01
+    return min(benjamini_hochberg(_ks_p(situation))) < 0.01
 
 
 def psi(situation: Situation) -> bool:

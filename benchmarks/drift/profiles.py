@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tidemill.signature import Column, Signature
-from tidemill.steps.feed import Answers
-from tidemill.steps.profile import make_profile
+from tidemill.steps.drift.profile import make_profile
+from tidemill.steps.export.model_io import ModelPredictions
 
 
 def profile_of(
@@ -26,9 +26,9 @@ def profile_of(
         signature = Signature("classification", "target", columns, labels=labels)
         chances = model.predict_proba(test)
         chosen = chances.argmax(axis=1)
-        answers = Answers(model.classes_[chosen], chosen, chances)
+        answers = ModelPredictions(model.classes_[chosen], chosen, chances)
     else:
         signature = Signature("regression", "target", columns)
-        answers = Answers(model.predict(test))
+        answers = ModelPredictions(model.predict(test))
     made = make_profile(frame, signature, answers, y_test=truth)
     return dict(msgspec.json.decode(msgspec.json.encode(made)))

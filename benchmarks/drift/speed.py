@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.drift.alarms import Say
 from benchmarks.drift.profiles import profile_of
-from tidemill.steps.drift import check_drift
+from tidemill.steps.drift.check import check_drift
 
 SIZES = ((500, 10), (10_000, 30), (1_000_000, 30))
 

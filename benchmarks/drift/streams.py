@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.drift import peers
 from benchmarks.drift.alarms import Say
 from benchmarks.drift.data import Table, situation
-from tidemill.steps.decay import loss_detector
-from tidemill.steps.holdout import read_holdout, row_losses
-from tidemill.steps.sequential import Adwin
+from tidemill.steps.decay.check import loss_detector
+from tidemill.steps.decay.holdout import read_holdout, row_losses
+from tidemill.steps.decay.page_hinkley import Adwin
 
 ROWS = 10_000
 

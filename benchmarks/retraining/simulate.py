@@ -15,29 +15,38 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from tidemill.loop.staging import REPORTED
+from tidemill.loop.replay.setup import REPORTED
 from tidemill.policies import Contest, Decay, Retraining
-from tidemill.steps.contest import (
-    BEFORE,
-    bounded_losses,
-    decide,
-    error_scale,
-    memory_before,
-    on_probation,
-)
-from tidemill.steps.decay import (
-    ROWS_FOR_SPELLS,
+from tidemill.steps.decay.check import (
+    AUTOCORRELATION_ROWS,
     DecayPolicy,
-    accepting_detector,
     check_decay,
     loss_detector,
-    spells_of,
+    retained_champion_detector,
+    robust_autocorrelation_time,
 )
-from tidemill.steps.holdout import Holdout, Losses, measure_holdout, row_losses
-from tidemill.steps.policy import Facts, PolicyState, Signal
-from tidemill.steps.policy import decide as decide_what_follows
-from tidemill.steps.sparring import KEPT_SPAR_ROWS, SPAR_ROWS, outdated
-from tidemill.steps.windows import TrainingWindow, held_out, size_of, training_windows
+from tidemill.steps.decay.holdout import Holdout, LossStatistics, measure_holdout, row_losses
+from tidemill.steps.retraining.contest import (
+    PRIOR_ROWS,
+    bounded_losses,
+    decide_contest,
+    decide_probation,
+    error_scale,
+    prior_autocorrelation_time,
+)
+from tidemill.steps.retraining.staleness import (
+    MAX_TRAINING_ROWS,
+    MAX_TRAINING_ROWS_AFTER_KEPT,
+    is_outdated,
+)
+from tidemill.steps.retraining.training_windows import (
+    TrainingWindow,
+    held_out_rows,
+    training_windows,
+    window_size,
+)
+from tidemill.steps.retraining.trigger_policy import PolicyState, Signal, TriggerContext
+from tidemill.steps.retraining.trigger_policy import decide_triggers as decide_what_follows
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,7 @@ class State:
 def loop(sim: Sim, p: Policy) -> Played:
     s, st = sim.s, sim.set
     played = Played(p.name, np.empty(0))
-    nothing = Holdout(s.task, 0, {}, Losses(0.0, 0.0))
+    nothing = Holdout(s.task, 0, {}, LossStatistics(0.0, 0.0))
     state = State(sim.first, st.warmup, None, nothing, PolicyState("", 0.0))
     reign(sim, p, state, sim.first, st.warmup, st.warmup)
     for begin in range(st.warmup, len(s.y), st.batch):
@@ -226,7 +235,7 @@ def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int)
         state.holdout,
         harm=p.harm,
         rows_between_alarms=p.between,
-        memory=spells_of(state.lately(sim, known, ROWS_FOR_SPELLS)),
+        memory=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
     )
     state.alarms = PolicyState(str(id(model)), float(now))
     state.model, state.since, state.fed, state.judged, state.kept = model, now, now, now, 0
@@ -238,7 +247,7 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
     began = state.since + state.detector.began
     if state.detector.alarm:
         state.detector.reset()
-    facts = Facts(
+    facts = TriggerContext(
         float(known),
         None if state.asked is None else float(state.asked),
         known - max(state.since, state.asked or 0),
@@ -284,7 +293,7 @@ def windows(sim: Sim, state: State, known: int) -> list[Signal]:
         state.model.answer(sim.s.X[rows]),
         metric=metric,
         policy=DecayPolicy(alpha=decay.alpha, tolerance=decay.tolerance),
-        memory=spells_of(state.lately(sim, known, ROWS_FOR_SPELLS)),
+        memory=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
     )
     return [Signal("decay", report.hurt, "window", decay.consecutive)]
 
@@ -296,7 +305,7 @@ def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
     if state.more is not None and known >= state.more:
         state.change = None
         return "growth"
-    most = KEPT_SPAR_ROWS if state.kept else SPAR_ROWS
+    most = MAX_TRAINING_ROWS_AFTER_KEPT if state.kept else MAX_TRAINING_ROWS
     return "stale" if p.contest.spar and stale(sim, p, state, known, most) else None
 
 
@@ -316,7 +325,7 @@ def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
     rows, before = slice(known - judged, known), slice(known - judged - 500, known - judged)
     scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
     losses = bounded_losses(sim.s.task, sim.s.y[rows], learner.predict(sim.s.X[rows]), scale=scale)
-    found = outdated(sim.loss(rows, state.model, scale), losses, p.contest)
+    found = is_outdated(sim.loss(rows, state.model, scale), losses, p.contest)
     if found:
         state.change = None
     return found
@@ -326,7 +335,7 @@ def retrain(
     sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, cause: str
 ) -> None:
     new = known - state.change if state.change is not None else known
-    cut = known - held_out(new)
+    cut = known - held_out_rows(new)
     since = state.change if p.since and state.change is not None and state.change < cut else None
     windows = training_windows(
         cut, since=since, lasts=p.contest.windows, half_life=p.contest.half_life
@@ -348,7 +357,7 @@ def retrain(
 def earlier(sim: Sim, state: State, cut: int) -> np.ndarray:
     """The champion's losses before anything changed."""
     end = cut if state.change is None else min(state.change, cut)
-    rows = slice(max(state.since, end - BEFORE), max(state.since, end))
+    rows = slice(max(state.since, end - PRIOR_ROWS), max(state.since, end))
     return (
         raw(sim.s, rows, state.model.answer(sim.s.X[rows]))
         if rows.stop > rows.start
@@ -360,11 +369,11 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     assert state.contest is not None
     cut, contestants, cause, scale = state.contest
     rows = slice(cut, known)
-    d = decide(
+    d = decide_contest(
         sim.loss(rows, state.model, scale),
         {n: sim.loss(rows, m, scale) for n, m in contestants.items()},
         p.contest,
-        memory=memory_before(earlier(sim, state, cut)),
+        memory=prior_autocorrelation_time(earlier(sim, state, cut)),
     )
     if d.state == "open":
         return
@@ -375,7 +384,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         state.kept += 1
         state.detector.reset()
         before = raw(sim.s, rows, state.model.answer(sim.s.X[rows]))[: max(d.rows, 1)]
-        state.detector = accepting_detector(
+        state.detector = retained_champion_detector(
             state.detector, sim.s.task, before, harm=p.harm, rows_between_alarms=p.between
         )
         return
@@ -386,7 +395,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
     size = cut - (state.change or 0)
     limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth
     state.due = round((known - state.change) * p.contest.growth) if limited else None
-    few = size_of(winner.window, p.contest.half_life) if state.change is None else None
+    few = window_size(winner.window, p.contest.half_life) if state.change is None else None
     limited = few is not None and few < p.contest.growth_limit and p.contest.growth
     state.more = cut + round((p.contest.growth - 1) * few) if limited else None
 
@@ -405,8 +414,8 @@ def back_again(sim: Sim, p: Policy, state: State, played: Played, known: int, no
     rows = slice(cut, min(known, cut + p.contest.probation))
     if rows.stop - rows.start < p.contest.fewest:
         return
-    memory = spells_of(state.lately(sim, cut, ROWS_FOR_SPELLS))
-    d = on_probation(
+    memory = robust_autocorrelation_time(state.lately(sim, cut, AUTOCORRELATION_ROWS))
+    d = decide_probation(
         sim.loss(rows, state.model, scale), sim.loss(rows, former, scale), p.contest, memory=memory
     )
     if d.state == "open":

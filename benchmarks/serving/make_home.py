@@ -14,16 +14,16 @@ from benchmarks.serving.train import MODELS, fit, split
 from tidemill import keyring
 from tidemill.bundle import Bundle
 from tidemill.project import Candidate, Project, sklearn_dataset
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.steps.export import export_bundle
-from tidemill.steps.signature_of import infer_signature
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.export.bundle_writer import export_bundle
 
 
 def main(home: Path) -> None:
     placed = {}
     for name in MODELS:
         made = export(name, home / "made" / name)
-        placed[name] = place(home / "shelf", name, "1", made.path, made.digest)
+        placed[name] = install_bundle(home / "shelf", name, "1", made.path, made.digest)
     state = ShelfState(default="logistic", models=placed, synced_at=time.time())
     write_state(home / "shelf", state)
     ring, token, _ = keyring.add(keyring.new_keyring(), ("predict",))

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.serving.results import Cell, Results
 from benchmarks.serving.train import MODELS
-from tidemill.steps import style
+from tidemill.steps.plots import style
 
 COLOURS = {"tidemill": style.BLUE, "limit": style.FAINT}
 PEER_COLOUR = style.RED

@@ -24,7 +24,7 @@ make_shelf(pathlib.Path(sys.argv[1]), ("classifier",))' "$TIDEMILL_HOME/shelf"
 # A job, so that there is something to count; no worker takes it.
 "$python" -c 'from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.jobs import NewJob
+from tidemill.stores.jobs.jobs import NewJob
 Platform.open(Settings()).submit(NewJob("probe"))'
 start serve "$python" -m tidemill.serving --port $serve; server=$pid
 start api .venv/bin/tidemill api --port $api

@@ -22,7 +22,7 @@ def page() -> str:
             bundle.Parity,
         ],
         "signature.json": [signature.Signature, signature.Column, signature.Tensor],
-        "example.json": [bundle.Example, bundle.Answer],
+        "example.json": [bundle.Example, bundle.RowPrediction],
     }
     title, _, rest = (inspect.getdoc(bundle) or "").partition("\n\n")
     lines = ["# Bundle format", "", *title.splitlines(), "", f"Format {bundle.FORMAT}.", ""]

@@ -14,7 +14,7 @@ BUNDLE = Path(__file__).parents[2] / "tests" / "data" / "iris-bundle"
 
 def page() -> str:
     """Every route with its answers, and what each refusal means."""
-    from tidemill.serving.openapi import REFUSALS
+    from tidemill.serving.protocols.openapi import REFUSALS
 
     made = _document()
     rows = [
@@ -55,9 +55,9 @@ def page() -> str:
 
 def _document() -> dict[str, Any]:
     from tidemill import bundle
-    from tidemill.serving import shelf
     from tidemill.serving.service import Service
     from tidemill.serving.settings import ServingSettings
+    from tidemill.serving.shelf import shelf
 
     async def describe(settings: ServingSettings) -> dict[str, Any]:
         service = Service(settings)
@@ -70,7 +70,7 @@ def _document() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "shelf"
         digest = bundle.read(BUNDLE).digest
-        placed = shelf.place(place, "iris", "1", BUNDLE, digest)
+        placed = shelf.install_bundle(place, "iris", "1", BUNDLE, digest)
         shelf.write_state(place, shelf.ShelfState(default="iris", models={"iris": placed}))
         return asyncio.run(describe(ServingSettings(home=folder, journal="off")))
 

@@ -35,7 +35,7 @@ def page() -> str:
 
 def _data_plane() -> list[list[str]]:
     import tidemill
-    from tidemill.serving.metrics import METRICS
+    from tidemill.serving.telemetry.metrics import METRICS
 
     used = _uses(Path(tidemill.__file__).parent)
     # Both come from one observation of each request.

@@ -88,7 +88,7 @@ class Manifest(msgspec.Struct, frozen=True):
     source: dict[str, str] = {}  # run_id, candidate, data_fingerprint, git_commit
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class RowPrediction(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the model answered for one row; probabilities in the order of the labels."""
 
     prediction: Label
@@ -99,7 +99,7 @@ class Example(msgspec.Struct, frozen=True):
     """Rows in the order of the signature's inputs (a tensor flat), and their answers."""
 
     rows: tuple[tuple[Value, ...], ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[RowPrediction, ...]
 
 
 class Bundle(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from flask import Blueprint, Response, request
 from werkzeug.exceptions import HTTPException
 
 from tidemill.errors import MalformedError, TidemillError, TooLargeError
-from tidemill.serving.scorer import Scorer
+from tidemill.serving.model.scorer import Scorer
 
 MAX_BODY = 16 << 20
 

@@ -17,31 +17,31 @@ from urllib.parse import urlsplit
 from tidemill.errors import UnavailableError
 from tidemill.settings import Settings
 from tidemill.stores.audit import Audit, Entry
-from tidemill.stores.broker import Doorbell
-from tidemill.stores.contests import Contests
-from tidemill.stores.database import Database
-from tidemill.stores.feedback import Feedback
-from tidemill.stores.jobs import Job, Jobs, NewJob
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.schema import open_database
+from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.jobs import Job, Jobs, NewJob
 from tidemill.stores.keys import Keys
-from tidemill.stores.link import PORTS, bound_waits, open_client
-from tidemill.stores.planner import advise_planner
-from tidemill.stores.predictions import Predictions
+from tidemill.stores.mlflow.connection import PORTS, bound_waits, open_client
+from tidemill.stores.mlflow.output import quiet_mlflow
+from tidemill.stores.mlflow.query_statistics import advise_planner
+from tidemill.stores.mlflow.registry import Registry
+from tidemill.stores.monitoring.results import MonitoringResults
+from tidemill.stores.monitoring.triggers import Triggers
+from tidemill.stores.predictions.feedback import Feedback
+from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.projects import Projects, project_references
-from tidemill.stores.quiet import quiet_mlflow
-from tidemill.stores.registry import Registry
-from tidemill.stores.requests import RequestLog
-from tidemill.stores.schema import open_database
-from tidemill.stores.triggers import Triggers
-from tidemill.stores.watching import Watching
+from tidemill.stores.request_log import RequestLog
+from tidemill.stores.retraining.contests import Contests
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from tidemill.loop.contest import Umpire
-    from tidemill.loop.follow_up import FollowUps
-    from tidemill.loop.probation import Probation
-    from tidemill.loop.promote import Transition
-    from tidemill.loop.watch import Watcher
+    from tidemill.loop.monitoring.watcher import Watcher
+    from tidemill.loop.promotion.promote import Transition
+    from tidemill.loop.retraining.contest import ContestService
+    from tidemill.loop.retraining.growth import RetrainingScheduler
+    from tidemill.loop.retraining.probation import ProbationService
 
 PROBE_SECONDS = 1.0
 
@@ -108,7 +108,7 @@ class Platform:
         return job, created
 
     def audit_transition(self, change: Transition, origin: str | None = None) -> None:
-        """Record a change of who serves; what `tidemill.loop.promote` takes as `audit`.
+        """Record a change of who serves; what `tidemill.loop.promotion.promote` takes as `audit`.
 
         Args:
             origin: The address or command the change was asked from.
@@ -150,14 +150,14 @@ class Platform:
         return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
 
     @cached_property
-    def watching(self) -> Watching:
+    def watching(self) -> MonitoringResults:
         """What checks found."""
-        return Watching(self.database)
+        return MonitoringResults(self.database)
 
     @cached_property
     def watcher(self) -> Watcher:
         """What looks at models; importing it takes a second, so it is made when first needed."""
-        from tidemill.loop.wiring import make_watcher
+        from tidemill.loop.monitoring.wiring import make_watcher
 
         return make_watcher(
             settings=self.settings,
@@ -205,11 +205,11 @@ class Platform:
         return self.settings.home / "contestants"
 
     @cached_property
-    def umpire(self) -> Umpire:
+    def umpire(self) -> ContestService:
         """Judges the contests between challengers and champions."""
-        from tidemill.loop.contest import Umpire
+        from tidemill.loop.retraining.contest import ContestService
 
-        return Umpire(
+        return ContestService(
             database=self.database,
             registry=self.registry,
             predictions=self.predictions,
@@ -219,16 +219,16 @@ class Platform:
         )
 
     @cached_property
-    def probation(self) -> Probation:
+    def probation(self) -> ProbationService:
         """Watches over promotions that contests led to."""
-        from tidemill.loop.probation import Probation
+        from tidemill.loop.retraining.probation import ProbationService
 
-        return Probation(self.umpire)
+        return ProbationService(self.umpire)
 
     @cached_property
-    def follow_ups(self) -> FollowUps:
+    def follow_ups(self) -> RetrainingScheduler:
         """Sees to retrainings that wait for more labels."""
-        from tidemill.loop.follow_up import FollowUps
+        from tidemill.loop.retraining.growth import RetrainingScheduler
 
         def champion(model: str) -> str | None:
             found = self.registry.by_alias(model, "champion")
@@ -244,7 +244,7 @@ class Platform:
             found = self.jobs.page(model=model, kind="spar", limit=1).items
             return found[0] if found else None
 
-        return FollowUps(
+        return RetrainingScheduler(
             triggers=self.triggers,
             contests=self.contests,
             predictions=self.predictions,

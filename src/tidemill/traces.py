@@ -21,7 +21,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def wanted(environment: Mapping[str, str] = os.environ) -> bool:
+def enabled(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment asks for traces."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
@@ -45,7 +45,7 @@ def open_traces(service: str) -> Traces | None:
     Raises:
         SettingsError: Traces are asked for, and the extra is not installed.
     """
-    return Traces(service) if wanted() else None
+    return Traces(service) if enabled() else None
 
 
 class Traces:

@@ -11,9 +11,9 @@ import pandas as pd
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.contract.serving.conftest import put, write_bundle
-from tidemill.bundle import Answer, Bundle, Example, ModelInput, ModelOutputs
+from tidemill.bundle import Bundle, Example, ModelInput, ModelOutputs, RowPrediction
 from tidemill.gallery.mnist import SIDE
-from tidemill.serving import shelf as shelves
+from tidemill.serving.shelf import shelf as shelves
 from tidemill.signature import Signature, Tensor
 
 
@@ -42,7 +42,7 @@ def learn(folder: Path, images: pd.DataFrame) -> tuple[Bundle, float]:
         "classification", "digit", tensor=Tensor("image", (1, SIDE, SIDE)),
         labels=tuple(range(10)),
     )  # fmt: skip
-    answer = Answer(int(given.argmax()), tuple(map(float, given)))
+    answer = RowPrediction(int(given.argmax()), tuple(map(float, given)))
     example = Example((tuple(float(v) for v in row * 255),), (answer,))
     inputs = [ModelInput("image", "float32")]
     outputs = ModelOutputs(probabilities="probabilities")

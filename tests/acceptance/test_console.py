@@ -237,7 +237,7 @@ def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
     wait_until(looked, "the drift to be found", PATIENCE / 1000)
     assert "moved" in page.locator(".facts").inner_text()
     visit(page, served, "/")
-    page.locator(".stations li.bad", has_text="Drift").first.wait_for()
+    page.locator(".steps li.bad", has_text="Drift").first.wait_for()
 
 
 def test_a_page_follows_without_growing(page: Page, served: Up) -> None:

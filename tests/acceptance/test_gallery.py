@@ -20,10 +20,10 @@ import pytest
 
 from tests.acceptance.machine import Machine, Server
 from tidemill.errors import DataError
-from tidemill.loop.init import write_project
-from tidemill.loop.train import train
+from tidemill.loop.training.new_project import write_project
+from tidemill.loop.training.train import train
 from tidemill.project import Project, load_project
-from tidemill.steps.data import Prepared, prepare
+from tidemill.steps.data.prepare import PreparedData, prepare
 
 OWN = ["churn", "orders"]  # projects that `tidemill init` writes
 CLASSIFIERS = ["breast_cancer", "wine", "iris", *OWN]
@@ -72,7 +72,7 @@ def reference(machine: Machine, name: str) -> str:
     return str(own) if name in OWN else f"gallery:{name}"
 
 
-def opened(machine: Machine, name: str) -> tuple[Project, Prepared]:
+def opened(machine: Machine, name: str) -> tuple[Project, PreparedData]:
     """A project with its rows, or a skip that says why they cannot be had."""
     project = load_project(reference(machine, name), home=machine.home)
     try:

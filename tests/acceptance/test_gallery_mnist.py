@@ -13,7 +13,7 @@ from tests.acceptance.machine import Machine
 from tidemill.errors import DataError
 from tidemill.gallery import mnist
 from tidemill.project import load_project, openml
-from tidemill.steps.data import Prepared, matrix_of, prepare
+from tidemill.steps.data.prepare import PreparedData, input_matrix, prepare
 
 pytestmark = pytest.mark.slow  # they run where PyTorch is installed, which `make test` does without
 
@@ -26,12 +26,12 @@ def _torch() -> None:
     pytest.importorskip("skorch", reason="skorch is not installed")
 
 
-def walk(machine: Machine, data: Prepared, least: float) -> dict[str, Any]:
+def walk(machine: Machine, data: PreparedData, least: float) -> dict[str, Any]:
     """Train, promote and serve; every answer is the native model's. Gives the training's result."""
     project = load_project("gallery:mnist")
     result = machine.train("gallery:mnist", "--set", "cnn.epochs=3")
     assert result["metrics"]["accuracy"] >= least
-    images = matrix_of(data.test, data.inputs, project)[:ROWS]
+    images = input_matrix(data.test, data.inputs, project)[:ROWS]
     pixels = data.test[list(data.inputs)].to_numpy()[:ROWS].tolist()
     assert all(0 <= pixel <= 255 for image in pixels for pixel in image)
     native = machine.native("mnist")

@@ -11,9 +11,9 @@ from typing import Any
 from tests.servers import wait_until
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.database import Database
-from tidemill.stores.jobs import Job, NewJob
-from tidemill.stores.schema import migrate
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.schema import migrate
+from tidemill.stores.jobs.jobs import Job, NewJob
 
 PROJECT = '''
 import time

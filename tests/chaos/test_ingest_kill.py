@@ -12,19 +12,19 @@ from sqlalchemy import func, select
 
 from tests.chaos.journal_writer import start_writer
 from tests.servers import private_postgres, wait_until
-from tests.unit.test_ingest import ids, stored, write
-from tests.unit.test_predictions import record
-from tidemill.loop import ingest as process
-from tidemill.loop.drain import Ingest
-from tidemill.loop.ingest_state import read_state
-from tidemill.loop.signatures import Signatures
-from tidemill.serving.journal import Journal
-from tidemill.serving.segments import segments
+from tests.unit.loop.ingest.test_ingest import ids, stored, write
+from tests.unit.stores.predictions.test_predictions import record
+from tidemill.loop.ingest import process
+from tidemill.loop.ingest.drain import Ingest
+from tidemill.loop.ingest.signatures import Signatures
+from tidemill.loop.ingest.state import read_state
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.segments import segments
 from tidemill.settings import Settings
-from tidemill.stores.database import Database
-from tidemill.stores.feedback import Feedback, NewLabel
-from tidemill.stores.schema import migrate
-from tidemill.stores.tables import predictions
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.schema import migrate
+from tidemill.stores.database.tables import predictions
+from tidemill.stores.predictions.feedback import Feedback, NewLabel
 
 pytestmark = pytest.mark.chaos
 LIVES = 25
@@ -34,9 +34,9 @@ LIVES = 25
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from tidemill.loop.drain import Ingest
-from tidemill.loop.signatures import Signatures
-from tidemill.stores.database import Database
+from tidemill.loop.ingest.drain import Ingest
+from tidemill.loop.ingest.signatures import Signatures
+from tidemill.stores.database.database import Database
 
 folder, url, lives = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 database = Database(url)  # without a connection, which no two processes could share

@@ -56,7 +56,7 @@ def test_an_api_killed_between_row_and_message_loses_nothing(system: System) -> 
 import os, signal
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.jobs import NewJob
+from tidemill.stores.jobs.jobs import NewJob
 platform = Platform.open(Settings(**{held!r}))
 object.__setattr__(platform.doorbell, "ring", lambda _: os.kill(os.getpid(), signal.SIGKILL))
 platform.submit(NewJob("probe"))

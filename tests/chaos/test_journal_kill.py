@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.journal_writer import start_writer
-from tidemill.serving.segments import discard, read_segment, segments
+from tidemill.serving.journal.segments import discard, read_segment, segments
 
 pytestmark = pytest.mark.chaos
 
@@ -92,7 +92,7 @@ def poll(folder: Path, offsets: dict[str, int]) -> list[int]:
 SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from tidemill.serving.journal import Journal, JournalOptions
+from tidemill.serving.journal.journal import Journal, JournalOptions
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from tests.servers import PostgresServer, private_postgres
-from tidemill.cli.replay import Options, run
-from tidemill.loop.replay import Pace
+from tidemill.cli.commands.replay import ReplayOptions, run
+from tidemill.loop.replay.player import ReplayPace
 
 pytestmark = pytest.mark.chaos
 
@@ -87,9 +87,9 @@ def test_everything_that_was_sent_is_stored(tmp_path: Path) -> None:
         def during(stage: Any) -> None:
             killers.append(Killer(stage, server))
 
-        options = Options(
+        options = ReplayOptions(
             table, str(tmp_path / "project.py"), None, None, 700, None,
-            Pace(batch=20, delay=60, look=2), apart=True, database=server.url,
+            ReplayPace(batch=20, delay=60, look=2), apart=True, database=server.url,
         )  # fmt: skip
         try:
             report = run(options, tmp_path / "played", during=during)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.serving.conftest import FLOATS, make_shelf
-from tidemill.serving.segments import read_segment, segments
+from tidemill.serving.journal.segments import read_segment, segments
 
 pytestmark = pytest.mark.chaos
 CLIENTS, ANSWERS = 8, 400

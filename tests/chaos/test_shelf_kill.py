@@ -13,7 +13,7 @@ import pytest
 
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
-from tidemill.serving.shelf import collect_garbage, open_bundle, read_state
+from tidemill.serving.shelf.shelf import collect_garbage, open_bundle, read_state
 from tidemill.signature import Column, Signature
 
 pytestmark = pytest.mark.chaos
@@ -23,7 +23,7 @@ PLACER = """
 import itertools, sys
 from pathlib import Path
 from tidemill import bundle
-from tidemill.serving.shelf import ShelfState, collect_garbage, place, write_state
+from tidemill.serving.shelf.shelf import ShelfState, collect_garbage, place, write_state
 
 shelf, start = Path(sys.argv[1]), int(sys.argv[2])
 sources = [bundle.read(Path(folder)) for folder in sys.argv[3:]]

@@ -16,12 +16,12 @@ from tests.servers import free_port, private_mlflow, wait_until
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import UnavailableError
-from tidemill.loop.sync import Sync, follow
-from tidemill.loop.wanted import Wanted
-from tidemill.serving.shelf import open_bundle, read_state
+from tidemill.loop.sync.follow import Sync, follow
+from tidemill.loop.sync.selection import ModelSelection
+from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.signature import Column, Signature
-from tidemill.stores.registry import Registry
-from tidemill.stores.versions import Version
+from tidemill.stores.mlflow.registry import Registry
+from tidemill.stores.mlflow.versions import Version
 
 pytestmark = [
     pytest.mark.chaos,
@@ -135,7 +135,7 @@ def test_the_shelf_outlives_the_server_and_catches_up_with_it(
             for name in ("one", "two")
         )
         registry.crown(first)
-        sync = Sync(Registry(line.url), shelf, Wanted(every=True))
+        sync = Sync(Registry(line.url), shelf, ModelSelection(every=True))
         thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.1})
         thread.start()
         try:

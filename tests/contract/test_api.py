@@ -16,13 +16,13 @@ import pytest
 
 from tests.servers import free_port, serving, wait_until
 from tidemill.api.app import create_app
-from tidemill.loop.consequences import ORDER
+from tidemill.loop.monitoring.trigger_actions import ORDER
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.contests import Challenger, NewContest
-from tidemill.stores.database import Database
-from tidemill.stores.jobs import Job
-from tidemill.stores.triggers import NewTrigger
+from tidemill.stores.database.database import Database
+from tidemill.stores.jobs.jobs import Job
+from tidemill.stores.monitoring.triggers import NewTrigger
+from tidemill.stores.retraining.contests import ContestChallenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -412,7 +412,7 @@ def test_a_job_that_runs_is_never_cleared(api: Api) -> None:
 def test_of_contests_the_open_and_the_newest_are_never_cleared(api: Api) -> None:
     contests, opened = api.platform.contests, []
     for model in ("wine", "flowers", "flowers", "flowers"):
-        new = NewContest(model, "1", (Challenger("2", "all"),), cut=0.0, learned=10)
+        new = NewContest(model, "1", (ContestChallenger("2", "all"),), cut=0.0, learned=10)
         opened.append(contests.open(new))
         if len(opened) < 4:
             contests.close(opened[-1].id, "kept", rows=50, decision={})

@@ -24,23 +24,23 @@ from tests.servers import wait_until
 from tidemill.api.app import create_app
 from tidemill.console import render
 from tidemill.console.app import ACTIONS, PAGES
-from tidemill.loop.ingest import opened
-from tidemill.loop.promote import promote
-from tidemill.loop.train import train
+from tidemill.loop.ingest.process import opened
+from tidemill.loop.promotion.promote import promote
+from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.policies import Contest
-from tidemill.serving.app import App
-from tidemill.serving.server import Server, config
+from tidemill.serving.http.asgi import ServingApp
+from tidemill.serving.http.server import ServingServer, config
+from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.serving.sockets import bind
-from tidemill.serving.traffic import TrafficRule, read_traffic
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
+from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
-from tidemill.steps.contest import decide
-from tidemill.stores.contests import Challenger, NewContest
-from tidemill.stores.evidence import read_intervals
-from tidemill.stores.jobs import Job, NewJob
+from tidemill.steps.retraining.contest import decide_contest
+from tidemill.stores.jobs.jobs import Job, NewJob
+from tidemill.stores.mlflow.evidence import read_intervals
+from tidemill.stores.retraining.contests import ContestChallenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -124,7 +124,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
     version = platform.registry.version("flowers", 1)
     with tempfile.TemporaryDirectory() as scratch:
         held = platform.registry.fetch_bundle(version, Path(scratch))
-        placed = place(made.shelf, "flowers", "1", held.path, held.digest)
+        placed = install_bundle(made.shelf, "flowers", "1", held.path, held.digest)
     write_state(made.shelf, ShelfState(models={"flowers": placed}, synced_at=time.time()))
     platform.close()
     return made
@@ -149,8 +149,8 @@ class both_planes:  # noqa: N801
 
         serving = load({}, home=str(platform.settings.home), port=0, rate_limit="off", poll=0.05)
         self.listener = bind("127.0.0.1", 0)
-        app = App(Service(serving), create_app(platform))
-        self.server = Server(config(serving, app))
+        app = ServingApp(Service(serving), create_app(platform))
+        self.server = ServingServer(config(serving, app))
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     def __enter__(self) -> str:
@@ -587,7 +587,7 @@ def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
 
 def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     contests, visitor = house.platform.contests, house.visitor("predict")
-    challenger = Challenger("2", "since <x>")
+    challenger = ContestChallenger("2", "since <x>")
     new = NewContest("flowers", "1", (challenger,), cut=0.0, learned=120)
     opened = contests.open(new)
     path = "/models/flowers/challenger"
@@ -596,7 +596,7 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     assert "Competing: version 2 (since <x>)." in page
     random = np.random.default_rng(0)
     losses = [(random.random(300) < share).astype(float) for share in (0.30, 0.26)]
-    decision = decide(losses[0], {challenger.name: losses[1]}, Contest())
+    decision = decide_contest(losses[0], {challenger.name: losses[1]}, Contest())
     assert decision.state == "open"
     contests.note(opened.id, decision.rows, msgspec.to_builtins(decision))
     page = eventually(visitor, path, "Not decided yet")

@@ -64,9 +64,9 @@ from sklearn.utils import all_estimators
 
 from tidemill.errors import ExportError
 from tidemill.project import Candidate, Project
-from tidemill.steps.compile import compile_model
-from tidemill.steps.preprocess import build_pipeline
-from tidemill.steps.signature_of import infer_signature
+from tidemill.steps.data.preprocessing import build_pipeline
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.export.compile import compile_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "estimators.md"
 ROWS, HELD_OUT = 240, 80

@@ -28,8 +28,8 @@ from tidemill.api.app import create_app
 from tidemill.errors import SettingsError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.jobs import NewJob
-from tidemill.worker.attendant import Attendant
+from tidemill.stores.jobs.jobs import NewJob
+from tidemill.worker.job_runner import Attendant
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -184,7 +184,7 @@ def test_without_traces_a_job_keeps_its_callers_span_and_nothing_else(settings: 
     ],
 )
 def test_the_standard_variables_ask_for_traces(environment: dict[str, str], asked: bool) -> None:
-    assert traces.wanted(environment) is asked
+    assert traces.enabled(environment) is asked
 
 
 def test_who_asks_for_traces_without_the_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

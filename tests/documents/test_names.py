@@ -10,7 +10,8 @@ import pytest
 from tests.documents import names
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
+PAGES += [*sorted((ROOT / "docs").rglob("*.md"))]
 #: Decisions tell what was; only the pages that tell what is are held to it.
 PAGES = [path for path in PAGES if path.parent.name != "decisions"]
 FILE = re.compile(r"^(deploy|tests|scripts|src|benchmarks)/[\w./-]+$")

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 from tidemill import bundle
 from tidemill.errors import BundleError, InputError
 from tidemill.flask import blueprint
-from tidemill.serving.scorer import Scorer
-from tidemill.serving.shelf import ShelfState, place, write_state
+from tidemill.serving.model.scorer import Scorer
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 
 BUNDLE = Path(__file__).parents[1] / "data" / "iris-bundle"
 ROW = [5.1, 3.5, 1.4, 0.2]
@@ -75,7 +75,7 @@ def test_bad_input_gets_a_problem_that_names_the_field(
 
 def test_a_shelf_gives_its_default_or_the_model_named(tmp_path: Path) -> None:
     digest = bundle.read(BUNDLE).digest
-    placed = place(tmp_path, "iris", "7", BUNDLE, digest)
+    placed = install_bundle(tmp_path, "iris", "7", BUNDLE, digest)
     write_state(tmp_path, ShelfState(default="iris", models={"iris": placed}))
     assert Scorer.open(tmp_path).version == "7"
     assert Scorer.open(tmp_path, "iris").name == "iris"

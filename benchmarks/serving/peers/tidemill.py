@@ -39,7 +39,7 @@ def key(place: Place) -> Mapping[str, str]:
 
 def tidy(place: Place) -> None:
     """Take away the journal's closed segments, as ingest does."""
-    from tidemill.serving.segments import discard, segments
+    from tidemill.serving.journal.segments import discard, segments
 
     for segment in segments(place.folder / "journal"):
         if segment.closed:

@@ -7,7 +7,11 @@ from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse
 
 import tidemill
-from tidemill.api import (
+from tidemill.api import problems
+from tidemill.api.metrics import ApiMetrics
+from tidemill.api.monitoring_metrics import MonitoringMetrics
+from tidemill.api.request_log import BodyLimit, RequestRecorder
+from tidemill.api.routes import (
     experiments,
     feedback,
     health,
@@ -15,19 +19,15 @@ from tidemill.api import (
     models,
     monitoring,
     operations,
-    problems,
     promotion,
     train,
 )
-from tidemill.api.metrics import Metrics
-from tidemill.api.record import BodyLimit, Recorder
-from tidemill.api.shapes import Problem
-from tidemill.api.state import State
+from tidemill.api.schemas import Problem
+from tidemill.api.state import ApiState
 from tidemill.api.tracing import Tracing
-from tidemill.api.watch_metrics import WatchMetrics
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
-from tidemill.stores.limits import RateLimits
+from tidemill.stores.rate_limits import RateLimits
 from tidemill.traces import open_traces
 
 ERRORS = {
@@ -46,13 +46,13 @@ def create_app(platform: Platform) -> FastAPI:
         SettingsError: The rate limit or its URL cannot be understood.
     """
     settings = platform.settings
-    state = State(
+    state = ApiState(
         platform=platform,
         keyring=WatchedKeyring(settings.keys_file),
         limits=RateLimits(settings.limits_url, settings.api_rate_limit),
-        metrics=Metrics(platform.jobs, settings.home),
+        metrics=ApiMetrics(platform.jobs, settings.home),
     )
-    state.metrics.registry.register(WatchMetrics(platform.watching, platform.triggers))
+    state.metrics.registry.register(MonitoringMetrics(platform.watching, platform.triggers))
     app = FastAPI(
         title="Tidemill",
         version=tidemill.__version__,
@@ -62,9 +62,9 @@ def create_app(platform: Platform) -> FastAPI:
         redoc_url=None,
         responses=ERRORS,  # type: ignore[arg-type]
         middleware=[
-            Middleware(Recorder, state=state),
+            Middleware(RequestRecorder, state=state),
             Middleware(Tracing, traces=open_traces("tidemill-api")),
-            Middleware(problems.Catch),
+            Middleware(problems.CatchAll),
             Middleware(BodyLimit, limit=settings.api_max_body),
         ],
     )
@@ -88,7 +88,7 @@ def create_app(platform: Platform) -> FastAPI:
     return app
 
 
-def _add_console(app: FastAPI, state: State) -> None:
+def _add_console(app: FastAPI, state: ApiState) -> None:
     """The pages for people, and `/` as the way to them."""
     from tidemill.console.app import create_console
 

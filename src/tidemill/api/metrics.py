@@ -10,14 +10,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tidemill.errors import UnavailableError
-from tidemill.loop.ingest_state import IngestMetrics, read_state
-from tidemill.stores.jobs import Jobs
+from tidemill.loop.ingest.state import IngestMetrics, read_state
+from tidemill.stores.jobs.jobs import Jobs
 
 ACTIVE = ("running",)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class JobCounts(Collector):
+class JobMetrics(Collector):
     """Jobs by state, read from the database when Prometheus asks; silent while it is away."""
 
     def __init__(self, jobs: Jobs) -> None:
@@ -45,7 +45,7 @@ class JobCounts(Collector):
         )
 
 
-class Metrics:
+class ApiMetrics:
     """Counts of requests by route template, method and status; the jobs, and ingest's state.
 
     Args:
@@ -73,7 +73,7 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.registry.register(JobCounts(jobs))
+        self.registry.register(JobMetrics(jobs))
         self.registry.register(IngestMetrics(lambda: read_state(home)))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -18,25 +18,25 @@ from typing import Any
 import msgspec
 
 from tidemill.errors import UnavailableError
-from tidemill.serving import server
 from tidemill.serving import settings as serving_settings
+from tidemill.serving.http import server
 
-Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 ENDING = "tidemill.ending"
-Made = tuple[Asgi, Callable[[], None]]
+BuiltApp = tuple[AsgiApp, Callable[[], None]]
 log = logging.getLogger(__name__)
 
 
-class LateApp:
+class BackgroundApp:
     """An ASGI application that is made by a thread while others are already served.
 
     Args:
         make: Gives the application and what closes it at the end.
     """
 
-    def __init__(self, make: Callable[[], Made]) -> None:
+    def __init__(self, make: Callable[[], BuiltApp]) -> None:
         self._make = make
-        self._making: asyncio.Task[Made] | None = None
+        self._making: asyncio.Task[BuiltApp] | None = None
         self._ending = asyncio.Event()
 
     def end(self) -> None:
@@ -71,19 +71,19 @@ class LateApp:
             await asyncio.to_thread(made[1])
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _begin(self) -> asyncio.Task[Made]:
+    def _begin(self) -> asyncio.Task[BuiltApp]:
         """Start to make the application, or give the making under way; a failure is tried again."""
         if self._making is None or (self._making.done() and self._making.exception() is not None):
             self._making = asyncio.create_task(asyncio.to_thread(self._logged))
         return self._making
 
-    def _made(self) -> Made | None:
+    def _made(self) -> BuiltApp | None:
         making = self._making
         if making is None or not making.done() or making.exception() is not None:
             return None
         return making.result()
 
-    def _logged(self) -> Made:
+    def _logged(self) -> BuiltApp:
         try:
             return self._make()
         except Exception:
@@ -108,13 +108,13 @@ def main() -> None:
     parser.add_argument("--name", default="api", help="what its log file is called")
     options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO)
-    late = LateApp(partial(control_plane, options.pop("name")))
+    late = BackgroundApp(partial(control_plane, options.pop("name")))
     server.run(
         serving_settings.load(**options), fallback=late, describe=late.describe, on_ending=late.end
     )
 
 
-def control_plane(name: str) -> Made:
+def control_plane(name: str) -> BuiltApp:
     """The control plane's application over the platform that the settings describe.
 
     Args:

@@ -21,7 +21,7 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.stores.faults import judge
+from tidemill.stores.jobs.retryability import judge
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
 
 
-class Catch:
+class CatchAll:
     """Answers what no handler knows, inside the recorder, so that the log has it too."""
 
     def __init__(self, app: ASGIApp) -> None:

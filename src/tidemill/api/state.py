@@ -6,25 +6,25 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from tidemill.api.metrics import Metrics
+from tidemill.api.metrics import ApiMetrics
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
-from tidemill.stores.limits import RateLimits
+from tidemill.stores.rate_limits import RateLimits
 
 
 @dataclass(frozen=True)
-class State:
+class ApiState:
     """Kept in `app.state.tidemill`, made by `create_app`."""
 
     platform: Platform
     keyring: WatchedKeyring
     limits: RateLimits
-    metrics: Metrics
+    metrics: ApiMetrics
 
 
-def state_of(request: Request) -> State:
+def state_of(request: Request) -> ApiState:
     """The state of the application that answers the request."""
-    state: State = request.app.state.tidemill
+    state: ApiState = request.app.state.tidemill
     return state
 
 

@@ -10,10 +10,10 @@ import sys
 import typer
 
 from tidemill import __version__
-from tidemill.cli import (
+from tidemill.cli import command_help, terminal
+from tidemill.cli.commands import (
     api,
     challenge,
-    commands,
     demo,
     init,
     jobs,
@@ -25,7 +25,6 @@ from tidemill.cli import (
     replay,
     retrain,
     serve,
-    terminal,
     train,
     up,
     upkeep,
@@ -40,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=commands.exit_note(),
+    epilog=command_help.exit_note(),
 )
 for module in (
     up,
@@ -86,6 +85,6 @@ def run() -> None:
     except TidemillError as error:
         sys.exit(terminal.report_error(error))
     except KeyboardInterrupt:
-        sys.exit(commands.Exit.INTERRUPTED)
+        sys.exit(command_help.Exit.INTERRUPTED)
     except Exception as error:
         sys.exit(terminal.report_bug(error))

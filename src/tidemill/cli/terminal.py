@@ -17,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tidemill.cli.commands import Exit
+from tidemill.cli.command_help import Exit
 from tidemill.errors import (
     BundleError,
     GateError,

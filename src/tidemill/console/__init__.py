@@ -4,7 +4,7 @@
     session.py      who is signed in: a key, a signed cookie, a time-out
     visit.py        one request: what a page is given, and what it may answer with
     live.py         a page that changes while somebody looks at it
-    desk.py         what all pages share; recent.py: answers of slow parts, at most seconds old
+    context.py         what all pages share; recent.py: answers of slow parts, at most seconds old
     traffic.py      requests a second and how long they take, from the data plane's own metrics
     render.py       values as HTML; charts.py: values as drawings in SVG
     overview.py models.py compare.py decide.py trying.py monitoring.py jobs.py ordering.py

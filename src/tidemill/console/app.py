@@ -13,30 +13,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tidemill.console import (
+from tidemill.console import render
+from tidemill.console.context import ConsoleContext
+from tidemill.console.live import StreamCounter
+from tidemill.console.page_request import HEADERS, ROOT, Make, action, page, problem_answer
+from tidemill.console.pages import (
+    activity,
     challenger,
     compare,
-    decide,
     jobs,
     models,
     monitoring,
-    ordering,
     overview,
-    records,
-    render,
-    settings_page,
-    signing,
-    trying,
+    predict,
+    promotion,
+    settings,
+    sign_in,
+    training,
 )
-from tidemill.console.desk import Desk
-from tidemill.console.live import Streams
 from tidemill.console.session import Sessions
-from tidemill.console.visit import HEADERS, ROOT, Make, action, page, problem_answer
 from tidemill.errors import MethodError, NotFoundError, TidemillError
 from tidemill.keyring import Scope
 from tidemill.platform import Platform
 from tidemill.stores.keys import WatchedKeyring
-from tidemill.stores.limits import RateLimits
+from tidemill.stores.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)
 
@@ -47,62 +47,62 @@ PAGES: tuple[tuple[str, Make, Scope | None], ...] = (
     ("/models/{name}", models.model, None),
     ("/models/{name}/compare", compare.compare, None),
     ("/models/{name}/challenger", challenger.challenger, None),
-    ("/models/{name}/challenger/traffic", challenger.ask_traffic, "promote"),
-    ("/models/{name}/promote", decide.ask_promote, "promote"),
-    ("/models/{name}/rollback", decide.ask_rollback, "promote"),
-    ("/models/{name}/versions/{version}/stage", decide.ask_stage, "promote"),
+    ("/models/{name}/challenger/traffic", challenger.confirm_traffic, "promote"),
+    ("/models/{name}/promote", promotion.confirm_promotion, "promote"),
+    ("/models/{name}/rollback", promotion.confirm_rollback, "promote"),
+    ("/models/{name}/versions/{version}/stage", promotion.confirm_stage, "promote"),
     ("/models/{name}/versions/{version}/pictures/{file}", models.picture, None),
-    ("/models/{name}/try", trying.try_it, None),
+    ("/models/{name}/try", predict.prediction_form, None),
     ("/models/{name}/monitoring", monitoring.monitoring, None),
     ("/monitoring", monitoring.overview, None),
     ("/jobs", jobs.jobs, None),
     ("/jobs/{id}", jobs.job, None),
-    ("/train", ordering.ask_train, "train"),
-    ("/audit", records.audit, "admin"),
-    ("/audit/verify", records.verify, "admin"),
-    ("/audit/export", records.export_audit, "admin"),
-    ("/logs", records.logs, "admin"),
-    ("/requests", records.requests, "admin"),
-    ("/requests/export", records.export_requests, "admin"),
-    ("/settings", settings_page.settings, None),
-    ("/settings/keys/{id}/revoke", settings_page.ask_revoke, "admin"),
+    ("/train", training.training_form, "train"),
+    ("/audit", activity.audit, "admin"),
+    ("/audit/verify", activity.verify, "admin"),
+    ("/audit/export", activity.export_audit, "admin"),
+    ("/logs", activity.logs, "admin"),
+    ("/requests", activity.requests, "admin"),
+    ("/requests/export", activity.export_requests, "admin"),
+    ("/settings", settings.settings, None),
+    ("/settings/keys/{id}/revoke", settings.confirm_revocation, "admin"),
 )
 
 #: The same for what changes something.
 ACTIONS: tuple[tuple[str, Make, Scope | None], ...] = (
-    ("/models/{name}/challenger/traffic", challenger.do_traffic, "promote"),
-    ("/models/{name}/promote", decide.do_promote, "promote"),
-    ("/models/{name}/rollback", decide.do_rollback, "promote"),
-    ("/models/{name}/versions/{version}/stage", decide.do_stage, "promote"),
-    ("/models/{name}/predict", trying.predict, "predict"),
-    ("/models/{name}/score", trying.score, "predict"),
-    ("/models/{name}/look", monitoring.look_now, "train"),
+    ("/models/{name}/challenger/traffic", challenger.set_traffic, "promote"),
+    ("/models/{name}/promote", promotion.promote_version, "promote"),
+    ("/models/{name}/rollback", promotion.roll_back, "promote"),
+    ("/models/{name}/versions/{version}/stage", promotion.set_stage, "promote"),
+    ("/models/{name}/predict", predict.predict, "predict"),
+    ("/models/{name}/score", predict.score, "predict"),
+    ("/models/{name}/look", monitoring.check_now, "train"),
     ("/triggers/{id}/dismiss", monitoring.dismiss, "train"),
     ("/jobs/{id}/cancel", jobs.cancel, "train"),
-    ("/jobs/{id}/repeat", jobs.repeat, "train"),
-    ("/train", ordering.do_train, "train"),
-    ("/settings/keys", settings_page.create_key, "admin"),
-    ("/settings/keys/{id}/revoke", settings_page.revoke_key, "admin"),
-    ("/sign-out", signing.sign_out, None),
+    ("/jobs/{id}/repeat", jobs.submit_again, "train"),
+    ("/train", training.submit_training, "train"),
+    ("/settings/keys", settings.create_key, "admin"),
+    ("/settings/keys/{id}/revoke", settings.revoke_key, "admin"),
+    ("/sign-out", sign_in.sign_out, None),
 )
 
 
 def create_console(platform: Platform, keyring: WatchedKeyring, limits: RateLimits) -> Starlette:
     """The application over a platform, which the caller opens and closes."""
     sessions = Sessions(keyring, platform.settings.console_idle)
-    desk = Desk(platform, sessions, limits)
+    context = ConsoleContext(platform, sessions, limits)
     routes = [
-        Route("/sign-in", signing.sign_in_page(desk)),
-        Route("/sign-in", signing.sign_in(desk), methods=["POST"]),
+        Route("/sign-in", sign_in.sign_in_page(context)),
+        Route("/sign-in", sign_in.sign_in(context), methods=["POST"]),
         Route("/static/{name}", _static),
     ]
-    routes += [Route(path, page(desk, make, scope)) for path, make, scope in PAGES]
+    routes += [Route(path, page(context, make, scope)) for path, make, scope in PAGES]
     routes += [
-        Route(path, action(desk, make, scope), methods=["POST"]) for path, make, scope in ACTIONS
+        Route(path, action(context, make, scope), methods=["POST"]) for path, make, scope in ACTIONS
     ]
-    app = Starlette(routes=_merged(routes), exception_handlers=_handlers(desk))
-    app.state.streams = Streams()
-    app.state.desk = desk
+    app = Starlette(routes=_merged(routes), exception_handlers=_handlers(context))
+    app.state.streams = StreamCounter()
+    app.state.context = context
     return app
 
 
@@ -128,13 +128,13 @@ def _either(path: str, found: list[Route]) -> Route:
     return Route(path, endpoint, methods=list(endpoints))
 
 
-def _handlers(desk: Desk) -> dict[Any, Any]:
+def _handlers(context: ConsoleContext) -> dict[Any, Any]:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             error = _known(request, error)
         elif not isinstance(error, TidemillError):
             log.error("%s failed", request.url.path, exc_info=error)
-        return problem_answer(request, error, desk)
+        return problem_answer(request, error, context)
 
     return {TidemillError: answer, HTTPException: answer, Exception: answer}
 

@@ -34,7 +34,7 @@ def sparkline(values: Sequence[float], title: str) -> Markup:
     return _svg(120, 30, title, line, "spark")
 
 
-def overlaid(
+def histograms(
     edges: Sequence[float], reference: Sequence[float], window: Sequence[float], title: str,
     *, alarm: bool = False,
 ) -> Markup:  # fmt: skip
@@ -65,7 +65,7 @@ def overlaid(
     return _svg(WIDTH, HEIGHT + 16, title, body, "chart")
 
 
-def paired(
+def category_bars(
     labels: Sequence[str], reference: Sequence[float], window: Sequence[float], title: str,
     *, alarm: bool = False,
 ) -> Markup:  # fmt: skip
@@ -87,7 +87,7 @@ def paired(
     return _svg(WIDTH, max(len(parts), 1) * row, title, "".join(parts), "chart")
 
 
-def over_time(
+def line_chart(
     points: Sequence[Point],
     title: str,
     *,
@@ -130,7 +130,7 @@ def over_time(
     return _svg(width, height, title, "".join(body), "chart wide")
 
 
-def interval(value: float, low: float, high: float, title: str) -> Markup:
+def difference_interval(value: float, low: float, high: float, title: str) -> Markup:
     """A difference with its interval beside nought: does it reach over the line?"""
     reach = max(abs(low), abs(high), abs(value), 1e-12) * 1.15
 
@@ -147,7 +147,7 @@ def interval(value: float, low: float, high: float, title: str) -> Markup:
     return _svg(220, 28, title, body, "interval")
 
 
-def side_by_side(
+def compared_values(
     values: Sequence[float | None], intervals: Sequence[tuple[float, float] | None], title: str
 ) -> Markup:
     """Values with their intervals, one below the other over one axis; the second is a square."""

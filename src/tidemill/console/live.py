@@ -1,6 +1,6 @@
 """A page that changes while somebody looks: made again every other second, sent if it differs.
 
-Server-sent events over the page's own address. A stream ends when the visitor's session does, when
+Server-sent events over the page's own address. A stream ends when the user's session does, when
 the server wants to end, or after ten minutes; a browser then asks for the next one by itself.
 """
 
@@ -30,22 +30,22 @@ ROUTE = Route("/console/live", lambda request: None)
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept, Cookie"}
 
 
-def follow(make: Callable[[], str], visitor: Callable[[], object], request: Request) -> Response:
+def stream_page(make: Callable[[], str], user: Callable[[], object], request: Request) -> Response:
     """The stream of a page.
 
     Args:
         make: Gives the page as HTML, in a thread.
-        visitor: None when the session is over.
+        user: None when the session is over.
     """
     streams = request.app.state.streams
     request.scope["route"] = ROUTE
     if streams.running >= MOST:
         return Response("Too many open consoles.", 503, {**_HEADERS, "Retry-After": "30"})
-    body = _events(make, visitor, request.scope.get(ENDING) or asyncio.Event(), streams)
+    body = _events(make, user, request.scope.get(ENDING) or asyncio.Event(), streams)
     return StreamingResponse(body, headers=_HEADERS, media_type="text/event-stream")
 
 
-class Streams:
+class StreamCounter:
     """How many are open."""
 
     running = 0
@@ -53,9 +53,9 @@ class Streams:
 
 async def _events(
     make: Callable[[], str],
-    visitor: Callable[[], object],
+    user: Callable[[], object],
     ending: asyncio.Event,
-    streams: Streams,
+    streams: StreamCounter,
 ) -> AsyncIterator[str]:
     streams.running += 1
     try:
@@ -63,7 +63,7 @@ async def _events(
         shown = b""
         yield "retry: 3000\n\n"
         while not ending.is_set() and time.monotonic() - began < LONGEST_SECONDS:
-            if visitor() is None:
+            if user() is None:
                 yield "event: gone\ndata: \n\n"
                 return
             html = await _made(make)

@@ -101,7 +101,7 @@ class Sessions:
         self._ended = {**kept, session.nonce: session.used + self._idle}
 
     def ticket(self, session: Session) -> str:
-        """A key for some minutes, to ask the data plane with on the visitor's behalf.
+        """A key for some minutes, to ask the data plane with on the user's behalf.
 
         Its end is rounded, so that there are few of them.
         """

@@ -26,7 +26,7 @@ PREDICTING = ("/predict", "/predict_batch", "/infer", "/invocations")
 
 
 @dataclass(frozen=True)
-class Reading:
+class CounterReading:
     """The counters at one moment: requests by status, durations by upper bound, rows by model."""
 
     at: float
@@ -36,7 +36,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Figures:
+class TrafficFigures:
     """What goes through the data plane. Rates a second, times in seconds; None: not known yet.
 
     Attributes:
@@ -65,10 +65,10 @@ class Traffic:
 
     def __init__(self, fetch: Callable[[str], str] | None = None) -> None:
         self._fetch = fetch or _fetched
-        self._readings: deque[Reading] = deque(maxlen=KEPT)
+        self._readings: deque[CounterReading] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
 
-    def look(self, url: str) -> Figures:
+    def look(self, url: str) -> TrafficFigures:
         """Read the counters of the data plane at an address.
 
         Raises:
@@ -82,7 +82,7 @@ class Traffic:
             return figures(list(self._readings))
 
 
-def read(text: str, at: float) -> Reading:
+def read(text: str, at: float) -> CounterReading:
     """The counters in a text of Prometheus' format."""
     codes: dict[str, float] = {}
     buckets: dict[float, float] = {}
@@ -101,20 +101,20 @@ def read(text: str, at: float) -> Reading:
             else:
                 bound = float(labels["le"])
                 buckets[bound] = buckets.get(bound, 0.0) + value
-    return Reading(at, codes, buckets, rows)
+    return CounterReading(at, codes, buckets, rows)
 
 
-def figures(readings: list[Reading]) -> Figures:
+def figures(readings: list[CounterReading]) -> TrafficFigures:
     """What happened between the first reading of the window and the last."""
     last = readings[-1]
     first = next(r for r in readings if last.at - r.at <= WINDOW_SECONDS)
     seconds = last.at - first.at
     if seconds <= 0:
-        return Figures()
+        return TrafficFigures()
     codes = _gained(last.codes, first.codes)
     total = sum(codes.values())
     buckets = _gained(last.buckets, first.buckets)
-    return Figures(
+    return TrafficFigures(
         rate=total / seconds,
         p50=quantile(buckets, 0.5),
         p99=quantile(buckets, 0.99),
@@ -150,7 +150,7 @@ def _gained(last: Mapping[K, float], first: Mapping[K, float]) -> dict[K, float]
     return {key: max(0.0, value - first.get(key, 0.0)) for key, value in last.items()}
 
 
-def _rate(before: Reading, after: Reading) -> float:
+def _rate(before: CounterReading, after: CounterReading) -> float:
     gained = sum(after.codes.values()) - sum(before.codes.values())
     return max(0.0, gained / max(after.at - before.at, 1e-9))
 
@@ -159,7 +159,7 @@ def _share(codes: Mapping[str, float], first: str, total: float) -> float:
     return sum(n for code, n in codes.items() if code.startswith(first)) / total if total else 0.0
 
 
-def _went_back(before: Reading, after: Reading) -> bool:
+def _went_back(before: CounterReading, after: CounterReading) -> bool:
     return any(after.rows.get(model, 0.0) < n for model, n in before.rows.items())
 
 

@@ -1,11 +1,11 @@
-"""Run by Alembic for each command, inside the transaction that `tidemill.stores.schema` opened."""
+"""Run by Alembic for each command, inside `tidemill.stores.database.schema`'s transaction."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from tidemill.stores.schema import VERSION_TABLE
-from tidemill.stores.tables import metadata
+from tidemill.stores.database.schema import VERSION_TABLE
+from tidemill.stores.database.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -15,7 +15,7 @@ A request passes these files, top to bottom:
     work.py outputs.py     rows on their way through a model, and what it gave for them
     record.py journal.py   what was answered, on disk before it leaves (segments.py: the files)
     memory.py cache.py     what was answered before, without the model
-    fleet.py load.py       which versions are in service; how one gets there from shelf.py's folder
+    pool.py loading.py     which versions are in service; how one gets there from shelf.py's folder
     service.py             all of it, wired
     status.py probes.py    what the server says of itself
     metrics.py counts.py   what was counted, summed over processes

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from tidemill.errors import TidemillError
-from tidemill.serving import logs
 from tidemill.serving.settings import load
+from tidemill.serving.telemetry import logs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = load(**options)
         logs.configure(settings.log_level, settings.log_format)
         _warn(settings.auth, settings.host)
-        from tidemill.serving.workers import run
+        from tidemill.serving.http.workers import run
 
         run(settings, on_started=lambda url: logging.info("serving on %s", url))
     except TidemillError as error:

@@ -13,34 +13,33 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidemill.serving import openapi, status
-from tidemill.serving.cache import Cache, CacheOptions
-from tidemill.serving.challenger import Challenger
-from tidemill.serving.challengers import Challengers
-from tidemill.serving.counts import Counts
-from tidemill.serving.fleet import Fleet
-from tidemill.serving.gateway import Gateway
-from tidemill.serving.journal import Journal, JournalOptions, ModelRule
-from tidemill.serving.keys import Keys
-from tidemill.serving.limits import Buckets, Table, parse_policy
-from tidemill.serving.load import LoadRuntime, load_predictor
-from tidemill.serving.metrics import Metrics
-from tidemill.serving.predictor import Predictor, Surroundings
-from tidemill.serving.probes import Probes
-from tidemill.serving.protocols import inference, mlflow, native
-from tidemill.serving.record import read_rules
-from tidemill.serving.routes import Protocol, Router
+from tidemill.serving.http.api_keys import ApiKeys
+from tidemill.serving.http.batch_commit import BatchCommit
+from tidemill.serving.http.dispatcher import Dispatcher
+from tidemill.serving.http.rate_limits import BucketTable, RateLimiter, parse_rate_limit
+from tidemill.serving.http.routes import Router, ServingProtocol
+from tidemill.serving.http.tracing import TracedDispatcher
+from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
+from tidemill.serving.journal.recorder import read_rules
+from tidemill.serving.model.challenger import ChallengerPredictor
+from tidemill.serving.model.challengers import Challengers
+from tidemill.serving.model.loading import LoadRuntime, load_predictor
+from tidemill.serving.model.pool import ModelPool
+from tidemill.serving.model.predictor import Predictor, PredictorContext
+from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
+from tidemill.serving.protocols import inference, mlflow, native, openapi, status
 from tidemill.serving.settings import ServingSettings
-from tidemill.serving.shelf import Placed, StateWatch
-from tidemill.serving.traced import TracedGateway
-from tidemill.serving.traffic import traffic_watch
-from tidemill.serving.turn import Turn
+from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch
+from tidemill.serving.shelf.traffic_rules import traffic_watch
+from tidemill.serving.telemetry.counters import SharedCounters
+from tidemill.serving.telemetry.dependencies import DependencyProbes
+from tidemill.serving.telemetry.metrics import Metrics
 from tidemill.traces import open_traces
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-PROTOCOLS: tuple[Callable[[Service], Protocol], ...] = (
+PROTOCOLS: tuple[Callable[[Service], ServingProtocol], ...] = (
     native.protocol,
     mlflow.protocol,
     inference.protocol,
@@ -56,7 +55,8 @@ class Service:
         registry: Gives what else `/metrics` shows: the control plane's registry, when it is in
             this process; None while it is not there yet.
         describe: The control plane's own OpenAPI document, shown together with the data plane's.
-        load_runtime: Loads a compiled model; by default `tidemill.serving.runtime.load_runtime`.
+        load_runtime: Loads a compiled model; by default
+        `tidemill.serving.model.runtime.load_runtime`.
         worker: A short name of this process, such as `w1`.
     """
 
@@ -73,9 +73,9 @@ class Service:
         self._registry = registry
         self._describe = describe
         self._shared = settings.counts_dir if settings.workers > 1 else None
-        self.metrics = Metrics(Counts(self._shared))
-        self.keys = Keys(settings.keys_file if settings.auth == "on" else None)
-        self.probes = Probes(
+        self.metrics = Metrics(SharedCounters(self._shared))
+        self.keys = ApiKeys(settings.keys_file if settings.auth == "on" else None)
+        self.probes = DependencyProbes(
             {"mlflow": settings.tracking_uri, "redis": settings.redis_url or settings.cache_url},
             settings.ready_requires,
         )
@@ -84,38 +84,42 @@ class Service:
         self._threads = ThreadPoolExecutor(settings.threads, "model")
         self._apart = ThreadPoolExecutor(1, "challenger")
         self.traces = open_traces("tidemill-serve")
-        self.gateway = self._gateway(settings)
-        self.turn = Turn(
-            _call_soon, self.gateway.settle, self.gateway.refuse, self.journal, self.gateway.failed
+        self.dispatcher = self._dispatcher(settings)
+        self.batch_commit = BatchCommit(
+            _call_soon,
+            self.dispatcher.send,
+            self.dispatcher.error_response,
+            self.journal,
+            self.dispatcher.handle_error,
         )
-        self.fleet = self._fleet(settings, load_runtime or _load_runtime(settings))
+        self.models = self._models(settings, load_runtime or _load_runtime(settings))
         self.protocols = [make(self) for make in (*PROTOCOLS, status.protocol)]
-        self.gateway.router = Router(r for p in self.protocols for r in p.routes)
+        self.dispatcher.router = Router(r for p in self.protocols for r in p.routes)
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.before_scrape.append(partial(_gauges, self))
 
     async def start(self) -> None:
         """Begin to follow the shelf, the keys and the other parts; returns when the models that
         load within a few seconds are in service."""
-        self.turn.call_soon = asyncio.get_running_loop().call_soon
+        self.batch_commit.call_soon = asyncio.get_running_loop().call_soon
         if self.cache is not None:
             await self.cache.start()
         watch = StateWatch(self.settings.shelf)
         jobs = [
-            self.fleet.watch(watch, self.settings.poll),
+            self.models.watch(watch, self.settings.poll),
             self.probes.run(),
             self._refresh(),
         ]
         self._tasks = [asyncio.create_task(job) for job in jobs]
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.fleet.ready.wait(), FIRST_LOAD_SECONDS)
+            await asyncio.wait_for(self.models.ready.wait(), FIRST_LOAD_SECONDS)
 
     async def stop(self) -> None:
         """End the background work; every answer has left by now."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.turn.end()
+        self.batch_commit.commit()
         if self.journal is not None:
             self.journal.close()
         if self.cache is not None:
@@ -145,39 +149,41 @@ class Service:
             if self._shared is not None:
                 _gauges(self)
 
-    def _gateway(self, settings: ServingSettings) -> Gateway:
-        callers = parse_policy("key", settings.rate_limit)
-        strangers = parse_policy("address", settings.rate_limit_address)
-        table = Table(self._shared)
-        make = Gateway if self.traces is None else partial(TracedGateway, self.traces)
+    def _dispatcher(self, settings: ServingSettings) -> Dispatcher:
+        callers = parse_rate_limit("key", settings.rate_limit)
+        strangers = parse_rate_limit("address", settings.rate_limit_address)
+        table = BucketTable(self._shared)
+        make = Dispatcher if self.traces is None else partial(TracedDispatcher, self.traces)
         return make(
             Router([]),
             self.keys,
-            Buckets(callers, table),
-            Buckets(strangers, table),
+            RateLimiter(callers, table),
+            RateLimiter(strangers, table),
             self.metrics,
             access_log=settings.access_log == "on",
         )
 
-    def _fleet(self, settings: ServingSettings, load_runtime: LoadRuntime) -> Fleet:
-        ran = self.gateway.ran if isinstance(self.gateway, TracedGateway) else None
-        around = Surroundings(settings, self.turn, self.metrics, self.cache, self._threads, ran)
+    def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
+        ran = self.dispatcher.ran if isinstance(self.dispatcher, TracedDispatcher) else None
+        around = PredictorContext(
+            settings, self.batch_commit, self.metrics, self.cache, self._threads, ran
+        )
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
-        def load(name: str, placed: Placed) -> Predictor:
+        def load(name: str, placed: ShelfEntry) -> Predictor:
             return load_predictor(settings.shelf, name, placed, around, load_runtime)
 
-        return Fleet(load, self.metrics, wanted, self._challengers(around, load_runtime))
+        return ModelPool(load, self.metrics, wanted, self._challengers(around, load_runtime))
 
-    def _challengers(self, around: Surroundings, load_runtime: LoadRuntime) -> Challengers:
+    def _challengers(self, around: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
         """Challengers keep no answers, and have a thread of their own: the champions' stay free."""
         shelf = self.settings.shelf
         apart = msgspec.structs.replace(around, cache=None, threads=self._apart)
 
-        def load(name: str, placed: Placed) -> Challenger:
-            return load_predictor(shelf, name, placed, apart, load_runtime, Challenger)
+        def load(name: str, placed: ShelfEntry) -> ChallengerPredictor:
+            return load_predictor(shelf, name, placed, apart, load_runtime, ChallengerPredictor)
 
-        return Challengers(load, traffic_watch(shelf), self.turn, self.metrics)
+        return Challengers(load, traffic_watch(shelf), self.batch_commit, self.metrics)
 
 
 def _call_soon(callback: Callable[[], None]) -> object:
@@ -185,7 +191,7 @@ def _call_soon(callback: Callable[[], None]) -> object:
 
 
 def _load_runtime(settings: ServingSettings) -> LoadRuntime:
-    from tidemill.serving import runtime
+    from tidemill.serving.model import runtime
 
     trusted = frozenset(t.strip() for t in settings.trusted_types.split(",") if t.strip())
     home, seconds = Path(settings.home), settings.timeout
@@ -205,18 +211,18 @@ def _journal(settings: ServingSettings, worker: str) -> Journal | None:
     return Journal(settings.journal_folder, options, writer=worker)
 
 
-def _cache(settings: ServingSettings) -> Cache | None:
+def _cache(settings: ServingSettings) -> ResponseCache | None:
     if settings.cache == "off":
         return None
-    return Cache(CacheOptions(entries=settings.cache_entries, url=settings.cache_url))
+    return ResponseCache(CacheOptions(entries=settings.cache_entries, url=settings.cache_url))
 
 
 def _gauges(service: Service) -> None:
     """Bring the numbers that are read rather than counted up to date."""
-    metrics, fleet = service.metrics, service.fleet
-    metrics.gauge("tidemill_models").set(len(fleet.predictors))
-    metrics.gauge("tidemill_shelf_problems").set(len(fleet.problems))
-    metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(fleet.state.synced_at)
+    metrics, models = service.metrics, service.models
+    metrics.gauge("tidemill_models").set(len(models.predictors))
+    metrics.gauge("tidemill_shelf_problems").set(len(models.problems))
+    metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(models.state.synced_at)
     _disk(metrics, "shelf", service.settings.shelf)
     if service.journal is not None:
         _disk(metrics, "journal", service.settings.journal_folder)

@@ -21,10 +21,10 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, text
 
 from tidemill.errors import SettingsError
-from tidemill.stores.database import Database, EpochNow
-from tidemill.stores.locks import locked
-from tidemill.stores.pages import Page, plain, read_page
-from tidemill.stores.tables import audit
+from tidemill.stores.database.database import Database, EpochNow
+from tidemill.stores.database.locks import locked
+from tidemill.stores.database.pages import Page, plain, read_page
+from tidemill.stores.database.tables import audit
 
 FIRST = "0" * 64
 CHUNK = 2_000

@@ -17,7 +17,7 @@ from tidemill import keyring
 from tidemill.errors import NotFoundError, RequestError, SettingsError
 from tidemill.keyring import SCOPES, KeyRecord, Keyring, Scope
 from tidemill.stores.audit import Entry
-from tidemill.stores.locks import locked
+from tidemill.stores.database.locks import locked
 
 Record = Callable[[Entry], object]
 LOOK_SECONDS = 1.0

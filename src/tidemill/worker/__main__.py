@@ -15,9 +15,9 @@ from celery.signals import worker_shutting_down
 from tidemill import logs
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.broker import QUEUE, TASK, make_celery
-from tidemill.worker.attendant import Attendant
-from tidemill.worker.caretaker import Caretaker
+from tidemill.stores.jobs.broker import QUEUE, TASK, make_celery
+from tidemill.worker.job_runner import Attendant
+from tidemill.worker.reaper import Caretaker
 
 log = logging.getLogger("tidemill.worker")
 

@@ -6,22 +6,22 @@ from functools import partial
 from typing import Any
 
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.loop.challenge import end_canary
-from tidemill.loop.contestants import held_bundle
-from tidemill.loop.follow_up import CHANGED, POSTPONED
-from tidemill.loop.lessons import Situation, gather
-from tidemill.loop.progress import Progress
-from tidemill.loop.promote import GATE_TAG, ROLLED_BACK_TAG, promote
-from tidemill.loop.retrain import Retrained, retrain
+from tidemill.loop.promotion.challenge import end_canary
+from tidemill.loop.promotion.promote import GATE_TAG, ROLLED_BACK_TAG, promote
+from tidemill.loop.retraining.contest_bundles import cached_bundle
+from tidemill.loop.retraining.feedback_data import RetrainingData, gather_retraining_data
+from tidemill.loop.retraining.growth import CHANGED, POSTPONED
+from tidemill.loop.retraining.retrain import RetrainingResult, retrain
+from tidemill.loop.training.progress import Progress
 from tidemill.platform import Platform
 from tidemill.project import Project
-from tidemill.steps.holdout import read_holdout
-from tidemill.stores.contests import Challenger, ContestRow, NewContest
-from tidemill.stores.jobs import Job
-from tidemill.stores.statistics import record_metrics
-from tidemill.stores.versions import CHAMPION, Version
-from tidemill.worker.child import Report
-from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.steps.decay.holdout import read_holdout
+from tidemill.stores.database.statistics import record_metrics
+from tidemill.stores.jobs.jobs import Job
+from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, NewContest
+from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.worker.job_process import Report
 from tidemill.worker.training import as_report, run_train
 
 #: What counts as a sign that the champion got worse.
@@ -32,7 +32,7 @@ def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """Learn from what came back labelled, too, and let the new versions compete with the champion.
 
     Without labelled predictions, or without a champion, the new version goes to the gate. Too soon
-    after a change nothing is trained; `tidemill.loop.follow_up` asks again.
+    after a change nothing is trained; `tidemill.loop.retraining.growth` asks again.
     """
     opened = platform.contests.of_job(job.id)
     if opened is None:
@@ -73,13 +73,13 @@ def _champion(platform: Platform, model: str) -> Version | None:
 
 def _situation(
     platform: Platform, job: Job, project: Project, champion: Version
-) -> Situation | None:
+) -> RetrainingData | None:
     """What there is to learn from; None where the champion has no bundle to compare with."""
     try:
-        held = held_bundle(platform.registry, project.name, champion.number, platform.bundles)
+        held = cached_bundle(platform.registry, project.name, champion.number, platform.bundles)
     except (BundleError, NotFoundError):
         return None
-    return gather(
+    return gather_retraining_data(
         platform.predictions,
         project,
         champion=champion.number,
@@ -99,7 +99,7 @@ def _cause(platform: Platform, job: Job) -> str:
 
 
 def _waiting(
-    platform: Platform, job: Job, project: Project, situation: Situation
+    platform: Platform, job: Job, project: Project, situation: RetrainingData
 ) -> dict[str, Any] | None:
     """What an automatic retraining waits for, where a change is too recent to learn from."""
     assert situation.lessons is not None
@@ -114,7 +114,7 @@ def _open(
     job: Job,
     project: Project,
     champion: Version,
-    situation: Situation,
+    situation: RetrainingData,
     report: SayHow,
 ) -> ContestRow:
     """Train, register, and open the contest, which is the last step and counts."""
@@ -128,7 +128,7 @@ def _open(
             platform.database, project.name, fresh.version, fresh.metrics, source="training",
             run_id=fresh.run_id,
         )  # fmt: skip
-    new = [Challenger(fresh.version, fresh.window) for fresh in result.challengers]
+    new = [ContestChallenger(fresh.version, fresh.window) for fresh in result.challengers]
     former = _former(platform, project, champion)
     lessons = situation.lessons
     opened = platform.contests.open(
@@ -155,8 +155,8 @@ def _open(
 
 
 def _retrain(
-    platform: Platform, job: Job, project: Project, situation: Situation, report: SayHow
-) -> Retrained:
+    platform: Platform, job: Job, project: Project, situation: RetrainingData, report: SayHow
+) -> RetrainingResult:
     def forward(progress: Progress) -> None:
         report(as_report(progress))
 
@@ -175,23 +175,25 @@ def _retrain(
     )
 
 
-def _former(platform: Platform, project: Project, champion: Version) -> list[Challenger]:
+def _former(platform: Platform, project: Project, champion: Version) -> list[ContestChallenger]:
     """Former champions, newest first, that take the same inputs: old conditions may be back."""
-    own = held_bundle(platform.registry, project.name, champion.number, platform.bundles).signature
-    found: list[Challenger] = []
+    own = cached_bundle(
+        platform.registry, project.name, champion.number, platform.bundles
+    ).signature
+    found: list[ContestChallenger] = []
     for version in platform.registry.versions(project.name):
         if len(found) == project.contest.archived:
             break
         if version.stage != "Archived" or version.tags.get(ROLLED_BACK_TAG):
             continue
         try:
-            held = held_bundle(platform.registry, project.name, version.number, platform.bundles)
+            held = cached_bundle(platform.registry, project.name, version.number, platform.bundles)
         except (BundleError, NotFoundError):
             continue
         theirs = held.signature
         alike = set(theirs.names) <= set(own.names) and theirs.tensor == own.tensor
         if alike and (theirs.task, theirs.target) == (own.task, own.target):
-            found.append(Challenger(version.number, "former champion", former=True))
+            found.append(ContestChallenger(version.number, "former champion", former=True))
     return found
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill.loop.train import Progress, train
+from tidemill.loop.training.train import Progress, train
 from tidemill.platform import Platform
-from tidemill.stores.jobs import Job
-from tidemill.stores.statistics import record_metrics
-from tidemill.worker.child import Report
-from tidemill.worker.kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
-from tidemill.worker.sweeping import run_sweep, spreads
+from tidemill.stores.database.statistics import record_metrics
+from tidemill.stores.jobs.jobs import Job
+from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.worker.job_process import Report
+from tidemill.worker.sweep import run_sweep, spreads
 
 
 def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:

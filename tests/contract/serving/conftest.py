@@ -20,15 +20,15 @@ import uvicorn
 from tests.servers import PATIENCE
 from tidemill import bundle as bundles
 from tidemill import keyring
-from tidemill.bundle import Answer as Given
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
-from tidemill.serving import shelf as shelves
-from tidemill.serving.app import App
-from tidemill.serving.server import Server, config
+from tidemill.bundle import RowPrediction as Given
+from tidemill.serving.http.asgi import ServingApp
+from tidemill.serving.http.server import ServingServer, config
+from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings, load
-from tidemill.serving.shelf import Placed, ShelfState
-from tidemill.serving.sockets import bind
+from tidemill.serving.shelf import shelf as shelves
+from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState
 from tidemill.signature import Column, Signature, Tensor
 
 LABELS = ("low", "mid", 'h"igh %')
@@ -186,8 +186,8 @@ MAKERS: dict[str, Callable[[Path], Bundle]] = {
 }
 
 
-def put(shelf: Path, name: str, version: str, made: Bundle) -> Placed:
-    return shelves.place(shelf, name, version, made.path, made.digest)
+def put(shelf: Path, name: str, version: str, made: Bundle) -> ShelfEntry:
+    return shelves.install_bundle(shelf, name, version, made.path, made.digest)
 
 
 def make_shelf(
@@ -260,8 +260,8 @@ class Tidemill(Running):
 
     def __init__(self, settings: ServingSettings, fallback: Any = None) -> None:
         self.service = Service(settings)
-        app = App(self.service, fallback)
-        super().__init__(Server(config(settings, app)))
+        app = ServingApp(self.service, fallback)
+        super().__init__(ServingServer(config(settings, app)))
 
 
 class Answer(NamedTuple):

@@ -124,8 +124,8 @@ def test_a_key_that_expires_stops_working_on_an_open_connection(
     later = SimpleNamespace(
         time=lambda: time.time() + 3601, monotonic=lambda: time.monotonic() + 3601
     )
-    monkeypatch.setattr("tidemill.serving.gateway.time", later)
-    monkeypatch.setattr("tidemill.serving.keys.time", later)
+    monkeypatch.setattr("tidemill.serving.http.dispatcher.time", later)
+    monkeypatch.setattr("tidemill.serving.http.api_keys.time", later)
     assert status() == 403
     connection.close()
 

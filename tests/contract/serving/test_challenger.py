@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from tidemill.bundle import Bundle
-from tidemill.serving import challenger as challengers
-from tidemill.serving.records import Record
-from tidemill.serving.segments import read_segment, segments
-from tidemill.serving.shelf import ShelfState, write_state
-from tidemill.serving.traffic import TrafficRule, lot, write_traffic
+from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.segments import read_segment, segments
+from tidemill.serving.model import challenger as challengers
+from tidemill.serving.shelf.shelf import ShelfState, write_state
+from tidemill.serving.shelf.traffic_rules import TrafficRule, canary_bucket, write_traffic
 
 from .conftest import FLOATS, Start, Tidemill, classifier, put, regressor, wait_until
 
@@ -48,7 +48,7 @@ def info(running: Tidemill) -> Any:
     return running.ask("/models/classifier/info").json()
 
 
-def records(home: Path, role: str) -> list[Record]:
+def records(home: Path, role: str) -> list[JournalRecord]:
     found = []
     for segment in segments(home / "journal"):
         found += [r for r in read_segment(segment.path, 0).records if r.role == role]
@@ -96,7 +96,7 @@ def test_the_champions_answer_leaves_before_its_shadow_begins(
 ) -> None:
     running = beside(TrafficRule("shadow"))
     free = threading.Event()
-    (companion,) = [p.companion for p in running.service.fleet.predictors.values()]
+    (companion,) = [p.companion for p in running.service.models.predictors.values()]
     runtime = companion.challenger._runtime  # type: ignore[union-attr]
     original = runtime.run
 
@@ -146,7 +146,7 @@ def test_a_canary_has_its_share_of_callers_and_keeps_them(
         answer = running.ask("/predict", BODY, headers={"X-Request-Key": name}).json()
         seen.setdefault(name, set()).add(answer["version"])
     for name, versions in seen.items():
-        assert versions == {"2" if lot(name, "") < 0.5 else "1"}
+        assert versions == {"2" if canary_bucket(name, "") < 0.5 else "1"}
     canaries = records(home, "canary")
     assert {r.version for r in canaries} == {"2"}
     assert len(canaries) == sum(2 for v in seen.values() if v == {"2"}) > 0
@@ -180,7 +180,7 @@ def test_where_a_canary_fails_the_champion_answers(
 ) -> None:
     other = regressor(tmp_path / "other") if how == "refuses the row" else None
     running = beside(TrafficRule("canary", 1.0), other)
-    (companion,) = [p.companion for p in running.service.fleet.predictors.values()]
+    (companion,) = [p.companion for p in running.service.models.predictors.values()]
     challenger = companion.challenger  # type: ignore[union-attr]
 
     class Broken:
@@ -224,22 +224,22 @@ def test_a_champion_that_is_swapped_keeps_its_challenger(
     beside: Callable[..., Tidemill], home: Path, tmp_path: Path
 ) -> None:
     running = beside(TrafficRule("canary", 1.0))
-    state = running.service.fleet.state
+    state = running.service.models.state
     three = put(home / "shelf", "classifier", "3", classifier(tmp_path / "three", seed=3))
     write_state(home / "shelf", msgspec.structs.replace(state, models={"classifier": three}))
-    fleet = running.service.fleet
-    wait_until(lambda: fleet.predictors["classifier"].version == "3", "the new champion")
+    models = running.service.models
+    wait_until(lambda: models.predictors["classifier"].version == "3", "the new champion")
     wait_until(lambda: running.ask("/predict", BODY).json()["version"] == "2", "the canary")
     now = msgspec.structs.replace(state, models=state.challengers, challengers={})
     write_state(home / "shelf", now)
-    wait_until(lambda: fleet.predictors["classifier"].version == "2", "its promotion")
+    wait_until(lambda: models.predictors["classifier"].version == "2", "its promotion")
     wait_until(lambda: info(running)["challenger"] is None, "no challenger")
     assert running.ask("/predict", BODY).json()["version"] == "2"
 
 
 def test_a_damaged_challenger_stays_away(beside: Callable[..., Tidemill], home: Path) -> None:
     running = beside(TrafficRule("off"))
-    (folder,) = [p.folder for p in running.service.fleet.state.challengers.values()]
+    (folder,) = [p.folder for p in running.service.models.state.challengers.values()]
     model = home / "shelf" / folder / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1])
     write_traffic(home / "shelf", {"classifier": TrafficRule("canary", 1.0)})

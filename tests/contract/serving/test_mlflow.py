@@ -22,10 +22,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project, sklearn_dataset
-from tidemill.serving.shelf import ShelfState, place, write_state
-from tidemill.steps.export import export_bundle
-from tidemill.steps.preprocess import build_pipeline
-from tidemill.steps.signature_of import infer_signature
+from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
+from tidemill.steps.data.preprocessing import build_pipeline
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.export.bundle_writer import export_bundle
 
 CITIES = ["Bremen", "Emden", "Husum"]
 
@@ -89,7 +89,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]
         model = models[name] = build_pipeline(estimator, table, project).fit(table, y)
         signature = infer_signature(table, y, task, project)
         made = export_bundle(model, signature, table, y, home / name, name=name, X_train=table)
-        placed[name] = place(home / "shelf", name, "1", made.path, made.digest)
+        placed[name] = install_bundle(home / "shelf", name, "1", made.path, made.digest)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             described = mlflow.models.infer_signature(table, model.predict(table))
@@ -277,9 +277,9 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
         from mlflow.pyfunc import scoring_server
         from starlette.testclient import TestClient
 
-    from tidemill.loop.adopt import adopt
-    from tidemill.steps.export import Made, make_example, write_bundle
-    from tidemill.stores.foreign import read_model_folder
+    from tidemill.loop.sync.adopt import convert
+    from tidemill.steps.export.bundle_writer import BundleMetadata, make_example, write_bundle
+    from tidemill.stores.mlflow.external_models import read_model_folder
 
     from .conftest import starting
 
@@ -297,11 +297,13 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
                 serialization_format="skops", pip_requirements=[],
             )  # fmt: skip
             clients[name] = TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder))))
-            made = adopt(read_model_folder(folder), home)
+            made = convert(read_model_folder(folder), home)
         (home / name).mkdir()
         example = make_example(made.rows, made.signature, made.answers)
-        held = write_bundle(home / name, made.compiled, made.signature, {}, example, Made(name))
-        placed[name] = place(home / "shelf", name, "1", held.path, held.digest)
+        held = write_bundle(
+            home / name, made.compiled, made.signature, {}, example, BundleMetadata(name)
+        )
+        placed[name] = install_bundle(home / "shelf", name, "1", held.path, held.digest)
         found[name] = pd.DataFrame(X[:7])
     write_state(home / "shelf", ShelfState(models=placed, synced_at=1.0))
     with starting(home) as begin:

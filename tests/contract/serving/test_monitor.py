@@ -18,18 +18,18 @@ from typer.testing import CliRunner
 from tests.contract.serving.conftest import Start, Tidemill, wait_until
 from tests.servers import free_port
 from tidemill.cli import app as cli
-from tidemill.cli.monitor import span
+from tidemill.cli.commands.monitor import span
 from tidemill.errors import InputError
-from tidemill.loop.monitor import Keeper, watch
-from tidemill.loop.monitor_report import summarise, write_reports
-from tidemill.loop.probe import Prober
-from tidemill.serving.segments import read_folder
+from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
+from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
+from tidemill.loop.monitoring.api_probe import ApiProber
+from tidemill.serving.journal.segments import read_folder
 from tidemill.settings import Settings
-from tidemill.steps.monitor_picture import Line, monitor_picture
-from tidemill.stores.database import Database
-from tidemill.stores.monitor import MonitorResults, Probe
-from tidemill.stores.prediction_rows import rows_of
-from tidemill.stores.tables import monitor_results
+from tidemill.steps.plots.api_monitor import Line, monitor_picture
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import monitor_results
+from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
+from tidemill.stores.predictions.prediction_rows import rows_of
 
 
 def run(home: Path, url: str, *words: str) -> Any:
@@ -53,11 +53,11 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
     done = run(home, address(served), "--every", "50ms", "--for", "120ms")
     assert done.exit_code == 0, done.output
     summary = json.loads((home.parent / "reports" / "monitoring_summary.json").read_text())
-    models = {f"predict {name}" for name in served.service.fleet.predictors}
+    models = {f"predict {name}" for name in served.service.models.predictors}
     assert set(summary["probes"]) == {"health", "ready"} | models
     assert summary["healthy"]
     assert (summary["availability"], summary["outages"]) == (1.0, [])
-    assert set(summary["versions"]) == set(served.service.fleet.predictors)
+    assert set(summary["versions"]) == set(served.service.models.predictors)
     assert all(found["milliseconds"]["median"] > 0 for found in summary["probes"].values())
     picture = (home.parent / "reports" / "api_monitoring_report.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -69,7 +69,7 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
 
 def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf: Path) -> None:
     server = start()
-    prober = Prober(address(server))
+    prober = ApiProber(address(server))
     prober.look()
     prober.close()
     server.stop()
@@ -108,8 +108,8 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
     start: Start, shelf: Path, home: Path
 ) -> None:
     server = start()
-    url, model = address(server), next(iter(server.service.fleet.predictors))
-    prober, stop = Prober(url, models=[model], timeout=300), threading.Event()
+    url, model = address(server), next(iter(server.service.models.predictors))
+    prober, stop = ApiProber(url, models=[model], timeout=300), threading.Event()
     looks: list[bool] = []
 
     def tell(look: Any) -> None:
@@ -119,7 +119,7 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
         elif looks[-1:] == [False] and not looks[-2]:
             stop.set()
 
-    found = watch(prober, every=0.01, seconds=None, stop=stop, tell=tell)
+    found = monitor_api(prober, every=0.01, seconds=None, stop=stop, tell=tell)
     prober.close()
     summary = write_reports(home.parent / "out", url, found, prober.versions)
     assert looks == [True, False, False]
@@ -176,13 +176,13 @@ def test_the_picture_marks_failures(tmp_path: Path) -> None:
 
 def test_findings_wait_for_a_database_that_is_away(database: Database) -> None:
     nowhere = Database(f"postgresql://me@127.0.0.1:{free_port()}/x")
-    keeper = Keeper(MonitorResults(nowhere))
+    keeper = ProbeBuffer(ApiProbes(nowhere))
     keeper.keep([probe(1, True)])
     assert len(keeper.waiting) == 1
     nowhere.close()
-    keeper._results = MonitorResults(database)
+    keeper._results = ApiProbes(database)
     keeper.keep([probe(2, False)])
-    page = MonitorResults(database).page(probe="health")
+    page = ApiProbes(database).page(probe="health")
     assert [row["time"] for row in page.items] == [2.0, 1.0]
     assert keeper.waiting == []
 
@@ -190,7 +190,7 @@ def test_findings_wait_for_a_database_that_is_away(database: Database) -> None:
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:y", ""])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="no address"):
-        Prober(url)
+        ApiProber(url)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5m", 90)])

@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from tidemill.loop import keeper as keeping
-from tidemill.loop.bundles import adopting
-from tidemill.loop.keeper import Keeper, keep
-from tidemill.loop.sync import Sync
-from tidemill.loop.wanted import parse_wanted
-from tidemill.serving import fleet as fleets
-from tidemill.serving.shelf import ShelfState, write_state
-from tidemill.stores.registry import Registry
+from tidemill.loop.sync import pyfunc_supervisor as keeping
+from tidemill.loop.sync.bundles import adopting
+from tidemill.loop.sync.follow import Sync
+from tidemill.loop.sync.pyfunc_supervisor import PyfuncSupervisor, supervise
+from tidemill.loop.sync.selection import parse_selection
+from tidemill.serving.model import pool as fleets
+from tidemill.serving.shelf.shelf import ShelfState, write_state
+from tidemill.stores.mlflow.registry import Registry
 
 from .conftest import Tidemill, starting, wait_until
 
@@ -51,7 +51,7 @@ class Particular(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 class Served:
     """A shelf with the model on it, the keeper of its worker, and a server."""
 
-    def __init__(self, home: Path, running: Tidemill, keeper: Keeper) -> None:
+    def __init__(self, home: Path, running: Tidemill, keeper: PyfuncSupervisor) -> None:
         self.home = home
         self.running = running
         self.keeper = keeper
@@ -66,16 +66,16 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
     registry = _registered(folder, mlflow_template)
     home = folder / "home"
     bundle_for = adopting(registry, trust=True)
-    report = Sync(registry, home / "shelf", parse_wanted(["m"]), bundle_for=bundle_for).once()
+    report = Sync(registry, home / "shelf", parse_selection(["m"]), bundle_for=bundle_for).once()
     assert not report.problems
-    stop, keeper = threading.Event(), Keeper(home, home / "shelf")
-    thread = threading.Thread(target=keep, args=(keeper, stop))
+    stop, keeper = threading.Event(), PyfuncSupervisor(home, home / "shelf")
+    thread = threading.Thread(target=supervise, args=(keeper, stop))
     with pytest.MonkeyPatch.context() as patch, starting(home) as begin:
         patch.setattr(fleets, "RETRY_SECONDS", 0.2)
         patch.setattr(keeping, "LEAVING_SECONDS", 0.0)
         running = begin()
         wait_until(lambda: running.ask("/ready").status == 503, "the first look")
-        wait_until(lambda: "worker" in running.service.fleet.problems.get("m", ""), "the problem")
+        wait_until(lambda: "worker" in running.service.models.problems.get("m", ""), "the problem")
         thread.start()
         try:
             wait_until(lambda: running.ask("/ready").status == 200, "the worker", PATIENCE)

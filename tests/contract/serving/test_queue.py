@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tidemill.serving import service
-from tidemill.serving.runtime import load_runtime
+from tidemill.serving.model.runtime import load_runtime
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf, wait_until
 
@@ -87,7 +87,7 @@ def test_what_arrives_while_the_model_works_runs_together(begin: Begin) -> None:
             pool.submit(running.ask, "/predict", {"features": [float(i), *ROW[1:]]})
             for i in range(20)
         ]
-        queue = running.service.fleet.find(None)._queue
+        queue = running.service.models.find(None)._queue
         wait_until(lambda: queue.rows == 20, "the others to wait")
         assert running.ask("/health").status == 200
         model.open.set()
@@ -106,7 +106,7 @@ def test_a_row_that_breaks_the_model_breaks_nobody_else(begin: Begin) -> None:
         wait_until(lambda: model.batches == [1], "the first run")
         rows = [ROW, ROW, BAD, ROW, ROW]
         rest = [pool.submit(running.ask, "/predict", {"features": row}) for row in rows]
-        wait_until(lambda: running.service.fleet.find(None)._queue.rows == 5, "the others")
+        wait_until(lambda: running.service.models.find(None)._queue.rows == 5, "the others")
         model.open.set()
         statuses = sorted(f.result().status for f in (first, *rest))
     assert statuses == [200] * 5 + [500]
@@ -119,7 +119,7 @@ def test_a_full_queue_answers_503(begin: Begin) -> None:
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(running.ask, "/predict", {"features": ROW})]
         wait_until(lambda: model.batches == [1], "the first run")
-        queue = running.service.fleet.find(None)._queue
+        queue = running.service.models.find(None)._queue
         asked += [pool.submit(running.ask, "/predict", {"features": ROW}) for _ in range(3)]
         wait_until(lambda: queue.rows == 3, "three more to wait")
         got = running.ask("/predict", {"features": ROW})

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tidemill import keyring
 from tidemill.errors import SettingsError
-from tidemill.serving.metrics import METRICS
+from tidemill.serving.telemetry.metrics import METRICS
 
 from .conftest import FLOATS, Start, Tidemill, make_shelf, wait_until
 
@@ -136,7 +136,7 @@ def test_info_and_schema_describe_the_models(served: Tidemill) -> None:
 
 
 def test_every_example_of_the_schema_is_answered(served: Tidemill) -> None:
-    for name in served.service.fleet.predictors:
+    for name in served.service.models.predictors:
         for body in served.ask(f"/models/{name}/schema").json()["examples"].values():
             assert served.ask(f"/models/{name}/predict", body).status == 200
 
@@ -230,7 +230,7 @@ def test_openapi_describes_every_route(served: Tidemill) -> None:
         assert reference.removeprefix("#/components/schemas/") in schemas
     for protocol in served.service.protocols:
         for route in protocol.routes:
-            for name in served.service.fleet.predictors:
+            for name in served.service.models.predictors:
                 path = route.path.replace("{name}", name).replace("{version}", "1")
                 assert route.method.lower() in document["paths"][path], path
 

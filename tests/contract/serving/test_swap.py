@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tidemill.bundle import Answer as Given
 from tidemill.bundle import Example
-from tidemill.serving.shelf import Placed, ShelfState, read_state, write_state
+from tidemill.bundle import RowPrediction as Given
+from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, read_state, write_state
 
 from .conftest import FLOATS, Start, Tidemill, classifier, make_shelf, put, wait_until
 
@@ -20,17 +20,17 @@ BODY = {"features": [1.0] * len(FLOATS)}
 
 
 @pytest.fixture
-def version(home: Path, tmp_path: Path) -> Callable[[int], Placed]:
+def version(home: Path, tmp_path: Path) -> Callable[[int], ShelfEntry]:
     """Places version N of the classifier, another model each time."""
 
-    def place(number: int) -> Placed:
+    def place(number: int) -> ShelfEntry:
         made = classifier(tmp_path / f"made-{number}", seed=number)
         return put(home / "shelf", "classifier", str(number), made)
 
     return place
 
 
-def promote(home: Path, placed: Placed | None, name: str = "classifier") -> None:
+def promote(home: Path, placed: ShelfEntry | None, name: str = "classifier") -> None:
     """Make a version the one to serve."""
     shelf = home / "shelf"
     models = {k: v for k, v in read_state(shelf).models.items() if k != name}
@@ -45,7 +45,7 @@ def serving(running: Tidemill) -> str:
 
 
 def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
-    home: Path, start: Start, version: Callable[[int], Placed]
+    home: Path, start: Start, version: Callable[[int], ShelfEntry]
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
     placed = {number: version(number) for number in range(2, 22)}
@@ -101,7 +101,7 @@ async def ask(port: int, answers: list[tuple[int, int, float]], done: asyncio.Ev
 
 
 def test_another_version_gives_other_answers_and_never_cached_ones(
-    home: Path, start: Start, version: Callable[[int], Placed]
+    home: Path, start: Start, version: Callable[[int], ShelfEntry]
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start(cache="on")
@@ -147,15 +147,15 @@ def damage(folder: Path, how: str) -> None:
     ],
 )
 def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
-    home: Path, start: Start, version: Callable[[int], Placed], how: str
+    home: Path, start: Start, version: Callable[[int], ShelfEntry], how: str
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     placed = version(2)
     damage(home / "shelf" / placed.folder, how)
     promote(home, placed)
-    fleet = running.service.fleet
-    wait_until(lambda: "classifier" in fleet.problems, "the refusal")
+    models = running.service.models
+    wait_until(lambda: "classifier" in models.problems, "the refusal")
     assert serving(running) == "1"
     ready = running.ask("/ready")
     assert (ready.status, ready.json()["status"]) == (200, "degraded")
@@ -165,7 +165,7 @@ def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
     assert 'tidemill_model_refusals_total{model="classifier"} 1.0' in text
     promote(home, version(3))
     wait_until(lambda: serving(running) == "3", "version 3")
-    wait_until(lambda: not fleet.problems, "no problem any more")
+    wait_until(lambda: not models.problems, "no problem any more")
     assert running.ask("/ready").json()["status"] == "ready"
 
 
@@ -182,7 +182,7 @@ def test_a_version_that_does_not_answer_its_example_is_refused(
     from tidemill import bundle
 
     promote(home, put(home / "shelf", "classifier", "2", bundle.read(lying.path)))
-    why = wait_until(lambda: running.service.fleet.problems.get("classifier"), "the refusal")
+    why = wait_until(lambda: running.service.models.problems.get("classifier"), "the refusal")
     assert "does not answer its own example" in why
     assert serving(running) == "1"
 
@@ -197,11 +197,11 @@ def reseal(folder: Path, example: Example) -> None:
 
 
 def test_a_refused_version_is_tried_again(
-    home: Path, start: Start, version: Callable[[int], Placed], monkeypatch: pytest.MonkeyPatch
+    home: Path, start: Start, version: Callable[[int], ShelfEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tidemill.serving import fleet
+    from tidemill.serving.model import pool
 
-    monkeypatch.setattr(fleet, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "RETRY_SECONDS", 0.1)
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     placed = version(2)
@@ -209,7 +209,7 @@ def test_a_refused_version_is_tried_again(
     content = model.read_bytes()
     model.write_bytes(content[:-1])
     promote(home, placed)
-    wait_until(lambda: "classifier" in running.service.fleet.problems, "the refusal")
+    wait_until(lambda: "classifier" in running.service.models.problems, "the refusal")
     model.write_bytes(content)
     wait_until(lambda: serving(running) == "2", "version 2")
 
@@ -228,7 +228,7 @@ def test_models_come_and_go_by_the_state(home: Path, start: Start) -> None:
 def test_only_the_wanted_models_are_served(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start(models="regressor, absent")
-    assert list(running.service.fleet.predictors) == ["regressor"]
+    assert list(running.service.models.predictors) == ["regressor"]
     assert running.ask("/models/classifier/predict", BODY).status == 404
     absent = running.ask("/models/absent/predict", BODY)
     assert absent.status == 503
@@ -242,10 +242,10 @@ def test_an_unreadable_state_leaves_everything_as_it_was(home: Path, start: Star
     content = state.read_bytes()
     for text in (b"{", b'{"format": 9}', b""):
         state.write_bytes(text)
-        wait_until(lambda: running.service.fleet.problems, "the problem")
+        wait_until(lambda: running.service.models.problems, "the problem")
         assert serving(running) == "1"
     state.write_bytes(content)
-    wait_until(lambda: not running.service.fleet.problems, "recovery")
+    wait_until(lambda: not running.service.models.problems, "recovery")
 
 
 def test_a_shelf_may_come_later(home: Path, start: Start) -> None:

@@ -16,9 +16,17 @@ import msgspec
 import numpy as np
 
 from tidemill.errors import InputError, MalformedError, TidemillError
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.pack import Rows
-from tidemill.serving.predictor import Predictor
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.tensor_encoder import EncodedRows
+from tidemill.serving.http.routes import (
+    JSON,
+    Request,
+    Response,
+    Route,
+    ServingProtocol,
+    json_response,
+)
+from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import inference_schema
 from tidemill.serving.protocols.tensors import (
     BYTES,
@@ -29,14 +37,13 @@ from tidemill.serving.protocols.tensors import (
     read_tensors,
     tensor_bytes,
 )
-from tidemill.serving.routes import JSON, Call, Protocol, Reply, Route, json_reply
 from tidemill.signature import KIND_WORDS, Column, Kind, Signature, Tensor
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.service import Service
 
-__all__ = ["BYTES", "DTYPES", "Inference", "model_metadata", "protocol"]
+__all__ = ["BYTES", "DTYPES", "InferenceHandlers", "model_metadata", "protocol"]
 
 LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
@@ -46,26 +53,26 @@ DATATYPES: dict[Kind, str] = {
 }  # fmt: skip
 
 
-class Wanted(msgspec.Struct):
+class RequestedOutput(msgspec.Struct):
     """An output that the client asks for."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
-class Infer(msgspec.Struct):
+class InferRequest(msgspec.Struct):
     """The JSON of an inference request."""
 
     inputs: list[TensorIn]
     id: str | None = None
     parameters: dict[str, Any] = {}
-    outputs: list[Wanted] | None = None
+    outputs: list[RequestedOutput] | None = None
 
 
-def protocol(service: Service) -> Protocol:
+def protocol(service: Service) -> ServingProtocol:
     """Routes and description of the protocol."""
-    fleet = service.fleet
-    v2 = Inference(fleet)
+    models = service.models
+    v2 = InferenceHandlers(models)
     routes = [
         Route("GET", "/v2", v2.server, problem=refusal),
         Route("GET", "/v2/health/live", v2.live, problem=refusal),
@@ -78,83 +85,85 @@ def protocol(service: Service) -> Protocol:
             Route("GET", f"{root}/ready", v2.model_ready, problem=refusal),
             Route("POST", f"{root}/infer", v2.infer, scope="predict", problem=refusal, fast=True),
         ]
-    return Protocol(
-        "inference", routes, lambda: inference_schema.paths(fleet), inference_schema.schemas
+    return ServingProtocol(
+        "inference", routes, lambda: inference_schema.paths(models), inference_schema.schemas
     )
 
 
-def refusal(error: TidemillError) -> Reply:
+def refusal(error: TidemillError) -> Response:
     """An error as the protocol writes it: a sentence, and 400 for all that is wrong with input."""
     status = 400 if error.status == 422 else error.status
-    return json_reply({"error": str(error)}, status)
+    return json_response({"error": str(error)}, status)
 
 
-class Inference:
+class InferenceHandlers:
     """Handlers of the protocol."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool) -> None:
+        self._models = models
 
-    def server(self, call: Call) -> Reply:
+    def server(self, request: Request) -> Response:
         """Who answers here."""
         version = importlib.metadata.version("tidemill")
-        return json_reply({"name": "tidemill", "version": version, "extensions": EXTENSIONS})
+        return json_response({"name": "tidemill", "version": version, "extensions": EXTENSIONS})
 
-    def live(self, call: Call) -> Reply:
+    def live(self, request: Request) -> Response:
         """That the process answers."""
-        return json_reply({"live": True})
+        return json_response({"live": True})
 
-    def ready(self, call: Call) -> Reply:
+    def ready(self, request: Request) -> Response:
         """Whether models are in service."""
-        ready = self._fleet.serves
-        return json_reply({"ready": ready}, 200 if ready else 503)
+        ready = self._models.serves
+        return json_response({"ready": ready}, 200 if ready else 503)
 
-    def index(self, call: Call) -> Reply:
+    def index(self, request: Request) -> Response:
         """The models in service, and those that should be but have a problem."""
         found = [
             {"name": p.name, "version": p.version, "state": "READY", "reason": ""}
-            for _, p in sorted(self._fleet.predictors.items())
+            for _, p in sorted(self._models.predictors.items())
         ]
-        for name, problem in sorted(self._fleet.problems.items()):
-            if name and name not in self._fleet.predictors:
+        for name, problem in sorted(self._models.problems.items()):
+            if name and name not in self._models.predictors:
                 gone = {"name": name, "version": "", "state": "UNAVAILABLE", "reason": problem}
                 found.append(gone)
-        return json_reply(found)
+        return json_response(found)
 
-    def metadata(self, call: Call) -> Reply:
+    def metadata(self, request: Request) -> Response:
         """The inputs and outputs of one model."""
-        return json_reply(model_metadata(self._find(call)))
+        return json_response(model_metadata(self._find(request)))
 
-    def model_ready(self, call: Call) -> Reply:
+    def model_ready(self, request: Request) -> Response:
         """Whether one model, or one version of it, is in service."""
-        found = self._find(call)
-        return json_reply({"name": found.name, "version": found.version, "ready": True})
+        found = self._find(request)
+        return json_response({"name": found.name, "version": found.version, "ready": True})
 
-    def infer(self, call: Call) -> None:
+    def infer(self, request: Request) -> None:
         """Answer rows."""
-        predictor = self._find(call) if "version" in call.params else self._fleet.pick(call)
-        request, tail = read_request(call)
-        tensors = read_tensors(request.inputs, tail)
-        check_outputs(predictor.signature, request)
+        predictor = (
+            self._find(request) if "version" in request.params else self._models.pick(request)
+        )
+        infer_request, tail = read_request(request)
+        tensors = read_tensors(infer_request.inputs, tail)
+        check_outputs(predictor.signature, infer_request)
         rows = rows_of(predictor, tensors)
 
-        def finish(call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
-            return answer(predictor, request, outputs, (start, stop), call.id)
+        def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
+            return answer(predictor, infer_request, outputs, (start, stop), request.id)
 
-        predictor.submit(call, rows, finish)
+        predictor.submit(request, rows, finish)
 
-    def _find(self, call: Call) -> Predictor:
-        return self._fleet.find(call.params["name"], call.params.get("version"))
+    def _find(self, request: Request) -> Predictor:
+        return self._models.find(request.params["name"], request.params.get("version"))
 
 
-def read_request(call: Call) -> tuple[Infer, bytes]:
+def read_request(request: Request) -> tuple[InferRequest, bytes]:
     """The JSON of a request, and the bytes behind it.
 
     Raises:
         MalformedError: The length is none, or the JSON is not of the protocol.
     """
-    declared = call.head.header(LENGTH)
-    length = len(call.body)
+    declared = request.head.header(LENGTH)
+    length = len(request.body)
     if declared is not None:
         if not declared.isdigit() or len(declared) > 15 or int(declared) > length:
             raise MalformedError(
@@ -163,13 +172,13 @@ def read_request(call: Call) -> tuple[Infer, bytes]:
             )
         length = int(declared)
     try:
-        request = msgspec.json.decode(call.body[:length], type=Infer)
+        infer_request = msgspec.json.decode(request.body[:length], type=InferRequest)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise MalformedError(f"The request is not of the protocol: {error}.") from error
-    return request, call.body[length:]
+    return infer_request, request.body[length:]
 
 
-def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> Rows:
+def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> EncodedRows:
     """The tensors as checked rows.
 
     Raises:
@@ -209,10 +218,10 @@ def model_metadata(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def check_outputs(signature: Signature, request: Infer) -> None:
+def check_outputs(signature: Signature, infer_request: InferRequest) -> None:
     """Refuse a request for an output that the model does not have."""
     known = [output["name"] for output in _outputs(signature)]
-    for wanted in request.outputs or []:
+    for wanted in infer_request.outputs or []:
         if wanted.name not in known:
             raise InputError(
                 f"There is no output '{wanted.name[:80]}'.",
@@ -222,12 +231,16 @@ def check_outputs(signature: Signature, request: Infer) -> None:
 
 
 def answer(
-    predictor: Predictor, request: Infer, outputs: Outputs, span: tuple[int, int], call_id: str
-) -> Reply:
+    predictor: Predictor,
+    infer_request: InferRequest,
+    outputs: Outputs,
+    span: tuple[int, int],
+    call_id: str,
+) -> Response:
     """The reply, in JSON or with the outputs that the client wants as bytes behind it."""
     found = _arrays(predictor.signature, outputs, span)
-    by_default = bool(request.parameters.get("binary_data_output", False))
-    wanted = request.outputs or [Wanted(name) for name in found]
+    by_default = bool(infer_request.parameters.get("binary_data_output", False))
+    wanted = infer_request.outputs or [RequestedOutput(name) for name in found]
     described, tail = [], []
     for output in wanted:
         if output.name not in found:  # a classifier that gives no probabilities
@@ -245,15 +258,15 @@ def answer(
     head = {
         "model_name": predictor.name,
         "model_version": predictor.version,
-        "id": request.id if request.id is not None else call_id,
+        "id": infer_request.id if infer_request.id is not None else call_id,
         "parameters": {"prediction_id": call_id},
         "outputs": described,
     }
     text = msgspec.json.encode(head)
     if not tail:
-        return Reply(text, content_type=JSON)
+        return Response(text, content_type=JSON)
     length = (LENGTH, b"%d" % len(text))
-    return Reply(b"".join([text, *tail]), content_type=OCTETS, headers=(length,))
+    return Response(b"".join([text, *tail]), content_type=OCTETS, headers=(length,))
 
 
 def _arrays(signature: Signature, outputs: Outputs, span: tuple[int, int]) -> dict[str, Array]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.openapi import REFUSALS, SECURITY, answer, reference
 from tidemill.serving.protocols import inference
+from tidemill.serving.protocols.openapi import REFUSALS, SECURITY, answer, reference
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
-    from tidemill.serving.predictor import Predictor
+    from tidemill.serving.model.pool import ModelPool
+    from tidemill.serving.model.predictor import Predictor
 
 INFER_ERRORS = (400, 403, 404, 413, 415, 429, 500, 503, 504)
 WORD = {"type": "string"}
@@ -64,7 +64,7 @@ def schemas() -> dict[str, Any]:
     }
 
 
-def paths(fleet: Fleet) -> dict[str, Any]:
+def paths(models: ModelPool) -> dict[str, Any]:
     """The path items of the protocol for the models in service."""
     anything = {"type": "object"}
     found: dict[str, Any] = {
@@ -73,7 +73,7 @@ def paths(fleet: Fleet) -> dict[str, Any]:
         "/v2/health/ready": {"get": _get("v2_ready", "Whether models are served", anything, 503)},
         "/v2/repository/index": {"post": _index()},
     }
-    for name, predictor in sorted(fleet.predictors.items()):
+    for name, predictor in sorted(models.predictors.items()):
         root = f"/v2/models/{quote(name, safe='')}"
         for place, kind in ((root, ""), (f"{root}/versions/{predictor.version}", "_version")):
             own = f"{kind}_{name}"

@@ -19,17 +19,24 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
-from tidemill.serving.cells import read_cell
-from tidemill.serving.forms import read_json
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.pack import Rows
-from tidemill.serving.predictor import Predictor
+from tidemill.serving.codec.csv_cells import read_cell
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.request_parsing import read_json
+from tidemill.serving.codec.tensor_encoder import EncodedRows
+from tidemill.serving.http.routes import (
+    JSON,
+    Request,
+    Response,
+    Route,
+    ServingProtocol,
+    json_response,
+)
+from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import mlflow_schema
-from tidemill.serving.routes import JSON, Call, Protocol, Reply, Route, json_reply
 from tidemill.signature import Signature, Tensor
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.service import Service
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
@@ -45,10 +52,10 @@ CODES = {
 }
 
 
-def protocol(service: Service) -> Protocol:
+def protocol(service: Service) -> ServingProtocol:
     """Routes and description of the protocol."""
-    fleet = service.fleet
-    scoring = Scoring(fleet)
+    models = service.models
+    scoring = ScoringHandlers(models)
     routes = [
         Route("GET", "/ping", scoring.ping, problem=refusal),
         Route("GET", "/version", scoring.version, problem=refusal),
@@ -61,48 +68,50 @@ def protocol(service: Service) -> Protocol:
                 scope="predict", problem=refusal, media=media, fast=True,
             )
         )  # fmt: skip
-    return Protocol("mlflow", routes, lambda: mlflow_schema.paths(fleet), mlflow_schema.schemas)
+    return ServingProtocol(
+        "mlflow", routes, lambda: mlflow_schema.paths(models), mlflow_schema.schemas
+    )
 
 
-def refusal(error: TidemillError) -> Reply:
+def refusal(error: TidemillError) -> Response:
     """An error as MLflow writes it; 400 for all that is wrong with the input."""
     status = 400 if error.status in (409, 422) else error.status
     code = CODES.get(status, "BAD_REQUEST")
-    return json_reply({"error_code": code, "message": str(error)}, status)
+    return json_response({"error_code": code, "message": str(error)}, status)
 
 
-class Scoring:
+class ScoringHandlers:
     """Handlers of the protocol."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool) -> None:
+        self._models = models
 
-    def ping(self, call: Call) -> Reply:
+    def ping(self, request: Request) -> Response:
         """An empty 200 when models are in service, 404 when none is."""
-        ready = self._fleet.ready.is_set() and bool(self._fleet.predictors)
-        return Reply(b"\n", 200 if ready else 404)
+        ready = self._models.ready.is_set() and bool(self._models.predictors)
+        return Response(b"\n", 200 if ready else 404)
 
-    def version(self, call: Call) -> Reply:
+    def version(self, request: Request) -> Response:
         """The version of MLflow that the default model was made with; without one, Tidemill's."""
-        default = self._fleet.predictors.get(self._fleet.default or "")
+        default = self._models.predictors.get(self._models.default or "")
         made_with = default.bundle.manifest.versions if default else {}
         text = made_with.get("mlflow") or f"tidemill {made_with.get('tidemill', '')}".strip()
-        return Reply(text.encode(), content_type=b"text/html; charset=utf-8")
+        return Response(text.encode(), content_type=b"text/html; charset=utf-8")
 
-    def invoke(self, call: Call) -> None:
+    def invoke(self, request: Request) -> None:
         """Answer rows."""
-        predictor = self._fleet.pick(call)
-        media = (call.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
-        rows = READERS[media](predictor, call.body)
+        predictor = self._models.pick(request)
+        media = (request.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
+        rows = READERS[media](predictor, request.body)
 
-        def finish(call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
+        def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
             labels = predictor.signature.labels
-            return json_reply({"predictions": outputs.predictions(labels, start, stop)})
+            return json_response({"predictions": outputs.predictions(labels, start, stop)})
 
-        predictor.submit(call, rows, finish)
+        predictor.submit(request, rows, finish)
 
 
-def read_body(predictor: Predictor, body: bytes) -> Rows:
+def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a JSON body.
 
     Raises:
@@ -128,7 +137,7 @@ def read_body(predictor: Predictor, body: bytes) -> Rows:
     return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
 
 
-def _usual(predictor: Predictor, body: bytes) -> Rows | None:
+def _usual(predictor: Predictor, body: bytes) -> EncodedRows | None:
     """The rows of a body in one of the usual forms, read several times quicker; None for every
     other body, also for one with something wrong in it."""
     split = body.startswith(b'{"dataframe_split"')
@@ -136,7 +145,7 @@ def _usual(predictor: Predictor, body: bytes) -> Rows | None:
     return None if found is None else predictor.packer.pack(found)
 
 
-def read_csv(predictor: Predictor, body: bytes) -> Rows:
+def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a CSV file with a header."""
     try:
         lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
@@ -165,7 +174,7 @@ def _refuse_repeated(names: list[str]) -> None:
         raise InputError(f"The table has several columns '{twice[:80]}'.", field=twice)
 
 
-def read_parquet(predictor: Predictor, body: bytes) -> Rows:
+def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a Parquet file."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
@@ -189,7 +198,7 @@ def read_parquet(predictor: Predictor, body: bytes) -> Rows:
 READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: read_parquet}
 
 
-def columns_rows(predictor: Predictor, columns: Columns) -> Rows:
+def columns_rows(predictor: Predictor, columns: Columns) -> EncodedRows:
     """Checked rows out of named columns; those that the model does not know are left aside."""
     names = predictor.signature.names
     if missing := [name for name in names if name not in columns]:

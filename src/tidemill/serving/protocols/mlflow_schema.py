@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.openapi import REFUSALS, SECURITY, answer, reference
+from tidemill.serving.protocols.openapi import REFUSALS, SECURITY, answer, reference
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
-    from tidemill.serving.predictor import Predictor
+    from tidemill.serving.model.pool import ModelPool
+    from tidemill.serving.model.predictor import Predictor
 
 ERRORS = (400, 403, 404, 413, 415, 429, 500, 503, 504)
 TAGS = ["MLflow scoring protocol"]
@@ -45,15 +45,15 @@ def schemas() -> dict[str, Any]:
     }
 
 
-def paths(fleet: Fleet) -> dict[str, Any]:
+def paths(models: ModelPool) -> dict[str, Any]:
     """The path items of the protocol for the models in service."""
     found: dict[str, Any] = {
         "/ping": {"get": _get("ping", "Whether models are served", 404)},
         "/version": {"get": _get("mlflow_version", "The version of MLflow")},
     }
-    for name, predictor in sorted(fleet.predictors.items()):
+    for name, predictor in sorted(models.predictors.items()):
         found[f"/invocations/{quote(name, safe='')}"] = {"post": _invoke(predictor, f"_{name}")}
-        if name == fleet.default:
+        if name == models.default:
             found["/invocations"] = {"post": _invoke(predictor, "")}
     return found
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tidemill.serving.encode import Encoder
-from tidemill.serving.outputs import Outputs
-from tidemill.serving.predictor import Predictor
+from tidemill.serving.codec.answer_encoder import AnswerEncoder
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.http.routes import (
+    JSON_MEDIA,
+    Request,
+    Response,
+    Route,
+    ServingProtocol,
+    json_response,
+)
+from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import native_schema
-from tidemill.serving.routes import JSON_MEDIA, Call, Protocol, Reply, Route, json_reply
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
+    from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.service import Service
 
 
-def protocol(service: Service) -> Protocol:
+def protocol(service: Service) -> ServingProtocol:
     """Routes and description of the native protocol."""
-    native = Native(service.fleet)
+    native = NativeHandlers(service.models)
     predict: dict[str, Any] = {"scope": "predict", "media": JSON_MEDIA, "fast": True}
     routes = [
         Route("POST", "/predict", native.predict, **predict),
@@ -27,51 +34,53 @@ def protocol(service: Service) -> Protocol:
         Route("GET", "/schema", native.schema),
         Route("GET", "/models/{name}/schema", native.schema),
     ]
-    fleet = service.fleet
-    return Protocol(
+    models = service.models
+    return ServingProtocol(
         "native",
         routes,
-        lambda: native_schema.paths(fleet),
-        lambda: native_schema.schemas(fleet),
+        lambda: native_schema.paths(models),
+        lambda: native_schema.schemas(models),
     )
 
 
-class Native:
+class NativeHandlers:
     """Handlers of the native protocol."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, models: ModelPool) -> None:
+        self._models = models
 
-    def predict(self, call: Call) -> None:
+    def predict(self, request: Request) -> None:
         """One row, or many under `instances`."""
-        predictor = self._fleet.pick(call)
-        version = predictor.attached("native", NativeVersion)
-        body = call.body
+        predictor = self._models.pick(request)
+        version = predictor.attached("native", NativeResponder)
+        body = request.body
         row = None if b'"instances"' in body[:24] else predictor.read_one(body)
         if row is None:
-            predictor.submit(call, predictor.read_many(body), version.finish_many)
+            predictor.submit(request, predictor.read_many(body), version.finish_many)
         else:
-            predictor.submit_row(call, row, version.finish_one)
+            predictor.submit_row(request, row, version.finish_one)
 
-    def predict_batch(self, call: Call) -> None:
+    def predict_batch(self, request: Request) -> None:
         """Many rows under `instances`."""
-        predictor = self._fleet.pick(call)
-        version = predictor.attached("native", NativeVersion)
-        predictor.submit(call, predictor.read_many(call.body), version.finish_many)
+        predictor = self._models.pick(request)
+        version = predictor.attached("native", NativeResponder)
+        predictor.submit(request, predictor.read_many(request.body), version.finish_many)
 
-    def schema(self, call: Call) -> Reply:
+    def schema(self, request: Request) -> Response:
         """The JSON Schema of requests and answers, with an example."""
-        return json_reply(native_schema.model_schema(self._fleet.find(call.params.get("name"))))
+        return json_response(
+            native_schema.model_schema(self._models.find(request.params.get("name")))
+        )
 
 
-class NativeVersion:
+class NativeResponder:
     """What the native protocol keeps for one version."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self._encoder = Encoder(predictor.signature, predictor.name, predictor.version)
+        self._encoder = AnswerEncoder(predictor.signature, predictor.name, predictor.version)
 
-    def finish_one(self, call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
-        return Reply(self._encoder.one(outputs, start, call.id))
+    def finish_one(self, request: Request, outputs: Outputs, start: int, stop: int) -> Response:
+        return Response(self._encoder.one(outputs, start, request.id))
 
-    def finish_many(self, call: Call, outputs: Outputs, start: int, stop: int) -> Reply:
-        return Reply(self._encoder.many(outputs, start, stop, call.id))
+    def finish_many(self, request: Request, outputs: Outputs, start: int, stop: int) -> Response:
+        return Response(self._encoder.many(outputs, start, stop, request.id))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.encode import label_text
-from tidemill.serving.openapi import SECURITY, answer, component, reference, refusals
+from tidemill.serving.codec.answer_encoder import label_text
+from tidemill.serving.protocols.openapi import SECURITY, answer, component, reference, refusals
 from tidemill.signature import Column, Label, Signature, Tensor, Value
 
 if TYPE_CHECKING:
-    from tidemill.serving.fleet import Fleet
-    from tidemill.serving.predictor import Predictor
+    from tidemill.serving.model.pool import ModelPool
+    from tidemill.serving.model.predictor import Predictor
 
 ERRORS = (400, 403, 404, 413, 415, 422, 429, 500, 503, 504)
 #: Where numbers no longer round to a single-precision one.
@@ -19,11 +19,11 @@ SINGLE = {"exclusiveMinimum": -float(2**128 - 2**103), "exclusiveMaximum": float
 INT64 = 1 << 63
 
 
-def paths(fleet: Fleet) -> dict[str, Any]:
+def paths(models: ModelPool) -> dict[str, Any]:
     """The path items of the native protocol for the models in service."""
     found: dict[str, Any] = {}
-    default = fleet.default
-    for name, predictor in sorted(fleet.predictors.items()):
+    default = models.default
+    for name, predictor in sorted(models.predictors.items()):
         root = f"/models/{quote(name, safe='')}"
         found[f"{root}/predict"] = {"post": _predict(predictor, f"predict_{name}")}
         found[f"{root}/predict_batch"] = {"post": _batch(predictor, f"predict_batch_{name}")}
@@ -39,10 +39,10 @@ def paths(fleet: Fleet) -> dict[str, Any]:
     return found
 
 
-def schemas(fleet: Fleet) -> dict[str, Any]:
+def schemas(models: ModelPool) -> dict[str, Any]:
     """The component schemas of the models in service."""
     found: dict[str, Any] = {}
-    for name, predictor in fleet.predictors.items():
+    for name, predictor in models.predictors.items():
         parts = _parts(predictor)
         found.update({component(name, part): schema for part, schema in parts.items()})
     return found
@@ -211,11 +211,11 @@ def _batch(predictor: Predictor, operation: str) -> dict[str, Any]:
 
 
 def _operation(
-    predictor: Predictor, operation: str, request: str, reply: str, summary: str, words: str,
+    predictor: Predictor, operation: str, request: str, response: str, summary: str, words: str,
     shown: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     name = predictor.name
-    schema = reference(component(name, reply))
+    schema = reference(component(name, response))
     if request == "Request":
         schema = {"anyOf": [schema, reference(component(name, "BatchAnswer"))]}
     body = {

@@ -11,9 +11,9 @@ from tidemill.steps.convert import (
     columns,
     encoders,
     ensembles,
+    feature_transforms,
     kernels,
     linear,
-    shapes,
     trees,
     wrappers,
 )
@@ -26,9 +26,9 @@ __all__ = [
     "convert",
     "encoders",
     "ensembles",
+    "feature_transforms",
     "kernels",
     "linear",
-    "shapes",
     "trees",
     "wrappers",
 ]

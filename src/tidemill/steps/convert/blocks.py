@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumberBlock:
     """Columns [rows, width] of float64: (columns `index` of `source`, filled - shift) / scale.
 
     Attributes:
@@ -49,16 +49,16 @@ class Numbers:
         """Whether nothing has been noted down yet but which columns they are."""
         return bool(np.isnan(self.fill).all() and not self.shift.any() and (self.scale == 1).all())
 
-    def take(self, columns: Any) -> Numbers:
+    def take(self, columns: Any) -> NumberBlock:
         picked = {n: getattr(self, n)[columns] for n in ("index", "nullable", *_ARITHMETIC)}
         return replace(self, **picked)
 
-    def filled(self, values: Floats) -> Numbers:
+    def filled(self, values: Floats) -> NumberBlock:
         """NaN replaced by values [width], NaN where it stays; free where none can occur."""
         fill = np.where(self.nullable, values, np.nan)
         return replace(self, fill=fill, nullable=self.nullable & np.isnan(fill))
 
-    def scaled(self, shift: Floats, scale: Floats) -> Numbers:
+    def scaled(self, shift: Floats, scale: Floats) -> NumberBlock:
         return replace(self, shift=np.asarray(shift, float), scale=np.asarray(scale, float))
 
 
@@ -66,7 +66,7 @@ _ARITHMETIC = ("fill", "shift", "scale")
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextBlock:
     """Columns [rows, width] of text: columns `index` of the string matrix `source`.
 
     Attributes:
@@ -81,17 +81,17 @@ class Texts:
     def width(self) -> int:
         return len(self.index)
 
-    def take(self, columns: Any) -> Texts:
+    def take(self, columns: Any) -> TextBlock:
         positions = np.arange(self.width)[columns]
         return replace(self, index=self.index[columns], fill=tuple(self.fill[i] for i in positions))
 
 
 @dataclass(frozen=True)
-class Frame:
+class FrameBlock:
     """Named columns of both types, as a request gives them."""
 
     names: tuple[str, ...]
-    parts: tuple[Numbers | Texts, ...]
+    parts: tuple[NumberBlock | TextBlock, ...]
 
     @property
     def width(self) -> int:
@@ -100,23 +100,23 @@ class Frame:
     def take(self, columns: Any) -> Block:
         """Some columns; of one type when they are."""
         names = tuple(self.names[i] for i in columns)
-        return joined(names, [self.parts[i] for i in columns])
+        return join_columns(names, [self.parts[i] for i in columns])
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorBlock:
     """One array [rows, *shape] of float32 or float64, as a request gives it."""
 
     name: str
     shape: tuple[int, ...]
 
 
-Block = Numbers | Texts | Frame | Tensor
+Block = NumberBlock | TextBlock | FrameBlock | TensorBlock
 
 
-def plain(source: str, width: int, *, nullable: bool = True) -> Numbers:
+def number_block(source: str, width: int, *, nullable: bool = True) -> NumberBlock:
     """All columns of a matrix that is in the graph."""
-    return Numbers(
+    return NumberBlock(
         source=source,
         total=width,
         index=np.arange(width),
@@ -127,28 +127,28 @@ def plain(source: str, width: int, *, nullable: bool = True) -> Numbers:
     )
 
 
-def joined(names: tuple[str, ...], parts: Sequence[Numbers | Texts]) -> Block:
+def join_columns(names: tuple[str, ...], parts: Sequence[NumberBlock | TextBlock]) -> Block:
     """Single columns as one block, without any operation."""
-    numbers = [part for part in parts if isinstance(part, Numbers)]
-    texts = [part for part in parts if isinstance(part, Texts)]
+    numbers = [part for part in parts if isinstance(part, NumberBlock)]
+    texts = [part for part in parts if isinstance(part, TextBlock)]
     if numbers and not texts:
-        return _one_source(numbers) or Frame(names, tuple(parts))
+        return _one_source(numbers) or FrameBlock(names, tuple(parts))
     if texts and not numbers:
         index = np.concatenate([part.index for part in texts])
-        return Texts(texts[0].source, index, tuple(f for part in texts for f in part.fill))
-    return Frame(names, tuple(parts))
+        return TextBlock(texts[0].source, index, tuple(f for part in texts for f in part.fill))
+    return FrameBlock(names, tuple(parts))
 
 
-def side_by_side(graph: Graph, blocks: Sequence[Numbers]) -> Numbers:
+def concatenate(graph: Graph, blocks: Sequence[NumberBlock]) -> NumberBlock:
     """Blocks of numbers as one; without any operation where they come from one source."""
     merged = _one_source(blocks)
     if merged is not None:
         return merged
     name = graph.stack([matrix(graph, block) for block in blocks])
-    return plain(name, sum(block.width for block in blocks))
+    return number_block(name, sum(block.width for block in blocks))
 
 
-def _one_source(blocks: Sequence[Numbers]) -> Numbers | None:
+def _one_source(blocks: Sequence[NumberBlock]) -> NumberBlock | None:
     if len({block.source for block in blocks}) != 1:
         return None
     names = ("index", "nullable", *_ARITHMETIC)
@@ -158,25 +158,27 @@ def _one_source(blocks: Sequence[Numbers]) -> Numbers | None:
     return replace(blocks[0], **merged)
 
 
-def numbers(graph: Graph, block: Block) -> Numbers:
+def as_numbers(graph: Graph, block: Block) -> NumberBlock:
     """The block as numbers.
 
     Raises:
         ExportError: It holds texts.
     """
-    if isinstance(block, Numbers):
+    if isinstance(block, NumberBlock):
         return block
-    if isinstance(block, Tensor):
+    if isinstance(block, TensorBlock):
         width = int(np.prod(block.shape))
-        return plain(graph.double(graph.reshape(block.name, -1, width)), width, nullable=False)
-    if isinstance(block, Frame) and all(isinstance(part, Numbers) for part in block.parts):
-        return side_by_side(graph, [p for p in block.parts if isinstance(p, Numbers)])
+        return number_block(
+            graph.double(graph.reshape(block.name, -1, width)), width, nullable=False
+        )
+    if isinstance(block, FrameBlock) and all(isinstance(part, NumberBlock) for part in block.parts):
+        return concatenate(graph, [p for p in block.parts if isinstance(p, NumberBlock)])
     raise ExportError("A step that takes numbers is given texts.")
 
 
 def matrix(graph: Graph, block: Block) -> str:
     """The block computed: the name of a matrix [rows, width] of float64."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     name = columns.source
     if not np.array_equal(columns.index, np.arange(columns.total)):
         name = graph.columns(name, columns.index.tolist())
@@ -189,12 +191,14 @@ def matrix(graph: Graph, block: Block) -> str:
     return name
 
 
-def settled(graph: Graph, block: Block) -> Numbers:
+def materialize(graph: Graph, block: Block) -> NumberBlock:
     """The block with nothing left to note but its source."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     if columns.bare:
         return columns
-    return replace(plain(matrix(graph, columns), columns.width), nullable=columns.nullable.copy())
+    return replace(
+        number_block(matrix(graph, columns), columns.width), nullable=columns.nullable.copy()
+    )
 
 
 def _filled(graph: Graph, name: str, fill: Floats) -> str:

@@ -16,49 +16,57 @@ from sklearn.ensemble import (
 )
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, Tensor, matrix, numbers, side_by_side
-from tidemill.steps.convert.dispatch import Outcome, answer, asked, scores, transform
+from tidemill.steps.convert.blocks import Block, TensorBlock, as_numbers, concatenate, matrix
+from tidemill.steps.convert.dispatch import (
+    EstimatorOutputs,
+    call_quietly,
+    convert_estimator,
+    convert_scores,
+    convert_transformer,
+)
 from tidemill.steps.convert.graph import Graph
 from tidemill.steps.convert.linear import two_columns
-from tidemill.steps.convert.trees import LEQ, MEMBER, Tree, ensemble, grown, single
+from tidemill.steps.convert.trees import LEQ, MEMBER, Tree, ensemble, single_precision, tree_of
 
 Floats = npt.NDArray[np.float64]
 
 
-@answer.register(HistGradientBoostingRegressor)
+@convert_estimator.register(HistGradientBoostingRegressor)
 def _histogram_regressor(
     step: HistGradientBoostingRegressor, graph: Graph, block: Block
-) -> Outcome:
+) -> EstimatorOutputs:
     raw = _histogram_raw(step, graph, block)
     positive = step.loss in ("poisson", "gamma")  # their link is the logarithm
-    return Outcome(value=graph.add("Exp", raw) if positive else raw)
+    return EstimatorOutputs(value=graph.add("Exp", raw) if positive else raw)
 
 
-@answer.register(HistGradientBoostingClassifier)
+@convert_estimator.register(HistGradientBoostingClassifier)
 def _histogram_classifier(
     step: HistGradientBoostingClassifier, graph: Graph, block: Block
-) -> Outcome:
-    return Outcome(probabilities=likely(graph, _histogram_raw(step, graph, block), step))
+) -> EstimatorOutputs:
+    return EstimatorOutputs(
+        probabilities=class_probabilities(graph, _histogram_raw(step, graph, block), step)
+    )
 
 
-@scores.register(HistGradientBoostingClassifier)
+@convert_scores.register(HistGradientBoostingClassifier)
 def _histogram_raw(step: Any, graph: Graph, block: Block) -> str:
     """Baseline and trees added up, double [rows, 1 or classes]. The trees compare doubles."""
     stages = [[_histogram_tree(tree) for tree in stage] for stage in step._predictors]
     name = matrix(graph, _categories_first(step, graph, block))
-    return raised(graph, name, _in_turn(stages), np.ravel(step._baseline_prediction))
+    return boosted_scores(graph, name, _in_turn(stages), np.ravel(step._baseline_prediction))
 
 
 def _categories_first(step: Any, graph: Graph, block: Block) -> Block:
     """What the trees see: the categorical columns' codes, then the other columns."""
     if step.is_categorical_ is None:
         return block
-    if isinstance(block, Tensor):
+    if isinstance(block, TensorBlock):
         raise ExportError(f"{type(step).__name__} is given a tensor.")
     chosen, others = np.flatnonzero(step.is_categorical_), np.flatnonzero(~step.is_categorical_)
     encoder = step._preprocessor.named_transformers_["encoder"]
-    codes = numbers(graph, transform(encoder, graph, block.take(chosen)))
-    return side_by_side(graph, [codes, *(numbers(graph, block.take([i])) for i in others)])
+    codes = as_numbers(graph, convert_transformer(encoder, graph, block.take(chosen)))
+    return concatenate(graph, [codes, *(as_numbers(graph, block.take([i])) for i in others)])
 
 
 def _histogram_tree(predictor: Any) -> Tree:
@@ -90,7 +98,7 @@ def _in_turn(stages: Sequence[Sequence[Tree]]) -> list[tuple[int, Tree]]:
     return [(output, tree) for stage in stages for output, tree in enumerate(stage)]
 
 
-def raised(graph: Graph, name: str, trees: Sequence[tuple[int, Tree]], base: Floats) -> str:
+def boosted_scores(graph: Graph, name: str, trees: Sequence[tuple[int, Tree]], base: Floats) -> str:
     """base [outputs] + trees, each given with the output it adds to: double [rows, outputs].
 
     Args:
@@ -101,7 +109,7 @@ def raised(graph: Graph, name: str, trees: Sequence[tuple[int, Tree]], base: Flo
     return graph.add("Add", total, graph.constant(base)) if base.any() else total
 
 
-def likely(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
+def class_probabilities(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
     """Probabilities of raw scores: the sigmoid of one, the softmax of many."""
     if len(step.classes_) > 2:
         return graph.add("Softmax", raw, axis=1)
@@ -110,25 +118,27 @@ def likely(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
     return two_columns(graph, graph.add("Sigmoid", raw))
 
 
-@answer.register(GradientBoostingRegressor)
-def _regressor(step: GradientBoostingRegressor, graph: Graph, block: Block) -> Outcome:
-    return Outcome(value=_gradient_raw(step, graph, block))
+@convert_estimator.register(GradientBoostingRegressor)
+def _regressor(step: GradientBoostingRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
+    return EstimatorOutputs(value=_gradient_raw(step, graph, block))
 
 
-@answer.register(GradientBoostingClassifier)
-def _classifier(step: GradientBoostingClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(GradientBoostingClassifier)
+def _classifier(step: GradientBoostingClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     # The exponential loss's link has half the slope of the logistic one's.
     factor = 2.0 if step.loss == "exponential" else 1.0
-    return Outcome(probabilities=likely(graph, _gradient_raw(step, graph, block), step, factor))
+    return EstimatorOutputs(
+        probabilities=class_probabilities(graph, _gradient_raw(step, graph, block), step, factor)
+    )
 
 
-@scores.register(GradientBoostingClassifier)
+@convert_scores.register(GradientBoostingClassifier)
 def _gradient_raw(step: Any, graph: Graph, block: Block) -> str:
     stages = [
-        [_scaled(grown(tree), step.learning_rate) for tree in stage] for stage in step.estimators_
+        [_scaled(tree_of(tree), step.learning_rate) for tree in stage] for stage in step.estimators_
     ]
-    rounded = graph.double(single(graph, block))
-    return raised(graph, rounded, _in_turn(stages), _baseline(step))
+    rounded = graph.double(single_precision(graph, block))
+    return boosted_scores(graph, rounded, _in_turn(stages), _baseline(step))
 
 
 def _scaled(tree: Tree, rate: float) -> Tree:
@@ -145,4 +155,4 @@ def _baseline(step: Any) -> Floats:
     zeros = np.zeros((1, step.n_features_in_))
     whole = step.decision_function if hasattr(step, "classes_") else step.predict
     added = [sum(t.predict(zeros)[0] for t in column) for column in np.asarray(step.estimators_).T]
-    return np.asarray(np.ravel(asked(whole, zeros)) - step.learning_rate * np.array(added))
+    return np.asarray(np.ravel(call_quietly(whole, zeros)) - step.learning_rate * np.array(added))

@@ -12,31 +12,33 @@ from catboost import CatBoostClassifier, CatBoostRegressor
 
 from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import Block
-from tidemill.steps.convert.boosting import likely
-from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.boosting import class_probabilities
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import Graph
-from tidemill.steps.convert.trees import Tree, added, looked_up, single
+from tidemill.steps.convert.trees import Tree, leaf_values, single_precision, sum_of_trees
 
 EXPONENTIAL = ("Poisson", "Tweedie")
 IDENTITY = ("RMSE", "MAE", "Quantile", "MAPE", "Huber", "LogCosh")
 
 
-@answer.register(CatBoostClassifier)
-def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(CatBoostClassifier)
+def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     loss = _loss(step)
     if loss not in ("Logloss", "CrossEntropy", "MultiClass"):
         raise ExportError(f"CatBoost's loss '{loss}' has no compiled form.")
-    return Outcome(probabilities=likely(graph, _sum(step, graph, block), step))
+    return EstimatorOutputs(
+        probabilities=class_probabilities(graph, _sum(step, graph, block), step)
+    )
 
 
-@answer.register(CatBoostRegressor)
-def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(CatBoostRegressor)
+def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     loss, raw = _loss(step), _sum(step, graph, block)
     if loss in EXPONENTIAL:
-        return Outcome(value=graph.add("Exp", raw))
+        return EstimatorOutputs(value=graph.add("Exp", raw))
     if loss not in IDENTITY:
         raise ExportError(f"CatBoost's loss '{loss}' has no compiled form.")
-    return Outcome(value=raw)
+    return EstimatorOutputs(value=raw)
 
 
 def _loss(step: Any) -> str:
@@ -51,12 +53,12 @@ def _sum(step: Any, graph: Graph, block: Block) -> str:
     scale, bias = model["scale_and_bias"]
     features = {f["feature_index"]: f for f in model["features_info"]["float_features"]}
     trees = [_tree(tree, features, len(bias)) for tree in model["oblivious_trees"]]
-    name = single(graph, block)
+    name = single_precision(graph, block)
     if len(bias) == 1:
-        total = added(graph, name, trees)
+        total = sum_of_trees(graph, name, trees)
     else:
         axis = graph.constant([1], np.int64)
-        total = graph.add("ReduceSum", looked_up(graph, name, trees), axis, keepdims=0)
+        total = graph.add("ReduceSum", leaf_values(graph, name, trees), axis, keepdims=0)
     scaled = graph.add("Mul", total, graph.constant(float(scale)))
     return graph.add("Add", scaled, graph.constant(np.array(bias, float)))
 

@@ -22,16 +22,21 @@ from sklearn.preprocessing import (
 from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import (
     Block,
-    Frame,
-    Numbers,
-    Texts,
+    FrameBlock,
+    NumberBlock,
+    TextBlock,
+    as_numbers,
+    concatenate,
+    materialize,
     matrix,
-    numbers,
-    plain,
-    settled,
-    side_by_side,
+    number_block,
 )
-from tidemill.steps.convert.dispatch import Outcome, answer, scores, transform
+from tidemill.steps.convert.dispatch import (
+    EstimatorOutputs,
+    convert_estimator,
+    convert_scores,
+    convert_transformer,
+)
 from tidemill.steps.convert.graph import Graph
 
 #: numpy's functions that a FunctionTransformer may hold, and the operation that is each.
@@ -52,58 +57,58 @@ OPERATIONS = {
 }
 
 
-@transform.register(Pipeline)
+@convert_transformer.register(Pipeline)
 def _pipeline(step: Pipeline, graph: Graph, block: Block) -> Block:
     for _, inner in step.steps:
-        block = transformed(inner, graph, block)
+        block = convert_step(inner, graph, block)
     return block
 
 
-@answer.register(Pipeline)
-def _pipeline_answer(step: Pipeline, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(Pipeline)
+def _pipeline_answer(step: Pipeline, graph: Graph, block: Block) -> EstimatorOutputs:
     for _, inner in step.steps[:-1]:
-        block = transformed(inner, graph, block)
-    return answer(step.steps[-1][1], graph, block)
+        block = convert_step(inner, graph, block)
+    return convert_estimator(step.steps[-1][1], graph, block)
 
 
-@scores.register(Pipeline)
+@convert_scores.register(Pipeline)
 def _pipeline_scores(step: Pipeline, graph: Graph, block: Block) -> str:
     for _, inner in step.steps[:-1]:
-        block = transformed(inner, graph, block)
-    return scores(step.steps[-1][1], graph, block)
+        block = convert_step(inner, graph, block)
+    return convert_scores(step.steps[-1][1], graph, block)
 
 
-def transformed(step: Any, graph: Graph, block: Block) -> Block:
+def convert_step(step: Any, graph: Graph, block: Block) -> Block:
     """A step of a pipeline, which may be the word "passthrough"."""
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return block
-    return transform(step, graph, block)
+    return convert_transformer(step, graph, block)
 
 
-@transform.register(ColumnTransformer)
+@convert_transformer.register(ColumnTransformer)
 def _column_transformer(step: ColumnTransformer, graph: Graph, block: Block) -> Block:
     parts = []
     for _, inner, wanted in step.transformers_:
         index = positions(wanted, list(getattr(step, "feature_names_in_", [])), step.n_features_in_)
         if len(index) == 0 or (isinstance(inner, str) and inner == "drop"):
             continue
-        parts.append(numbers(graph, transformed(inner, graph, _take(block, index))))
-    return side_by_side(graph, parts)
+        parts.append(as_numbers(graph, convert_step(inner, graph, _take(block, index))))
+    return concatenate(graph, parts)
 
 
-@transform.register(FeatureUnion)
+@convert_transformer.register(FeatureUnion)
 def _feature_union(step: FeatureUnion, graph: Graph, block: Block) -> Block:
     weights = step.transformer_weights or {}
     parts = []
     for name, inner in step.transformer_list:
         if isinstance(inner, str) and inner == "drop":
             continue
-        part = numbers(graph, transformed(inner, graph, block))
+        part = as_numbers(graph, convert_step(inner, graph, block))
         if name in weights:
             scaled = graph.add("Mul", matrix(graph, part), graph.constant(float(weights[name])))
-            part = plain(scaled, part.width)
+            part = number_block(scaled, part.width)
         parts.append(part)
-    return side_by_side(graph, parts)
+    return concatenate(graph, parts)
 
 
 def positions(wanted: Any, names: list[str], width: int) -> list[int]:
@@ -123,20 +128,20 @@ def positions(wanted: Any, names: list[str], width: int) -> list[int]:
 
 
 def _take(block: Block, index: list[int]) -> Block:
-    if isinstance(block, Frame | Numbers | Texts):
+    if isinstance(block, FrameBlock | NumberBlock | TextBlock):
         return block.take(index)
     raise ExportError("A column transformer is given a tensor.")
 
 
-@transform.register(SimpleImputer)
+@convert_transformer.register(SimpleImputer)
 def _impute(step: SimpleImputer, graph: Graph, block: Block) -> Block:
     if step.add_indicator:
         raise ExportError("SimpleImputer(add_indicator=True) has no compiled form.")
-    if isinstance(block, Texts):
-        return Texts(block.source, block.index, tuple(_fills(step, block)))
+    if isinstance(block, TextBlock):
+        return TextBlock(block.source, block.index, tuple(_fills(step, block)))
     if not _marks_nan(step.missing_values):
         raise ExportError("SimpleImputer with missing_values other than NaN has no compiled form.")
-    block = settled(graph, block)
+    block = materialize(graph, block)
     fill = np.asarray(step.statistics_, dtype=float)
     if np.isnan(fill).any() and not step.keep_empty_features:
         kept = np.flatnonzero(~np.isnan(fill))
@@ -144,7 +149,7 @@ def _impute(step: SimpleImputer, graph: Graph, block: Block) -> Block:
     return block.filled(fill)
 
 
-def _fills(step: SimpleImputer, block: Texts) -> list[str | None]:
+def _fills(step: SimpleImputer, block: TextBlock) -> list[str | None]:
     found: list[Any] = list(step.statistics_)
     return [
         old if old is not None else str(new) for old, new in zip(block.fill, found, strict=True)
@@ -155,21 +160,21 @@ def _marks_nan(value: Any) -> bool:
     return value is not None and value != value
 
 
-@transform.register(StandardScaler)
+@convert_transformer.register(StandardScaler)
 def scale_standard(step: StandardScaler, graph: Graph, block: Block) -> Block:
     block = _unscaled(graph, block)
     shift = step.mean_ if step.with_mean else np.zeros(block.width)
     return block.scaled(shift, step.scale_ if step.with_std else np.ones(block.width))
 
 
-@transform.register(RobustScaler)
+@convert_transformer.register(RobustScaler)
 def _robust(step: RobustScaler, graph: Graph, block: Block) -> Block:
     block = _unscaled(graph, block)
     shift = step.center_ if step.with_centering else np.zeros(block.width)
     return block.scaled(shift, step.scale_ if step.with_scaling else np.ones(block.width))
 
 
-@transform.register(MaxAbsScaler)
+@convert_transformer.register(MaxAbsScaler)
 def _max_abs(step: MaxAbsScaler, graph: Graph, block: Block) -> Block:
     if getattr(step, "clip", False):
         raise ExportError("MaxAbsScaler(clip=True) has no compiled form.")
@@ -177,34 +182,34 @@ def _max_abs(step: MaxAbsScaler, graph: Graph, block: Block) -> Block:
     return block.scaled(np.zeros(block.width), step.scale_)
 
 
-@transform.register(MinMaxScaler)
+@convert_transformer.register(MinMaxScaler)
 def _min_max(step: MinMaxScaler, graph: Graph, block: Block) -> Block:
     name = graph.add("Mul", matrix(graph, block), graph.constant(step.scale_))
     name = graph.add("Add", name, graph.constant(step.min_))
     if step.clip:
         low, high = (graph.constant(float(end)) for end in step.feature_range)
         name = graph.add("Clip", name, low, high)
-    return plain(name, len(step.scale_))
+    return number_block(name, len(step.scale_))
 
 
-@transform.register(SelectorMixin)
+@convert_transformer.register(SelectorMixin)
 def _select(step: SelectorMixin, graph: Graph, block: Block) -> Block:
     return _take(block, np.flatnonzero(step.get_support()).tolist())
 
 
-@transform.register(FunctionTransformer)
+@convert_transformer.register(FunctionTransformer)
 def _function(step: FunctionTransformer, graph: Graph, block: Block) -> Block:
     if step.func is None:
         return block
     if isinstance(step.func, methodcaller):
         return _method(step.func, graph, block)
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     if step.kw_args or not isinstance(step.func, np.ufunc):
         raise ExportError(f"The function {_called(step.func)} has no compiled form.")
-    return plain(apply(step.func, graph, matrix(graph, columns)), columns.width)
+    return number_block(convert_ufunc(step.func, graph, matrix(graph, columns)), columns.width)
 
 
-def apply(function: Any, graph: Graph, name: str) -> str:
+def convert_ufunc(function: Any, graph: Graph, name: str) -> str:
     """One of numpy's functions of one argument.
 
     Raises:
@@ -231,17 +236,17 @@ def _method(called: Any, graph: Graph, block: Block) -> Block:
     arguments: tuple[Any, ...] = called.__reduce__()[1]
     if arguments == ("astype", "object"):
         return block
-    if isinstance(block, Texts) and arguments[0] == "fillna" and isinstance(arguments[1], str):
+    if isinstance(block, TextBlock) and arguments[0] == "fillna" and isinstance(arguments[1], str):
         fill = tuple(arguments[1] if old is None else old for old in block.fill)
-        return Texts(block.source, block.index, fill)
+        return TextBlock(block.source, block.index, fill)
     raise ExportError(f"FunctionTransformer({called!r}) has no compiled form.")
 
 
-def _unscaled(graph: Graph, block: Block) -> Numbers:
+def _unscaled(graph: Graph, block: Block) -> NumberBlock:
     """Numbers that may be filled, but are not shifted or scaled yet."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     touched = bool(columns.shift.any() or (columns.scale != 1).any())
-    return settled(graph, columns) if touched else columns
+    return materialize(graph, columns) if touched else columns
 
 
 Floats = npt.NDArray[np.float64]

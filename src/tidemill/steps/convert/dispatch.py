@@ -28,7 +28,7 @@ from tidemill.steps.convert.graph import Graph
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EstimatorOutputs:
     """The names of an estimator's results in the graph.
 
     Attributes:
@@ -44,31 +44,31 @@ class Outcome:
 
 
 @singledispatch
-def transform(step: Any, graph: Graph, block: Block) -> Block:
+def convert_transformer(step: Any, graph: Graph, block: Block) -> Block:
     """Compile one fitted transformer."""
-    from tidemill.steps.convert.foreign import transform_foreign
+    from tidemill.steps.convert.skl2onnx_steps import convert_external_transformer
 
-    return transform_foreign(step, graph, block)
+    return convert_external_transformer(step, graph, block)
 
 
 @singledispatch
-def answer(step: Any, graph: Graph, block: Block) -> Outcome:
+def convert_estimator(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     """Compile one fitted classifier or regressor."""
-    from tidemill.steps.convert.foreign import answer_foreign
+    from tidemill.steps.convert.skl2onnx_steps import convert_external_estimator
 
-    return answer_foreign(step, graph, block)
+    return convert_external_estimator(step, graph, block)
 
 
 @singledispatch
-def scores(step: Any, graph: Graph, block: Block) -> str:
+def convert_scores(step: Any, graph: Graph, block: Block) -> str:
     """Compile one fitted classifier's `decision_function`: [rows, 1] for two classes, else
     [rows, classes]."""
-    from tidemill.steps.convert.foreign import scores_foreign
+    from tidemill.steps.convert.skl2onnx_steps import convert_external_scores
 
-    return scores_foreign(step, graph, block)
+    return convert_external_scores(step, graph, block)
 
 
-def label(graph: Graph, outcome: Outcome) -> str:
+def predicted_class(graph: Graph, outcome: EstimatorOutputs) -> str:
     """The index of the predicted class, int64 [rows]."""
     if outcome.label is not None:
         return outcome.label
@@ -76,7 +76,7 @@ def label(graph: Graph, outcome: Outcome) -> str:
     return graph.add("ArgMax", outcome.probabilities, axis=1, keepdims=0)
 
 
-def asked(function: Any, rows: Any) -> Any:
+def call_quietly(function: Any, rows: Any) -> Any:
     """What a fitted estimator's method answers to rows made up here.
 
     Its warnings say that columns have no names or that values are unknown, which is meant so.

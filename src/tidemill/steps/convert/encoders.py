@@ -17,8 +17,16 @@ from sklearn.preprocessing import (
 )
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import MISSING, Block, Numbers, Texts, matrix, numbers, plain
-from tidemill.steps.convert.dispatch import asked, transform
+from tidemill.steps.convert.blocks import (
+    MISSING,
+    Block,
+    NumberBlock,
+    TextBlock,
+    as_numbers,
+    matrix,
+    number_block,
+)
+from tidemill.steps.convert.dispatch import call_quietly, convert_transformer
 from tidemill.steps.convert.graph import DOUBLE, Graph
 
 Categories = list[Any]  # texts or numbers; None and NaN stand for a missing value
@@ -26,8 +34,8 @@ Floats = npt.NDArray[np.float64]
 UNKNOWN = "\x1a?"  # a text that is in no list
 
 
-@transform.register(OneHotEncoder)
-@transform.register(TargetEncoder)
+@convert_transformer.register(OneHotEncoder)
+@convert_transformer.register(TargetEncoder)
 def _encode(step: Any, graph: Graph, block: Block) -> Block:
     """The encoder's answers added up: a constant, and for every category what it adds."""
     categories = [list(values) for values in step.categories_]
@@ -37,10 +45,10 @@ def _encode(step: Any, graph: Graph, block: Block) -> Block:
         hot = graph.product(hot, graph.constant(adds))
     if constant.any():
         hot = graph.add("Add", hot, graph.constant(constant))
-    return plain(hot, adds.shape[1], nullable=False)
+    return number_block(hot, adds.shape[1], nullable=False)
 
 
-@transform.register(OrdinalEncoder)
+@convert_transformer.register(OrdinalEncoder)
 def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
     """Each category's number; NaN or another one for a missing and for an unknown category."""
     categories = [list(values) for values in step.categories_]
@@ -54,7 +62,7 @@ def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
     found = graph.add("Where", _any(graph, hot, numbered), found, graph.constant(unknown))
     if blank.any():
         found = graph.add("Where", _any(graph, hot, blank), graph.constant(np.nan), found)
-    return plain(found, len(categories))
+    return number_block(found, len(categories))
 
 
 def _any(graph: Graph, hot: str, places: Floats) -> str:
@@ -62,7 +70,7 @@ def _any(graph: Graph, hot: str, places: Floats) -> str:
     return graph.add("Greater", graph.product(hot, graph.constant(places)), graph.constant(0.0))
 
 
-@transform.register(KBinsDiscretizer)
+@convert_transformer.register(KBinsDiscretizer)
 def _bin(step: KBinsDiscretizer, graph: Graph, block: Block) -> Block:
     """Each value's bin: how many of the inner edges it has reached."""
     edges = [np.asarray(values, float)[1:-1] for values in step.bin_edges_]
@@ -74,33 +82,33 @@ def _bin(step: KBinsDiscretizer, graph: Graph, block: Block) -> Block:
     reached = graph.add("GreaterOrEqual", spread, graph.constant(np.concatenate(edges)))
     found = graph.product(graph.cast(reached, DOUBLE), graph.constant(np.eye(width)[owner]))
     if step.encode == "ordinal":
-        return plain(found, width, nullable=False)
+        return number_block(found, width, nullable=False)
     bins = [list(range(int(count))) for count in step.n_bins_]
-    hot = indicators(graph, plain(found, width, nullable=False), bins)
-    return plain(hot, sum(len(b) for b in bins), nullable=False)
+    hot = indicators(graph, number_block(found, width, nullable=False), bins)
+    return number_block(hot, sum(len(b) for b in bins), nullable=False)
 
 
-@transform.register(Binarizer)
+@convert_transformer.register(Binarizer)
 def _threshold(step: Binarizer, graph: Graph, block: Block) -> Block:
     limit = graph.constant(float(step.threshold))
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     above = graph.add("Greater", matrix(graph, columns), limit)
-    return plain(graph.cast(above, DOUBLE), columns.width, nullable=False)
+    return number_block(graph.cast(above, DOUBLE), columns.width, nullable=False)
 
 
 def indicators(graph: Graph, block: Block, categories: Sequence[Categories]) -> str:
     """1.0 where a column holds a category, else 0.0: [rows, all categories of all columns]."""
-    if isinstance(block, Texts):
+    if isinstance(block, TextBlock):
         found, wanted = _codes(graph, block, categories)
     else:
-        found, wanted = _values(graph, numbers(graph, block), categories)
+        found, wanted = _values(graph, as_numbers(graph, block), categories)
     repeated = [i for i, values in enumerate(categories) for _ in values]
     if repeated != list(range(len(categories))):
         found = graph.columns(found, repeated)
     return graph.cast(graph.add("Equal", found, wanted), DOUBLE)
 
 
-def _codes(graph: Graph, block: Texts, categories: Sequence[Categories]) -> tuple[str, str]:
+def _codes(graph: Graph, block: TextBlock, categories: Sequence[Categories]) -> tuple[str, str]:
     """Texts as whole numbers, -1 for one in no list."""
     texts = sorted({str(v) for values in categories for v in values if not _missing(v)})
     code = {text: i for i, text in enumerate([MISSING, *texts])}
@@ -120,7 +128,7 @@ def _codes(graph: Graph, block: Texts, categories: Sequence[Categories]) -> tupl
     return name, graph.constant([listed], np.int64)
 
 
-def _values(graph: Graph, block: Numbers, categories: Sequence[Categories]) -> tuple[str, str]:
+def _values(graph: Graph, block: NumberBlock, categories: Sequence[Categories]) -> tuple[str, str]:
     """Numbers as they are, NaN as a number that is no category where NaN itself is one."""
     if any(isinstance(v, str) for values in categories for v in values):
         raise ExportError("An encoder of texts is given numbers.")
@@ -162,7 +170,7 @@ def _changes(step: Any, categories: Sequence[Categories]) -> Floats:
 
 def _ask(step: Any, rows: list[list[Any]]) -> Floats:
     kind = object if any(isinstance(value, str) for row in rows for value in row) else float
-    return np.asarray(asked(step.transform, np.array(rows, dtype=kind)), dtype=float)
+    return np.asarray(call_quietly(step.transform, np.array(rows, dtype=kind)), dtype=float)
 
 
 def _forgiving(step: Any) -> Any:

@@ -20,10 +20,22 @@ from sklearn.ensemble import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, Numbers, numbers, plain, settled, side_by_side
-from tidemill.steps.convert.dispatch import Outcome, answer, label, scores
+from tidemill.steps.convert.blocks import (
+    Block,
+    NumberBlock,
+    as_numbers,
+    concatenate,
+    materialize,
+    number_block,
+)
+from tidemill.steps.convert.dispatch import (
+    EstimatorOutputs,
+    convert_estimator,
+    convert_scores,
+    predicted_class,
+)
 from tidemill.steps.convert.graph import DOUBLE, INT64, Graph
-from tidemill.steps.convert.trees import average, grown, looked_up, single
+from tidemill.steps.convert.trees import leaf_values, mean_of_trees, single_precision, tree_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,14 +50,14 @@ def weighted_mean(graph: Graph, names: Sequence[str], weights: Any = None) -> st
     return graph.add("Div", total, graph.constant(float(shares.sum())))
 
 
-def votes(graph: Graph, chosen: str, classes: int) -> str:
+def one_hot_votes(graph: Graph, chosen: str, classes: int) -> str:
     """1.0 in the column of the chosen class: [rows, classes] of int64 [rows]."""
     column = graph.reshape(chosen, -1, 1)
     same = graph.add("Equal", column, graph.constant([range(classes)], np.int64))
     return graph.cast(same, DOUBLE)
 
 
-def spread(graph: Graph, found: str, positions: Sequence[int], classes: int) -> str:
+def spread_classes(graph: Graph, found: str, positions: Sequence[int], classes: int) -> str:
     """Columns of some classes as columns of all, 0.0 for the others."""
     if list(positions) == list(range(classes)):
         return found
@@ -54,120 +66,135 @@ def spread(graph: Graph, found: str, positions: Sequence[int], classes: int) -> 
     return graph.product(found, graph.constant(places))
 
 
-@answer.register(BaggingClassifier)
-def _bagged_classes(step: BaggingClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(BaggingClassifier)
+def _bagged_classes(step: BaggingClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     classes = len(step.classes_)
     if all(type(member) is DecisionTreeClassifier for member in step.estimators_):
-        return Outcome(probabilities=average(graph, single(graph, block), _trees(step, classes)))
+        return EstimatorOutputs(
+            probabilities=mean_of_trees(
+                graph, single_precision(graph, block), _trees(step, classes)
+            )
+        )
     shares = []
     for member, columns in _members(step, block):
-        outcome = answer(member, graph, columns)
-        found = outcome.probabilities or votes(graph, label(graph, outcome), len(member.classes_))
-        shares.append(spread(graph, found, [int(c) for c in member.classes_], classes))
-    return Outcome(probabilities=weighted_mean(graph, shares))
+        outcome = convert_estimator(member, graph, columns)
+        found = outcome.probabilities or one_hot_votes(
+            graph, predicted_class(graph, outcome), len(member.classes_)
+        )
+        shares.append(spread_classes(graph, found, [int(c) for c in member.classes_], classes))
+    return EstimatorOutputs(probabilities=weighted_mean(graph, shares))
 
 
-@answer.register(BaggingRegressor)
-def _bagged_values(step: BaggingRegressor, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(BaggingRegressor)
+def _bagged_values(step: BaggingRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
     if all(type(member) is DecisionTreeRegressor for member in step.estimators_):
-        return Outcome(value=average(graph, single(graph, block), _trees(step, None)))
-    found = [value(member, graph, columns) for member, columns in _members(step, block)]
-    return Outcome(value=weighted_mean(graph, found))
+        return EstimatorOutputs(
+            value=mean_of_trees(graph, single_precision(graph, block), _trees(step, None))
+        )
+    found = [regressor_value(member, graph, columns) for member, columns in _members(step, block)]
+    return EstimatorOutputs(value=weighted_mean(graph, found))
 
 
 def _trees(step: Any, classes: int | None) -> list[Any]:
     members = zip(step.estimators_, step.estimators_features_, strict=True)
-    return [grown(tree, features, classes) for tree, features in members]
+    return [tree_of(tree, features, classes) for tree, features in members]
 
 
 def _members(step: Any, block: Block) -> list[tuple[Any, Block]]:
     """Each model of a bag with the columns that it was fitted on."""
     members = zip(step.estimators_, step.estimators_features_, strict=True)
-    if not isinstance(block, Numbers):
+    if not isinstance(block, NumberBlock):
         raise ExportError(f"{type(step).__name__} is given texts.")
     return [(member, block.take(np.asarray(features))) for member, features in members]
 
 
-def value(step: Any, graph: Graph, block: Block) -> str:
+def regressor_value(step: Any, graph: Graph, block: Block) -> str:
     """A regressor's answer, float64 [rows, 1]."""
-    found = answer(step, graph, block).value
+    found = convert_estimator(step, graph, block).value
     if found is None:
         raise ExportError(f"{type(step).__name__} is no regressor.")
     return found
 
 
-def probabilities(step: Any, graph: Graph, block: Block) -> str:
+def classifier_probabilities(step: Any, graph: Graph, block: Block) -> str:
     """A classifier's probabilities, float64 [rows, classes]."""
-    found = answer(step, graph, block).probabilities
+    found = convert_estimator(step, graph, block).probabilities
     if found is None:
         raise ExportError(f"{type(step).__name__} gives no probabilities.")
     return found
 
 
-@answer.register(VotingRegressor)
-def _voted_values(step: VotingRegressor, graph: Graph, block: Block) -> Outcome:
-    found = [value(member, graph, block) for member in step.estimators_]
-    return Outcome(value=weighted_mean(graph, found, step._weights_not_none))
+@convert_estimator.register(VotingRegressor)
+def _voted_values(step: VotingRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
+    found = [regressor_value(member, graph, block) for member in step.estimators_]
+    return EstimatorOutputs(value=weighted_mean(graph, found, step._weights_not_none))
 
 
-@answer.register(VotingClassifier)
-def _voted_classes(step: VotingClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(VotingClassifier)
+def _voted_classes(step: VotingClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     weights = step._weights_not_none
     if step.voting == "soft":
-        found = [probabilities(member, graph, block) for member in step.estimators_]
-        return Outcome(probabilities=weighted_mean(graph, found, weights))
+        found = [classifier_probabilities(member, graph, block) for member in step.estimators_]
+        return EstimatorOutputs(probabilities=weighted_mean(graph, found, weights))
     classes = len(step.classes_)
-    chosen = [label(graph, answer(member, graph, block)) for member in step.estimators_]
-    counted = weighted_mean(graph, [votes(graph, name, classes) for name in chosen], weights)
-    return Outcome(label=graph.add("ArgMax", counted, axis=1, keepdims=0))
+    chosen = [
+        predicted_class(graph, convert_estimator(member, graph, block))
+        for member in step.estimators_
+    ]
+    counted = weighted_mean(
+        graph, [one_hot_votes(graph, name, classes) for name in chosen], weights
+    )
+    return EstimatorOutputs(label=graph.add("ArgMax", counted, axis=1, keepdims=0))
 
 
-@answer.register(StackingRegressor)
-@answer.register(StackingClassifier)
-def _stacked(step: Any, graph: Graph, block: Block) -> Outcome:
-    return answer(step.final_estimator_, graph, _stack(step, graph, block))
+@convert_estimator.register(StackingRegressor)
+@convert_estimator.register(StackingClassifier)
+def _stacked(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return convert_estimator(step.final_estimator_, graph, _stack(step, graph, block))
 
 
-@scores.register(StackingClassifier)
+@convert_scores.register(StackingClassifier)
 def _stacked_scores(step: StackingClassifier, graph: Graph, block: Block) -> str:
-    return scores(step.final_estimator_, graph, _stack(step, graph, block))
+    return convert_scores(step.final_estimator_, graph, _stack(step, graph, block))
 
 
-def _stack(step: Any, graph: Graph, block: Block) -> Numbers:
+def _stack(step: Any, graph: Graph, block: Block) -> NumberBlock:
     """What the members answer, side by side, as the final estimator takes it."""
     parts = []
     for member, method in zip(step.estimators_, step.stack_method_, strict=True):
         parts.append(_response(member, method, graph, block, len(getattr(step, "classes_", []))))
     if step.passthrough:
-        parts.append(numbers(graph, block))
-    return side_by_side(graph, parts)
+        parts.append(as_numbers(graph, block))
+    return concatenate(graph, parts)
 
 
-def _response(member: Any, method: str, graph: Graph, block: Block, classes: int) -> Numbers:
+def _response(member: Any, method: str, graph: Graph, block: Block, classes: int) -> NumberBlock:
     if method == "decision_function":
-        return plain(scores(member, graph, block), 1 if classes == 2 else classes)
+        return number_block(convert_scores(member, graph, block), 1 if classes == 2 else classes)
     if method == "predict_proba":
-        found = plain(probabilities(member, graph, block), classes)
-        return settled(graph, found.take(np.array([1]))) if classes == 2 else found
+        found = number_block(classifier_probabilities(member, graph, block), classes)
+        return materialize(graph, found.take(np.array([1]))) if classes == 2 else found
     if hasattr(member, "classes_"):
-        chosen = graph.double(graph.reshape(label(graph, answer(member, graph, block)), -1, 1))
-        return plain(chosen, 1)
-    return plain(value(member, graph, block), 1)
+        chosen = graph.double(
+            graph.reshape(predicted_class(graph, convert_estimator(member, graph, block)), -1, 1)
+        )
+        return number_block(chosen, 1)
+    return number_block(regressor_value(member, graph, block), 1)
 
 
-@answer.register(AdaBoostClassifier)
-def _boosted_classes(step: AdaBoostClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(AdaBoostClassifier)
+def _boosted_classes(step: AdaBoostClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     decision = _boosted_scores(step, graph, block)
     classes = len(step.classes_)
     if classes == 2:
         both = graph.stack([graph.add("Neg", decision), decision])
         halved = graph.add("Div", both, graph.constant(2.0))
-        return Outcome(probabilities=graph.add("Softmax", halved, axis=1))
+        return EstimatorOutputs(probabilities=graph.add("Softmax", halved, axis=1))
     scaled = graph.add("Div", decision, graph.constant(float(classes - 1)))
-    return Outcome(probabilities=graph.add("Softmax", scaled, axis=1))
+    return EstimatorOutputs(probabilities=graph.add("Softmax", scaled, axis=1))
 
 
-@scores.register(AdaBoostClassifier)
+@convert_scores.register(AdaBoostClassifier)
 def _boosted_scores(step: AdaBoostClassifier, graph: Graph, block: Block) -> str:
     """Each member gives its weight to its class and takes a share from the others: [rows, 1] or
     [rows, classes]. Zhu, Zou, Rosset, Hastie, "Multi-class AdaBoost", 2009 (SAMME)."""
@@ -186,12 +213,12 @@ def _boosted_scores(step: AdaBoostClassifier, graph: Graph, block: Block) -> str
 def _tree_votes(step: AdaBoostClassifier, weights: Floats, graph: Graph, block: Block) -> str:
     trees = []
     for member, weight in zip(step.estimators_, weights, strict=True):
-        tree = grown(member)
+        tree = tree_of(member)
         chosen = _positions(member, step)[tree.values.argmax(axis=1)]
         tree.values = _samme(np.eye(len(step.classes_))[chosen], weight)
         trees.append(tree)
     axis = graph.constant([1], np.int64)
-    found = looked_up(graph, single(graph, block), trees)
+    found = leaf_values(graph, single_precision(graph, block), trees)
     return graph.add("ReduceSum", found, axis, keepdims=0)
 
 
@@ -201,8 +228,12 @@ def _member_votes(
     classes = len(step.classes_)
     found = []
     for member, weight in zip(step.estimators_, weights, strict=True):
-        hot = votes(graph, label(graph, answer(member, graph, block)), len(member.classes_))
-        hot = spread(graph, hot, _positions(member, step).tolist(), classes)
+        hot = one_hot_votes(
+            graph,
+            predicted_class(graph, convert_estimator(member, graph, block)),
+            len(member.classes_),
+        )
+        hot = spread_classes(graph, hot, _positions(member, step).tolist(), classes)
         low, high = _samme(np.array([0.0, 1.0]), weight, classes)
         scaled = graph.add("Mul", hot, graph.constant(float(high - low)))
         found.append(graph.add("Add", scaled, graph.constant(float(low))))
@@ -219,8 +250,8 @@ def _positions(member: Any, step: Any) -> npt.NDArray[np.intp]:
     return np.asarray(np.searchsorted(step.classes_, member.classes_), dtype=np.intp)
 
 
-@answer.register(AdaBoostRegressor)
-def _boosted_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(AdaBoostRegressor)
+def _boosted_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
     """The weighted median: the first value, in order, that half of the weight lies at or below."""
     weights = np.asarray(step.estimator_weights_)[: len(step.estimators_)]
     found = _member_values(step, graph, block)
@@ -233,11 +264,13 @@ def _boosted_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> Outc
     half = graph.add("Mul", whole, graph.constant(0.5))
     enough = graph.cast(graph.add("GreaterOrEqual", mass, half), INT64)
     place = graph.add("ArgMax", enough, axis=1, keepdims=1)
-    return Outcome(value=graph.add("GatherElements", ordered, place, axis=1))
+    return EstimatorOutputs(value=graph.add("GatherElements", ordered, place, axis=1))
 
 
 def _member_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> str:
     if all(type(member) is DecisionTreeRegressor for member in step.estimators_):
-        found = looked_up(graph, single(graph, block), [grown(m) for m in step.estimators_])
+        found = leaf_values(
+            graph, single_precision(graph, block), [tree_of(m) for m in step.estimators_]
+        )
         return graph.reshape(found, -1, len(step.estimators_))
-    return graph.stack([value(member, graph, block) for member in step.estimators_])
+    return graph.stack([regressor_value(member, graph, block) for member in step.estimators_])

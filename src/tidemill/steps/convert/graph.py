@@ -32,7 +32,7 @@ class Graph:
 
     def __init__(self, *, single: bool = False) -> None:
         self.single = single
-        self.foreign: list[str] = []
+        self.external_steps: list[str] = []
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[bytes, onnx.TensorProto] = {}
         self._made: dict[bytes, str] = {}

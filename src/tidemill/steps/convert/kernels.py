@@ -11,9 +11,9 @@ from sklearn.svm import SVC, SVR, NuSVC, NuSVR
 
 from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import Block, matrix
-from tidemill.steps.convert.dispatch import Outcome, answer, scores
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator, convert_scores
 from tidemill.steps.convert.graph import DOUBLE, INT64, Graph
-from tidemill.steps.convert.wrappers import pairwise
+from tidemill.steps.convert.wrappers import pairwise_votes
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,25 +51,27 @@ def _gaussian(graph: Graph, rows: str, dot: str, points: Floats, gamma: float) -
     return graph.add("Exp", graph.add("Mul", apart, graph.constant(-gamma)))
 
 
-@answer.register(SVR)
-@answer.register(NuSVR)
-def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(SVR)
+@convert_estimator.register(NuSVR)
+def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     near = kernel(step, graph, block, step.support_vectors_, step._gamma)
     weights = graph.constant(np.ascontiguousarray(step.dual_coef_.T))
-    return Outcome(value=graph.add("Gemm", near, weights, graph.constant(step.intercept_)))
+    return EstimatorOutputs(value=graph.add("Gemm", near, weights, graph.constant(step.intercept_)))
 
 
-@answer.register(KernelRidge)
-def _ridge(step: KernelRidge, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(KernelRidge)
+def _ridge(step: KernelRidge, graph: Graph, block: Block) -> EstimatorOutputs:
     width = np.shape(step.X_fit_)[1]
     gamma = 1.0 / width if step.gamma is None else float(step.gamma)
     near = kernel(step, graph, block, np.asarray(step.X_fit_, float), gamma)
-    return Outcome(value=graph.product(near, graph.constant(np.reshape(step.dual_coef_, (-1, 1)))))
+    return EstimatorOutputs(
+        value=graph.product(near, graph.constant(np.reshape(step.dual_coef_, (-1, 1))))
+    )
 
 
-@answer.register(SVC)
-@answer.register(NuSVC)
-def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(SVC)
+@convert_estimator.register(NuSVC)
+def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     if hasattr(step, "predict_proba"):
         raise ExportError(
             f"{type(step).__name__}(probability=True) has no compiled form, because libsvm finds "
@@ -79,15 +81,17 @@ def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
     decision = _pairs(step, graph, block)
     second = graph.cast(graph.add("LessOrEqual", decision, graph.constant(0.0)), DOUBLE)
     if classes == 2:
-        return Outcome(label=graph.reshape(graph.cast(second, INT64), -1))
-    ranked = pairwise(graph, second, graph.add("Neg", decision), classes)
+        return EstimatorOutputs(label=graph.reshape(graph.cast(second, INT64), -1))
+    ranked = pairwise_votes(graph, second, graph.add("Neg", decision), classes)
     if not step.break_ties:
-        ranked = pairwise(graph, second, graph.add("Mul", decision, graph.constant(0.0)), classes)
-    return Outcome(label=graph.add("ArgMax", ranked, axis=1, keepdims=0))
+        ranked = pairwise_votes(
+            graph, second, graph.add("Mul", decision, graph.constant(0.0)), classes
+        )
+    return EstimatorOutputs(label=graph.add("ArgMax", ranked, axis=1, keepdims=0))
 
 
-@scores.register(SVC)
-@scores.register(NuSVC)
+@convert_scores.register(SVC)
+@convert_scores.register(NuSVC)
 def _scores(step: Any, graph: Graph, block: Block) -> str:
     decision = graph.add("Neg", _pairs(step, graph, block))
     if len(step.classes_) == 2:
@@ -95,7 +99,7 @@ def _scores(step: Any, graph: Graph, block: Block) -> str:
     if step.decision_function_shape != "ovr":
         raise ExportError("Scores of pairs of classes have no compiled form.")
     second = graph.cast(graph.add("Greater", decision, graph.constant(0.0)), DOUBLE)
-    return pairwise(graph, second, decision, len(step.classes_))
+    return pairwise_votes(graph, second, decision, len(step.classes_))
 
 
 def _pairs(step: Any, graph: Graph, block: Block) -> str:

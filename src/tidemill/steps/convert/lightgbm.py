@@ -9,8 +9,8 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 
 from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import Block, matrix
-from tidemill.steps.convert.boosting import likely, raised
-from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.boosting import boosted_scores, class_probabilities
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import Graph
 from tidemill.steps.convert.trees import Tree
 
@@ -18,24 +18,24 @@ EXPONENTIAL = ("poisson", "gamma", "tweedie")
 IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
 
 
-@answer.register(LGBMClassifier)
-def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(LGBMClassifier)
+def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _sum(step, graph, block)
     if objective[0] not in ("binary", "multiclass"):
         raise ExportError(f"LightGBM's objective '{objective[0]}' has no compiled form.")
-    return Outcome(probabilities=likely(graph, raw, step, _slope(objective)))
+    return EstimatorOutputs(probabilities=class_probabilities(graph, raw, step, _slope(objective)))
 
 
-@answer.register(LGBMRegressor)
-def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(LGBMRegressor)
+def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _sum(step, graph, block)
     if objective[0] in EXPONENTIAL:
-        return Outcome(value=graph.add("Exp", raw))
+        return EstimatorOutputs(value=graph.add("Exp", raw))
     if objective[0] == "binary":  # of a Booster, which answers with the probability
-        return Outcome(value=graph.add("Sigmoid", _times(graph, raw, _slope(objective))))
+        return EstimatorOutputs(value=graph.add("Sigmoid", _times(graph, raw, _slope(objective))))
     if objective[0] not in IDENTITY or "sqrt" in objective:
         raise ExportError(f"LightGBM's objective '{' '.join(objective)}' has no compiled form.")
-    return Outcome(value=raw)
+    return EstimatorOutputs(value=raw)
 
 
 def _slope(objective: list[str]) -> float:
@@ -54,7 +54,7 @@ def _sum(step: Any, graph: Graph, block: Block) -> tuple[str, list[str]]:
     outputs = int(model["num_tree_per_iteration"])
     trees = [_tree(entry["tree_structure"]) for entry in model["tree_info"]]
     parts = [(i % outputs, tree) for i, tree in enumerate(trees)]
-    raw = raised(graph, matrix(graph, block), parts, np.zeros(outputs))
+    raw = boosted_scores(graph, matrix(graph, block), parts, np.zeros(outputs))
     if model["average_output"]:
         raw = graph.add("Div", raw, graph.constant(len(trees) / outputs))
     return raw, model["objective"].split()

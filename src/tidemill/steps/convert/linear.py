@@ -12,8 +12,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import GammaRegressor, PoissonRegressor, SGDClassifier, TweedieRegressor
 from sklearn.linear_model._base import LinearClassifierMixin, LinearModel
 
-from tidemill.steps.convert.blocks import Block, matrix, numbers, settled
-from tidemill.steps.convert.dispatch import Outcome, answer, scores
+from tidemill.steps.convert.blocks import Block, as_numbers, materialize, matrix
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator, convert_scores
 from tidemill.steps.convert.graph import Graph
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ def affine(graph: Graph, block: Block, coefficients: Floats, constant: Any) -> s
         coefficients: [outputs, width].
         constant: [outputs] or one number.
     """
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     weights = np.atleast_2d(np.asarray(coefficients, float))
     bias = np.broadcast_to(np.asarray(constant, float).ravel(), len(weights)).copy()
     weights = weights / columns.scale
@@ -36,60 +36,62 @@ def affine(graph: Graph, block: Block, coefficients: Floats, constant: Any) -> s
     return graph.add("Gemm", name, graph.constant(weights.T.copy()), graph.constant(bias))
 
 
-@answer.register(LinearModel)
-def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
-    return Outcome(value=affine(graph, block, step.coef_, step.intercept_))
+@convert_estimator.register(LinearModel)
+def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return EstimatorOutputs(value=affine(graph, block, step.coef_, step.intercept_))
 
 
-@answer.register(PoissonRegressor)
-@answer.register(GammaRegressor)
-def _log_link(step: Any, graph: Graph, block: Block) -> Outcome:
-    return Outcome(value=graph.add("Exp", affine(graph, block, step.coef_, step.intercept_)))
+@convert_estimator.register(PoissonRegressor)
+@convert_estimator.register(GammaRegressor)
+def _log_link(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return EstimatorOutputs(
+        value=graph.add("Exp", affine(graph, block, step.coef_, step.intercept_))
+    )
 
 
-@answer.register(TweedieRegressor)
-def _tweedie(step: TweedieRegressor, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(TweedieRegressor)
+def _tweedie(step: TweedieRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
     identity = step.link == "identity" or (step.link == "auto" and step.power <= 0)
-    handler: Callable[..., Outcome] = _regressor if identity else _log_link
+    handler: Callable[..., EstimatorOutputs] = _regressor if identity else _log_link
     return handler(step, graph, block)
 
 
-@answer.register(CCA)
-@answer.register(PLSCanonical)
-@answer.register(PLSRegression)
-def _pls(step: Any, graph: Graph, block: Block) -> Outcome:
-    columns = settled(graph, block)
+@convert_estimator.register(CCA)
+@convert_estimator.register(PLSCanonical)
+@convert_estimator.register(PLSRegression)
+def _pls(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    columns = materialize(graph, block)
     shift = np.asarray(step._x_mean, float)
-    return Outcome(
+    return EstimatorOutputs(
         value=affine(
             graph, columns.scaled(shift, np.ones(columns.width)), step.coef_, step.intercept_
         )
     )
 
 
-@scores.register(LinearClassifierMixin)
+@convert_scores.register(LinearClassifierMixin)
 def _decision(step: Any, graph: Graph, block: Block) -> str:
     return affine(graph, block, step.coef_, step.intercept_)
 
 
-@answer.register(LinearClassifierMixin)
-def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(LinearClassifierMixin)
+def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     margin = _margins(step, graph, block)
     if not hasattr(step, "predict_proba"):
-        return Outcome(label=graph.add("ArgMax", margin, axis=1, keepdims=0))
+        return EstimatorOutputs(label=graph.add("ArgMax", margin, axis=1, keepdims=0))
     if len(step.classes_) == 2 or _is_multinomial(step):
-        return Outcome(probabilities=graph.add("Softmax", margin, axis=1))
+        return EstimatorOutputs(probabilities=graph.add("Softmax", margin, axis=1))
     shares = graph.add("Sigmoid", margin)
-    return Outcome(
-        probabilities=shared(graph, shares),
+    return EstimatorOutputs(
+        probabilities=normalize_rows(graph, shares),
         label=graph.add("ArgMax", margin, axis=1, keepdims=0),
     )
 
 
-@answer.register(SGDClassifier)
-def _sgd(step: SGDClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(SGDClassifier)
+def _sgd(step: SGDClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.loss != "modified_huber":
-        found: Outcome = _classifier(step, graph, block)
+        found: EstimatorOutputs = _classifier(step, graph, block)
         return found
     margin = _decision(step, graph, block)
     return modified_huber(graph, margin, len(step.classes_))
@@ -112,7 +114,7 @@ def _is_multinomial(step: Any) -> bool:
     return step.solver != "liblinear" and getattr(step, "multi_class", "auto") != "ovr"
 
 
-def shared(graph: Graph, parts: str) -> str:
+def normalize_rows(graph: Graph, parts: str) -> str:
     """Each row divided by its sum."""
     axis = graph.constant([1], np.int64)
     return graph.add("Div", parts, graph.add("ReduceSum", parts, axis, keepdims=1))
@@ -123,7 +125,7 @@ def two_columns(graph: Graph, positive: str) -> str:
     return graph.stack([graph.add("Sub", graph.constant(1.0), positive), positive])
 
 
-def modified_huber(graph: Graph, margin: str, classes: int) -> Outcome:
+def modified_huber(graph: Graph, margin: str, classes: int) -> EstimatorOutputs:
     """(clip(margin, -1, 1) + 1) / 2, shared out; all classes alike where all are 0.
 
     Zhang, "Solving large scale linear prediction problems using stochastic gradient descent",
@@ -136,9 +138,9 @@ def modified_huber(graph: Graph, margin: str, classes: int) -> Outcome:
         zero = graph.constant(0.0)
         label = graph.add("Greater", margin, zero)
         flat = graph.reshape(graph.cast(label, 7), -1)
-        return Outcome(probabilities=two_columns(graph, share), label=flat)
+        return EstimatorOutputs(probabilities=two_columns(graph, share), label=flat)
     axis = graph.constant([1], np.int64)
     none = graph.add("Equal", graph.add("ReduceSum", share, axis, keepdims=1), graph.constant(0.0))
     share = graph.add("Where", none, graph.constant(1.0), share)
     label = graph.add("ArgMax", margin, axis=1, keepdims=0)
-    return Outcome(probabilities=shared(graph, share), label=label)
+    return EstimatorOutputs(probabilities=normalize_rows(graph, share), label=label)

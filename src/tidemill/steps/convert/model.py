@@ -17,13 +17,13 @@ from tidemill.signature import Signature
 from tidemill.steps.convert.blocks import (
     MISSING,
     Block,
-    Numbers,
-    Tensor,
-    Texts,
-    joined,
-    plain,
+    NumberBlock,
+    TensorBlock,
+    TextBlock,
+    join_columns,
+    number_block,
 )
-from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import DOUBLE, FLOAT, INT64, STRING, Graph
 
 NUMBERS, TEXTS = "numbers", "texts"
@@ -32,7 +32,7 @@ NUMBERS, TEXTS = "numbers", "texts"
 OPTIONAL = {
     "catboost": "tidemill.steps.convert.catboost",
     "lightgbm": "tidemill.steps.convert.lightgbm",
-    "skorch": "tidemill.steps.convert.network",
+    "skorch": "tidemill.steps.convert.skorch",
     "xgboost": "tidemill.steps.convert.xgboost",
 }
 
@@ -48,7 +48,7 @@ class Converted:
     model: onnx.ModelProto
     inputs: tuple[ModelInput, ...]
     outputs: ModelOutputs
-    foreign: tuple[str, ...] = ()
+    external_steps: tuple[str, ...] = ()
 
 
 def convert(model: Any, signature: Signature, *, single: bool = False) -> Converted:
@@ -66,13 +66,13 @@ def convert(model: Any, signature: Signature, *, single: bool = False) -> Conver
         if package in sys.modules:
             importlib.import_module(module)
     graph = Graph(single=single)
-    block, inputs, infos = given(signature)
-    outcome = answer(model, graph, block)
+    block, inputs, infos = signature_block(signature)
+    outcome = convert_estimator(model, graph, block)
     outputs, ends = _found(graph, outcome, signature)
-    return Converted(graph.model(infos, ends), inputs, outputs, tuple(graph.foreign))
+    return Converted(graph.model(infos, ends), inputs, outputs, tuple(graph.external_steps))
 
 
-def given(
+def signature_block(
     signature: Signature,
 ) -> tuple[Block, tuple[ModelInput, ...], list[onnx.ValueInfoProto]]:
     """The block of the signature's inputs, and how the manifest and the graph describe them."""
@@ -80,7 +80,11 @@ def given(
         tensor = signature.tensor
         kind = FLOAT if tensor.dtype == "float32" else DOUBLE
         info = helper.make_tensor_value_info(tensor.name, kind, [None, *tensor.shape])
-        return Tensor(tensor.name, tensor.shape), (ModelInput(tensor.name, tensor.dtype),), [info]
+        return (
+            TensorBlock(tensor.name, tensor.shape),
+            (ModelInput(tensor.name, tensor.dtype),),
+            [info],
+        )
     numeric = [c for c in signature.columns if c.kind != "text"]
     textual = [c for c in signature.columns if c.kind == "text"]
     inputs, infos = [], []
@@ -97,21 +101,21 @@ def given(
 def _columns(signature: Signature) -> Block:
     numeric = [c for c in signature.columns if c.kind != "text"]
     textual = [c for c in signature.columns if c.kind == "text"]
-    whole = plain(NUMBERS, len(numeric))
-    parts: list[Numbers | Texts] = []
+    whole = number_block(NUMBERS, len(numeric))
+    parts: list[NumberBlock | TextBlock] = []
     for column in signature.columns:
         if column.kind == "text":
-            parts.append(Texts(TEXTS, np.array([textual.index(column)]), (None,)))
+            parts.append(TextBlock(TEXTS, np.array([textual.index(column)]), (None,)))
         else:
             place = numeric.index(column)
             part = whole.take(np.array([place]))
             part.nullable[:] = column.nullable
             parts.append(part)
-    return joined(tuple(c.name for c in signature.columns), parts)
+    return join_columns(tuple(c.name for c in signature.columns), parts)
 
 
 def _found(
-    graph: Graph, outcome: Outcome, signature: Signature
+    graph: Graph, outcome: EstimatorOutputs, signature: Signature
 ) -> tuple[ModelOutputs, dict[str, tuple[str, int, Any]]]:
     """What the model answers, for the manifest and the graph."""
     if signature.task == "regression":

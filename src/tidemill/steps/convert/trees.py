@@ -28,7 +28,7 @@ from sklearn.ensemble import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill.steps.convert.blocks import Block, matrix
-from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import FLOAT, INT64, Graph
 
 Floats = npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ class _Arrays:
 
 def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any]:
     """A tree that is one leaf, under a node of which both sides are that leaf's copies."""
-    grown = Tree(
+    rooted = Tree(
         left=np.array([1, -1, -1]),
         right=np.array([2, -1, -1]),
         features=np.zeros(3, dtype=int),
@@ -119,7 +119,7 @@ def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any]:
         missing_left=np.zeros(3, dtype=bool),
         values=np.repeat(tree.values[:1], 3, axis=0),
     )
-    return grown, np.repeat(targets[:1], 3), np.repeat(weights[:1], 3)
+    return rooted, np.repeat(targets[:1], 3), np.repeat(weights[:1], 3)
 
 
 def ensemble(
@@ -156,7 +156,7 @@ def _rounded(splits: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
     return near
 
 
-def looked_up(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+def leaf_values(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
     """Every tree's leaf values, double [rows, trees, outputs]; `name` is a single matrix."""
     table = np.concatenate([tree.values[tree.leaves] for tree in trees])
     wide = len(table) >= 2**24  # single precision counts no further
@@ -171,18 +171,18 @@ def looked_up(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
     return graph.add("Gather", graph.constant(table), reached, axis=0)
 
 
-def average(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+def mean_of_trees(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
     """The mean of the trees' leaf values, double [rows, outputs]; `name` is a single matrix."""
     if trees[0].values.shape[1] == 1:
-        return graph.add("Div", added(graph, name, trees), graph.constant(float(len(trees))))
+        return graph.add("Div", sum_of_trees(graph, name, trees), graph.constant(float(len(trees))))
     if all(_pure(tree.values[tree.leaves]) for tree in trees):
         return _voted(graph, name, trees)
     axis = graph.constant([1], np.int64)
-    total = graph.add("ReduceSum", looked_up(graph, name, trees), axis, keepdims=0)
+    total = graph.add("ReduceSum", leaf_values(graph, name, trees), axis, keepdims=0)
     return graph.add("Div", total, graph.constant(float(len(trees))))
 
 
-def added(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
+def sum_of_trees(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
     """The sum of the trees' one value a leaf, double [rows, 1]; `name` is a single matrix."""
     parts = [(tree, np.zeros(len(tree.left), int), tree.values[:, 0]) for tree in trees]
     return ensemble(graph, graph.double(name), parts, 1, np.float64)
@@ -205,7 +205,7 @@ def _pure(values: Floats) -> bool:
     return bool((values.max(axis=1) == 1.0).all() and (values.sum(axis=1) == 1.0).all())
 
 
-def grown(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
+def tree_of(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
     """The Tree of a fitted scikit-learn decision tree.
 
     Args:
@@ -229,25 +229,27 @@ def grown(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
     )
 
 
-def single(graph: Graph, block: Block) -> str:
+def single_precision(graph: Graph, block: Block) -> str:
     """The block rounded to single precision, as scikit-learn's trees take it."""
     return graph.cast(matrix(graph, block), FLOAT)
 
 
-@answer.register(DecisionTreeClassifier)
-@answer.register(DecisionTreeRegressor)
-def _tree(step: Any, graph: Graph, block: Block) -> Outcome:
-    return _outcome(step, average(graph, single(graph, block), [grown(step)]))
+@convert_estimator.register(DecisionTreeClassifier)
+@convert_estimator.register(DecisionTreeRegressor)
+def _tree(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return _outcome(step, mean_of_trees(graph, single_precision(graph, block), [tree_of(step)]))
 
 
-@answer.register(RandomForestClassifier)
-@answer.register(RandomForestRegressor)
-@answer.register(ExtraTreesClassifier)
-@answer.register(ExtraTreesRegressor)
-def _forest(step: Any, graph: Graph, block: Block) -> Outcome:
-    trees = [grown(tree) for tree in step.estimators_]
-    return _outcome(step, average(graph, single(graph, block), trees))
+@convert_estimator.register(RandomForestClassifier)
+@convert_estimator.register(RandomForestRegressor)
+@convert_estimator.register(ExtraTreesClassifier)
+@convert_estimator.register(ExtraTreesRegressor)
+def _forest(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    trees = [tree_of(tree) for tree in step.estimators_]
+    return _outcome(step, mean_of_trees(graph, single_precision(graph, block), trees))
 
 
-def _outcome(step: Any, name: str) -> Outcome:
-    return Outcome(probabilities=name) if hasattr(step, "classes_") else Outcome(value=name)
+def _outcome(step: Any, name: str) -> EstimatorOutputs:
+    if hasattr(step, "classes_"):
+        return EstimatorOutputs(probabilities=name)
+    return EstimatorOutputs(value=name)

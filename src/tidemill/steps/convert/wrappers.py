@@ -24,98 +24,110 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.semi_supervised import SelfTrainingClassifier
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, matrix, numbers
-from tidemill.steps.convert.columns import apply
-from tidemill.steps.convert.dispatch import Outcome, answer, asked, label, scores, transform
-from tidemill.steps.convert.ensembles import probabilities, value, weighted_mean
+from tidemill.steps.convert.blocks import Block, as_numbers, matrix
+from tidemill.steps.convert.columns import convert_ufunc
+from tidemill.steps.convert.dispatch import (
+    EstimatorOutputs,
+    call_quietly,
+    convert_estimator,
+    convert_scores,
+    convert_transformer,
+    predicted_class,
+)
+from tidemill.steps.convert.ensembles import (
+    classifier_probabilities,
+    regressor_value,
+    weighted_mean,
+)
 from tidemill.steps.convert.graph import INT64, Graph
-from tidemill.steps.convert.linear import shared, two_columns
+from tidemill.steps.convert.linear import normalize_rows, two_columns
 
 Floats = npt.NDArray[np.float64]
 INNER = ("best_estimator_", "estimator_")
 
 
-def inner(step: Any) -> Any:
+def inner_model(step: Any) -> Any:
     """The fitted model within."""
     return next((getattr(step, name) for name in INNER if hasattr(step, name)), step.estimator)
 
 
-@answer.register(GridSearchCV)
-@answer.register(RandomizedSearchCV)
-@answer.register(FrozenEstimator)
-@answer.register(RANSACRegressor)
-def _inner(step: Any, graph: Graph, block: Block) -> Outcome:
-    return answer(inner(step), graph, block)
+@convert_estimator.register(GridSearchCV)
+@convert_estimator.register(RandomizedSearchCV)
+@convert_estimator.register(FrozenEstimator)
+@convert_estimator.register(RANSACRegressor)
+def _inner(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return convert_estimator(inner_model(step), graph, block)
 
 
-@scores.register(GridSearchCV)
-@scores.register(RandomizedSearchCV)
-@scores.register(FrozenEstimator)
-@scores.register(FixedThresholdClassifier)
-@scores.register(TunedThresholdClassifierCV)
-@scores.register(SelfTrainingClassifier)
+@convert_scores.register(GridSearchCV)
+@convert_scores.register(RandomizedSearchCV)
+@convert_scores.register(FrozenEstimator)
+@convert_scores.register(FixedThresholdClassifier)
+@convert_scores.register(TunedThresholdClassifierCV)
+@convert_scores.register(SelfTrainingClassifier)
 def _inner_scores(step: Any, graph: Graph, block: Block) -> str:
-    return scores(inner(step), graph, block)
+    return convert_scores(inner_model(step), graph, block)
 
 
-@answer.register(SelfTrainingClassifier)
-def _self_trained(step: SelfTrainingClassifier, graph: Graph, block: Block) -> Outcome:
-    return answer(inner(step), graph, block)
+@convert_estimator.register(SelfTrainingClassifier)
+def _self_trained(step: SelfTrainingClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
+    return convert_estimator(inner_model(step), graph, block)
 
 
-@answer.register(RFE)
-@answer.register(RFECV)
-def _selected(step: Any, graph: Graph, block: Block) -> Outcome:
-    return answer(step.estimator_, graph, transform(step, graph, block))
+@convert_estimator.register(RFE)
+@convert_estimator.register(RFECV)
+def _selected(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+    return convert_estimator(step.estimator_, graph, convert_transformer(step, graph, block))
 
 
-@answer.register(FixedThresholdClassifier)
-@answer.register(TunedThresholdClassifierCV)
-def _threshold(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(FixedThresholdClassifier)
+@convert_estimator.register(TunedThresholdClassifierCV)
+def _threshold(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     """The positive class where its score reaches the threshold, whatever the probabilities say."""
-    outcome = answer(inner(step), graph, block)
+    outcome = convert_estimator(inner_model(step), graph, block)
     method, limit, positive = _rule(step)
     if method == "predict_proba":
         assert outcome.probabilities is not None
         score = graph.columns(outcome.probabilities, [positive])
     else:
-        score = scores(inner(step), graph, block)
+        score = convert_scores(inner_model(step), graph, block)
         score = score if positive == 1 else graph.add("Neg", score)
     reached = graph.add("GreaterOrEqual", score, graph.constant(limit))
     first, second = (graph.constant(i, np.int64) for i in (1 - positive, positive))
     chosen = graph.reshape(graph.add("Where", reached, second, first), -1)
-    return Outcome(probabilities=outcome.probabilities, label=chosen)
+    return EstimatorOutputs(probabilities=outcome.probabilities, label=chosen)
 
 
 def _rule(step: Any) -> tuple[str, float, int]:
     """The method that scores, the threshold, and which class is the positive one."""
     wanted = step.response_method
     names = ["predict_proba", "decision_function"] if wanted == "auto" else [wanted]
-    method = next(name for name in names if hasattr(inner(step), name))
+    method = next(name for name in names if hasattr(inner_model(step), name))
     limit: Any = getattr(step, "best_threshold_", getattr(step, "threshold", None))
     if limit == "auto":
         limit = 0.5 if method == "predict_proba" else 0.0
-    label = getattr(step, "pos_label", None)
+    positive = getattr(step, "pos_label", None)
     if isinstance(step, TunedThresholdClassifierCV):
-        label = step._curve_scorer._get_pos_label()
-    return method, float(limit), 1 if label is None else list(step.classes_).index(label)
+        positive = step._curve_scorer._get_pos_label()
+    place = 1 if positive is None else list(step.classes_).index(positive)
+    return method, float(limit), place
 
 
-@answer.register(CalibratedClassifierCV)
-def _calibrated(step: CalibratedClassifierCV, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(CalibratedClassifierCV)
+def _calibrated(step: CalibratedClassifierCV, graph: Graph, block: Block) -> EstimatorOutputs:
     classes = len(step.classes_)
     found = []
     for member in step.calibrated_classifiers_:
         if len(member.estimator.classes_) != classes:
             raise ExportError("A fold of the calibration lacks a class.")
         found.append(_calibrate(member, graph, block, classes))
-    return Outcome(probabilities=weighted_mean(graph, found))
+    return EstimatorOutputs(probabilities=weighted_mean(graph, found))
 
 
 def _calibrate(member: Any, graph: Graph, block: Block, classes: int) -> str:
     """One fold's model with its calibrators."""
     by_score = hasattr(member.estimator, "decision_function")
-    response = scores if by_score else probabilities
+    response = convert_scores if by_score else classifier_probabilities
     found = response(member.estimator, graph, block)
     if member.method == "temperature":
         return _temperature(member.calibrators[0], graph, found, by_score, classes)
@@ -133,7 +145,7 @@ def _shared_or_even(graph: Graph, parts: str, classes: int) -> str:
     axis = graph.constant([1], np.int64)
     total = graph.add("ReduceSum", parts, axis, keepdims=1)
     none = graph.add("Equal", total, graph.constant(0.0))
-    return graph.add("Where", none, graph.constant(1.0 / classes), shared(graph, parts))
+    return graph.add("Where", none, graph.constant(1.0 / classes), normalize_rows(graph, parts))
 
 
 def _temperature(step: Any, graph: Graph, found: str, by_score: bool, classes: int) -> str:
@@ -165,58 +177,60 @@ def _isotonic(step: IsotonicRegression, graph: Graph, column: str) -> str:
     return graph.add("Gemm", along, graph.constant(slopes[:, None]), graph.constant(y[:1]))
 
 
-@answer.register(IsotonicRegression)
-def _isotonic_answer(step: IsotonicRegression, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(IsotonicRegression)
+def _isotonic_answer(step: IsotonicRegression, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.out_of_bounds != "clip":
         raise ExportError("IsotonicRegression has a compiled form with out_of_bounds='clip' only.")
-    return Outcome(value=_isotonic(step, graph, matrix(graph, block)))
+    return EstimatorOutputs(value=_isotonic(step, graph, matrix(graph, block)))
 
 
-@answer.register(OneVsRestClassifier)
-def _one_vs_rest(step: OneVsRestClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(OneVsRestClassifier)
+def _one_vs_rest(step: OneVsRestClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.multilabel_:
         raise ExportError("A classifier of several labels at once has no compiled form.")
     binary = [_confidence(member, graph, block) for member in step.estimators_]
     if len(binary) == 1:
-        return answer(step.estimators_[0], graph, block)
+        return convert_estimator(step.estimators_[0], graph, block)
     chosen = graph.add("ArgMax", graph.stack(binary), axis=1, keepdims=0)
     if not all(hasattr(member, "predict_proba") for member in step.estimators_):
-        return Outcome(label=chosen)
-    found = [probabilities(member, graph, block) for member in step.estimators_]
+        return EstimatorOutputs(label=chosen)
+    found = [classifier_probabilities(member, graph, block) for member in step.estimators_]
     parts = graph.stack([graph.columns(name, [1]) for name in found])
     axis = graph.constant([1], np.int64)
     none = graph.add("Equal", graph.add("ReduceSum", parts, axis, keepdims=1), graph.constant(0.0))
-    even = graph.add("Where", none, parts, shared(graph, parts))
-    return Outcome(probabilities=even, label=chosen)
+    even = graph.add("Where", none, parts, normalize_rows(graph, parts))
+    return EstimatorOutputs(probabilities=even, label=chosen)
 
 
 def _confidence(member: Any, graph: Graph, block: Block) -> str:
     """How sure a binary model is of its second class, [rows, 1]."""
     if hasattr(member, "decision_function"):
-        return scores(member, graph, block)
+        return convert_scores(member, graph, block)
     if not hasattr(member, "predict_proba"):
         raise ExportError(f"{type(member).__name__} gives neither scores nor probabilities.")
-    return graph.columns(probabilities(member, graph, block), [1])
+    return graph.columns(classifier_probabilities(member, graph, block), [1])
 
 
-@answer.register(OneVsOneClassifier)
-def _one_vs_one(step: OneVsOneClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(OneVsOneClassifier)
+def _one_vs_one(step: OneVsOneClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.pairwise_indices_ is not None:
         raise ExportError("OneVsOneClassifier of a kernel's matrix has no compiled form.")
     sure = [_confidence(member, graph, block) for member in step.estimators_]
     chosen = [
-        graph.double(graph.reshape(label(graph, answer(member, graph, block)), -1, 1))
+        graph.double(
+            graph.reshape(predicted_class(graph, convert_estimator(member, graph, block)), -1, 1)
+        )
         for member in step.estimators_
     ]
-    rule = pairwise(graph, graph.stack(chosen), graph.stack(sure), len(step.classes_))
+    rule = pairwise_votes(graph, graph.stack(chosen), graph.stack(sure), len(step.classes_))
     if len(step.classes_) > 2:
-        return Outcome(label=graph.add("ArgMax", rule, axis=1, keepdims=0))
+        return EstimatorOutputs(label=graph.add("ArgMax", rule, axis=1, keepdims=0))
     limit = 0.0 if hasattr(step.estimators_[0], "decision_function") else 0.5
     second = graph.add("Greater", graph.columns(rule, [1]), graph.constant(limit))
-    return Outcome(label=graph.reshape(graph.cast(second, INT64), -1))
+    return EstimatorOutputs(label=graph.reshape(graph.cast(second, INT64), -1))
 
 
-def pairwise(graph: Graph, chosen: str, sure: str, classes: int) -> str:
+def pairwise_votes(graph: Graph, chosen: str, sure: str, classes: int) -> str:
     """Votes of all pairs of classes, ties broken by confidence: [rows, classes].
 
     Args:
@@ -235,42 +249,44 @@ def pairwise(graph: Graph, chosen: str, sure: str, classes: int) -> str:
     return graph.add("Add", won, third)
 
 
-@answer.register(TransformedTargetRegressor)
-def _transformed_target(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(TransformedTargetRegressor)
+def _transformed_target(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     """The inner regressor's answer, back on the target's own scale."""
-    found = value(step.regressor_, graph, block)
+    found = regressor_value(step.regressor_, graph, block)
     back = step.transformer_
     if isinstance(back, FunctionTransformer):
-        return Outcome(value=found if back.inverse_func is None else _function(back, graph, found))
-    low, high = asked(back.inverse_transform, np.array([[0.0], [1.0]])).ravel()
-    middle = asked(back.inverse_transform, np.array([[0.5], [-3.0], [7.0]])).ravel()
+        return EstimatorOutputs(
+            value=found if back.inverse_func is None else _function(back, graph, found)
+        )
+    low, high = call_quietly(back.inverse_transform, np.array([[0.0], [1.0]])).ravel()
+    middle = call_quietly(back.inverse_transform, np.array([[0.5], [-3.0], [7.0]])).ravel()
     if not np.allclose(middle, low + (high - low) * np.array([0.5, -3.0, 7.0]), rtol=1e-12):
         raise ExportError(f"The target's {type(back).__name__} has no compiled inverse.")
     scaled = graph.add("Mul", found, graph.constant(float(high - low)))
-    return Outcome(value=graph.add("Add", scaled, graph.constant(float(low))))
+    return EstimatorOutputs(value=graph.add("Add", scaled, graph.constant(float(low))))
 
 
 def _function(back: Any, graph: Graph, found: str) -> str:
-    return apply(back.inverse_func, graph, found)
+    return convert_ufunc(back.inverse_func, graph, found)
 
 
-@answer.register(DummyClassifier)
-def _constant_classes(step: DummyClassifier, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(DummyClassifier)
+def _constant_classes(step: DummyClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.strategy in ("stratified", "uniform"):
         raise ExportError(f"DummyClassifier answers at random with strategy='{step.strategy}'.")
     given = np.zeros((1, getattr(step, "n_features_in_", 1)))
-    shares = asked(step.predict_proba, given)
-    return Outcome(probabilities=_repeated(graph, block, shares[0]))
+    shares = call_quietly(step.predict_proba, given)
+    return EstimatorOutputs(probabilities=_repeated(graph, block, shares[0]))
 
 
-@answer.register(DummyRegressor)
-def _constant_value(step: DummyRegressor, graph: Graph, block: Block) -> Outcome:
-    return Outcome(value=_repeated(graph, block, np.ravel(step.constant_)))
+@convert_estimator.register(DummyRegressor)
+def _constant_value(step: DummyRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
+    return EstimatorOutputs(value=_repeated(graph, block, np.ravel(step.constant_)))
 
 
 def _repeated(graph: Graph, block: Block, row: Floats) -> str:
     """The same row for every row of the block."""
-    columns = numbers(graph, block)
+    columns = as_numbers(graph, block)
     height = graph.add("Shape", columns.source, start=0, end=1)
     shape = graph.add("Concat", height, graph.constant([1], np.int64), axis=0)
     return graph.add("Expand", graph.constant([row]), shape)

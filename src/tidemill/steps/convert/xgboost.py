@@ -12,10 +12,10 @@ from xgboost import XGBClassifier, XGBRegressor
 
 from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import Block
-from tidemill.steps.convert.boosting import likely, raised
-from tidemill.steps.convert.dispatch import Outcome, answer
+from tidemill.steps.convert.boosting import boosted_scores, class_probabilities
+from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import Graph
-from tidemill.steps.convert.trees import LT, Tree, single
+from tidemill.steps.convert.trees import LT, Tree, single_precision
 
 EXPONENTIAL = ("count:poisson", "reg:gamma", "reg:tweedie")
 IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror")
@@ -23,24 +23,24 @@ PROBABLE = ("reg:logistic", "binary:logistic")  # the latter of a Booster, which
 SURE = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 
-@answer.register(XGBClassifier)
-def _classifier(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(XGBClassifier)
+def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _margin(step, graph, block)
     if objective not in SURE:
         raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
-    return Outcome(probabilities=likely(graph, raw, step))
+    return EstimatorOutputs(probabilities=class_probabilities(graph, raw, step))
 
 
-@answer.register(XGBRegressor)
-def _regressor(step: Any, graph: Graph, block: Block) -> Outcome:
+@convert_estimator.register(XGBRegressor)
+def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _margin(step, graph, block)
     if objective in EXPONENTIAL:
-        return Outcome(value=graph.add("Exp", raw))
+        return EstimatorOutputs(value=graph.add("Exp", raw))
     if objective in PROBABLE:
-        return Outcome(value=graph.add("Sigmoid", raw))
+        return EstimatorOutputs(value=graph.add("Sigmoid", raw))
     if objective not in IDENTITY:
         raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
-    return Outcome(value=raw)
+    return EstimatorOutputs(value=raw)
 
 
 def _margin(step: Any, graph: Graph, block: Block) -> tuple[str, str]:
@@ -56,8 +56,8 @@ def _margin(step: Any, graph: Graph, block: Block) -> tuple[str, str]:
     outputs = np.asarray(model["tree_info"][:count])
     base = _baseline(booster, trees, outputs, count)
     parts = list(zip(outputs.tolist(), trees, strict=True))
-    rounded = graph.double(single(graph, block))
-    return raised(graph, rounded, parts, base), learner["objective"]["name"]
+    rounded = graph.double(single_precision(graph, block))
+    return boosted_scores(graph, rounded, parts, base), learner["objective"]["name"]
 
 
 def _stopped(step: Any) -> bool:

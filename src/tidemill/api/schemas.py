@@ -1,0 +1,135 @@
+"""What the control plane's routes answer, as OpenAPI shows it. Times are ISO 8601, UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.stores.database.pages import MAX_LIMIT
+from tidemill.stores.jobs.jobs import Job
+
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to give at most.")]
+Cursor = Annotated[
+    str | None, Query(max_length=2_000, description="The `next` of the page before.")
+]
+Since = Annotated[datetime | None, Query(description="Only what happened then or later.")]
+Until = Annotated[datetime | None, Query(description="Only what happened earlier.")]
+Filter = Annotated[str | None, Query(max_length=255)]
+
+
+class PageQuery(BaseModel):
+    """What the query of a list may say; a route's own filters are further fields."""
+
+    limit: Limit = 50
+    cursor: Cursor = None
+
+    def asked(self) -> dict[str, Any]:
+        """The fields as stores take them, moments as seconds since the epoch."""
+        return {
+            name: to_epoch(value) if isinstance(value, datetime) else value for name, value in self
+        }
+
+
+class Listing(BaseModel, Generic[T]):
+    """One page, newest first."""
+
+    items: list[T]
+    next: str | None = Field(default=None, description="Give this as `cursor` for the next page.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    expected: str | None = None
+    remedy: str | None = None
+
+
+class JobAccepted(BaseModel):
+    """A job that will be done, whatever happens to the server that accepted it."""
+
+    job_id: str
+    status: str
+    status_url: str
+    events_url: str
+
+
+class JobView(BaseModel):
+    """One job. `progress` runs from 0 to 1."""
+
+    job_id: str
+    kind: str
+    model: str | None
+    parent: str | None = Field(description="The job that this one is a part of")
+    status: str = Field(description="queued, running, waiting, succeeded, failed or cancelled")
+    progress: float
+    stage: str | None
+    details: dict[str, Any] | None = Field(description="candidate, trial, best metric so far")
+    metrics: dict[str, Any] | None = Field(description="of the registered version, at the end")
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    params: dict[str, Any]
+    attempts: int
+    cancel_requested: bool
+    created: datetime
+    updated: datetime
+    started: datetime | None
+    finished: datetime | None
+    next_try: datetime | None = Field(description="when a waiting job is tried again")
+
+
+def job_view(job: Job) -> JobView:
+    """The job as routes show it."""
+    result = dict(job.result) if job.result is not None else None
+    return JobView(
+        job_id=job.id,
+        kind=job.kind,
+        model=job.model,
+        parent=job.parent,
+        status=job.state,
+        progress=round(job.percent / 100, 4),
+        stage=job.stage,
+        details=dict(job.progress) if job.progress is not None else None,
+        metrics=(result or {}).get("metrics"),
+        result=result,
+        error=dict(job.error) if job.error is not None else None,
+        params=dict(job.params),
+        attempts=job.attempts,
+        cancel_requested=job.cancel_requested,
+        created=to_datetime(job.created),
+        updated=to_datetime(job.updated),
+        started=None if job.started is None else to_datetime(job.started),
+        finished=None if job.finished is None else to_datetime(job.finished),
+        next_try=to_datetime(job.not_before) if job.state == "waiting" else None,
+    )
+
+
+def to_datetime(seconds: float) -> datetime:
+    """Seconds since the epoch as a moment in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def to_epoch(value: datetime | None) -> float | None:
+    """A moment as seconds since the epoch; one without a zone is UTC."""
+    if value is None:
+        return None
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+
+
+def with_datetimes(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The row with these of its fields as moments."""
+    return {
+        name: to_datetime(value) if name in names and value is not None else value
+        for name, value in row.items()
+    }

@@ -1,0 +1,64 @@
+"""Predictions sent over HTTP while something else happens, and what became of each."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def request_prediction(
+    url: str, key: str, body: dict[str, Any], timeout: float = 10.0
+) -> dict[str, Any]:
+    """One prediction.
+
+    Raises:
+        OSError: It was refused or could not be delivered.
+    """
+    headers = {"Content-Type": "application/json", "X-API-Key": key}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+@dataclass
+class AnswerCounts:
+    """How many answers each version gave, and what failed."""
+
+    versions: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    seen: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def constant_traffic(
+    url: str, key: str, body: dict[str, Any], await_version: str
+) -> Iterator[AnswerCounts]:
+    """Ask without pause while the block runs; `seen` is set when `await_version` first answers."""
+    tally, stop = AnswerCounts(), threading.Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            try:
+                version = str(request_prediction(url, key, body)["version"])
+            except OSError as error:
+                tally.failures.append(str(error))
+                continue
+            tally.versions[version] += 1
+            if version == await_version:
+                tally.seen.set()
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield tally
+    finally:
+        stop.set()
+        thread.join(15)

@@ -1,0 +1,118 @@
+"""What monitoring has found of a model, in short; all of it is in Tidemill's own database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+
+from tidemill.console.page_request import PageRequest
+from tidemill.stores.database.tables import predictions
+from tidemill.stores.monitoring.results import MonitoredModel
+from tidemill.stores.monitoring.triggers import Trigger
+
+TIMED_SECONDS = 900.0
+TIMED_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """One part of a model's loop. `mark` is a name out of `render.MARKS`."""
+
+    name: str
+    mark: str
+    text: str
+    href: str | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long answers of one model took lately, in seconds."""
+
+    p50: float
+    p99: float
+    rows: int
+
+
+def newest_trigger(request: PageRequest, model: str) -> Trigger | None:
+    """The model's newest trigger of either kind."""
+    found = request.context.platform.triggers.page(model=model, limit=1).items
+    return found[0] if found else None
+
+
+def monitoring_row(request: PageRequest, model: str) -> MonitoredModel | None:
+    """What the last look at the model came to; None where nobody has looked."""
+    return request.context.platform.watching.get(model)
+
+
+def drift_and_decay_status(request: PageRequest, model: str) -> tuple[StepStatus, StepStatus]:
+    """The stations of drift and of decay."""
+    row = monitoring_row(request, model)
+    link = f"/console/models/{model}/monitoring"
+    if row is None:
+        counted = prediction_count(request, model)
+        words = f"{counted} predictions, none checked yet" if counted else "no predictions yet"
+        return StepStatus("Drift", "idle", words, link), StepStatus(
+            "Decay", "idle", "no check yet", link
+        )
+    verdict: Mapping[str, Any] = row.verdict or {}
+    return _drift(verdict, link), _decay(verdict, link)
+
+
+def _drift(verdict: Mapping[str, Any], link: str) -> StepStatus:
+    drift: Mapping[str, Any] | None = verdict.get("drift")
+    if drift is None or not drift.get("enough", True):
+        return StepStatus("Drift", "idle", "too few rows to tell", link)
+    names = drift.get("drifted") or []
+    if not drift.get("moved"):
+        return StepStatus("Drift", "good", "as in training", link)
+    words = f"{names[0]} moved" if len(names) == 1 else f"{len(names)} features moved"
+    return StepStatus("Drift", "bad", words if names else "the whole moved", link)
+
+
+def _decay(verdict: Mapping[str, Any], link: str) -> StepStatus:
+    live: Mapping[str, Any] | None = verdict.get("live")
+    alarmed = bool({"decay", "estimate"} & set(verdict.get("alarms") or ()))
+    if live is not None and live.get("enough"):
+        if live.get("hurt"):
+            return StepStatus("Decay", "bad", "worse, by its labels", link)
+        return StepStatus("Decay", "watch" if alarmed else "good", "holds, by its labels", link)
+    estimate: Mapping[str, Any] | None = verdict.get("estimate")
+    if estimate is not None:
+        hurt = estimate.get("hurt") or alarmed
+        words = "worse, by estimate" if hurt else "holds, by estimate"
+        return StepStatus("Decay", "watch" if hurt else "good", words, link)
+    return StepStatus("Decay", "idle", "no labels yet", link)
+
+
+def prediction_count(request: PageRequest, model: str) -> int:
+    """How many predictions of a model are stored; counted at most every ten seconds."""
+    query = select(func.count().label("n")).where(predictions.c.model == model)
+    database = request.context.platform.database
+    ask = lambda: int(database.rows(query)[0]["n"])  # noqa: E731
+    return request.context.cache.get(("count", model), ask, fresh=10.0).value or 0
+
+
+def timing(request: PageRequest, model: str) -> Timing | None:
+    """The median and 99th percentile of the newest answers of the last quarter of an hour."""
+    return request.context.cache.get(
+        ("timing", model), lambda: _timing(request, model), fresh=5.0
+    ).value
+
+
+def _timing(request: PageRequest, model: str) -> Timing | None:
+    database = request.context.platform.database
+    table = predictions.c
+    query = (
+        select(table.milliseconds)
+        .where(table.model == model, table.time >= database.now() - TIMED_SECONDS)
+        .where(table.milliseconds.is_not(None))
+        .order_by(table.time.desc())
+        .limit(TIMED_ROWS)
+    )
+    took = sorted(row["milliseconds"] / 1000 for row in database.rows(query))
+    if not took:
+        return None
+    return Timing(took[len(took) // 2], took[min(len(took) - 1, len(took) * 99 // 100)], len(took))

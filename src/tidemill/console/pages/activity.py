@@ -1,0 +1,153 @@
+"""What happened: the audit log, the requests, and the processes' own logs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tidemill.console import log_files
+from tidemill.console.page_request import Download, PageRequest, View
+from tidemill.errors import RequestError
+from tidemill.stores.database.pages import MAX_LIMIT, Page
+
+AUDIT_FIELDS = (
+    "seq", "time", "actor", "action", "subject", "version", "origin", "reason", "details",
+)  # fmt: skip
+REQUEST_FIELDS = (
+    "time", "method", "route", "path", "status", "milliseconds", "address", "key_id", "request_id",
+)  # fmt: skip
+LEVELS = ("debug", "info", "warning", "error", "critical")
+MOST_EXPORTED = 100_000
+GetPage = Callable[[str | None, int], Page[dict[str, Any]]]
+
+
+def audit(request: PageRequest) -> View:
+    """The audit log, filtered."""
+    page = _audit_pages(request)(request.query.get("cursor"), 50)
+    return View("audit.html", {"page": page, "query": request.query})
+
+
+def verify(request: PageRequest) -> View:
+    """The audit log with the verdict on whether it is what was written."""
+    page = _audit_pages(request)(None, 50)
+    verdict = request.context.platform.audit.verify()
+    return View("audit.html", {"page": page, "query": {}, "verdict": verdict})
+
+
+def export_audit(request: PageRequest) -> Download:
+    """What the filter lets through, as CSV or JSON lines."""
+    return _download(request, "audit", AUDIT_FIELDS, _audit_pages(request))
+
+
+def requests(request: PageRequest) -> View:
+    """The requests that were answered, filtered."""
+    page = _request_pages(request)(request.query.get("cursor"), 50)
+    return View("requests.html", {"page": page, "query": request.query})
+
+
+def export_requests(request: PageRequest) -> Download:
+    """What the filter lets through, as CSV or JSON lines."""
+    return _download(request, "requests", REQUEST_FIELDS, _request_pages(request))
+
+
+def logs(request: PageRequest) -> View:
+    """The newest lines of a process's log on this machine."""
+    folder, query = request.context.platform.settings.logs, request.query
+    names = log_files.names(folder)
+    name = query.get("file") or ("api.log" if "api.log" in names else next(iter(names), ""))
+    found = log_files.lines(folder, name, text=query.get("text", ""), level=query.get("level", ""))
+    return View(
+        "logs.html",
+        {"names": names, "name": name, "lines": found, "query": query, "levels": LEVELS},
+    )
+
+
+def _audit_pages(request: PageRequest) -> GetPage:
+    query = request.query
+    return lambda cursor, limit: request.context.platform.audit.page(
+        action=query.get("action"),
+        subject=query.get("subject"),
+        actor=query.get("actor"),
+        since=parse_time(query.get("since")),
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+def _request_pages(request: PageRequest) -> GetPage:
+    query = request.query
+    status = query.get("status")
+    if status is not None and not status.isdigit():
+        raise RequestError(f"'{status}' is no status.", field="status", expected="as in 404")
+    return lambda cursor, limit: request.context.platform.requests.page(
+        route=query.get("route"),
+        method=query.get("method"),
+        status=None if status is None else int(status),
+        since=parse_time(query.get("since")),
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+def parse_time(text: str | None) -> float | None:
+    """A day or moment out of a form, as seconds since the epoch; without a zone it is UTC.
+
+    Raises:
+        RequestError: It is none.
+    """
+    if not text:
+        return None
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise RequestError(
+            f"'{text}' is no moment.",
+            field="since",
+            expected="as in 2026-01-31 or 2026-01-31T12:00",
+        ) from error
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+
+
+def _download(request: PageRequest, what: str, names: tuple[str, ...], pages: GetPage) -> Download:
+    if request.query.get("as") == "json":
+        return Download(f"{what}.jsonl", "application/x-ndjson", _as_json(_all(pages)))
+    return Download(f"{what}.csv", "text/csv; charset=utf-8", _as_csv(names, _all(pages)))
+
+
+def _all(pages: GetPage) -> Iterator[list[dict[str, Any]]]:
+    cursor, given = None, 0
+    while given < MOST_EXPORTED:
+        page = pages(cursor, MAX_LIMIT)
+        yield page.items
+        given += len(page.items)
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+def _as_csv(names: tuple[str, ...], chunks: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    yield _csv_lines([list(names)])
+    for chunk in chunks:
+        yield _csv_lines([[_cell(row.get(name)) for name in names] for row in chunk])
+
+
+def _csv_lines(rows: list[list[Any]]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """The value as a cell that no spreadsheet takes for a formula."""
+    text = json.dumps(value) if isinstance(value, Mapping | list) else value
+    dangerous = isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{text}" if dangerous else text
+
+
+def _as_json(chunks: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield "".join(f"{json.dumps(row, default=str)}\n" for row in chunk).encode()

@@ -1,0 +1,137 @@
+"""Two versions side by side: what they were made with, how good they are, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.console import queries
+from tidemill.console.page_request import PageRequest, View
+from tidemill.console.pages.models import PICTURES, evidence_of
+from tidemill.errors import NotFoundError
+from tidemill.project import METRICS
+from tidemill.stores.mlflow.evidence import read_intervals
+from tidemill.stores.mlflow.versions import Version
+
+Interval = tuple[float, float]
+
+#: Parameters of a run that say nothing of how the two differ.
+FACTS = frozenset({"candidate"})
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """A metric of both; `better` names the one that has more to show, "a", "b" or neither.
+
+    `intervals` are None for versions that were trained before they were kept.
+    """
+
+    metric: str
+    a: float | None
+    b: float | None
+    better: str
+    intervals: tuple[Interval | None, Interval | None] = (None, None)
+
+
+def compare(request: PageRequest) -> View:
+    """The page; `a` and `b` in the query name the versions, the champion and the newest if not."""
+    name = request.path["name"]
+    found = queries.versions(request, name)
+    versions = found.value or []
+    a, b = _chosen(versions, request.query)
+    if a is None or b is None:
+        return View("compare.html", {"name": name, "found": found, "versions": versions, "a": None})
+    details = [_details(request, version) for version in (a, b)]
+    params = [detail["params"] for detail in details]
+    intervals = [detail["intervals"] for detail in details]
+    return View(
+        "compare.html",
+        {
+            "name": name,
+            "found": found,
+            "versions": versions,
+            "a": a,
+            "b": b,
+            "rows": _rows(a, b, intervals),
+            "held_out": [given.get("rows_test") for given in params],
+            "params": _differing(*params),
+            "same": len(_shared(*params)),
+            "direct": _direct(request, a, b),
+            "pictures": [
+                (file, title) for file, title in PICTURES.items()
+                if any(file in detail["files"] for detail in details)
+            ],
+            "files": [detail["files"] for detail in details],
+        },
+    )  # fmt: skip
+
+
+def _chosen(
+    versions: list[Version], query: Mapping[str, str]
+) -> tuple[Version | None, Version | None]:
+    by_number = {version.number: version for version in versions}
+    for side in ("a", "b"):
+        if side in query and versions and query[side] not in by_number:
+            raise NotFoundError(f"There is no version {query[side]}.", field=side)
+    champion = queries.champion_of(versions)
+    a = by_number.get(query.get("a", "")) or champion or (versions[-1] if versions else None)
+    others = [version for version in versions if a is None or version.number != a.number]
+    return a, by_number.get(query.get("b", "")) or (others[0] if others else None)
+
+
+def _details(request: PageRequest, version: Version) -> dict[str, Any]:
+    """The parameters, the intervals and the names of the files of the version's run."""
+    platform, run_id = request.context.platform, version.run_id
+    nothing = {"params": {}, "intervals": {}, "files": frozenset[str]()}
+    if run_id is None:
+        return nothing
+
+    def ask() -> dict[str, Any]:
+        client = platform.tracking
+        files = frozenset(entry.path for entry in client.list_artifacts(run_id))
+        params = dict(client.get_run(run_id).data.params)
+        return {"params": params, "intervals": read_intervals(client, run_id), "files": files}
+
+    try:
+        answer = request.context.cache.get(("run", run_id), ask, fresh=60.0, patience=2.0)
+    except NotFoundError:
+        return nothing
+    return answer.value or nothing
+
+
+def _rows(
+    a: Version, b: Version, intervals: list[Mapping[str, Interval]]
+) -> list[MetricComparison]:
+    names = [name for name in METRICS if name in a.metrics or name in b.metrics]
+    return [_row(name, a.metrics.get(name), b.metrics.get(name), intervals) for name in names]
+
+
+def _row(
+    metric: str, a: float | None, b: float | None, intervals: list[Mapping[str, Interval]]
+) -> MetricComparison:
+    better = ""
+    if a is not None and b is not None and a != b:
+        better = "a" if (a > b) == METRICS[metric] else "b"
+    first, second = (found.get(metric) for found in intervals)
+    return MetricComparison(metric, a, b, better, (first, second))
+
+
+def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    names = sorted((a.keys() | b.keys()) - FACTS)
+    return [(n, a.get(n, "–"), b.get(n, "–")) for n in names if a.get(n) != b.get(n)]
+
+
+def _shared(a: Mapping[str, str], b: Mapping[str, str]) -> set[str]:
+    return {name for name in a.keys() & b.keys() if a[name] == b[name]}
+
+
+def _direct(request: PageRequest, a: Version, b: Version) -> dict[str, Any] | None:
+    """The gate's own comparison of the two on the same rows, where it made one."""
+    for challenger, champion in ((b, a), (a, b)):
+        if challenger.tags.get("tidemill.gate.champion") != champion.number:
+            continue
+        evidence = evidence_of(request, challenger)
+        if evidence and (evidence["verdict"].get("comparison") or {}).get("low") is not None:
+            return {"challenger": challenger, "champion": champion, **evidence["verdict"]}
+    return None

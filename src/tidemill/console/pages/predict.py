@@ -1,0 +1,274 @@
+"""Asking a model: a form made from its signature, the same as code, and files of rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tidemill.console import queries
+from tidemill.console.page_request import Data, PageRequest, View
+from tidemill.errors import InputError, NotFoundError, UnavailableError
+
+ANSWER_SECONDS = 60.0
+MOST_ROWS = 5_000
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class ColumnField:
+    """One column of the signature as a form asks for it."""
+
+    name: str
+    kind: str
+    nullable: bool
+    example: Any
+    categories: tuple[str, ...] | None = None
+
+
+def prediction_form(request: PageRequest) -> View:
+    """The form for a served model."""
+    name = request.path["name"]
+    served = queries.served(request)
+    info = (served.value or {}).get(name)
+    if info is None:
+        names = sorted(served.value or {})
+        return View("try.html", {"name": name, "info": None, "served": served, "names": names})
+    asked = request.context.cache.get(
+        ("schema", name, info["version"]), lambda: _schema(request.serving_url, name), fresh=60.0,
+        patience=2.0,
+    )  # fmt: skip
+    if asked.loading:  # the form stays as it is first shown, so it is not shown without its example
+        return View("try.html", {"name": name, "info": None, "served": asked, "names": []})
+    schema = asked.value
+    tensor = info["inputs"][0] if "shape" in info["inputs"][0] else None
+    example = _example(schema, info, tensor)
+    return View(
+        "try.html",
+        {
+            "name": name,
+            "names": sorted(served.value or {}),
+            "served": served,
+            "info": info,
+            "tensor": tensor,
+            "image": image_of(tensor),
+            "fields": [] if tensor else fields_of(info, schema, example),
+            "example": example,
+            "snippets": snippets(name, {"features": example}),
+            "header": ",".join(column_names(info)[:8]),
+        },
+    )  # fmt: skip
+
+
+def predict(request: PageRequest) -> Data:
+    """Hand one row to the data plane, on the user's behalf; its answer as it is.
+
+    Raises:
+        UnavailableError: The data plane does not answer.
+    """
+    answer = _ask(request, request.path["name"], "predict", request.body)
+    return Data(_read(answer), answer.status_code)
+
+
+def score(request: PageRequest) -> Data:
+    """Score some lines of a CSV file, header first; a script sends a file piece by piece.
+
+    Answers one entry a line: the prediction with its confidence, or what is wrong with the line.
+    """
+    info = (queries.served(request).value or {}).get(request.path["name"])
+    if info is None:
+        raise NotFoundError(f"'{request.path['name']}' is not served here.", field="name")
+    rows = read_csv(request.body, info)
+    answers = _answers(request, [row for row in rows if not isinstance(row, str)])
+    results = [{"error": row} if isinstance(row, str) else next(answers) for row in rows]
+    return Data({"labels": [str(label) for label in info["labels"]], "rows": results})
+
+
+def fields_of(
+    info: Mapping[str, Any], schema: Any, example: Mapping[str, Any]
+) -> list[ColumnField]:
+    """The form's fields, with the example's values."""
+    categories = _categories(schema)
+    return [
+        ColumnField(
+            name=column["name"],
+            kind=column["kind"],
+            nullable=column["nullable"],
+            example=example.get(column["name"]),
+            categories=categories.get(column["name"]),
+        )
+        for column in info["inputs"]
+    ]
+
+
+def image_of(tensor: Mapping[str, Any] | None) -> dict[str, int] | None:
+    """Height, width and channels, where the tensor can be drawn as a grey picture."""
+    shape = [size for size in tensor["shape"] if size != 1] if tensor else []
+    if len(shape) != 2 or max(shape) > 128:
+        return None
+    return {"height": shape[0], "width": shape[1]}
+
+
+def snippets(name: str, body: Mapping[str, Any]) -> dict[str, str]:
+    """The same request as curl, Python and JavaScript; scripts put in the address and the row."""
+    text = json.dumps(body)
+    return {
+        "curl": (
+            f'curl -s ORIGIN/models/{name}/predict -H "X-API-Key: $TIDEMILL_KEY" \\\n'
+            f"  -H 'Content-Type: application/json' -d {shlex.quote(text)}"
+        ),
+        "Python": (
+            "import os, httpx\n\n"
+            f'answer = httpx.post(\n    "ORIGIN/models/{name}/predict",\n'
+            '    headers={"X-API-Key": os.environ["TIDEMILL_KEY"]},\n'
+            f'    json={body!r},\n)\nprint(answer.json()["prediction"])'
+        ),
+        "JavaScript": (
+            f'const answer = await fetch("ORIGIN/models/{name}/predict", {{\n  method: "POST",\n'
+            '  headers: { "X-API-Key": process.env.TIDEMILL_KEY, '
+            '"Content-Type": "application/json" },\n'
+            f"  body: JSON.stringify({text}),\n}});\n"
+            "console.log((await answer.json()).prediction);"
+        ),
+    }
+
+
+def column_names(info: Mapping[str, Any]) -> list[str]:
+    """The columns a file needs; a tensor's numbers are its columns name0, name1, ..."""
+    first = info["inputs"][0]
+    if "shape" not in first:
+        return [column["name"] for column in info["inputs"]]
+    size = 1
+    for side in first["shape"]:
+        size *= side
+    return [f"{first['name']}{index}" for index in range(size)]
+
+
+def read_csv(body: bytes, info: Mapping[str, Any]) -> list[list[Any] | str]:
+    """The rows of a CSV in the order of the signature; a text in place of one that is none.
+
+    Raises:
+        InputError: It is not UTF-8, a column is missing, or there are too many rows at once.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline=""))
+        records = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The file is no CSV in UTF-8: {error}", field="file") from error
+    names = column_names(info)
+    if missing := [name for name in names if name not in (reader.fieldnames or [])]:
+        raise InputError(
+            f"The file has no column {', '.join(map(repr, missing[:10]))}.",
+            field=missing[0],
+            expected=f"the columns {', '.join(names[:30])}",
+        )
+    if len(records) > MOST_ROWS:
+        raise InputError(f"More than {MOST_ROWS} rows at once.", field="file")
+    kinds = [c.get("kind", "number") for c in info["inputs"]] if len(names) > 1 else []
+    kinds = kinds if len(kinds) == len(names) else ["number"] * len(names)
+    return [_row(record, names, kinds) for record in records]
+
+
+def _row(record: Mapping[str, Any], names: list[str], kinds: list[str]) -> list[Any] | str:
+    from tidemill.serving.codec.csv_cells import read_cell
+
+    cells = [record[name] for name in names]
+    if None in record or any(cell is None for cell in cells):
+        return "The line has more or fewer cells than the header."
+    pairs = zip(kinds, cells, strict=True)
+    return [_finite(read_cell(kind, cell), cell) for kind, cell in pairs]  # type: ignore[arg-type]
+
+
+def _finite(value: Any, cell: str) -> Any:
+    """The value; a number that JSON cannot say stays text, and is refused by name."""
+    return cell if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _answers(request: PageRequest, rows: list[list[Any]]) -> Any:
+    """An entry for each row: all at once, or one by one where one of them is refused."""
+    if not rows:
+        return iter(())
+    whole = _batch(request, rows)
+    if whole is not None:
+        return iter(whole)
+    halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    if len(rows) > 1:
+        return iter([answer for half in halves for answer in _answers(request, half)])
+    answer = _ask(
+        request, request.path["name"], "predict", json.dumps({"features": rows[0]}).encode()
+    )
+    return iter([_entry(_read(answer))])
+
+
+def _batch(request: PageRequest, rows: list[list[Any]]) -> list[dict[str, Any]] | None:
+    body = json.dumps({"instances": rows}).encode()
+    answer = _ask(request, request.path["name"], "predict_batch", body)
+    if answer.status_code == 422:
+        return None
+    read = _read(answer)
+    if answer.status_code != 200:
+        raise UnavailableError(str(read.get("detail") or read))
+    return [_entry(each) for each in read["predictions"]]
+
+
+def _entry(answer: Mapping[str, Any]) -> dict[str, Any]:
+    if "prediction" not in answer:
+        return {"error": answer.get("detail", "refused")}
+    return {
+        key: answer[key] for key in ("prediction", "confidence", "probabilities") if key in answer
+    }
+
+
+def _ask(request: PageRequest, name: str, verb: str, body: bytes) -> httpx.Response:
+    request.user.require("predict")
+    headers = {**JSON, "X-API-Key": request.context.sessions.ticket(request.user.session)}
+    url = f"{request.serving_url}/models/{httpx.URL(path='/' + name).raw_path.decode()[1:]}/{verb}"
+    try:
+        return httpx.post(url, content=body, headers=headers, timeout=ANSWER_SECONDS)
+    except httpx.HTTPError as error:
+        raise UnavailableError(
+            f"The data plane at {request.serving_url} does not answer: {error}",
+            remedy="Look at its /ready, or set TIDEMILL_SERVING_URL to where it answers.",
+        ) from error
+
+
+def _read(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = answer.json()
+    except ValueError as error:
+        raise UnavailableError("The data plane's answer cannot be read.") from error
+    return read
+
+
+def _schema(url: str, name: str) -> dict[str, Any]:
+    path = httpx.URL(path="/" + name).raw_path.decode()[1:]
+    answer = httpx.get(f"{url}/models/{path}/schema", timeout=2.0).raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def _example(schema: Any, info: Mapping[str, Any], tensor: Any) -> Any:
+    examples = (schema or {}).get("examples", {})
+    if tensor:
+        return examples.get(tensor["name"], {}).get(tensor["name"], [])
+    return examples.get("named", {column["name"]: None for column in info["inputs"]})
+
+
+def _categories(schema: Any) -> dict[str, tuple[str, ...]]:
+    """The texts that columns may hold, out of the schema of a request with named fields."""
+    forms = ((schema or {}).get("request") or {}).get("anyOf", [])
+    named: Mapping[str, Any] = next((form for form in forms if len(form.get("properties", {})) > 0
+                  and "instances" not in form["properties"]
+                  and "features" not in form["properties"]), {})  # fmt: skip
+    return {
+        name: tuple(text for text in column["enum"] if text is not None)
+        for name, column in named.get("properties", {}).items()
+        if "enum" in column
+    }

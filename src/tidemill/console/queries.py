@@ -1,0 +1,139 @@
+"""What several pages tell of: models, versions, what is served, what can be trained.
+
+All of it through `Recent`: a page that asks for what MLflow or the data plane knows does not wait
+for them longer than a third of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from tidemill.console.background_cache import CachedValue
+from tidemill.console.page_request import PageRequest
+from tidemill.console.traffic import TrafficFigures
+from tidemill.errors import UnavailableError
+from tidemill.project import METRICS
+from tidemill.stores.audit import Audit
+from tidemill.stores.mlflow.versions import CHAMPION, Model, Version
+from tidemill.stores.projects import Known
+
+ANSWER_SECONDS = 2.0
+DECISION_SECONDS = 15.0
+WHO_SERVES = ("version.promote", "version.override", "version.rollback", "version.transition")
+
+
+def models(request: PageRequest) -> CachedValue[list[Model]]:
+    """The registered models."""
+    return request.context.cache.get("models", request.context.registered)
+
+
+def versions(request: PageRequest, name: str) -> CachedValue[list[Version]]:
+    """The versions of a model with their metrics, newest first.
+
+    Raises:
+        NotFoundError: There is no such model.
+    """
+    platform = request.context.platform
+    ask = lambda: platform.registry.versions(name, metrics=True)  # noqa: E731
+    return request.context.cache.get(("versions", name), ask)
+
+
+def require_versions(request: PageRequest, name: str) -> list[Version]:
+    """The same for a page on which somebody decides, which waits for them: its form stays as it is
+    first shown, and half of the truth is no ground for a decision.
+
+    Raises:
+        NotFoundError: There is no such model.
+        UnavailableError: MLflow does not tell.
+    """
+    ask = lambda: request.context.platform.registry.versions(name, metrics=True)  # noqa: E731
+    answer = request.context.cache.get(("versions", name), ask, patience=DECISION_SECONDS)
+    if answer.value is None or answer.problem:
+        raise UnavailableError(
+            f"MLflow cannot be reached. {answer.problem or 'It does not answer.'}",
+            remedy="What is served goes on; decide once MLflow is back.",
+        )
+    return answer.value
+
+
+def served(request: PageRequest) -> CachedValue[dict[str, dict[str, Any]]]:
+    """What the data plane serves, by model."""
+    url = request.serving_url
+    return request.context.cache.get(("served", url), lambda: _served(url))
+
+
+def traffic(request: PageRequest) -> CachedValue[TrafficFigures]:
+    """What goes through the data plane."""
+    url = request.serving_url
+    return request.context.cache.get(("traffic", url), lambda: request.context.traffic.look(url))
+
+
+def projects(request: PageRequest) -> CachedValue[dict[str, Known]]:
+    """What can be trained here, by model."""
+    known = request.context.platform.projects
+    return request.context.cache.get("projects", known.all, fresh=20.0)
+
+
+def champion_of(found: list[Version] | None) -> Version | None:
+    return next((v for v in found or () if CHAMPION in v.aliases), None)
+
+
+def shown_metrics(found: list[Version], most: int = 4) -> list[str]:
+    """The metrics that a list of versions has room for, the ones that gates decide by first."""
+    known = {name for version in found for name in version.metrics}
+    usual = ("f1_score", "accuracy", "roc_auc", "log_loss", "rmse", "mae", "r2")
+    ranked = [name for name in usual if name in known]
+    return (ranked + [name for name in METRICS if name in known and name not in usual])[:most]
+
+
+def best_of(found: list[Version], metric: str) -> str | None:
+    """The number of the version with the best value of a metric."""
+    sign = 1 if METRICS.get(metric, True) else -1
+    having = [v for v in found if metric in v.metrics]
+    return max(having, key=lambda v: sign * v.metrics[metric]).number if having else None
+
+
+def last_decision(audit: Audit, model: str) -> dict[str, Any] | None:
+    """The newest change of who serves, out of the audit log, with a sentence that tells it."""
+    for row in audit.page(subject=model, limit=20).items:
+        if row["action"] in WHO_SERVES:
+            return {**row, "sentence": decision_sentence(row)}
+    return None
+
+
+def decision_sentence(row: Mapping[str, Any]) -> str:
+    """A change of who serves, told in a sentence."""
+    details: Mapping[str, Any] = row["details"]
+    number, replaced = row["version"], details.get("replaced")
+    over = f" in place of version {replaced}" if replaced else ""
+    words = {
+        "version.promote": f"Version {number} went through the gate{over}.",
+        "version.override": f"Version {number} was made champion{over} by override.",
+        "version.rollback": f"Rolled back to version {number}{over}.",
+        "version.transition": f"Version {number} was moved to {details.get('to')}.",
+    }[row["action"]]
+    if details.get("failed"):
+        return f"{words[:-1]}, but it failed: {details['failed']}"
+    reasons = (details.get("evidence") or {}).get("reasons") or ()
+    why = row["reason"] or " ".join(reasons)
+    return f"{words} {why}".strip()
+
+
+def run_link(request: PageRequest, run_id: str | None) -> str | None:
+    """Where MLflow shows a run, if its pages are known to be anywhere."""
+    base = mlflow_pages(request)
+    return f"{base}/#/experiments/0/runs/{run_id}" if base and run_id else None
+
+
+def mlflow_pages(request: PageRequest) -> str | None:
+    settings = request.context.platform.settings
+    uri = settings.mlflow_pages or settings.mlflow_uri
+    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else None
+
+
+def _served(url: str) -> dict[str, dict[str, Any]]:
+    answer = httpx.get(f"{url}/info", timeout=ANSWER_SECONDS).raise_for_status()
+    return {model["name"]: model for model in answer.json()["models"]}

@@ -1,0 +1,3 @@
+from tidemill.loop.ingest.process import main
+
+main()

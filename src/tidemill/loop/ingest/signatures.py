@@ -1,0 +1,94 @@
+"""Finds the signature of a version that predictions came from: on the shelf, else in the registry.
+
+Ingest runs beside the server, so the version's bundle is normally on the same shelf.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tidemill.bundle import SIGNATURE
+from tidemill.errors import TidemillError
+from tidemill.serving.shelf.shelf import folder_name
+from tidemill.signature import Signature
+from tidemill.stores.mlflow.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 60.0
+Finder = Callable[[str, str], Signature | None]
+
+
+class Signatures:
+    """What is known of versions' signatures; a version that was not found is looked for again.
+
+    Args:
+        finders: Asked in order, for the signature of (model, version).
+    """
+
+    def __init__(self, *finders: Finder) -> None:
+        self._finders = finders
+        self._known: dict[tuple[str, str], Signature] = {}
+        self._again: dict[tuple[str, str], float] = {}
+
+    def find(self, model: str, version: str) -> Signature | None:
+        """The signature, None where nobody knows it now."""
+        key = (model, version)
+        if key in self._known or time.monotonic() < self._again.get(key, 0.0):
+            return self._known.get(key)
+        for find in self._finders:
+            found = find(model, version)
+            if found is not None:
+                self._known[key] = found
+                return found
+        logger.warning("%s: nobody knows the signature of version %s now", model, version)
+        self._again[key] = time.monotonic() + AGAIN_SECONDS
+        return None
+
+
+def on_shelf(shelf: Path) -> Finder:
+    """Looks among the bundles of a shelf, the newest first."""
+
+    def find(model: str, version: str) -> Signature | None:
+        start = shelf / folder_name(model, version, "")
+        folders = [f for f in _folders(start.parent) if f.name.startswith(start.name)]
+        for folder in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True):
+            try:
+                return msgspec.json.decode((folder / SIGNATURE).read_bytes(), type=Signature)
+            except (OSError, msgspec.DecodeError, ValueError) as error:
+                logger.debug("%s: %s", folder, error)
+        return None
+
+    return find
+
+
+def in_registry(registry: Callable[[], Registry]) -> Finder:
+    """Downloads the version's bundle.
+
+    Args:
+        registry: Gives the registry when it is needed; importing MLflow takes a second.
+    """
+
+    def find(model: str, version: str) -> Signature | None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="tidemill-ingest-") as scratch:
+                held = registry()
+                return held.fetch_bundle(held.version(model, version), Path(scratch)).signature
+        except TidemillError as error:
+            logger.debug("%s: version %s: %s", model, version, error)
+            return None
+
+    return find
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:
+        return []

@@ -1,0 +1,316 @@
+"""The doctor: looks at every part, says what is wrong with it and how to mend it.
+
+    for finding in examine_parts(settings):
+        print(finding.state, finding.part, finding.detail, finding.remedy)
+
+Each check is a function of the settings that gives one finding and never raises.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from tidemill import keyring
+from tidemill.errors import TidemillError
+from tidemill.serving.shelf.shelf import open_bundle, read_state
+from tidemill.settings import Settings, variables
+from tidemill.stores.audit import Audit
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.schema import check_schema, schema_version
+from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.jobs import Jobs
+from tidemill.stores.projects import Projects, project_references
+from tidemill.stores.rate_limits import RateLimits
+
+State = Literal["ok", "warning", "error"]
+
+LOW_DISK = 2 * 2**30
+NO_DISK = 200 * 2**20
+CLOCK_SECONDS = 5.0
+PATIENCE_SECONDS = 5.0
+STALE_SYNC_SECONDS = 300.0
+#: What works together; a newer major version is a warning.
+PACKAGES = {"mlflow": (3, 17), "sqlalchemy": (2, 0), "celery": (5, 4), "fastapi": (0, 115)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look found. `remedy` is what to do about it."""
+
+    part: str
+    state: State
+    detail: str
+    remedy: str | None = None
+
+
+Check = Callable[[Settings], Finding]
+
+
+def examine_parts(settings: Settings) -> list[Finding]:
+    """Every check's finding, in an order in which causes come before effects."""
+    return [_look(name, check, settings) for name, check in CHECKS.items()]
+
+
+def _look(name: str, check: Check, settings: Settings) -> Finding:
+    try:
+        return check(settings)
+    except TidemillError as error:
+        return Finding(name, "error", error.detail, error.remedy)
+    except Exception as error:
+        return Finding(name, "error", f"{type(error).__name__}: {error}")
+
+
+def check_versions(_: Settings) -> Finding:
+    """Python, SQLite and the packages that must fit together."""
+    shown, old = [f"Python {sys.version.split()[0]}"], []
+    if sqlite3.sqlite_version_info < (3, 35):
+        old.append(f"SQLite {sqlite3.sqlite_version} (3.35 is needed)")
+    for name, least in PACKAGES.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            old.append(f"{name} is missing")
+            continue
+        shown.append(f"{name} {found}")
+        if tuple(int(part) for part in found.split(".")[:2]) < least:
+            old.append(f"{name} {found} ({least[0]}.{least[1]} is needed)")
+    if old:
+        remedy = "pip install --upgrade 'tidemill[standard]'"
+        return Finding("versions", "error", "; ".join(old), remedy)
+    return Finding("versions", "ok", ", ".join(shown))
+
+
+def check_settings(settings: Settings) -> Finding:
+    """Variables that nothing reads, as a slip of the pen makes them."""
+    from tidemill.serving.settings import ServingSettings
+
+    known = {v for name, field in Settings.model_fields.items() for v in variables(name, field)}
+    known |= {f"TIDEMILL_{name.upper()}" for name in ServingSettings.__struct_fields__}
+    known |= {f"{name}_FILE" for name in known}
+    unread = [
+        name
+        for name in os.environ
+        if name.startswith("TIDEMILL_") and name not in known and "_TEST_" not in name
+    ]
+    if unread:
+        return Finding(
+            "settings", "warning", f"Nothing reads {', '.join(sorted(unread))}.", "Mend the name."
+        )
+    return Finding("settings", "ok", f"home {settings.home}")
+
+
+def check_disk(settings: Settings) -> Finding:
+    """Room where the home is."""
+    place = settings.home if settings.home.exists() else settings.home.parent
+    free = shutil.disk_usage(place).free
+    detail = f"{free / 2**30:.1f} GiB free at {place}"
+    remedy = "Make room, or move the home with TIDEMILL_HOME."
+    if free < NO_DISK:
+        return Finding("disk", "error", detail, remedy)
+    if free < LOW_DISK:
+        return Finding("disk", "warning", detail, remedy)
+    return Finding("disk", "ok", detail)
+
+
+def check_database(settings: Settings) -> Finding:
+    """Reachable, at this Tidemill's schema, and its clock."""
+    with closing(Database(settings.database_uri)) as database:
+        before = time.time()
+        skew = database.now() - (before + time.time()) / 2
+        if settings.database_url is None and schema_version(database) is None:
+            return Finding("database", "ok", "not made yet; `tidemill up` makes it")
+        check_schema(database)
+        detail = f"{database.dialect} at schema {schema_version(database)}"
+        if abs(skew) > CLOCK_SECONDS:
+            remedy = "Let both machines keep time by NTP."
+            return Finding(
+                "database", "warning", f"{detail}; its clock is {skew:+.0f} s off", remedy
+            )
+        return Finding("database", "ok", detail)
+
+
+def check_broker(settings: Settings) -> Finding:
+    """Whether workers can be told of jobs."""
+    doorbell = Doorbell(settings.broker_uri)
+    try:
+        problem = doorbell.problem()
+    finally:
+        doorbell.close()
+    if problem is not None:
+        remedy = "Start it, or mend TIDEMILL_BROKER_URL. Jobs are accepted and wait."
+        return Finding("broker", "error", f"{doorbell}: {problem}", remedy)
+    return Finding("broker", "ok", str(doorbell))
+
+
+def check_limits(settings: Settings) -> Finding:
+    """Whether rate limits are counted for all processes together."""
+    limits = RateLimits(settings.limits_url, settings.api_rate_limit)
+    limits.take("doctor")
+    if limits.degraded:
+        remedy = "Start that Redis, or mend TIDEMILL_LIMITS_URL. Each process counts for itself."
+        where = urlsplit(settings.limits_url)
+        detail = f"{where.scheme}://{where.hostname}:{where.port or 6379} cannot be used"
+        return Finding("limits", "error", detail, remedy)
+    where_kept = "in each process" if settings.limits_url.startswith("memory") else "in Redis"
+    return Finding("limits", "ok", f"{settings.api_rate_limit}, counted {where_kept}")
+
+
+def check_jobs(settings: Settings) -> Finding:
+    """Whether somebody works."""
+    with closing(Database(settings.database_uri)) as database:
+        check_schema(database)
+        jobs = Jobs(database)
+        counts, now = jobs.counts(), database.now()
+        waiting = jobs.page(state="queued", limit=500).items
+    words = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none yet"
+    late = [job for job in waiting if now - job.not_before > 60]
+    if late and not counts.get("running"):
+        remedy = "Start a worker: `python -m tidemill.worker`."
+        return Finding("jobs", "error", f"{words}; {len(late)} wait and nobody takes them", remedy)
+    return Finding("jobs", "ok", words)
+
+
+def check_mlflow(settings: Settings) -> Finding:
+    """MLflow answers, in a version that fits the client's, at about this time."""
+    uri = settings.mlflow_uri
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return Finding("mlflow", "ok", f"version {version('mlflow')} on {_without_password(uri)}")
+    try:
+        with urlopen(f"{uri.rstrip('/')}/version", timeout=PATIENCE_SECONDS) as answer:
+            found, date = answer.read(64).decode().strip(), answer.headers.get("Date")
+    except OSError as error:
+        remedy = "Start it, or mend MLFLOW_TRACKING_URI. Serving goes on without it."
+        return Finding("mlflow", "error", f"{uri} cannot be reached: {error}", remedy)
+    detail = f"server {found}, client {version('mlflow')}, at {uri}"
+    if found.split(".")[0] != version("mlflow").split(".")[0]:
+        return Finding("mlflow", "error", detail, "Install the same major version on both sides.")
+    if date is not None:
+        skew = parsedate_to_datetime(date).timestamp() - time.time()
+        if abs(skew) > CLOCK_SECONDS:
+            return Finding("mlflow", "warning", f"{detail}; its clock is {skew:+.0f} s off", "NTP.")
+    return Finding("mlflow", "ok", detail)
+
+
+def check_artifacts(settings: Settings) -> Finding:
+    """Whether models can be written where they belong."""
+    if urlsplit(settings.mlflow_uri).scheme in ("http", "https"):
+        return Finding("artifacts", "ok", "kept by the MLflow server")
+    return _writable("artifacts", settings.artifact_root)
+
+
+def check_journal(settings: Settings) -> Finding:
+    """Whether predictions can be written down."""
+    return _writable("journal", settings.journal)
+
+
+def check_shelf(settings: Settings) -> Finding:
+    """Whether what should be served is here and whole."""
+    if not (settings.shelf / "state.json").exists():
+        return Finding("shelf", "ok", "empty; nothing was served from here yet")
+    state = read_state(settings.shelf)
+    for placed in (*state.models.values(), *state.challengers.values()):
+        open_bundle(settings.shelf, placed)
+    if state.problems:
+        words = "; ".join(f"{model}: {problem}" for model, problem in state.problems.items())
+        return Finding("shelf", "warning", words, "The version before is served meanwhile.")
+    age = time.time() - state.synced_at
+    detail = f"{len(state.models)} models, synced {age:.0f} s ago"
+    if age > STALE_SYNC_SECONDS:
+        remedy = "Is `tidemill up` or the sync process running, and MLflow reachable?"
+        return Finding("shelf", "warning", detail, remedy)
+    return Finding("shelf", "ok", detail)
+
+
+def check_keys(settings: Settings) -> Finding:
+    """Keys there are, who can read their file, which expire soon."""
+    path = settings.keys_file
+    if not path.exists():
+        return Finding("keys", "warning", "no key yet", "Make one: `tidemill keys create`.")
+    if path.stat().st_mode & 0o077:
+        return Finding("keys", "error", f"others can read {path}", f"chmod 600 {path}")
+    records = keyring.load(path).keys
+    soon = [r.id for r in records if r.expires is not None and r.expires < time.time() + 7 * 86400]
+    if soon:
+        remedy = "Make new ones and hand them out."
+        return Finding(
+            "keys", "warning", f"{', '.join(soon)} expire within a week or have expired", remedy
+        )
+    return Finding("keys", "ok", f"{len(records)} keys")
+
+
+def check_audit(settings: Settings) -> Finding:
+    """Whether the audit log is what was written."""
+    with closing(Database(settings.database_uri)) as database:
+        check_schema(database)
+        secret = settings.audit_secret
+        log = Audit(database, settings.home, secret.get_secret_value() if secret else None)
+        verdict = log.verify()
+    if not verdict.intact:
+        remedy = "Somebody changed it: keep a copy, and compare with a backup."
+        return Finding("audit", "error", str(verdict.problem), remedy)
+    return Finding("audit", "ok", f"{verdict.rows} rows, intact")
+
+
+def check_projects(settings: Settings) -> Finding:
+    """Whether the projects load."""
+    projects = Projects(project_references(settings.project), settings.model_name)
+    known = projects.all()
+    if projects.broken:
+        words = "; ".join(f"{where}: {what}" for where, what in projects.broken.items())
+        return Finding("projects", "error", words, "Mend the file, or TIDEMILL_PROJECT.")
+    return Finding("projects", "ok", ", ".join(known) or "none")
+
+
+CHECKS: dict[str, Check] = {
+    "versions": check_versions,
+    "settings": check_settings,
+    "disk": check_disk,
+    "database": check_database,
+    "broker": check_broker,
+    "limits": check_limits,
+    "jobs": check_jobs,
+    "mlflow": check_mlflow,
+    "artifacts": check_artifacts,
+    "shelf": check_shelf,
+    "journal": check_journal,
+    "keys": check_keys,
+    "audit": check_audit,
+    "projects": check_projects,
+}
+
+
+def worst(findings: Sequence[Finding]) -> State:
+    """The worst state among the findings."""
+    order: tuple[State, ...] = ("ok", "warning", "error")
+    return max((finding.state for finding in findings), key=order.index, default="ok")
+
+
+def _writable(part: str, folder: Path) -> Finding:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * 4096)
+    except OSError as error:
+        remedy = f"Make room there, or let user {os.getuid()} write to it."
+        return Finding(part, "error", f"{folder} cannot be written to: {error.strerror}", remedy)
+    finally:
+        probe.unlink(missing_ok=True)
+    return Finding(part, "ok", str(folder))
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri

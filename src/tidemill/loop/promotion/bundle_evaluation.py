@@ -1,0 +1,153 @@
+"""What a version's bundle answers for held-out rows, and how quickly: the gate's raw material.
+
+The bundle is loaded as the server loads it, compiled and without unpickling, so that what is judged
+is what will be served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tidemill.bundle import Bundle
+from tidemill.errors import BundleError, GateError
+from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
+from tidemill.serving.model.loading import smoke_test
+from tidemill.serving.model.runtime import Runtime, load_runtime
+from tidemill.signature import Column, Signature
+from tidemill.steps.gate.gate import VersionEvidence
+
+Array = npt.NDArray[Any]
+
+ROWS_A_RUN = 2048
+
+
+def accepted_rows(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.bool_]:
+    """Which rows [rows] the server would take; it refuses the others with a 422.
+
+    Raises:
+        GateError: The frame lacks a column of the signature.
+    """
+    if signature.tensor is not None:
+        inputs = _tensor_inputs(frame, signature)
+        return np.asarray(np.isfinite(inputs).all(axis=1))
+    good = np.ones(len(frame), dtype=bool)
+    for column in signature.columns:
+        if column.name not in frame.columns:
+            raise GateError(
+                f"The rows have no column '{column.name}', which this version needs.",
+                field=column.name,
+                remedy="Promote with --force and a reason, or give rows that have it.",
+            )
+        good &= _fits(frame[column.name], column)
+    return good
+
+
+class BundleEvaluator:
+    """A bundle, loaded as the server loads it, to be asked as often as there are rows.
+
+    Args:
+        trusted: Types that this machine trusts a native fallback with.
+
+    Raises:
+        BundleError: The model cannot be loaded.
+    """
+
+    def __init__(self, held: Bundle, *, trusted: Iterable[str] = ()) -> None:
+        self.held = held
+        self._runtime = load_runtime(held, trusted=trusted)
+        try:
+            self._milliseconds: float | None = 1000 * smoke_test(held, self._runtime).of(1)
+        except BundleError:
+            self._milliseconds = None
+
+    def outcome(self, frame: pd.DataFrame) -> VersionEvidence:
+        """The answers for rows that the bundle accepts, with its parity and its latency."""
+        held, labels = self.held, self.held.signature.labels
+        outputs = _run(held, self._runtime, frame)
+        predicted = outputs.values
+        if outputs.labels is not None:
+            predicted = np.array(labels, dtype=object)[outputs.labels]
+        assert predicted is not None
+        return VersionEvidence(
+            predicted=predicted,
+            probabilities=outputs.probabilities,
+            labels=labels,
+            latency_ms=self._milliseconds,
+            parity=held.manifest.parity,
+            native=held.manifest.runtime != "onnx",
+            reproduced=self._milliseconds is not None,
+        )
+
+
+def evaluate_bundle(
+    held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()
+) -> VersionEvidence:
+    """The bundle's answers for rows that it accepts, its parity and its latency.
+
+    Args:
+        frame: Cleaned rows; columns beyond the signature's are left alone.
+        trusted: Types that this machine trusts a native fallback with.
+
+    Raises:
+        BundleError: The model cannot be loaded.
+    """
+    return BundleEvaluator(held, trusted=trusted).outcome(frame)
+
+
+def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
+    packer = TensorEncoder(held.signature, held.manifest.inputs)
+    parts = []
+    for start in range(0, len(frame), ROWS_A_RUN):
+        arrays = _arrays(packer, frame.iloc[start : start + ROWS_A_RUN])
+        parts.append(Outputs(*runtime.run(arrays)))
+    names = ("labels", "probabilities", "values")
+    return Outputs(*(_joined([getattr(part, name) for part in parts]) for name in names))
+
+
+def _joined(parts: list[Array | None]) -> Array | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None
+
+
+def _arrays(packer: TensorEncoder, frame: pd.DataFrame) -> list[Array]:
+    signature = packer.signature
+    if signature.tensor is not None:
+        return packer.tensor(_tensor_inputs(frame, signature)).arrays
+    columns = {c.name: _values(frame[c.name], c) for c in signature.columns}
+    return packer.columns(columns).arrays
+
+
+def _tensor_inputs(frame: pd.DataFrame, signature: Signature) -> Array:
+    inputs = frame.drop(columns=signature.target, errors="ignore")
+    return inputs.to_numpy(dtype=np.float32)
+
+
+def _values(series: pd.Series[Any], column: Column) -> Any:
+    """The column as the server's packer takes it: an array of numbers, or values with None."""
+    if column.kind == "number":
+        return series.to_numpy(dtype=np.float64)
+    missing = series.isna().tolist()
+    plain = series.astype(object).tolist()
+    if column.kind == "boolean":  # held as float64 where some are missing
+        plain = [value if gap else bool(value) for value, gap in zip(plain, missing, strict=True)]
+    return [None if gap else value for value, gap in zip(plain, missing, strict=True)]
+
+
+def _fits(series: pd.Series[Any], column: Column) -> npt.NDArray[np.bool_]:
+    missing = series.isna().to_numpy()
+    if column.kind == "text":
+        known = column.categories
+        good = np.ones(len(series), dtype=bool) if known is None else series.isin(known).to_numpy()
+    else:
+        numbers = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        good = np.isfinite(numbers)
+        if column.kind == "integer":
+            good &= np.equal(np.mod(np.where(good, numbers, 0), 1), 0)
+    fits: npt.NDArray[np.bool_] = np.where(missing, column.nullable, good)
+    return fits

@@ -1,0 +1,297 @@
+"""Train again, on several windows of the project's rows and of what came back labelled since.
+
+Every candidate is searched on all rows; the best settings of the two leading ones then learn from
+each window. The newest
+labelled rows are held out from all of them. What is best on those is registered, a bundle each, to
+compete with the champion (`tidemill.loop.retraining.contest`): on the held-out rows, and on those
+to come.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tidemill.errors import ExportError, ProjectError
+from tidemill.loop.operations.signals import ended_by_sigterm
+from tidemill.loop.training.progress import OnProgress, Reporter
+from tidemill.loop.training.provenance import origin_tags
+from tidemill.loop.training.publish import Published, publish
+from tidemill.loop.training.train import NOTHING, plan, try_candidate
+from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, run_trial
+from tidemill.project import METRICS, Project
+from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
+from tidemill.steps.evaluation.ranking import deciding_metric
+from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
+from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
+from tidemill.steps.search.search import Search, Trial
+from tidemill.stores.mlflow.tracking import NOTE_TAG, Tracking
+
+logger = logging.getLogger(__name__)
+
+WINDOW_TAG, CUT_TAG = "tidemill.window", "tidemill.cut"
+RETRAIN_FILE = "retraining.json"
+
+#: So many candidates are fitted on every window, the others on all rows only, because fits are most
+#: of what a retraining costs.
+LEADING = 2
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A new version that is to compete: its window, its run, and its metrics on held-out rows."""
+
+    version: str
+    window: str
+    candidate: str
+    run_id: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RetrainingResult:
+    """What a retraining came to; the challengers are best first."""
+
+    run_id: str
+    metric: str
+    windows: tuple[str, ...]
+    challengers: tuple[NewVersion, ...]
+
+
+def retrain(
+    project: Project,
+    lessons: FeedbackData,
+    *,
+    tracking_uri: str,
+    registry_uri: str | None = None,
+    artifact_root: Path | str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] = NOTHING,
+    trials: int | None = None,
+    only: Sequence[str] = (),
+    on_progress: OnProgress = lambda progress: None,
+) -> RetrainingResult:
+    """Fit every candidate on every window, and register the best of the windows.
+
+    Args:
+        lessons: The labelled predictions, with the time from which on they are held out.
+        tracking_uri, registry_uri, artifact_root, overrides, trials, only, on_progress: As in
+            `tidemill.loop.training.train.train`.
+
+    Raises:
+        DataError: The data cannot be used, or the predictions have other columns.
+        ProjectError: An unknown candidate, or every candidate failed on every window.
+        ExportError: No model that was trained can be served.
+        UnavailableError: MLflow cannot be reached.
+    """
+    report = Reporter(on_progress)
+    report.loading()
+    tracking = Tracking(tracking_uri, registry_uri, artifact_root=artifact_root)
+    tracking.experiment(project.name)
+    cleaned, own = clean_with_feedback(project, lessons)
+    end = own + lessons.learned
+    windows = _windows(project, cleaned, lessons, own)
+    whole = _part(project, cleaned, TrainingWindow("all", 0, end))
+    metric = _metric(project, whole)
+    searches = plan(project, overrides, trials, only, maximize=METRICS[metric])
+    total = sum(search.total for search in searches.values())
+    report.planned(total + (len(windows) - 1) * len(searches), metric)
+    tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}
+    with ended_by_sigterm(), tracking.run(project.name, "retrain", tags=tags) as run:
+        common = Sweep(project, whole, metric, tracking, run, tags)
+        found = _try_windows(common, cleaned, windows, searches, report)
+        published = _publish(found, project.contest.challengers, report)
+        result = RetrainingResult(
+            run.id,
+            metric,
+            tuple(window.name for window in windows),
+            tuple(_fresh(sweep, each) for sweep, each in published),
+        )
+        _record(common, result)
+    report.done()
+    return result
+
+
+def _windows(
+    project: Project, cleaned: CleanedData, lessons: FeedbackData, own: int
+) -> tuple[TrainingWindow, ...]:
+    """The windows to learn from; those of one class only teach nothing."""
+    since = lessons.since
+    found = training_windows(
+        own + lessons.learned,
+        since=None if since is None else own + since,
+        lasts=project.contest.windows,
+        half_life=project.contest.half_life,
+    )
+    target = cleaned.frame[project.target]
+    return tuple(
+        window
+        for window in found
+        if cleaned.task == "regression" or target.iloc[window.rows(project.seed)].nunique() > 1
+    )
+
+
+def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> PreparedData:
+    """The data with the window's rows to learn from, and the newest rows held out."""
+    train = cleaned.frame.iloc[window.rows(project.seed)]
+    test = cleaned.frame.iloc[window.end :]
+    return PreparedData(
+        source=f"the project's rows and labelled predictions: {window.name}",
+        task=cleaned.task,
+        inputs=cleaned.inputs,
+        kinds=cleaned.kinds,
+        frame=cleaned.frame,
+        train=train,
+        test=test,
+        warnings=cleaned.warnings,
+        fingerprint=fingerprint(train),
+        test_fingerprint=fingerprint(test),
+        seen=cleaned.frame.iloc[: window.end],
+    )
+
+
+def _metric(project: Project, data: PreparedData) -> str:
+    """What decides between windows; few held-out rows may not define the gate's own metric."""
+    if data.task == "classification" and data.test[project.target].nunique() < 2:
+        return "accuracy"
+    return deciding_metric(project, data.task)
+
+
+def _try_windows(
+    common: Sweep,
+    cleaned: CleanedData,
+    windows: Sequence[TrainingWindow],
+    searches: Mapping[str, Search],
+    report: Reporter,
+) -> list[tuple[Sweep, Outcome]]:
+    """Each window's best outcome, best first.
+
+    Raises:
+        ProjectError: Nothing could be trained; gives each reason once.
+    """
+    settings: dict[str, Trial] = {}
+    values: dict[str, float] = {}
+    sign = 1 if METRICS[common.metric] else -1
+    best, reasons = [], dict[str, None]()
+    for window in windows:
+        sweep = _narrowed(common, cleaned, window)
+        outcomes = []
+        for candidate, search in searches.items():
+            if candidate in settings and candidate not in _leading(values):
+                report.fitted(None)
+            elif candidate in settings:
+                trial = replace(settings[candidate], window=window.name)
+                outcomes.append(_try_one(trial, sweep, report))
+            else:
+                tried = try_candidate(candidate, search, sweep, report, window.name)
+                kept = next((o for o in tried if o.learned is not None), tried[-1])
+                settings[candidate] = kept.trial
+                values[candidate] = -math.inf if kept.value is None else sign * kept.value
+                outcomes.append(kept)
+        fine = [o for o in outcomes if o.value is not None and o.learned is not None]
+        reasons |= dict.fromkeys(f"{o.trial.name}: {o.error}" for o in outcomes if o.error)
+        if fine:
+            best.append((sweep, _best(fine, common.metric)))
+    if not best:
+        raise ProjectError(
+            f"No candidate of '{common.project.name}' could be trained again. {'; '.join(reasons)}",
+            field="candidates",
+        )
+    better = METRICS[common.metric]
+    return sorted(best, key=lambda pair: pair[1].value or 0.0, reverse=better)
+
+
+def _leading(values: Mapping[str, float]) -> list[str]:
+    """The candidates that learn from the other windows, too: those that did best on all rows."""
+    return sorted(values, key=lambda name: values[name], reverse=True)[:LEADING]
+
+
+def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> Outcome:
+    report.fitting(trial.candidate)
+    outcome = run_trial(trial, sweep, report.within)
+    report.fitted(outcome.value)
+    return outcome
+
+
+def _best(outcomes: Sequence[Outcome], metric: str) -> Outcome:
+    sign = 1 if METRICS[metric] else -1
+    return max(outcomes, key=lambda outcome: sign * (outcome.value or 0.0))
+
+
+def _narrowed(common: Sweep, cleaned: CleanedData, window: TrainingWindow) -> Sweep:
+    """The sweep of one window; its runs and version say which it is."""
+    data = _part(common.project, cleaned, window)
+    marks = {WINDOW_TAG: window.name, CUT_TAG: common.tags[CUT_TAG]}
+    # What is held out are the newest rows, so that no cut by content is to be remembered.
+    project = replace(common.project, shuffle=False, tags={**common.project.tags, **marks})
+    fingerprints = {
+        "tidemill.data_source": data.source,
+        "tidemill.data_fingerprint": data.fingerprint,
+        "tidemill.test_fingerprint": data.test_fingerprint,
+    }
+    return replace(
+        common, project=project, data=data, tags={**common.tags, **marks, **fingerprints}
+    )
+
+
+def _publish(
+    ranked: Sequence[tuple[Sweep, Outcome]], most: int, report: Reporter
+) -> list[tuple[Sweep, Published]]:
+    """Register the best that can be served and that do not answer alike.
+
+    Raises:
+        ExportError: None can be served.
+    """
+    done: list[tuple[Sweep, Published]] = []
+    reasons, known = [], list[Any]()
+    for sweep, outcome in ranked:
+        assert outcome.learned is not None
+        answers = outcome.learned.predicted
+        if len(done) == most:
+            break
+        if any(np.array_equal(answers.values, other) for other in known):
+            continue
+        try:
+            done.append((sweep, publish([outcome], sweep, report)))
+            known.append(answers.values)
+        except ExportError as error:
+            reasons.append(str(error))
+    if not done:
+        raise ExportError(" ".join(reasons))
+    return done
+
+
+def _fresh(sweep: Sweep, published: Published) -> NewVersion:
+    outcome = published.outcome
+    return NewVersion(
+        version=published.version,
+        window=sweep.tags[WINDOW_TAG],
+        candidate=outcome.trial.candidate,
+        run_id=outcome.run_id,
+        metrics=outcome.metrics,
+    )
+
+
+def _record(sweep: Sweep, result: RetrainingResult) -> None:
+    """Say on the parent run what was tried and what competes."""
+    document = {
+        "model": sweep.project.name,
+        "metric": result.metric,
+        "windows": result.windows,
+        "challengers": [
+            {**vars(fresh), "metrics": dict(fresh.metrics)} for fresh in result.challengers
+        ],
+    }
+    sweep.run.log_files({RETRAIN_FILE: json.dumps(document, indent=2).encode()})
+    sweep.run.log_params({"windows": ", ".join(result.windows), "metric": result.metric})
+    best = result.challengers[0]
+    names = ", ".join(f"{fresh.version} ({fresh.window})" for fresh in result.challengers)
+    sweep.run.log_metrics(best.metrics)
+    sweep.run.set_tags({NOTE_TAG: f"Versions to compete with the champion: {names}."})
+    logger.info("%s: versions %s compete with the champion", sweep.project.name, names)

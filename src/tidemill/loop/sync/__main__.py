@@ -1,0 +1,3 @@
+from tidemill.loop.sync.follow import main
+
+main()

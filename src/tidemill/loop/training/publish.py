@@ -1,0 +1,200 @@
+"""From the best trial to a registered version: bundle, MLflow model, pictures, registry."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from tidemill.bundle import Bundle
+from tidemill.errors import ExportError
+from tidemill.loop.training.progress import Reporter
+from tidemill.loop.training.provenance import package_versions
+from tidemill.loop.training.trial import CANDIDATE_TAG, Learned, Outcome, Sweep, describe
+from tidemill.signature import Signature
+from tidemill.steps.data.prepare import input_matrix, target_array
+from tidemill.steps.data.preprocessing import find_scaler
+from tidemill.steps.data.signature_inference import infer_signature
+from tidemill.steps.evaluation.intervals import metric_intervals
+from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.gate import gate
+from tidemill.steps.gate.freshness import cut_of
+from tidemill.steps.plots import evaluation as pictures
+from tidemill.steps.plots import style
+from tidemill.stores.mlflow.evidence import INTERVALS_FILE
+from tidemill.stores.mlflow.model_logging import EXAMPLE_ROWS, LoggedModel, log_model
+from tidemill.stores.mlflow.tracking import Run
+from tidemill.stores.mlflow.versions import BUNDLE_TAG, RUN_TAG, STAGE_TAG
+
+logger = logging.getLogger(__name__)
+
+EXPORT_ERROR_TAG = "tidemill.export_error"
+SPLIT_TAG = "tidemill.split"
+BUNDLE_PATH = "bundle"
+SCALER_FILE = "preprocessing/scaler.pkl"
+CURVES_FILE, CALIBRATION_FILE = "roc_pr_curves.png", "calibration.png"
+OF_THE_VERSION = (
+    "tidemill.data_source",
+    "tidemill.data_fingerprint",
+    "tidemill.test_fingerprint",
+    "tidemill.git_commit",
+    "tidemill.task",
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A registered version, the outcome it came from, and its bundle's digest.
+
+    `refused` says of better trials why they cannot be served.
+    """
+
+    version: str
+    outcome: Outcome
+    digest: str
+    refused: Mapping[str, str]
+
+
+def publish(ranked: Sequence[Outcome], sweep: Sweep, report: Reporter) -> Published:
+    """Register the first of the ranked outcomes that can be served.
+
+    Everything is in place before the version is registered, in one step and last: an interruption
+    at any moment leaves no version without its bundle.
+
+    Raises:
+        ExportError: None can be served; the message gives the reason for each.
+    """
+    refused: dict[str, str] = {}
+    for outcome in ranked:
+        assert outcome.learned is not None
+        report.exporting(outcome.trial.candidate)
+        run = sweep.tracking.reopen(outcome.run_id)
+        try:
+            bundle, logged = _keep(outcome, outcome.learned, sweep, run)
+        except ExportError as error:
+            logger.warning("%s cannot be served: %s", outcome.trial.name, error)
+            run.set_tags({EXPORT_ERROR_TAG: str(error)})
+            refused[outcome.trial.name] = str(error)
+            continue
+        report.registering()
+        version = _register(outcome, outcome.learned, sweep, bundle, logged)
+        return Published(version, outcome, bundle.digest, refused)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise ExportError(f"No candidate of '{sweep.project.name}' can be served. {reasons}")
+
+
+def _keep(outcome: Outcome, learned: Learned, sweep: Sweep, run: Run) -> tuple[Bundle, LoggedModel]:
+    """Put all that a version needs into its run: bundle, MLflow model, pictures, scaler."""
+    signature = _signature(sweep)
+    with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
+        bundle = _export(Path(folder, BUNDLE_PATH), outcome, learned, signature, sweep)
+        logged = log_model(
+            sweep.tracking,
+            run,
+            learned.model,
+            signature,
+            _inputs(sweep, "train")[:EXAMPLE_ROWS],
+            params=learned.params,
+            metrics=learned.evaluation.metrics,
+        )
+        run.log_folder(bundle.path, BUNDLE_PATH)
+    run.log_files(_files(outcome, learned, sweep))
+    return bundle, logged
+
+
+def _inputs(sweep: Sweep, part: Literal["train", "test"]) -> Any:
+    return input_matrix(getattr(sweep.data, part), sweep.data.inputs, sweep.project)
+
+
+def _signature(sweep: Sweep) -> Signature:
+    """What the model takes: its callers are not refused what an earlier version took.
+
+    Only our own preprocessing is known to cope with gaps and texts that the window does not hold.
+    """
+    project, data = sweep.project, sweep.data
+    rows = data.train if data.seen is None or project.preprocess is not None else data.seen
+    X = input_matrix(rows, data.inputs, project)
+    y = target_array(data.train, project)
+    return infer_signature(X, y, data.task, project, kinds=data.kinds)
+
+
+def _export(
+    folder: Path, outcome: Outcome, learned: Learned, signature: Signature, sweep: Sweep
+) -> Bundle:
+    source = {
+        "run_id": outcome.run_id,
+        "candidate": outcome.trial.candidate,
+        "data_fingerprint": sweep.data.fingerprint,
+        "git_commit": sweep.tags.get("tidemill.git_commit", ""),
+    }
+    return export_bundle(
+        learned.model,
+        signature,
+        _inputs(sweep, "test"),
+        target_array(sweep.data.test, sweep.project),
+        folder,
+        name=sweep.project.name,
+        X_train=_inputs(sweep, "train"),
+        metrics=dict(learned.evaluation.metrics),
+        versions=package_versions(),
+        source={key: value for key, value in source.items() if value},
+    )
+
+
+def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]:
+    """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
+    probabilities, labels = learned.predicted.probabilities, learned.labels
+    y = target_array(sweep.data.test, sweep.project)
+    given = gate.VersionEvidence(learned.predicted.values, probabilities, labels)
+    intervals = metric_intervals(sweep.data.task, y, given)
+    files = {INTERVALS_FILE: msgspec.json.format(msgspec.json.encode(intervals))}
+    if probabilities is not None:
+        answers, title = learned.predicted.values, f"{sweep.project.name}: {outcome.trial.name}"
+        curves = pictures.curves_picture(y, probabilities, labels, title)
+        calibration = pictures.calibration_picture(y, probabilities, answers, labels, title)
+        files |= {CURVES_FILE: style.png(curves), CALIBRATION_FILE: style.png(calibration)}
+    scaler = find_scaler(learned.model)
+    if scaler is not None:
+        files[SCALER_FILE] = pickle.dumps(scaler)
+    return files
+
+
+def _register(
+    outcome: Outcome, learned: Learned, sweep: Sweep, bundle: Bundle, logged: LoggedModel
+) -> str:
+    tags = {
+        **sweep.project.tags,
+        **{name: sweep.tags[name] for name in OF_THE_VERSION if name in sweep.tags},
+        BUNDLE_TAG: bundle.digest,
+        RUN_TAG: outcome.run_id,
+        CANDIDATE_TAG: outcome.trial.candidate,
+        STAGE_TAG: "None",
+        "tidemill.runtime": bundle.manifest.runtime,
+        "tidemill.metric": sweep.metric,
+        "tidemill.value": f"{outcome.value:.6g}",
+        **_split_tag(sweep),
+    }
+    version = sweep.tracking.register(
+        sweep.project.name,
+        source=logged.source,
+        run_id=outcome.run_id,
+        model_id=logged.id,
+        description=sweep.project.description,
+        version_description=describe(outcome.trial, learned, sweep.project),
+        tags=tags,
+    )
+    logger.info("%s: version %s is %s", sweep.project.name, version, outcome.trial.name)
+    return version
+
+
+def _split_tag(sweep: Sweep) -> dict[str, str]:
+    """Which rows were held out, in short: a later gate then knows which it did not learn from."""
+    data = sweep.data
+    cut = cut_of(data.frame, data.test, sweep.project, data.task)
+    return {SPLIT_TAG: msgspec.json.encode(cut).decode()} if cut is not None else {}

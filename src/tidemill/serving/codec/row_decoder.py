@@ -1,0 +1,148 @@
+"""Bodies to rows, fast: decoders generated from the signature, for the forms clients really send.
+
+A decoder gives the same rows as `tidemill.serving.codec.request_parsing`, or None when it cannot
+tell: then forms
+reads the body again and says what is wrong with it, or accepts what is rare (3.0 for a whole
+number, a nested tensor, a column called "features"). So the fast way decides nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from tidemill.serving.codec.request_parsing import FEATURES, INSTANCES, Row
+from tidemill.signature import Column, Signature
+
+UNRENAMEABLE = set('"\\') | {chr(i) for i in range(32)}
+INT64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Decode = Callable[[bytes], Any]
+
+
+class RowDecoder:
+    """Reads one row, or the rows under `instances`, of one signature."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._size = signature.tensor.size if signature.tensor else len(signature.columns)
+        one = _tensor_types(signature) if signature.tensor else _table_types(signature)
+        self._wrapped, self._named, self._many = (_decoder(t) for t in one)
+        self._names = list(signature.names)
+        self._split = _decoder(None if signature.tensor else _split_type(signature))
+
+    def one(self, body: bytes) -> Row | None:
+        """The single row of a body, or None when forms has to look."""
+        try:
+            if b'"features"' in body[:24]:
+                row = self._wrapped(body).features
+            else:
+                row = self._named(body)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
+        return self._values(row)
+
+    def many(self, body: bytes) -> list[Row] | None:
+        """The rows under `instances`, or None when forms has to look."""
+        try:
+            rows = [self._values(row) for row in self._many(body).instances]
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
+        if not rows or None in rows:
+            return None
+        return rows  # type: ignore[return-value]
+
+    def split(self, body: bytes) -> list[Row] | None:
+        """The rows under `dataframe_split`, as pandas writes them, where the columns are those of
+        the signature in their order; or None when somebody else has to look."""
+        try:
+            table = self._split(body).dataframe_split
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
+        rows: list[Row] = table.data
+        fits = table.columns in (None, self._names) and all(len(r) == self._size for r in rows)
+        return rows if rows and fits else None
+
+    def _values(self, row: Any) -> Row | None:
+        if not isinstance(row, list | tuple):
+            row = msgspec.structs.astuple(row)
+            if isinstance(row[0], list):
+                row = row[0]
+        return row if len(row) == self._size else None
+
+
+def _decoder(kind: Any) -> Decode:
+    if kind is None:
+        return _refuse
+    decode: Decode = msgspec.json.Decoder(kind).decode
+    return decode
+
+
+def _refuse(body: bytes) -> Any:
+    raise ValueError("this signature is read by forms alone")
+
+
+def _table_types(signature: Signature) -> tuple[Any, Any, Any]:
+    names = [column.name for column in signature.columns]
+    if {FEATURES, INSTANCES} & set(names) or any(set(n) & UNRENAMEABLE for n in names):
+        return None, None, None
+    kinds = [_type(column) for column in signature.columns]
+    fields = [f"f{i}" for i in range(len(names))]
+    named: Any = msgspec.defstruct(
+        "Named",
+        list(zip(fields, kinds, strict=True)),
+        rename=dict(zip(fields, names, strict=True)),
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    row = _listed_type(signature) | named
+    many = list[row]  # type: ignore[valid-type]
+    return _wrapper(FEATURES, row), named, _wrapper(INSTANCES, many)
+
+
+def _listed_type(signature: Signature) -> Any:
+    """The type of a table's row as a list. Where all are plain numbers it says nothing of the
+    length, because that makes it quicker to read."""
+    kinds = [_type(column) for column in signature.columns]
+    return list[float] if set(kinds) == {float} else tuple.__class_getitem__(tuple(kinds))
+
+
+def _tensor_types(signature: Signature) -> tuple[Any, Any, Any]:
+    assert signature.tensor is not None
+    name = signature.tensor.name
+    if set(name) & UNRENAMEABLE or name in (FEATURES, INSTANCES):
+        return None, None, None
+    named: Any = _wrapper(name, list[float])
+    return (
+        _wrapper(FEATURES, list[float]),
+        named,
+        _wrapper(INSTANCES, list[list[float] | named]),
+    )
+
+
+def _split_type(signature: Signature) -> Any:
+    rows: Any = list[_listed_type(signature)]  # type: ignore[misc]
+    names: Any = list[str] | None
+    fields: list[Any] = [("data", rows), ("columns", names, None)]
+    table: Any = msgspec.defstruct("Table", fields, gc=False)
+    return _wrapper("dataframe_split", table)
+
+
+def _wrapper(name: str, kind: Any) -> Any:
+    field = name if name in (FEATURES, INSTANCES, "dataframe_split") else "f0"
+    return msgspec.defstruct(
+        "Wrapper",
+        [(field, kind)],
+        rename={field: name},
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+
+
+def _type(column: Column) -> Any:
+    kind: Any
+    if column.categories is not None:
+        kind = Literal[column.categories] if column.categories else Literal["\0"]
+    else:
+        kind = {"number": float, "integer": INT64, "boolean": bool, "text": str}[column.kind]
+    return kind | None if column.nullable else kind

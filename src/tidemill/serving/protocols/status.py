@@ -1,0 +1,180 @@
+"""What the server says of itself: /health, /ready, /info, /metrics, /openapi.json and /docs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tidemill.errors import TidemillError
+from tidemill.serving.http.routes import (
+    Handler,
+    Request,
+    Response,
+    Route,
+    ServingProtocol,
+    json_response,
+)
+from tidemill.serving.protocols import status_schema
+from tidemill.serving.protocols.docs_page import docs_page
+from tidemill.signature import Signature
+
+if TYPE_CHECKING:
+    from tidemill.serving.http.batch_commit import BatchCommit
+    from tidemill.serving.model.pool import ModelPool
+    from tidemill.serving.model.predictor import Predictor
+    from tidemill.serving.service import Service
+    from tidemill.serving.telemetry.dependencies import DependencyProbes
+
+log = logging.getLogger(__name__)
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+HTML = b"text/html; charset=utf-8"
+
+
+def protocol(service: Service) -> ServingProtocol:
+    """Routes and description of what is not a prediction."""
+    models = service.models
+    status = StatusHandlers(models, service.batch_commit, service.probes)
+    later = InThread(service.batch_commit)
+    routes = [
+        Route("GET", "/health", status.health),
+        Route("GET", "/ready", status.ready),
+        Route("GET", "/info", status.info),
+        Route("GET", "/models/{name}/info", status.model_info),
+        Route("GET", "/metrics", later(lambda: Response(service.scrape(), content_type=TEXT))),
+        Route("GET", "/openapi.json", later(lambda: json_response(service.openapi()))),
+        Route("GET", "/docs", later(partial(_docs, service))),
+    ]
+    return ServingProtocol(
+        "status", routes, lambda: status_schema.paths(models), status_schema.schemas
+    )
+
+
+class StatusHandlers:
+    """Handlers about the server's own state."""
+
+    def __init__(
+        self, models: ModelPool, batch_commit: BatchCommit, probes: DependencyProbes
+    ) -> None:
+        self._models = models
+        self._batch_commit = batch_commit
+        self._probes = probes
+
+    def health(self, request: Request) -> Response:
+        """Whether the process answers at all."""
+        return json_response({"status": "ok", "timestamp": _now()})
+
+    def ready(self, request: Request) -> Response:
+        """Whether predictions can be answered; 503 when not."""
+        journal = self._journal()
+        models = self._models
+        ready = models.serves and journal != "refusing" and not self._probes.missing()
+        well = not models.problems and journal != "full" and not self._probes.troubled()
+        status = "unavailable" if not ready else "ready" if well else "degraded"
+        body: dict[str, Any] = {
+            "status": status,
+            "timestamp": _now(),
+            **self._probes.report(),
+            "models": {n: p.version for n, p in models.predictors.items()},
+            "shelf": self._shelf(),
+            "journal": journal,
+        }
+        return json_response(body, 200 if ready else 503)
+
+    def info(self, request: Request) -> Response:
+        """What is served."""
+        return json_response(
+            {
+                "service": "tidemill",
+                "version": importlib.metadata.version("tidemill"),
+                "default": self._models.default,
+                "models": [describe(p) for _, p in sorted(self._models.predictors.items())],
+            }
+        )
+
+    def model_info(self, request: Request) -> Response:
+        """What is known of one model."""
+        return json_response(describe(self._models.find(request.params["name"])))
+
+    def _shelf(self) -> dict[str, Any]:
+        synced = self._models.state.synced_at
+        return {
+            "problems": self._models.problems,
+            "synced_at": datetime.fromtimestamp(synced, UTC).isoformat() if synced else None,
+        }
+
+    def _journal(self) -> str:
+        journal = self._batch_commit.journal
+        if journal is None:
+            return "off"
+        if journal.refusing:
+            return "refusing"
+        return "full" if journal.state().full else "ok"
+
+
+class InThread:
+    """Makes handlers of functions that may take a while: they run in a thread."""
+
+    def __init__(self, batch_commit: BatchCommit) -> None:
+        self._batch_commit = batch_commit
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, make: Callable[[], Response]) -> Handler:
+        def handler(request: Request) -> None:
+            task = asyncio.get_running_loop().create_task(self._run(request, make))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return handler
+
+    async def _run(self, request: Request, make: Callable[[], Response]) -> None:
+        try:
+            response = await asyncio.to_thread(make)
+        except Exception as error:  # the caller must be answered whatever went wrong
+            log.error("%s failed", request.admission.route.path, exc_info=error)
+            self._batch_commit.fail(request, TidemillError("The server failed on this request."))
+        else:
+            self._batch_commit.release(request, response)
+
+
+def describe(predictor: Predictor) -> dict[str, Any]:
+    """One model in service, for people and programs."""
+    manifest = predictor.bundle.manifest
+    return {
+        "name": predictor.name,
+        "version": predictor.version,
+        "digest": predictor.bundle.digest,
+        "task": predictor.signature.task,
+        "target": predictor.signature.target,
+        "inputs": _inputs(predictor.signature),
+        "labels": list(predictor.signature.labels),
+        "runtime": manifest.runtime,
+        "created": manifest.created,
+        "metrics": manifest.metrics,
+        "source": manifest.source,
+        "loaded_at": datetime.fromtimestamp(predictor.loaded_at, UTC).isoformat(),
+        "run_seconds": predictor.speed.of(1),
+        "challenger": predictor.companion.state() if predictor.companion else None,
+    }
+
+
+def _inputs(signature: Signature) -> list[dict[str, Any]]:
+    if signature.tensor is not None:
+        tensor = signature.tensor
+        return [{"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}]
+    return [
+        {"name": c.name, "kind": c.kind, "nullable": c.nullable, "expected": c.describe()}
+        for c in signature.columns
+    ]
+
+
+def _docs(service: Service) -> Response:
+    return Response(docs_page(service.openapi()), content_type=HTML)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

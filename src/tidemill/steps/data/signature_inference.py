@@ -1,0 +1,121 @@
+"""The signature of a model, read off its training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pandas.api import types
+
+from tidemill.errors import DataError
+from tidemill.signature import Column, Kind, Label, Signature, Tensor, Value
+
+if TYPE_CHECKING:
+    from tidemill.project import Project, Task
+
+MAX_CATEGORIES = 1000
+
+
+def infer_signature(
+    X: pd.DataFrame | npt.NDArray[Any],
+    y: npt.NDArray[Any] | pd.Series[Any],
+    task: Task,
+    project: Project,
+    kinds: Mapping[str, Kind] | None = None,
+) -> Signature:
+    """The signature that training rows call for.
+
+    Args:
+        X: The rows a model is fitted on: a DataFrame, or an array [rows, *shape] for a tensor.
+            A column is nullable when it misses values here.
+        y: The targets [rows]; for classes, every label must occur.
+        kinds: The kind of columns whose type does not tell it, such as booleans with missing values
+            held as float64.
+
+    Raises:
+        DataError: A column is of no kind that a model takes.
+    """
+    labels = distinct_labels(y) if task == "classification" else ()
+    if project.tensor is not None or not isinstance(X, pd.DataFrame):
+        tensor = project.tensor or Tensor(name="input", shape=tuple(np.shape(X)[1:]))
+        return Signature(task=task, target=project.target, tensor=tensor, labels=labels)
+    accept = project.unknown_categories == "accept"
+    columns = tuple(_column(X[name], accept, (kinds or {}).get(str(name))) for name in X.columns)
+    return Signature(task=task, target=project.target, columns=columns, labels=labels)
+
+
+def distinct_labels(y: Iterable[Any]) -> tuple[Label, ...]:
+    """The distinct labels as Python scalars, in scikit-learn's order of `classes_`."""
+    return tuple(cast("Label", label) for label in np.unique(np.asarray(y)).tolist())
+
+
+def frame_of(rows: Sequence[Sequence[Value]], signature: Signature) -> pd.DataFrame:
+    """Rows of plain values as the DataFrame a model with this signature was fitted on.
+
+    Args:
+        rows: One sequence a row, in the order of the signature's columns; None where missing.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(signature.columns)
+    series = {
+        column.name: _series(values, column)
+        for column, values in zip(signature.columns, columns, strict=True)
+    }
+    return pd.DataFrame(series)
+
+
+def conform(frame: pd.DataFrame, signature: Signature) -> pd.DataFrame:
+    """The signature's columns out of a frame, in order, each of the type that its kind has.
+
+    number = float64, integer = int64, boolean = bool, text = object with NaN where missing;
+    integers and booleans that miss values here are float64.
+    """
+    series = {c.name: _series(_plain(frame[c.name]), c) for c in signature.columns}
+    return pd.DataFrame(series).set_axis(frame.index)
+
+
+def _column(values: pd.Series[Any], accept: bool, kind: Kind | None) -> Column:
+    kind = kind or _kind(values)
+    known = values.dropna()
+    categories = None
+    if kind == "text" and not accept and known.nunique() <= MAX_CATEGORIES:
+        categories = tuple(sorted({str(text) for text in known}))
+    return Column(str(values.name), kind, bool(values.isna().any()), categories or None)
+
+
+def _kind(values: pd.Series[Any]) -> Kind:
+    dtype = values.dtype
+    if types.is_bool_dtype(dtype):
+        return "boolean"
+    if types.is_integer_dtype(dtype):
+        return "integer"
+    if types.is_float_dtype(dtype):
+        return "number"
+    found = types.infer_dtype(values, skipna=True)
+    if found == "boolean":
+        return "boolean"
+    if found in ("string", "empty") or isinstance(dtype, pd.CategoricalDtype):
+        return "text"
+    raise DataError(
+        f"Column '{values.name}' holds {found} ({dtype}).",
+        field=str(values.name),
+        expected="numbers, booleans or texts",
+    )
+
+
+def _plain(values: pd.Series[Any]) -> list[Value]:
+    return [
+        None if missing else value for value, missing in zip(values, values.isna(), strict=True)
+    ]
+
+
+def _series(values: Sequence[Value], column: Column) -> pd.Series[Any]:
+    if column.kind == "text":
+        texts: list[Any] = [np.nan if value is None else value for value in values]
+        return pd.Series(texts, dtype=object)
+    gaps = any(value is None for value in values)
+    dtypes = {"number": "float64", "integer": "int64", "boolean": "bool"}
+    numbers: list[Any] = [np.nan if value is None else value for value in values]
+    return pd.Series(numbers, dtype="float64" if gaps else dtypes[column.kind])

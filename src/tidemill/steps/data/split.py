@@ -1,0 +1,75 @@
+"""Which rows are held out: decided by what a row holds, so that it stays so when rows are added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tidemill.project import Project, Task
+from tidemill.steps.data.fingerprint import seeded_row_hashes
+from tidemill.steps.data.task import resolve_task
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows held out, each in the order they came."""
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+
+
+def split(frame: pd.DataFrame, project: Project) -> Split:
+    """Hold out `project.test_size` of the rows, of every class alike.
+
+    Every row draws a number from its own content and the project's seed; the rows with the lowest
+    numbers of their class are held out. So the same rows give the same split in any order, and a
+    table that grew keeps nearly all of its old rows on the side where they were: what an earlier
+    version learned from stays out of what it is later tested on. `project.shuffle=False` holds
+    out the last rows instead.
+
+    Args:
+        frame: Cleaned rows, with the target; see `tidemill.steps.data.prepare.clean`.
+    """
+    if not project.shuffle:
+        first = len(frame) - _share(len(frame), project.test_size)
+        return Split(frame.iloc[:first], frame.iloc[first:])
+    held = _held_out(frame, project, resolve_task(frame[project.target], project))
+    return Split(frame[~held], frame[held])
+
+
+def _held_out(frame: pd.DataFrame, project: Project, task: Task) -> npt.NDArray[np.bool_]:
+    lots = seeded_row_hashes(frame, project.seed)
+    strata = _strata(frame[project.target], task)
+    held = np.zeros(len(frame), dtype=bool)
+    for stratum, count in enumerate(allocate(np.bincount(strata), project.test_size)):
+        rows = np.flatnonzero(strata == stratum)
+        held[rows[np.argsort(lots[rows], kind="stable")[:count]]] = True
+    return held
+
+
+def _strata(target: pd.Series[Any], task: Task) -> npt.NDArray[np.intp]:
+    if task == "regression":
+        return np.zeros(len(target), dtype=np.intp)
+    return pd.factorize(target, sort=True)[0]
+
+
+def allocate(counts: npt.NDArray[np.intp], share: float) -> list[int]:
+    """How many rows of each class to hold out, adding up to the share of all rows.
+
+    Whole parts first, then one more each to the largest remainders (Hamilton's method); every class
+    with two rows or more keeps at least one on either side.
+    """
+    wanted = counts * share
+    parts = np.floor(wanted).astype(int)
+    short = max(_share(int(counts.sum()), share) - int(parts.sum()), 0)
+    parts[np.argsort(parts - wanted, kind="stable")[:short]] += 1
+    return [int(n) for n in np.clip(parts, np.minimum(counts - 1, 1), np.maximum(counts - 1, 0))]
+
+
+def _share(rows: int, share: float) -> int:
+    """At least one row on either side."""
+    return min(max(round(rows * share), 1), rows - 1)

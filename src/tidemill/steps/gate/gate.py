@@ -1,0 +1,333 @@
+"""The gate: whether a challenger brought the evidence to become champion.
+
+The rule, in the order in which it is checked; all of it must hold:
+
+1. Every minimum metric of the project holds for the challenger on the fresh rows.
+2. The compiled model was found to answer as the trained one does (parity).
+3. One row takes no longer than the project's limit, where it sets one.
+4. Against a champion, on the same rows: the challenger's metric is better, and the share of the
+   paired bootstrap's samples in which it is worse by more than the project's tolerance is at most
+   1 - confidence. Samples that tie exactly at the tolerance count half.
+
+An equal challenger does not pass: a change without a gain is a risk without a reward. Half of the
+ties count against it because on few rows most samples tie: with one row in 100 to its credit, a
+challenger is never behind in any sample, yet luck alone would do that every other time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tidemill.bundle import Parity
+from tidemill.errors import GateError
+from tidemill.project import METRICS, Gate, Task
+from tidemill.signature import Label
+from tidemill.steps.export.parity import TOLERANCE, within_tolerance
+from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
+
+Array = npt.NDArray[Any]
+
+RESAMPLES = 10_000
+SEED = 20_240_229
+OF_VALUES = frozenset({"rmse", "mae", "r2"})
+OF_PROBABILITIES = frozenset({"roc_auc", "log_loss"})
+DEFAULT_METRIC = {"classification": "f1_score", "regression": "rmse"}
+
+
+@dataclass(frozen=True)
+class VersionEvidence:
+    """What one version's bundle answered on the held-out rows.
+
+    Attributes:
+        predicted: Labels or values [rows].
+        probabilities: [rows, labels]; None where the model gives none.
+        labels: The labels in the order of the probabilities; empty for regression.
+        latency_ms: Milliseconds that one row takes in the compiled model; None if not measured.
+        parity: How close the compiled model came to the trained one when it was exported.
+        native: Whether the version is served by the trained model itself, so that there is nothing
+            to be at parity with.
+        reproduced: Whether it gave its own example's answers again, here and now; None if not
+            tried.
+    """
+
+    predicted: Array
+    probabilities: Array | None = None
+    labels: Sequence[Label] = ()
+    latency_ms: float | None = None
+    parity: Parity | None = None
+    native: bool = False
+    reproduced: bool | None = None
+
+
+class MinimumMetric(msgspec.Struct, frozen=True):
+    """One minimum metric, and whether the challenger reaches it (for errors: stays under it)."""
+
+    value: float | None
+    bound: float
+    holds: bool
+
+
+class PairedComparison(msgspec.Struct, frozen=True):
+    """Challenger against champion on the same rows.
+
+    `difference` is the gain in the metric, positive when the challenger is better, whichever way
+    the metric points; `low` and `high` bound it with the gate's confidence (percentiles of the
+    bootstrap, two-sided). `probability_worse` is the share of samples in which the challenger is
+    worse by more than the tolerance. `undefined` samples had no metric and were left out.
+    """
+
+    challenger: float
+    champion: float
+    difference: float
+    low: float | None
+    high: float | None
+    probability_worse: float
+    resamples: int
+    undefined: int
+    seed: int
+
+
+class GateVerdict(msgspec.Struct, frozen=True):
+    """Whether the gate opened, and all that it was decided on; plain values, fit for JSON.
+
+    `reasons` are sentences: why not, or why so. `metrics` and `champion_metrics` hold every metric
+    that the answers allow, on the same `rows` rows. `notes` say what else a reader should know.
+    `model`, `version`, `champion` (the version that was compared with), `promoted` and `forced`
+    are filled in by `tidemill.loop.promotion.promote`; `promoted` is true after an override, too.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    metric: str
+    rows: int
+    confidence: float
+    tolerance: float
+    metrics: dict[str, float] = {}
+    champion_metrics: dict[str, float] | None = None
+    comparison: PairedComparison | None = None
+    minimum: dict[str, MinimumMetric] = {}
+    parity: Parity | None = None
+    latency_ms: float | None = None
+    champion_latency_ms: float | None = None
+    max_latency_ms: float | None = None
+    notes: tuple[str, ...] = ()
+    model: str = ""
+    version: str = ""
+    champion: str | None = None
+    promoted: bool = False
+    forced: bool = False
+
+
+def evaluate_gate(
+    challenger: VersionEvidence,
+    champion: VersionEvidence | None,
+    y: Array,
+    gate: Gate,
+    task: Task,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> GateVerdict:
+    """Judge a challenger; without a champion by its minimum metrics, parity and latency alone.
+
+    Args:
+        y: The truth [rows]: labels as they come, or values. Rows that neither model has seen.
+
+    Raises:
+        GateError: There are no rows, or the metric is none of this task.
+    """
+    metric = gate.metric or DEFAULT_METRIC[task]
+    _check(metric, y, gate, task)
+    truth, outcomes = encode_labels(y, [challenger] + ([champion] if champion else []), task)
+    metrics = all_metrics(task, truth, outcomes[0])
+    champion_metrics = all_metrics(task, truth, outcomes[1]) if champion else None
+    minimum = {name: _minimum(name, metrics, bound) for name, bound in gate.minimum.items()}
+    comparison = None
+    if champion_metrics is not None and metric in metrics and metric in champion_metrics:
+        comparison = _compare(metric, truth, outcomes, gate, resamples, seed)
+    against = _refusals(challenger, minimum, gate)
+    if champion is not None or metric not in metrics:
+        against += _comparison_refusals(metric, metrics, comparison, gate)
+    return GateVerdict(
+        passed=not against,
+        reasons=tuple(against) or (_praise(metric, metrics, comparison, gate),),
+        metric=metric,
+        rows=len(y),
+        confidence=gate.confidence,
+        tolerance=gate.tolerance,
+        metrics=metrics,
+        champion_metrics=champion_metrics,
+        comparison=comparison,
+        minimum=minimum,
+        parity=challenger.parity,
+        latency_ms=challenger.latency_ms,
+        champion_latency_ms=champion.latency_ms if champion else None,
+        max_latency_ms=gate.max_latency_ms,
+    )
+
+
+def all_metrics(task: Task, y: Array, answers: EncodedPredictions) -> dict[str, float]:
+    """Every metric of the task that the answers allow and the rows define."""
+    names = [name for name in METRICS if (name in OF_VALUES) == (task == "regression")]
+    values = {name: point_value(name, y, answers) for name in names}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def _check(metric: str, y: Array, gate: Gate, task: Task) -> None:
+    if len(y) == 0:
+        raise GateError("There are no held-out rows to judge on.")
+    for name in (metric, *gate.minimum):
+        if name not in METRICS or (name in OF_VALUES) != (task == "regression"):
+            known = [m for m in METRICS if (m in OF_VALUES) == (task == "regression")]
+            raise GateError(
+                f"The gate's metric '{name}' is none of {task}.",
+                field="gate",
+                expected=f"one of {', '.join(known)}",
+            )
+
+
+def encode_labels(
+    y: Array, outcomes: list[VersionEvidence], task: Task
+) -> tuple[Array, list[EncodedPredictions]]:
+    """Labels as indices into one list that holds the truth's and every model's."""
+    if task == "regression":
+        values = [EncodedPredictions(np.asarray(o.predicted, dtype=np.float64)) for o in outcomes]
+        return np.asarray(y, dtype=np.float64), values
+    index: dict[Any, int] = {}
+    truth = _indices(y, index)
+    answers = []
+    for outcome in outcomes:
+        known = tuple(index.setdefault(label, len(index)) for label in outcome.labels)
+        probabilities = outcome.probabilities
+        if probabilities is not None:
+            probabilities = np.asarray(probabilities, dtype=np.float64)
+        answers.append(EncodedPredictions(_indices(outcome.predicted, index), probabilities, known))
+    return truth, answers
+
+
+def _indices(labels: Array, index: dict[Any, int]) -> Array:
+    found = [index.setdefault(label, len(index)) for label in np.asarray(labels).tolist()]
+    return np.array(found, dtype=np.int64)
+
+
+def _minimum(name: str, metrics: dict[str, float], bound: float) -> MinimumMetric:
+    value = metrics.get(name)
+    if value is None:
+        return MinimumMetric(None, bound, False)
+    return MinimumMetric(value, bound, value >= bound if METRICS[name] else value <= bound)
+
+
+def _compare(
+    metric: str, y: Array, answers: list[EncodedPredictions], gate: Gate, resamples: int, seed: int
+) -> PairedComparison:
+    challenger, champion = (point_value(metric, y, a) for a in answers)
+    ones, others = paired_bootstrap(metric, y, *answers, resamples=resamples, seed=seed)
+    sign = 1.0 if METRICS[metric] else -1.0
+    gains = sign * (ones - others)
+    gains = gains[np.isfinite(gains)]
+    low, high = _interval(gains, gate.confidence)
+    return PairedComparison(
+        challenger=challenger,
+        champion=champion,
+        difference=sign * (challenger - champion),
+        low=low,
+        high=high,
+        probability_worse=_probability_worse(gains, gate.tolerance),
+        resamples=resamples,
+        undefined=resamples - len(gains),
+        seed=seed,
+    )
+
+
+def _interval(gains: Array, confidence: float) -> tuple[float | None, float | None]:
+    if len(gains) == 0:
+        return None, None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(gains, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _probability_worse(gains: Array, tolerance: float) -> float:
+    """The share of samples below -tolerance, and half of those that tie with it."""
+    if len(gains) == 0:
+        return 1.0
+    margin = gains + tolerance
+    tied = np.abs(margin) <= 1e-12
+    return float(((margin < 0) & ~tied).mean() + tied.mean() / 2)
+
+
+def _refusals(
+    challenger: VersionEvidence, minimum: dict[str, MinimumMetric], gate: Gate
+) -> list[str]:
+    """What speaks against the challenger whoever the champion is, as sentences."""
+    against = []
+    for name, found in minimum.items():
+        if found.value is None:
+            against.append(f"{name} cannot be computed for this model; {found.bound:g} is asked.")
+        elif not found.holds:
+            side = "at least" if METRICS[name] else "at most"
+            against.append(f"{name} is {found.value:.4g}; {side} {found.bound:g} is asked.")
+    against += _parity_refusals(challenger)
+    limit, taken = gate.max_latency_ms, challenger.latency_ms
+    if limit is not None and (taken is None or taken > limit):
+        shown = "not measured" if taken is None else f"{taken:.3g} ms"
+        against.append(f"One row takes {shown}; at most {limit:g} ms is asked.")
+    return against
+
+
+def _parity_refusals(challenger: VersionEvidence) -> list[str]:
+    if challenger.reproduced is False:
+        return ["The bundle does not give its own example's answers on this machine."]
+    if challenger.native:
+        return []
+    parity = challenger.parity
+    if parity is None:
+        return ["The compiled model was never compared with the trained one."]
+    if not within_tolerance(parity):
+        return [
+            f"The compiled model differs from the trained one by {parity.max_relative_error:.2g}"
+            f"{'' if parity.labels_equal else ', and in labels'}; {TOLERANCE:g} is allowed."
+        ]
+    return []
+
+
+def _comparison_refusals(
+    metric: str, metrics: dict[str, float], comparison: PairedComparison | None, gate: Gate
+) -> list[str]:
+    if comparison is None:
+        whose = "the champion" if metric in metrics else "this model"
+        return [f"{metric} cannot be computed for {whose}."]
+    if not comparison.difference > 0:
+        return [
+            f"{metric} is {comparison.challenger:.4g}, no better than the champion's "
+            f"{comparison.champion:.4g}."
+        ]
+    allowed = 1 - gate.confidence
+    if comparison.probability_worse > allowed:
+        return [
+            f"{metric} is {comparison.challenger:.4g} against {comparison.champion:.4g}, but it is "
+            f"worse{_beyond(gate)} with a probability of {comparison.probability_worse:.2g}; "
+            f"{allowed:.2g} is allowed."
+        ]
+    return []
+
+
+def _praise(
+    metric: str, metrics: dict[str, float], comparison: PairedComparison | None, gate: Gate
+) -> str:
+    if comparison is None:
+        return f"{metric} is {metrics[metric]:.4g}, and there is no champion to beat."
+    return (
+        f"{metric} is {comparison.challenger:.4g} against {comparison.champion:.4g}; it is worse"
+        f"{_beyond(gate)} with a probability of {comparison.probability_worse:.2g} only."
+    )
+
+
+def _beyond(gate: Gate) -> str:
+    return f" by more than {gate.tolerance:g}" if gate.tolerance else ""

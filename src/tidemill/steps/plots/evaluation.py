@@ -1,0 +1,198 @@
+"""Pictures of how a model does on held-out rows, in the style of `tidemill.steps.plots.style`.
+
+Every function gives a matplotlib Figure of its own; nothing touches pyplot, so that threads and
+processes do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from sklearn import metrics
+
+from tidemill.signature import Label
+from tidemill.steps.plots import style
+from tidemill.steps.plots.style import BLUE, COLOURS, FAINT, INK, RED, heading, shortened
+
+Array = npt.NDArray[Any]
+
+SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", "#9CCAE6", BLUE, "#00344F"])
+MOST_CURVES = len(COLOURS)
+MOST_NUMBERS = 20  # classes beyond which counts no longer fit into the cells
+CALIBRATION_BINS = 10
+MOST_POINTS = 5000
+
+
+def confusion_picture(matrix: Array, labels: Sequence[Label], title: str) -> Figure:
+    """Counts of true class (row) by answered class (column), shaded by their share of the row.
+
+    Args:
+        matrix: [labels, labels], true by row.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(2.6 + 0.62 * len(labels), 4.6, 13.0))
+    figure, (axes,) = style.canvas(title, side + 1.3, side)
+    image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
+    _name_cells(axes, labels)
+    if len(labels) <= MOST_NUMBERS:
+        _number_cells(axes, matrix, shares)
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 0.5, 1])
+    bar.set_label("share of the true class", color=INK, fontsize=9)
+    bar.ax.set_yticklabels(["0", "50%", "100%"], fontsize=9)
+    bar.outline.set_visible(False)
+    right = int(np.trace(matrix))
+    heading(axes, f"{right} of {int(matrix.sum())} held-out rows answered right")
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true")
+    return figure
+
+
+def _name_cells(axes: Axes, labels: Sequence[Label]) -> None:
+    names = shortened(labels)
+    long = max(map(len, names)) * len(names) > 40
+    places = range(len(names))
+    axes.set_xticks(
+        places,
+        names,
+        rotation=40 if long else 0,
+        ha="right" if long else "center",
+        rotation_mode="anchor" if long else None,
+    )
+    axes.set_yticks(places, names)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _number_cells(axes: Axes, matrix: Array, shares: Array) -> None:
+    size = float(np.clip(15 - 0.5 * len(matrix), 6.5, 13))
+    for row, column in np.ndindex(*matrix.shape):
+        count = int(matrix[row, column])
+        colour = "white" if shares[row, column] > 0.55 else INK if count else FAINT
+        axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
+
+
+def curves_picture(y: Array, probabilities: Array, labels: Sequence[Label], title: str) -> Figure:
+    """ROC and precision-recall curves side by side; of several classes, each against the rest.
+
+    Of more than seven classes, the ones with the smallest areas are drawn.
+    """
+    figure, (left, right) = style.canvas(title, 10.4, 5.0, columns=2)
+    shown = _drawn_classes(y, probabilities, labels)
+    for colour, line, k in zip(COLOURS, style.LINES, shown, strict=False):
+        positive, scores = y == labels[k], probabilities[:, k]
+        false, true, _ = metrics.roc_curve(positive, scores)
+        area = metrics.auc(false, true)
+        precision, recall, _ = metrics.precision_recall_curve(positive, scores)
+        mean = metrics.average_precision_score(positive, scores)
+        name = shortened([labels[k]])[0]
+        left.plot(
+            false, true, color=colour, linestyle=line, linewidth=2, label=f"{name}  {area:.3f}",
+        )  # fmt: skip
+        right.step(
+            recall, precision, where="post", color=colour, linestyle=line, linewidth=2,
+            label=f"{name}  {mean:.3f}",
+        )  # fmt: skip
+    left.plot(
+        [0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (1, 3)), label="chance", zorder=0
+    )
+    left.set(xlabel="false positives, share", ylabel="true positives, share")
+    right.set(xlabel="recall", ylabel="precision")
+    for axes, what in ((left, "area under ROC"), (right, "average precision")):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+        if shown:
+            style.legend(axes, title=what, loc="lower right" if axes is left else "lower left")
+    heading(left, "ROC: how many are found for how many false alarms")
+    heading(right, "Precision and recall: how many alarms are right")
+    return figure
+
+
+def _drawn_classes(y: Array, probabilities: Array, labels: Sequence[Label]) -> list[int]:
+    """The classes that have a curve; of two only the second, of many the worst."""
+    if len(labels) == 2:
+        candidates = [1]
+    else:
+        candidates = list(range(len(labels)))
+    some = [k for k in candidates if 0 < int((y == labels[k]).sum()) < len(y)]
+    some.sort(key=lambda k: metrics.roc_auc_score(y == labels[k], probabilities[:, k]))
+    return sorted(some[:MOST_CURVES])
+
+
+def calibration_picture(
+    y: Array, probabilities: Array, predicted: Array, labels: Sequence[Label], title: str
+) -> Figure:
+    """Whether probabilities mean what they say: of the rows given 80%, are 80% so?
+
+    For two classes, the second's probability; for more, the probability of the answered class.
+    """
+    if len(labels) == 2:
+        happened, said = y == labels[1], probabilities[:, 1]
+        what = f"probability of {shortened([labels[1]])[0]}"
+    else:
+        happened, said = y == predicted, probabilities.max(axis=1)
+        what = "probability of the answer"
+    figure, (left, right) = style.canvas(title, 10.4, 4.8, columns=2)
+    left.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="perfect")
+    mean, share, spread = calibration_points(happened, said)
+    left.errorbar(
+        mean, share, spread, color=BLUE, marker="o", markersize=6, linewidth=1.5, elinewidth=1,
+        capsize=3, ecolor="#7FB8D8", label="found, with 95% interval",
+    )  # fmt: skip
+    left.set(xlabel=what, ylabel="how often it was so", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    style.legend(left, loc="upper left")
+    right.hist(said, bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white")
+    right.set(xlabel=what, ylabel="held-out rows", xlim=(-0.03, 1.03))
+    heading(left, "Calibration: points on the dashed line mean what they say")
+    heading(right, "How sure the answers are")
+    return figure
+
+
+def calibration_points(happened: Array, said: Array) -> tuple[Array, Array, Array]:
+    """By tenth of probability: the mean said, the share that happened, and how far either way
+    the share's 95% interval reaches [2, bins].
+
+    The interval is Wilson's for a share of n: it stays within 0 and 1 and holds for few rows.
+    """
+    places = np.minimum((said * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    bins = np.unique(places)
+    n = np.array([(places == b).sum() for b in bins])
+    mean = np.array([said[places == b].mean() for b in bins])
+    share = np.array([happened[places == b].mean() for b in bins])
+    z = 1.96
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    spread = np.array([share - (middle - reach), middle + reach - share])
+    return mean, share, np.maximum(spread, 0)
+
+
+def residuals_picture(y: Array, predicted: Array, title: str, target: str) -> Figure:
+    """Answers against the truth, and how far off they are."""
+    figure, (left, right) = style.canvas(title, 10.4, 4.8, columns=2)
+    errors = predicted - y
+    shown = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
+    alpha = float(np.clip(300 / max(len(shown), 1), 0.12, 0.8))
+    left.scatter(y[shown], predicted[shown], s=14, color=BLUE, alpha=alpha, linewidths=0)
+    low, high = float(y.min()), float(y.max())
+    left.plot([low, high], [low, high], color=RED, linestyle="--", linewidth=1.8, label="perfect")
+    left.set(xlabel=f"true {target}", ylabel=f"answered {target}")
+    style.legend(left, loc="upper left")
+    right.hist(errors, bins=_error_bins(errors), color=BLUE, edgecolor="white", linewidth=0.4)
+    right.axvline(0, color=RED, linewidth=1.5)
+    right.set(xlabel="answered - true", ylabel="held-out rows")
+    heading(left, f"{len(y)} held-out rows")
+    off = f"mean {errors.mean():+.3g}, nine of ten within ±{np.quantile(abs(errors), 0.9):.3g}"
+    heading(right, f"Errors: {off}")
+    return figure
+
+
+def _error_bins(errors: Array) -> list[float]:
+    """Bins over the middle 99% and a little beyond: one outlier must not squash the rest."""
+    reach = float(np.quantile(np.abs(errors), 0.995)) * 1.1 or 1.0
+    return list(np.linspace(-reach, reach, 41))

@@ -1,0 +1,114 @@
+"""Models that others registered in MLflow: fetched, and described without loading them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidemill.errors import ExportError, NotFoundError
+from tidemill.stores.mlflow.connection import MlflowLink
+from tidemill.stores.mlflow.output import without_warnings
+from tidemill.stores.mlflow.versions import Version
+
+MODEL_FILE = "MLmodel"
+EXAMPLE_ROWS = 200
+LOGGED = "models:/"
+
+
+@dataclass(frozen=True)
+class ForeignModel:
+    """An MLflow model on this disk.
+
+    Attributes:
+        folder: Where it is; nothing of it was loaded.
+        flavors: What MLmodel says of each flavour, by its name.
+        inputs, outputs: The entries of its signature's schemas; None without one.
+        example: Rows as the model takes them (a DataFrame, an array, a dict of arrays), if it has
+            some.
+        made_with: The version of MLflow that wrote it.
+    """
+
+    folder: Path
+    flavors: Mapping[str, Mapping[str, Any]]
+    inputs: list[dict[str, Any]] | None = None
+    outputs: list[dict[str, Any]] | None = None
+    example: Any = None
+    made_with: str = ""
+
+
+def fetch_model(link: MlflowLink, version: Version, into: Path) -> ForeignModel:
+    """Download a version's MLflow model, from whatever store that keeps artifacts in.
+
+    Raises:
+        NotFoundError: The version points at no MLflow model.
+        ExportError: What it points at cannot be read.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = link.call(lambda: _download(link, version, into))
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"Version {version.number} of '{version.name}' has neither a bundle nor a model: "
+            f"{error.detail}"
+        ) from error
+    return read_model_folder(Path(folder))
+
+
+def _download(link: MlflowLink, version: Version, into: Path) -> str:
+    """The version's model, from where the registry says; MLflow would look up a `models:/` address
+    in the registry that its environment names, which need not be this one."""
+    from mlflow.artifacts import download_artifacts
+
+    client = link.client
+    uri = client.get_model_version_download_uri(version.name, version.number)
+    if uri.startswith(LOGGED):
+        uri = client.get_logged_model(uri.removeprefix(LOGGED)).artifact_location
+    found: str = download_artifacts(
+        artifact_uri=uri, dst_path=str(into), tracking_uri=link.tracking_uri
+    )
+    return found
+
+
+def read_model_folder(folder: Path) -> ForeignModel:
+    """What the files of an MLflow model say; none of its code is run, nothing is unpickled.
+
+    Raises:
+        NotFoundError: There is no MLmodel.
+        ExportError: It cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise NotFoundError(f"{folder.name} holds no {MODEL_FILE}; it is not an MLflow model.")
+    try:
+        found = yaml.safe_load(path.read_text())
+        signature = found.get("signature") or {}
+        inputs, outputs = (_schema(signature.get(part)) for part in ("inputs", "outputs"))
+        flavors = dict(found["flavors"])
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ExportError(f"The model's {MODEL_FILE} cannot be read: {error}") from error
+    return ForeignModel(
+        folder, flavors, inputs, outputs, _example(folder), str(found.get("mlflow_version") or "")
+    )
+
+
+def _schema(text: str | None) -> list[dict[str, Any]] | None:
+    return json.loads(text) if text else None
+
+
+def _example(folder: Path) -> Any:
+    """The first rows of the input example; None where there is none that can be read."""
+    from mlflow.models import Model
+
+    try:
+        with without_warnings():
+            found = Model.load(str(folder)).load_input_example(str(folder))
+    except Exception:  # an aid: what is wrong with it is no reason to refuse the model
+        return None
+    if isinstance(found, dict) or found is None or not hasattr(found, "__getitem__"):
+        return found
+    return found[:EXAMPLE_ROWS]

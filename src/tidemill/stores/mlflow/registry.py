@@ -1,0 +1,394 @@
+"""The model registry in MLflow: versions, their aliases and stages, and the bundles behind them.
+
+registry = Registry("sqlite:///.tidemill/mlflow.db")
+version = registry.resolve("models:/iris-classifier@champion")
+bundle = registry.fetch_bundle(version, Path("somewhere"))
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tidemill import bundle
+from tidemill.bundle import Bundle
+from tidemill.errors import BundleError, ConflictError, NotFoundError
+from tidemill.stores.mlflow.connection import MlflowLink
+from tidemill.stores.mlflow.versions import (
+    ALIAS_OF_STAGE,
+    BUNDLE_PATH_TAG,
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    STAGE_TAG,
+    Model,
+    Reference,
+    Stage,
+    Version,
+    parse_reference,
+    read_model,
+    read_version,
+)
+
+logger = logging.getLogger(__name__)
+
+BUNDLE_PATH = "bundle"
+PAGE_SIZE = 200
+RUNS_A_QUERY = 50
+TAG_BYTES = 5000  # MLflow refuses longer values
+
+
+class Registry:
+    """MLflow's registry, and the runs behind its versions.
+
+    Args:
+        tracking_uri: Where runs and their artifacts are.
+        registry_uri: Where models are registered; None means in the same place.
+        probe_seconds: How long a server may take to accept a connection.
+
+    Every method raises UnavailableError within seconds when MLflow cannot be reached.
+    """
+
+    def __init__(
+        self, tracking_uri: str, registry_uri: str | None = None, *, probe_seconds: float = 2.0
+    ) -> None:
+        self._link = MlflowLink(tracking_uri, registry_uri, probe_seconds=probe_seconds)
+
+    @property
+    def link(self) -> MlflowLink:
+        """The way to MLflow that this registry asks."""
+        return self._link
+
+    # Reading
+
+    def models(self, tag: tuple[str, str] | None = None) -> list[Model]:
+        """All registered models by name, or those that carry a tag (key, value)."""
+        where = f"tags.`{tag[0]}` = {_literal(tag[1])}" if tag else None
+        found = self._link.pages(
+            lambda token: self._link.client.search_registered_models(
+                where, max_results=PAGE_SIZE, order_by=["name ASC"], page_token=token
+            )
+        )
+        return [read_model(entity) for entity in found]
+
+    def model(self, name: str) -> Model:
+        """One registered model.
+
+        Raises:
+            NotFoundError: There is none of that name; lists those there are.
+        """
+        try:
+            entity = self._link.call(lambda: self._link.client.get_registered_model(name))
+        except (NotFoundError, ConflictError) as error:
+            raise self._no_model(name) from error
+        return read_model(entity)
+
+    def versions(self, name: str, *, metrics: bool = False) -> list[Version]:
+        """All versions of a model, newest first; with their runs' metrics where asked for.
+
+        Raises:
+            NotFoundError: There is no such model.
+        """
+        aliases = self.model(name).aliases
+        found = [read_version(entity, aliases) for entity in self._entities(name)]
+        return self._with_metrics(found) if metrics else found
+
+    def version(self, name: str, number: str | int) -> Version:
+        """One version, with its metrics.
+
+        Raises:
+            NotFoundError: There is no such model or version; lists those there are.
+        """
+        aliases = self.model(name).aliases
+        try:
+            entity = self._link.call(lambda: self._link.client.get_model_version(name, str(number)))
+        except (NotFoundError, ConflictError) as error:
+            raise self._no_version(name, str(number)) from error
+        return self._with_metrics([read_version(entity, aliases)])[0]
+
+    def by_alias(self, name: str, alias: str) -> Version | None:
+        """The version that an alias points at, in one cheap call; without metrics.
+
+        Raises:
+            NotFoundError: There is no such model.
+        """
+        try:
+            entity = self._link.call(
+                lambda: self._link.client.get_model_version_by_alias(name, alias)
+            )
+        except ConflictError:
+            return None
+        except NotFoundError as error:
+            raise self._no_model(name) from error
+        number = str(entity.version)
+        return read_version(entity, dict.fromkeys([alias, *entity.aliases], number))
+
+    def resolve(
+        self,
+        reference: Reference | str,
+        *,
+        stage: str | None = None,
+        follow: Literal["champion", "latest"] = "champion",
+    ) -> Version:
+        """The version that is meant.
+
+        A plain name means the champion; where nothing was ever promoted, or with
+        `follow="latest"`, the newest version that has a bundle (the newest of all if none has).
+
+        Args:
+            stage: A stage or alias for a plain name, as `MODEL_STAGE` gives it.
+
+        Raises:
+            NotFoundError: There is no such model or version; says what there is.
+        """
+        wanted = parse_reference(reference) if isinstance(reference, str) else reference
+        if wanted.version is not None:
+            return self.version(wanted.name, wanted.version)
+        if wanted.alias is not None:
+            return self._need_alias(wanted.name, wanted.alias)
+        chosen = wanted.stage or stage
+        if chosen and chosen.lower() != "latest":
+            return self._by_stage(wanted.name, chosen)
+        if follow == "champion" and not chosen:
+            champion = self.by_alias(wanted.name, CHAMPION)
+            if champion is not None:
+                return champion
+            logger.debug("%s has no champion; its latest version is taken", wanted.name)
+        return self.latest(wanted.name)
+
+    def latest(self, name: str) -> Version:
+        """The newest version that has a bundle; the newest of all where none has.
+
+        Raises:
+            NotFoundError: There is no such model, or it has no version.
+        """
+        aliases = self.model(name).aliases
+        newest = None
+        for entity in self._entities(name):
+            version = read_version(entity, aliases)
+            if version.digest is not None:
+                return version
+            newest = newest or version
+        if newest is None:
+            raise NotFoundError(f"'{name}' has no version.", remedy="Run `tidemill train`.")
+        return newest
+
+    def run_tags(self, version: Version) -> dict[str, str]:
+        """The tags of the run that made a version; empty when the run is gone or never was."""
+        try:
+            return dict(self._get_run(version.run_id).data.tags) if version.run_id else {}
+        except NotFoundError:
+            return {}
+
+    # Writing
+
+    def crown(self, version: Version) -> Version | None:
+        """Make a version champion; the one before becomes `previous` and Archived.
+
+        The alias `champion` moves in one step and is never absent. The other marks are set before
+        it, where a half-done crowning leaves them without effect, or after it; crowning the same
+        version again puts right what was left undone.
+
+        Returns:
+            The version that was champion before; None when there was none or it is the same.
+        """
+        old = self.by_alias(version.name, CHAMPION)
+        replaced = old if old is not None and old.number != version.number else None
+        if replaced is not None:
+            self._point(version.name, PREVIOUS, replaced.number)
+        self.set_tags(version, {STAGE_TAG: "Production"})
+        self._point(version.name, CHAMPION, version.number)
+        self._drop_alias(version, CHALLENGER)
+        if replaced is not None:
+            self.set_tags(replaced, {STAGE_TAG: "Archived"})
+        self._relabel_others(version, "Production", "Archived")
+        return replaced
+
+    def challenge(self, version: Version) -> None:
+        """Make a version challenger (Staging); another challenger becomes None again.
+
+        Raises:
+            ConflictError: It is the champion.
+        """
+        self._refuse_champion(version, "Staging")
+        self.set_tags(version, {STAGE_TAG: "Staging"})
+        self._point(version.name, CHALLENGER, version.number)
+        self._relabel_others(version, "Staging", "None")
+
+    def retire(self, version: Version, stage: Literal["None", "Archived"] = "Archived") -> None:
+        """Take a version out of the race.
+
+        Raises:
+            ConflictError: It is the champion; another one has to be crowned first.
+        """
+        self._refuse_champion(version, stage)
+        self._drop_alias(version, CHALLENGER)
+        self.set_tags(version, {STAGE_TAG: stage})
+
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set tags of a version; values longer than MLflow takes are cut."""
+        for key, value in tags.items():
+            self._set_tag(version, key, value.encode()[:TAG_BYTES].decode(errors="ignore"))
+
+    def log_evidence(self, version: Version, path: str, document: Mapping[str, Any]) -> str | None:
+        """Keep a JSON document among the artifacts of the version's run.
+
+        Returns:
+            Its URI; None when the version has no run.
+        """
+        if version.run_id is None:
+            return None
+        run_id, content = version.run_id, dict(document)
+        self._link.call(lambda: self._link.client.log_dict(run_id, content, path))
+        return f"runs:/{run_id}/{path}"
+
+    # Bundles
+
+    def fetch_bundle(self, version: Version, into: Path) -> Bundle:
+        """Download a version's bundle into the folder `into`, and check it.
+
+        It comes through MLflow, from whatever store that keeps artifacts in.
+
+        Raises:
+            NotFoundError: The version has no bundle.
+            BundleError: It is gone, or what was downloaded is not the bundle of that digest.
+        """
+        if version.digest is None or version.run_id is None:
+            raise NotFoundError(
+                f"Version {version.number} of '{version.name}' has no bundle.",
+                remedy="Train it with `tidemill train`, so that it gets one.",
+            )
+        run_id, path = version.run_id, version.tags.get(BUNDLE_PATH_TAG, BUNDLE_PATH)
+        into.mkdir(parents=True, exist_ok=True)
+        try:
+            folder = self._link.call(
+                lambda: self._link.client.download_artifacts(run_id, path, str(into))
+            )
+        except NotFoundError as error:
+            raise BundleError(
+                f"The bundle of version {version.number} of '{version.name}' is gone: run "
+                f"{run_id} has no artifacts under '{path}'."
+            ) from error
+        try:
+            return bundle.read(Path(folder), digest=version.digest)
+        except BundleError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _entities(self, name: str, more: str = "") -> Iterator[Any]:
+        """MLflow's versions of a model, newest first."""
+        return self._link.pages(
+            lambda token: self._link.client.search_model_versions(
+                f"name = {_literal(name)}{more}",
+                max_results=PAGE_SIZE,
+                order_by=["version_number DESC"],
+                page_token=token,
+            )
+        )
+
+    def _with_metrics(self, versions: list[Version]) -> list[Version]:
+        found = self._metrics({v.run_id for v in versions if v.run_id})
+        return [replace(v, metrics=found.get(v.run_id or "", {})) for v in versions]
+
+    def _metrics(self, runs: set[str]) -> dict[str, dict[str, float]]:
+        """The metrics of runs, with few queries an experiment instead of one a run."""
+        metrics: dict[str, dict[str, float]] = {}
+        while left := sorted(runs - metrics.keys()):
+            try:
+                first = self._get_run(left[0])
+            except NotFoundError:
+                metrics[left[0]] = {}
+                continue
+            metrics[left[0]] = dict(first.data.metrics)
+            for start in range(1, len(left), RUNS_A_QUERY):
+                some = left[start : start + RUNS_A_QUERY]
+                metrics |= self._metrics_in(first.info.experiment_id, some)
+        return metrics
+
+    def _metrics_in(self, experiment: str, runs: Sequence[str]) -> dict[str, dict[str, float]]:
+        where = f"attributes.run_id IN ({', '.join(map(_literal, runs))})"
+        found = self._link.pages(
+            lambda token: self._link.client.search_runs(
+                [experiment], where, max_results=PAGE_SIZE, page_token=token
+            )
+        )
+        return {run.info.run_id: dict(run.data.metrics) for run in found}
+
+    def _get_run(self, run_id: str) -> Any:
+        return self._link.call(lambda: self._link.client.get_run(run_id))
+
+    def _need_alias(self, name: str, alias: str) -> Version:
+        version = self.by_alias(name, alias)
+        if version is None:
+            known = ", ".join(sorted(self.model(name).aliases)) or "none"
+            raise NotFoundError(
+                f"'{name}' has no alias '{alias}'.",
+                expected=known,
+                remedy=f"It has {known}; promote a version with `tidemill promote {name}`.",
+            )
+        return version
+
+    def _by_stage(self, name: str, stage: str) -> Version:
+        """By the alias that the stage means, else by the word itself as tag or MLflow's stage."""
+        version = self.by_alias(name, ALIAS_OF_STAGE.get(stage.lower(), stage))
+        if version is not None:
+            return version
+        for candidate in self.versions(name):
+            if candidate.stage.lower() == stage.lower():
+                return candidate
+        raise NotFoundError(
+            f"'{name}' has no version in stage '{stage}'.",
+            remedy=f"Promote one with `tidemill promote {name}`.",
+        )
+
+    def _set_tag(self, version: Version, key: str, value: str) -> None:
+        self._link.call(
+            lambda: self._link.client.set_model_version_tag(
+                version.name, version.number, key, value
+            )
+        )
+
+    def _point(self, name: str, alias: str, number: str) -> None:
+        self._link.call(lambda: self._link.client.set_registered_model_alias(name, alias, number))
+
+    def _drop_alias(self, version: Version, alias: str) -> None:
+        holder = self.by_alias(version.name, alias)
+        if holder is not None and holder.number == version.number:
+            self._link.call(
+                lambda: self._link.client.delete_registered_model_alias(version.name, alias)
+            )
+
+    def _relabel_others(self, version: Version, old: Stage, new: Stage) -> None:
+        """Versions that still carry a stage which only one can have get another."""
+        more = f" AND tags.`{STAGE_TAG}` = '{old}'"
+        for entity in list(self._entities(version.name, more)):
+            if str(entity.version) != version.number:
+                self.set_tags(read_version(entity, {}), {STAGE_TAG: new})
+
+    def _refuse_champion(self, version: Version, stage: str) -> None:
+        champion = self.by_alias(version.name, CHAMPION)
+        if champion is not None and champion.number == version.number:
+            raise ConflictError(
+                f"Version {version.number} of '{version.name}' is the champion and cannot become "
+                f"{stage}.",
+                remedy="Promote another version first.",
+            )
+
+    def _no_model(self, name: str) -> NotFoundError:
+        names = [model.name for model in self.models()]
+        known = f"There are {', '.join(names[:20])}." if names else "Nothing is registered yet."
+        return NotFoundError(f"There is no model '{name}'.", remedy=known)
+
+    def _no_version(self, name: str, number: str) -> NotFoundError:
+        numbers = [str(entity.version) for entity in self._entities(name)]
+        known = f"There are {', '.join(numbers[:20])}." if numbers else "It has no version."
+        return NotFoundError(f"'{name}' has no version {number}.", remedy=known)
+
+
+def _literal(text: str) -> str:
+    """A string in MLflow's filter language."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

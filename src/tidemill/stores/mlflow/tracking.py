@@ -1,0 +1,348 @@
+"""Runs in MLflow: opened, filled and ended without any state but their own.
+
+    tracking = Tracking("sqlite:///.tidemill/mlflow.db", artifact_root=Path(".tidemill/artifacts"))
+    with tracking.run("iris-classifier", "train") as run:
+        run.log_metrics({"accuracy": 0.97})
+
+A run ends FINISHED; FAILED with its traceback when an error leaves the block or is given to
+`fail`; KILLED when the process is interrupted. Nothing here uses MLflow's "active run", so threads
+and processes may track side by side.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from tidemill.errors import ConflictError, NotFoundError, TidemillError
+from tidemill.stores.mlflow.connection import MlflowLink
+from tidemill.stores.mlflow.output import quiet_mlflow, without_warnings
+from tidemill.stores.mlflow.query_statistics import advise_planner
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+BATCH = 100  # MLflow takes at most so many parameters or tags at once
+PARAM_CHARACTERS = 1000
+TAG_CHARACTERS = 5000
+ERROR_FILE = "error.txt"
+ERROR_TAG = "tidemill.error"
+PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+VERSIONS_TAG = "mlflow.modelVersions"
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The data of a run, as MLflow shows it beside the run."""
+
+    name: str
+    fingerprint: str
+    source: str
+    rows: int
+    columns: int
+    context: str = "training"
+
+
+class Tracking:
+    """Where runs go.
+
+    Args:
+        tracking_uri: MLflow's server or store.
+        registry_uri: MLflow's registry; None means in the same place.
+        artifact_root: Where artifacts of new experiments go, a folder or a URI; a server decides
+            that itself.
+
+    Every method raises UnavailableError within seconds when MLflow cannot be reached.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        registry_uri: str | None = None,
+        *,
+        artifact_root: Path | str | None = None,
+    ) -> None:
+        self.tracking_uri = tracking_uri
+        self._artifact_root = artifact_root
+        self._link = MlflowLink(tracking_uri, registry_uri)
+        self._quiet = False
+
+    def call(self, ask: Callable[[Any], T]) -> T:
+        """What `ask(client)` gives, with MLflow's errors as ours."""
+        if not self._quiet:
+            with without_warnings():  # of what MLflow imports when it opens its store
+                quiet_mlflow()
+                self._link.call(lambda: self._link.client.tracking_uri)
+            self._quiet = True
+        return self._link.call(lambda: ask(self._link.client))
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment, made when there is none and restored when it was deleted."""
+        found = self.call(lambda client: client.get_experiment_by_name(name))
+        if found is None:
+            return self._new_experiment(name)
+        if found.lifecycle_stage == "deleted":
+            self.call(lambda client: client.restore_experiment(found.experiment_id))
+        return str(found.experiment_id)
+
+    def _new_experiment(self, name: str) -> str:
+        place = self._artifact_location(name)
+        try:
+            made = str(self.call(lambda client: client.create_experiment(name, place)))
+            advise_planner(self.tracking_uri)
+            return made
+        except ConflictError:  # another process was faster
+            found = self.call(lambda client: client.get_experiment_by_name(name))
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _artifact_location(self, name: str) -> str | None:
+        root = self._artifact_root
+        if root is None or urlsplit(self.tracking_uri).scheme in ("http", "https"):
+            return None
+        base = root.absolute().as_uri() if isinstance(root, Path) else root.rstrip("/")
+        # Experiments whose names differ only in odd characters share a folder; their runs do not.
+        return f"{base}/{re.sub('[^A-Za-z0-9._-]', '_', name).strip('.') or '_'}"
+
+    @contextmanager
+    def run(
+        self,
+        experiment: str,
+        name: str,
+        *,
+        parent: Run | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[Run]:
+        """A new run, ended when the block is left.
+
+        Args:
+            experiment: The experiment's name.
+            parent: The run it belongs under.
+        """
+        experiment_id = parent.experiment_id if parent else self.experiment(experiment)
+        run = self._open(experiment_id, name, parent, tags or {})
+        try:
+            yield run
+        except Exception as error:
+            run.fail(error)
+            run.end()
+            raise
+        except BaseException:  # interrupted: Ctrl-C, SIGTERM, a cancelled job
+            run.end("KILLED")
+            raise
+        else:
+            run.end()
+
+    def _open(
+        self, experiment_id: str, name: str, parent: Run | None, tags: Mapping[str, str]
+    ) -> Run:
+        system = {
+            "mlflow.user": _user(),
+            "mlflow.source.name": "tidemill train",
+            "mlflow.source.type": "LOCAL",
+        }
+        if parent:
+            system[PARENT_TAG] = parent.id
+        cut = {key: value[:TAG_CHARACTERS] for key, value in {**system, **tags}.items()}
+        entity = self.call(lambda client: client.create_run(experiment_id, tags=cut, run_name=name))
+        return Run(self, entity.info.run_id, experiment_id, name)
+
+    def reopen(self, run_id: str) -> Run:
+        """A run that has ended, to add to it; its status stays as it is."""
+        entity = self.call(lambda client: client.get_run(run_id))
+        return Run(self, run_id, entity.info.experiment_id, entity.info.run_name or run_id)
+
+    def register(
+        self,
+        name: str,
+        *,
+        source: str,
+        run_id: str,
+        model_id: str | None,
+        description: str,
+        version_description: str,
+        tags: Mapping[str, str],
+    ) -> str:
+        """Register a logged model as the next version of a model, in one step with all its tags.
+
+        A registered model is made if there is none of that name; should making the version fail or
+        be interrupted, an empty one is not left behind.
+
+        Returns:
+            The version's number.
+        """
+        made = self._new_model(name, description)
+        cut = {key: value[:TAG_CHARACTERS] for key, value in tags.items()}
+        try:
+            version = self.call(
+                lambda client: client.create_model_version(
+                    name,
+                    source,
+                    run_id,
+                    tags=cut,
+                    description=version_description,
+                    model_id=model_id,
+                )
+            )
+        except BaseException:
+            if made:
+                self._unmake(name)
+            raise
+        if model_id is not None:
+            self._link_model(model_id, name, str(version.version))
+        return str(version.version)
+
+    def _link_model(self, model_id: str, name: str, version: str) -> None:
+        """Let the logged model's page name its version, as MLflow's own registering does."""
+        versions = json.dumps([{"name": name, "version": version}])
+        try:
+            self.call(
+                lambda client: client.set_logged_model_tags(model_id, {VERSIONS_TAG: versions})
+            )
+        except TidemillError:
+            logger.warning("Version %s of '%s' is not linked from its logged model", version, name)
+
+    def _new_model(self, name: str, description: str) -> bool:
+        try:
+            self.call(lambda client: client.get_registered_model(name))
+        except NotFoundError:
+            pass
+        else:
+            return False
+        try:
+            self.call(lambda client: client.create_registered_model(name, description=description))
+        except ConflictError:  # another process was faster
+            return False
+        return True
+
+    def _unmake(self, name: str) -> None:
+        try:
+            if not self.call(lambda client: client.search_model_versions(f"name = '{name}'")):
+                self.call(lambda client: client.delete_registered_model(name))
+        except TidemillError:
+            logger.warning("The empty registered model '%s' could not be removed", name)
+
+
+class Run:
+    """One run in MLflow, by its id.
+
+    Attributes:
+        failed: Whether `fail` was called; the run then ends FAILED.
+    """
+
+    def __init__(self, tracking: Tracking, run_id: str, experiment_id: str, name: str) -> None:
+        self.id = run_id
+        self.experiment_id = experiment_id
+        self.name = name
+        self.failed = False
+        self._tracking = tracking
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters as texts; long ones are cut."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, _shown(value)) for key, value in params.items()]
+        self._log_batches("params", entities)
+
+    def params(self) -> dict[str, str]:
+        """The parameters logged so far."""
+        return dict(self._tracking.call(lambda client: client.get_run(self.id)).data.params)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, model_id: str | None = None) -> None:
+        """Log metrics; with a model's id, as measured on that logged model."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entities = [
+            Metric(key, float(value), now, 0, model_id=model_id, run_id=self.id)
+            for key, value in metrics.items()
+        ]
+        self._log_batches("metrics", entities)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; long values are cut."""
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(key, str(value)[:TAG_CHARACTERS]) for key, value in tags.items()]
+        self._log_batches("tags", entities)
+
+    def _log_batches(self, what: str, entities: Sequence[Any]) -> None:
+        for start in range(0, len(entities), BATCH):
+            self._log_batch(what, list(entities[start : start + BATCH]))
+
+    def _log_batch(self, what: str, entities: list[Any]) -> None:
+        self._tracking.call(lambda client: client.log_batch(self.id, **{what: entities}))
+
+    def log_data(self, data: DataUsed) -> None:
+        """Show which data the run used."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=data.name,
+            digest=data.fingerprint[:32],
+            source_type="tidemill",
+            source=json.dumps({"source": data.source}),
+            profile=json.dumps({"num_rows": data.rows, "num_columns": data.columns}),
+        )
+        entity = DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)])
+        self._tracking.call(lambda client: client.log_inputs(self.id, [entity]))
+
+    def log_files(self, files: Mapping[str, bytes]) -> None:
+        """Keep files as artifacts, by their path in the run; all in one upload."""
+        with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
+            for path, content in files.items():
+                file = Path(folder, path)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+            self.log_folder(Path(folder))
+
+    def log_folder(self, folder: Path, path: str | None = None) -> None:
+        """Keep all files of a local folder as artifacts under `path`."""
+        self._tracking.call(lambda client: client.log_artifacts(self.id, str(folder), path))
+
+    def fail(self, error: BaseException) -> None:
+        """Record what went wrong; the run ends FAILED."""
+        self.failed = True
+        text = "".join(traceback.format_exception(error))
+        try:
+            self.set_tags({ERROR_TAG: f"{type(error).__name__}: {error}"[:500]})
+            self.log_files({ERROR_FILE: text.encode()})
+        except TidemillError:
+            logger.warning("The error of run %s could not be recorded", self.id, exc_info=True)
+
+    def end(self, status: str | None = None) -> None:
+        """End the run; by default FINISHED, or FAILED after `fail`.
+
+        MLflow being away must not hide why a run ends, so that is only logged.
+        """
+        status = status or ("FAILED" if self.failed else "FINISHED")
+        try:
+            self._tracking.call(lambda client: client.set_terminated(self.id, status))
+        except TidemillError:
+            logger.warning("Run %s could not be ended as %s", self.id, status, exc_info=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= PARAM_CHARACTERS else text[: PARAM_CHARACTERS - 1] + "…"

@@ -1,0 +1,76 @@
+"""What probes of an API found, kept in `monitor_results`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import insert
+
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.pages import Page, read_page
+from tidemill.stores.database.tables import monitor_results
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One request to an API, and how it was answered.
+
+    Attributes:
+        time: When it was sent, in seconds since the epoch.
+        target: The address asked.
+        probe: health, ready or predict.
+        healthy: Whether the answer was what it should be.
+        status: HTTP status; None where there was no answer.
+        milliseconds: Until the answer was read, or nobody waited any longer.
+        error: What was wrong.
+    """
+
+    time: float
+    target: str
+    probe: str
+    healthy: bool
+    status: int | None = None
+    milliseconds: float | None = None
+    error: str | None = None
+
+
+class ApiProbes:
+    """The table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, probes: Sequence[Probe]) -> None:
+        """Keep what was found.
+
+        Raises:
+            UnavailableError: The database cannot be reached; nothing was kept.
+        """
+        if probes:
+            with self._database.write() as connection:
+                connection.execute(insert(monitor_results), [asdict(probe) for probe in probes])
+
+    def page(
+        self,
+        *,
+        target: str | None = None,
+        probe: str | None = None,
+        since: float | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """What was found, newest first."""
+        table = monitor_results.c
+        wanted = {table.target: target, table.probe: probe}
+        where = [column == value for column, value in wanted.items() if value is not None]
+        where += [] if since is None else [table.time >= since]
+        return read_page(
+            self._database,
+            monitor_results,
+            table.id,
+            where=tuple(where),
+            limit=limit,
+            cursor=cursor,
+        )

@@ -1,0 +1,59 @@
+"""How far each segment of the journal has been stored: what makes ingest exactly-once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import journal_offsets
+from tidemill.stores.predictions.predictions import among
+
+#: A segment that comes back, out of a backup say, is known for so long after its end.
+REMEMBERED = 30 * 86400.0
+
+_table = journal_offsets.c
+
+
+def read_offsets(database: Database, names: Sequence[str]) -> dict[str, int]:
+    """The offsets of segments by name; those that nobody has begun are absent."""
+    with database.read() as connection:
+        query = select(_table.segment, _table.offset)
+        found = connection.execute(query.where(among(connection, _table.segment, names)))
+        return {row.segment: row.offset for row in found}
+
+
+def advance(connection: Connection, name: str, old: int, new: int) -> bool:
+    """Move a segment's offset in the caller's transaction, which stores what lies between.
+
+    Returns:
+        False when it is not at `old` any more: another process has stored that part.
+    """
+    now = time.time()
+    if old == 0:
+        make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        row = {"segment": name, "offset": new, "updated": now}
+        begun = make(journal_offsets).values(row).on_conflict_do_nothing()
+        return connection.execute(begun.returning(_table.segment)).first() is not None
+    here = (_table.segment == name, _table.offset == old)
+    moved = update(journal_offsets).where(*here).values(offset=new, updated=now)
+    return connection.execute(moved).rowcount == 1
+
+
+def forget(database: Database, present: Collection[str]) -> None:
+    """Drop the offsets of segments that were finished long ago and are in no folder any more.
+
+    Args:
+        present: Names of segments that are there; folders of other machines are not looked at,
+            so no segment may lie in one for longer than `REMEMBERED` without being read on.
+    """
+    with database.write() as connection:
+        old = _table.updated < time.time() - REMEMBERED
+        names = connection.execute(select(_table.segment).where(old)).scalars()
+        gone = [name for name in names if name not in present]
+        if gone:
+            here = among(connection, _table.segment, gone)
+            connection.execute(delete(journal_offsets).where(here))

@@ -1,0 +1,195 @@
+"""Records of the journal as rows of the table `predictions`, and many of them into it at once."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from tidemill.serving.journal.records import JournalRecord
+
+encode = msgspec.json.Encoder().encode
+NUMBER_BYTES = {"f4": 4, "f8": 8}
+#: Requests with such an id come from the monitor; their role keeps them out of windows.
+PROBE_PREFIX = "tidemill-probe-"
+PROBE = "probe"
+MAX_ID = 52  # and "-", and the number of the row in its batch
+
+
+class Row(NamedTuple):
+    """A row of `predictions`, in the order of the table's columns."""
+
+    id: str
+    version: str
+    time: float
+    model: str
+    role: str
+    encoding: str
+    features: bytes | None
+    output: str
+    probabilities: bytes | None
+    confidence: float | None
+    milliseconds: float
+    weight: float
+    request_id: str | None
+    key_id: str | None
+
+
+_COLUMNS = ", ".join(Row._fields)
+_MARKS = ", ".join("?" * len(Row._fields))
+_SQLITE = f"INSERT OR IGNORE INTO predictions ({_COLUMNS}) VALUES ({_MARKS})"
+
+
+def rows_of(record: JournalRecord) -> list[Row]:
+    """The rows of one record: one, or one for each row of a batch.
+
+    Raises:
+        ValueError: The record contradicts itself, or holds what no column takes; says what.
+    """
+    if record.rows == 1 and record.encoding in NUMBER_BYTES:
+        return [_single(record)]
+    _check(record)
+    outputs = [encode(label).decode() for label in record.predictions]
+    inputs, likely = list(_inputs(record)), _shares(record.probabilities, record.rows)
+    return [
+        _row(record, id, inputs[i], outputs[i], likely[i]) for i, id in enumerate(record.row_ids())
+    ]
+
+
+def insert_rows(connection: Connection, rows: Sequence[Row]) -> int:
+    """Put rows into the table, in the caller's transaction; an id that is there stays as it is.
+
+    Returns:
+        How many were new.
+    """
+    if not rows:
+        return 0
+    if connection.dialect.name == "postgresql":
+        return _copy(connection, rows)
+    return connection.exec_driver_sql(_SQLITE, list(rows)).rowcount
+
+
+def _single(record: JournalRecord) -> Row:
+    """The commonest case, of which there may be 50,000 a second."""
+    _check(record)
+    output = encode(record.predictions[0]).decode()
+    return _row(record, record.id, record.features, output, record.probabilities)  # type: ignore[arg-type]
+
+
+def _row(
+    record: JournalRecord, id: str, features: bytes | None, output: str, likely: bytes | None
+) -> Row:
+    role, request_id = record.role, record.request_id
+    if request_id is not None and request_id.startswith(PROBE_PREFIX):
+        role = PROBE
+    return Row(
+        id, record.version, record.time, record.model, role, record.encoding, features,
+        output, likely, max(array("f", likely)) if likely else None, record.latency * 1000.0,
+        1.0 / record.sample, request_id, record.key_id,
+    )  # fmt: skip
+
+
+def _check(record: JournalRecord) -> None:
+    if record.rows < 1 or len(record.predictions) != record.rows:
+        raise ValueError(f"{len(record.predictions)} predictions for {record.rows} rows")
+    _check_texts(record.model, record.version, record.role, record.key_id)
+    _check_text("id", record.id, MAX_ID)
+    if record.request_id is not None:
+        _check_text("request_id", record.request_id, 128)
+    if not 0 < record.sample <= 1:
+        raise ValueError(f"its share is {record.sample}")
+    likely = record.probabilities
+    if likely is not None and len(likely) % (4 * record.rows):
+        raise ValueError(f"{len(likely)} bytes of probabilities for {record.rows} rows")
+    _check_features(record)
+
+
+@lru_cache(maxsize=1_000)
+def _check_texts(model: str, version: str, role: str, key_id: str | None) -> None:
+    """Of those that are the same in record after record."""
+    for name, text, limit in (("model", model, 255), ("version", version, 64), ("role", role, 16)):
+        _check_text(name, text, limit)
+    _check_text("key_id", key_id or "", 64)
+
+
+def _check_text(name: str, text: str, limit: int) -> None:
+    if len(text) > limit or "\0" in text:
+        raise ValueError(f"its {name} is longer than {limit} characters, or holds a zero byte")
+
+
+def _check_features(record: JournalRecord) -> None:
+    held = record.features
+    if record.encoding in NUMBER_BYTES:
+        size = NUMBER_BYTES[record.encoding] * record.rows
+        if type(held) is not bytes or len(held) % size:
+            raise ValueError(f"its inputs are no {record.encoding} of {record.rows} rows")
+    elif record.encoding == "values" and (type(held) is not list or len(held) != record.rows):
+        raise ValueError(f"its inputs are no list of {record.rows} rows")
+
+
+def _inputs(record: JournalRecord) -> Iterator[bytes | None]:
+    held = record.features
+    if record.encoding == "none" or held is None:
+        return iter([None] * record.rows)
+    if isinstance(held, bytes):
+        return iter(_shares(held, record.rows))
+    return (encode(row) for row in held)
+
+
+def _shares(held: bytes | None, rows: int) -> list[bytes | None]:
+    """The bytes of each row of a matrix."""
+    if held is None:
+        return [None] * rows
+    size = len(held) // rows
+    return [held[at * size : (at + 1) * size] for at in range(rows)]
+
+
+def _copy(connection: Connection, rows: Sequence[Row]) -> int:
+    import psycopg
+
+    try:
+        with connection.begin_nested():
+            _copy_into(connection, "predictions", rows)
+        return len(rows)
+    except psycopg.errors.UniqueViolation:
+        return _copy_new(connection, rows)
+
+
+def _copy_new(connection: Connection, rows: Sequence[Row]) -> int:
+    """The long way, for rows of which some are there already."""
+    connection.exec_driver_sql(
+        "CREATE TEMPORARY TABLE incoming ON COMMIT DROP AS SELECT * FROM predictions LIMIT 0"
+    )
+    _copy_into(connection, "incoming", rows)
+    added = connection.exec_driver_sql(
+        f"INSERT INTO predictions ({_COLUMNS}) SELECT {_COLUMNS} FROM incoming "
+        "ON CONFLICT DO NOTHING"
+    ).rowcount
+    connection.exec_driver_sql("DROP TABLE incoming")
+    return added
+
+
+def _copy_into(connection: Connection, table: str, rows: Sequence[Row]) -> None:
+    import psycopg
+
+    raw: Any = connection.connection.driver_connection
+    statement = f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+    try:
+        _write_all(raw, statement, rows)
+    except psycopg.errors.UniqueViolation:
+        raise
+    except psycopg.OperationalError as error:
+        raise OperationalError(statement, None, error) from error
+    except psycopg.Error as error:
+        raise DBAPIError(statement, None, error) from error
+
+
+def _write_all(raw: Any, statement: str, rows: Sequence[Row]) -> None:
+    with raw.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:  # text, float and bytes: what psycopg makes of them fits the columns
+            copy.write_row(row)

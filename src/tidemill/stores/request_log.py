@@ -1,0 +1,162 @@
+"""What was asked of the control plane, kept in the database without making anyone wait.
+
+Requests are gathered in memory and written by a thread, once a second: a row each in `request_log`,
+and sums by minute and route in `api_metrics`. A database that is down costs the log, never a
+request: a bounded number is kept until it is back, and what was dropped is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, case, insert
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tidemill.errors import UnavailableError
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.pages import Page, read_page
+from tidemill.stores.database.tables import api_metrics, request_log
+
+KEPT = 20_000
+FLUSH_SECONDS = 1.0
+MAX_PATH = 2_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoggedRequest:
+    """One answered request. `route` is the template, so that its values stay few."""
+
+    time: float
+    method: str
+    route: str
+    path: str
+    status: int
+    milliseconds: float
+    address: str | None = None
+    key_id: str | None = None
+    request_id: str | None = None
+
+
+class RequestLog:
+    """A buffer in front of two tables; the thread starts with the first request."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: deque[LoggedRequest] = deque()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+
+    def add(self, request: LoggedRequest) -> None:
+        """Take note of a request; returns at once."""
+        with self._lock:
+            if len(self._waiting) >= KEPT:
+                self._waiting.popleft()
+                self.dropped += 1
+            self._waiting.append(request)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Write what is waiting, all or nothing.
+
+        Raises:
+            UnavailableError: The database cannot be reached; everything is still waiting.
+        """
+        with self._lock:
+            taken = list(self._waiting)
+            self._waiting.clear()
+        if not taken:
+            return
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(request_log), [_row(request) for request in taken])
+                for sums in _summed(taken):
+                    _add_up(connection, self._database.dialect, sums)
+        except BaseException:
+            with self._lock:
+                self._waiting.extendleft(reversed(taken))
+            raise
+
+    def page(
+        self,
+        *,
+        route: str | None = None,
+        method: str | None = None,
+        status: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[dict[str, Any]]:
+        """Requests, newest first."""
+        table = request_log.c
+        wanted = {table.route: route, table.method: method, table.status: status}
+        where = [column == value for column, value in wanted.items() if value is not None]
+        where += [] if since is None else [table.time >= since]
+        where += [] if until is None else [table.time < until]
+        return read_page(
+            self._database, request_log, table.id, where=tuple(where), limit=limit, cursor=cursor
+        )
+
+    def close(self) -> None:
+        """Stop the thread and write what is left, if the database is there."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._try_to_flush()
+
+    def _run(self) -> None:
+        while not self._stop.wait(FLUSH_SECONDS):
+            self._try_to_flush()
+
+    def _try_to_flush(self) -> None:
+        try:
+            self.flush()
+        except UnavailableError as error:
+            log.warning("the request log waits: %s", error)
+        except Exception:
+            log.exception("the request log could not be written")
+
+
+def _row(request: LoggedRequest) -> dict[str, Any]:
+    return {**asdict(request), "path": request.path[:MAX_PATH]}
+
+
+def _summed(requests: list[LoggedRequest]) -> list[dict[str, Any]]:
+    sums: dict[tuple[float, str, str, int], dict[str, Any]] = {}
+    for request in requests:
+        key = (request.time // 60 * 60, request.method, request.route, request.status)
+        if key not in sums:
+            names = dict(zip(("minute", "method", "route", "status"), key, strict=True))
+            sums[key] = {**names, "requests": 0, "milliseconds": 0.0, "slowest": 0.0}
+        row = sums[key]
+        row["requests"] += 1
+        row["milliseconds"] += request.milliseconds
+        row["slowest"] = max(row["slowest"], request.milliseconds)
+    # In one order everywhere, so that two processes never lock rows crosswise.
+    return [sums[key] for key in sorted(sums)]
+
+
+def _add_up(connection: Connection, dialect: str, row: dict[str, Any]) -> None:
+    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = make(api_metrics).values(row)
+    old, new = api_metrics.c, statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["minute", "method", "route", "status"],
+            set_={
+                "requests": old.requests + new.requests,
+                "milliseconds": old.milliseconds + new.milliseconds,
+                "slowest": case((old.slowest > new.slowest, old.slowest), else_=new.slowest),
+            },
+        )
+    )

@@ -1,0 +1,155 @@
+"""A training whose trials are jobs of their own, spread over all workers.
+
+The training's job makes them, gives its own place back, and is woken when the last has ended to
+register the best. Each of these steps finds what an earlier attempt at it has brought about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from tidemill.errors import ProjectError
+from tidemill.loop.training.progress import Progress
+from tidemill.loop.training.sweep import (
+    Opened,
+    Result,
+    Task,
+    close_sweep,
+    count_trials,
+    open_sweep,
+    run_task,
+)
+from tidemill.platform import Platform
+from tidemill.project import METRICS
+from tidemill.steps.search.pruning import Pruning
+from tidemill.stores.jobs.jobs import Job, NewJob
+from tidemill.stores.mlflow.tracking import Tracking
+from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
+from tidemill.worker.job_process import Parked, Report
+
+KIND = "trial"
+
+
+def spreads(platform: Platform, job: Job) -> bool:
+    """Whether the job's trials are to be spread over workers."""
+    wish = platform.settings.fan_out
+    if wish == "off" or (wish == "auto" and platform.database.dialect != "postgresql"):
+        return False
+    return count_trials(project_of(job), **_asked(job)) > 1
+
+
+def run_sweep(platform: Platform, job: Job, report: SayHow) -> None:
+    """Make the trials, or register the best of them when all have ended.
+
+    Raises:
+        Parked: They have not; the job is to wait for them.
+    """
+    project, tracking = tagged(project_of(job), job), tracking_of(platform)
+    mark = (JOB_TAG, job.id)
+    opened = open_sweep(project, tracking, mark, **_asked(job), storage=_storage(platform))
+    parts = [_part(platform, job, opened, task) for task in opened.tasks]
+    if not all(part.done for part in parts):
+        for part in parts:
+            if part.sent is None and not part.done and platform.doorbell.ring(part.id):
+                platform.jobs.mark_sent([part.id])
+        raise Parked(f"trials: {len(parts)}")
+
+    def forward(progress: Progress) -> None:
+        report(Report(max(85.0, progress.percent), progress.stage, vars(progress)))
+
+    results = [_result(part, task) for part, task in zip(parts, opened.tasks, strict=True)]
+    close_sweep(project, tracking, opened.run_id, results, on_progress=forward)
+
+
+def run_trial(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+    """Run one trial; the result is what the training needs to know of it.
+
+    Raises:
+        ProjectError: The model's own code failed.
+    """
+    if job.attempts > 1:
+        clean_up(platform, job, report)
+    report(Report(5.0, "fit", {"candidate": job.params["task"]["candidate"]}))
+    result = run_task(
+        tagged(project_of(job), job),
+        tracking_of(platform),
+        job.params["sweep"],
+        Task(**job.params["task"]),
+        storage=_storage(platform),
+        overrides=job.params["overrides"],
+        owner=job.id,
+    )
+    if result.error is not None:
+        raise ProjectError(result.error)
+    _show(platform, job, result)
+    return {**asdict(result), "metrics": dict(result.metrics)}
+
+
+def tracking_of(platform: Platform) -> Tracking:
+    """Where the platform's runs go."""
+    settings = platform.settings
+    return Tracking(
+        settings.mlflow_uri, settings.registry_uri, artifact_root=settings.artifact_root
+    )
+
+
+def _asked(job: Job) -> dict[str, Any]:
+    return {
+        "overrides": job.params.get("overrides") or {},
+        "trials": job.params.get("trials"),
+        "only": job.params.get("only") or (),
+    }
+
+
+def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
+    """The job of one trial: made now, or by an earlier attempt."""
+    new = NewJob(
+        kind=KIND,
+        model=job.model,
+        project=job.project,
+        params={
+            "sweep": opened.run_id,
+            "metric": opened.metric,
+            "task": asdict(task),
+            "overrides": job.params.get("overrides") or {},
+        },
+        time_limit=job.time_limit,
+        memory_limit=job.memory_limit,
+        idempotency_key=f"{job.id}:{task.candidate}:{task.number}",
+        key_id=job.key_id,
+        request_id=job.request_id,
+        parent=job.id,
+        traceparent=job.traceparent,
+    )
+    return platform.jobs.submit(new)[0]
+
+
+def _result(part: Job, task: Task) -> Result:
+    if part.state == "succeeded" and part.result is not None:
+        pruned = part.result.get("pruned")
+        return Result(**{**part.result, "pruned": pruned and Pruning(**pruned)})
+    error = (part.error or {}).get("detail") or part.state
+    return Result(task.candidate, task.number, task.of, error=str(error))
+
+
+def _show(platform: Platform, job: Job, result: Result) -> None:
+    """Show on the training how many trials have ended, and the best value so far."""
+    assert job.parent is not None, "a trial is a part of a training"
+    parts = platform.jobs.parts(job.parent)
+    values = [part.result["value"] for part in parts if part.result] + [result.value]
+    known = [value for value in values if value is not None]
+    done = sum(part.done for part in parts) + 1
+    metric = job.params["metric"]
+    best = (max if METRICS[metric] else min)(known) if known else None
+    progress = {"trial": done, "trials": len(parts), "metric": metric, "best": best}
+    platform.jobs.show_parts(job.parent, 5 + 80 * done / len(parts), progress)
+
+
+def _storage(platform: Platform) -> str:
+    """Where Optuna keeps studies: our PostgreSQL, or a file of its own beside SQLite."""
+    url = platform.database.engine.url
+    if urlsplit(platform.settings.database_uri).scheme.startswith("postgres"):
+        return url.render_as_string(hide_password=False)
+    return f"sqlite:///{platform.settings.home / 'optuna.db'}"

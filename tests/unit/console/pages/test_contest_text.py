@@ -1,0 +1,74 @@
+"""What a page says of a contest, and what it says is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tidemill.console.pages.contest_text import needs, shown
+from tidemill.policies import Contest
+from tidemill.steps.retraining.contest import Contestant, ContestDecision, decide_contest
+from tidemill.stores.retraining.contests import ContestChallenger, ContestRow
+
+POLICY = Contest(fewest=100, rows=1_000, age="7d")
+CHALLENGER = ContestChallenger("2", "since")
+
+
+def row(decision: ContestDecision | None = None, **more: Any) -> ContestRow:
+    values = msgspec.to_builtins(decision) if decision is not None else None
+    return ContestRow(
+        "flowers", "1", (CHALLENGER,), cut=0.0, learned=120, id="c", opened=1_000.0,
+        decision=values, rows=decision.rows if decision else 0, **more,
+    )  # fmt: skip
+
+
+def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> ContestDecision:
+    """A contest after so many rows on which each is wrong so often."""
+    random = np.random.default_rng(seed)
+    losses = [(random.random(rows) < share).astype(float) for share in (champion, challenger)]
+    return decide_contest(losses[0], {CHALLENGER.name: losses[1]}, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [
+        (judged(60, 0.4, 0.1), "40 more labels before anybody can win"),
+        (judged(300, 0.30, 0.26), "At its pace about"),
+        (judged(300, 0.2, 0.21, seed=3), "not ahead; if nobody is, the champion stays in 200"),
+        (judged(200, 0.9, 0.1), "It won"),
+        (judged(400, 0.1, 0.9), "did not win"),
+    ],
+)
+def test_what_is_missing_is_said(decision: ContestDecision, words: str) -> None:
+    (found,) = decision.contestants
+    assert words in needs(found, decision, POLICY)
+
+
+def test_a_pace_that_does_not_suffice_is_told() -> None:
+    slow = Contestant(CHALLENGER.name, loss=0.29, better=0.2, worse=0.0)
+    decision = ContestDecision("open", 300, 3.0, 0.30, (slow,), "Not decided yet.")
+    assert needs(slow, decision, POLICY) == (
+        "At its pace about 4200 more labels; 700 are left, so the champion would stay."
+    )
+
+
+def test_evidence_is_a_share_of_what_decides_and_never_more_than_all() -> None:
+    found = shown(row(judged(200, 0.9, 0.1), state="won", winner="2"), POLICY)
+    assert found is not None
+    assert found["lines"][0].better == 1.0
+    assert found["until"] is None
+
+
+def test_a_contest_without_labels_has_an_end_all_the_same() -> None:
+    found = shown(row(), POLICY)
+    assert found is not None
+    assert found["decision"] is None
+    assert found["until"] == 1_000.0 + 7 * 86_400
+    assert found["lines"] == []
+
+
+def test_there_may_have_been_none() -> None:
+    assert shown(None, POLICY) is None

@@ -1,0 +1,92 @@
+"""Answers of slow parts: shared, bounded, and never waited for for long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import wait_until
+from tidemill.console.background_cache import KEPT, BackgroundCache
+from tidemill.errors import NotFoundError, UnavailableError
+
+
+@pytest.fixture
+def recent() -> Iterator[BackgroundCache]:
+    made = BackgroundCache()
+    yield made
+    made.close()
+
+
+def test_a_slow_answer_is_shown_as_loading_and_then_as_it_came(recent: BackgroundCache) -> None:
+    may_answer = threading.Event()
+
+    def slow() -> str:
+        assert may_answer.wait(300)
+        return "here"
+
+    asked = recent.get("slow", slow, patience=0.0)
+    assert asked.loading
+    may_answer.set()
+    assert recent.get("slow", slow, patience=60).value == "here"
+
+
+def test_a_fresh_answer_is_asked_for_once(recent: BackgroundCache) -> None:
+    asked: list[int] = []
+    for _ in range(5):
+        recent.get("key", lambda: asked.append(1) or "x", fresh=3600, patience=60)
+    assert asked == [1]
+    recent.forget()
+    recent.get("key", lambda: asked.append(1) or "x", fresh=3600, patience=60)
+    assert asked == [1, 1]
+
+
+def test_an_answer_outlives_the_part_that_gave_it(recent: BackgroundCache) -> None:
+    def away() -> str:
+        raise UnavailableError("MLflow is away.", remedy="Start it.")
+
+    recent.get("key", lambda: "before", patience=60)
+    now = recent.get("key", away, fresh=0, patience=60)
+    assert now.value == "before"
+    assert now.problem == "MLflow is away. Start it."
+    assert recent.get("key", lambda: "after", fresh=0, patience=60).problem is None
+
+
+def test_any_fault_of_a_part_is_told_and_none_escapes(recent: BackgroundCache) -> None:
+    def broken() -> str:
+        raise KeyError("inside")
+
+    asked = recent.get("key", broken, patience=60)
+    assert asked.problem == "KeyError: 'inside'"
+    assert not asked.loading
+
+
+def test_what_is_not_there_is_raised_and_forgets_what_was(recent: BackgroundCache) -> None:
+    def gone() -> str:
+        raise NotFoundError("There is no model 'x'.")
+
+    recent.get("key", lambda: "before", patience=60)
+    with pytest.raises(NotFoundError, match="no model"):
+        recent.get("key", gone, fresh=0, patience=60)
+
+
+def test_answers_do_not_pile_up(recent: BackgroundCache) -> None:
+    for number in range(KEPT + 50):
+        recent.get(number, lambda: "x", patience=60)
+    assert len(recent._entries) == KEPT
+
+
+def test_two_who_ask_at_once_share_one_question(recent: BackgroundCache) -> None:
+    may_answer, asked = threading.Event(), []
+
+    def slow() -> str:
+        asked.append(1)
+        assert may_answer.wait(300)
+        return "x"
+
+    recent.get("key", slow, patience=0.0)
+    recent.get("key", slow, patience=0.0, fresh=0)
+    may_answer.set()
+    wait_until(lambda: recent.get("key", slow, fresh=3600).value == "x", "the answer")
+    assert asked == [1]

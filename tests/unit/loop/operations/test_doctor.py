@@ -1,0 +1,106 @@
+"""The doctor: finds what was broken, and says how to mend it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from tests.servers import free_port
+from tidemill import keyring
+from tidemill.loop.operations.doctor import CHECKS, Finding, examine_parts, worst
+from tidemill.platform import Platform
+from tidemill.settings import Settings
+from tidemill.stores.audit import Entry
+from tidemill.stores.database.schema import VERSION_TABLE
+from tidemill.stores.database.tables import audit, jobs
+from tidemill.stores.jobs.jobs import NewJob
+
+
+@pytest.fixture
+def platform(home: Path) -> Platform:
+    (home.parent / "project.py").write_text(
+        "from sklearn.linear_model import Ridge\n"
+        "from tidemill import Candidate, Project, sklearn_dataset\n"
+        "project = Project('sugar', sklearn_dataset('diabetes'), 'target', "
+        "[Candidate('r', Ridge)])\n"
+    )
+    opened = Platform.open(Settings())
+    opened.keys.create(("admin",), actor="test")
+    return opened
+
+
+def found(part: str, **changes: object) -> Finding:
+    return CHECKS[part](Settings(**changes))  # type: ignore[arg-type]
+
+
+def test_a_fresh_home_is_well(platform: Platform) -> None:
+    platform.close()
+    findings = examine_parts(Settings())
+    assert [f for f in findings if f.state != "ok" and f.part != "disk"] == []
+    assert {f.part for f in findings} == set(CHECKS)
+
+
+def test_what_is_wrong_comes_with_a_remedy(platform: Platform, home: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    with platform.database.write() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    platform.close()
+    home.joinpath("keys.json").chmod(0o644)
+    redis = f"redis://{nowhere}/0"
+    settings = Settings(broker_url=redis, limits_url=redis, tracking_uri=f"http://{nowhere}")
+    findings = {f.part: f for f in examine_parts(settings)}
+    for part in ("database", "broker", "limits", "jobs", "mlflow", "keys", "audit"):
+        assert findings[part].state == "error", part
+        assert findings[part].remedy, part
+    assert "newer Tidemill" in str(findings["database"].remedy)
+    assert "chmod 600" in str(findings["keys"].remedy)
+    assert worst(list(findings.values())) == "error"
+
+
+def test_jobs_that_nobody_takes_are_noticed(platform: Platform) -> None:
+    platform.submit(NewJob("train", "sugar"))
+    assert found("jobs").state == "ok"
+    with platform.database.write() as connection:
+        connection.execute(update(jobs).values(not_before=jobs.c.not_before - 120))
+    platform.close()
+    finding = found("jobs")
+    assert finding.state == "error"
+    assert "worker" in str(finding.remedy)
+
+
+def test_a_tampered_audit_log_is_noticed(platform: Platform) -> None:
+    platform.audit.append(Entry("ops", "promote"))
+    with platform.database.write() as connection:
+        connection.execute(update(audit).where(audit.c.seq == 2).values(actor="nobody"))
+    platform.close()
+    assert found("audit").detail == "row 2 was changed"
+
+
+def test_a_setting_nobody_reads_is_noticed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_WORKER_CONCURENCY", "4")
+    finding = found("settings")
+    assert finding.state == "warning"
+    assert "TIDEMILL_WORKER_CONCURENCY" in finding.detail
+
+
+def test_keys_that_end_soon_are_noticed(home: Path) -> None:
+    assert found("keys").state == "warning"
+    ring, _, record = keyring.add(keyring.new_keyring(), ("predict",), expires=time.time() + 3600)
+    keyring.save(home / "keys.json", ring)
+    assert record.id in found("keys").detail
+
+
+def test_a_project_that_does_not_load_is_named(home: Path) -> None:
+    (home.parent / "project.py").write_text("1 / 0")
+    finding = found("projects")
+    assert finding.state == "error"
+    assert "ZeroDivisionError" in finding.detail
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(home: Path) -> None:
+    home.mkdir()
+    (home / "journal").symlink_to("/proc")
+    assert found("journal").state == "error"

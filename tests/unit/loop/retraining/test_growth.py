@@ -1,0 +1,74 @@
+"""What a retraining leads to later: another one, once there is more to learn from."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.stores.predictions.test_predictions import PLANTS, record
+from tidemill.loop.retraining.growth import RetrainingScheduler
+from tidemill.policies import Contest
+from tidemill.project import Candidate, Project, csv
+from tidemill.stores.database.database import Database
+from tidemill.stores.jobs.jobs import Jobs
+from tidemill.stores.monitoring.triggers import Triggers
+from tidemill.stores.predictions.feedback import Feedback, NewLabel
+from tidemill.stores.predictions.predictions import Predictions
+from tidemill.stores.retraining.contests import ContestChallenger, Contests, NewContest
+
+PROJECT = Project(
+    "plants", csv("none.csv"), "kind", [Candidate("c", object)], contest=Contest(spar=False)
+)
+
+
+def label(database: Database, first: int, last: int) -> None:
+    """Predictions of these numbers, with the truth."""
+    Predictions(database).add([record(n) for n in range(first, last)], {("plants", "1"): PLANTS})
+    Feedback(database).add([NewLabel(f"p{n:05d}", "fern") for n in range(first, last)])
+
+
+def follow_ups(database: Database) -> RetrainingScheduler:
+    jobs = Jobs(database)
+    return RetrainingScheduler(
+        triggers=Triggers(database),
+        contests=Contests(database),
+        predictions=Predictions(database),
+        submit=jobs.submit,
+        job=jobs.get,
+        project=lambda model: PROJECT,
+        place=lambda model: "project.py",
+        champion=lambda model: "2",
+        last_spar=lambda model: None,
+        learned=lambda model, version: 0,
+    )
+
+
+def won(database: Database, window: str) -> None:
+    """A contest of which nothing says when things changed, won by the model of a window."""
+    contests = Contests(database)
+    opened = contests.open(
+        NewContest("plants", "1", (ContestChallenger("2", window),), cut=1300.0, learned=9000)
+    )
+    contests.close(opened.id, "won", rows=100, decision={}, winner="2")
+
+
+@pytest.mark.parametrize(("window", "enough"), [("last-200", 400), ("aged", 2 * 2885)])
+def test_a_model_of_the_newest_rows_is_retrained_when_there_are_three_times_as_many(
+    window: str, enough: int, database: Database
+) -> None:
+    won(database, window)
+    label(database, 0, 300 + enough - 1)
+    follow = follow_ups(database)
+    assert follow.follow("plants") is None
+    label(database, 300 + enough - 1, 300 + enough)
+    opened = follow.follow("plants")
+    assert opened is not None
+    assert (opened.cause, opened.state) == ("labels", "retraining")
+    assert "The champion learned from the newest" in opened.reason
+    assert follow.follow("plants") is None  # once
+
+
+@pytest.mark.parametrize("window", ["all", "since", "former champion", "last-10000"])
+def test_one_that_learned_from_all_or_from_enough_is_not(window: str, database: Database) -> None:
+    won(database, window)
+    label(database, 0, 1000)
+    assert follow_ups(database).follow("plants") is None

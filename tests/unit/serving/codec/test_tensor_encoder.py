@@ -1,0 +1,211 @@
+"""Checked rows become the model's arrays, and nothing that the model cannot hold gets in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.bundle import ModelInput
+from tidemill.errors import InputError
+from tidemill.serving.codec.request_parsing import canonical
+from tidemill.serving.codec.tensor_encoder import TensorEncoder
+from tidemill.signature import Column, Signature, Tensor
+
+MIXED = Signature(
+    "regression",
+    "y",
+    (
+        Column("a", "number"),
+        Column("t", "text", nullable=True),
+        Column("i", "integer", nullable=True),
+        Column("b", "boolean"),
+    ),
+)
+MIXED_INPUTS = (
+    ModelInput("numbers", "float32", ("i", "a", "b")),
+    ModelInput("texts", "string", ("t",), missing="?"),
+)
+ROWS: list[Any] = [[1.5, "x", 3, True], [2.5, None, None, False]]
+
+
+def flat(
+    dtype: str, names: str = "ab", kind: str = "number", *, nullable: bool = False
+) -> TensorEncoder:
+    columns = tuple(Column(name, kind, nullable) for name in names)  # type: ignore[arg-type]
+    signature = Signature("regression", "y", columns)
+    return TensorEncoder(signature, [ModelInput("X", dtype, tuple(names))])  # type: ignore[arg-type]
+
+
+def test_mixed_rows_fill_each_input_in_its_own_order() -> None:
+    packer = TensorEncoder(MIXED, MIXED_INPUTS)
+    assert not packer.flat
+    rows = packer.pack(ROWS)
+    numbers, texts = rows.arrays
+    assert numbers.dtype == np.float32
+    np.testing.assert_array_equal(numbers, [[3, 1.5, 1], [np.nan, 2.5, 0]])
+    assert texts.tolist() == [["x"], ["?"]]
+    assert packer.features(rows) == (ROWS, "values")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_flat_row_in_the_buffer_is_the_packed_row(dtype: str) -> None:
+    packer = flat(dtype, nullable=True)
+    buffer = packer.buffer(3)
+    view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+    rows: list[Any] = [[1.25, -2.5], [None, 3.0], [0.1, None]]
+    for i, row in enumerate(rows):
+        packer.write(row, view, i * buffer.itemsize * 2)
+    np.testing.assert_array_equal(buffer, packer.pack(rows).arrays[0])
+    stored, encoding = packer.features(packer.pack(rows))
+    assert encoding == {"float32": "f4", "float64": "f8"}[dtype]
+    assert stored == buffer.tobytes()
+
+
+def test_whole_numbers_keep_every_digit() -> None:
+    packer = flat("int64", "i", "integer")
+    assert packer.pack([[2**62 + 1]]).arrays[0].tolist() == [[2**62 + 1]]
+    assert packer.features(packer.pack([[3]])) == (np.float64(3).tobytes(), "f8")
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 3.5e38, 10.0**300])
+def test_what_single_precision_cannot_hold_is_refused_by_name(value: float) -> None:
+    packer = flat("float32")
+    view = memoryview(packer.buffer(1)).cast("B")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'b' is beyond") as caught:
+        packer.write([1.0, value], view, 0)
+    assert caught.value.field == "b"
+    with pytest.raises(InputError, match="'b' is beyond"):
+        packer.pack([[1.0, 2.0], [1.0, value]])
+    with pytest.raises(InputError, match="'a' is beyond"):
+        TensorEncoder(MIXED, MIXED_INPUTS).pack([[value, "x", 1, True]])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_single_precision_takes_what_rounds_to_a_finite_number(value: float) -> None:
+    packer = flat("float32", "a")
+    view = memoryview(packer.buffer(1)).cast("B")  # type: ignore[arg-type]
+    with np.errstate(over="ignore"):
+        fits = bool(np.isfinite(np.float32(value)))
+    for write in (lambda: packer.write([value], view, 0), lambda: packer.pack([[value]])):
+        if fits:
+            write()
+        else:
+            with pytest.raises(InputError):
+                write()
+
+
+def test_finite_numbers_that_add_up_to_infinity_are_taken() -> None:
+    packer = flat("float32")
+    assert packer.pack([[3e38, 3e38], [3e38, 3e38]]).count == 2
+
+
+def test_columns_are_checked_without_a_loop_where_they_are_numbers() -> None:
+    packer = flat("float32")
+    rows = packer.columns({"a": np.array([1.0, 2.0]), "b": [3, 4.0]})
+    assert rows.arrays[0].tolist() == [[1, 3], [2, 4]]
+    for bad, words in ((np.nan, "is missing"), (np.inf, "is infinite"), (1e39, "beyond")):
+        with pytest.raises(InputError, match=words) as caught:
+            packer.columns({"a": np.array([1.0, 2.0]), "b": np.array([3.0, bad])})
+        assert caught.value.field == "b"
+    nullable = flat("float32", nullable=True)
+    found = nullable.columns({"a": np.array([np.nan]), "b": [None]}).arrays[0]
+    assert np.isnan(found).all()
+
+
+def test_mixed_columns_become_the_same_arrays_as_rows() -> None:
+    packer = TensorEncoder(MIXED, MIXED_INPUTS)
+    columns = {
+        "a": np.array([1.5, 2.5]),
+        "t": ["x", None],
+        "i": np.array([3.0, np.nan]),
+        "b": np.array([True, False]),
+    }
+    rows = packer.columns(columns)
+    for found, wanted in zip(rows.arrays, packer.pack(ROWS).arrays, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(InputError, match="Row 1: 't' is 3"):
+        packer.columns({**columns, "t": ["x", 3]})
+
+
+def test_tensors_are_taken_flat_or_shaped() -> None:
+    signature = Signature("regression", "y", tensor=Tensor("x", (2, 3)))
+    packer = TensorEncoder(signature, [ModelInput("x", "float32")])
+    values = np.arange(12.0)
+    for shape in ((2, 6), (2, 2, 3)):
+        rows = packer.tensor(values.reshape(shape))
+        assert rows.arrays[0].shape == (2, 2, 3)
+        assert rows.count == 2
+    for shape in ((12,), (3, 4), (2, 3, 2), (0, 6)):
+        with pytest.raises(InputError, match="has the shape"):
+            packer.tensor(np.zeros(shape))
+    for bad in (np.nan, np.inf, 1e39):
+        with pytest.raises(InputError, match="not finite"):
+            packer.tensor(np.full((1, 6), bad))
+
+
+def test_the_key_of_rows_tells_them_apart() -> None:
+    packer = TensorEncoder(MIXED, MIXED_INPUTS)
+    keys = {packer.pack([row]).key() for row in (*ROWS, [1.5, "y", 3, True], [1.5, "x", 3, False])}
+    assert len(keys) == 4
+    assert flat("float32").pack([[1.0, 2.0]]).key() != flat("float32").pack([[2.0, 1.0]]).key()
+
+
+odd = st.sampled_from([None, float("nan"), float("inf"), 1e39, 10**400, True, "1", 2**60])
+
+
+@given(
+    st.lists(st.floats(-9, 9) | st.integers(-9, 9) | odd, min_size=1, max_size=6),
+    st.booleans(),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_a_column_of_numbers_is_taken_or_refused_as_each_of_them_is(
+    values: list[Any], nullable: bool, dtype: str
+) -> None:
+    packer = flat(dtype, "a", nullable=nullable)
+    column = packer.signature.columns[0]
+    try:
+        wanted: Any = [[canonical(column, value)] for value in values]
+        wanted = packer.pack(wanted).arrays[0]
+    except InputError:
+        wanted = None
+    try:
+        found: Any = packer.columns({"a": values}).arrays[0]
+    except InputError:
+        found = None
+    assert (found is None) == (wanted is None)
+    if found is not None:
+        np.testing.assert_array_equal(found, wanted)
+
+
+@given(st.lists(st.sampled_from(["x", "y", "z", None, 1, True]), min_size=1, max_size=5))
+def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[Any]) -> None:
+    for nullable in (True, False):
+        for categories in (None, ("x", "y")):
+            column = Column("a", "text", nullable, categories)
+            packer = TensorEncoder(
+                Signature("regression", "y", (column,)), [ModelInput("X", "string", ("a",), "?")]
+            )
+            try:
+                wanted: Any = [canonical(column, value) for value in values]
+            except InputError:
+                with pytest.raises(InputError):
+                    packer.columns({"a": values})
+            else:
+                found = packer.columns({"a": values}).arrays[0]
+                assert found.ravel().tolist() == ["?" if v is None else v for v in wanted]
+
+
+def test_a_matrix_of_usual_numbers_is_packed_as_it_is() -> None:
+    packer = flat("float32")
+    for usual in (np.array([[1, 2], [3, 4]]), np.array([[1.5, 2], [3, 4]], np.float16).copy()):
+        rows = packer.matrix(usual)
+        assert rows is not None
+        np.testing.assert_array_equal(rows.arrays[0], usual.astype(np.float32))
+    for odd_one in (np.nan, np.inf, 1e39):
+        assert packer.matrix(np.array([[1.0, odd_one]])) is None
+    assert packer.matrix(np.empty((0, 2))) is None
+    assert flat("float32", kind="integer").matrix(np.array([[1.0, 2.0]])) is None

@@ -1,0 +1,77 @@
+"""Intervals of metrics: they cover the truth as often as they say, and hold what they may."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from tidemill.steps.evaluation.intervals import Intervals, interval, metric_intervals
+from tidemill.steps.gate.bootstrap import EncodedPredictions
+from tidemill.steps.gate.gate import VersionEvidence
+
+
+def answers(
+    random: np.random.Generator, rows: int, right: float
+) -> tuple[np.ndarray, VersionEvidence]:
+    """Two classes, of which `right` of the rows are told correctly."""
+    y = random.integers(0, 2, rows)
+    predicted = np.where(random.random(rows) < right, y, 1 - y)
+    sure = np.where(predicted == 1, 0.8, 0.2) + random.uniform(-0.1, 0.1, rows)
+    return y, VersionEvidence(predicted, np.column_stack([1 - sure, sure]), labels=(0, 1))
+
+
+def test_the_interval_of_accuracy_covers_the_truth_about_as_often_as_it_says() -> None:
+    random, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        y, given = answers(random, 150, 0.8)
+        bounds = interval("accuracy", y, EncodedPredictions(given.predicted))
+        assert bounds is not None
+        hits += bounds[0] <= 0.8 <= bounds[1]
+    assert 181 <= hits <= 198, hits  # 95% of 200, four standard deviations each way
+
+
+def test_every_metric_has_an_interval_around_its_value_and_more_rows_narrow_it() -> None:
+    random = np.random.default_rng(2)
+    widths = []
+    for rows in (60, 6_000):
+        y, given = answers(random, rows, 0.9)
+        found = metric_intervals("classification", y, given)
+        assert found.rows == rows
+        assert {"accuracy", "f1_score", "roc_auc", "log_loss"} <= set(found.intervals)
+        low, high = found.intervals["accuracy"]
+        assert low <= float((y == given.predicted).mean()) <= high
+        widths.append(high - low)
+    assert widths[0] == pytest.approx(10 * widths[1], rel=0.5)
+
+
+def test_errors_of_values_have_intervals_too() -> None:
+    random = np.random.default_rng(3)
+    y = random.normal(size=500)
+    found = metric_intervals(
+        "regression", y, VersionEvidence(y + random.normal(0, 0.5, 500))
+    ).intervals
+    assert set(found) == {"rmse", "mae", "r2"}
+    assert found["rmse"][0] < 0.5 < found["rmse"][1]
+
+
+def test_a_metric_that_most_samples_do_not_define_has_none() -> None:
+    y = np.array([1] + [0] * 40)
+    given = VersionEvidence(y, np.column_stack([1 - y, y]).astype(float), labels=(0, 1))
+    found = metric_intervals("classification", y, given).intervals
+    assert "roc_auc" not in found
+    assert found["accuracy"] == (1.0, 1.0)
+
+
+def test_many_rows_are_not_resampled_without_end() -> None:
+    y, given = answers(np.random.default_rng(5), 62_500, 0.7)
+    found = metric_intervals("classification", y, given)
+    assert found.resamples == 800
+    assert "roc_auc" not in found.intervals
+    assert "log_loss" in found.intervals
+
+
+def test_they_are_the_same_each_time_and_plain_json() -> None:
+    y, given = answers(np.random.default_rng(4), 80, 0.7)
+    once, again = (metric_intervals("classification", y, given) for _ in range(2))
+    assert msgspec.json.decode(msgspec.json.encode(once), type=Intervals) == again

@@ -1,0 +1,322 @@
+"""Jobs: whatever happens to workers and messages, each is done once and none is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import update
+
+from tidemill.errors import ConflictError, NotFoundError
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.ids import id_source, new_job_id
+from tidemill.stores.database.tables import jobs as table
+from tidemill.stores.jobs.jobs import FINAL, MAX_ATTEMPTS, Job, Jobs, NewJob
+
+
+@pytest.fixture
+def jobs(database: Database) -> Jobs:
+    return Jobs(database)
+
+
+def submitted(jobs: Jobs, **fields: Any) -> Job:
+    return jobs.submit(NewJob("train", **{"model": "iris", **fields}))[0]
+
+
+def claimed(jobs: Jobs, worker: str = "w1") -> Job:
+    job = jobs.claim(submitted(jobs).id, worker)
+    assert job is not None
+    return job
+
+
+def silence(database: Database, job: Job, seconds: float) -> None:
+    with database.write() as connection:
+        changed = table.c.heartbeat - seconds
+        connection.execute(update(table).where(table.c.id == job.id).values(heartbeat=changed))
+
+
+def test_a_job_goes_from_queued_to_succeeded(jobs: Jobs) -> None:
+    job = submitted(jobs, params={"C": 1.0})
+    assert (job.state, job.attempts, job.params) == ("queued", 0, {"C": 1.0})
+    running = jobs.claim(job.id, "w1")
+    assert running is not None
+    assert (running.state, running.attempts, running.worker) == ("running", 1, "w1")
+    assert jobs.beat(running, percent=50.0, stage="fit", progress={"best": 0.9}) == "go on"
+    assert jobs.get(job.id).progress == {"best": 0.9}
+    done = jobs.succeed(running, {"version": "1", "metrics": {"f1_score": float("nan")}})
+    assert done is not None
+    assert done.state == "succeeded"
+    assert done.result == {"version": "1", "metrics": {"f1_score": None}}
+    assert done.finished is not None
+    assert jobs.claim(job.id, "w2") is None
+
+
+def test_only_one_of_many_workers_gets_a_job(jobs: Jobs) -> None:
+    job = submitted(jobs)
+    got: list[Job | None] = []
+    barrier = threading.Barrier(6)
+
+    def claim(name: str) -> None:
+        barrier.wait()
+        got.append(jobs.claim(job.id, name))
+
+    threads = [threading.Thread(target=claim, args=(f"w{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([job for job in got if job is not None]) == 1
+
+
+def test_the_same_idempotency_key_gives_the_same_job(jobs: Jobs) -> None:
+    first, new = jobs.submit(NewJob("train", "iris", params={"C": 1}, idempotency_key="k"))
+    again, new_again = jobs.submit(NewJob("train", "iris", params={"C": 1}, idempotency_key="k"))
+    assert (new, new_again, again.id) == (True, False, first.id)
+    with pytest.raises(ConflictError, match=first.id):
+        jobs.submit(NewJob("train", "iris", params={"C": 2}, idempotency_key="k"))
+
+
+def test_posts_that_race_with_one_idempotency_key_make_one_job(jobs: Jobs) -> None:
+    made: list[tuple[Job, bool]] = []
+    barrier = threading.Barrier(5)
+
+    def post() -> None:
+        barrier.wait()
+        made.append(jobs.submit(NewJob("train", "iris", idempotency_key="k")))
+
+    threads = [threading.Thread(target=post) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job.id for job, _ in made}) == 1
+    assert [new for _, new in made].count(True) == 1
+
+
+def test_a_silent_worker_loses_its_job_and_cannot_write_to_it_any_more(
+    jobs: Jobs, database: Database
+) -> None:
+    first = claimed(jobs)
+    assert jobs.reap(10) == []
+    silence(database, first, 11)
+    assert [(job.id, job.state) for job in jobs.reap(10)] == [(first.id, "queued")]
+    second = jobs.claim(first.id, "w2")
+    assert second is not None
+    assert second.attempts == 2
+    assert jobs.beat(first, percent=1, stage="fit", progress={}) == "lost"
+    assert not jobs.holds(first)
+    assert jobs.succeed(first, {}) is None
+    assert jobs.fail(first, {}) is None
+    assert jobs.postpone(first, {}, delay=0, counts=True) is None
+    assert jobs.succeed(second, {}) is not None
+
+
+def test_a_job_that_keeps_losing_workers_ends_as_failed(jobs: Jobs, database: Database) -> None:
+    job = claimed(jobs)
+    with database.write() as connection:
+        connection.execute(update(table).values(attempts=MAX_ATTEMPTS))
+    silence(database, job, 100)
+    assert [ended.state for ended in jobs.reap(10)] == ["failed"]
+
+
+def test_cancelling_is_at_once_for_what_waits_and_a_request_for_what_runs(jobs: Jobs) -> None:
+    waiting = submitted(jobs)
+    assert jobs.cancel(waiting.id).state == "cancelled"
+    assert jobs.cancel(waiting.id).state == "cancelled"
+    assert jobs.claim(waiting.id, "w1") is None
+    running = claimed(jobs)
+    assert jobs.cancel(running.id).state == "running"
+    assert not jobs.holds(running)
+    assert jobs.beat(running, percent=1, stage="fit", progress={}) == "cancel"
+    ended = jobs.cancelled(running)
+    assert ended is not None
+    assert ended.state == "cancelled"
+
+
+def test_what_has_ended_or_was_never_there_cannot_be_cancelled(jobs: Jobs) -> None:
+    done = claimed(jobs)
+    jobs.succeed(done, {})
+    with pytest.raises(ConflictError, match="already succeeded"):
+        jobs.cancel(done.id)
+    with pytest.raises(NotFoundError):
+        jobs.cancel("nothing")
+
+
+def test_a_cancelled_job_whose_worker_died_is_not_run_again(jobs: Jobs, database: Database) -> None:
+    job = claimed(jobs)
+    jobs.cancel(job.id)
+    silence(database, job, 100)
+    assert [ended.state for ended in jobs.reap(10)] == ["cancelled"]
+
+
+def test_a_postponed_job_is_not_to_be_had_before_its_time(jobs: Jobs) -> None:
+    job = claimed(jobs)
+    waiting = jobs.postpone(job, {"detail": "MLflow is down"}, delay=60, counts=False)
+    assert waiting is not None
+    assert (waiting.state, waiting.waits, waiting.failures) == ("waiting", 1, 0)
+    assert jobs.claim(job.id, "w1") is None
+    soon = claimed(jobs)
+    jobs.postpone(soon, {"detail": "disk full"}, delay=0, counts=True)
+    again = jobs.claim(soon.id, "w1")
+    assert again is not None
+    assert (again.attempts, again.failures) == (2, 1)
+
+
+def age(database: Database, job: Job, seconds: float, *columns: str) -> None:
+    with database.write() as connection:
+        changed = {name: table.c[name] - seconds for name in columns}
+        connection.execute(update(table).where(table.c.id == job.id).values(changed))
+
+
+def test_a_job_nobody_was_told_of_is_rung_for_once(jobs: Jobs, database: Database) -> None:
+    job = submitted(jobs)
+    age(database, job, -60, "updated")  # made just now, however slow the machine
+    assert jobs.unheard(10) == []  # whoever made it is about to tell
+    age(database, job, 65, "updated", "not_before")
+    assert [found.id for found in jobs.unheard(10)] == [job.id]
+    age(database, job, -60, "sent")
+    assert jobs.unheard(10) == []
+
+
+def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -> None:
+    job = submitted(jobs)
+    jobs.mark_sent([job.id])
+    age(database, job, -60, "sent")
+    assert jobs.unheard(10) == []
+    age(database, job, 120, "sent", "not_before")
+    assert [found.id for found in jobs.unheard(10)] == [job.id]
+
+
+def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Database) -> None:
+    job = submitted(jobs)
+    jobs.mark_sent([job.id])
+    running = jobs.claim(job.id, "w1")
+    assert running is not None
+    jobs.postpone(running, {}, delay=60, counts=False)
+    assert jobs.unheard(10) == []
+    age(database, job, 60, "not_before")
+    age(database, job, 1, "sent")
+    assert [found.id for found in jobs.unheard(10)] == [job.id]
+
+
+def test_the_oldest_jobs_are_rung_for_first(jobs: Jobs, database: Database) -> None:
+    made = [submitted(jobs) for _ in range(4)]
+    for number, job in enumerate(made):
+        age(database, job, 10 + 10 * number, "updated", "not_before")
+    assert [job.id for job in jobs.unheard(2)] == [made[3].id, made[2].id]
+
+
+def test_jobs_are_listed_by_page_and_filter(jobs: Jobs) -> None:
+    made = [submitted(jobs, model=f"m{n % 2}") for n in range(6)]
+    page = jobs.page(model="m1", limit=2)
+    assert [job.id for job in page.items] == [made[5].id, made[3].id]
+    rest = jobs.page(model="m1", limit=2, cursor=page.next)
+    assert [job.id for job in rest.items] == [made[1].id]
+    assert rest.next is None
+    jobs.cancel(made[0].id)
+    assert [job.id for job in jobs.page(state="cancelled").items] == [made[0].id]
+    assert jobs.counts() == {"queued": 5, "cancelled": 1}
+
+
+@given(st.lists(st.integers(1, 2**62), min_size=1, max_size=50))
+def test_ids_sort_in_the_order_they_were_made_whatever_the_clock_says(moments: list[int]) -> None:
+    moment = iter(moments)
+    next_id = id_source(lambda: next(moment))
+    ids = [next_id() for _ in moments]
+    assert {len(each) for each in ids} == {32}
+    assert ids == sorted(set(ids))
+
+
+def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order() -> None:
+    made: list[list[str]] = [[] for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda own=own: own.extend(new_job_id() for _ in range(2000)))
+        for own in made
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(own == sorted(own) for own in made)
+    assert len({each for own in made for each in own}) == 8000
+
+
+def test_new_ids_sort_after_those_with_milliseconds_that_are_in_the_table() -> None:
+    earlier = f"{time.time_ns() // 1_000_000:012x}" + "f" * 20
+    assert new_job_id() > earlier
+
+
+class World:
+    """One job, three workers and everything that may happen to them."""
+
+    def __init__(self, jobs: Jobs, database: Database) -> None:
+        self.jobs, self.database = jobs, database
+        self.job = submitted(jobs)
+        self.held = dict.fromkeys(range(3), self.job)
+        self.endings = 0
+
+    def claim(self, worker: int) -> None:
+        self.held[worker] = self.jobs.claim(self.job.id, f"w{worker}") or self.held[worker]
+
+    def beat(self, worker: int) -> None:
+        self.jobs.beat(self.held[worker], percent=1, stage="fit", progress={})
+
+    def succeed(self, worker: int) -> None:
+        self.endings += self.jobs.succeed(self.held[worker], {}) is not None
+
+    def fail(self, worker: int) -> None:
+        self.endings += self.jobs.fail(self.held[worker], {}) is not None
+
+    def postpone(self, worker: int) -> None:
+        self.jobs.postpone(self.held[worker], {}, delay=0, counts=True)
+
+    def die(self, _: int) -> None:
+        silence(self.database, self.job, 100)
+        self.endings += sum(reaped.done for reaped in self.jobs.reap(10))
+
+    def cancel(self, _: int) -> None:
+        if not self.jobs.get(self.job.id).done:
+            self.endings += self.jobs.cancel(self.job.id).done
+
+    def ring(self, _: int) -> None:
+        age(self.database, self.job, 100, "sent", "not_before", "updated")
+        self.jobs.unheard(5)
+
+
+EVENTS = ["claim", "beat", "succeed", "fail", "postpone", "die", "cancel", "ring"]
+
+
+@given(events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 2)), max_size=40))
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_in_any_order_of_events_a_job_ends_once_and_can_always_go_on(
+    events: list[tuple[str, int]], jobs: Jobs, database: Database
+) -> None:
+    world = World(jobs, database)
+    for event, worker in events:
+        getattr(world, event)(worker)
+    now = jobs.get(world.job.id)
+    assert world.endings == (1 if now.state in FINAL else 0)
+    if not now.done:
+        world.die(0)
+        assert jobs.get(now.id).done or jobs.claim(now.id, "last") is not None
+
+
+def test_the_age_of_the_queue_is_that_of_the_job_that_waits_longest(
+    jobs: Jobs, database: Database
+) -> None:
+    assert jobs.queue_age() == 0.0
+    old, taken = submitted(jobs), submitted(jobs)
+    jobs.claim(taken.id, "w1")
+    with database.write() as connection:
+        changed = table.update().values(not_before=table.c.not_before - 60)
+        connection.execute(changed.where(table.c.id.in_([old.id])))
+    assert 60.0 <= jobs.queue_age() < 3600.0
+    jobs.cancel(old.id)
+    assert jobs.queue_age() == 0.0

@@ -1,0 +1,98 @@
+"""MLflow's tables in a file of SQLite: whole or not there, whoever makes them and is killed."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tidemill.stores.mlflow.new_database import make_first_tables
+from tidemill.stores.mlflow.tracking import Tracking
+
+#: Both ways to MLflow: what tracks runs, and the client that jobs ask. One process for each name.
+OPEN = """
+import os, sys
+from pathlib import Path
+from tidemill.platform import Platform
+from tidemill.settings import Settings
+from tidemill.stores.mlflow.tracking import Tracking
+import mlflow.store.db.utils
+uri, name, *more = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for another in more:
+    if os.fork() == 0:
+        name, more = another, []
+        break
+tracking = Tracking(uri)
+home = Path(uri.removeprefix("sqlite:///")).with_name(name)
+platform = Platform.open(Settings(home=home, tracking_uri=uri))
+if name.endswith("0"):
+    platform.tracking.search_experiments()
+tracking.experiment(name)
+platform.close()
+assert [os.wait()[1] for _ in more] == [0] * len(more)
+"""
+
+
+@contextmanager
+def opening(uri: str, *names: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has loaded what it needs and opens the store from now on."""
+    command = [sys.executable, "-W", "ignore", "-c", OPEN, uri, *names]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            yield process
+        finally:
+            process.kill()
+
+
+def test_several_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with opening(uri, "flowers-0", "flowers-1", "flowers-2") as process:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    names = Tracking(uri).call(lambda client: {e.name for e in client.search_experiments()})
+    assert {"flowers-0", "flowers-1", "flowers-2"} <= names
+
+
+def test_a_kill_in_the_making_leaves_nothing_behind_that_matters(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    draft = tmp_path / ".mlflow.db.draft"
+    with opening(f"sqlite:///{file}", "flowers") as process:
+        while not draft.exists() and not file.exists():
+            assert process.poll() is None
+    assert draft.exists(), "it was killed too late"
+    assert not file.exists()
+
+    Tracking(f"sqlite:///{file}").experiment("flowers")
+    assert not draft.exists()
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:///:memory:", "postgresql://h/d"])
+def test_other_stores_are_left_alone(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_first_tables(uri)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE mine (id INTEGER)")
+    make_first_tables(f"sqlite:///{file}")
+    with closing(sqlite3.connect(file)) as connection:
+        found = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
+    assert found == ["mine"]

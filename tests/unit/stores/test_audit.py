@@ -1,0 +1,152 @@
+"""The audit log: what was written is found again, what was tampered with is named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, select, update
+
+from tidemill.errors import SettingsError
+from tidemill.stores.audit import Audit, Entry, _hash
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import audit as table
+
+
+@pytest.fixture
+def log(database: Database, tmp_path: Path) -> Audit:
+    return Audit(database, tmp_path / "home")
+
+
+def fill(log: Audit, rows: int) -> None:
+    for number in range(rows):
+        log.append(Entry("key:1", "promote", subject="iris", version=str(number)))
+
+
+def tamper(database: Database, statement: Any) -> None:
+    with database.write() as connection:
+        connection.execute(statement)
+
+
+def test_rows_are_numbered_kept_and_found_by_filter(log: Audit) -> None:
+    evidence = {"p": 0.5, "big": 1e300, "small": 1e-9, "int": 10**18, "text": "é\u2028", "no": None}
+    log.append(Entry("key:1", "promote", "iris", "3", "10.0.0.1", "better", evidence))
+    log.append(Entry("key:2", "rollback", "wine", "1"))
+    (row,) = log.page(subject="iris").items
+    assert (row["seq"], row["actor"], row["reason"]) == (1, "key:1", "better")
+    assert row["details"] == evidence
+    assert [r["seq"] for r in log.page().items] == [2, 1]
+    assert log.verify().intact
+
+
+def test_an_empty_log_is_intact(log: Audit) -> None:
+    assert log.verify().rows == 0
+    assert log.verify().intact
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reason": "none"}, {"actor": "key:2"}, {"details": {"p": 0.4}}, {"time": 1.0}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_changed_row_is_named(log: Audit, database: Database, change: dict[str, Any]) -> None:
+    fill(log, 5)
+    tamper(database, update(table).where(table.c.seq == 3).values(**change))
+    verdict = log.verify()
+    assert (verdict.intact, verdict.row, verdict.problem) == (False, 3, "row 3 was changed")
+
+
+@pytest.mark.parametrize("seq", [1, 3, 5])
+def test_a_missing_row_is_named_also_at_the_start_and_the_end(
+    log: Audit, database: Database, seq: int
+) -> None:
+    fill(log, 5)
+    tamper(database, delete(table).where(table.c.seq == seq))
+    verdict = log.verify()
+    assert (verdict.intact, verdict.row, verdict.problem) == (False, seq, f"row {seq} is missing")
+
+
+def test_a_log_that_was_cleared_whole_is_noticed(log: Audit, database: Database) -> None:
+    fill(log, 3)
+    tamper(database, delete(table))
+    assert log.verify().row == 1
+
+
+def test_a_chain_that_was_written_anew_is_noticed(log: Audit, database: Database) -> None:
+    fill(log, 4)
+    rows = database.rows(select(table).order_by(table.c.seq))
+    previous = rows[0]["previous"]
+    for row in rows:
+        row |= {"previous": previous, "actor": "key:9"}
+        row["hash"] = previous = _hash(previous, row)
+        tamper(database, update(table).where(table.c.seq == row["seq"]).values(row))
+    verdict = log.verify()
+    assert not verdict.intact
+    assert "written anew" in str(verdict.problem)
+
+
+def test_a_forged_checkpoint_is_noticed(log: Audit, tmp_path: Path) -> None:
+    fill(log, 3)
+    head = tmp_path / "home" / "audit.head"
+    body = json.loads(head.read_text())
+    head.write_text(json.dumps({**body, "seq": 2}))
+    assert "signature" in str(log.verify().problem)
+    head.write_text("{}")
+    with pytest.raises(SettingsError, match="audit checkpoint"):
+        log.verify()
+
+
+def test_a_machine_without_checkpoint_says_what_it_cannot_see(
+    log: Audit, database: Database, tmp_path: Path
+) -> None:
+    fill(log, 2)
+    elsewhere = Audit(database, tmp_path / "other").verify()
+    assert elsewhere.intact
+    assert "no checkpoint" in str(elsewhere.note)
+
+
+def test_machines_that_share_a_secret_and_not_a_folder_both_verify(
+    database: Database, tmp_path: Path
+) -> None:
+    one = Audit(database, tmp_path / "one", "s3cret")
+    two = Audit(database, tmp_path / "two", "s3cret")
+    fill(one, 2)
+    fill(two, 1)
+    assert one.verify().intact
+    assert two.verify().intact
+    tamper(database, delete(table).where(table.c.seq == 3))
+    assert two.verify().row == 3
+
+
+def test_writers_at_once_make_one_chain(log: Audit, database: Database, tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=fill, args=(Audit(database, tmp_path / "home"), 10))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    verdict = log.verify()
+    assert (verdict.intact, verdict.rows) == (True, 40)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(details=st.dictionaries(st.text(), JSON, max_size=4), reason=st.text())
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+def test_whatever_is_recorded_the_chain_holds(
+    log: Audit, details: dict[str, Any], reason: str
+) -> None:
+    log.append(Entry("key:1", "promote", reason=reason, details=details))
+    assert log.verify().intact

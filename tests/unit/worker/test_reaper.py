@@ -1,0 +1,107 @@
+"""The caretaker: finds what lost its worker and what nobody heard of, with or without a broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from tests.servers import free_port, wait_until
+from tidemill.errors import UnavailableError
+from tidemill.platform import Platform
+from tidemill.settings import Settings
+from tidemill.stores.database.database import Database
+from tidemill.stores.database.tables import jobs
+from tidemill.stores.jobs.jobs import NewJob
+from tidemill.worker.__main__ import Slots
+from tidemill.worker.reaper import Caretaker
+
+
+@pytest.fixture
+def platform(database: Database, home: Path) -> Iterator[Platform]:
+    opened = Platform.open(
+        Settings(
+            home=home,
+            database_url=database.engine.url.render_as_string(hide_password=False),
+            broker_url=f"redis://127.0.0.1:{free_port()}/0",
+        )
+    )
+    yield opened
+    opened.close()
+
+
+def age(platform: Platform, *columns: str) -> None:
+    with platform.database.write() as connection:
+        connection.execute(update(jobs).values({name: jobs.c[name] - 60 for name in columns}))
+
+
+def test_an_idle_worker_takes_what_the_broker_never_told(platform: Platform) -> None:
+    taken: list[str] = []
+    waiting = [platform.submit(NewJob("probe"))[0].id for _ in range(3)]
+    age(platform, "updated", "not_before")
+    Caretaker(platform, lambda: 0, taken.append).tick()
+    assert taken == []
+    Caretaker(platform, lambda: 2, taken.append).tick()
+    wait_until(lambda: len(taken) == 2, "two jobs to be taken")
+    assert set(taken) < set(waiting)
+
+
+def test_a_silent_workers_job_is_taken_by_another(platform: Platform) -> None:
+    job = platform.jobs.claim(platform.submit(NewJob("probe"))[0].id, "dead")
+    assert job is not None
+    age(platform, "heartbeat")
+    taken: list[str] = []
+    caretaker = Caretaker(platform, lambda: 1, taken.append)
+    caretaker.tick()
+    assert platform.jobs.get(job.id).state == "queued"
+    age(platform, "updated", "not_before")
+    caretaker.tick()
+    wait_until(lambda: taken == [job.id], "the job to be taken")
+
+
+def test_after_an_outage_nobody_is_held_dead_at_once(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = platform.jobs.claim(platform.submit(NewJob("probe"))[0].id, "alive")
+    assert job is not None
+    age(platform, "heartbeat")
+    caretaker = Caretaker(platform, lambda: 0, lambda _: None)
+
+    def away(_: float) -> None:
+        raise UnavailableError("The database is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(platform.jobs, "reap", away)
+        caretaker.tick()
+    caretaker.tick()
+    assert platform.jobs.get(job.id).state == "running"
+
+
+def test_slots_are_given_one_by_one() -> None:
+    slots = Slots(1)
+    entered = threading.Event()
+
+    def enter() -> None:
+        with slots:
+            entered.set()
+
+    with slots:
+        assert slots.free() == 0
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.1)
+    assert entered.wait(300)
+    thread.join()
+    assert slots.free() == 1
+
+
+def test_it_shows_health_checks_that_it_lives(platform: Platform) -> None:
+    caretaker = Caretaker(platform, lambda: 0, lambda _: None)
+    caretaker.start()
+    try:
+        wait_until((platform.settings.home / "worker.alive").exists, "the sign of life")
+    finally:
+        caretaker.stop()
