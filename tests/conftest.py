@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,25 @@ def _clean_environment() -> Iterator[None]:
             ours = name.startswith("TIDEMILL_") and not name.startswith("TIDEMILL_TEST_")
             if ours or name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MODEL_STAGE"):
                 patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes seconds to make its tables in a new file: each process makes them once."""
+    from tidemill.stores.mlflow import new_database
+
+    make, made = new_database._make, tmp_path_factory.getbasetemp() / "mlflow-tables.db"
+
+    def copy(file: Path) -> None:
+        if not made.exists():
+            make(made)
+        draft = file.with_name(f".{file.name}.draft")
+        shutil.copyfile(made, draft)
+        draft.replace(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(new_database, "_make", copy)
         yield
 
 

@@ -40,6 +40,11 @@ assert [os.wait()[1] for _ in more] == [0] * len(more)
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def mlflow_tables() -> None:
+    """Made anew here, by what is tested."""
+
+
 @contextmanager
 def opening(uri: str, *names: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has loaded what it needs and opens the store from now on."""
