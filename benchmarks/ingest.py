@@ -29,14 +29,14 @@ import psycopg
 from sqlalchemy import make_url, text
 
 from tidemill.loop.ingest.drain import Ingest
-from tidemill.loop.ingest.process import prefer_throughput
-from tidemill.loop.ingest.signatures import Signatures
+from tidemill.loop.ingest.process import reduce_gc
+from tidemill.loop.ingest.signatures import SignatureLookup
 from tidemill.serving.journal.journal import Journal
-from tidemill.serving.journal.records import JournalRecord
-from tidemill.serving.journal.segments import read_folder
+from tidemill.serving.journal.record_types import JournalRecord
+from tidemill.serving.journal.segments import read_segment, segments
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
-from tidemill.stores.predictions.prediction_rows import Row, rows_of
+from tidemill.stores.predictions.prediction_rows import PredictionRow, rows_from_record
 
 PAGE = Path("docs/benchmarks/ingest.md")
 KINDS = {
@@ -113,7 +113,7 @@ def ingest(database: Database, journal: Path, rows: int) -> tuple[float, float, 
     with tempfile.TemporaryDirectory(dir=journal.parent) as scratch:
         copy = Path(scratch) / "journal"
         shutil.copytree(journal, copy)
-        worker = Ingest(database, copy, Signatures(lambda model, version: None))
+        worker = Ingest(database, copy, SignatureLookup(lambda model, version: None))
         there, here = server_cpu(database), time.process_time()
         seconds = timed(worker.drain)
         cpu = time.process_time() - here, server_cpu(database) - there
@@ -121,7 +121,7 @@ def ingest(database: Database, journal: Path, rows: int) -> tuple[float, float, 
     return seconds, *cpu
 
 
-def copy_text(rows: list[Row]) -> bytes:
+def copy_text(rows: list[PredictionRow]) -> bytes:
     """The rows as PostgreSQL's own text format."""
     out = io.StringIO()
     for row in rows:
@@ -133,11 +133,11 @@ def copy_text(rows: list[Row]) -> bytes:
     return out.getvalue().encode()
 
 
-def limit(database: Database, rows: list[Row]) -> Callable[[], None]:
+def limit(database: Database, rows: list[PredictionRow]) -> Callable[[], None]:
     """The barest way to get the same rows into the same table, in one transaction."""
-    columns = ", ".join(Row._fields)
+    columns = ", ".join(PredictionRow._fields)
     if database.dialect == "sqlite":
-        marks = ", ".join("?" * len(Row._fields))
+        marks = ", ".join("?" * len(PredictionRow._fields))
         statement = f"INSERT INTO predictions ({columns}) VALUES ({marks})"
 
         def insert() -> None:
@@ -162,8 +162,9 @@ def limit(database: Database, rows: list[Row]) -> Callable[[], None]:
 
 
 def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
-    records: list[JournalRecord] = list(read_folder(journal))
-    rows = [row for record in records for row in rows_of(record)]
+    pages = [read_segment(s.path, limit=s.size) for s in segments(journal)]
+    records: list[JournalRecord] = [record for page in pages for record in page.records]
+    rows = [row for record in records for row in rows_from_record(record)]
     bare = limit(database, rows)
     ours, here, there, limits = [], [], [], []
     for _ in range(turns):
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args()
     results: dict[str, dict[str, dict[str, Any]]] = {}
-    prefer_throughput()
+    reduce_gc()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with databases(folder, options.postgres) as opened:

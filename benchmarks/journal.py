@@ -1,7 +1,7 @@
 """What the journal costs a turn of the loop, part by part: `python -m benchmarks.journal`.
 
-The parts are those of `tidemill.serving.journal.recorder` and `.journal`, in a tight loop, which
-finds all of
+The parts are those of `tidemill.serving.model.prediction_recorder` and
+`tidemill.serving.journal.journal`, in a tight loop, which finds all of
 their code and tables in the processor's caches: the least that they cost. What they cost a server
 beside everything else, `python -m benchmarks.serving` tells.
 """
@@ -26,10 +26,11 @@ from tidemill import bundle
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.http.routes import Admission, Request, Route
-from tidemill.serving.journal.journal import Journal, JournalOptions
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions
 from tidemill.serving.journal.prediction_ids import id_source
-from tidemill.serving.journal.recorder import PredictionRecorder
 from tidemill.serving.model.batching import BatchItem
+from tidemill.serving.model.prediction_recorder import PredictionRecorder
 
 BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
 NUMBER, REPEAT = 1000, 60
@@ -40,11 +41,11 @@ class Turn:
 
     def __init__(self, journal: Journal, requests: int) -> None:
         held = bundle.read(BUNDLE)
-        packer = TensorEncoder(held.signature, held.manifest.inputs)
-        buffer = packer.buffer(requests)
+        encoder = TensorEncoder(held.signature, held.manifest.inputs)
+        buffer = encoder.new_buffer(requests)
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
         self.journal = journal
-        self.recorder = PredictionRecorder(journal, "iris", "1", packer, buffer)
+        self.recorder = PredictionRecorder(journal, "iris", "1", encoder, buffer)
         next_id, route = id_source(), Route("POST", "/predict", lambda request: None)
         self.works = [
             BatchItem(

@@ -183,7 +183,7 @@ def page(found: list[dict[str, float]], limits: dict[str, dict[str, float]], wor
 def draw(found: list[dict[str, float]]) -> None:
     from tidemill.steps.plots import style
 
-    figure, (left, right) = style.canvas("", 9, 3.2, columns=2)
+    figure, (left, right) = style.new_figure("", 9, 3.2, columns=2)
     counts = [row["models"] for row in found]
     left.plot(counts, [row["pss_mb"] for row in found], **style.series(0))
     left.set(xlabel="models", ylabel="PSS, MB", ylim=0)
@@ -191,7 +191,7 @@ def draw(found: list[dict[str, float]]) -> None:
         right.plot(counts, [row[name] for row in found], label=label, **style.series(number))
     right.set(xlabel="models", ylabel="latency, ms", ylim=0)
     style.legend(right)
-    PAGE.with_suffix(".png").write_bytes(style.png(figure))
+    PAGE.with_suffix(".png").write_bytes(style.to_png(figure))
 
 
 def main() -> None:

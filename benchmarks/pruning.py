@@ -20,10 +20,9 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.neural_network import MLPClassifier
 
 from tidemill import Candidate, Project
-from tidemill.loop.training.trial import learn, scout_trial
-from tidemill.project import METRICS
+from tidemill.loop.training.trial import fit_and_evaluate, screen_trial
+from tidemill.metrics import METRICS
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.search.pruning import TrialPruned
 from tidemill.steps.search.search import Trial, open_search
 
@@ -92,9 +91,10 @@ CASES = {
 def searched(project: Project, seed: int, trials: int) -> Tally:
     """One search, timed."""
     data = prepare(project)
-    metric = deciding_metric(project, data.task)
+    metric = project.gate.deciding_metric(data.task)
     candidate = project.candidates[0]
-    search = open_search(candidate, trials=trials, seed=seed, maximize=METRICS[metric])
+    maximize = METRICS[metric].higher_is_better
+    search = open_search(candidate, trials=trials, seed=seed, maximize=maximize)
     scouting = fitting = 0.0
     pruned, known = 0, []
     while (settings := search.ask()) is not None:
@@ -102,11 +102,13 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
         ended, value = None, None
         began = time.process_time()
         try:
-            scout_trial(trial, project, data, metric, watch)
+            screen_trial(trial, project, data, metric, watch)
             scouting += time.process_time() - began
             began = time.process_time()
             with contextlib.suppress(ValueError):  # it diverged
-                value = learn(trial, project, data, watch=watch).evaluation.metrics[metric]
+                value = fit_and_evaluate(trial, project, data, watch=watch).evaluation.metrics[
+                    metric
+                ]
             fitting += time.process_time() - began
         except TrialPruned as raised:
             scouting += time.process_time() - began
@@ -114,7 +116,7 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
         if value is not None:
             known.append(value)
         search.tell(settings, value, ended)
-    return Tally((max if METRICS[metric] else min)(known), scouting, fitting, pruned)
+    return Tally((max if maximize else min)(known), scouting, fitting, pruned)
 
 
 def main() -> None:

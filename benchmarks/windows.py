@@ -23,7 +23,7 @@ import numpy as np
 from sqlalchemy import insert, select
 
 from benchmarks.ingest import databases, timed
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.signature import Column, Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback, predictions

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.bundle import Bundle
 from tidemill.platform import Platform
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.shelf.shelf import (
     ShelfEntry,
     ShelfState,

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from tidemill.loop.replay.setup import REPORTED
+from tidemill.metrics import row_metric
 from tidemill.policies import Contest, Decay, Retraining
 from tidemill.steps.decay.check import (
     AUTOCORRELATION_ROWS,
@@ -280,7 +280,7 @@ def sequential(sim: Sim, state: State, known: int) -> list[Signal]:
 
 def windows(sim: Sim, state: State, known: int) -> list[Signal]:
     """The live metric of a window against the held-out one."""
-    decay, metric = Decay(), REPORTED[sim.s.task]
+    decay, metric = Decay(), row_metric(sim.s.task)
     if known - state.judged < decay.rows or metric not in state.holdout.metrics:
         return []
     rows = slice(known - decay.rows, known)

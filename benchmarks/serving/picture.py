@@ -20,11 +20,11 @@ def draw(results: Results, path: Path) -> None:
     """A dot for every server on a logarithmic scale, a panel for every model and batch size."""
     cells = results.main_cells()
     height = 0.27 * len(results.cases()) + 0.9
-    figure, panels = style.canvas("", 9, height * len(cells), rows=len(cells))
+    figure, panels = style.new_figure("", 9, height * len(cells), rows=len(cells))
     for axis, cell in zip(panels, cells, strict=True):
         _panel(axis, results, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(style.png(figure))
+    path.write_bytes(style.to_png(figure))
 
 
 def _panel(axis: Any, results: Results, cell: Cell) -> None:
@@ -51,5 +51,5 @@ def _panel(axis: Any, results: Results, cell: Cell) -> None:
     axis.spines["left"].set_visible(False)
     axis.grid(False, axis="y")
     what = "1 row" if cell[1] == 1 else f"{cell[1]} rows"
-    style.heading(axis, f"{MODELS[cell[0]]}, {what} a request")
+    style.set_heading(axis, f"{MODELS[cell[0]]}, {what} a request")
     axis.set_xlabel(f"CPU time a request at {cell[2]} connections, us", fontsize=8)

@@ -12,12 +12,12 @@ from .tables import code, table
 def settings_page() -> str:
     """Every setting of both planes: its variable, its default, what it is for."""
     from tidemill.serving.settings import ServingSettings
-    from tidemill.settings import Settings, variables
+    from tidemill.settings import Settings, environment_variables
 
     head = ["variable", "default", "what it is for"]
     control = [
         [
-            " or ".join(code(variable) for variable in variables(name, field)),
+            " or ".join(code(variable) for variable in environment_variables(name, field)),
             code(field.default),
             field.description or "",
         ]

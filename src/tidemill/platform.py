@@ -16,15 +16,15 @@ from urllib.parse import urlsplit
 
 from tidemill.errors import UnavailableError
 from tidemill.settings import Settings
-from tidemill.stores.audit import Audit, Entry
+from tidemill.stores.api_keys import KeyStore
+from tidemill.stores.audit import AuditEntry, AuditLog
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import open_database
-from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.broker import JobNotifier
 from tidemill.stores.jobs.jobs import Job, Jobs, NewJob
-from tidemill.stores.keys import Keys
-from tidemill.stores.mlflow.connection import PORTS, bound_waits, open_client
-from tidemill.stores.mlflow.output import quiet_mlflow
-from tidemill.stores.mlflow.query_statistics import advise_planner
+from tidemill.stores.mlflow.connection import PORTS, open_client, set_http_timeouts
+from tidemill.stores.mlflow.output import silence_mlflow_output
+from tidemill.stores.mlflow.query_statistics import write_query_statistics
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
@@ -53,10 +53,10 @@ class Platform:
     settings: Settings
     database: Database
     jobs: Jobs
-    audit: Audit
-    keys: Keys
+    audit: AuditLog
+    keys: KeyStore
     projects: Projects
-    doorbell: Doorbell
+    notifier: JobNotifier
     requests: RequestLog
     predictions: Predictions
     feedback: Feedback
@@ -75,23 +75,23 @@ class Platform:
         settings.home.mkdir(parents=True, exist_ok=True)
         database = open_database(settings)
         secret = settings.audit_secret
-        audit = Audit(database, settings.home, secret.get_secret_value() if secret else None)
+        audit = AuditLog(database, settings.home, secret.get_secret_value() if secret else None)
         jobs = Jobs(database)
         return cls(
             settings=settings,
             database=database,
             jobs=jobs,
             audit=audit,
-            keys=Keys(settings.keys_file, audit.append),
+            keys=KeyStore(settings.keys_file, audit.append),
             projects=Projects(project_references(settings.project), settings.model_name),
-            doorbell=Doorbell(settings.broker_uri, jobs.mark_sent),
+            notifier=JobNotifier(settings.broker_uri, jobs.mark_sent),
             requests=RequestLog(database),
             predictions=Predictions(database),
             feedback=Feedback(database),
         )
 
     def submit(self, new: NewJob) -> tuple[Job, bool]:
-        """Accept a job: its row first, then the doorbell. Whether it is new comes with it.
+        """Accept a job: its row first, then the notifier. Whether it is new comes with it.
 
         Raises:
             ConflictError: The idempotency key belongs to another request.
@@ -104,7 +104,7 @@ class Platform:
         )
         job, created = self.jobs.submit(limited)
         if created:
-            self.doorbell.ring_soon(job.id)
+            self.notifier.notify(job.id)
         return job, created
 
     def audit_transition(self, change: Transition, origin: str | None = None) -> None:
@@ -121,7 +121,7 @@ class Platform:
             "failed": change.failed,
         }
         self.audit.append(
-            Entry(
+            AuditEntry(
                 change.actor,
                 f"version.{change.action}",
                 subject=change.model,
@@ -135,9 +135,9 @@ class Platform:
     @cached_property
     def tracking(self) -> MlflowClient:
         """MLflow's client; importing it takes a second, so it is made when first needed."""
-        bound_waits()
-        quiet_mlflow()
-        advise_planner(self.settings.mlflow_uri)
+        set_http_timeouts()
+        silence_mlflow_output()
+        write_query_statistics(self.settings.mlflow_uri)
         client = open_client(self.settings.mlflow_uri, self.settings.registry_uri)
         gc.freeze()  # MLflow's modules stay: looking through them for garbage takes 0.2 s each time
         return client
@@ -145,8 +145,8 @@ class Platform:
     @cached_property
     def registry(self) -> Registry:
         """The registered models and their versions."""
-        bound_waits()
-        quiet_mlflow()
+        set_http_timeouts()
+        silence_mlflow_output()
         return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
 
     @cached_property
@@ -270,7 +270,7 @@ class Platform:
     def close(self) -> None:
         """Write what is still buffered and let go of every connection."""
         self.requests.close()
-        self.doorbell.close()
+        self.notifier.close()
         self.database.close()
 
     def _memory_limit(self) -> int | None:

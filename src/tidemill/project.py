@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tidemill.errors import ProjectError
+from tidemill.metrics import METRICS, default_metric, metrics_of
 from tidemill.policies import Challenge, Contest, Decay, Drift, Retraining
-from tidemill.signature import Tensor
+from tidemill.signature import Task, Tensor
 from tidemill.sources import Source, csv, openml, sklearn_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "METRICS",
     "Candidate",
     "Challenge",
     "Contest",
@@ -53,24 +53,6 @@ __all__ = [
     "openml",
     "sklearn_dataset",
 ]
-
-Task = Literal["classification", "regression"]
-
-#: Every metric a gate or a promotion may name, and whether more of it is better.
-METRICS: dict[str, bool] = {
-    "accuracy": True,
-    "precision": True,
-    "recall": True,
-    "f1_score": True,
-    "precision_weighted": True,
-    "recall_weighted": True,
-    "f1_weighted": True,
-    "roc_auc": True,
-    "log_loss": False,
-    "rmse": False,
-    "mae": False,
-    "r2": True,
-}
 
 
 @dataclass(frozen=True)
@@ -125,7 +107,7 @@ class Candidate:
             ProjectError: The estimator does not take one of the parameters.
         """
         settings = {**self.params, **params}
-        accepted = self.accepts()
+        accepted = self.parameters()
         for name in settings:
             if accepted is not None and name not in accepted:
                 raise ProjectError(
@@ -139,14 +121,14 @@ class Candidate:
             return clone(self.estimator).set_params(**settings)
         return self.estimator(**settings)
 
-    def accepts(self) -> dict[str, Any] | None:
+    def parameters(self) -> dict[str, Any] | None:
         """Parameter names with their defaults; None when the estimator takes any keyword."""
         if hasattr(self.estimator, "get_params") and not inspect.isclass(self.estimator):
             return dict(self.estimator.get_params(deep=True))
-        parameters = inspect.signature(self.estimator).parameters.values()
-        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        found = inspect.signature(self.estimator).parameters.values()
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found):
             return None
-        return {p.name: p.default for p in parameters}
+        return {p.name: p.default for p in found}
 
 
 def _searchable(values: Any) -> bool:
@@ -192,6 +174,21 @@ class Gate:
                 field="confidence",
                 expected="between 0 and 1",
             )
+
+    def deciding_metric(self, task: Task) -> str:
+        """The metric that decides between models: `metric`, or the task's default.
+
+        Raises:
+            ProjectError: The gate names a metric of the other task.
+        """
+        name = self.metric or default_metric(task)
+        if METRICS[name].task != task:
+            raise ProjectError(
+                f"The gate decides by {name}, which is not a {task} metric.",
+                field="gate",
+                expected=f"one of {', '.join(metrics_of(task))}",
+            )
+        return name
 
 
 @dataclass(frozen=True)

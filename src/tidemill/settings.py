@@ -24,7 +24,7 @@ from pydantic_settings import (
 from tidemill.errors import SettingsError
 
 
-class FileSource(PydanticBaseSettingsSource):
+class SecretFileSource(PydanticBaseSettingsSource):
     """Values out of files that `TIDEMILL_<FIELD>_FILE` names."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
@@ -33,7 +33,7 @@ class FileSource(PydanticBaseSettingsSource):
         Raises:
             SettingsError: The file cannot be read.
         """
-        for name in variables(field_name, field):
+        for name in environment_variables(field_name, field):
             path = os.environ.get(f"{name}_FILE")
             if path is None:
                 continue
@@ -55,7 +55,7 @@ class FileSource(PydanticBaseSettingsSource):
         return found
 
 
-def variables(name: str, field: FieldInfo) -> list[str]:
+def environment_variables(name: str, field: FieldInfo) -> list[str]:
     """The environment variables that set a field, the one that counts first."""
     alias = field.validation_alias
     others = alias.choices if isinstance(alias, AliasChoices) else []
@@ -64,7 +64,7 @@ def variables(name: str, field: FieldInfo) -> list[str]:
     return [*foreign, own]
 
 
-def sources(settings: Settings) -> list[dict[str, str]]:
+def describe_settings(settings: Settings) -> list[dict[str, str]]:
     """Every setting in force: its variable, value, what it does, and where the value is from.
 
     Secrets are told by whether they are set, never by their value.
@@ -75,7 +75,7 @@ def sources(settings: Settings) -> list[dict[str, str]]:
 
 def _sourced(settings: Settings, name: str, field: FieldInfo, table: set[str]) -> dict[str, str]:
     value = getattr(settings, name)
-    names = variables(name, field)
+    names = environment_variables(name, field)
     found = next((v for v in names if os.environ.get(v) is not None), None)
     file = next((f"{v}_FILE" for v in names if os.environ.get(f"{v}_FILE") is not None), None)
     source = found or file or ("tidemill.toml" if name in table else None)
@@ -281,7 +281,7 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            FileSource(settings_cls),
+            SecretFileSource(settings_cls),
             TomlConfigSettingsSource(settings_cls),
         )
 

@@ -13,6 +13,7 @@ import msgspec
 
 from tidemill.errors import InputError
 
+Task = Literal["classification", "regression"]
 Kind = Literal["number", "integer", "boolean", "text"]
 Label = str | int | float | bool
 Value = str | int | float | bool | None
@@ -72,7 +73,7 @@ class Signature(msgspec.Struct, frozen=True):
     empty for regression.
     """
 
-    task: Literal["classification", "regression"]
+    task: Task
     target: str
     columns: tuple[Column, ...] = ()
     tensor: Tensor | None = None

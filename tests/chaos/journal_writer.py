@@ -14,7 +14,8 @@ from typing import Any
 WRITER = """
 import random, sys, time
 from pathlib import Path
-from tidemill.serving.journal.journal import Journal, JournalOptions
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions
 
 folder, name, segment_bytes, pause = Path(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:])
 journal = Journal(folder, JournalOptions(segment_bytes=int(segment_bytes)), writer=name)

@@ -16,7 +16,7 @@ from tests.unit.loop.ingest.test_ingest import ids, stored, write
 from tests.unit.stores.predictions.test_predictions import record
 from tidemill.loop.ingest import process
 from tidemill.loop.ingest.drain import Ingest
-from tidemill.loop.ingest.signatures import Signatures
+from tidemill.loop.ingest.signatures import SignatureLookup
 from tidemill.loop.ingest.state import read_state
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.journal.segments import segments
@@ -79,7 +79,7 @@ def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
         writer.wait()
     before = len(stored(database))
     assert before > 0, "the lives were long enough to store something"
-    Ingest(database, folder, Signatures()).drain()
+    Ingest(database, folder, SignatureLookup()).drain()
     acknowledged = {
         line for name in ("a", "b") for line in (tmp_path / name).read_text().splitlines()[:-1]
     }

@@ -58,9 +58,9 @@ from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import NewJob
 platform = Platform.open(Settings(**{held!r}))
-object.__setattr__(platform.doorbell, "ring", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+object.__setattr__(platform.notifier, "send", lambda _: os.kill(os.getpid(), signal.SIGKILL))
 platform.submit(NewJob("probe"))
-platform.close()  # waits for the doorbell's thread, which dies with all of us
+platform.close()  # waits for the notifier's thread, which dies with all of us
 """
     died = subprocess.run([sys.executable, "-c", code], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -82,7 +82,7 @@ def test_a_killed_workers_trial_is_tried_again_and_the_others_are_not(scaled: Sc
         system.start_worker()
     (job,) = system.wait_for(job_id)
     system.assert_one_version_each([job])
-    trials = system.platform.jobs.parts(job_id)
+    trials = system.platform.jobs.children(job_id)
     assert [trial.state for trial in trials] == ["succeeded"] * 3
     assert trials[0].attempts >= 2
     assert len({trial.result["run_id"] for trial in trials if trial.result}) == 3

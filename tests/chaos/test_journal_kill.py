@@ -92,7 +92,8 @@ def poll(folder: Path, offsets: dict[str, int]) -> list[int]:
 SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from tidemill.serving.journal.journal import Journal, JournalOptions
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

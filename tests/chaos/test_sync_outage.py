@@ -16,12 +16,12 @@ from tests.servers import free_port, private_mlflow, wait_until
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import UnavailableError
-from tidemill.loop.sync.follow import Sync, follow
 from tidemill.loop.sync.selection import ModelSelection
+from tidemill.loop.sync.shelf_sync import ShelfSync, sync_forever
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 pytestmark = [
     pytest.mark.chaos,
@@ -50,7 +50,7 @@ def make_bundle(folder: Path, content: bytes) -> Bundle:
     return bundle.seal(folder, manifest)
 
 
-def register(client: MlflowClient, registry: Registry, made: Bundle) -> Version:
+def register(client: MlflowClient, registry: Registry, made: Bundle) -> ModelVersion:
     """A run that holds the bundle, and a version of the model `m`."""
     experiment = client.get_experiment_by_name("e")
     run = client.create_run(
@@ -134,16 +134,16 @@ def test_the_shelf_outlives_the_server_and_catches_up_with_it(
             register(client, registry, make_bundle(tmp_path / name, name.encode()))
             for name in ("one", "two")
         )
-        registry.crown(first)
-        sync = Sync(Registry(line.url), shelf, ModelSelection(every=True))
-        thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.1})
+        registry.set_champion(first)
+        sync = ShelfSync(Registry(line.url), shelf, ModelSelection(every=True))
+        thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.1})
         thread.start()
         try:
             wait_until(lambda: served(shelf) == "one", "the first version on the shelf")
-            registry.crown(second)
+            registry.set_champion(second)
             wait_until(lambda: served(shelf) == "two", "the second version on the shelf")
             assert cut_and_ask(line, registry) < 60, "not the minutes that MLflow would retry"
-            Registry(server.url).crown(first)
+            Registry(server.url).set_champion(first)
             assert served(shelf) == "two"
             line.mend()
             wait_until(lambda: served(shelf) == "one", "the first version back on the shelf")

@@ -357,7 +357,9 @@ def test_a_jobs_events_follow_it_to_its_end(api: Api) -> None:
                 data = json.loads(line.removeprefix("data: "))
                 seen.append((kind, data["stage"]))
                 if len(seen) == 1:
-                    api.platform.jobs.beat(job, percent=40, stage="fit", progress={"best": 0.9})
+                    api.platform.jobs.heartbeat(
+                        job, percent=40, stage="fit", progress={"best": 0.9}
+                    )
                 elif len(seen) == 2:
                     api.platform.jobs.succeed(job, {})
     assert seen == [("progress", "starting"), ("progress", "fit"), ("end", "done")]

@@ -24,7 +24,7 @@ from tests.servers import wait_until
 from tidemill.api.app import create_app
 from tidemill.console import render
 from tidemill.console.app import ACTIONS, PAGES
-from tidemill.loop.ingest.process import opened
+from tidemill.loop.ingest.process import open_ingest
 from tidemill.loop.promotion.promote import promote
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
@@ -644,7 +644,7 @@ def test_drift_is_looked_for_and_shown_by_feature(house: House, settings: Settin
     assert answer.status_code == 200
 
     def kept() -> bool:
-        with opened(settings) as (ingest, _):
+        with open_ingest(settings) as (ingest, _):
             ingest.drain()
         return house.platform.predictions.count("flowers") >= 300
 

@@ -29,7 +29,7 @@ from tidemill.errors import SettingsError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import NewJob
-from tidemill.worker.job_runner import Attendant
+from tidemill.worker.job_runner import JobRunner
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -153,7 +153,7 @@ def test_a_request_its_job_and_the_jobs_stages_are_one_trace(
     light = {"worker_preload": False}  # a probe needs none of the libraries
     platform = Platform.open(settings.model_copy(update=light))
     job, _ = platform.submit(NewJob("probe", params={"seconds": 0.3}, traceparent=handed))
-    Attendant(platform, "w").attend(job.id)
+    JobRunner(platform, "w").run(job.id)
     assert platform.jobs.get(job.id).state == "succeeded"
     platform.close()
     work = receiver.named("tidemill-worker")

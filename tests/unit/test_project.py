@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from tidemill import Candidate, Gate, Project, csv
 from tidemill.errors import DataError, ProjectError
-from tidemill.project import METRICS, gallery, load_project
+from tidemill.metrics import METRICS
+from tidemill.project import gallery, load_project
 
 PROJECT = """
 from sklearn.linear_model import LogisticRegression
@@ -91,14 +92,14 @@ def test_later_parameters_win_over_the_candidates_own_and_both_over_the_defaults
 ) -> None:
     later = data.draw(st.dictionaries(st.sampled_from(["C", "penalty"]), st.integers()))
     candidate = Candidate("c", strict, own)
-    expected = {**(candidate.accepts() or {}), **own, **later}
+    expected = {**(candidate.parameters() or {}), **own, **later}
     assert candidate.build(**later) == (expected["C"], expected["penalty"])
 
 
 def test_what_a_candidate_accepts_comes_with_its_defaults() -> None:
-    assert Candidate("c", strict).accepts() == {"C": 1.0, "penalty": "l2"}
-    assert Candidate("c", wrapped).accepts() is None
-    assert (Candidate("c", LogisticRegression(C=7.0)).accepts() or {})["C"] == 7.0
+    assert Candidate("c", strict).parameters() == {"C": 1.0, "penalty": "l2"}
+    assert Candidate("c", wrapped).parameters() is None
+    assert (Candidate("c", LogisticRegression(C=7.0)).parameters() or {})["C"] == 7.0
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "a:b", "a\\b"])

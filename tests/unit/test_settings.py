@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.errors import SettingsError
-from tidemill.settings import Settings, variables
+from tidemill.settings import Settings, environment_variables
 
 
 def test_every_setting_says_what_it_is_for() -> None:
@@ -63,8 +63,8 @@ def test_a_secret_is_not_shown(home: Path) -> None:
 
 def test_a_settings_variables_are_known() -> None:
     fields = Settings.model_fields
-    assert variables("home", fields["home"]) == ["TIDEMILL_HOME"]
-    assert variables("model_stage", fields["model_stage"]) == [
+    assert environment_variables("home", fields["home"]) == ["TIDEMILL_HOME"]
+    assert environment_variables("model_stage", fields["model_stage"]) == [
         "MODEL_STAGE",
         "TIDEMILL_MODEL_STAGE",
     ]

@@ -26,7 +26,7 @@ from tidemill.api.schemas import Problem
 from tidemill.api.state import ApiState
 from tidemill.api.tracing import Tracing
 from tidemill.platform import Platform
-from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.rate_limits import RateLimits
 from tidemill.traces import open_traces
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tidemill.errors import ConflictError, NotFoundError, RequestError, UnavailableError
-from tidemill.stores.jobs.retryability import judge
+from tidemill.stores.jobs.retryability import classify
 
 REFUSALS = {
     "INVALID_PARAMETER_VALUE": RequestError,
@@ -33,7 +33,7 @@ def translated_mlflow_errors() -> Iterator[None]:
         kind = REFUSALS.get(error.error_code)
         if kind is not None:
             raise kind(f"MLflow: {error.message}") from error
-        if judge(error).outside:
+        if classify(error).retryable:
             raise UnavailableError(f"MLflow did not answer: {error.message}") from error
         raise
 

@@ -21,7 +21,7 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.stores.jobs.retryability import judge
+from tidemill.stores.jobs.retryability import classify
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 def _answer_any(error: Exception) -> Response:
     """A part that is down is a 503; anything else is a fault of ours, told without its inside."""
-    if judge(error).outside:
+    if classify(error).retryable:
         log.warning("a part is unreachable: %s", error)
         return problem_response(UnavailableError(f"A part that is needed is down: {error}"))
     log.error("a request failed", exc_info=error)

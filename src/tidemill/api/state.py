@@ -8,7 +8,7 @@ from fastapi import Request
 
 from tidemill.api.metrics import ApiMetrics
 from tidemill.platform import Platform
-from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.rate_limits import RateLimits
 
 

@@ -35,7 +35,7 @@ from tidemill.console.session import Sessions
 from tidemill.errors import MethodError, NotFoundError, TidemillError
 from tidemill.keyring import Scope
 from tidemill.platform import Platform
-from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.rate_limits import RateLimits
 
 log = logging.getLogger(__name__)

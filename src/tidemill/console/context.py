@@ -8,7 +8,7 @@ from tidemill.console.background_cache import BackgroundCache
 from tidemill.console.session import Sessions
 from tidemill.console.traffic import Traffic
 from tidemill.platform import Platform
-from tidemill.stores.mlflow.versions import Model
+from tidemill.stores.mlflow.versions import RegisteredModel
 from tidemill.stores.rate_limits import RateLimits
 
 
@@ -22,6 +22,6 @@ class ConsoleContext:
     cache: BackgroundCache = field(default_factory=BackgroundCache)
     traffic: Traffic = field(default_factory=Traffic)
 
-    def registered(self) -> list[Model]:
+    def registered(self) -> list[RegisteredModel]:
         """The registered models, as MLflow has them now."""
         return self.platform.registry.models()

@@ -25,7 +25,7 @@ from tidemill.errors import (
     UnavailableError,
 )
 from tidemill.keyring import Scope
-from tidemill.stores.jobs.retryability import judge
+from tidemill.stores.jobs.retryability import classify
 
 ROOT = "/console"
 SAID = "tidemill_said"
@@ -234,7 +234,7 @@ def plain(request: Request, view: View) -> Response:
 def _as_problem(error: Exception) -> TidemillError:
     if isinstance(error, TidemillError):
         return error
-    if judge(error).outside:
+    if classify(error).retryable:
         return UnavailableError(f"A part that is needed is down: {error}")
     return TidemillError("Something went wrong here; the log says what.")
 

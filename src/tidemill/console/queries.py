@@ -15,22 +15,22 @@ from tidemill.console.background_cache import CachedValue
 from tidemill.console.page_request import PageRequest
 from tidemill.console.traffic import TrafficFigures
 from tidemill.errors import UnavailableError
-from tidemill.project import METRICS
-from tidemill.stores.audit import Audit
-from tidemill.stores.mlflow.versions import CHAMPION, Model, Version
-from tidemill.stores.projects import Known
+from tidemill.metrics import METRICS
+from tidemill.stores.audit import AuditLog
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion, RegisteredModel
+from tidemill.stores.projects import KnownProject
 
 ANSWER_SECONDS = 2.0
 DECISION_SECONDS = 15.0
 WHO_SERVES = ("version.promote", "version.override", "version.rollback", "version.transition")
 
 
-def models(request: PageRequest) -> CachedValue[list[Model]]:
+def models(request: PageRequest) -> CachedValue[list[RegisteredModel]]:
     """The registered models."""
     return request.context.cache.get("models", request.context.registered)
 
 
-def versions(request: PageRequest, name: str) -> CachedValue[list[Version]]:
+def versions(request: PageRequest, name: str) -> CachedValue[list[ModelVersion]]:
     """The versions of a model with their metrics, newest first.
 
     Raises:
@@ -41,7 +41,7 @@ def versions(request: PageRequest, name: str) -> CachedValue[list[Version]]:
     return request.context.cache.get(("versions", name), ask)
 
 
-def require_versions(request: PageRequest, name: str) -> list[Version]:
+def require_versions(request: PageRequest, name: str) -> list[ModelVersion]:
     """The same for a page on which somebody decides, which waits for them: its form stays as it is
     first shown, and half of the truth is no ground for a decision.
 
@@ -71,17 +71,17 @@ def traffic(request: PageRequest) -> CachedValue[TrafficFigures]:
     return request.context.cache.get(("traffic", url), lambda: request.context.traffic.look(url))
 
 
-def projects(request: PageRequest) -> CachedValue[dict[str, Known]]:
+def projects(request: PageRequest) -> CachedValue[dict[str, KnownProject]]:
     """What can be trained here, by model."""
     known = request.context.platform.projects
     return request.context.cache.get("projects", known.all, fresh=20.0)
 
 
-def champion_of(found: list[Version] | None) -> Version | None:
+def champion_of(found: list[ModelVersion] | None) -> ModelVersion | None:
     return next((v for v in found or () if CHAMPION in v.aliases), None)
 
 
-def shown_metrics(found: list[Version], most: int = 4) -> list[str]:
+def shown_metrics(found: list[ModelVersion], most: int = 4) -> list[str]:
     """The metrics that a list of versions has room for, the ones that gates decide by first."""
     known = {name for version in found for name in version.metrics}
     usual = ("f1_score", "accuracy", "roc_auc", "log_loss", "rmse", "mae", "r2")
@@ -89,14 +89,14 @@ def shown_metrics(found: list[Version], most: int = 4) -> list[str]:
     return (ranked + [name for name in METRICS if name in known and name not in usual])[:most]
 
 
-def best_of(found: list[Version], metric: str) -> str | None:
+def best_of(found: list[ModelVersion], metric: str) -> str | None:
     """The number of the version with the best value of a metric."""
-    sign = 1 if METRICS.get(metric, True) else -1
+    sign = METRICS[metric].sign if metric in METRICS else 1
     having = [v for v in found if metric in v.metrics]
     return max(having, key=lambda v: sign * v.metrics[metric]).number if having else None
 
 
-def last_decision(audit: Audit, model: str) -> dict[str, Any] | None:
+def last_decision(audit: AuditLog, model: str) -> dict[str, Any] | None:
     """The newest change of who serves, out of the audit log, with a sentence that tells it."""
     for row in audit.page(subject=model, limit=20).items:
         if row["action"] in WHO_SERVES:

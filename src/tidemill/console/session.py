@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from tidemill.errors import AccessError
 from tidemill.keyring import KeyRecord, Scope
-from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.api_keys import WatchedKeyring
 
 COOKIE = "tidemill_session"
 LONGEST_SECONDS = 24 * 3600.0

@@ -19,8 +19,8 @@ from tidemill.serving.http.dispatcher import Dispatcher
 from tidemill.serving.http.rate_limits import BucketTable, RateLimiter, parse_rate_limit
 from tidemill.serving.http.routes import Router, ServingProtocol
 from tidemill.serving.http.tracing import TracedDispatcher
-from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
-from tidemill.serving.journal.recorder import read_rules
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions, RecordingRule, parse_recording_rules
 from tidemill.serving.model.challenger import ChallengerPredictor
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
@@ -165,20 +165,20 @@ class Service:
 
     def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
         ran = self.dispatcher.ran if isinstance(self.dispatcher, TracedDispatcher) else None
-        around = PredictorContext(
+        context = PredictorContext(
             settings, self.batch_commit, self.metrics, self.cache, self._threads, ran
         )
         wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
         def load(name: str, placed: ShelfEntry) -> Predictor:
-            return load_predictor(settings.shelf, name, placed, around, load_runtime)
+            return load_predictor(settings.shelf, name, placed, context, load_runtime)
 
-        return ModelPool(load, self.metrics, wanted, self._challengers(around, load_runtime))
+        return ModelPool(load, self.metrics, wanted, self._challengers(context, load_runtime))
 
-    def _challengers(self, around: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
+    def _challengers(self, context: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
         """Challengers keep no answers, and have a thread of their own: the champions' stay free."""
         shelf = self.settings.shelf
-        apart = msgspec.structs.replace(around, cache=None, threads=self._apart)
+        apart = msgspec.structs.replace(context, cache=None, threads=self._apart)
 
         def load(name: str, placed: ShelfEntry) -> ChallengerPredictor:
             return load_predictor(shelf, name, placed, apart, load_runtime, ChallengerPredictor)
@@ -201,12 +201,12 @@ def _load_runtime(settings: ServingSettings) -> LoadRuntime:
 def _journal(settings: ServingSettings, worker: str) -> Journal | None:
     if settings.journal == "off":
         return None
-    rule = ModelRule(settings.journal_sample, settings.journal_inputs == "on")
+    rule = RecordingRule(settings.journal_sample, settings.journal_inputs == "on")
     options = JournalOptions(
         max_bytes=settings.journal_max_bytes,
         when_full=settings.journal_when_full,
         rule=rule,
-        models=read_rules(settings.journal_rules, rule),
+        models=parse_recording_rules(settings.journal_rules, rule),
     )
     return Journal(settings.journal_folder, options, writer=worker)
 

@@ -22,9 +22,9 @@ from sqlalchemy import Connection, func, insert, select, text
 
 from tidemill.errors import SettingsError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.locks import locked
-from tidemill.stores.database.pages import Page, plain, read_page
+from tidemill.stores.database.pages import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import audit
+from tidemill.stores.file_lock import file_lock
 
 FIRST = "0" * 64
 CHUNK = 2_000
@@ -34,7 +34,7 @@ HASHED = ("seq", "time", "actor", "action", "subject", "version", "origin", "rea
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditEntry:
     """What is to be recorded. `actor` is a key's id, or `user@host` on the command line."""
 
     actor: str
@@ -47,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditReport:
     """Whether the log is what was written. `row` is the number of the first changed or missing."""
 
     intact: bool
@@ -57,7 +57,7 @@ class Verdict:
     note: str | None = None
 
 
-class Audit:
+class AuditLog:
     """The log in one database, with its checkpoint in one folder.
 
     Args:
@@ -70,7 +70,7 @@ class Audit:
         self._folder = folder
         self._secret = secret
 
-    def append(self, entry: Entry) -> int:
+    def append(self, entry: AuditEntry) -> int:
         """Write one row and give its number; writers of all processes wait for each other.
 
         Raises:
@@ -92,7 +92,7 @@ class Audit:
         since: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> ResultPage[dict[str, Any]]:
         """Rows, newest first."""
         wanted = {audit.c.action: action, audit.c.subject: subject, audit.c.actor: actor}
         where = [column == value for column, value in wanted.items() if value is not None]
@@ -102,33 +102,33 @@ class Audit:
             self._database, audit, audit.c.seq, where=tuple(where), limit=limit, cursor=cursor
         )
 
-    def verify(self) -> Verdict:
+    def verify(self) -> AuditReport:
         """Recompute the chain from its first row and compare its end with the checkpoint."""
         previous, count = FIRST, 0
         for row in self._rows():
             count += 1
             if row["seq"] != count:
-                return Verdict(False, count - 1, count, f"row {count} is missing")
+                return AuditReport(False, count - 1, count, f"row {count} is missing")
             if row["previous"] != previous or row["hash"] != _hash(previous, row):
-                return Verdict(False, count - 1, count, f"row {count} was changed")
+                return AuditReport(False, count - 1, count, f"row {count} was changed")
             previous = row["hash"]
         return self._compare(count)
 
-    def _compare(self, count: int) -> Verdict:
+    def _compare(self, count: int) -> AuditReport:
         head = self._read_head()
         if head is None:
             note = "there is no checkpoint here: rows missing at the end would not be noticed"
-            return Verdict(True, count, note=note)
+            return AuditReport(True, count, note=note)
         seq, digest = int(head["seq"]), str(head["hash"])
         if not hmac.compare_digest(str(head["mac"]), self._sign(seq, digest)):
-            return Verdict(False, count, problem="the checkpoint's signature is wrong")
+            return AuditReport(False, count, problem="the checkpoint's signature is wrong")
         if seq > count:
-            return Verdict(False, count, count + 1, f"row {count + 1} is missing")
+            return AuditReport(False, count, count + 1, f"row {count + 1} is missing")
         query = select(audit.c.hash).where(audit.c.seq == seq)
         if self._database.rows(query)[0]["hash"] != digest:
             problem = f"the chain was written anew: row {seq} is not the one that was checkpointed"
-            return Verdict(False, count, seq, problem)
-        return Verdict(True, count)
+            return AuditReport(False, count, seq, problem)
+        return AuditReport(True, count)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         last = 0
@@ -146,7 +146,7 @@ class Audit:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({APPEND_LOCK})"))
 
     def _advance(self, seq: int, digest: str) -> None:
-        with locked(self._folder / "audit.lock"):
+        with file_lock(self._folder / "audit.lock"):
             head = self._read_head()
             if head is not None and int(head["seq"]) >= seq:
                 return
@@ -184,7 +184,7 @@ class Audit:
         return path.read_text()
 
 
-def _chained(connection: Connection, entry: Entry) -> dict[str, Any]:
+def _chained(connection: Connection, entry: AuditEntry) -> dict[str, Any]:
     newest = connection.execute(
         select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
     ).one_or_none()
@@ -193,7 +193,7 @@ def _chained(connection: Connection, entry: Entry) -> dict[str, Any]:
         "seq": seq + 1,
         "time": float(connection.execute(select(func.round(EpochNow() * 1000))).scalar_one())
         / 1000,
-        **plain(vars(entry)),
+        **json_safe(vars(entry)),
         "previous": previous,
     }
     return {**row, "hash": _hash(previous, row)}

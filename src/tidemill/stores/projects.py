@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownProject:
     """A project and where it was found: what a worker is told."""
 
     reference: str
@@ -35,10 +35,10 @@ class Projects:
         self._default = default
         self._lock = threading.Lock()
         self._stamps: dict[str, float] = {}
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownProject] = {}
         self._broken: dict[str, str] = {}
 
-    def get(self, model: str | None) -> Known:
+    def get(self, model: str | None) -> KnownProject:
         """The project of a model; with None, the default or the only one.
 
         Raises:
@@ -57,7 +57,7 @@ class Projects:
             raise self._unknown(wanted, known)
         return known[wanted]
 
-    def all(self) -> dict[str, Known]:
+    def all(self) -> dict[str, KnownProject]:
         """Every project that loads, by its model's name."""
         with self._lock:
             for reference in self._references:
@@ -81,9 +81,9 @@ class Projects:
             log.warning("the project %s does not load: %s", reference, error)
             self._broken[reference] = str(error)
             return
-        self._known[project.name] = Known(reference, project)
+        self._known[project.name] = KnownProject(reference, project)
 
-    def _unknown(self, wanted: str, known: dict[str, Known]) -> NotFoundError:
+    def _unknown(self, wanted: str, known: dict[str, KnownProject]) -> NotFoundError:
         why = "; ".join(f"{where}: {what}" for where, what in self._broken.items())
         return NotFoundError(
             f"No project here trains a model '{wanted}'." + (f" ({why})" if why else ""),

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Share:
+class RateLimitStatus:
     """What a caller has left. `window` and `reset` in seconds."""
 
     allowed: bool
@@ -70,7 +70,7 @@ class RateLimits:
         """Whether the shared store is away and each process counts for itself."""
         return time.monotonic() < self._rest_until
 
-    def take(self, caller: str) -> Share | None:
+    def take(self, caller: str) -> RateLimitStatus | None:
         """Count one request of the caller; None when there is no limit."""
         if self._item is None:
             return None
@@ -86,11 +86,13 @@ class RateLimits:
 _REDIS_OPTIONS: dict[str, float] = {"socket_connect_timeout": 0.3, "socket_timeout": 0.3}
 
 
-def _take(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, caller: str) -> Share:
+def _take(
+    limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, caller: str
+) -> RateLimitStatus:
     allowed = limiter.hit(item, caller)
     stats = limiter.get_window_stats(item, caller)
     reset = max(0, round(stats.reset_time - time.time()))
-    return Share(allowed, item.amount, item.get_expiry(), max(0, stats.remaining), reset)
+    return RateLimitStatus(allowed, item.amount, item.get_expiry(), max(0, stats.remaining), reset)
 
 
 def _parse(limit: str) -> RateLimitItem | None:

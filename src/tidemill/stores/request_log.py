@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.errors import UnavailableError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import Page, read_page
+from tidemill.stores.database.pages import ResultPage, read_page
 from tidemill.stores.database.tables import api_metrics, request_log
 
 KEPT = 20_000
@@ -96,7 +96,7 @@ class RequestLog:
         until: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> ResultPage[dict[str, Any]]:
         """Requests, newest first."""
         table = request_log.c
         wanted = {table.route: route, table.method: method, table.status: status}

@@ -16,14 +16,14 @@ from tidemill import logs
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.broker import QUEUE, TASK, make_celery
-from tidemill.worker.job_runner import Attendant
-from tidemill.worker.reaper import Caretaker
+from tidemill.worker.job_poller import JobPoller
+from tidemill.worker.job_runner import JobRunner
 
 log = logging.getLogger("tidemill.worker")
 
 
 class Slots:
-    """How many jobs this worker could still take; entering waits for one."""
+    """The jobs this worker can run at the same time; entering waits for a free slot."""
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -43,32 +43,36 @@ class Slots:
         return self._free
 
 
-def work(settings: Settings) -> None:
-    """Run jobs until SIGTERM or SIGINT; running jobs are given back, not lost.
+def run_worker(settings: Settings) -> None:
+    """Run jobs until SIGTERM or SIGINT; jobs still running then are given back to be retried.
 
     Raises:
-        SettingsError: The database is at another schema.
+        SettingsError: The database has another schema version.
         UnavailableError: The database cannot be reached.
     """
     platform = Platform.open(settings)
     slots = Slots(settings.worker_concurrency)
-    attendant = Attendant(platform, _identity())
-    attendant.warm_up()
+    runner = JobRunner(platform, _identity())
+    runner.warm_up()
     app = make_celery(settings.broker_uri)
 
     def run(job_id: str) -> None:
         with slots:
-            attendant.attend(job_id)
+            runner.run(job_id)
 
     app.task(run, name=TASK)
-    log.info("taking jobs from %s, %d at a time", platform.doorbell, settings.worker_concurrency)
-    caretaker = Caretaker(platform, slots.free, run)
-    caretaker.start()
+    log.info(
+        "taking jobs from %s, up to %d at the same time",
+        platform.notifier,
+        settings.worker_concurrency,
+    )
+    poller = JobPoller(platform, slots.free, run)
+    poller.start()
 
-    def leave(**_: Any) -> None:
-        attendant.leave()
+    def stop(**_: Any) -> None:
+        runner.stop()
 
-    worker_shutting_down.connect(leave, weak=False)
+    worker_shutting_down.connect(stop, weak=False)
     try:
         app.Worker(
             pool="threads",
@@ -80,15 +84,16 @@ def work(settings: Settings) -> None:
             quiet=True,
         ).start()
     finally:
-        caretaker.stop()
+        poller.stop()
         platform.close()
 
 
 def _share_processors(jobs: int) -> None:
-    """Give each job its part of the processors, for the process that job processes are forked from.
+    """Limit the threads of numeric libraries to each job's share of the processors.
 
-    Left alone, the numeric libraries of every job take as many threads as there are processors;
-    threads that wait for each other made a fit on two busy processors take several times as long.
+    By default the libraries of every job start as many threads as there are processors. Those
+    threads wait for each other: a fit on two busy processors took several times as long. Set in the
+    environment, which the process that jobs are forked from inherits.
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -96,30 +101,30 @@ def _share_processors(jobs: int) -> None:
 
 
 def _identity() -> str:
-    """Who this worker is: its host and its process."""
+    """Return this worker's name: host and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker", description=__doc__)
-    parser.add_argument("--concurrency", type=int, help="jobs at a time")
-    parser.add_argument("--name", default=None, help="its log file; default: host and process")
+    parser.add_argument("--concurrency", type=int, help="jobs to run at the same time")
+    parser.add_argument("--name", default=None, help="log file name; default: host and process id")
     given = parser.parse_args()
     changed = {} if given.concurrency is None else {"worker_concurrency": given.concurrency}
     settings = Settings(**changed)
-    # As `tidemill` does for what it starts: threads that spin slow every fit on a busy machine.
+    # As `tidemill` does for its processes: spinning threads slow every fit on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _share_processors(settings.worker_concurrency)
-    # Job processes run as this user anyway; a container's user is the place to decide it.
+    # Job processes run as this user in any case; the container's user decides.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
-    # Workers started by hand must not rotate one common file.
+    # Workers started separately must not rotate the same log file.
     name = given.name or f"worker-{_identity().replace(':', '-')}"
     logs.configure(
         name, level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
     for noisy in ("celery", "kombu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    work(settings)
+    run_worker(settings)
 
 
 if __name__ == "__main__":

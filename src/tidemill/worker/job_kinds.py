@@ -1,81 +1,98 @@
-"""The verbs a job can be: each takes the platform, the job and a way to report, and gives a result.
+"""The kinds of jobs, and what the function behind each kind takes and returns.
 
-A verb may be run again after its worker died at any point, so each first looks for what an earlier
-attempt has already brought about.
+A job function takes the platform, the job and a callback for progress, and returns the job's
+result. It may run again after its worker died at any point, so it first looks for what an earlier
+attempt has already done.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidemill.errors import RequestError
 from tidemill.platform import Platform
 from tidemill.project import Project, load_project
 from tidemill.stores.jobs.jobs import Job
-from tidemill.worker.job_process import Report
 
 JOB_TAG = "tidemill.job_id"
-PROBE_STEP = 0.1
-SayHow = Callable[[Report], None]
-Verb = Callable[[Platform, Job, SayHow], dict[str, Any]]
+PROBE_STEP_SECONDS = 0.1
 
-#: Where each verb is; its module is loaded only in the process that needs it.
-VERBS = {
+#: The function of each kind; its module is imported only in the process that runs it.
+JOB_KINDS = {
     "train": "tidemill.worker.training:run_train",
     "retrain": "tidemill.worker.retraining:run_retrain",
-    "spar": "tidemill.worker.staleness:run_spar",
+    "spar": "tidemill.worker.staleness:run_staleness_check",
     "probe": "tidemill.worker.job_kinds:run_probe",
     "trial": "tidemill.worker.sweep:run_trial",
     "clean_up": "tidemill.worker.job_kinds:clean_up",
 }
 
 
-def find_verb(name: str) -> Verb:
-    """The function behind a verb.
+@dataclass(frozen=True)
+class JobReport:
+    """A job's progress: `percent` from 0 to 100, and the name of its current stage."""
+
+    percent: float
+    stage: str
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+class WaitForChildren(Exception):  # noqa: N818
+    """Raised by a job function whose child jobs have to end first; the message is the stage."""
+
+
+ReportProgress = Callable[[JobReport], None]
+JobFunction = Callable[[Platform, Job, ReportProgress], dict[str, Any]]
+
+
+def find_job_function(kind: str) -> JobFunction:
+    """Return the function that runs jobs of a kind.
 
     Raises:
-        RequestError: There is no such verb.
+        RequestError: There is no such kind.
     """
-    if name not in VERBS:
+    if kind not in JOB_KINDS:
         raise RequestError(
-            f"No worker here can do '{name}'.", field="kind", expected=f"one of {', '.join(VERBS)}"
+            f"This worker cannot run jobs of kind '{kind}'.",
+            field="kind",
+            expected=f"one of {', '.join(JOB_KINDS)}",
         )
-    module, _, function = VERBS[name].partition(":")
-    verb: Verb = getattr(importlib.import_module(module), function)
-    return verb
+    module, _, name = JOB_KINDS[kind].partition(":")
+    function: JobFunction = getattr(importlib.import_module(module), name)
+    return function
 
 
-def project_of(job: Job) -> Project:
-    """The project that the job is to train."""
-    assert job.project is not None, "a training job says where its project is"
+def load_job_project(job: Job) -> Project:
+    """Load the project that the job trains."""
+    assert job.project is not None, "a training job names its project"
     return load_project(job.project)
 
 
-def tagged(project: Project, job: Job) -> Project:
-    """The project whose runs and version will carry the job's id."""
+def with_job_tag(project: Project, job: Job) -> Project:
+    """Return the project with a tag that puts the job's id on its runs and its version."""
     return replace(project, tags={**project.tags, JOB_TAG: job.id})
 
 
-def run_probe(_: Platform, job: Job, report: SayHow) -> dict[str, Any]:
-    """Do nothing for `seconds`: shows that jobs arrive, run and end, and how long that takes."""
+def run_probe(_: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
+    """Wait for `params["seconds"]`: tests that jobs arrive and run, and how fast."""
     seconds = float(job.params.get("seconds", 0.0))
     began = time.monotonic()
     while (passed := time.monotonic() - began) < seconds:
-        report(Report(100 * passed / seconds, "probe"))
-        time.sleep(min(PROBE_STEP, seconds - passed))
+        report(JobReport(100 * passed / seconds, "probe"))
+        time.sleep(min(PROBE_STEP_SECONDS, seconds - passed))
     return {"seconds": seconds}
 
 
-def clean_up(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
-    """Mark the runs that an earlier attempt of the job left running as killed."""
+def clean_up(platform: Platform, job: Job, _: ReportProgress) -> dict[str, Any]:
+    """Mark the runs that an earlier attempt at the job left running as killed."""
     client = platform.tracking
     experiments = [e.experiment_id for e in client.search_experiments()]
-    wanted = f"tags.`{JOB_TAG}` = '{job.id}' AND attributes.status = 'RUNNING'"
-    left = client.search_runs(experiments, wanted) if experiments else []
-    for run in left:
+    left_running = f"tags.`{JOB_TAG}` = '{job.id}' AND attributes.status = 'RUNNING'"
+    runs = client.search_runs(experiments, left_running) if experiments else []
+    for run in runs:
         client.set_terminated(run.info.run_id, "KILLED")
-    return {"killed": len(left)}
+    return {"killed": len(runs)}

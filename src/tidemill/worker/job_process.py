@@ -1,156 +1,120 @@
-"""The process of one job. It is forked from a server that has the libraries loaded already.
-
-It says what happens through a pipe; when its worker dies the pipe closes and it ends itself with
-everything it started, so that no fit goes on that nobody looks after.
-"""
+"""The process of a job as its worker sees it: started, listened to, measured and killed."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import resource
 import signal
-import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import subprocess
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-import structlog
-
-from tidemill import logs
-from tidemill.errors import UnavailableError
-from tidemill.loop.operations.signals import Cancelled
-from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import Job
-from tidemill.stores.jobs.retryability import Fault, judge
-from tidemill.worker.job_spans import JobSpans
+from tidemill.stores.jobs.retryability import process_died
+from tidemill.worker.job_kinds import JobReport
+from tidemill.worker.job_main import JobOutcome, run_job
 
-# More than the limit on resident memory: a stop for one enormous allocation between two looks.
-DATA_SLACK = 4 * 2**30
-REPORT_SECONDS = 0.2
-# Stages that leave something behind which cannot be taken back.
-LASTING = frozenset(("register", "promote"))
-
-
-@dataclass(frozen=True)
-class Report:
-    """How far a job is."""
-
-    percent: float
-    stage: str
-    progress: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Wait:
-    """A job's process ended because its parts have to end first."""
-
-    stage: str
+# Loaded once by the server that job processes are forked from; a missing extra is skipped.
+PRELOAD = [
+    "tidemill.worker.job_main",
+    "tidemill.worker.training",
+    "mlflow.sklearn",
+    "sklearn.linear_model",
+    "skl2onnx",
+    "onnxruntime",
+    "matplotlib.figure",
+]
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PROC = Path("/proc")
 
 
-class Lost(Cancelled):
-    """The job was given to another worker, or is to stop: what this one does no longer counts."""
-
-
-class Parked(Exception):  # noqa: N818
-    """The job is to wait until its parts have ended; the message is the stage it waits in."""
-
-
-def run(settings: Settings, job: Job, verb: str, pipe: Connection) -> None:
-    """Run one verb on the job and send its result or its fault; the process ends after it.
+class ProcessStarter:
+    """Starts job processes by forking a server process that has the libraries loaded.
 
     Args:
-        verb: A name in `tidemill.worker.job_kinds.VERBS`.
+        preload: Load the training libraries in that server; without it every job loads its own.
     """
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
-    _limit_memory(job.memory_limit)
-    logs.configure("worker", level=settings.log_level, style=settings.log_format)
-    structlog.contextvars.bind_contextvars(**log_context(job))
-    spans = JobSpans(job)
-    problem = None
-    try:
-        outcome: dict[str, Any] | Fault | Wait = _perform(settings, job, verb, pipe, spans)
-    except Parked as parked:
-        outcome = Wait(str(parked))
-    except Exception as error:
-        outcome, problem = judge(error), str(error)
-    except Lost:
-        return  # the attendant reads in the row why
-    finally:
-        spans.end(problem)
-    pipe.send(outcome)
+
+    def __init__(self, settings: Settings, *, preload: bool) -> None:
+        self._settings = settings
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOAD if preload else PRELOAD[:1])
+
+    def warm_up(self) -> None:
+        """Load the libraries now, so that the first job does not wait for them."""
+        forkserver.ensure_running()
+
+    def start(self, job: Job, kind: str) -> JobProcess:
+        """Start a process that runs the job function of `kind` on the job."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=run_job, args=(self._settings, job, kind, theirs), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return JobProcess(process, ours)
 
 
-def log_context(job: Job) -> dict[str, Any]:
-    """What every log line about the job carries."""
-    context = {"job_id": job.id, "model": job.model, "request_id": job.request_id}
-    return {name: value for name, value in context.items() if value is not None}
+class JobProcess:
+    """A running job process. Leaving its block kills it with everything it started."""
 
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+        self._process = process
+        self._pipe = pipe
 
-def _perform(
-    settings: Settings, job: Job, verb: str, pipe: Connection, spans: JobSpans
-) -> dict[str, Any]:
-    from tidemill.worker.job_kinds import find_verb
+    def __enter__(self) -> JobProcess:
+        return self
 
-    if job.project is not None and Path(job.project).is_file():
-        os.chdir(Path(job.project).parent)  # projects name their data from where they lie
-    platform = Platform.open(settings)
-    try:
-        return find_verb(verb)(platform, job, _reporter(platform, job, pipe, spans))
-    finally:
-        platform.close()
+    def __exit__(self, *_: object) -> None:
+        if self._process.pid is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                self._process.kill()
+        self._process.join()
+        self._pipe.close()
 
-
-def _reporter(
-    platform: Platform, job: Job, pipe: Connection, spans: JobSpans
-) -> Callable[[Report], None]:
-    """Sends reports, a few a second at most; before a lasting effect it looks at the row."""
-    last = 0.0
-    stage = ""
-
-    def report(now: Report) -> None:
-        nonlocal last, stage
-        changed = now.stage != stage
-        if changed and now.stage in LASTING:
-            _require_held(platform, job)
-        if changed:
-            spans.enter(now.stage)
-        if changed or time.monotonic() - last >= REPORT_SECONDS:
-            last, stage = time.monotonic(), now.stage
-            pipe.send(asdict(now) | {"report": True})
-
-    return report
-
-
-def _require_held(platform: Platform, job: Job) -> None:
-    """Go on only if this attempt is the one that counts; wait for a database that is away.
-
-    Raises:
-        Lost: It is not.
-    """
-    while True:
+    def receive(self, seconds: float) -> JobReport | JobOutcome | None:
+        """Return the next message; None if none arrives in time, a failure if the process died."""
         try:
-            if platform.jobs.holds(job):
-                return
-            raise Lost(f"job {job.id} is no longer this worker's")
-        except UnavailableError:
-            time.sleep(1.0)
+            if not self._pipe.poll(seconds):
+                return None
+            message: JobReport | JobOutcome = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(5)
+            return process_died(f"The job's process ended with {self._exit_status()}.")
+        return message
+
+    def memory(self) -> int:
+        """Return the resident memory of the process and everything it started, in bytes."""
+        return 0 if self._process.pid is None else group_memory(self._process.pid)
+
+    def _exit_status(self) -> str:
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return signal.Signals(-code).name
+        return f"exit code {code}"
 
 
-def _end_with(pipe: Connection) -> None:
-    """Wait for the worker to close its end, which it does by dying, and end this whole group."""
+def group_memory(group: int) -> int:
+    """Return the resident memory of a process group in bytes; shared pages count for each."""
+    if (PROC / "self" / "stat").exists():
+        return sum(_resident(entry, group) for entry in PROC.iterdir() if entry.name.isdigit())
+    listed = subprocess.run(
+        ["ps", "-axo", "pgid=,rss="], capture_output=True, text=True, check=False
+    ).stdout.split()
+    pairs = zip(listed[::2], listed[1::2], strict=False)
+    return sum(int(kilobytes) * 1024 for pgid, kilobytes in pairs if int(pgid) == group)
+
+
+def _resident(entry: Path, group: int) -> int:
     try:
-        pipe.recv()
-    except (EOFError, OSError):
-        os.killpg(0, signal.SIGKILL)
-
-
-def _limit_memory(limit: int | None) -> None:
-    if limit is not None:
-        ceiling = limit + DATA_SLACK
-        resource.setrlimit(resource.RLIMIT_DATA, (ceiling, ceiling))
+        # Fields after the command's name, which may contain anything: state, parent, group, ...;
+        # the 22nd is the number of resident pages (proc(5)).
+        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # the process has ended
+        return 0
+    return int(fields[21]) * PAGE_BYTES if int(fields[2]) == group else 0

@@ -18,17 +18,23 @@ from tidemill.project import Project
 from tidemill.steps.decay.holdout import read_holdout
 from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.jobs.jobs import Job
-from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, NewContest
-from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
-from tidemill.worker.job_process import Report
-from tidemill.worker.training import as_report, run_train
+from tidemill.worker.job_kinds import (
+    JOB_TAG,
+    JobReport,
+    ReportProgress,
+    clean_up,
+    load_job_project,
+    with_job_tag,
+)
+from tidemill.worker.training import job_report, run_train
 
 #: What counts as a sign that the champion got worse.
 SUSPICIONS = ("decay", "estimate")
 
 
-def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_retrain(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Learn from what came back labelled, too, and let the new versions compete with the champion.
 
     Without labelled predictions, or without a champion, the new version goes to the gate. Too soon
@@ -36,7 +42,7 @@ def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """
     opened = platform.contests.of_job(job.id)
     if opened is None:
-        project = project_of(job)
+        project = load_job_project(job)
         champion = _champion(platform, project.name)
         situation = None if champion is None else _situation(platform, job, project, champion)
         if champion is None or situation is None or situation.lessons is None:
@@ -45,7 +51,7 @@ def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
         if waiting is not None:
             return {"model": project.name, POSTPONED: waiting}
         opened = _open(platform, job, project, champion, situation, report)
-    report(Report(97.0, "promote", job.progress or {}))
+    report(JobReport(97.0, "promote", job.progress or {}))
     decision = platform.umpire.judge(opened.model)
     new = next(c for c in opened.challengers if not c.former)
     best = platform.registry.version(opened.model, new.version)
@@ -64,7 +70,7 @@ def run_retrain(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     }
 
 
-def _champion(platform: Platform, model: str) -> Version | None:
+def _champion(platform: Platform, model: str) -> ModelVersion | None:
     try:
         return platform.registry.by_alias(model, CHAMPION)
     except NotFoundError:
@@ -72,7 +78,7 @@ def _champion(platform: Platform, model: str) -> Version | None:
 
 
 def _situation(
-    platform: Platform, job: Job, project: Project, champion: Version
+    platform: Platform, job: Job, project: Project, champion: ModelVersion
 ) -> RetrainingData | None:
     """What there is to learn from; None where the champion has no bundle to compare with."""
     try:
@@ -113,9 +119,9 @@ def _open(
     platform: Platform,
     job: Job,
     project: Project,
-    champion: Version,
+    champion: ModelVersion,
     situation: RetrainingData,
-    report: SayHow,
+    report: ReportProgress,
 ) -> ContestRow:
     """Train, register, and open the contest, which is the last step and counts."""
     assert situation.lessons is not None
@@ -150,20 +156,24 @@ def _open(
         reason=f"Version {new[0].version} is challenger now; the share was given to another.",
         audit=platform.audit.append,
     )
-    platform.registry.challenge(platform.registry.version(project.name, new[0].version))
+    platform.registry.set_challenger(platform.registry.version(project.name, new[0].version))
     return opened
 
 
 def _retrain(
-    platform: Platform, job: Job, project: Project, situation: RetrainingData, report: SayHow
+    platform: Platform,
+    job: Job,
+    project: Project,
+    situation: RetrainingData,
+    report: ReportProgress,
 ) -> RetrainingResult:
     def forward(progress: Progress) -> None:
-        report(as_report(progress))
+        report(job_report(progress))
 
     assert situation.lessons is not None
     settings = platform.settings
     return retrain(
-        tagged(project, job),
+        with_job_tag(project, job),
         situation.lessons,
         tracking_uri=settings.mlflow_uri,
         registry_uri=settings.registry_uri,
@@ -175,7 +185,9 @@ def _retrain(
     )
 
 
-def _former(platform: Platform, project: Project, champion: Version) -> list[ContestChallenger]:
+def _former(
+    platform: Platform, project: Project, champion: ModelVersion
+) -> list[ContestChallenger]:
     """Former champions, newest first, that take the same inputs: old conditions may be back."""
     own = cached_bundle(
         platform.registry, project.name, champion.number, platform.bundles
@@ -204,10 +216,10 @@ def _discard(platform: Platform, job: Job) -> None:
         client.delete_model_version(version.name, version.version)
 
 
-def _retrain_for_the_gate(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def _retrain_for_the_gate(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Train, and let the new version try to become champion; it stays challenger if it may not."""
     result = run_train(platform, job, report)
-    report(Report(97.0, "promote", job.progress or {}))
+    report(JobReport(97.0, "promote", job.progress or {}))
     return result | {"gate": _gate(platform, job, str(result["version"]))}
 
 
@@ -220,7 +232,7 @@ def _gate(platform: Platform, job: Job, number: str) -> dict[str, Any]:
     if version.tags.get(f"{GATE_TAG}verdict") == "failed":
         return {"promoted": False, "reasons": [version.tags.get(f"{GATE_TAG}reason", "")]}
     verdict = promote(
-        project_of(job),
+        load_job_project(job),
         registry,
         version.name,
         version=number,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tidemill.loop.retraining.feedback_data import SCALE_ROWS
-from tidemill.loop.training.trial import learn
+from tidemill.loop.training.trial import fit_and_evaluate
 from tidemill.platform import Platform
 from tidemill.project import Candidate, Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData
@@ -22,18 +22,17 @@ from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_fee
 from tidemill.steps.retraining.staleness import is_outdated
 from tidemill.steps.search.search import Trial
 from tidemill.stores.jobs.jobs import Job
-from tidemill.stores.mlflow.versions import CHAMPION, Version
-from tidemill.worker.job_kinds import SayHow, project_of
-from tidemill.worker.job_process import Report
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
+from tidemill.worker.job_kinds import JobReport, ReportProgress, load_job_project
 
 
-def run_staleness_check(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_staleness_check(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Train the partner on `params["rows"]` rows before the newest half as many, and compare.
 
     Returns:
         `is_outdated`, and both mean losses on the rows that were judged.
     """
-    project = project_of(job)
+    project = load_job_project(job)
     size = int(job.params["rows"])
     judged = size // 2
     champion = platform.registry.by_alias(project.name, CHAMPION)
@@ -41,7 +40,7 @@ def run_staleness_check(platform: Platform, job: Job, report: SayHow) -> dict[st
     kept = window.stored
     if champion is None or window.frame is None or int(kept.sum()) < size + judged // 2:
         return {"outdated": False, "reason": "There are too few labelled rows."}
-    report(Report(20.0, "fit"))
+    report(JobReport(20.0, "fit"))
     task = window.signature.task if window.signature is not None else "classification"
     regression = task == "regression"
     actual = window.actual[kept].astype(np.float64) if regression else window.actual[kept]
@@ -50,7 +49,7 @@ def run_staleness_check(platform: Platform, job: Job, report: SayHow) -> dict[st
     lessons = FeedbackData(window.frame[kept], actual, window.times[kept], float("inf"))
     cleaned, first = clean_with_feedback(project, lessons)
     try:
-        partner = learn(
+        partner = fit_and_evaluate(
             _trial(platform, project, champion), project, _data(cleaned, first, judged)
         ).predicted.values
     except Exception as error:  # the model's own code: an ordinary training says so in its run
@@ -88,7 +87,7 @@ def _data(cleaned: CleanedData, first: int, judged: int) -> PreparedData:
     )
 
 
-def _trial(platform: Platform, project: Project, champion: Version) -> Trial:
+def _trial(platform: Platform, project: Project, champion: ModelVersion) -> Trial:
     """The champion's candidate with its settings; the first candidate where it is not known."""
     names = [candidate.name for candidate in project.candidates]
     name = champion.candidate if champion.candidate in names else names[0]

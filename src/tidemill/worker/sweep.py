@@ -13,57 +13,64 @@ from urllib.parse import urlsplit
 from tidemill.errors import ProjectError
 from tidemill.loop.training.progress import Progress
 from tidemill.loop.training.sweep import (
-    Opened,
-    Result,
-    Task,
+    OpenedSweep,
+    TrialTask,
+    TrialTaskResult,
     close_sweep,
     count_trials,
     open_sweep,
     run_task,
 )
+from tidemill.metrics import METRICS
 from tidemill.platform import Platform
-from tidemill.project import METRICS
 from tidemill.steps.search.pruning import Pruning
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.tracking import Tracking
-from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
-from tidemill.worker.job_process import Parked, Report
+from tidemill.worker.job_kinds import (
+    JOB_TAG,
+    JobReport,
+    ReportProgress,
+    WaitForChildren,
+    clean_up,
+    load_job_project,
+    with_job_tag,
+)
 
 KIND = "trial"
 
 
-def spreads(platform: Platform, job: Job) -> bool:
+def fans_out(platform: Platform, job: Job) -> bool:
     """Whether the job's trials are to be spread over workers."""
     wish = platform.settings.fan_out
     if wish == "off" or (wish == "auto" and platform.database.dialect != "postgresql"):
         return False
-    return count_trials(project_of(job), **_asked(job)) > 1
+    return count_trials(load_job_project(job), **_asked(job)) > 1
 
 
-def run_sweep(platform: Platform, job: Job, report: SayHow) -> None:
+def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
     """Make the trials, or register the best of them when all have ended.
 
     Raises:
         Parked: They have not; the job is to wait for them.
     """
-    project, tracking = tagged(project_of(job), job), tracking_of(platform)
+    project, tracking = with_job_tag(load_job_project(job), job), tracking_of(platform)
     mark = (JOB_TAG, job.id)
     opened = open_sweep(project, tracking, mark, **_asked(job), storage=_storage(platform))
     parts = [_part(platform, job, opened, task) for task in opened.tasks]
     if not all(part.done for part in parts):
         for part in parts:
-            if part.sent is None and not part.done and platform.doorbell.ring(part.id):
+            if part.sent is None and not part.done and platform.notifier.send(part.id):
                 platform.jobs.mark_sent([part.id])
-        raise Parked(f"trials: {len(parts)}")
+        raise WaitForChildren(f"trials: {len(parts)}")
 
     def forward(progress: Progress) -> None:
-        report(Report(max(85.0, progress.percent), progress.stage, vars(progress)))
+        report(JobReport(max(85.0, progress.percent), progress.stage, vars(progress)))
 
     results = [_result(part, task) for part, task in zip(parts, opened.tasks, strict=True)]
     close_sweep(project, tracking, opened.run_id, results, on_progress=forward)
 
 
-def run_trial(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Run one trial; the result is what the training needs to know of it.
 
     Raises:
@@ -71,12 +78,12 @@ def run_trial(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     """
     if job.attempts > 1:
         clean_up(platform, job, report)
-    report(Report(5.0, "fit", {"candidate": job.params["task"]["candidate"]}))
+    report(JobReport(5.0, "fit", {"candidate": job.params["task"]["candidate"]}))
     result = run_task(
-        tagged(project_of(job), job),
+        with_job_tag(load_job_project(job), job),
         tracking_of(platform),
         job.params["sweep"],
-        Task(**job.params["task"]),
+        TrialTask(**job.params["task"]),
         storage=_storage(platform),
         overrides=job.params["overrides"],
         owner=job.id,
@@ -103,7 +110,7 @@ def _asked(job: Job) -> dict[str, Any]:
     }
 
 
-def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
+def _part(platform: Platform, job: Job, opened: OpenedSweep, task: TrialTask) -> Job:
     """The job of one trial: made now, or by an earlier attempt."""
     new = NewJob(
         kind=KIND,
@@ -126,25 +133,25 @@ def _part(platform: Platform, job: Job, opened: Opened, task: Task) -> Job:
     return platform.jobs.submit(new)[0]
 
 
-def _result(part: Job, task: Task) -> Result:
+def _result(part: Job, task: TrialTask) -> TrialTaskResult:
     if part.state == "succeeded" and part.result is not None:
         pruned = part.result.get("pruned")
-        return Result(**{**part.result, "pruned": pruned and Pruning(**pruned)})
+        return TrialTaskResult(**{**part.result, "pruned": pruned and Pruning(**pruned)})
     error = (part.error or {}).get("detail") or part.state
-    return Result(task.candidate, task.number, task.of, error=str(error))
+    return TrialTaskResult(task.candidate, task.number, task.of, error=str(error))
 
 
-def _show(platform: Platform, job: Job, result: Result) -> None:
+def _show(platform: Platform, job: Job, result: TrialTaskResult) -> None:
     """Show on the training how many trials have ended, and the best value so far."""
     assert job.parent is not None, "a trial is a part of a training"
-    parts = platform.jobs.parts(job.parent)
+    parts = platform.jobs.children(job.parent)
     values = [part.result["value"] for part in parts if part.result] + [result.value]
     known = [value for value in values if value is not None]
     done = sum(part.done for part in parts) + 1
     metric = job.params["metric"]
-    best = (max if METRICS[metric] else min)(known) if known else None
+    best = (max if METRICS[metric].higher_is_better else min)(known) if known else None
     progress = {"trial": done, "trials": len(parts), "metric": metric, "best": best}
-    platform.jobs.show_parts(job.parent, 5 + 80 * done / len(parts), progress)
+    platform.jobs.show_children(job.parent, 5 + 80 * done / len(parts), progress)
 
 
 def _storage(platform: Platform) -> str:

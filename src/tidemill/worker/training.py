@@ -13,18 +13,24 @@ from tidemill.loop.training.train import Progress, train
 from tidemill.platform import Platform
 from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.jobs.jobs import Job
-from tidemill.worker.job_kinds import JOB_TAG, SayHow, clean_up, project_of, tagged
-from tidemill.worker.job_process import Report
-from tidemill.worker.sweep import run_sweep, spreads
+from tidemill.worker.job_kinds import (
+    JOB_TAG,
+    JobReport,
+    ReportProgress,
+    clean_up,
+    load_job_project,
+    with_job_tag,
+)
+from tidemill.worker.sweep import fans_out, run_sweep
 
 
-def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
+def run_train(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
     """Train the project's candidates and register the best, once however often it is tried."""
     if job.attempts > 1:
         earlier = _settled(platform, job)
         if earlier is not None:
             return earlier
-    if spreads(platform, job):
+    if fans_out(platform, job):
         run_sweep(platform, job, report)
     else:
         clean_up(platform, job, report)
@@ -42,13 +48,13 @@ def run_train(platform: Platform, job: Job, report: SayHow) -> dict[str, Any]:
     return settled
 
 
-def _train(platform: Platform, job: Job, report: SayHow) -> None:
+def _train(platform: Platform, job: Job, report: ReportProgress) -> None:
     def forward(progress: Progress) -> None:
-        report(as_report(progress))
+        report(job_report(progress))
 
     settings = platform.settings
     train(
-        tagged(project_of(job), job),
+        with_job_tag(load_job_project(job), job),
         tracking_uri=settings.mlflow_uri,
         registry_uri=settings.registry_uri,
         artifact_root=settings.artifact_root,
@@ -82,11 +88,11 @@ def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:
     }
 
 
-def as_report(progress: Progress) -> Report:
+def job_report(progress: Progress) -> JobReport:
     """A training's progress as a job's."""
     rest: Mapping[str, Any] = {
         name: value
         for name, value in vars(progress).items()
         if name not in ("percent", "stage") and value is not None
     }
-    return Report(progress.percent, progress.stage, rest)
+    return JobReport(progress.percent, progress.stage, rest)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from tidemill import logs
 from tidemill.errors import SettingsError, UnavailableError
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.monitoring.webhook_outbox import WebhookSender, WebhookTarget
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(
         "watch", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    with stop_asked() as stop:
+    with stop_event() as stop:
         watch(settings, stop, given.models, given.every)
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tidemill.bundle import Bundle
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.journal.segments import read_segment, segments
 from tidemill.serving.model import challenger as challengers
 from tidemill.serving.shelf.shelf import ShelfState, write_state
@@ -96,7 +96,7 @@ def test_the_champions_answer_leaves_before_its_shadow_begins(
 ) -> None:
     running = beside(TrafficRule("shadow"))
     free = threading.Event()
-    (companion,) = [p.companion for p in running.service.models.predictors.values()]
+    (companion,) = [p.traffic_split for p in running.service.models.predictors.values()]
     runtime = companion.challenger._runtime  # type: ignore[union-attr]
     original = runtime.run
 
@@ -180,7 +180,7 @@ def test_where_a_canary_fails_the_champion_answers(
 ) -> None:
     other = regressor(tmp_path / "other") if how == "refuses the row" else None
     running = beside(TrafficRule("canary", 1.0), other)
-    (companion,) = [p.companion for p in running.service.models.predictors.values()]
+    (companion,) = [p.traffic_split for p in running.service.models.predictors.values()]
     challenger = companion.challenger  # type: ignore[union-attr]
 
     class Broken:

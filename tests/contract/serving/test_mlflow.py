@@ -277,7 +277,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
         from mlflow.pyfunc import scoring_server
         from starlette.testclient import TestClient
 
-    from tidemill.loop.sync.adopt import convert
+    from tidemill.loop.sync.model_converter import convert
     from tidemill.steps.export.bundle_writer import BundleMetadata, make_example, write_bundle
     from tidemill.stores.mlflow.external_models import read_model_folder
 

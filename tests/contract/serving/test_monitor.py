@@ -16,6 +16,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from tests.contract.serving.conftest import Start, Tidemill, wait_until
+from tests.journal_records import read_folder
 from tests.servers import free_port
 from tidemill.cli import app as cli
 from tidemill.cli.commands.monitor import span
@@ -23,13 +24,12 @@ from tidemill.errors import InputError
 from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
 from tidemill.loop.monitoring.api_probe import ApiProber
-from tidemill.serving.journal.segments import read_folder
 from tidemill.settings import Settings
-from tidemill.steps.plots.api_monitor import Line, monitor_picture
+from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import monitor_results
 from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
-from tidemill.stores.predictions.prediction_rows import rows_of
+from tidemill.stores.predictions.prediction_rows import rows_from_record
 
 
 def run(home: Path, url: str, *words: str) -> Any:
@@ -75,7 +75,7 @@ def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf:
     server.stop()
     records = list(read_folder(server.service.settings.journal_folder))
     assert records
-    assert {row.role for record in records for row in rows_of(record)} == {"probe"}
+    assert {row.role for record in records for row in rows_from_record(record)} == {"probe"}
 
 
 def test_a_missing_key_is_what_is_wrong_and_the_right_one_helps(
@@ -165,12 +165,12 @@ def test_outages_run_from_the_first_failure_to_the_first_answer() -> None:
 def test_nothing_found_is_a_report_too(tmp_path: Path) -> None:
     summary = write_reports(tmp_path, "http://x", [], {})
     assert (summary["healthy"], summary["availability"]) == (False, None)
-    assert monitor_picture({}, "nothing").axes
+    assert plot_api_monitor({}, "nothing").axes
 
 
 def test_the_picture_marks_failures(tmp_path: Path) -> None:
-    line = Line(np.arange(3.0), np.array([1.0, np.nan, 2.0]), np.array([True, False, True]))
-    (axes,) = monitor_picture({"health": line}, "t").axes
+    line = ProbeSeries(np.arange(3.0), np.array([1.0, np.nan, 2.0]), np.array([True, False, True]))
+    (axes,) = plot_api_monitor({"health": line}, "t").axes
     assert "1 of 3 failed" in axes.get_title("left")
 
 

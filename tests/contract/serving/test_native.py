@@ -353,7 +353,7 @@ def test_all_forms_of_any_row_agree_with_the_model_itself(served: Tidemill, row:
         del answers[-1]["id"]
     assert all(a == answers[0] for a in answers)
     predictor = served.service.models.find("classifier")
-    outputs = predictor.run(predictor.packer.pack([row]))
+    outputs = predictor.run(predictor.encoder.encode([row]))
     wanted = outputs.probability_rows[0]
     assert np.allclose(list(answers[0]["probabilities"].values()), wanted, rtol=1e-6, atol=1e-12)
 

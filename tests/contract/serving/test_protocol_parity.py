@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.journal_records import read_folder
 from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.journal.segments import read_folder
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf
 

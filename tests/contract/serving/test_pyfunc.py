@@ -18,10 +18,10 @@ import pytest
 from mlflow import MlflowClient
 
 from tidemill.loop.sync import pyfunc_supervisor as keeping
-from tidemill.loop.sync.bundles import adopting
-from tidemill.loop.sync.follow import Sync
+from tidemill.loop.sync.bundle_sources import converting
 from tidemill.loop.sync.pyfunc_supervisor import PyfuncSupervisor, supervise
 from tidemill.loop.sync.selection import parse_selection
+from tidemill.loop.sync.shelf_sync import ShelfSync
 from tidemill.serving.model import pool as fleets
 from tidemill.serving.shelf.shelf import ShelfState, write_state
 from tidemill.stores.mlflow.registry import Registry
@@ -65,8 +65,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
     folder = tmp_path_factory.mktemp("pyfunc")
     registry = _registered(folder, mlflow_template)
     home = folder / "home"
-    bundle_for = adopting(registry, trust=True)
-    report = Sync(registry, home / "shelf", parse_selection(["m"]), bundle_for=bundle_for).once()
+    bundle_for = converting(registry, trust=True)
+    report = ShelfSync(
+        registry, home / "shelf", parse_selection(["m"]), bundle_for=bundle_for
+    ).once()
     assert not report.problems
     stop, keeper = threading.Event(), PyfuncSupervisor(home, home / "shelf")
     thread = threading.Thread(target=supervise, args=(keeper, stop))
@@ -100,7 +102,7 @@ def _registered(folder: Path, template: Path) -> Registry:
         input_example=example, pip_requirements=[],
     )  # fmt: skip
     registry = Registry(f"sqlite:///{folder / 'mlflow.db'}")
-    client = MlflowClient(registry.link.tracking_uri)
+    client = MlflowClient(registry.connection.tracking_uri)
     client.create_registered_model("m")
     client.create_model_version("m", str(folder / "model"))
     return registry

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidemill.serving.journal.segments import read_folder
+from tests.journal_records import read_folder
 
 from .conftest import FLOATS, make_shelf, wait_read, wait_until
 

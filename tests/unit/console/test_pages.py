@@ -16,8 +16,8 @@ from tidemill.console import log_files
 from tidemill.console.pages import activity, predict, settings, sign_in, training
 from tidemill.errors import InputError, RequestError
 from tidemill.project import Candidate
-from tidemill.settings import Settings, sources
-from tidemill.stores.database.pages import Page
+from tidemill.settings import Settings, describe_settings
+from tidemill.stores.database.pages import ResultPage
 
 TABLE: dict[str, Any] = {
     "inputs": [
@@ -104,7 +104,7 @@ def test_a_number_of_trials_is_whole_and_bounded(text: str) -> None:
 
 
 def test_exported_cells_are_no_formulas() -> None:
-    pages = lambda cursor, limit: Page([{"time": 1.5, "reason": "=1+1", "n": {"a": 1}}])  # noqa: E731
+    pages = lambda cursor, limit: ResultPage([{"time": 1.5, "reason": "=1+1", "n": {"a": 1}}])  # noqa: E731
     chunks = activity._as_csv(("time", "reason", "n"), activity._all(pages))
     assert b"".join(chunks) == b'time,reason,n\r\n1.5,\'=1+1,"{""a"": 1}"\r\n'
 
@@ -145,7 +145,7 @@ def test_settings_say_where_they_are_from(home: Path, monkeypatch: pytest.Monkey
     secret.write_text("hush")
     monkeypatch.setenv("TIDEMILL_AUDIT_SECRET_FILE", str(secret))
     Path("tidemill.toml").write_text('log_level = "WARNING"\n')
-    found = {row["variable"]: row for row in sources(Settings(home=home))}
+    found = {row["variable"]: row for row in describe_settings(Settings(home=home))}
     assert found["TIDEMILL_API_RATE_LIMIT"]["source"] == "TIDEMILL_API_RATE_LIMIT"
     assert found["TIDEMILL_LOG_LEVEL"]["source"] == "tidemill.toml"
     assert found["TIDEMILL_LIMITS_URL"]["source"] == "default"

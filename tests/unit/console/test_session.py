@@ -13,7 +13,7 @@ from tidemill import keyring
 from tidemill.console.session import ENDED, LONGEST_SECONDS, REFRESH_SECONDS, Sessions
 from tidemill.errors import AccessError
 from tidemill.keyring import Keyring
-from tidemill.stores.keys import WatchedKeyring
+from tidemill.stores.api_keys import WatchedKeyring
 
 IDLE = 600.0
 

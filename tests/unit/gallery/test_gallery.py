@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from tidemill.errors import DataError
 from tidemill.gallery import iris, mnist
 from tidemill.loop.training.progress import Reporter
-from tidemill.loop.training.trial import learn
+from tidemill.loop.training.trial import fit_and_evaluate
 from tidemill.project import Source, gallery, load_project
 from tidemill.steps.data.prepare import input_matrix, prepare
 from tidemill.steps.search.search import Trial
@@ -64,7 +64,7 @@ def test_gallery_files_are_short_enough_to_read(name: str) -> None:
 def test_the_sweep_is_six_settings_of_c_and_penalty(name: str) -> None:
     (candidate,) = load_project(f"gallery:{name}").candidates
     assert candidate.search == {"C": [0.1, 1.0, 10.0], "penalty": ["l1", "l2"]}
-    assert candidate.accepts() == {"C": 1.0, "penalty": "l2"}
+    assert candidate.parameters() == {"C": 1.0, "penalty": "l2"}
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine"])
@@ -134,7 +134,7 @@ def test_mnist_has_one_tensor_input_and_epochs_and_lr_to_set() -> None:
     project = load_project("gallery:mnist")
     assert project.tensor is not None
     assert (project.tensor.name, project.tensor.shape) == ("image", (1, 28, 28))
-    accepted = project.candidate("cnn").accepts() or {}
+    accepted = project.candidate("cnn").parameters() or {}
     assert (type(accepted["epochs"]), type(accepted["lr"])) == (int, float)
 
 
@@ -248,7 +248,9 @@ def test_fitting_again_starts_afresh(torch: Any) -> None:
 def test_training_hears_of_every_epoch(torch: Any) -> None:
     project = replace(load_project("gallery:mnist"), data=mnist.small_images)
     told: list[float] = []
-    learned = learn(Trial("cnn", 1, 1, {"epochs": 2}), project, prepare(project), told.append)
+    learned = fit_and_evaluate(
+        Trial("cnn", 1, 1, {"epochs": 2}), project, prepare(project), told.append
+    )
     assert told == [0.5, 1.0]
     assert learned.params["epochs"] == 2
     assert learned.warnings == ()

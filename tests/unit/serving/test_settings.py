@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.errors import SettingsError
-from tidemill.serving.journal.journal import ModelRule
-from tidemill.serving.journal.recorder import read_rules
+from tidemill.serving.journal.policy import RecordingRule, parse_recording_rules
 from tidemill.serving.settings import ServingSettings, load, variables
 from tidemill.serving.telemetry.metrics import METRICS
 
@@ -74,16 +73,16 @@ def test_every_setting_says_what_it_does() -> None:
 
 
 def test_journal_rules_are_read_for_each_model() -> None:
-    general = ModelRule(0.5, inputs=True)
-    assert read_rules("a=0.1, b=1:noinputs ,c=:noinputs,d=0.2:inputs", general) == {
-        "a": ModelRule(0.1, True),
-        "b": ModelRule(1.0, False),
-        "c": ModelRule(0.5, False),
-        "d": ModelRule(0.2, True),
+    general = RecordingRule(0.5, inputs=True)
+    assert parse_recording_rules("a=0.1, b=1:noinputs ,c=:noinputs,d=0.2:inputs", general) == {
+        "a": RecordingRule(0.1, True),
+        "b": RecordingRule(1.0, False),
+        "c": RecordingRule(0.5, False),
+        "d": RecordingRule(0.2, True),
     }
     for text in ("a", "=1", "a=2", "a=x", "a=1:some"):
         with pytest.raises(SettingsError, match="JOURNAL_RULES"):
-            read_rules(text, general)
+            parse_recording_rules(text, general)
 
 
 def test_every_setting_and_metric_is_documented() -> None:

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select, update
 
 from tidemill.errors import SettingsError
-from tidemill.stores.audit import Audit, Entry, _hash
+from tidemill.stores.audit import AuditEntry, AuditLog, _hash
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import audit as table
 
 
 @pytest.fixture
-def log(database: Database, tmp_path: Path) -> Audit:
-    return Audit(database, tmp_path / "home")
+def log(database: Database, tmp_path: Path) -> AuditLog:
+    return AuditLog(database, tmp_path / "home")
 
 
-def fill(log: Audit, rows: int) -> None:
+def fill(log: AuditLog, rows: int) -> None:
     for number in range(rows):
-        log.append(Entry("key:1", "promote", subject="iris", version=str(number)))
+        log.append(AuditEntry("key:1", "promote", subject="iris", version=str(number)))
 
 
 def tamper(database: Database, statement: Any) -> None:
@@ -33,10 +33,10 @@ def tamper(database: Database, statement: Any) -> None:
         connection.execute(statement)
 
 
-def test_rows_are_numbered_kept_and_found_by_filter(log: Audit) -> None:
+def test_rows_are_numbered_kept_and_found_by_filter(log: AuditLog) -> None:
     evidence = {"p": 0.5, "big": 1e300, "small": 1e-9, "int": 10**18, "text": "é\u2028", "no": None}
-    log.append(Entry("key:1", "promote", "iris", "3", "10.0.0.1", "better", evidence))
-    log.append(Entry("key:2", "rollback", "wine", "1"))
+    log.append(AuditEntry("key:1", "promote", "iris", "3", "10.0.0.1", "better", evidence))
+    log.append(AuditEntry("key:2", "rollback", "wine", "1"))
     (row,) = log.page(subject="iris").items
     assert (row["seq"], row["actor"], row["reason"]) == (1, "key:1", "better")
     assert row["details"] == evidence
@@ -44,7 +44,7 @@ def test_rows_are_numbered_kept_and_found_by_filter(log: Audit) -> None:
     assert log.verify().intact
 
 
-def test_an_empty_log_is_intact(log: Audit) -> None:
+def test_an_empty_log_is_intact(log: AuditLog) -> None:
     assert log.verify().rows == 0
     assert log.verify().intact
 
@@ -54,7 +54,7 @@ def test_an_empty_log_is_intact(log: Audit) -> None:
     [{"reason": "none"}, {"actor": "key:2"}, {"details": {"p": 0.4}}, {"time": 1.0}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_changed_row_is_named(log: Audit, database: Database, change: dict[str, Any]) -> None:
+def test_a_changed_row_is_named(log: AuditLog, database: Database, change: dict[str, Any]) -> None:
     fill(log, 5)
     tamper(database, update(table).where(table.c.seq == 3).values(**change))
     verdict = log.verify()
@@ -63,7 +63,7 @@ def test_a_changed_row_is_named(log: Audit, database: Database, change: dict[str
 
 @pytest.mark.parametrize("seq", [1, 3, 5])
 def test_a_missing_row_is_named_also_at_the_start_and_the_end(
-    log: Audit, database: Database, seq: int
+    log: AuditLog, database: Database, seq: int
 ) -> None:
     fill(log, 5)
     tamper(database, delete(table).where(table.c.seq == seq))
@@ -71,13 +71,13 @@ def test_a_missing_row_is_named_also_at_the_start_and_the_end(
     assert (verdict.intact, verdict.row, verdict.problem) == (False, seq, f"row {seq} is missing")
 
 
-def test_a_log_that_was_cleared_whole_is_noticed(log: Audit, database: Database) -> None:
+def test_a_log_that_was_cleared_whole_is_noticed(log: AuditLog, database: Database) -> None:
     fill(log, 3)
     tamper(database, delete(table))
     assert log.verify().row == 1
 
 
-def test_a_chain_that_was_written_anew_is_noticed(log: Audit, database: Database) -> None:
+def test_a_chain_that_was_written_anew_is_noticed(log: AuditLog, database: Database) -> None:
     fill(log, 4)
     rows = database.rows(select(table).order_by(table.c.seq))
     previous = rows[0]["previous"]
@@ -90,7 +90,7 @@ def test_a_chain_that_was_written_anew_is_noticed(log: Audit, database: Database
     assert "written anew" in str(verdict.problem)
 
 
-def test_a_forged_checkpoint_is_noticed(log: Audit, tmp_path: Path) -> None:
+def test_a_forged_checkpoint_is_noticed(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 3)
     head = tmp_path / "home" / "audit.head"
     body = json.loads(head.read_text())
@@ -102,10 +102,10 @@ def test_a_forged_checkpoint_is_noticed(log: Audit, tmp_path: Path) -> None:
 
 
 def test_a_machine_without_checkpoint_says_what_it_cannot_see(
-    log: Audit, database: Database, tmp_path: Path
+    log: AuditLog, database: Database, tmp_path: Path
 ) -> None:
     fill(log, 2)
-    elsewhere = Audit(database, tmp_path / "other").verify()
+    elsewhere = AuditLog(database, tmp_path / "other").verify()
     assert elsewhere.intact
     assert "no checkpoint" in str(elsewhere.note)
 
@@ -113,8 +113,8 @@ def test_a_machine_without_checkpoint_says_what_it_cannot_see(
 def test_machines_that_share_a_secret_and_not_a_folder_both_verify(
     database: Database, tmp_path: Path
 ) -> None:
-    one = Audit(database, tmp_path / "one", "s3cret")
-    two = Audit(database, tmp_path / "two", "s3cret")
+    one = AuditLog(database, tmp_path / "one", "s3cret")
+    two = AuditLog(database, tmp_path / "two", "s3cret")
     fill(one, 2)
     fill(two, 1)
     assert one.verify().intact
@@ -123,9 +123,9 @@ def test_machines_that_share_a_secret_and_not_a_folder_both_verify(
     assert two.verify().row == 3
 
 
-def test_writers_at_once_make_one_chain(log: Audit, database: Database, tmp_path: Path) -> None:
+def test_writers_at_once_make_one_chain(log: AuditLog, database: Database, tmp_path: Path) -> None:
     threads = [
-        threading.Thread(target=fill, args=(Audit(database, tmp_path / "home"), 10))
+        threading.Thread(target=fill, args=(AuditLog(database, tmp_path / "home"), 10))
         for _ in range(4)
     ]
     for thread in threads:
@@ -146,7 +146,7 @@ JSON = st.recursive(
 @given(details=st.dictionaries(st.text(), JSON, max_size=4), reason=st.text())
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_whatever_is_recorded_the_chain_holds(
-    log: Audit, details: dict[str, Any], reason: str
+    log: AuditLog, details: dict[str, Any], reason: str
 ) -> None:
-    log.append(Entry("key:1", "promote", reason=reason, details=details))
+    log.append(AuditEntry("key:1", "promote", reason=reason, details=details))
     assert log.verify().intact

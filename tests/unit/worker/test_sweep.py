@@ -14,9 +14,8 @@ from tidemill.settings import Settings
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.statistics import model_values
 from tidemill.stores.jobs.jobs import Job, NewJob
-from tidemill.worker.job_kinds import JOB_TAG
-from tidemill.worker.job_process import Parked
-from tidemill.worker.sweep import run_trial, spreads
+from tidemill.worker.job_kinds import JOB_TAG, WaitForChildren
+from tidemill.worker.sweep import fans_out, run_trial
 from tidemill.worker.training import run_train
 
 pytestmark = [
@@ -85,10 +84,10 @@ def run_part(platform: Platform, part: Job) -> None:
 
 def park(platform: Platform, job_id: str) -> list[Job]:
     job = claimed(platform, job_id)
-    with pytest.raises(Parked):
+    with pytest.raises(WaitForChildren):
         run_train(platform, job, lambda _: None)
-    platform.jobs.park(job, "trials")
-    return platform.jobs.parts(job_id)
+    platform.jobs.wait_for_children(job, "trials")
+    return platform.jobs.children(job_id)
 
 
 def test_trials_are_jobs_and_the_best_is_registered_once(platform: Platform) -> None:
@@ -97,7 +96,7 @@ def test_trials_are_jobs_and_the_best_is_registered_once(platform: Platform) -> 
     names = [(part.params["task"]["candidate"], part.params["task"]["number"]) for part in parts]
     trees = [("tree", 1), ("tree", 2), ("tree", 3)]
     assert names == [("logistic", 1), ("logistic", 2), *trees, ("broken", 1)]
-    assert platform.jobs.wake() == []
+    assert platform.jobs.resume_parents() == []
     for part in parts[:3]:
         run_part(platform, part)
     shown = platform.jobs.get(job_id)
@@ -105,11 +104,11 @@ def test_trials_are_jobs_and_the_best_is_registered_once(platform: Platform) -> 
     assert (shown.progress["trial"], shown.progress["trials"]) == (3, 6)
     # A trial whose worker died asks the study again, and its first attempt counts as failed.
     lost = claimed(platform, parts[3].id)
-    platform.jobs.postpone(lost, {}, delay=0, counts=False)
+    platform.jobs.retry_later(lost, {}, delay=0, counts=False)
     for part in parts[3:]:
         run_part(platform, part)
     assert platform.jobs.get(parts[5].id).state == "failed"
-    assert [job.id for job in platform.jobs.wake()] == [job_id]
+    assert [job.id for job in platform.jobs.resume_parents()] == [job_id]
     result = run_train(platform, claimed(platform, job_id), lambda _: None)
     assert result["candidate"] in ("logistic", "tree")
     client = platform.tracking
@@ -133,16 +132,16 @@ def test_an_attempt_that_died_half_way_makes_no_trial_twice(platform: Platform) 
     job_id = submitted(platform, only=["logistic"])
     first = park(platform, job_id)
     job = platform.jobs.get(job_id)
-    platform.jobs.wake()
+    platform.jobs.resume_parents()
     for part in first:
         run_part(platform, part)
-    platform.jobs.wake()
+    platform.jobs.resume_parents()
     again = claimed(platform, job_id)
     assert run_train(platform, again, lambda _: None)["version"] == "1"
     # Killed after registering, before the row said so: another attempt finds the version.
-    platform.jobs.postpone(again, {}, delay=0, counts=False)
+    platform.jobs.retry_later(again, {}, delay=0, counts=False)
     assert run_train(platform, claimed(platform, job_id), lambda _: None)["version"] == "1"
-    assert [part.id for part in platform.jobs.parts(job_id)] == [part.id for part in first]
+    assert [part.id for part in platform.jobs.children(job_id)] == [part.id for part in first]
     assert job.params["only"] == ["logistic"]
 
 
@@ -151,7 +150,7 @@ def test_cancelling_a_training_cancels_its_trials(platform: Platform) -> None:
     parts = park(platform, job_id)
     assert platform.jobs.cancel(job_id).state == "cancelled"
     assert {platform.jobs.get(part.id).state for part in parts} == {"cancelled"}
-    assert platform.jobs.wake() == []
+    assert platform.jobs.resume_parents() == []
 
 
 def test_when_every_trial_fails_the_training_says_why(platform: Platform) -> None:
@@ -160,7 +159,7 @@ def test_when_every_trial_fails_the_training_says_why(platform: Platform) -> Non
     for part in parts:
         job = claimed(platform, part.id)
         platform.jobs.fail(job, {"detail": "ValueError: no luck"})
-    platform.jobs.wake()
+    platform.jobs.resume_parents()
     with pytest.raises(ProjectError, match="no luck"):
         run_train(platform, claimed(platform, job_id), lambda _: None)
 
@@ -168,10 +167,10 @@ def test_when_every_trial_fails_the_training_says_why(platform: Platform) -> Non
 def test_trials_are_spread_where_the_operator_or_the_database_says_so(platform: Platform) -> None:
     job = platform.jobs.get(submitted(platform))
     single = platform.jobs.get(submitted(platform, only=["broken"]))
-    assert spreads(platform, job)
-    assert not spreads(platform, single)
+    assert fans_out(platform, job)
+    assert not fans_out(platform, single)
     for wish, expected in (("off", False), ("auto", platform.database.dialect == "postgresql")):
         object.__setattr__(
             platform, "settings", platform.settings.model_copy(update={"fan_out": wish})
         )
-        assert spreads(platform, job) == expected
+        assert fans_out(platform, job) == expected

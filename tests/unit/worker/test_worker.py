@@ -14,10 +14,10 @@ from tidemill.errors import DataError, ProjectError, UnavailableError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import Job, NewJob
-from tidemill.stores.jobs.retryability import judge, killed, over_limit
-from tidemill.worker.job_process import log_context
-from tidemill.worker.job_runner import Attendant
-from tidemill.worker.process_memory import group_memory
+from tidemill.stores.jobs.retryability import classify, limit_exceeded, process_died
+from tidemill.worker.job_main import log_context
+from tidemill.worker.job_process import group_memory
+from tidemill.worker.job_runner import JobRunner
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -46,8 +46,8 @@ def outside_errors() -> list[BaseException]:
 
 @pytest.mark.parametrize("error", outside_errors(), ids=lambda e: type(e).__name__)
 def test_what_lies_outside_the_model_is_tried_again(error: BaseException) -> None:
-    assert judge(raised(error)).outside
-    assert judge(raised(RuntimeError("while logging"), error)).outside
+    assert classify(raised(error)).retryable
+    assert classify(raised(RuntimeError("while logging"), error)).retryable
 
 
 @pytest.mark.parametrize(
@@ -63,27 +63,27 @@ def test_what_lies_outside_the_model_is_tried_again(error: BaseException) -> Non
     ids=lambda e: type(e).__name__,
 )
 def test_what_the_models_own_code_raises_is_not(error: BaseException) -> None:
-    assert not judge(raised(error)).outside
+    assert not classify(raised(error)).retryable
 
 
 def test_a_fault_tells_what_where_and_how_it_came_about() -> None:
-    error = judge(raised(ProjectError("Bad C.", field="C"), ValueError("inner")))
+    error = classify(raised(ProjectError("Bad C.", field="C"), ValueError("inner")))
     assert error.problem["detail"] == "Bad C."
     assert error.problem["field"] == "C"
     assert "ValueError: inner" in error.problem["traceback"]
-    plain = judge(raised(ZeroDivisionError("division by zero"))).problem
+    plain = classify(raised(ZeroDivisionError("division by zero"))).problem
     assert plain["detail"] == "ZeroDivisionError: division by zero"
 
 
 def test_errors_that_refer_to_each_other_in_a_circle_are_judged_too() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__context__, two.__context__ = two, one
-    assert not judge(one).outside
+    assert not classify(one).retryable
 
 
 def test_a_killed_process_is_tried_again_and_one_over_its_limit_is_not() -> None:
-    assert killed("SIGKILL").outside
-    assert not over_limit("too long").outside
+    assert process_died("SIGKILL").retryable
+    assert not limit_exceeded("too long").retryable
 
 
 def test_the_memory_of_a_group_is_that_of_all_its_processes() -> None:
@@ -112,9 +112,9 @@ def test_log_lines_about_a_job_name_it_and_the_request_that_asked_for_it() -> No
 
 def test_a_worker_that_is_to_stop_claims_nothing_more(home: Path) -> None:
     platform = Platform.open(Settings())
-    attendant = Attendant(platform, "w")
+    runner = JobRunner(platform, "w")
     job, _ = platform.submit(NewJob("probe"))
-    attendant.leave()
-    attendant.attend(job.id)
+    runner.stop()
+    runner.run(job.id)
     assert platform.jobs.get(job.id).attempts == 0
     platform.close()

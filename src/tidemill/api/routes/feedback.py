@@ -23,7 +23,7 @@ from tidemill.api.schemas import (
 from tidemill.api.state import platform_of, state_of
 from tidemill.errors import ConflictError, InputError, NotFoundError, RequestError
 from tidemill.platform import Platform
-from tidemill.stores.predictions.feedback import CONFLICT, REFUSED, Judged, NewLabel
+from tidemill.stores.predictions.feedback import CONFLICT, REFUSED, LabelResult, NewLabel
 
 router = APIRouter(tags=["feedback"])
 MOST = 10_000
@@ -190,7 +190,7 @@ def _read(body: list[Any]) -> list[NewLabel]:
     return labels
 
 
-def _refuse(judged: Judged) -> None:
+def _refuse(judged: LabelResult) -> None:
     if judged.outcome == CONFLICT:
         raise ConflictError(
             judged.reason or "", field="actual", remedy='Send "replace": true to correct it.'

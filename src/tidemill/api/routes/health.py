@@ -35,7 +35,7 @@ def ready(state: TheState, response: Response) -> dict[str, Any]:
     parts = {
         "database": _database_problem(platform),
         "mlflow": platform.mlflow_problem(),
-        "broker": platform.doorbell.problem(),
+        "broker": platform.notifier.problem(),
     }
     required = platform.settings.required_parts
     down = [name for name, problem in parts.items() if problem is not None]

@@ -12,7 +12,7 @@ from tidemill.api.access import Admin, KeyHolder
 from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, to_epoch, with_datetimes
 from tidemill.api.state import platform_of
 from tidemill.platform import Platform
-from tidemill.stores.audit import Entry
+from tidemill.stores.audit import AuditEntry
 from tidemill.stores.database import statistics
 
 router = APIRouter(tags=["operations"])
@@ -129,7 +129,7 @@ def clear_database(
     assert before is not None
     statistics.check_clearable(order.tables)
     platform.audit.append(
-        Entry(
+        AuditEntry(
             caller.actor,
             "database.clear",
             subject=",".join(order.tables)[:255],

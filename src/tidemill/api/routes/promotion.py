@@ -20,8 +20,9 @@ from tidemill.loop.promotion.promote import (
     rollback,
     transition,
 )
+from tidemill.metrics import METRICS
 from tidemill.platform import Platform
-from tidemill.project import METRICS, Project
+from tidemill.project import Project
 
 router = APIRouter(tags=["models"])
 

@@ -15,10 +15,10 @@ from tidemill.loop.monitoring.trigger_actions import ORDER
 from tidemill.loop.training.submit import training_job
 from tidemill.platform import Platform
 from tidemill.steps.search.parameters import check_params
-from tidemill.stores.database.pages import plain
+from tidemill.stores.database.pages import json_safe
 from tidemill.stores.jobs.jobs import Job, NewJob, idempotency_conflict
 from tidemill.stores.monitoring.triggers import NewTrigger
-from tidemill.stores.projects import Known
+from tidemill.stores.projects import KnownProject
 
 router = APIRouter(tags=["training"])
 
@@ -127,7 +127,7 @@ def training_status(job_id: str, _: KeyHolder, platform: ThePlatform) -> JobView
 
 def _job(
     kind: str,
-    known: Known,
+    known: KnownProject,
     order: TrainRequest,
     request: Request,
     caller: Caller,
@@ -154,7 +154,7 @@ def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tu
     """The retraining's job, by a trigger as every retraining has one, and whether it is new."""
     model = str(new.model)
     ordered = ("params", "time_limit", "memory_limit", "key_id", "request_id", "traceparent")
-    order = plain({name: getattr(new, name) for name in ordered})
+    order = json_safe({name: getattr(new, name) for name in ordered})
     key = None if new.idempotency_key is None else f"order:{new.idempotency_key}"
     consequences = platform.watcher.consequences
     earlier = None

@@ -89,7 +89,7 @@ def cancel(
       tidemill cancel 0193f2c4
     """
     with platform_of(open_settings(home)) as platform:
-        job = platform.jobs.cancel(platform.jobs.find(job_id).id)
+        job = platform.jobs.cancel(platform.jobs.find_by_prefix(job_id).id)
     if as_json:
         terminal.print_json({"id": job.id, "state": job.state})
         return
@@ -99,8 +99,8 @@ def cancel(
 
 def _wanted(platform: Platform, job_id: str | None, model: str | None, limit: int) -> list[Job]:
     if job_id is not None:
-        job = platform.jobs.find(job_id)
-        return [job, *platform.jobs.parts(job.id)]
+        job = platform.jobs.find_by_prefix(job_id)
+        return [job, *platform.jobs.children(job.id)]
     return platform.jobs.page(model=model, limit=limit).items
 
 

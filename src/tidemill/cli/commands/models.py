@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tidemill.settings import Settings
     from tidemill.steps.gate.gate import GateVerdict
     from tidemill.stores.mlflow.registry import Registry
-    from tidemill.stores.mlflow.versions import Version
+    from tidemill.stores.mlflow.versions import ModelVersion
 
 HEADLINES = ("accuracy", "f1_score", "rmse", "r2")
 
@@ -156,12 +156,12 @@ def rollback(
 
 def open_registry(settings: Settings) -> Registry:
     """The registry that the settings name."""
-    from tidemill.stores.mlflow.connection import bound_waits
-    from tidemill.stores.mlflow.output import quiet_mlflow
+    from tidemill.stores.mlflow.connection import set_http_timeouts
+    from tidemill.stores.mlflow.output import silence_mlflow_output
     from tidemill.stores.mlflow.registry import Registry
 
-    bound_waits()
-    quiet_mlflow()
+    set_http_timeouts()
+    silence_mlflow_output()
     return Registry(settings.mlflow_uri, settings.registry_uri)
 
 
@@ -266,7 +266,7 @@ def _show_versions(registry: Registry, name: str, as_json: bool) -> None:
     terminal.print_table(columns, rows)
 
 
-def _version_fields(version: Version) -> dict[str, Any]:
+def _version_fields(version: ModelVersion) -> dict[str, Any]:
     return {
         "version": version.number,
         "stage": version.stage,

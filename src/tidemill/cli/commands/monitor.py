@@ -14,7 +14,7 @@ from tidemill.cli import command_help, terminal
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
 from tidemill.cli.local import process_specs
 from tidemill.errors import InputError, TidemillError
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
 
 if TYPE_CHECKING:
     from tidemill.loop.monitoring.api_monitor import ProbeBuffer
@@ -76,7 +76,7 @@ def monitor(
             )
         ) as prober,
         _kept(settings) as keeper,
-        stop_asked() as stop,
+        stop_event() as stop,
     ):
 
         def tell(look: Sequence[Probe]) -> None:

@@ -154,7 +154,7 @@ def _score_chunk(
 def _checked(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[Any]:
     """A line of text as a row of the signature."""
     from tidemill.cli.row_files import read_cell
-    from tidemill.serving.codec.request_parsing import canonical
+    from tidemill.serving.codec.request_parsing import coerce
     from tidemill.signature import Column
 
     if None in record or any(value is None for value in record.values()):
@@ -166,8 +166,7 @@ def _checked(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[Any]:
         else scorer.signature.columns
     )
     return [
-        canonical(column, read_cell(column.kind, record[column.name], decimal))
-        for column in columns
+        coerce(column, read_cell(column.kind, record[column.name], decimal)) for column in columns
     ]
 
 

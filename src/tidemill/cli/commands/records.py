@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tidemill.cli import command_help, terminal
 from tidemill.cli.commands.operate import platform_of
 from tidemill.cli.context import HomeOption, JsonOption, open_settings, start_logs
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
 
 if TYPE_CHECKING:
     from tidemill.loop.ingest.drain import Ingest
@@ -54,9 +54,9 @@ def ingest(
 
     settings = open_settings(home)
     start_logs(settings, "ingest", console=not once)
-    process.prefer_throughput()
+    process.reduce_gc()
     if once:
-        with process.opened(settings) as (worker, _):
+        with process.open_ingest(settings) as (worker, _):
             _drain(worker)
         counts = vars(worker.counts)
         if as_json:
@@ -66,7 +66,7 @@ def ingest(
             terminal.out.print(f"Stored: {words}.", markup=False)
         return
     terminal.err.print(f"Storing what comes to {settings.journal}. Ctrl-C ends it.", markup=False)
-    with stop_asked() as stop:
+    with stop_event() as stop:
         process.run(settings, stop)
 
 
@@ -134,13 +134,13 @@ def export(
 
       tidemill export s3://bucket/predictions --model churn
     """
-    from tidemill.loop.ingest.archive import Export
+    from tidemill.loop.ingest.archive import PredictionArchive
 
     with (
         platform_of(open_settings(home)) as platform,
         terminal.err.status("Exporting ...") as shown,
     ):
-        days = Export(platform.database, url).run(
+        days = PredictionArchive(platform.database, url).run(
             model or (),
             progress=lambda day, number, count: shown.update(
                 f"{day.model}, {day.date}: day {number + 1} of {count}"

@@ -313,7 +313,7 @@ def _alternatives(
     """The first champion left alone, and two schedules; without those that a Ctrl-C cuts short."""
     from tidemill.loop.replay.baselines import on_schedule, without_retraining
     from tidemill.loop.replay.player import answers_of
-    from tidemill.steps.evaluation.ranking import is_better
+    from tidemill.metrics import is_better
 
     _, answered = answers_of(record, staged)
     found = [without_retraining(staged, original, answered)]

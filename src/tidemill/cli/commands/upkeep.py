@@ -13,7 +13,7 @@ from tidemill.cli.commands.operate import day, platform_of
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
 
 if TYPE_CHECKING:
-    from tidemill.loop.operations.backup import Contents
+    from tidemill.loop.operations.backup import BackupManifest
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 StoreOption = Annotated[
@@ -45,9 +45,9 @@ def doctor(
 
       tidemill doctor --json
     """
-    from tidemill.loop.operations.doctor import examine_parts
+    from tidemill.loop.operations.doctor import run_checks
 
-    findings = examine_parts(open_settings(home, tracking_uri))
+    findings = run_checks(open_settings(home, tracking_uri))
     if as_json:
         terminal.print_json([asdict(finding) for finding in findings])
     else:
@@ -138,7 +138,7 @@ def restore(
     terminal.out.print(f"Restored the state of {day(contents.created)} UTC.", markup=False)
 
 
-def _rows(contents: Contents) -> int:
+def _rows(contents: BackupManifest) -> int:
     return sum(sum(tables.values()) for tables in contents.rows.values())
 
 

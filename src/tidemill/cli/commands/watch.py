@@ -10,7 +10,7 @@ import typer
 from tidemill.cli import command_help, terminal
 from tidemill.cli.commands.operate import platform_of
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
 
 if TYPE_CHECKING:
     from tidemill.loop.monitoring.watcher import WatchResult
@@ -74,7 +74,7 @@ def watch(
     from tidemill.worker.watch import watch as watch_on
 
     terminal.err.print("Watching. Ctrl-C ends it.")
-    with stop_asked() as stop:
+    with stop_event() as stop:
         watch_on(settings, stop, models or [], pause)
 
 

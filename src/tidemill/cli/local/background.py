@@ -53,12 +53,12 @@ def client_of(at: ServerAddresses, key: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def storing(settings: Settings, *, apart: bool = False) -> Iterator[Callable[[], None]]:
     """How the journal gets into the database: by ourselves, or by a process of its own."""
-    from tidemill.loop.ingest.process import opened
+    from tidemill.loop.ingest.process import open_ingest
 
     if apart:
         yield lambda: None
         return
-    with opened(settings) as (ingest, _):
+    with open_ingest(settings) as (ingest, _):
 
         def drain() -> None:
             ingest.drain()

@@ -21,7 +21,7 @@ def main(reference: str | None) -> None:
     The shelf is brought up to date here and now, where everything that takes is loaded already, so
     that serving need not wait for the sync process to start.
     """
-    from tidemill.loop.sync.follow import sync_once
+    from tidemill.loop.sync.shelf_sync import sync_once
 
     settings = open_settings()
     start_logs(settings, "train")

@@ -60,8 +60,8 @@ def postgresql(home: Path, logs: Path) -> ServerSpec:
         command,
         logs / "postgresql.out",
         user=_user(),
-        end_with=signal.SIGINT,  # a fast shutdown; SIGTERM would wait for every client
-        foundation=True,
+        stop_signal=signal.SIGINT,  # a fast shutdown; SIGTERM would wait for every client
+        stop_last=True,
     )
     return ServerSpec(child, f"postgresql+psycopg://{USER}:{password}@{HOST}:{port}/postgres", port)
 
@@ -80,7 +80,7 @@ def redis(home: Path, logs: Path) -> ServerSpec:
     config = [f"bind {HOST}", f"port {port}", f"requirepass {password}", f"dir {folder}"]
     _write(folder / "redis.conf", "\n".join([*config, 'save ""', "appendonly no"]) + "\n")
     command = [program, str(folder / "redis.conf")]
-    child = Child("redis", command, logs / "redis.out", foundation=True)
+    child = Child("redis", command, logs / "redis.out", stop_last=True)
     return ServerSpec(child, f"redis://:{password}@{HOST}:{port}/0", port)
 
 

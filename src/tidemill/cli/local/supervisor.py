@@ -1,29 +1,32 @@
-"""Start child processes, keep them running, and end every one of them."""
+"""The programs of `tidemill up` and of the demos: start, restart, stop."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import pwd
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from tidemill.errors import TidemillError, UnavailableError
+from tidemill.processes import (
+    STOP_SIGNALS,
+    ProcessSupervisor,
+    RestartPolicy,
+    SupervisedProcess,
+    spawn,
+)
 
 log = logging.getLogger(__name__)
 
-LINUX = sys.platform == "linux"
-GRACE = 15.0  # seconds a child has to end by itself
-STABLE = 30.0  # a child that ran this long starts with a clean slate
+STOP_SECONDS = 15.0
+RESTARTS = RestartPolicy(delays=(0.5, 1.0, 2.0, 4.0), stable_seconds=30.0, stable_delay=0.5)
 MAX_FAILURES = 5
 
 
@@ -32,33 +35,26 @@ class StopRequestedError(BaseException):
 
 
 @dataclass
-class Child:
-    """One program the supervisor looks after; its output goes to `output`.
+class Child(SupervisedProcess):
+    """One program in a session of its own; its output is appended to `output`.
 
     Attributes:
-        user: Who runs it, where that is not us; only root may choose.
-        end_with: The signal that asks it to end.
-        foundation: Others stand on it, so it is ended after them.
+        env: Added to our own environment.
+        user: The user that runs it, if not ours; only root may set it.
     """
 
-    name: str
     command: Sequence[str]
     output: Path
     env: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
-    end_with: signal.Signals = signal.SIGTERM
-    foundation: bool = False
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    failures: int = 0
-    due: float = 0.0
+    own_group: bool = field(default=True, kw_only=True)
 
-    def start(self) -> None:
-        """Run the program in a session of its own; it is told to end should we die ourselves."""
+    def launch(self) -> subprocess.Popen[bytes]:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as out:
-            self.process = subprocess.Popen(
+            return spawn(
                 self.command,
+                end_with_parent=self.stop_signal,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -67,69 +63,36 @@ class Child:
                 user=self.user,
                 group=pwd.getpwnam(self.user).pw_gid if self.user else None,
                 extra_groups=[] if self.user else None,
-                preexec_fn=partial(_end_with_parent, self.end_with) if LINUX else None,
             )
-        self.started = time.monotonic()
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines it printed."""
+        """The last lines of its output."""
         try:
             return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])
         except OSError:
             return ""
 
 
-class Supervisor:
-    """Keeps children running: one that dies is started again, with growing pauses."""
+class Supervisor(ProcessSupervisor[Child]):
+    """Restarts programs that end, and gives up on one that ends five times in a row."""
 
     def __init__(self) -> None:
-        self.children: list[Child] = []
+        super().__init__(RESTARTS, _exited, STOP_SECONDS)
         self.stopping = False
 
-    def start(self, child: Child) -> Child:
-        child.start()
-        self.children.append(child)
-        return child
-
     def check(self) -> None:
-        """Restart what died.
+        """Restart the programs that have ended.
 
         Raises:
-            UnavailableError: A child died five times in a row shortly after its start.
-            StopRequestedError: A signal arrived.
+            UnavailableError: A program ended five times in a row soon after its start.
+            StopRequestedError: SIGTERM or SIGINT arrived.
         """
         if self.stopping:
             raise StopRequestedError
-        now = time.monotonic()
-        for child in self.children:
-            if child.running:
-                if now - child.started > STABLE:
-                    child.failures = 0
-            elif child.due == 0.0:
-                self._plan_restart(child, now)
-            elif now >= child.due:
-                child.due = 0.0
-                child.start()
-
-    def _plan_restart(self, child: Child, now: float) -> None:
-        child.failures += 1
-        code = child.process.returncode if child.process else None
-        if child.failures >= MAX_FAILURES:
-            raise UnavailableError(
-                f"The {child.name} process ended {child.failures} times in a row (exit {code}). "
-                f"Its last words:\n{child.tail()}",
-                remedy=f"The whole story is in {child.output}.",
-            )
-        pause = 0.5 * 2 ** (child.failures - 1)
-        log.warning("%s ended with exit %s; starting it again in %.1f s", child.name, code, pause)
-        child.due = now + pause
+        super().check()
 
     def wait_until(self, ready: Callable[[], bool], what: str, timeout: float) -> None:
-        """Look after the children until `ready()`.
+        """Supervise the programs until `ready()`.
 
         Raises:
             UnavailableError: It did not become ready in `timeout` seconds.
@@ -142,34 +105,39 @@ class Supervisor:
             time.sleep(0.05)
 
     def run(self) -> None:
-        """Look after the children until a signal arrives."""
+        """Supervise the programs until a signal arrives."""
         while True:
             self.check()
             time.sleep(0.25)
 
-    def stop(self) -> None:
-        """End every child with all its descendants, last started first; kill what will not go."""
-        _end([child for child in self.children if not child.foundation])
-        _end([child for child in self.children if child.foundation])
-        self.children.clear()
+
+def _exited(child: Child, code: int) -> None:
+    if child.failures >= MAX_FAILURES:
+        raise UnavailableError(
+            f"The {child.name} process ended {child.failures} times in a row (exit {code}). "
+            f"The end of its output:\n{child.tail()}",
+            remedy=f"Read the whole output in {child.output}.",
+        )
+    pause = max(0.0, (child.restart_at or 0.0) - time.monotonic())
+    log.warning("%s ended with exit %s; restarting it in %.1f s", child.name, code, pause)
 
 
 @contextlib.contextmanager
 def supervising() -> Iterator[Supervisor]:
-    """A supervisor whose children are all ended when the block is left, however it is left.
+    """A supervisor that stops all its programs when the block is left, for whatever reason.
 
-    SIGTERM and SIGINT leave the block quietly; a second signal while ending is ignored.
+    SIGTERM and SIGINT leave the block without an error; a second signal meanwhile is ignored.
     """
     supervisor = Supervisor()
 
     def request_stop(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        # Python drops what is raised in a finalizer, so the wish is written down as well.
+        # Python drops exceptions raised in a finalizer, so the request is also kept here.
         supervisor.stopping = True
         raise StopRequestedError
 
-    previous = {n: signal.signal(n, request_stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    previous = {n: signal.signal(n, request_stop) for n in STOP_SIGNALS}
     try:
         with contextlib.suppress(StopRequestedError):
             yield supervisor
@@ -182,16 +150,12 @@ def supervising() -> Iterator[Supervisor]:
 
 
 def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Run a program on our terminal to its end; it ends when we do.
+    """Run a program on our terminal until it ends, or until we do.
 
     Raises:
-        TidemillError: It failed; it has said why itself.
+        TidemillError: It failed; it has printed the reason itself.
     """
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **(env or {})},
-        preexec_fn=_end_with_parent if LINUX else None,
-    )
+    process = spawn(command, end_with_parent=signal.SIGTERM, env={**os.environ, **(env or {})})
     try:
         code = process.wait()
     finally:
@@ -200,28 +164,3 @@ def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> No
             process.wait()
     if code:
         raise TidemillError(f"`{' '.join(command[1:])}` ended with exit {code}.")
-
-
-def _end(children: Sequence[Child]) -> None:
-    for child in reversed(children):
-        _signal_group(child, child.end_with)
-    deadline = time.monotonic() + GRACE
-    for child in children:
-        if child.process is None:
-            continue
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.1, deadline - time.monotonic()))
-        _signal_group(child, signal.SIGKILL)
-        child.process.wait()
-
-
-def _signal_group(child: Child, number: signal.Signals) -> None:
-    if child.process is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.process.pid, number)
-
-
-def _end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask Linux to send a signal when the parent dies, even by `kill -9`."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)

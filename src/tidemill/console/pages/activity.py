@@ -12,7 +12,7 @@ from typing import Any
 from tidemill.console import log_files
 from tidemill.console.page_request import Download, PageRequest, View
 from tidemill.errors import RequestError
-from tidemill.stores.database.pages import MAX_LIMIT, Page
+from tidemill.stores.database.pages import MAX_LIMIT, ResultPage
 
 AUDIT_FIELDS = (
     "seq", "time", "actor", "action", "subject", "version", "origin", "reason", "details",
@@ -22,7 +22,7 @@ REQUEST_FIELDS = (
 )  # fmt: skip
 LEVELS = ("debug", "info", "warning", "error", "critical")
 MOST_EXPORTED = 100_000
-GetPage = Callable[[str | None, int], Page[dict[str, Any]]]
+GetPage = Callable[[str | None, int], ResultPage[dict[str, Any]]]
 
 
 def audit(request: PageRequest) -> View:

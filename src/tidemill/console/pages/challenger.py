@@ -17,7 +17,7 @@ from tidemill.loop.promotion.challenge import Standing, challenge, standing
 from tidemill.policies import Challenge, Contest
 from tidemill.serving.shelf.traffic_rules import Mode, TrafficRule, read_traffic
 from tidemill.steps.gate.canary import LABELLED, TrafficSample
-from tidemill.stores.mlflow.versions import CHALLENGER, Version
+from tidemill.stores.mlflow.versions import CHALLENGER, ModelVersion
 
 MODES: Mapping[Mode, str] = {
     "canary": "Canary: it answers a share of the callers",
@@ -84,8 +84,8 @@ def set_traffic(request: PageRequest) -> Go:
 
 
 def parse_traffic(
-    versions: list[Version], given: Mapping[str, str]
-) -> tuple[Version | None, TrafficRule]:
+    versions: list[ModelVersion], given: Mapping[str, str]
+) -> tuple[ModelVersion | None, TrafficRule]:
     """The version and the rule that a form asks for; no version where none is to see traffic.
 
     Raises:
@@ -126,7 +126,7 @@ def _share(text: str) -> float:
 
 
 def _page(
-    request: PageRequest, versions: list[Version], problem: TidemillError | None = None
+    request: PageRequest, versions: list[ModelVersion], problem: TidemillError | None = None
 ) -> View:
     name = request.path["name"]
     canary, contest = _policies(request)
@@ -150,7 +150,7 @@ def _page(
     )
 
 
-def _who(request: PageRequest, versions: list[Version]) -> dict[str, Any]:
+def _who(request: PageRequest, versions: list[ModelVersion]) -> dict[str, Any]:
     """The versions that play a part, and the rule in force."""
     name = request.path["name"]
     served = (queries.served(request).value or {}).get(name) or {}
@@ -169,7 +169,9 @@ def _policies(request: PageRequest) -> tuple[Challenge, Contest]:
     return (known.project.challenge, known.project.contest) if known else (Challenge(), Contest())
 
 
-def _standing(request: PageRequest, champion: Version | None, rule: TrafficRule) -> Standing | None:
+def _standing(
+    request: PageRequest, champion: ModelVersion | None, rule: TrafficRule
+) -> Standing | None:
     if champion is None or rule.mode == "off":
         return None
     name, role = request.path["name"], rule.mode

@@ -10,9 +10,9 @@ from tidemill.console import queries
 from tidemill.console.page_request import PageRequest, View
 from tidemill.console.pages.models import PICTURES, evidence_of
 from tidemill.errors import NotFoundError
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.stores.mlflow.evidence import read_intervals
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 Interval = tuple[float, float]
 
@@ -68,8 +68,8 @@ def compare(request: PageRequest) -> View:
 
 
 def _chosen(
-    versions: list[Version], query: Mapping[str, str]
-) -> tuple[Version | None, Version | None]:
+    versions: list[ModelVersion], query: Mapping[str, str]
+) -> tuple[ModelVersion | None, ModelVersion | None]:
     by_number = {version.number: version for version in versions}
     for side in ("a", "b"):
         if side in query and versions and query[side] not in by_number:
@@ -80,7 +80,7 @@ def _chosen(
     return a, by_number.get(query.get("b", "")) or (others[0] if others else None)
 
 
-def _details(request: PageRequest, version: Version) -> dict[str, Any]:
+def _details(request: PageRequest, version: ModelVersion) -> dict[str, Any]:
     """The parameters, the intervals and the names of the files of the version's run."""
     platform, run_id = request.context.platform, version.run_id
     nothing = {"params": {}, "intervals": {}, "files": frozenset[str]()}
@@ -101,7 +101,7 @@ def _details(request: PageRequest, version: Version) -> dict[str, Any]:
 
 
 def _rows(
-    a: Version, b: Version, intervals: list[Mapping[str, Interval]]
+    a: ModelVersion, b: ModelVersion, intervals: list[Mapping[str, Interval]]
 ) -> list[MetricComparison]:
     names = [name for name in METRICS if name in a.metrics or name in b.metrics]
     return [_row(name, a.metrics.get(name), b.metrics.get(name), intervals) for name in names]
@@ -112,7 +112,7 @@ def _row(
 ) -> MetricComparison:
     better = ""
     if a is not None and b is not None and a != b:
-        better = "a" if (a > b) == METRICS[metric] else "b"
+        better = "a" if (a > b) == METRICS[metric].higher_is_better else "b"
     first, second = (found.get(metric) for found in intervals)
     return MetricComparison(metric, a, b, better, (first, second))
 
@@ -126,7 +126,7 @@ def _shared(a: Mapping[str, str], b: Mapping[str, str]) -> set[str]:
     return {name for name in a.keys() & b.keys() if a[name] == b[name]}
 
 
-def _direct(request: PageRequest, a: Version, b: Version) -> dict[str, Any] | None:
+def _direct(request: PageRequest, a: ModelVersion, b: ModelVersion) -> dict[str, Any] | None:
     """The gate's own comparison of the two on the same rows, where it made one."""
     for challenger, champion in ((b, a), (a, b)):
         if challenger.tags.get("tidemill.gate.champion") != champion.number:

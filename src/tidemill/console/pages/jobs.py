@@ -53,7 +53,7 @@ def job(request: PageRequest) -> View:
         "job.html",
         {
             "job": found,
-            "parts": platform.jobs.parts(found.id),
+            "parts": platform.jobs.children(found.id),
             "result": result,
             "run": queries.run_link(request, result.get("run_id")),
             "lines": lines_of_job(platform.settings.logs, found.id, LINES),

@@ -8,7 +8,7 @@ from tidemill.console import monitoring_summary, queries
 from tidemill.console.page_request import Download, PageRequest, View
 from tidemill.errors import NotFoundError
 from tidemill.stores.mlflow.evidence import read_evidence, read_picture
-from tidemill.stores.mlflow.versions import PREVIOUS, Version
+from tidemill.stores.mlflow.versions import PREVIOUS, ModelVersion
 
 PICTURES = {
     "confusion_matrix.png": "Confusion matrix",
@@ -53,7 +53,7 @@ def model(request: PageRequest) -> View:
     )
 
 
-def evidence_of(request: PageRequest, version: Version | None) -> dict[str, Any] | None:
+def evidence_of(request: PageRequest, version: ModelVersion | None) -> dict[str, Any] | None:
     """What the gate looked at when it judged a version; None where it never did."""
     if version is None or not version.tags.get("tidemill.gate.verdict"):
         return None

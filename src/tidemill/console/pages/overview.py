@@ -11,7 +11,7 @@ from tidemill.errors import NotFoundError
 from tidemill.loop.retraining.growth import POSTPONED
 from tidemill.stores.database import statistics
 from tidemill.stores.jobs.jobs import Job
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 from tidemill.stores.monitoring.triggers import Trigger
 
 TRAININGS = ("train", "retrain")
@@ -68,7 +68,9 @@ def worst(steps: list[StepStatus]) -> str:
     return "idle"
 
 
-def live_metric(request: PageRequest, name: str, champion: Version | None) -> dict[str, Any] | None:
+def live_metric(
+    request: PageRequest, name: str, champion: ModelVersion | None
+) -> dict[str, Any] | None:
     """What is known of how good the champion is: measured live, else estimated, else held out."""
     if champion is None:
         return None
@@ -86,14 +88,14 @@ def live_metric(request: PageRequest, name: str, champion: Version | None) -> di
     return {"metric": metric, "value": value, "low": None, "high": None, "source": "held-out"}
 
 
-def _versions(request: PageRequest, name: str) -> list[Version] | None:
+def _versions(request: PageRequest, name: str) -> list[ModelVersion] | None:
     try:
         return queries.versions(request, name).value
     except NotFoundError:  # it is served, and no longer registered
         return []
 
 
-def _trained(name: str, versions: list[Version] | None, jobs: list[Job]) -> StepStatus:
+def _trained(name: str, versions: list[ModelVersion] | None, jobs: list[Job]) -> StepStatus:
     running = next((job for job in jobs if not job.done and job.kind == "train"), None)
     if running is not None:
         return StepStatus("Trained", "busy", f"training, {running.percent:.0f}%", _job(running))
@@ -108,7 +110,9 @@ def _trained(name: str, versions: list[Version] | None, jobs: list[Job]) -> Step
     return StepStatus("Trained", "good", words, _model(name))
 
 
-def _gated(name: str, champion: Version | None, versions: list[Version] | None) -> StepStatus:
+def _gated(
+    name: str, champion: ModelVersion | None, versions: list[ModelVersion] | None
+) -> StepStatus:
     if versions is None:
         return StepStatus("Gated", "idle", "MLflow has not told yet")
     if champion is None:
@@ -120,7 +124,9 @@ def _gated(name: str, champion: Version | None, versions: list[Version] | None) 
     return StepStatus("Gated", mark, f"v{champion.number} {told}", _model(name))
 
 
-def _serving(name: str, champion: Version | None, serving: dict[str, Any] | None) -> StepStatus:
+def _serving(
+    name: str, champion: ModelVersion | None, serving: dict[str, Any] | None
+) -> StepStatus:
     if serving is None:
         mark, words = ("bad", "not served") if champion else ("idle", "nothing to serve")
         return StepStatus("Serving", mark, words)

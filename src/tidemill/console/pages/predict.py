@@ -177,13 +177,13 @@ def read_csv(body: bytes, info: Mapping[str, Any]) -> list[list[Any] | str]:
 
 
 def _row(record: Mapping[str, Any], names: list[str], kinds: list[str]) -> list[Any] | str:
-    from tidemill.serving.codec.csv_cells import read_cell
+    from tidemill.serving.codec.csv_cells import parse_cell
 
     cells = [record[name] for name in names]
     if None in record or any(cell is None for cell in cells):
         return "The line has more or fewer cells than the header."
     pairs = zip(kinds, cells, strict=True)
-    return [_finite(read_cell(kind, cell), cell) for kind, cell in pairs]  # type: ignore[arg-type]
+    return [_finite(parse_cell(kind, cell), cell) for kind, cell in pairs]  # type: ignore[arg-type]
 
 
 def _finite(value: Any, cell: str) -> Any:

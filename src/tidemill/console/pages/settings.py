@@ -10,7 +10,7 @@ from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import RequestError
 from tidemill.keyring import SCOPES
 from tidemill.serving import settings as serving_settings
-from tidemill.settings import sources
+from tidemill.settings import describe_settings
 
 UNITS = {"h": 3600, "d": 86400}
 LIFETIMES = {"": "never", "1d": "in a day", "30d": "in 30 days", "90d": "in 90 days"}
@@ -67,7 +67,8 @@ def _values(request: PageRequest) -> dict[str, Any]:
     admin = request.user.allows("admin")
     return {
         "control": [
-            {**row, "value": without_password(row["value"])} for row in sources(platform.settings)
+            {**row, "value": without_password(row["value"])}
+            for row in describe_settings(platform.settings)
         ],
         "serving": [
             {"variable": name, "default": default, "words": words}

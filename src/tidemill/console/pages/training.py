@@ -97,7 +97,7 @@ def _form(
 
 def fields_of(candidate: Candidate, given: Any) -> list[ParameterField]:
     """The parameters a person may want to set: what is searched, what is set, simple defaults."""
-    accepted = candidate.accepts() or {}
+    accepted = candidate.parameters() or {}
     first = [
         *candidate.search,
         *(name for name in candidate.params if name not in candidate.search),

@@ -27,7 +27,7 @@ from sqlalchemy import func, select
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback, predictions
-from tidemill.stores.predictions.parquet import Layout, layout_of, table_of
+from tidemill.stores.predictions.parquet import ParquetLayout, make_layout, make_table
 from tidemill.stores.predictions.predictions import LABEL, Predictions
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ CHUNK = 20_000
 
 
 @dataclass(frozen=True)
-class Day:
+class ArchiveDay:
     """One model's day as the database has it; `newest` is when its last label was joined."""
 
     model: str
@@ -57,7 +57,7 @@ class Day:
         return f"{self.rows} {self.labels} {self.newest!r}".encode()
 
 
-class Export:
+class PredictionArchive:
     """Writes days to a folder or an object store.
 
     Args:
@@ -71,15 +71,15 @@ class Export:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
         self._predictions = Predictions(database)
-        self._files, self._root = open_place(url)
+        self._files, self._root = open_filesystem(url)
 
     def run(
         self,
         models: Sequence[str] = (),
         *,
         until: float | None = None,
-        progress: Callable[[Day, int, int], None] = lambda day, number, count: None,
-    ) -> list[Day]:
+        progress: Callable[[ArchiveDay, int, int], None] = lambda day, number, count: None,
+    ) -> list[ArchiveDay]:
         """Write every day that changed; those days, oldest first.
 
         Args:
@@ -106,7 +106,7 @@ class Export:
         """Write a model's days before a moment; what retention calls before it deletes."""
         self.run([model], until=moment)
 
-    def _days(self, model: str, until: float | None) -> Iterator[Day]:
+    def _days(self, model: str, until: float | None) -> Iterator[ArchiveDay]:
         times = predictions.c.time
         ends = select(func.min(times), func.max(times)).where(predictions.c.model == model)
         with self._database.read() as connection:
@@ -120,7 +120,7 @@ class Export:
                 yield day
             start += DAY
 
-    def _day(self, model: str, start: float) -> Day:
+    def _day(self, model: str, start: float) -> ArchiveDay:
         times = predictions.c.time
         mine = (predictions.c.model == model, times >= start, times < start + DAY)
         rows = select(func.count()).select_from(predictions).where(*mine)
@@ -129,12 +129,12 @@ class Export:
             count = int(connection.execute(rows).scalar_one())
             joined = labels.join(feedback, LABEL).where(*mine)
             known, newest = connection.execute(joined).one() if count else (0, None)
-        return Day(model, start, count, known, newest)
+        return ArchiveDay(model, start, count, known, newest)
 
-    def _path(self, day: Day) -> str:
+    def _path(self, day: ArchiveDay) -> str:
         return f"{self._root}/model={quote(day.model, safe='')}/day={day.date}"
 
-    def _needs(self, day: Day) -> bool:
+    def _needs(self, day: ArchiveDay) -> bool:
         path = f"{self._path(day)}/{FILE}"
         if self._files.get_file_info(path).type == pafs.FileType.NotFound:
             return True
@@ -146,12 +146,12 @@ class Export:
             return False
         return bool(mark != day.mark)
 
-    def _write(self, day: Day) -> None:
+    def _write(self, day: ArchiveDay) -> None:
         folder = self._path(day)
         self._files.create_dir(folder, recursive=True)
         draft = f"{folder}/_draft-{secrets.token_hex(6)}"
         signatures = self._predictions.signatures(day.model)
-        layout = layout_of(signatures.values(), every=len(signatures) == self._versions(day))
+        layout = make_layout(signatures.values(), every=len(signatures) == self._versions(day))
         schema = layout.schema.with_metadata({MARK: day.mark})
         try:
             with (
@@ -166,21 +166,21 @@ class Export:
             raise
 
     def _write_rows(
-        self, writer: pq.ParquetWriter, day: Day, layout: Layout, schema: pa.Schema
+        self, writer: pq.ParquetWriter, day: ArchiveDay, layout: ParquetLayout, schema: pa.Schema
     ) -> None:
         signatures = self._predictions.signatures(day.model)
         chunks = self._predictions.chunks(
             day.model, since=day.start, until=day.start + DAY, size=CHUNK
         )
         for rows in chunks:
-            table = table_of(day.model, rows, signatures, layout)
+            table = make_table(day.model, rows, signatures, layout)
             writer.write_table(table.replace_schema_metadata(schema.metadata))
 
-    def _versions(self, day: Day) -> int:
+    def _versions(self, day: ArchiveDay) -> int:
         return len(self._predictions.versions(day.model))
 
 
-def open_place(url: str) -> tuple[pafs.FileSystem, str]:
+def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
     """The file system that a URL is on, and the path there.
 
     Raises:

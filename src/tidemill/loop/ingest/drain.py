@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tidemill.errors import UnavailableError
-from tidemill.loop.ingest.refused_records import Rejected
-from tidemill.loop.ingest.signatures import Signatures
+from tidemill.loop.ingest.refused_records import RefusedRecords
+from tidemill.loop.ingest.signatures import SignatureLookup
 from tidemill.loop.ingest.state import IngestState
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.journal.segments import (
     PAGE_BYTES,
     Segment,
@@ -28,15 +28,15 @@ from tidemill.serving.journal.segments import segments as list_segments
 from tidemill.signature import Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.predictions.feedback import join_waiting
-from tidemill.stores.predictions.offsets import advance, forget, read_offsets
-from tidemill.stores.predictions.prediction_rows import Row, rows_of
-from tidemill.stores.predictions.predictions import Predictions, Versioned
+from tidemill.stores.predictions.offsets import advance_offset, delete_stale_offsets, read_offsets
+from tidemill.stores.predictions.prediction_rows import PredictionRow, rows_from_record
+from tidemill.stores.predictions.predictions import Predictions, VersionKey
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Counts:
+class IngestCounts:
     """What this process has come to since its start."""
 
     rows: int = 0
@@ -51,11 +51,11 @@ class Counts:
 class _Part:
     """One page on its way into the database; it becomes part of the counts with the commit."""
 
-    counts: Counts = field(default_factory=Counts)
-    rejected: list[tuple[JournalRecord | Row, str]] = field(default_factory=list)
-    told: dict[Versioned, Signature | None] = field(default_factory=dict)
+    counts: IngestCounts = field(default_factory=IngestCounts)
+    rejected: list[tuple[JournalRecord | PredictionRow, str]] = field(default_factory=list)
+    told: dict[VersionKey, Signature | None] = field(default_factory=dict)
 
-    def reject(self, what: JournalRecord | Row, why: str) -> None:
+    def reject(self, what: JournalRecord | PredictionRow, why: str) -> None:
         self.rejected.append((what, why))
 
 
@@ -74,21 +74,21 @@ class Ingest:
         self,
         database: Database,
         folder: Path,
-        signatures: Signatures,
+        signatures: SignatureLookup,
         *,
         page_bytes: int = PAGE_BYTES,
         statistics_rows: int = 10_000,
     ) -> None:
         self.folder = folder
         self._counted_at = statistics_rows
-        self.counts = Counts()
+        self.counts = IngestCounts()
         self._database = database
         self._predictions = Predictions(database)
         self._signatures = signatures
-        self._rejected = Rejected(folder)
+        self._rejected = RefusedRecords(folder)
         self._page_bytes = page_bytes
         self._drained = time.time()
-        self._told: dict[Versioned, Signature | None] = {}
+        self._told: dict[VersionKey, Signature | None] = {}
         self._unreadable: dict[str, str] = {}
 
     def drain(
@@ -117,12 +117,14 @@ class Ingest:
         self._drained = time.time()
         if self.counts.rows >= self._counted_at:
             self._counted_at = 2 * self.counts.rows
-            self._predictions.count_for_planner()
+            self._predictions.analyze()
         return self.counts.rows - before
 
-    def forget(self) -> None:
+    def delete_stale_offsets(self) -> None:
         """Drop the offsets of segments that were finished long ago."""
-        forget(self._database, {segment.path.name for segment in list_segments(self.folder)})
+        delete_stale_offsets(
+            self._database, {segment.path.name for segment in list_segments(self.folder)}
+        )
 
     def backlog(self) -> int:
         """Bytes in the folder that are not stored; all of them while the database is away."""
@@ -186,7 +188,7 @@ class Ingest:
         part.counts.damaged_bytes = page.damaged
         rows = list(_rows(page.records, part))
         with self._database.write() as connection:
-            if not advance(connection, name, offset, page.next_offset):
+            if not advance_offset(connection, name, offset, page.next_offset):
                 return False
             self._insert(connection, rows, part)
             join_waiting(connection, [row.id for row in rows])
@@ -195,7 +197,7 @@ class Ingest:
         self._add_up(name, part)
         return True
 
-    def _insert(self, connection: Connection, rows: list[Row], part: _Part) -> None:
+    def _insert(self, connection: Connection, rows: list[PredictionRow], part: _Part) -> None:
         """Store rows; where the database refuses some, all others are stored."""
         try:
             with connection.begin_nested():
@@ -215,7 +217,7 @@ class Ingest:
             part.counts.rows += new
             part.counts.duplicates += len(rows) - new
 
-    def _untold(self, rows: Sequence[Row]) -> dict[Versioned, Signature | None]:
+    def _untold(self, rows: Sequence[PredictionRow]) -> dict[VersionKey, Signature | None]:
         """The signatures of versions that the database does not know of, as far as we do."""
         seen = {(row.model, row.version) for row in rows}
         found = {key: self._signatures.find(*key) for key in seen}
@@ -232,9 +234,9 @@ class Ingest:
             logger.error("%s: %d records set aside; the first: %s", name, len(part.rejected), why)
 
 
-def _rows(records: Sequence[JournalRecord], part: _Part) -> Iterator[Row]:
+def _rows(records: Sequence[JournalRecord], part: _Part) -> Iterator[PredictionRow]:
     for record in records:
         try:
-            yield from rows_of(record)
+            yield from rows_from_record(record)
         except ValueError as error:
             part.reject(record, str(error))

@@ -30,13 +30,13 @@ from tidemill import logs
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.loop.ingest.drain import Ingest
 from tidemill.loop.ingest.retention import Retention
-from tidemill.loop.ingest.signatures import Signatures, in_registry, on_shelf
+from tidemill.loop.ingest.signatures import SignatureLookup, registry_finder, shelf_finder
 from tidemill.loop.ingest.state import IngestState, serve_metrics, write_state
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
 from tidemill.settings import Settings
 from tidemill.stores.database.schema import open_database
-from tidemill.stores.mlflow.connection import bound_waits
-from tidemill.stores.mlflow.output import quiet_mlflow
+from tidemill.stores.mlflow.connection import set_http_timeouts
+from tidemill.stores.mlflow.output import silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ def follow(
     while not stop.is_set():
         try:
             ingest.drain(stop=stop)
-            if retention.keep_up(stop):
-                ingest.forget()
+            if retention.apply_if_due(stop):
+                ingest.delete_stale_offsets()
             if trouble is not None:
                 logger.info("ingest goes on")
             failures, trouble = 0, None
@@ -78,7 +78,7 @@ def follow(
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Iterator[tuple[Ingest, Retention]]:
+def open_ingest(settings: Settings) -> Iterator[tuple[Ingest, Retention]]:
     """Ingest and retention as the settings have them.
 
     Raises:
@@ -87,22 +87,22 @@ def opened(settings: Settings) -> Iterator[tuple[Ingest, Retention]]:
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(open_database(settings)) as database:
-        finders = on_shelf(settings.shelf), in_registry(lambda: _registry(settings))
+        finders = shelf_finder(settings.shelf), registry_finder(lambda: _registry(settings))
         yield (
-            Ingest(database, settings.journal, Signatures(*finders)),
-            Retention.of(settings, database),
+            Ingest(database, settings.journal, SignatureLookup(*finders)),
+            Retention.from_settings(settings, database),
         )
 
 
-def prefer_throughput() -> None:
+def reduce_gc() -> None:
     """Let Python look for cycles seldom: rows make none, and looking takes a fifth of the time."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
 
 
 def _registry(settings: Settings) -> Registry:
-    bound_waits()
-    quiet_mlflow()
+    set_http_timeouts()
+    silence_mlflow_output()
     return Registry(settings.mlflow_uri, settings.registry_uri)
 
 
@@ -116,7 +116,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     try:
         while not stop.is_set():
             try:
-                with opened(settings) as (ingest, retention):
+                with open_ingest(settings) as (ingest, retention):
                     pause = settings.ingest_interval
                     follow(ingest, stop, interval=pause, retention=retention, tell=tell)
             except (SettingsError, UnavailableError) as error:
@@ -134,6 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(
         "ingest", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    prefer_throughput()
-    with stop_asked() as stop:
+    reduce_gc()
+    with stop_event() as stop:
         run(settings, stop)

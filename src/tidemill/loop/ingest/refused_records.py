@@ -14,7 +14,7 @@ FILE = "rejected.jsonl"
 MAX_BYTES = 16 << 20
 
 
-class Rejected:
+class RefusedRecords:
     """One file of JSON lines, `{"why": ..., "what": ...}`; beyond 16 MB they are only counted."""
 
     def __init__(self, folder: Path) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, delete, select
 from tidemill.settings import Settings
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback, predictions
-from tidemill.stores.predictions.feedback import Feedback, lock
-from tidemill.stores.predictions.predictions import Predictions, among
+from tidemill.stores.predictions.feedback import Feedback, lock_labels
+from tidemill.stores.predictions.predictions import Predictions, matches_any
 
 logger = logging.getLogger(__name__)
 CHUNK = 5_000  # rows of one transaction, so that nobody waits long
@@ -43,17 +43,17 @@ class Retention:
     _due: float = field(default=0.0, repr=False)
 
     @classmethod
-    def of(cls, settings: Settings, database: Database) -> Retention:
+    def from_settings(cls, settings: Settings, database: Database) -> Retention:
         """As the settings have it."""
         export = None
         if settings.export_url is not None:
-            from tidemill.loop.ingest.archive import Export as Exporting
+            from tidemill.loop.ingest.archive import PredictionArchive as Exporting
 
             export = Exporting(database, settings.export_url).before
         days, rows = settings.retention_days, settings.retention_rows
         return cls(database, days, rows, settings.feedback_wait, export)
 
-    def keep_up(self, stop: threading.Event) -> bool:
+    def apply_if_due(self, stop: threading.Event) -> bool:
         """Apply it when it is due, once a minute, and say so; `stop` ends it between two chunks."""
         if time.monotonic() < self._due:
             return False
@@ -114,14 +114,14 @@ class Retention:
 
 
 def _delete_chunk(connection: Connection, model: str, before: float) -> int:
-    lock(connection)
+    lock_labels(connection)
     table = predictions.c
     oldest = select(table.id).where(table.model == model, table.time < before)
     found = connection.execute(oldest.order_by(table.time).limit(CHUNK)).scalars().all()
     ids = sorted(set(found))
-    mine = (among(connection, table.id, ids), table.model == model, table.time < before)
+    mine = (matches_any(connection, table.id, ids), table.model == model, table.time < before)
     gone = connection.execute(delete(predictions).where(*mine)).rowcount
-    left = select(table.id).where(among(connection, table.id, ids))
-    orphans = among(connection, feedback.c.prediction_id, ids)
+    left = select(table.id).where(matches_any(connection, table.id, ids))
+    orphans = matches_any(connection, feedback.c.prediction_id, ids)
     connection.execute(delete(feedback).where(orphans, feedback.c.prediction_id.not_in(left)))
     return gone

@@ -25,7 +25,7 @@ AGAIN_SECONDS = 60.0
 Finder = Callable[[str, str], Signature | None]
 
 
-class Signatures:
+class SignatureLookup:
     """What is known of versions' signatures; a version that was not found is looked for again.
 
     Args:
@@ -52,7 +52,7 @@ class Signatures:
         return None
 
 
-def on_shelf(shelf: Path) -> Finder:
+def shelf_finder(shelf: Path) -> Finder:
     """Looks among the bundles of a shelf, the newest first."""
 
     def find(model: str, version: str) -> Signature | None:
@@ -68,7 +68,7 @@ def on_shelf(shelf: Path) -> Finder:
     return find
 
 
-def in_registry(registry: Callable[[], Registry]) -> Finder:
+def registry_finder(registry: Callable[[], Registry]) -> Finder:
     """Downloads the version's bundle.
 
     Args:

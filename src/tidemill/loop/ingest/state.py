@@ -105,7 +105,7 @@ def _families(state: IngestState) -> Iterator[Metric]:
         yield CounterMetricFamily(name, words, value=value)
 
 
-class Exporter:
+class MetricsServer:
     """The metrics on a port of their own, where the settings name one."""
 
     def __init__(self, settings: Settings) -> None:
@@ -127,6 +127,6 @@ class Exporter:
             self._thread.join()
 
 
-def serve_metrics(settings: Settings) -> Exporter:
+def serve_metrics(settings: Settings) -> MetricsServer:
     """Show the metrics if the settings say where."""
-    return Exporter(settings)
+    return MetricsServer(settings)

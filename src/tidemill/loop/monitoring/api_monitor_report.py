@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.steps.plots.api_monitor import Line, monitor_picture
-from tidemill.steps.plots.style import png
+from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
+from tidemill.steps.plots.style import to_png
 from tidemill.stores.monitoring.api_probes import Probe
 
 PICTURE, SUMMARY = "api_monitoring_report.png", "monitoring_summary.json"
@@ -46,16 +46,16 @@ def write_reports(
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(url, probes, versions)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-    lines: dict[str, Line] = {}
+    lines: dict[str, ProbeSeries] = {}
     for kind in summary["probes"]:
         found = [probe for probe in probes if name_of(url, probe) == kind]
-        lines[kind] = Line(
+        lines[kind] = ProbeSeries(
             times=np.array([probe.time for probe in found]),
             milliseconds=np.array([probe.milliseconds or np.nan for probe in found], float),
             healthy=np.array([probe.healthy for probe in found]),
         )
     title = f"{url}: {_percent(summary['availability'])} of {len(probes)} probes were healthy"
-    (folder / PICTURE).write_bytes(png(monitor_picture(lines, title)))
+    (folder / PICTURE).write_bytes(to_png(plot_api_monitor(lines, title)))
     return summary
 
 

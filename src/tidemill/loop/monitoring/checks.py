@@ -16,6 +16,7 @@ import numpy as np
 
 from tidemill.errors import DataError, ProjectError
 from tidemill.loop.monitoring.reference import ChampionReference
+from tidemill.metrics import METRICS
 from tidemill.policies import Decay, Drift, Duration, seconds
 from tidemill.steps.decay.cbpe import AccuracyEstimate, estimate_accuracy
 from tidemill.steps.decay.check import (
@@ -28,11 +29,10 @@ from tidemill.steps.decay.check import (
     retained_champion_detector,
     robust_autocorrelation_time,
 )
-from tidemill.steps.decay.holdout import CLASSIFICATION, Holdout, row_losses
+from tidemill.steps.decay.holdout import Holdout, row_losses
 from tidemill.steps.decay.page_hinkley import PageHinkley
 from tidemill.steps.drift.check import DriftPolicy, DriftReport, check_drift
 from tidemill.steps.drift.profile import tensor_summaries
-from tidemill.steps.gate.gate import DEFAULT_METRIC
 from tidemill.steps.retraining.trigger_policy import PolicyState, Signal
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
@@ -300,7 +300,7 @@ class _Looker:
         wanted = self.rules.decay.estimate and known.size >= self.rules.decay.min_rows
         if not wanted or holdout is None or holdout.calibration is None:
             return None
-        share = self.rules.metric in CLASSIFICATION
+        share = METRICS[self.rules.metric].uses_labels
         return estimate_accuracy(
             holdout.calibration,
             known,
@@ -353,11 +353,6 @@ class _Looker:
     def _window(self, **where: Any) -> Window:
         model, version = self.reference.model, self.reference.version
         return self.predictions.window(model, version=version, **where)
-
-
-def default_metric(task: str, gate_metric: str | None, decay_metric: str | None) -> str:
-    """The metric that decay is judged by: the policy's, the gate's, or the task's own."""
-    return decay_metric or gate_metric or DEFAULT_METRIC[task]
 
 
 def _after(moment: float, state: MonitoringState) -> float:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tidemill.errors import NotFoundError
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, FeatureDrift
-from tidemill.steps.plots.drift import drift_picture, metric_picture
+from tidemill.steps.plots.drift import plot_drift, plot_live_metric
 from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Trigger, Triggers
 
@@ -103,7 +103,7 @@ def _moved(row: Mapping[str, Any] | None) -> str:
     text = f"<p>Window {row['id']}: {row['rows']:,} predictions, {span}.</p>"
     if not report.enough:
         return text + f"<p>{_text(report.summary)}</p>"
-    picture = _image(drift_picture(report, ""), "Distributions, training and window")
+    picture = _image(plot_drift(report, ""), "Distributions, training and window")
     return text + picture + _features(report)
 
 
@@ -141,7 +141,7 @@ def _metric(watching: MonitoringResults, model: str) -> str:
         metric = reports[-1].metric
         kept = [(r, d) for r, d in zip(rows, reports, strict=True) if d.metric == metric]
         times = [row["window_end"] for row, _ in kept]
-        figure = metric_picture(
+        figure = plot_live_metric(
             times, [d for _, d in kept], f"{metric} of each labelled window", metric
         )
         text = _image(figure, f"{metric} over time") + f"<p>{_text(reports[-1].summary)}</p>"

@@ -33,7 +33,6 @@ from tidemill.loop.monitoring.checks import (
     MonitoringCheck,
     MonitoringRules,
     MonitoringState,
-    default_metric,
     initial_state,
     run_checks,
 )
@@ -41,6 +40,7 @@ from tidemill.loop.monitoring.reference import ChampionReference, ChampionRefere
 from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
 from tidemill.loop.monitoring.trigger_actions import TriggerActions
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
+from tidemill.metrics import default_metric
 from tidemill.policies import Challenge, Decay, Drift, Retraining
 from tidemill.project import Project
 from tidemill.steps.retraining.trigger_policy import (
@@ -210,9 +210,9 @@ class Watcher:
             project = self.project(model)
         except (NotFoundError, ProjectError) as error:
             logger.debug("%s is watched by the default policies: %s", model, error)
-            rules = MonitoringRules(Drift(), Decay(), default_metric(task, None, None))
+            rules = MonitoringRules(Drift(), Decay(), default_metric(task))
             return REPORT_ONLY, rules
-        metric = default_metric(task, project.gate.metric, project.decay.metric)
+        metric = project.decay.metric or project.gate.metric or default_metric(task)
         return project.retrain, MonitoringRules(project.drift, project.decay, metric)
 
     def _facts(

@@ -15,13 +15,13 @@ from tidemill.loop.promotion.challenge import end_bad_canary
 from tidemill.policies import Challenge
 from tidemill.project import Project, load_project
 from tidemill.settings import Settings
-from tidemill.stores.audit import Entry
+from tidemill.stores.audit import AuditEntry
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.predictions import Predictions
-from tidemill.stores.projects import Known, Projects
+from tidemill.stores.projects import KnownProject, Projects
 
 #: So long it is remembered where a version says its project is, or that it says nothing.
 REMEMBERED_SECONDS = 60.0
@@ -38,7 +38,7 @@ def make_watcher(
     projects: Projects,
     registry: Callable[[], Registry],
     contest: Contest | None,
-    audit: Callable[[Entry], object],
+    audit: Callable[[AuditEntry], object],
 ) -> Watcher:
     """A watcher over these stores."""
     finder = ProjectFinder(projects, registry)
@@ -82,7 +82,7 @@ class ProjectFinder:
         """The project; errors as of `get`."""
         return self.get(model).project
 
-    def get(self, model: str) -> Known:
+    def get(self, model: str) -> KnownProject:
         """The project and its place.
 
         Raises:
@@ -99,7 +99,7 @@ class ProjectFinder:
         project = load_project(place)
         if project.name != model:
             raise ProjectError(f"{place} trains '{project.name}', not '{model}'.")
-        return Known(place, project)
+        return KnownProject(place, project)
 
     def _remembered(self, model: str) -> str | None:
         held = self._places.get(model)

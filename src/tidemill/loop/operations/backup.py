@@ -30,12 +30,12 @@ import tidemill
 from tidemill.archives import extract
 from tidemill.errors import ConflictError, DataError, SettingsError
 from tidemill.settings import Settings
-from tidemill.stores.audit import Audit, Entry
+from tidemill.stores.audit import AuditEntry, AuditLog
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.dump import count_rows, read_dump, write_dump
 from tidemill.stores.database.schema import VERSION_TABLE, check_schema, migrate, schema_version
 from tidemill.stores.mlflow.connection import open_client
-from tidemill.stores.mlflow.output import quiet_mlflow
+from tidemill.stores.mlflow.output import silence_mlflow_output
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -51,7 +51,7 @@ PLACES = {
 }
 
 
-class Contents(msgspec.Struct, frozen=True):
+class BackupManifest(msgspec.Struct, frozen=True):
     """What is in a backup. `rows` by table; `files` are the sha256 of every other member."""
 
     format: int
@@ -64,7 +64,7 @@ class Contents(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
-def backup(settings: Settings, file: Path, *, mlflow_store: str | None = None) -> Contents:
+def backup(settings: Settings, file: Path, *, mlflow_store: str | None = None) -> BackupManifest:
     """Write all state into one file; it appears under its name only when it is whole.
 
     Args:
@@ -94,7 +94,7 @@ def restore(
     force: bool = False,
     mlflow_store: str | None = None,
     reason: str | None = None,
-) -> Contents:
+) -> BackupManifest:
     """Put back what a backup holds; the file is checked as a whole before anything is changed.
 
     Servers and workers of this home should be stopped. Addresses of artifacts are rewritten when
@@ -121,13 +121,13 @@ def restore(
             read_dump(ours, folder / "database", leave=frozenset((VERSION_TABLE,)))
             _place_files(folder, settings)
             secret = settings.audit_secret
-            audit = Audit(ours, settings.home, secret.get_secret_value() if secret else None)
+            audit = AuditLog(ours, settings.home, secret.get_secret_value() if secret else None)
             made = {"file": file.name, "created": contents.created, "rows": contents.rows}
-            audit.append(Entry(actor, "restore", reason=reason, details=made))
+            audit.append(AuditEntry(actor, "restore", reason=reason, details=made))
     return contents
 
 
-def _gather(settings: Settings, store: str, scratch: Path, draft: Path) -> Contents:
+def _gather(settings: Settings, store: str, scratch: Path, draft: Path) -> BackupManifest:
     _copy_tree(settings.journal, scratch / "journal")
     with _database(settings) as ours, _mlflow(store) as theirs:
         rows = {
@@ -150,7 +150,7 @@ def _pack(
     rows: dict[str, dict[str, int]],
     versions: tuple[str, str],
     root: str,
-) -> Contents:
+) -> BackupManifest:
     files = {}
     with tarfile.open(draft, "w:gz", compresslevel=3) as tar:
         os.chmod(draft, 0o600)  # it holds the hashes of keys and their pepper
@@ -163,7 +163,9 @@ def _pack(
             except FileNotFoundError:  # a run was deleted meanwhile
                 continue
             files[name] = hashed.digest.hexdigest()
-        contents = Contents(FORMAT, tidemill.__version__, time.time(), *versions, root, rows, files)
+        contents = BackupManifest(
+            FORMAT, tidemill.__version__, time.time(), *versions, root, rows, files
+        )
         _add_bytes(tar, MANIFEST, msgspec.json.encode(contents))
     return contents
 
@@ -190,12 +192,12 @@ def _add_bytes(tar: tarfile.TarFile, name: str, data: bytes) -> None:
         tar.addfile(info, file)
 
 
-def _unpack(file: Path, folder: Path) -> Contents:
+def _unpack(file: Path, folder: Path) -> BackupManifest:
     """Unpack the backup and check every file in it against its manifest."""
     try:
         with tarfile.open(file, "r:gz") as tar:
             extract(tar, folder)
-        contents = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Contents)
+        contents = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=BackupManifest)
     except (OSError, EOFError, tarfile.TarError, msgspec.DecodeError) as error:
         raise DataError(f"{file} is not a whole backup: {error}", field="file") from error
     if contents.format != FORMAT:
@@ -209,7 +211,7 @@ def _unpack(file: Path, folder: Path) -> Contents:
     return contents
 
 
-def _check_versions(contents: Contents, ours: Database, theirs: Database) -> None:
+def _check_versions(contents: BackupManifest, ours: Database, theirs: Database) -> None:
     pairs = (
         ("Tidemill's", contents.schema, schema_version(ours)),
         ("MLflow's", contents.mlflow_schema, _mlflow_schema(theirs)),
@@ -300,7 +302,7 @@ def _database(settings: Settings) -> Iterator[Database]:
 @contextmanager
 def _mlflow(store: str) -> Iterator[Database]:
     """MLflow's database with MLflow's tables, which MLflow itself makes where there are none."""
-    quiet_mlflow()
+    silence_mlflow_output()
     open_client(store).search_experiments(max_results=1)
     database = Database(store)
     try:

@@ -26,11 +26,11 @@ from urllib.request import urlopen
 from tidemill import keyring
 from tidemill.errors import TidemillError
 from tidemill.serving.shelf.shelf import open_bundle, read_state
-from tidemill.settings import Settings, variables
-from tidemill.stores.audit import Audit
+from tidemill.settings import Settings, environment_variables
+from tidemill.stores.audit import AuditLog
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import check_schema, schema_version
-from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.broker import JobNotifier
 from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.projects import Projects, project_references
 from tidemill.stores.rate_limits import RateLimits
@@ -59,7 +59,7 @@ class Finding:
 Check = Callable[[Settings], Finding]
 
 
-def examine_parts(settings: Settings) -> list[Finding]:
+def run_checks(settings: Settings) -> list[Finding]:
     """Every check's finding, in an order in which causes come before effects."""
     return [_look(name, check, settings) for name, check in CHECKS.items()]
 
@@ -97,7 +97,11 @@ def check_settings(settings: Settings) -> Finding:
     """Variables that nothing reads, as a slip of the pen makes them."""
     from tidemill.serving.settings import ServingSettings
 
-    known = {v for name, field in Settings.model_fields.items() for v in variables(name, field)}
+    known = {
+        v
+        for name, field in Settings.model_fields.items()
+        for v in environment_variables(name, field)
+    }
     known |= {f"TIDEMILL_{name.upper()}" for name in ServingSettings.__struct_fields__}
     known |= {f"{name}_FILE" for name in known}
     unread = [
@@ -144,15 +148,15 @@ def check_database(settings: Settings) -> Finding:
 
 def check_broker(settings: Settings) -> Finding:
     """Whether workers can be told of jobs."""
-    doorbell = Doorbell(settings.broker_uri)
+    notifier = JobNotifier(settings.broker_uri)
     try:
-        problem = doorbell.problem()
+        problem = notifier.problem()
     finally:
-        doorbell.close()
+        notifier.close()
     if problem is not None:
         remedy = "Start it, or mend TIDEMILL_BROKER_URL. Jobs are accepted and wait."
-        return Finding("broker", "error", f"{doorbell}: {problem}", remedy)
-    return Finding("broker", "ok", str(doorbell))
+        return Finding("broker", "error", f"{notifier}: {problem}", remedy)
+    return Finding("broker", "ok", str(notifier))
 
 
 def check_limits(settings: Settings) -> Finding:
@@ -256,7 +260,7 @@ def check_audit(settings: Settings) -> Finding:
     with closing(Database(settings.database_uri)) as database:
         check_schema(database)
         secret = settings.audit_secret
-        log = Audit(database, settings.home, secret.get_secret_value() if secret else None)
+        log = AuditLog(database, settings.home, secret.get_secret_value() if secret else None)
         verdict = log.verify()
     if not verdict.intact:
         remedy = "Somebody changed it: keep a copy, and compare with a backup."
@@ -292,7 +296,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def worst(findings: Sequence[Finding]) -> State:
+def worst_state(findings: Sequence[Finding]) -> State:
     """The worst state among the findings."""
     order: tuple[State, ...] = ("ok", "warning", "error")
     return max((finding.state for finding in findings), key=order.index, default="ok")

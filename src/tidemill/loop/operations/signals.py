@@ -17,7 +17,7 @@ class Cancelled(BaseException):
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM raises SystemExit inside the block, unless the program has a handler of its own."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -31,7 +31,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def stop_asked() -> Iterator[threading.Event]:
+def stop_event() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set while the block runs."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

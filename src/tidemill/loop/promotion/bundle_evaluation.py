@@ -62,7 +62,7 @@ class BundleEvaluator:
         self.held = held
         self._runtime = load_runtime(held, trusted=trusted)
         try:
-            self._milliseconds: float | None = 1000 * smoke_test(held, self._runtime).of(1)
+            self._milliseconds: float | None = 1000 * smoke_test(held, self._runtime).seconds(1)
         except BundleError:
             self._milliseconds = None
 
@@ -101,10 +101,10 @@ def evaluate_bundle(
 
 
 def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
-    packer = TensorEncoder(held.signature, held.manifest.inputs)
+    encoder = TensorEncoder(held.signature, held.manifest.inputs)
     parts = []
     for start in range(0, len(frame), ROWS_A_RUN):
-        arrays = _arrays(packer, frame.iloc[start : start + ROWS_A_RUN])
+        arrays = _arrays(encoder, frame.iloc[start : start + ROWS_A_RUN])
         parts.append(Outputs(*runtime.run(arrays)))
     names = ("labels", "probabilities", "values")
     return Outputs(*(_joined([getattr(part, name) for part in parts]) for name in names))
@@ -115,12 +115,12 @@ def _joined(parts: list[Array | None]) -> Array | None:
     return np.concatenate(known) if known else None
 
 
-def _arrays(packer: TensorEncoder, frame: pd.DataFrame) -> list[Array]:
-    signature = packer.signature
+def _arrays(encoder: TensorEncoder, frame: pd.DataFrame) -> list[Array]:
+    signature = encoder.signature
     if signature.tensor is not None:
-        return packer.tensor(_tensor_inputs(frame, signature)).arrays
+        return encoder.encode_tensor(_tensor_inputs(frame, signature)).arrays
     columns = {c.name: _values(frame[c.name], c) for c in signature.columns}
-    return packer.columns(columns).arrays
+    return encoder.encode_columns(columns).arrays
 
 
 def _tensor_inputs(frame: pd.DataFrame, signature: Signature) -> Array:
@@ -129,7 +129,7 @@ def _tensor_inputs(frame: pd.DataFrame, signature: Signature) -> Array:
 
 
 def _values(series: pd.Series[Any], column: Column) -> Any:
-    """The column as the server's packer takes it: an array of numbers, or values with None."""
+    """The column as the server's encoder takes it: an array of numbers, or values with None."""
     if column.kind == "number":
         return series.to_numpy(dtype=np.float64)
     missing = series.isna().tolist()

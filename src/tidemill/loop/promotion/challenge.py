@@ -22,19 +22,20 @@ from numpy.typing import NDArray
 from tidemill.errors import NotFoundError, RequestError
 from tidemill.policies import Challenge
 from tidemill.serving.shelf.traffic_rules import Mode, TrafficRule, read_traffic, write_traffic
-from tidemill.steps.decay.holdout import Task, row_losses
+from tidemill.signature import Task
+from tidemill.steps.decay.holdout import row_losses
 from tidemill.steps.gate.canary import TrafficSample, check_canary
-from tidemill.stores.audit import Entry
-from tidemill.stores.database.locks import locked
+from tidemill.stores.audit import AuditEntry
+from tidemill.stores.file_lock import file_lock
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import CHALLENGER, Version
+from tidemill.stores.mlflow.versions import CHALLENGER, ModelVersion
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
 
 logger = logging.getLogger(__name__)
 
 ROWS = 5000
-AppendEntry = Callable[[Entry], object]
+AppendEntry = Callable[[AuditEntry], object]
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,16 @@ def challenge(
     number = None if found is None else found.number
     rule = TrafficRule() if mode == "off" else TrafficRule(mode, share)
     details = {"share": share if mode != "off" else 0.0}
-    audit(Entry(actor, f"challenge.{mode}", model, number, origin, reason, details))
+    audit(AuditEntry(actor, f"challenge.{mode}", model, number, origin, reason, details))
     if found is not None and version is not None:
-        registry.challenge(found)
+        registry.set_challenger(found)
     set_rule(shelf, model, rule)
     return Challenged(model, number, rule)
 
 
 def set_rule(shelf: Path, model: str, rule: TrafficRule) -> None:
     """Replace one model's rule; those of the others stay."""
-    with locked(shelf / ".traffic.lock"):
+    with file_lock(shelf / ".traffic.lock"):
         rules = dict(read_traffic(shelf))
         rules.pop(model, None)
         if rule.mode != "off":
@@ -124,7 +125,7 @@ def end_canary(shelf: Path, model: str, *, reason: str, audit: AppendEntry) -> b
     """
     if read_traffic(shelf).get(model, TrafficRule()).mode != "canary":
         return False
-    audit(Entry("policy", "challenge.off", model, None, "contest", reason, {"share": 0.0}))
+    audit(AuditEntry("policy", "challenge.off", model, None, "contest", reason, {"share": 0.0}))
     set_rule(shelf, model, TrafficRule())
     return True
 
@@ -156,7 +157,7 @@ def end_bad_canary(
     if verdict is None:
         return None
     details = {"share": 0.0, "rows": found.rows, "time": now()}
-    audit(Entry("policy", "challenge.off", model, version, "watch", verdict, details))
+    audit(AuditEntry("policy", "challenge.off", model, version, "watch", verdict, details))
     set_rule(shelf, model, TrafficRule())
     logger.warning("%s: the canary, version %s, is out: %s", model, version, verdict)
     return verdict
@@ -202,7 +203,7 @@ def _sample(
     return TrafficSample(held, losses)
 
 
-def _challenger(registry: Registry, model: str, version: str | int | None) -> Version | None:
+def _challenger(registry: Registry, model: str, version: str | int | None) -> ModelVersion | None:
     if version is not None:
         return registry.version(model, version)
     return registry.by_alias(model, CHALLENGER)

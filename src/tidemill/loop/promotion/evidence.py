@@ -23,7 +23,7 @@ from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.gate.freshness import Cut, cut_of, is_fresh
 from tidemill.steps.gate.gate import GateVerdict, evaluate_gate
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def gather_rows(project: Project | None, given: pd.DataFrame | None) -> GateRows
 
 def compare_versions(
     registry: Registry,
-    challenger: Version,
-    champion: Version | None,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
     rows: GateRows,
     gate: Gate,
     project: Project | None = None,
@@ -98,7 +98,7 @@ def compare_versions(
 
 
 def record_split(
-    registry: Registry, version: Version, rows: GateRows, project: Project | None
+    registry: Registry, version: ModelVersion, rows: GateRows, project: Project | None
 ) -> None:
     """Remember which rows a version did not learn from, while its data are still what they were."""
     prepared = rows.prepared
@@ -121,7 +121,7 @@ def _refuse_incomparable(bundles: list[Bundle]) -> None:
 
 def _fresh(
     registry: Registry,
-    versions: list[Version],
+    versions: list[ModelVersion],
     rows: GateRows,
     project: Project | None,
     signature: Signature,
@@ -142,7 +142,11 @@ def _fresh(
 
 
 def _fresh_to(
-    registry: Registry, version: Version, rows: GateRows, project: Project, signature: Signature
+    registry: Registry,
+    version: ModelVersion,
+    rows: GateRows,
+    project: Project,
+    signature: Signature,
 ) -> Mask | str:
     """The rows that one version did not learn from, or a note that this cannot be told."""
     assert rows.prepared is not None
@@ -164,7 +168,7 @@ def _fresh_to(
     )
 
 
-def _cut(version: Version) -> Cut | None:
+def _cut(version: ModelVersion) -> Cut | None:
     text = version.tags.get(SPLIT_TAG)
     try:
         return msgspec.json.decode(text, type=Cut) if text else None

@@ -27,16 +27,17 @@ from tidemill.errors import (
     UnavailableError,
 )
 from tidemill.loop.promotion.evidence import compare_versions, gather_rows, record_split
-from tidemill.project import METRICS, Gate, Project
-from tidemill.steps.gate.gate import DEFAULT_METRIC, GateVerdict
+from tidemill.metrics import METRICS, default_metric
+from tidemill.project import Gate, Project
+from tidemill.steps.gate.gate import GateVerdict
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHAMPION,
     PREVIOUS,
     STAGE_OF_ALIAS,
     STAGES,
+    ModelVersion,
     Stage,
-    Version,
 )
 
 logger = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ def transition(
 
     def move() -> None:
         if wanted == "Staging":
-            registry.challenge(found)
+            registry.set_challenger(found)
         else:
             registry.retire(found, wanted)
 
@@ -217,11 +218,11 @@ def transition(
 
 def _best(
     registry: Registry, name: str, gate: Gate, project: Project | None
-) -> tuple[Version, str, float]:
+) -> tuple[ModelVersion, str, float]:
     """The version with the best recorded metric, newest first among equals; archived ones too."""
     versions = registry.versions(name, metrics=True)
     metric = gate.metric or _usual_metric(versions, project)
-    sign = 1 if METRICS[metric] else -1
+    sign = METRICS[metric].sign
     ranked = [
         (sign * v.metrics[metric], int(v.number), v)
         for v in versions
@@ -237,17 +238,17 @@ def _best(
     return best[2], metric, sign * best[0]
 
 
-def _usual_metric(versions: list[Version], project: Project | None) -> str:
+def _usual_metric(versions: list[ModelVersion], project: Project | None) -> str:
     if project is not None and project.task is not None:
-        return DEFAULT_METRIC[project.task]
+        return default_metric(project.task)
     recorded = {name for version in versions for name in version.metrics}
     return "rmse" if "rmse" in recorded and "f1_score" not in recorded else "f1_score"
 
 
 def _judge(
     registry: Registry,
-    challenger: Version,
-    champion: Version | None,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
     gate: Gate,
     project: Project | None,
     given: pd.DataFrame | None,
@@ -288,7 +289,11 @@ def _refusal(why: str, metric: str, gate: Gate) -> GateVerdict:
 
 
 def _verdict(
-    name: str, challenger: Version, champion: Version | None, verdict: GateVerdict, **changes: bool
+    name: str,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+    verdict: GateVerdict,
+    **changes: bool,
 ) -> GateVerdict:
     return msgspec.structs.replace(
         verdict,
@@ -300,7 +305,7 @@ def _verdict(
 
 
 def store_evidence(
-    registry: Registry, version: Version, verdict: GateVerdict, actor: str, reason: str | None
+    registry: Registry, version: ModelVersion, verdict: GateVerdict, actor: str, reason: str | None
 ) -> None:
     """The evidence as an artifact of the version's run, and in short as its tags."""
     document = {
@@ -343,8 +348,8 @@ def _tags(verdict: GateVerdict, where: str | None) -> dict[str, str]:
 
 def set_champion(
     registry: Registry,
-    version: Version,
-    champion: Version | None,
+    version: ModelVersion,
+    champion: ModelVersion | None,
     action: Literal["promote", "override", "rollback"],
     reason: str | None,
     actor: str,
@@ -364,7 +369,7 @@ def set_champion(
     )
 
     def move() -> None:
-        registry.crown(version)
+        registry.set_champion(version)
         if version.tags.get(ROLLED_BACK_TAG):
             registry.set_tags(version, {ROLLED_BACK_TAG: ""})
 

@@ -16,10 +16,9 @@ import numpy.typing as npt
 from tidemill.bundle import Bundle
 from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
 from tidemill.loop.replay.setup import ReplaySetup
-from tidemill.loop.training.trial import learn
-from tidemill.project import METRICS
+from tidemill.loop.training.trial import fit_and_evaluate
+from tidemill.metrics import METRICS
 from tidemill.steps.data.prepare import PreparedData, clean, input_matrix, load_frame
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.retraining.training_windows import held_out_rows
 from tidemill.steps.search.fit import predict
 from tidemill.steps.search.search import Trial
@@ -102,13 +101,13 @@ def _fitted(
     """The candidate that is best on the newest rows, fitted on all; None if none can be."""
     first = 0 if last is None else max(known - last, 0)
     data = _prepared(staged, max(first, known - CHOOSING_ROWS), known)
-    metric = deciding_metric(staged.project, data.task)
-    sign = 1 if METRICS[metric] else -1
+    metric = staged.project.gate.deciding_metric(data.task)
+    sign = METRICS[metric].sign
     found: list[tuple[float, Trial]] = []
     for name, params in settings.items():
         trial = Trial(name, 1, 1, dict(params))
         try:
-            value = learn(trial, staged.project, data).evaluation.metrics.get(metric)
+            value = fit_and_evaluate(trial, staged.project, data).evaluation.metrics.get(metric)
         except Exception:  # a candidate that fails here fails in any training: it is left out
             continue
         found.append((sign * value if value is not None else -np.inf, trial))
@@ -116,7 +115,7 @@ def _fitted(
         return None
     whole = replace(data, train=data.frame.iloc[first:known])
     best = max(found, key=lambda pair: pair[0])[1]
-    return learn(best, staged.project, whole).model
+    return fit_and_evaluate(best, staged.project, whole).model
 
 
 def _prepared(staged: ReplaySetup, first: int, known: int) -> PreparedData:

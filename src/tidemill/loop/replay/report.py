@@ -17,8 +17,8 @@ from tidemill.loop.replay.baselines import Baseline
 from tidemill.loop.replay.player import ReplayPace, ReplayRecord, answers_of
 from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.project import Task
-from tidemill.steps.plots.replay import courses_picture
-from tidemill.steps.plots.style import png
+from tidemill.steps.plots.replay import plot_replay
+from tidemill.steps.plots.style import to_png
 from tidemill.steps.replay.comparison import StrategyResult, comparison_sentence, strategy_result
 
 JSON_FILE, HTML_FILE = "replay.json", "replay.html"
@@ -104,10 +104,10 @@ def make_report(
     }
     triggers = [event.row for event in record.events if event.kind == "trigger"]
     swaps = [event.row for event in record.events if event.kind == "swap"]
-    figure = courses_picture(
+    figure = plot_replay(
         courses, rows, task, triggers=triggers, swaps=swaps, title=staged.project.name
     )
-    return ReplayReport(tuple(courses), document, _page(document, png(figure)), trouble)
+    return ReplayReport(tuple(courses), document, _page(document, to_png(figure)), trouble)
 
 
 def _way(course: StrategyResult) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.loop.training.new_project import write_project
+from tidemill.metrics import TASKS, row_metric
 from tidemill.policies import Retraining
 from tidemill.project import Project, csv, load_project
 from tidemill.signature import Signature
@@ -24,8 +25,6 @@ from tidemill.steps.data.prepare import clean, target_array
 from tidemill.steps.data.timestamps import parse_timestamps
 
 WARMUP_FILE, PROJECT_FILE = "warmup.csv", "project.py"
-#: What a replay reports: the share of wrong answers, or the mean absolute error.
-REPORTED = {"classification": "accuracy", "regression": "mae"}
 FEWEST_LIVE = 100
 
 
@@ -97,7 +96,8 @@ def prepare_replay(
         ordered = folder / "source" / "rows.csv"
         dropped = table.drop(columns=[time]) if time is not None else table
         dropped.to_csv(ordered, index=False)
-        write_project(made, source=str(ordered), target=target, metrics=REPORTED)
+        metrics: dict[str, str] = {task: row_metric(task) for task in TASKS}
+        write_project(made, source=str(ordered), target=target, metrics=metrics)
         project, table = str(made / PROJECT_FILE), dropped
     own = load_project(project)
     table = _labelled(table, own)

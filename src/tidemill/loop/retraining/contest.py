@@ -40,7 +40,7 @@ from tidemill.steps.retraining.contest import (
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, Contests
@@ -153,7 +153,7 @@ class ContestService:
         why = f"The champion stays, because nothing was proven in {age}. {decision.reason}"
         return msgspec.structs.replace(decision, state="kept", reason=why)
 
-    def _called_off(self, contest: ContestRow, champion: Version | None) -> ContestDecision:
+    def _called_off(self, contest: ContestRow, champion: ModelVersion | None) -> ContestDecision:
         number = champion.number if champion is not None else "none"
         decision = ContestDecision(
             "kept", contest.rows, 0.0, 0.0, (), f"Version {number} was made champion meanwhile."

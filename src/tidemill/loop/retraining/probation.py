@@ -21,7 +21,7 @@ from tidemill.project import Project, Task
 from tidemill.steps.decay.check import AUTOCORRELATION_ROWS, robust_autocorrelation_time
 from tidemill.steps.decay.holdout import row_losses
 from tidemill.steps.retraining.contest import ContestDecision, bounded_losses, decide_probation
-from tidemill.stores.mlflow.versions import CHAMPION, Version
+from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.retraining.contests import ContestRow
 
 logger = logging.getLogger(__name__)
@@ -72,8 +72,8 @@ class ProbationService:
         contest: ContestRow,
         project: Project,
         competing: ContestantBundles,
-        champion: Version,
-        former: Version,
+        champion: ModelVersion,
+        former: ModelVersion,
     ) -> ContestDecision | None:
         umpire, model = self.umpire, contest.model
         most = project.contest.probation or 0
@@ -108,8 +108,8 @@ class ProbationService:
     def _bring_back(
         self,
         contest: ContestRow,
-        former: Version,
-        champion: Version,
+        former: ModelVersion,
+        champion: ModelVersion,
         decision: ContestDecision,
         verdict: Any,
         reason: str,
@@ -137,7 +137,9 @@ class ProbationService:
         return robust_autocorrelation_time(row_losses(task, window.actual, window.outputs))
 
 
-def _sentence(decision: ContestDecision, former: Version, champion: Version, *, back: bool) -> str:
+def _sentence(
+    decision: ContestDecision, former: ModelVersion, champion: ModelVersion, *, back: bool
+) -> str:
     loss = decision.contestants[0].loss
     against = f"on {decision.rows:,} labelled rows since the promotion of version {champion.number}"
     against += f": mean loss {loss:.4g} against {decision.champion_loss:.4g}."

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from tidemill.errors import ExportError, ProjectError
-from tidemill.loop.operations.signals import ended_by_sigterm
+from tidemill.loop.operations.signals import exit_on_sigterm
 from tidemill.loop.training.progress import OnProgress, Reporter
 from tidemill.loop.training.provenance import origin_tags
-from tidemill.loop.training.publish import Published, publish
-from tidemill.loop.training.train import NOTHING, plan, try_candidate
-from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, run_trial
-from tidemill.project import METRICS, Project
+from tidemill.loop.training.publish import PublishedVersion, publish
+from tidemill.loop.training.train import NO_OVERRIDES, plan_searches, try_candidate
+from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, run_trial
+from tidemill.metrics import METRICS
+from tidemill.project import Project
 from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
 from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
 from tidemill.steps.search.search import Search, Trial
@@ -72,7 +72,7 @@ def retrain(
     tracking_uri: str,
     registry_uri: str | None = None,
     artifact_root: Path | str | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] = NOTHING,
+    overrides: Mapping[str, Mapping[str, Any]] = NO_OVERRIDES,
     trials: int | None = None,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
@@ -99,11 +99,12 @@ def retrain(
     windows = _windows(project, cleaned, lessons, own)
     whole = _part(project, cleaned, TrainingWindow("all", 0, end))
     metric = _metric(project, whole)
-    searches = plan(project, overrides, trials, only, maximize=METRICS[metric])
+    maximize = METRICS[metric].higher_is_better
+    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
     total = sum(search.total for search in searches.values())
     report.planned(total + (len(windows) - 1) * len(searches), metric)
     tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}
-    with ended_by_sigterm(), tracking.run(project.name, "retrain", tags=tags) as run:
+    with exit_on_sigterm(), tracking.run(project.name, "retrain", tags=tags) as run:
         common = Sweep(project, whole, metric, tracking, run, tags)
         found = _try_windows(common, cleaned, windows, searches, report)
         published = _publish(found, project.contest.challengers, report)
@@ -152,7 +153,7 @@ def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> Pre
         warnings=cleaned.warnings,
         fingerprint=fingerprint(train),
         test_fingerprint=fingerprint(test),
-        seen=cleaned.frame.iloc[: window.end],
+        signature_rows=cleaned.frame.iloc[: window.end],
     )
 
 
@@ -160,7 +161,7 @@ def _metric(project: Project, data: PreparedData) -> str:
     """What decides between windows; few held-out rows may not define the gate's own metric."""
     if data.task == "classification" and data.test[project.target].nunique() < 2:
         return "accuracy"
-    return deciding_metric(project, data.task)
+    return project.gate.deciding_metric(data.task)
 
 
 def _try_windows(
@@ -169,7 +170,7 @@ def _try_windows(
     windows: Sequence[TrainingWindow],
     searches: Mapping[str, Search],
     report: Reporter,
-) -> list[tuple[Sweep, Outcome]]:
+) -> list[tuple[Sweep, TrialOutcome]]:
     """Each window's best outcome, best first.
 
     Raises:
@@ -177,7 +178,7 @@ def _try_windows(
     """
     settings: dict[str, Trial] = {}
     values: dict[str, float] = {}
-    sign = 1 if METRICS[common.metric] else -1
+    sign = METRICS[common.metric].sign
     best, reasons = [], dict[str, None]()
     for window in windows:
         sweep = _narrowed(common, cleaned, window)
@@ -190,11 +191,11 @@ def _try_windows(
                 outcomes.append(_try_one(trial, sweep, report))
             else:
                 tried = try_candidate(candidate, search, sweep, report, window.name)
-                kept = next((o for o in tried if o.learned is not None), tried[-1])
+                kept = next((o for o in tried if o.trained is not None), tried[-1])
                 settings[candidate] = kept.trial
                 values[candidate] = -math.inf if kept.value is None else sign * kept.value
                 outcomes.append(kept)
-        fine = [o for o in outcomes if o.value is not None and o.learned is not None]
+        fine = [o for o in outcomes if o.value is not None and o.trained is not None]
         reasons |= dict.fromkeys(f"{o.trial.name}: {o.error}" for o in outcomes if o.error)
         if fine:
             best.append((sweep, _best(fine, common.metric)))
@@ -203,7 +204,7 @@ def _try_windows(
             f"No candidate of '{common.project.name}' could be trained again. {'; '.join(reasons)}",
             field="candidates",
         )
-    better = METRICS[common.metric]
+    better = METRICS[common.metric].higher_is_better
     return sorted(best, key=lambda pair: pair[1].value or 0.0, reverse=better)
 
 
@@ -212,15 +213,15 @@ def _leading(values: Mapping[str, float]) -> list[str]:
     return sorted(values, key=lambda name: values[name], reverse=True)[:LEADING]
 
 
-def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> Outcome:
+def _try_one(trial: Trial, sweep: Sweep, report: Reporter) -> TrialOutcome:
     report.fitting(trial.candidate)
     outcome = run_trial(trial, sweep, report.within)
     report.fitted(outcome.value)
     return outcome
 
 
-def _best(outcomes: Sequence[Outcome], metric: str) -> Outcome:
-    sign = 1 if METRICS[metric] else -1
+def _best(outcomes: Sequence[TrialOutcome], metric: str) -> TrialOutcome:
+    sign = METRICS[metric].sign
     return max(outcomes, key=lambda outcome: sign * (outcome.value or 0.0))
 
 
@@ -241,18 +242,18 @@ def _narrowed(common: Sweep, cleaned: CleanedData, window: TrainingWindow) -> Sw
 
 
 def _publish(
-    ranked: Sequence[tuple[Sweep, Outcome]], most: int, report: Reporter
-) -> list[tuple[Sweep, Published]]:
+    ranked: Sequence[tuple[Sweep, TrialOutcome]], most: int, report: Reporter
+) -> list[tuple[Sweep, PublishedVersion]]:
     """Register the best that can be served and that do not answer alike.
 
     Raises:
         ExportError: None can be served.
     """
-    done: list[tuple[Sweep, Published]] = []
+    done: list[tuple[Sweep, PublishedVersion]] = []
     reasons, known = [], list[Any]()
     for sweep, outcome in ranked:
-        assert outcome.learned is not None
-        answers = outcome.learned.predicted
+        assert outcome.trained is not None
+        answers = outcome.trained.predicted
         if len(done) == most:
             break
         if any(np.array_equal(answers.values, other) for other in known):
@@ -267,7 +268,7 @@ def _publish(
     return done
 
 
-def _fresh(sweep: Sweep, published: Published) -> NewVersion:
+def _fresh(sweep: Sweep, published: PublishedVersion) -> NewVersion:
     outcome = published.outcome
     return NewVersion(
         version=published.version,

@@ -1,3 +1,3 @@
-from tidemill.loop.sync.follow import main
+from tidemill.loop.sync.shelf_sync import main
 
 main()

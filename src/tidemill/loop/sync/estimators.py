@@ -5,22 +5,22 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tidemill.errors import BundleError, ExportError
 from tidemill.serving.model.sklearn_runtime import rebuild
-from tidemill.signature import Column, Label, Signature, Tensor
+from tidemill.signature import Column, Label, Signature, Task, Tensor
 from tidemill.steps.export.external_samples import columns_with_missing
 from tidemill.steps.export.external_signature import SIGNATURE_REMEDY, Inputs, parse_inputs
-from tidemill.stores.mlflow.external_models import ForeignModel
+from tidemill.stores.mlflow.external_models import ExternalModel
 from tidemill.stores.mlflow.output import without_warnings
 
 TRUST = "Serve with --trust if you trust everyone who can write to the registry."
 
 
-def load_estimator(model: ForeignModel, *, trust: bool) -> Any:
+def load_estimator(model: ExternalModel, *, trust: bool) -> Any:
     """The fitted estimator of the first flavour that one can be had of.
 
     Args:
@@ -36,7 +36,7 @@ def load_estimator(model: ForeignModel, *, trust: bool) -> Any:
     raise ExportError(f"No estimator can be had of the flavours {', '.join(model.flavors)}.")
 
 
-def signature_of(model: ForeignModel, estimator: Any) -> Signature:
+def signature_of(model: ExternalModel, estimator: Any) -> Signature:
     """What an estimator takes and answers, by its MLflow signature and by itself.
 
     Raises:
@@ -48,7 +48,7 @@ def signature_of(model: ForeignModel, estimator: Any) -> Signature:
     if inputs is None:
         inputs = _inputs_by_itself(estimator)
     labels = _labels(estimator)
-    task: Literal["classification", "regression"] = "classification" if labels else "regression"
+    task: Task = "classification" if labels else "regression"
     target = str((model.outputs or [{}])[0].get("name") or "prediction")
     if isinstance(inputs, Tensor):
         return Signature(task, target, tensor=inputs, labels=labels)
@@ -58,7 +58,7 @@ def signature_of(model: ForeignModel, estimator: Any) -> Signature:
 def _loaded(
     flavor: str,
     load: Callable[[Path, Mapping[str, Any], bool], Any],
-    model: ForeignModel,
+    model: ExternalModel,
     trust: bool,
 ) -> Any:
     try:

@@ -23,14 +23,14 @@ from tidemill.steps.export.compile import Compiled, load_compiled
 from tidemill.steps.export.external_samples import sample_rows
 from tidemill.steps.export.external_signature import LABELS_REMEDY, Inputs, are_probabilities
 from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
-from tidemill.stores.mlflow.external_models import ForeignModel
+from tidemill.stores.mlflow.external_models import ExternalModel
 from tidemill.stores.mlflow.output import without_warnings
 
 INSTALL = "pip install 'tidemill[torch]', and what else the network was made with."
 
 
 def compile_network(
-    model: ForeignModel, inputs: Inputs, tagged: tuple[Label, ...], target: str, *, trust: bool
+    model: ExternalModel, inputs: Inputs, tagged: tuple[Label, ...], target: str, *, trust: bool
 ) -> tuple[Compiled, Signature, InputRows]:
     """The network as a bundle holds it, its signature, and the rows that it was compared on.
 
@@ -61,7 +61,7 @@ def compile_network(
     return compiled, signature, rows
 
 
-def _loaded(model: ForeignModel, trust: bool) -> Any:
+def _loaded(model: ExternalModel, trust: bool) -> Any:
     """The network, as MLflow loads it: in evaluation mode, on the CPU."""
     if not trust:
         what = "The PyTorch model was pickled, and unpickling runs what its author wrote."
@@ -101,7 +101,7 @@ def _asked(network: Any, rows: InputRows) -> Any:
 
 
 def _exported(
-    network: Any, model: ForeignModel, inputs: Inputs, tagged: tuple[Label, ...], target: str
+    network: Any, model: ExternalModel, inputs: Inputs, tagged: tuple[Label, ...], target: str
 ) -> tuple[Compiled, Signature, InputRows]:
     from tidemill.steps.convert.torch_export import export_network
 

@@ -84,9 +84,9 @@ def load(folder: Path, model: Path) -> Answer:
     """
     import mlflow.pyfunc
 
-    from tidemill.stores.mlflow.output import quiet_mlflow, without_warnings
+    from tidemill.stores.mlflow.output import silence_mlflow_output, without_warnings
 
-    quiet_mlflow()
+    silence_mlflow_output()
     signature = msgspec.json.decode((folder / SIGNATURE).read_bytes(), type=Signature)
     with without_warnings():
         loaded = mlflow.pyfunc.load_model(str(model))

@@ -20,14 +20,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill import logs
 from tidemill.archives import extract
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ExportError
-from tidemill.loop.operations.signals import stop_asked
+from tidemill.loop.operations.signals import stop_event
+from tidemill.processes import (
+    Process,
+    ProcessSupervisor,
+    RestartPolicy,
+    SupervisedProcess,
+    spawn,
+)
 from tidemill.serving.model.remote_runtime import loaded_mark, socket_path
 from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch, open_bundle
 from tidemill.settings import Settings
@@ -35,108 +42,90 @@ from tidemill.settings import Settings
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.25
-PAUSES = (0.5, 1.0, 2.0, 5.0, 15.0)  # before the next start of a worker that died
-STABLE_SECONDS = 30.0
-LEAVING_SECONDS = 20.0  # what a version that left the shelf gets to end with
-END_SECONDS = 5.0
+RESTARTS = RestartPolicy(delays=(0.5, 1.0, 2.0, 5.0, 15.0), stable_seconds=30.0, stable_delay=0.5)
+LEAVING_SECONDS = 20.0  # how long a worker runs on after its version left the shelf
+STOP_SECONDS = 5.0
 
 
 @dataclass
-class PyfuncWorker:
-    """One model's process, and the folder that its model was unpacked into."""
+class PyfuncWorker(SupervisedProcess):
+    """The process of one model, and the folder that its model was unpacked into."""
 
     bundle: Bundle
     socket: Path
     unpacked: tempfile.TemporaryDirectory[str]
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    failures: int = 0
-    due: float = 0.0
     gone_since: float | None = None
 
     @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    @property
-    def standing(self) -> bool:
+    def loaded(self) -> bool:
         """Whether it has loaded its model and answers."""
         return self.running and loaded_mark(self.socket).exists()
 
-    def start(self) -> None:
+    def launch(self) -> Process:
         loaded_mark(self.socket).unlink(missing_ok=True)
-        self.process = start_worker(self.bundle.path, self.socket, Path(self.unpacked.name))
-        self.started = time.monotonic()
+        process = start_worker(self.bundle.path, self.socket, Path(self.unpacked.name))
+        logger.info("%s: its worker is process %d", self.name, process.pid)
+        return process
 
-    def stop(self) -> None:
-        stop_worker(self.process)
+    def stopped(self) -> None:
         for path in (self.socket, loaded_mark(self.socket)):
             path.unlink(missing_ok=True)
         self.unpacked.cleanup()
 
 
-@dataclass
 class PyfuncSupervisor:
-    """The workers of one home's shelf."""
+    """Supervises the workers of one home's shelf."""
 
-    home: Path
-    shelf: Path
-    workers: dict[str, PyfuncWorker] = field(default_factory=dict)  # by digest
+    def __init__(self, home: Path, shelf: Path) -> None:
+        self.home = home
+        self.shelf = shelf
+        self._processes = ProcessSupervisor[PyfuncWorker](RESTARTS, _exited, STOP_SECONDS)
 
-    def look(self, wanted: Sequence[Bundle]) -> None:
-        """Start what is missing, start again what died, end what is no longer wanted."""
-        now = time.monotonic()
-        digests = {held.digest for held in wanted}
-        for held in wanted:
-            if held.digest not in self.workers:
-                self._begin(held)
-        for digest, worker in list(self.workers.items()):
+    @property
+    def workers(self) -> dict[str, PyfuncWorker]:
+        """The workers by the digest of their bundle."""
+        return {worker.bundle.digest: worker for worker in self._processes.children}
+
+    def reconcile(self, bundles: Sequence[Bundle]) -> None:
+        """Start missing workers, restart those that ended, stop those no longer on the shelf."""
+        digests = {bundle.digest for bundle in bundles}
+        for bundle in bundles:
+            if bundle.digest not in self.workers:
+                self._start(bundle)
+        for digest, worker in self.workers.items():
             if digest not in digests:
-                self._let_go(digest, worker, now)
+                self._retire(worker)
             else:
                 worker.gone_since = None
-                self._revive(worker, now)
+                self._processes.revive(worker)
 
     def close(self) -> None:
-        for worker in self.workers.values():
-            worker.stop()
-        self.workers.clear()
+        """Stop all workers."""
+        self._processes.stop()
 
-    def _begin(self, held: Bundle) -> None:
-        socket = socket_path(self.home, held.digest)
+    def _start(self, bundle: Bundle) -> None:
+        socket = socket_path(self.home, bundle.digest)
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        worker = PyfuncWorker(held, socket, unpack(held))
-        worker.start()
-        self.workers[held.digest] = worker
-        logger.info("%s: its worker is process %d", held.path, _pid(worker))
+        self._processes.start(PyfuncWorker(str(bundle.path), bundle, socket, unpack(bundle)))
 
-    def _revive(self, worker: PyfuncWorker, now: float) -> None:
-        if worker.running:
-            if now - worker.started > STABLE_SECONDS:
-                worker.failures = 0
-        elif not worker.due:
-            pause = PAUSES[min(worker.failures, len(PAUSES) - 1)]
-            code = worker.process.returncode if worker.process else None
-            worker.failures += 1
-            worker.due = now + pause
-            logger.warning("the worker of %s ended with %s", worker.bundle.path, code)
-        elif now >= worker.due:
-            worker.due = 0.0
-            worker.start()
-            logger.info("%s: its worker is process %d", worker.bundle.path, _pid(worker))
-
-    def _let_go(self, digest: str, worker: PyfuncWorker, now: float) -> None:
-        """End a worker some time after its version left the shelf, but not before the one that
-        takes its place stands: until then the server goes on with the old version."""
+    def _retire(self, worker: PyfuncWorker) -> None:
+        """Stop a worker some time after its version left the shelf, but not before its successor
+        has loaded: until then the server uses the old version."""
+        now = time.monotonic()
         model = worker.bundle.manifest.model
-        heirs = [w for d, w in self.workers.items() if d != digest and w.gone_since is None]
-        if not all(heir.standing for heir in heirs if heir.bundle.manifest.model == model):
-            self._revive(worker, now)
+        successors = [
+            w for w in self._processes.children if w is not worker and w.gone_since is None
+        ]
+        if not all(w.loaded for w in successors if w.bundle.manifest.model == model):
+            self._processes.revive(worker)
         elif worker.gone_since is None:
             worker.gone_since = now
         elif now - worker.gone_since > LEAVING_SECONDS:
-            worker.stop()
-            del self.workers[digest]
+            self._processes.remove(worker)
+
+
+def _exited(worker: PyfuncWorker, code: int) -> None:
+    logger.warning("the worker of %s ended with exit %d", worker.name, code)
 
 
 class PyfuncBundleWatch:
@@ -183,34 +172,22 @@ def unpack(held: Bundle) -> tempfile.TemporaryDirectory[str]:
 def start_worker(folder: Path, socket: Path, model: Path) -> subprocess.Popen[bytes]:
     """Start a process that answers for one model; its output joins ours."""
     command = [sys.executable, "-m", "tidemill.loop.sync.pyfunc_server", str(folder), str(socket)]
-    return subprocess.Popen(
+    return spawn(
         [*command, "--model", str(model)],
         stdin=subprocess.DEVNULL,
         env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )
 
 
-def stop_worker(process: subprocess.Popen[bytes] | None) -> None:
-    """End a worker; kill it when it does not go."""
-    if process is None:
-        return
-    process.terminate()
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def supervise(
-    keeper: PyfuncSupervisor, stop: threading.Event, *, interval: float = INTERVAL
+    supervisor: PyfuncSupervisor, stop: threading.Event, *, interval: float = INTERVAL
 ) -> None:
     """Look after the workers until `stop` is set; whatever goes wrong is told once."""
-    wanted, trouble = PyfuncBundleWatch(keeper.shelf), ""
+    watch, trouble = PyfuncBundleWatch(supervisor.shelf), ""
     try:
         while not stop.is_set():
             try:
-                keeper.look(wanted.look())
+                supervisor.reconcile(watch.look())
                 trouble = ""
             except Exception as error:  # one bundle's trouble must not end the others' workers
                 if trouble != str(error):
@@ -218,7 +195,7 @@ def supervise(
                 trouble = str(error)
             stop.wait(interval)
     finally:
-        keeper.close()
+        supervisor.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -230,12 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(
         "keeper", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    with stop_asked() as stop:
+    with stop_event() as stop:
         supervise(PyfuncSupervisor(settings.home, given.shelf or settings.shelf), stop)
-
-
-def _pid(worker: PyfuncWorker) -> int:
-    return worker.process.pid if worker.process else 0
 
 
 if __name__ == "__main__":

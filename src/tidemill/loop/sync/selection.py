@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tidemill.stores.mlflow.versions import Reference, parse_reference
+from tidemill.stores.mlflow.versions import ModelReference, parse_reference
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ModelSelection:
     `references` are versions by name, number, alias or stage.
     """
 
-    references: tuple[Reference, ...] = ()
+    references: tuple[ModelReference, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     every: bool = False
 

@@ -22,8 +22,8 @@ logs/
 reports/
 triggers/
 """
-SAMPLE = "customers.csv"
-NOTHING: Mapping[str, str] = {}
+SAMPLE_FILE = "customers.csv"
+NO_METRICS: Mapping[str, str] = {}
 OTHER_FORMATS = {".parquet", ".feather", ".xls", ".xlsx", ".json", ".jsonl", ".gz", ".zip"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -33,7 +33,7 @@ def write_project(
     *,
     source: str | None = None,
     target: str | None = None,
-    metrics: Mapping[str, str] = NOTHING,
+    metrics: Mapping[str, str] = NO_METRICS,
 ) -> list[Path]:
     """Write a project into a new or empty folder, named after it.
 
@@ -111,7 +111,7 @@ def _made_by(project: Project, folder: Path) -> list[Path]:
 def _from_table(
     folder: Path, name: str, source: str | None, target: str | None, metrics: Mapping[str, str]
 ) -> list[Path]:
-    file = Path(SAMPLE) if source is None else _existing(source)
+    file = Path(SAMPLE_FILE) if source is None else _existing(source)
     frame, options = (sample_customers(), {}) if source is None else read_table(file)
     table = infer_table_spec(frame, f"data/{file.name}", target=target, options=options)
     text = render_project(name, table, metrics.get(table.task))

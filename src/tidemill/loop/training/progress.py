@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidemill.steps.evaluation.ranking import is_better
+from tidemill.metrics import is_better
 
-LOADED, TRIED = 5.0, 85.0  # percent: when the data are ready, when every trial has run
+LOADED, TRIALS_DONE = 5.0, 85.0  # percent: when the data are ready, when every trial has run
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,16 @@ class Reporter:
 
     def exporting(self, candidate: str) -> None:
         self._candidate = candidate
-        self._send(TRIED + 3, "export")
+        self._send(TRIALS_DONE + 3, "export")
 
     def registering(self) -> None:
-        self._send(TRIED + 10, "register")
+        self._send(TRIALS_DONE + 10, "register")
 
     def done(self) -> None:
         self._send(100.0, "done")
 
     def _share(self, running: float = 0.0) -> float:
-        return LOADED + (TRIED - LOADED) * (self._done + running) / max(self._trials, 1)
+        return LOADED + (TRIALS_DONE - LOADED) * (self._done + running) / max(self._trials, 1)
 
     def _send(self, percent: float, stage: str, *, running: int = 0) -> None:
         self._tell(

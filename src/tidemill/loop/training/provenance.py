@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tidemill.project import Project
 from tidemill.steps.data.prepare import PreparedData
-from tidemill.stores.mlflow.tracking import DataUsed
+from tidemill.stores.mlflow.tracking import DatasetUsed
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,16 @@ PACKAGES = (
     "skl2onnx",
     "skops",
 )
-WHERE_IMPORTED = {"torch": "torch", "skorch": "skorch", "xgboost": "xgboost",
+OPTIONAL_PACKAGES = {"torch": "torch", "skorch": "skorch", "xgboost": "xgboost",
                   "lightgbm": "lightgbm", "catboost": "catboost"}  # fmt: skip
 
 
 def package_versions() -> dict[str, str]:
     """Python and the packages a model may depend on, at the versions in use."""
-    names = [*PACKAGES, *(name for name, module in WHERE_IMPORTED.items() if module in sys.modules)]
+    names = [
+        *PACKAGES,
+        *(name for name, module in OPTIONAL_PACKAGES.items() if module in sys.modules),
+    ]
     found = {"python": platform.python_version()}
     for name in names:
         try:
@@ -88,9 +91,9 @@ def origin_tags(project: Project, data: PreparedData) -> dict[str, str]:
     return tags
 
 
-def data_used(project: Project, data: PreparedData) -> DataUsed:
+def data_used(project: Project, data: PreparedData) -> DatasetUsed:
     """The training's data, as MLflow shows it beside the run."""
-    return DataUsed(
+    return DatasetUsed(
         name=project.name,
         fingerprint=data.fingerprint,
         source=data.source,

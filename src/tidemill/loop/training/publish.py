@@ -16,7 +16,7 @@ from tidemill.bundle import Bundle
 from tidemill.errors import ExportError
 from tidemill.loop.training.progress import Reporter
 from tidemill.loop.training.provenance import package_versions
-from tidemill.loop.training.trial import CANDIDATE_TAG, Learned, Outcome, Sweep, describe
+from tidemill.loop.training.trial import CANDIDATE_TAG, Sweep, TrainedModel, TrialOutcome, describe
 from tidemill.signature import Signature
 from tidemill.steps.data.prepare import input_matrix, target_array
 from tidemill.steps.data.preprocessing import find_scaler
@@ -29,7 +29,7 @@ from tidemill.steps.plots import evaluation as pictures
 from tidemill.steps.plots import style
 from tidemill.stores.mlflow.evidence import INTERVALS_FILE
 from tidemill.stores.mlflow.model_logging import EXAMPLE_ROWS, LoggedModel, log_model
-from tidemill.stores.mlflow.tracking import Run
+from tidemill.stores.mlflow.tracking import TrackedRun
 from tidemill.stores.mlflow.versions import BUNDLE_TAG, RUN_TAG, STAGE_TAG
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ SPLIT_TAG = "tidemill.split"
 BUNDLE_PATH = "bundle"
 SCALER_FILE = "preprocessing/scaler.pkl"
 CURVES_FILE, CALIBRATION_FILE = "roc_pr_curves.png", "calibration.png"
-OF_THE_VERSION = (
+VERSION_TAGS = (
     "tidemill.data_source",
     "tidemill.data_fingerprint",
     "tidemill.test_fingerprint",
@@ -49,19 +49,19 @@ OF_THE_VERSION = (
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedVersion:
     """A registered version, the outcome it came from, and its bundle's digest.
 
     `refused` says of better trials why they cannot be served.
     """
 
     version: str
-    outcome: Outcome
+    outcome: TrialOutcome
     digest: str
     refused: Mapping[str, str]
 
 
-def publish(ranked: Sequence[Outcome], sweep: Sweep, report: Reporter) -> Published:
+def publish(ranked: Sequence[TrialOutcome], sweep: Sweep, report: Reporter) -> PublishedVersion:
     """Register the first of the ranked outcomes that can be served.
 
     Everything is in place before the version is registered, in one step and last: an interruption
@@ -72,24 +72,26 @@ def publish(ranked: Sequence[Outcome], sweep: Sweep, report: Reporter) -> Publis
     """
     refused: dict[str, str] = {}
     for outcome in ranked:
-        assert outcome.learned is not None
+        assert outcome.trained is not None
         report.exporting(outcome.trial.candidate)
         run = sweep.tracking.reopen(outcome.run_id)
         try:
-            bundle, logged = _keep(outcome, outcome.learned, sweep, run)
+            bundle, logged = _keep(outcome, outcome.trained, sweep, run)
         except ExportError as error:
             logger.warning("%s cannot be served: %s", outcome.trial.name, error)
             run.set_tags({EXPORT_ERROR_TAG: str(error)})
             refused[outcome.trial.name] = str(error)
             continue
         report.registering()
-        version = _register(outcome, outcome.learned, sweep, bundle, logged)
-        return Published(version, outcome, bundle.digest, refused)
+        version = _register(outcome, outcome.trained, sweep, bundle, logged)
+        return PublishedVersion(version, outcome, bundle.digest, refused)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise ExportError(f"No candidate of '{sweep.project.name}' can be served. {reasons}")
 
 
-def _keep(outcome: Outcome, learned: Learned, sweep: Sweep, run: Run) -> tuple[Bundle, LoggedModel]:
+def _keep(
+    outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep, run: TrackedRun
+) -> tuple[Bundle, LoggedModel]:
     """Put all that a version needs into its run: bundle, MLflow model, pictures, scaler."""
     signature = _signature(sweep)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
@@ -118,14 +120,18 @@ def _signature(sweep: Sweep) -> Signature:
     Only our own preprocessing is known to cope with gaps and texts that the window does not hold.
     """
     project, data = sweep.project, sweep.data
-    rows = data.train if data.seen is None or project.preprocess is not None else data.seen
+    rows = (
+        data.train
+        if data.signature_rows is None or project.preprocess is not None
+        else data.signature_rows
+    )
     X = input_matrix(rows, data.inputs, project)
     y = target_array(data.train, project)
     return infer_signature(X, y, data.task, project, kinds=data.kinds)
 
 
 def _export(
-    folder: Path, outcome: Outcome, learned: Learned, signature: Signature, sweep: Sweep
+    folder: Path, outcome: TrialOutcome, learned: TrainedModel, signature: Signature, sweep: Sweep
 ) -> Bundle:
     source = {
         "run_id": outcome.run_id,
@@ -147,7 +153,7 @@ def _export(
     )
 
 
-def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]:
+def _files(outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep) -> dict[str, bytes]:
     """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
     probabilities, labels = learned.predicted.probabilities, learned.labels
     y = target_array(sweep.data.test, sweep.project)
@@ -156,9 +162,9 @@ def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]
     files = {INTERVALS_FILE: msgspec.json.format(msgspec.json.encode(intervals))}
     if probabilities is not None:
         answers, title = learned.predicted.values, f"{sweep.project.name}: {outcome.trial.name}"
-        curves = pictures.curves_picture(y, probabilities, labels, title)
-        calibration = pictures.calibration_picture(y, probabilities, answers, labels, title)
-        files |= {CURVES_FILE: style.png(curves), CALIBRATION_FILE: style.png(calibration)}
+        curves = pictures.plot_roc_pr_curves(y, probabilities, labels, title)
+        calibration = pictures.plot_calibration(y, probabilities, answers, labels, title)
+        files |= {CURVES_FILE: style.to_png(curves), CALIBRATION_FILE: style.to_png(calibration)}
     scaler = find_scaler(learned.model)
     if scaler is not None:
         files[SCALER_FILE] = pickle.dumps(scaler)
@@ -166,11 +172,11 @@ def _files(outcome: Outcome, learned: Learned, sweep: Sweep) -> dict[str, bytes]
 
 
 def _register(
-    outcome: Outcome, learned: Learned, sweep: Sweep, bundle: Bundle, logged: LoggedModel
+    outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep, bundle: Bundle, logged: LoggedModel
 ) -> str:
     tags = {
         **sweep.project.tags,
-        **{name: sweep.tags[name] for name in OF_THE_VERSION if name in sweep.tags},
+        **{name: sweep.tags[name] for name in VERSION_TAGS if name in sweep.tags},
         BUNDLE_TAG: bundle.digest,
         RUN_TAG: outcome.run_id,
         CANDIDATE_TAG: outcome.trial.candidate,

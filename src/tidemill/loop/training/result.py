@@ -12,8 +12,8 @@ from typing import Any
 
 from tidemill.errors import ProjectError
 from tidemill.loop.training.provenance import data_used
-from tidemill.loop.training.publish import Published
-from tidemill.loop.training.trial import WARNINGS_TAG, Outcome, Sweep
+from tidemill.loop.training.publish import PublishedVersion
+from tidemill.loop.training.trial import WARNINGS_TAG, Sweep, TrialOutcome
 from tidemill.project import Project
 from tidemill.steps.data.prepare import PreparedData
 from tidemill.steps.search.pruning import Pruning
@@ -108,7 +108,9 @@ def record_data(sweep: Sweep) -> None:
         sweep.run.log_files({DATA_WARNINGS_FILE: text.encode()})
 
 
-def summary(sweep: Sweep, outcomes: Sequence[Outcome], published: Published) -> TrainResult:
+def summarize(
+    sweep: Sweep, outcomes: Sequence[TrialOutcome], published: PublishedVersion
+) -> TrainResult:
     """The training as its caller gets it, without models."""
     winner = published.outcome
     failures = {o.trial.name: o.error for o in outcomes if o.error is not None}
@@ -131,7 +133,7 @@ def summary(sweep: Sweep, outcomes: Sequence[Outcome], published: Published) -> 
     )
 
 
-def _trial_result(outcome: Outcome) -> TrialResult:
+def _trial_result(outcome: TrialOutcome) -> TrialResult:
     trial = outcome.trial
     return TrialResult(
         name=trial.name,

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidemill.stores.jobs.jobs import NewJob
-from tidemill.stores.projects import Known
+from tidemill.stores.projects import KnownProject
 
 
 def training_job(
     kind: str,
-    known: Known,
+    known: KnownProject,
     overrides: Mapping[str, Mapping[str, Any]],
     *,
     only: Sequence[str] | None = None,

@@ -19,13 +19,20 @@ from typing import Any
 from tidemill.errors import ExportError, ProjectError
 from tidemill.loop.training.progress import OnProgress, Reporter
 from tidemill.loop.training.provenance import origin_tags
-from tidemill.loop.training.publish import Published, publish
-from tidemill.loop.training.result import TrainResult, record_data, record_result, summary
-from tidemill.loop.training.train import plan
-from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, learn, nothing_trained, run_trial
-from tidemill.project import METRICS, Project
+from tidemill.loop.training.publish import PublishedVersion, publish
+from tidemill.loop.training.result import TrainResult, record_data, record_result, summarize
+from tidemill.loop.training.train import plan_searches
+from tidemill.loop.training.trial import (
+    KIND_TAG,
+    Sweep,
+    TrialOutcome,
+    all_trials_failed,
+    fit_and_evaluate,
+    run_trial,
+)
+from tidemill.metrics import METRICS
+from tidemill.project import Project
 from tidemill.steps.data.prepare import PreparedData, prepare
-from tidemill.steps.evaluation.ranking import deciding_metric
 from tidemill.steps.search.pruning import Pruning, pruning_enabled
 from tidemill.steps.search.search import GridSearch, Settings, Trial
 from tidemill.steps.search.shared_study import shared_study
@@ -35,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class TrialTask:
     """One trial to be run; `settings` is None where the study that is named gives them."""
 
     candidate: str
@@ -46,7 +53,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialTaskResult:
     """How a task went: its run and metrics, or the error, or when it was pruned."""
 
     candidate: str
@@ -61,11 +68,11 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSweep:
     """A training that has begun: its parent run, its tasks, and the metric that decides."""
 
     run_id: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[TrialTask, ...]
     metric: str
 
 
@@ -81,7 +88,7 @@ def count_trials(
     Raises:
         ProjectError: A name that no candidate has.
     """
-    searches = plan(project, overrides, trials, only, maximize=True)
+    searches = plan_searches(project, overrides, trials, only, maximize=True)
     return sum(search.total for search in searches.values())
 
 
@@ -94,7 +101,7 @@ def open_sweep(
     trials: int | None,
     only: Sequence[str],
     storage: str,
-) -> Opened:
+) -> OpenedSweep:
     """Begin a training, or find the one with this mark that was begun before.
 
     Args:
@@ -102,33 +109,34 @@ def open_sweep(
         storage: Where Optuna keeps the studies: a database that all workers reach.
     """
     data = prepare(project)
-    metric = deciding_metric(project, data.task)
-    searches = plan(project, overrides, trials, only, maximize=METRICS[metric])
-    tasks: list[Task] = []
+    metric = project.gate.deciding_metric(data.task)
+    maximize = METRICS[metric].higher_is_better
+    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
+    tasks: list[TrialTask] = []
     for name, search in searches.items():
         total = search.total
         if isinstance(search, GridSearch):
             found = [search.ask() for _ in range(total)]
-            tasks += [Task(name, n, total, settings) for n, settings in enumerate(found, 1)]
+            tasks += [TrialTask(name, n, total, settings) for n, settings in enumerate(found, 1)]
         else:
             study = f"{mark[1]}:{name}"
-            with shared_study(storage, study, maximize=METRICS[metric], seed=project.seed):
+            with shared_study(storage, study, maximize=maximize, seed=project.seed):
                 pass  # made here, so that no two workers make it
-            tasks += [Task(name, n, total, study=study) for n in range(1, total + 1)]
+            tasks += [TrialTask(name, n, total, study=study) for n in range(1, total + 1)]
     run_id = _earlier_run(project, tracking, mark) or _new_run(project, data, tracking, metric)
-    return Opened(run_id, tuple(tasks), metric)
+    return OpenedSweep(run_id, tuple(tasks), metric)
 
 
 def run_task(
     project: Project,
     tracking: Tracking,
     run_id: str,
-    task: Task,
+    task: TrialTask,
     *,
     storage: str,
     overrides: Mapping[str, Mapping[str, Any]],
     owner: str,
-) -> Result:
+) -> TrialTaskResult:
     """Fit, evaluate and track one trial under the training's run.
 
     Args:
@@ -141,14 +149,14 @@ def run_task(
         outcome = run_trial(_trial(task, settings), sweep)
     else:
         assert task.study is not None, "a task has settings or a study"
-        maximize, seed = METRICS[sweep.metric], project.seed + task.number
+        maximize, seed = METRICS[sweep.metric].higher_is_better, project.seed + task.number
         candidate = project.candidate(task.candidate)
         prune = pruning_enabled(candidate.prune, task.of)
         with shared_study(storage, task.study, maximize=maximize, seed=seed, prune=prune) as study:
             settings = study.ask(candidate, overrides.get(task.candidate, {}), owner)
             outcome = run_trial(_trial(task, settings), sweep, watch=study.watch())
             study.tell(outcome.value, outcome.pruned)
-    return Result(
+    return TrialTaskResult(
         candidate=task.candidate,
         number=task.number,
         of=task.of,
@@ -161,7 +169,7 @@ def run_task(
     )
 
 
-def _trial(task: Task, settings: Settings) -> Trial:
+def _trial(task: TrialTask, settings: Settings) -> Trial:
     return Trial(task.candidate, task.number, task.of, settings)
 
 
@@ -169,7 +177,7 @@ def close_sweep(
     project: Project,
     tracking: Tracking,
     run_id: str,
-    results: Sequence[Result],
+    results: Sequence[TrialTaskResult],
     *,
     on_progress: OnProgress,
 ) -> TrainResult:
@@ -183,7 +191,7 @@ def close_sweep(
     outcomes = [_outcome(result) for result in results]
     try:
         published = _publish_best(outcomes, sweep, Reporter(on_progress))
-        result = summary(sweep, outcomes, published)
+        result = summarize(sweep, outcomes, published)
         record_result(sweep, result)
     except Exception as error:
         if not isinstance(error, ProjectError | ExportError):
@@ -195,15 +203,18 @@ def close_sweep(
     return result
 
 
-def _publish_best(outcomes: Sequence[Outcome], sweep: Sweep, report: Reporter) -> Published:
+def _publish_best(
+    outcomes: Sequence[TrialOutcome], sweep: Sweep, report: Reporter
+) -> PublishedVersion:
     fine = [outcome for outcome in outcomes if outcome.value is not None]
     if not fine:
-        raise nothing_trained(sweep.project, outcomes)
-    ranked = sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])
+        raise all_trials_failed(sweep.project, outcomes)
+    maximize = METRICS[sweep.metric].higher_is_better
+    ranked = sorted(fine, key=lambda o: o.value or 0.0, reverse=maximize)
     refused: dict[str, str] = {}
     for outcome in ranked:
         report.fitting(outcome.trial.candidate)
-        again = replace(outcome, learned=learn(outcome.trial, sweep.project, sweep.data))
+        again = replace(outcome, trained=fit_and_evaluate(outcome.trial, sweep.project, sweep.data))
         try:
             published = publish([again], sweep, report)
         except ExportError as error:
@@ -216,7 +227,7 @@ def _publish_best(outcomes: Sequence[Outcome], sweep: Sweep, report: Reporter) -
 
 def _sweep(project: Project, tracking: Tracking, run_id: str) -> Sweep:
     data = prepare(project)
-    metric = deciding_metric(project, data.task)
+    metric = project.gate.deciding_metric(data.task)
     run = tracking.reopen(run_id)
     return Sweep(project, data, metric, tracking, run, origin_tags(project, data))
 
@@ -237,9 +248,9 @@ def _new_run(project: Project, data: PreparedData, tracking: Tracking, metric: s
     return run.id
 
 
-def _outcome(result: Result) -> Outcome:
+def _outcome(result: TrialTaskResult) -> TrialOutcome:
     trial = Trial(result.candidate, result.number, result.of, result.params)
-    return Outcome(
+    return TrialOutcome(
         trial,
         result.run_id,
         result.value,

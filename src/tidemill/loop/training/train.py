@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from tidemill.loop.operations.signals import Cancelled, ended_by_sigterm
+from tidemill.loop.operations.signals import Cancelled, exit_on_sigterm
 from tidemill.loop.training.progress import OnProgress, Progress, Reporter
 from tidemill.loop.training.provenance import origin_tags
 from tidemill.loop.training.publish import publish
@@ -24,19 +24,19 @@ from tidemill.loop.training.result import (
     TrialResult,
     record_data,
     record_result,
-    summary,
+    summarize,
     write_processed,
 )
-from tidemill.loop.training.trial import KIND_TAG, Outcome, Sweep, nothing_trained, run_trial
-from tidemill.project import METRICS, Project
+from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, all_trials_failed, run_trial
+from tidemill.metrics import METRICS, is_better
+from tidemill.project import Project
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.evaluation.ranking import deciding_metric, is_better
 from tidemill.steps.search.search import Search, Trial, open_search
 from tidemill.stores.mlflow.tracking import Tracking
 
 __all__ = ["Cancelled", "Progress", "TrainResult", "TrialResult", "train"]
 
-NOTHING: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+NO_OVERRIDES: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
 def train(
@@ -45,7 +45,7 @@ def train(
     tracking_uri: str,
     registry_uri: str | None = None,
     artifact_root: Path | str | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] = NOTHING,
+    overrides: Mapping[str, Mapping[str, Any]] = NO_OVERRIDES,
     trials: int | None = None,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
@@ -78,12 +78,13 @@ def train(
     tracking.experiment(project.name)  # before the work, so that MLflow being away costs none
     data = prepare(project, extra_rows=extra_rows)
     write_processed(project, data)
-    metric = deciding_metric(project, data.task)
-    searches = plan(project, overrides, trials, only, maximize=METRICS[metric])
+    metric = project.gate.deciding_metric(data.task)
+    maximize = METRICS[metric].higher_is_better
+    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
     report.planned(sum(search.total for search in searches.values()), metric)
     tags = origin_tags(project, data)
     with (
-        ended_by_sigterm(),
+        exit_on_sigterm(),
         tracking.run(project.name, "train", tags={**tags, KIND_TAG: "sweep"}) as run,
     ):
         sweep = Sweep(project, data, metric, tracking, run, tags)
@@ -93,14 +94,14 @@ def train(
             for candidate, search in searches.items()
             for outcome in try_candidate(candidate, search, sweep, report)
         ]
-        published = publish(rank(outcomes, sweep), sweep, report)
-        result = summary(sweep, outcomes, published)
+        published = publish(rank_outcomes(outcomes, sweep), sweep, report)
+        result = summarize(sweep, outcomes, published)
         record_result(sweep, result)
     report.done()
     return result
 
 
-def plan(
+def plan_searches(
     project: Project,
     overrides: Mapping[str, Mapping[str, Any]],
     trials: int | None,
@@ -130,9 +131,9 @@ def plan(
 
 def try_candidate(
     candidate: str, search: Search, sweep: Sweep, report: Reporter, window: str = ""
-) -> list[Outcome]:
+) -> list[TrialOutcome]:
     """Run every trial the search asks for; only the best outcome keeps its model in memory."""
-    outcomes: list[Outcome] = []
+    outcomes: list[TrialOutcome] = []
     best: int | None = None
     while (settings := search.ask()) is not None:
         report.fitting(candidate)
@@ -145,7 +146,7 @@ def try_candidate(
     return outcomes
 
 
-def _drop_worse(outcomes: list[Outcome], best: int | None, metric: str) -> int | None:
+def _drop_worse(outcomes: list[TrialOutcome], best: int | None, metric: str) -> int | None:
     """Take the model out of the worse of the best outcome and the newest; gives the best's place.
 
     `outcomes` is changed in place.
@@ -158,17 +159,18 @@ def _drop_worse(outcomes: list[Outcome], best: int | None, metric: str) -> int |
         return newest
     was = outcomes[best].value
     worse = best if was is None or is_better(metric, value, was) else newest
-    outcomes[worse] = replace(outcomes[worse], learned=None)
+    outcomes[worse] = replace(outcomes[worse], trained=None)
     return newest if worse == best else best
 
 
-def rank(outcomes: Sequence[Outcome], sweep: Sweep) -> list[Outcome]:
+def rank_outcomes(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> list[TrialOutcome]:
     """Every candidate's best outcome, best first; of equal ones, the one tried first.
 
     Raises:
         ProjectError: All failed; the message gives each reason once.
     """
-    fine = [outcome for outcome in outcomes if outcome.learned is not None]
+    fine = [outcome for outcome in outcomes if outcome.trained is not None]
     if not fine:
-        raise nothing_trained(sweep.project, outcomes)
-    return sorted(fine, key=lambda o: o.value or 0.0, reverse=METRICS[sweep.metric])
+        raise all_trials_failed(sweep.project, outcomes)
+    maximize = METRICS[sweep.metric].higher_is_better
+    return sorted(fine, key=lambda o: o.value or 0.0, reverse=maximize)

@@ -26,7 +26,7 @@ from tidemill.steps.search.fit import PredictResult, fit, predict
 from tidemill.steps.search.pruning import Pruning, PruningCallback, TrialPruned
 from tidemill.steps.search.search import Trial
 from tidemill.stores.mlflow.autolog import autologging
-from tidemill.stores.mlflow.tracking import NOTE_TAG, Run, Tracking
+from tidemill.stores.mlflow.tracking import NOTE_TAG, TrackedRun, Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ WARNINGS_TAG, PRUNED_TAG = "tidemill.warnings", "tidemill.pruned"
 MATRIX_FILE, RESIDUALS_FILE = "confusion_matrix.png", "residuals.png"
 REPORT_TEXT, REPORT_JSON = "classification_report.txt", "classification_report.json"
 WARNINGS_FILE = "warnings.txt"
-_MEANINGLESS = ("deprecated", "warn")  # defaults with which scikit-learn says "not given"
+_UNSET_DEFAULTS = ("deprecated", "warn")  # defaults with which scikit-learn says "not given"
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Sweep:
     data: PreparedData
     metric: str
     tracking: Tracking
-    run: Run
+    run: TrackedRun
     tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedModel:
     """A fitted model with its answers to the held-out rows."""
 
     model: Any
@@ -67,7 +67,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a trial went: `learned` and `value` (of the deciding metric), or why there are none.
 
     That is the `error`, or when it was `pruned`.
@@ -76,7 +76,7 @@ class Outcome:
     trial: Trial
     run_id: str
     value: float | None = None
-    learned: Learned | None = None
+    trained: TrainedModel | None = None
     error: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     pruned: Pruning | None = None
@@ -87,7 +87,7 @@ def run_trial(
     sweep: Sweep,
     tell: Callable[[float], None] = lambda share: None,
     watch: PruningCallback | None = None,
-) -> Outcome:
+) -> TrialOutcome:
     """Fit, evaluate and log one setting as a child run of the sweep's.
 
     What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
@@ -103,25 +103,25 @@ def run_trial(
     with tracking.run(project.name, trial.name, parent=sweep.run, tags=marks) as run:
         run.log_params(trial.params)
         try:
-            scout_trial(trial, sweep.project, sweep.data, sweep.metric, watch)
+            screen_trial(trial, sweep.project, sweep.data, sweep.metric, watch)
             with autologging(tracking, run) if project.autolog else nullcontext():
-                learned = learn(trial, project, sweep.data, tell, watch)
+                learned = fit_and_evaluate(trial, project, sweep.data, tell, watch)
             value = _deciding(learned.evaluation, sweep.metric)
         except TrialPruned as ended:
             run.set_tags({PRUNED_TAG: str(ended), NOTE_TAG: f"Given up early, at {ended}."})
             logger.info("%s: %s is pruned at %s", project.name, trial.name, ended)
-            return Outcome(trial, run.id, pruned=ended.pruning)
+            return TrialOutcome(trial, run.id, pruned=ended.pruning)
         except Exception as error:
             logger.exception("%s: trial %s failed", project.name, trial.name)
             run.fail(error)
-            return Outcome(trial, run.id, error=f"{type(error).__name__}: {error}")
+            return TrialOutcome(trial, run.id, error=f"{type(error).__name__}: {error}")
         _log(run, trial, project, sweep.data, learned)
     said = (project.name, trial.name, sweep.metric, value, learned.seconds)
     logger.info("%s: %s has %s %.4f after %.2f s", *said)
-    return Outcome(trial, run.id, value, learned, metrics=learned.evaluation.metrics)
+    return TrialOutcome(trial, run.id, value, learned, metrics=learned.evaluation.metrics)
 
 
-def nothing_trained(project: Project, outcomes: Sequence[Outcome]) -> ProjectError:
+def all_trials_failed(project: Project, outcomes: Sequence[TrialOutcome]) -> ProjectError:
     """What to say when no trial has a model; each reason once.
 
     That all were pruned takes a study that prunes its first trials, which ours does not.
@@ -136,7 +136,7 @@ def nothing_trained(project: Project, outcomes: Sequence[Outcome]) -> ProjectErr
     )
 
 
-def scout_trial(
+def screen_trial(
     trial: Trial, project: Project, data: PreparedData, metric: str, watch: PruningCallback | None
 ) -> None:
     """See on some of the training rows whether the setting is worth a fit.
@@ -149,13 +149,13 @@ def scout_trial(
         screen(estimator, project, data, metric, watch)
 
 
-def learn(
+def fit_and_evaluate(
     trial: Trial,
     project: Project,
     data: PreparedData,
     tell: Callable[[float], None] = lambda share: None,
     watch: PruningCallback | None = None,
-) -> Learned:
+) -> TrainedModel:
     """Fit one setting on the training rows and evaluate it on the held-out ones.
 
     Raises:
@@ -173,7 +173,7 @@ def learn(
         fitted = fit(pipeline, X_train, y_train, seed=project.seed)
     predicted = predict(fitted.model, input_matrix(data.test, data.inputs, project))
     labels = _labels(fitted.model, y_train) if data.task == "classification" else ()
-    return Learned(
+    return TrainedModel(
         model=fitted.model,
         labels=labels,
         predicted=predicted,
@@ -193,7 +193,7 @@ def _all_params(candidate: Candidate, estimator: Any, trial: Trial) -> dict[str,
     inner = {
         name: value
         for name, value in {**_own_params(estimator), **_defaults(candidate)}.items()
-        if isinstance(value, bool | int | float | str) and value not in _MEANINGLESS
+        if isinstance(value, bool | int | float | str) and value not in _UNSET_DEFAULTS
     }
     return {**inner, **candidate.params, **trial.params}
 
@@ -206,7 +206,7 @@ def _own_params(estimator: Any) -> dict[str, Any]:
 def _defaults(candidate: Candidate) -> dict[str, Any]:
     """What a function that makes the estimator takes; an estimator tells its parameters itself."""
     made_by_function = not hasattr(candidate.estimator, "get_params")
-    return (candidate.accepts() or {}) if made_by_function else {}
+    return (candidate.parameters() or {}) if made_by_function else {}
 
 
 def _deciding(evaluation: Evaluation, metric: str) -> float:
@@ -221,7 +221,9 @@ def _deciding(evaluation: Evaluation, metric: str) -> float:
     return value
 
 
-def _log(run: Run, trial: Trial, project: Project, data: PreparedData, learned: Learned) -> None:
+def _log(
+    run: TrackedRun, trial: Trial, project: Project, data: PreparedData, learned: TrainedModel
+) -> None:
     """Everything a trial's page shows; cheap enough to do for every one of them."""
     facts = {
         "candidate": trial.candidate,
@@ -246,17 +248,17 @@ def _log(run: Run, trial: Trial, project: Project, data: PreparedData, learned: 
 
 
 def _files(
-    trial: Trial, project: Project, data: PreparedData, learned: Learned
+    trial: Trial, project: Project, data: PreparedData, learned: TrainedModel
 ) -> dict[str, bytes]:
     found, title = learned.evaluation, f"{project.name}: {trial.name}"
     files = {}
     if found.confusion is None:
         y = target_array(data.test, project)
-        figure = pictures.residuals_picture(y, learned.predicted.values, title, project.target)
-        files[RESIDUALS_FILE] = style.png(figure)
+        figure = pictures.plot_residuals(y, learned.predicted.values, title, project.target)
+        files[RESIDUALS_FILE] = style.to_png(figure)
     else:
-        figure = pictures.confusion_picture(found.confusion, found.labels, title)
-        files[MATRIX_FILE] = style.png(figure)
+        figure = pictures.plot_confusion_matrix(found.confusion, found.labels, title)
+        files[MATRIX_FILE] = style.to_png(figure)
         files[REPORT_TEXT] = found.report_text.encode()
         files[REPORT_JSON] = json.dumps(found.report, indent=2).encode()
     if learned.warnings:
@@ -264,7 +266,7 @@ def _files(
     return files
 
 
-def describe(trial: Trial, learned: Learned, project: Project) -> str:
+def describe(trial: Trial, learned: TrainedModel, project: Project) -> str:
     """One sentence for people: what was fitted, and how good it is."""
     metrics = ", ".join(f"{key} {value:.4g}" for key, value in learned.evaluation.metrics.items())
     chosen = {**project.candidate(trial.candidate).params, **trial.params}

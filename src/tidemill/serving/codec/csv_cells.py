@@ -28,7 +28,7 @@ MISSING = frozenset(
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def read_cell(kind: Kind, text: str) -> Value:
+def parse_cell(kind: Kind, text: str) -> Value:
     """The value that a cell stands for; what cannot be read stays text, and is refused by name."""
     if text in MISSING:
         return None

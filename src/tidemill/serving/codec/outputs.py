@@ -70,7 +70,7 @@ class Outputs:
         return [labels[i] for i in self.label_list[start:stop]]
 
     @property
-    def float_bytes(self) -> bytes:
+    def probability_bytes(self) -> bytes:
         """The probabilities of all rows as a little-endian float32 matrix."""
         if self._floats is None:
             likely = self.probabilities
@@ -81,7 +81,7 @@ class Outputs:
         return self._floats
 
     @property
-    def likely_bytes(self) -> int:
+    def probability_row_bytes(self) -> int:
         """How many bytes a row has in `float_bytes`."""
         return 0 if self.probabilities is None else 4 * int(self.probabilities.shape[1])
 

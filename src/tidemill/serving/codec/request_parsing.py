@@ -84,7 +84,7 @@ def named_row(signature: Signature, fields: Mapping[str, Any]) -> Row:
     if missing or len(fields) > len(signature.columns):
         known = set(signature.names)
         raise _wrong_names(signature, missing, [name for name in fields if name not in known])
-    return [canonical(column, fields[column.name]) for column in signature.columns]
+    return [coerce(column, fields[column.name]) for column in signature.columns]
 
 
 def listed_row(signature: Signature, values: Sequence[Any]) -> Row:
@@ -99,7 +99,7 @@ def listed_row(signature: Signature, values: Sequence[Any]) -> Row:
     return [_listed_value(signature, i, column, values[i]) for i, column in enumerate(columns)]
 
 
-def canonical(column: Column, value: Value) -> Value:
+def coerce(column: Column, value: Value) -> Value:
     """The value as the arrays hold it: numbers as float, whole ones as int, missing as None.
 
     Raises:
@@ -224,7 +224,7 @@ def _numbers(tensor: Tensor, given: list[Any], shape: tuple[int, ...]) -> Row:
                 expected=f"a regular list of shape {list(shape)}",
             )
         try:
-            flat.append(canonical(column, value))
+            flat.append(coerce(column, value))
         except InputError as error:
             raise InputError(
                 f"'{place}'" + error.detail.removeprefix(f"'{tensor.name}'"),
@@ -248,7 +248,7 @@ def _leaves(
 
 def _listed_value(signature: Signature, i: int, column: Column, value: Any) -> Value:
     try:
-        return canonical(column, value)
+        return coerce(column, value)
     except InputError as error:
         raise InputError(
             f"{FEATURES}[{i}], {error.detail}",

@@ -11,8 +11,8 @@ import numpy as np
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import Row, canonical
-from tidemill.serving.journal.records import Encoding
+from tidemill.serving.codec.request_parsing import Row, coerce
+from tidemill.serving.journal.record_types import Encoding
 from tidemill.signature import Column, Signature, Value
 
 CODES = {"float32": "f", "float64": "d", "int64": "q"}
@@ -30,7 +30,7 @@ class EncodedRows(msgspec.Struct):
     arrays: list[Array]
     values: Sequence[Row] | None = None
 
-    def key(self) -> bytes:
+    def cache_key(self) -> bytes:
         """Bytes that are equal exactly when the rows are."""
         if self.values is None:
             return b"".join(a.tobytes() for a in self.arrays)
@@ -61,11 +61,11 @@ class TensorEncoder:
         self._places = [[names.index(c) for c in i.columns] for i in self.inputs]
         self._pack_into = struct.Struct(f"<{self.width}{CODES.get(first.dtype, 'd')}").pack_into
 
-    def buffer(self, count: int) -> Array:
-        """A matrix [count, width] for `write`, of the flat model's type."""
+    def new_buffer(self, count: int) -> Array:
+        """A matrix [count, width] for `write_row`, of the flat model's type."""
         return np.zeros((count, self.width), self.dtype)
 
-    def write(self, row: Row, view: memoryview, offset: int) -> None:
+    def write_row(self, row: Row, view: memoryview, offset: int) -> None:
         """Write one row of a flat model into a buffer's bytes at an offset in bytes.
 
         Raises:
@@ -76,29 +76,29 @@ class TensorEncoder:
         except (struct.error, OverflowError) as error:
             if None not in row:
                 raise self._too_large(row) from error
-            self.write([_NAN if value is None else value for value in row], view, offset)
+            self.write_row([_NAN if value is None else value for value in row], view, offset)
 
-    def shaped(self, matrix: Array) -> list[Array]:
+    def as_inputs(self, matrix: Array) -> list[Array]:
         """A flat model's [count, width] matrix as the model takes it."""
         if self.signature.tensor is None:
             return [matrix]
         return [matrix.reshape(-1, *self.signature.tensor.shape)]
 
-    def pack(self, rows: Sequence[Row]) -> EncodedRows:
+    def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Checked rows as arrays.
 
         Raises:
             InputError: A number is beyond what the model's type holds.
         """
         if self.flat:
-            return EncodedRows(len(rows), self.shaped(self._matrix(rows)))
+            return EncodedRows(len(rows), self.as_inputs(self._matrix(rows)))
         arrays = [
             self._array(entry, places, rows)
             for entry, places in zip(self.inputs, self._places, strict=True)
         ]
         return EncodedRows(len(rows), arrays, rows)
 
-    def tensor(self, array: Array) -> EncodedRows:
+    def encode_tensor(self, array: Array) -> EncodedRows:
         """Numbers [count, ...] of a tensor model, in the shape of the signature or flat.
 
         Raises:
@@ -122,19 +122,19 @@ class TensorEncoder:
                 field=tensor.name,
                 expected="finite numbers",
             )
-        return EncodedRows(count, self.shaped(flat))
+        return EncodedRows(count, self.as_inputs(flat))
 
-    def matrix(self, matrix: Array) -> EncodedRows | None:
+    def encode_matrix(self, matrix: Array) -> EncodedRows | None:
         """Numbers [count, columns] in the signature's order, packed as they are. None where they
-        are not usual ones (gaps, infinities, columns of other kinds): ask `columns`."""
+        are not usual ones (gaps, infinities, columns of other kinds): ask `encode_columns`."""
         if not self._numeric or not len(matrix):
             return None
         with np.errstate(over="ignore"):
             packed = np.array(matrix.astype(np.float64, copy=False), self.dtype, order="C")
         total = float(packed.sum(dtype=np.float64))
-        return EncodedRows(len(packed), self.shaped(packed)) if total - total == 0 else None
+        return EncodedRows(len(packed), self.as_inputs(packed)) if total - total == 0 else None
 
-    def columns(self, columns: Mapping[str, Sequence[Value] | Array]) -> EncodedRows:
+    def encode_columns(self, columns: Mapping[str, Sequence[Value] | Array]) -> EncodedRows:
         """Named columns of equal length, checked; numeric arrays without a loop over their values.
 
         Raises:
@@ -145,11 +145,11 @@ class TensorEncoder:
             with np.errstate(over="ignore"):
                 matrix = np.stack([np.asarray(c, self.dtype) for c in checked], axis=1)
             self._check_overflow(matrix)
-            return EncodedRows(len(matrix), self.shaped(np.ascontiguousarray(matrix)))
+            return EncodedRows(len(matrix), self.as_inputs(np.ascontiguousarray(matrix)))
         plain = [[None if v != v else v for v in _plain(c)] for c in checked]
-        return self.pack(list(zip(*plain, strict=True)))
+        return self.encode(list(zip(*plain, strict=True)))
 
-    def features(self, rows: EncodedRows) -> tuple[bytes | Sequence[Row], Encoding]:
+    def journal_features(self, rows: EncodedRows) -> tuple[bytes | Sequence[Row], Encoding]:
         """What the journal keeps of the rows."""
         if rows.values is not None:
             return rows.values, "values"
@@ -164,7 +164,7 @@ class TensorEncoder:
         view = memoryview(matrix).cast("B")  # type: ignore[arg-type]
         size = self.width * matrix.itemsize
         for place, row in enumerate(rows):
-            self.write(row, view, place * size)
+            self.write_row(row, view, place * size)
         return matrix
 
     def _check_overflow(self, matrix: Array) -> None:
@@ -243,7 +243,7 @@ def _column(column: Column, given: Sequence[Value] | Array) -> Sequence[Value] |
     checked = []
     for i, value in enumerate(_plain(given)):
         try:
-            value = canonical(column, value)
+            value = coerce(column, value)
         except InputError as error:
             raise InputError(
                 f"Row {i}: {error.detail}", field=error.field, expected=error.expected
@@ -265,7 +265,7 @@ def _numbers(given: Sequence[Value] | Array) -> Array | None:
 
 
 def _are_known_texts(column: Column, given: Sequence[Value] | Array) -> bool:
-    """Whether `canonical` would take all of these texts as they are."""
+    """Whether `coerce` would take all of these texts as they are."""
     if isinstance(given, np.ndarray) or not _TEXTS.issuperset(map(type, given)):
         return False
     known = column.categories

@@ -54,7 +54,7 @@ class ServingApp:
         if body is None:
             return
         response, block = await self._answered(admission, body)
-        closing = _must_close(admission) or self.service.models.leaving
+        closing = _must_close(admission) or self.service.models.draining
         await send(
             {
                 "type": "http.response.start",

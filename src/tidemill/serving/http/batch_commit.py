@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tidemill.errors import TidemillError
 from tidemill.serving.http.routes import Request, Response
-from tidemill.serving.journal.recorder import journal_full
+from tidemill.serving.journal.policy import journal_full_error
 
 if TYPE_CHECKING:
     from tidemill.serving.journal.journal import Journal
@@ -97,4 +97,4 @@ class BatchCommit:
     def _unrecorded(self, request: Request, response: Response) -> Response:
         if response.status >= 400:
             return response
-        return self._error_response(request, journal_full())
+        return self._error_response(request, journal_full_error())

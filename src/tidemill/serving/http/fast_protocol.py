@@ -79,7 +79,7 @@ class FastProtocol(HttpToolsProtocol):
     limit: int
     addresses: ClientAddresses
     defaults: DefaultLines
-    leaving = False  # set on the class while the server drains before shutdown
+    draining = False  # set on the class while the server drains before shutdown
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -93,7 +93,7 @@ class FastProtocol(HttpToolsProtocol):
         self.in_head = False  # the parser is in the middle of a head
         self.began = False  # ... which began in the last read
         self.head_size = 0
-        self.ending = self.leaving  # close after the pending responses
+        self.ending = self.draining  # close after the pending responses
         self.last_used = 0.0
         self.idle_timer: asyncio.TimerHandle | None = None
 

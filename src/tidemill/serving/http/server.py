@@ -133,9 +133,9 @@ class ServingServer(uvicorn.Server):
         A balancer then asks elsewhere before the port closes, and none of its connections is
         closed at the moment in which it sends a request over it.
         """
-        models.leaving = True
+        models.draining = True
         protocol: Any = self.config.http_protocol_class
-        protocol.leaving = True
+        protocol.draining = True
         for connection in self.server_state.connections:
             if isinstance(connection, protocol):
                 connection.ending = True

@@ -26,7 +26,7 @@ class LatencyEstimate(msgspec.Struct, frozen=True):
     per_row: float = 0.0
     pad: bool = False
 
-    def of(self, rows: int) -> float:
+    def seconds(self, rows: int) -> float:
         return self.fixed + rows * self.per_row
 
 
@@ -39,10 +39,10 @@ class BatchItem(msgspec.Struct):
     request: Request
     rows: EncodedRows | None
     count: int
-    finish: MakeReply
-    key: bytes | None = None
-    tier: str | None = None
-    given_up: bool = False
+    make_reply: MakeReply
+    cache_key: bytes | None = None
+    cache_tier: str | None = None
+    timed_out: bool = False
     alone: bool = False
     start: int = 0
     response: Response | None = None
@@ -62,7 +62,7 @@ class BatchQueue:
         self._works.append(work)
         self.rows += work.count
 
-    def put_back(self, works: Sequence[BatchItem]) -> None:
+    def requeue(self, works: Sequence[BatchItem]) -> None:
         """Let works whose common run failed be next, each in a run of its own."""
         for work in works:
             work.alone = True
@@ -84,7 +84,7 @@ class BatchQueue:
         self.rows -= rows
         return batch
 
-    def before(self, moment: float) -> list[BatchItem]:
+    def pop_overdue(self, moment: float) -> list[BatchItem]:
         """Take out the works whose calls came before a moment on the monotonic clock."""
         late = [work for work in self._works if work.request.started < moment]
         if late:

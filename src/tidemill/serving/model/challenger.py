@@ -37,13 +37,13 @@ class ChallengerPredictor(Predictor):
     """A challenger in memory; its answers are recorded under their role, and counted apart."""
 
     def __init__(
-        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: LatencyEstimate,
-        around: PredictorContext,
+        self, name: str, version: str, bundle: Bundle, runtime: Runtime, latency: LatencyEstimate,
+        context: PredictorContext,
     ) -> None:  # fmt: skip
-        super().__init__(name, version, bundle, runtime, speed, around)
-        self._patience = around.settings.timeout * PATIENCE
+        super().__init__(name, version, bundle, runtime, latency, context)
+        self._timeout = context.settings.timeout * PATIENCE
         self.open = 0  # shadowed requests that are on their way
-        self._metrics = around.metrics
+        self._metrics = context.metrics
         self.take_role("shadow")
 
     def take_role(self, role: str) -> None:
@@ -62,12 +62,12 @@ class ChallengerPredictor(Predictor):
         """Count a shadowed request that does not fit this version, or finds no room."""
         self._errors.add()
 
-    def _reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
+    def _make_reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         try:
             if work.request.shadow:
                 outputs.check(start, stop)
             else:
-                super()._reply(work, outputs, start, stop)
+                super()._make_reply(work, outputs, start, stop)
         except TidemillError:
             self._errors.add()
             raise
@@ -129,7 +129,7 @@ class ChallengerTraffic:
         request.canary = self.challenger
         return self.challenger
 
-    def answered(self, request: Request) -> None:
+    def mirror(self, request: Request) -> None:
         """Have the challenger answer the same, later."""
         if self.rule.mode != "shadow" or not is_chosen(self.rule, request.admission):
             return

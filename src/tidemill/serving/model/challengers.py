@@ -89,19 +89,19 @@ class Challengers:
                 return
             challenger = await asyncio.to_thread(self._load, name, wanted)
         elif found.rule == rule:
-            champion.companion = found  # a new champion has none yet
+            champion.traffic_split = found  # a new champion has none yet
             return
         else:
             challenger = found.challenger
         self._drop(name, champion)
         self._beside[name] = ChallengerTraffic(challenger, rule, self._batch_commit, self._metrics)
-        champion.companion = self._beside[name]
+        champion.traffic_split = self._beside[name]
         log.info("%s version %s: %s of %g", name, wanted.version, rule.mode, rule.share)
 
     def _drop(self, name: str, champion: Predictor | None) -> None:
         found = self._beside.pop(name, None)
         if champion is not None:
-            champion.companion = None
+            champion.traffic_split = None
         if found is not None:
             found.close()
             log.info("%s: no challenger is asked any more", name)

@@ -29,7 +29,8 @@ LoadRuntime = Callable[[Bundle], Runtime]
 
 
 def load_predictor(
-    shelf: Path, name: str, placed: ShelfEntry, around: PredictorContext, load_runtime: LoadRuntime,
+    shelf: Path, name: str, placed: ShelfEntry, context: PredictorContext,
+    load_runtime: LoadRuntime,
     kind: type[P] = Predictor,  # type: ignore[assignment]
 ) -> P:  # fmt: skip
     """The version as a predictor of some kind that is ready for traffic.
@@ -41,8 +42,8 @@ def load_predictor(
     bundle = open_bundle(shelf, placed)
     try:
         runtime = load_runtime(bundle)
-        speed = smoke_test(bundle, runtime)
-        return kind(name, placed.version, bundle, runtime, speed, around)
+        latency = smoke_test(bundle, runtime)
+        return kind(name, placed.version, bundle, runtime, latency, context)
     except BundleError:
         raise
     except Exception as error:  # a model library may fail in any way; the old version goes on
@@ -60,24 +61,24 @@ def smoke_test(bundle: Bundle, runtime: Runtime) -> LatencyEstimate:
     example = bundle.example()
     if not example.rows:
         raise BundleError(f"{bundle.path} holds no example to check against.")
-    packer = TensorEncoder(bundle.signature, bundle.manifest.inputs)
+    encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
     rows = [list(row) for row in example.rows]
-    outputs = Outputs(*runtime.run(packer.pack(rows).arrays))
+    outputs = Outputs(*runtime.run(encoder.encode(rows).arrays))
     for place, answer in enumerate(example.answers):
         if not _agrees(bundle.signature, outputs, place, answer):
             raise BundleError(
                 f"{bundle.path} does not answer its own example: row {place} should give"
                 f" {answer.prediction!r}."
             )
-    return measure_latency(packer, runtime, rows)
+    return measure_latency(encoder, runtime, rows)
 
 
 def measure_latency(
-    packer: TensorEncoder, runtime: Runtime, rows: Sequence[Row]
+    encoder: TensorEncoder, runtime: Runtime, rows: Sequence[Row]
 ) -> LatencyEstimate:
     """How long a run takes by its rows, and whether one row alone needs padding."""
     cycle = [rows[i % len(rows)] for i in range(MANY)]
-    one, many = packer.pack(cycle[:FEW]).arrays, packer.pack(cycle).arrays
+    one, many = encoder.encode(cycle[:FEW]).arrays, encoder.encode(cycle).arrays
     pad = not _same_digits(runtime, one, many, pad=False) and _same_digits(
         runtime, one, many, pad=True
     )

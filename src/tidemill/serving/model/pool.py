@@ -54,7 +54,7 @@ class ModelPool:
         self._retry_at = 0.0
         self.problems: dict[str, str] = {}
         self.ready = asyncio.Event()
-        self.leaving = False
+        self.draining = False
         self.changed: list[Callable[[], None]] = []
 
     @property
@@ -65,7 +65,7 @@ class ModelPool:
     @property
     def serves(self) -> bool:
         """Whether there is a model to ask, and will be."""
-        return self.ready.is_set() and bool(self._predictors) and not self.leaving
+        return self.ready.is_set() and bool(self._predictors) and not self.draining
 
     @property
     def state(self) -> ShelfState:
@@ -108,7 +108,7 @@ class ModelPool:
             NotFoundError, ConflictError, UnavailableError: As of `find`.
         """
         predictor = self.find(request.params.get("name"))
-        companion = predictor.companion
+        companion = predictor.traffic_split
         return predictor if companion is None else companion.pick(request) or predictor
 
     def install(self, predictor: Predictor) -> None:
@@ -131,13 +131,13 @@ class ModelPool:
         """Follow the shelf's state for ever, looking every `seconds`."""
         while True:
             try:
-                await self.look(watch)
+                await self.poll(watch)
             except Exception as error:  # the watch must outlive whatever one look meets
                 log.error("the shelf cannot be followed: %s", error)
                 self.problems = {**self.problems, "": str(error)}
             await asyncio.sleep(seconds)
 
-    async def look(self, watch: StateWatch) -> None:
+    async def poll(self, watch: StateWatch) -> None:
         """Take up the state if it changed, and try again what failed before."""
         state = await asyncio.to_thread(watch.poll)
         if state is not None:

@@ -24,7 +24,6 @@ from tidemill.serving.codec.row_decoder import RowDecoder
 from tidemill.serving.codec.tensor_encoder import EncodedRows, TensorEncoder
 from tidemill.serving.http.batch_commit import BatchCommit
 from tidemill.serving.http.routes import Request
-from tidemill.serving.journal.recorder import PredictionRecorder
 from tidemill.serving.model.batching import (
     BatchItem,
     BatchQueue,
@@ -33,6 +32,7 @@ from tidemill.serving.model.batching import (
     concatenate,
     pad_single_row,
 )
+from tidemill.serving.model.prediction_recorder import PredictionRecorder
 from tidemill.serving.model.response_cache import ResponseCache
 from tidemill.serving.model.version_cache import VersionCache, should_cache
 from tidemill.serving.settings import ServingSettings
@@ -60,7 +60,7 @@ class TrafficSplit(Protocol):
         """Who answers the call in the champion's place; None for the champion itself."""
         ...
 
-    def answered(self, request: Request) -> None:
+    def mirror(self, request: Request) -> None:
         """The champion has answered; its reply leaves at the end of the turn."""
         ...
 
@@ -83,62 +83,64 @@ class PredictorContext(msgspec.Struct, frozen=True):
 class Predictor:
     """A version in service.
 
-    Protocols read `name`, `version`, `signature` and `packer`, keep what they computed for this
+    Protocols read `name`, `version`, `signature` and `encoder`, keep what they computed for this
     version with `attached`, and hand in rows with `submit` or `submit_row`.
     """
 
     def __init__(
-        self, name: str, version: str, bundle: Bundle, runtime: Runtime, speed: LatencyEstimate,
-        around: PredictorContext,
+        self, name: str, version: str, bundle: Bundle, runtime: Runtime, latency: LatencyEstimate,
+        context: PredictorContext,
     ) -> None:  # fmt: skip
         self.name = name
         self.version = version
         self.bundle = bundle
         self.signature = bundle.signature
-        self.speed = speed
-        self.packer = TensorEncoder(bundle.signature, bundle.manifest.inputs)
+        self.latency = latency
+        self.encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
         self.decoder = RowDecoder(bundle.signature)
         self.loaded_at = time.time()
-        self.companion: TrafficSplit | None = None
+        self.traffic_split: TrafficSplit | None = None
         self._runtime = runtime
-        self._settings = around.settings
-        self._threads = around.threads
-        self._batch_commit = around.batch_commit
-        self._on_run = around.on_run
+        self._settings = context.settings
+        self._threads = context.threads
+        self._batch_commit = context.batch_commit
+        self._on_run = context.on_run
         self._attached: dict[str, Any] = {}
         waits = getattr(runtime, "waits", False)  # for another process: never on the loop
-        self._inline = -1.0 if waits else around.settings.inline_ms / 1000
-        self._room = around.settings.batch_rows
-        self._buffer = self.packer.buffer(max(2, self._room))
+        self._inline = -1.0 if waits else context.settings.inline_ms / 1000
+        self._batch_rows = context.settings.batch_rows
+        self._buffer = self.encoder.new_buffer(max(2, self._batch_rows))
         self._view = memoryview(self._buffer).cast("B")  # type: ignore[arg-type]
-        self._row_bytes = self._buffer.itemsize * self.packer.width
-        self._staged: list[BatchItem] = []
+        self._row_bytes = self._buffer.itemsize * self.encoder.width
+        self._buffered: list[BatchItem] = []
         self._queue = BatchQueue()
-        self._hits: list[tuple[BatchItem, Outputs]] = []
+        self._cached: list[tuple[BatchItem, Outputs]] = []
         self._running: list[BatchItem] | None = None  # what a thread works on
         self._timer: asyncio.TimerHandle | None = None
-        self._patience = around.settings.timeout
-        self._in_turn = False
-        journal = around.batch_commit.journal
+        self._timeout = context.settings.timeout
+        self._scheduled = False
+        journal = context.batch_commit.journal
         self._recorder = (
-            PredictionRecorder(journal, name, version, self.packer, self._buffer)
+            PredictionRecorder(journal, name, version, self.encoder, self._buffer)
             if journal
             else None
         )
-        self._memory = (
-            VersionCache(around.cache, (name, version, bundle.digest), speed.of(1), around.metrics,
-                   self._hit, self._enqueue)
-            if around.cache is not None
-            and should_cache(around.settings, speed.of(1), known=not waits)
+        self._cache = (
+            VersionCache(
+                context.cache, (name, version, bundle.digest), latency.seconds(1), context.metrics,
+                self._deliver_cached, self._enqueue,
+            )
+            if context.cache is not None
+            and should_cache(context.settings, latency.seconds(1), known=not waits)
             else None
         )  # fmt: skip
         labels = {"model": name}
-        self._predictions = around.metrics.counter(
+        self._predictions = context.metrics.counter(
             "model_predictions_total", **labels, version=version
         )
-        self._seconds = around.metrics.histogram("tidemill_inference_seconds", **labels)
-        self._batches = around.metrics.histogram("tidemill_batch_rows", **labels)
-        self._errors = around.metrics.counter("tidemill_inference_errors_total", **labels)
+        self._seconds = context.metrics.histogram("tidemill_inference_seconds", **labels)
+        self._batches = context.metrics.histogram("tidemill_batch_rows", **labels)
+        self._errors = context.metrics.counter("tidemill_inference_errors_total", **labels)
 
     def attached(self, key: str, build: Callable[[Predictor], T]) -> T:
         """What a protocol keeps for this version: built once, dropped with the version."""
@@ -168,24 +170,24 @@ class Predictor:
                 raise InputError(
                     "The body holds one row.", field="instances", expected='{"instances": [...]}'
                 )
-        return self.packer.pack(found)
+        return self.encoder.encode(found)
 
     def submit_row(self, request: Request, row: Row, finish: MakeReply) -> None:
         """Answer one checked row; see `submit`. Quicker than it for flat models."""
-        staged = self._staged
+        staged = self._buffered
         if (
-            self._memory is not None
+            self._cache is not None
             or self._running is not None
-            or not self.packer.flat
-            or len(staged) >= self._room
+            or not self.encoder.flat
+            or len(staged) >= self._batch_rows
         ):
-            self.submit(request, self.packer.pack([row]), finish)
+            self.submit(request, self.encoder.encode([row]), finish)
             return
-        self.packer.write(row, self._view, len(staged) * self._row_bytes)
+        self.encoder.write_row(row, self._view, len(staged) * self._row_bytes)
         if not staged and self._recorder is not None:
             self._recorder.check()  # for all of the turn
         staged.append(BatchItem(request, None, 1, finish))
-        self._join_turn()
+        self._schedule()
 
     def submit(self, request: Request, rows: EncodedRows, finish: MakeReply) -> None:
         """Answer checked rows: `finish(call, outputs, start, stop)` will be asked for the reply,
@@ -197,7 +199,7 @@ class Predictor:
         if self._recorder is not None:
             self._recorder.check()
         work = BatchItem(request, rows, rows.count, finish)
-        if self._memory is not None and self._memory.take(work):
+        if self._cache is not None and self._cache.take(work):
             return
         if self._queue and self._queue.rows + rows.count > self._settings.queue_rows:
             raise UnavailableError(
@@ -208,57 +210,59 @@ class Predictor:
 
     def drain(self) -> None:
         """Run what waits; called at the end of a turn."""
-        self._in_turn = False
-        hits, self._hits = self._hits, []
+        self._scheduled = False
+        hits, self._cached = self._cached, []
         for work, outputs in hits:
             self._deliver([work], outputs)
         if self._running is not None:
             return
-        if self._staged:
-            works, self._staged = self._staged, []
-            rows = max(2, len(works)) if self.speed.pad else len(works)
-            self._run(works, self.packer.shaped(self._buffer[:rows]), len(works))
+        if self._buffered:
+            works, self._buffered = self._buffered, []
+            rows = max(2, len(works)) if self.latency.pad else len(works)
+            self._run(works, self.encoder.as_inputs(self._buffer[:rows]), len(works))
         while self._queue and self._running is None:
-            works = self._queue.next_batch(self._room)
-            self._run(works, concatenate(works, self.speed.pad), sum(w.count for w in works))
+            works = self._queue.next_batch(self._batch_rows)
+            self._run(works, concatenate(works, self.latency.pad), sum(w.count for w in works))
 
     def run(self, rows: EncodedRows) -> Outputs:
         """Answer rows here and now, on the caller's thread, unrecorded; for tools and tests."""
-        arrays = pad_single_row(rows.arrays, rows.count, self.speed.pad)
+        arrays = pad_single_row(rows.arrays, rows.count, self.latency.pad)
         outputs = Outputs(*self._runtime.run(arrays)).part(0, rows.count)
         outputs.check(0, rows.count)
         return outputs
 
     def close(self) -> None:
         """Forget what only this version needs, when another one took its place."""
-        if self._memory is not None:
-            self._memory.forget()
+        if self._cache is not None:
+            self._cache.forget()
 
-    def _join_turn(self) -> None:
-        if not self._in_turn:
-            self._in_turn = True
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
             self._batch_commit.add(self)
 
     def _enqueue(self, work: BatchItem) -> None:
         self._queue.add(work)
-        self._join_turn()
+        self._schedule()
 
-    def _hit(self, work: BatchItem, outputs: Outputs) -> None:
-        self._hits.append((work, outputs))
-        self._join_turn()
+    def _deliver_cached(self, work: BatchItem, outputs: Outputs) -> None:
+        self._cached.append((work, outputs))
+        self._schedule()
 
     def _run(self, works: list[BatchItem], arrays: list[Array], count: int) -> None:
-        if self.speed.of(count) <= self._inline:
+        if self.latency.seconds(count) <= self._inline:
             self._finish(works, arrays, count, *self._timed(arrays))
             return
         self._running = works
         arrays = _own_rows(works, arrays)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._patience, self._give_up_late)
+        self._timer = loop.call_later(self._timeout, self._fail_overdue)
         future = loop.run_in_executor(self._threads, self._timed, arrays)
-        future.add_done_callback(lambda done: self._back(works, arrays, count, done.result()))
+        future.add_done_callback(
+            lambda done: self._thread_done(works, arrays, count, done.result())
+        )
 
-    def _back(
+    def _thread_done(
         self, works: list[BatchItem], arrays: list[Array], count: int,
         result: tuple[Outputs | Exception, float],
     ) -> None:  # fmt: skip
@@ -266,19 +270,19 @@ class Predictor:
         if self._timer is not None:
             self._timer.cancel()
         self._finish(works, arrays, count, *result)
-        if self._queue or self._staged:
-            self._join_turn()
+        if self._queue or self._buffered:
+            self._schedule()
 
-    def _give_up_late(self) -> None:
+    def _fail_overdue(self) -> None:
         """A thread is at work for long: tell those who waited their time that it was too long."""
-        seconds = self._patience
+        seconds = self._timeout
         moment = time.monotonic() - seconds
-        running = [w for w in self._running or () if w.request.started < moment and not w.given_up]
-        for work in (*running, *self._queue.before(moment)):
-            work.given_up = True
+        running = [w for w in self._running or () if w.request.started < moment and not w.timed_out]
+        for work in (*running, *self._queue.pop_overdue(moment)):
+            work.timed_out = True
             self._fail(work, _too_late(self.name, seconds))
         pause = min(1.0, seconds / 4)
-        self._timer = asyncio.get_running_loop().call_later(pause, self._give_up_late)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._fail_overdue)
 
     def _timed(self, arrays: list[Array]) -> tuple[Outputs | Exception, float]:
         started = time.perf_counter()
@@ -296,23 +300,23 @@ class Predictor:
         self._batches.observe(count)
         if self._on_run is not None:
             self._on_run(self.name, self.version, works, count, seconds)
-        if self._memory is not None:
-            self._memory.observe(seconds)
+        if self._cache is not None:
+            self._cache.observe(seconds)
         if isinstance(outputs, Outputs):
             self._deliver(works, outputs)
         elif len(works) == 1 or isinstance(outputs, UnavailableError):
             for work in works:
                 self._failed(work, outputs)
-        elif self.speed.of(count) > self._inline:
-            self._queue.put_back(works)
+        elif self.latency.seconds(count) > self._inline:
+            self._queue.requeue(works)
         else:
-            self._one_by_one(works, arrays)
+            self._run_separately(works, arrays)
 
-    def _one_by_one(self, works: list[BatchItem], arrays: list[Array]) -> None:
+    def _run_separately(self, works: list[BatchItem], arrays: list[Array]) -> None:
         """A run of several requests failed: let only those fail that made it fail."""
         _own_rows(works, arrays)
         for work in works:
-            outputs, _ = self._timed(concatenate([work], self.speed.pad))
+            outputs, _ = self._timed(concatenate([work], self.latency.pad))
             if isinstance(outputs, Outputs):
                 self._deliver([work], outputs)
             else:
@@ -320,7 +324,7 @@ class Predictor:
 
     def _failed(self, work: BatchItem, error: Exception) -> None:
         self._errors.add()
-        if work.given_up:
+        if work.timed_out:
             return
         if isinstance(error, UnavailableError):
             self._fail(work, error)
@@ -334,7 +338,7 @@ class Predictor:
 
     def _deliver(self, works: list[BatchItem], outputs: Outputs) -> None:
         """Make the replies, record the predictions, and let both go at the turn's end."""
-        answered = self._answered(works, outputs)
+        answered = self._make_replies(works, outputs)
         if self._recorder is not None and answered:
             try:
                 self._record(answered, outputs, (time.time(), time.monotonic()))
@@ -345,7 +349,7 @@ class Predictor:
         for work in answered:
             self._send(work)
 
-    def _answered(self, works: list[BatchItem], outputs: Outputs) -> list[BatchItem]:
+    def _make_replies(self, works: list[BatchItem], outputs: Outputs) -> list[BatchItem]:
         """The works that have an answer now; whatever goes wrong for one does not keep others."""
         answered = []
         stop = 0
@@ -353,8 +357,8 @@ class Predictor:
             work.start = start = stop
             stop += work.count
             try:
-                if not work.given_up:
-                    self._reply(work, outputs, start, stop)
+                if not work.timed_out:
+                    self._make_reply(work, outputs, start, stop)
                     answered.append(work)
             except TidemillError as error:
                 self._fail(work, error)
@@ -362,12 +366,15 @@ class Predictor:
                 self._failed(work, error)
         return answered
 
-    def _reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
+    def _make_reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         outputs.check(start, stop)
-        work.response = response = work.finish(work.request, outputs, start, stop)
-        if self._memory is not None:
-            self._memory.keep(work, outputs, start, stop)
-            response.headers = (*response.headers, (b"x-cache", b"HIT" if work.tier else b"MISS"))
+        work.response = response = work.make_reply(work.request, outputs, start, stop)
+        if self._cache is not None:
+            self._cache.keep(work, outputs, start, stop)
+            response.headers = (
+                *response.headers,
+                (b"x-cache", b"HIT" if work.cache_tier else b"MISS"),
+            )
 
     def _record(self, works: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
         assert self._recorder is not None
@@ -377,8 +384,8 @@ class Predictor:
         assert work.response is not None
         self._predictions.add(work.count)
         self._batch_commit.release(work.request, work.response)
-        if self.companion is not None:
-            self.companion.answered(work.request)
+        if self.traffic_split is not None:
+            self.traffic_split.mirror(work.request)
 
 
 def _own_rows(works: list[BatchItem], arrays: list[Array]) -> list[Array]:

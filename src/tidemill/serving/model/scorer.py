@@ -41,7 +41,7 @@ class Scorer:
         self.signature = held.signature
         self._runtime = load_runtime(held)
         self._pad = smoke_test(held, self._runtime).pad
-        self._packer = TensorEncoder(held.signature, held.manifest.inputs)
+        self._tensor_encoder = TensorEncoder(held.signature, held.manifest.inputs)
         self._next_id = id_source()
 
     @classmethod
@@ -70,7 +70,7 @@ class Scorer:
         Raises:
             InputError: A number is beyond what the model's type holds.
         """
-        packed = self._packer.pack(rows)
+        packed = self._tensor_encoder.encode(rows)
         found = self._runtime.run(pad_single_row(packed.arrays, packed.count, self._pad))
         outputs = Outputs(*found).part(0, packed.count)
         outputs.check(0, packed.count)

@@ -61,23 +61,23 @@ class VersionCache:
     def take(self, work: BatchItem) -> bool:
         """Whether the answer is known, or Redis is being asked; then `hit` or `miss` follows."""
         assert work.rows is not None
-        work.key = work.rows.key()
-        stored = self._cache.get(self._scope, work.key)
+        work.cache_key = work.rows.cache_key()
+        stored = self._cache.get(self._scope, work.cache_key)
         if stored is not None:
             self._found(work, stored, "memory")
             return True
         if not self._cache.pays_remote(self._scope):
             self._misses.add()
             return False
-        task = asyncio.get_running_loop().create_task(self._ask(work, work.key))
+        task = asyncio.get_running_loop().create_task(self._ask(work, work.cache_key))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return True
 
     def keep(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         """Remember the answer of a work that was not known before."""
-        if work.key is not None and work.tier is None:
-            self._cache.put(self._scope, work.key, outputs.part(start, stop).encode())
+        if work.cache_key is not None and work.cache_tier is None:
+            self._cache.put(self._scope, work.cache_key, outputs.part(start, stop).encode())
 
     def observe(self, seconds: float) -> None:
         self._cache.observe(self._scope, seconds)
@@ -95,5 +95,5 @@ class VersionCache:
 
     def _found(self, work: BatchItem, stored: bytes, tier: str) -> None:
         self._hits[tier].add()
-        work.tier = tier
+        work.cache_tier = tier
         self._hit(work, decode_outputs(stored))

@@ -188,10 +188,10 @@ def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> EncodedRows:
         raise InputError("'inputs' is empty.", field="inputs", expected="at least one tensor")
     signature = predictor.signature
     if signature.tensor is not None:
-        return predictor.packer.tensor(_only(signature.tensor, tensors))
+        return predictor.encoder.encode_tensor(_only(signature.tensor, tensors))
     named = set(tensors) == set(signature.names)
     matrix = _stacked(signature, tensors) if named else _matrix(signature, tensors)
-    if matrix is not None and (rows := predictor.packer.matrix(matrix)) is not None:
+    if matrix is not None and (rows := predictor.encoder.encode_matrix(matrix)) is not None:
         return rows
     if not named:
         if matrix is None:
@@ -203,7 +203,7 @@ def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> EncodedRows:
     columns = {c.name: _column(c, tensors[c.name]) for c in signature.columns}
     if not len(next(iter(columns.values()))):
         raise InputError("The inputs have no rows.", field="inputs", expected="at least one row")
-    return predictor.packer.columns(columns)
+    return predictor.encoder.encode_columns(columns)
 
 
 def model_metadata(predictor: Predictor) -> dict[str, Any]:

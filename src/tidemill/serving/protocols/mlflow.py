@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
-from tidemill.serving.codec.csv_cells import read_cell
+from tidemill.serving.codec.csv_cells import parse_cell
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
 from tidemill.serving.codec.tensor_encoder import EncodedRows
@@ -133,7 +133,9 @@ def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
         raise InputError("'params' is no object.", field="params", expected="an object")
     signature = predictor.signature
     if signature.tensor is not None:
-        return predictor.packer.tensor(_tensor(signature.tensor, given[0], payload[given[0]]))
+        return predictor.encoder.encode_tensor(
+            _tensor(signature.tensor, given[0], payload[given[0]])
+        )
     return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
 
 
@@ -142,7 +144,7 @@ def _usual(predictor: Predictor, body: bytes) -> EncodedRows | None:
     other body, also for one with something wrong in it."""
     split = body.startswith(b'{"dataframe_split"')
     found = predictor.decoder.split(body) if split else predictor.decoder.many(body)
-    return None if found is None else predictor.packer.pack(found)
+    return None if found is None else predictor.encoder.encode(found)
 
 
 def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
@@ -159,12 +161,16 @@ def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     cells = dict(zip(header, zip(*records, strict=True), strict=True)) if records else {}
     signature = predictor.signature
     if signature.tensor is not None:
-        table = [[read_cell("number", cell) for cell in record] for record in records]
-        return predictor.packer.tensor(_array(signature.tensor, table))
+        table = [[parse_cell("number", cell) for cell in record] for record in records]
+        return predictor.encoder.encode_tensor(_array(signature.tensor, table))
     kinds = {column.name: column.kind for column in signature.columns}
     return columns_rows(
         predictor,
-        {name: [read_cell(kinds[name], c) for c in cells[name]] for name in kinds if name in cells},
+        {
+            name: [parse_cell(kinds[name], c) for c in cells[name]]
+            for name in kinds
+            if name in cells
+        },
     )
 
 
@@ -191,7 +197,7 @@ def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     if predictor.signature.tensor is not None:
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        return predictor.packer.tensor(_array(predictor.signature.tensor, rows))
+        return predictor.encoder.encode_tensor(_array(predictor.signature.tensor, rows))
     return columns_rows(predictor, columns)
 
 
@@ -209,7 +215,7 @@ def columns_rows(predictor: Predictor, columns: Columns) -> EncodedRows:
         )
     if not len(columns[names[0]]):
         raise InputError("There are no rows.", expected="at least one row")
-    return predictor.packer.columns({name: columns[name] for name in names})
+    return predictor.encoder.encode_columns({name: columns[name] for name in names})
 
 
 def _columns(signature: Signature, form: str, given: Any) -> Columns:

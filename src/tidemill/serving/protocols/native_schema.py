@@ -83,7 +83,7 @@ def examples(predictor: Predictor) -> dict[str, Any]:
 
 def _parts(predictor: Predictor) -> dict[str, Any]:
     signature, name = predictor.signature, predictor.name
-    single = predictor.packer.dtype.name == "float32"
+    single = predictor.encoder.dtype.name == "float32"
     row = reference(component(name, "Row"))
     if signature.tensor is not None:
         forms = _tensor_forms(signature.tensor)

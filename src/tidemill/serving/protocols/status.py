@@ -72,8 +72,8 @@ class StatusHandlers:
         """Whether predictions can be answered; 503 when not."""
         journal = self._journal()
         models = self._models
-        ready = models.serves and journal != "refusing" and not self._probes.missing()
-        well = not models.problems and journal != "full" and not self._probes.troubled()
+        ready = models.serves and journal != "refusing" and not self._probes.unmet()
+        well = not models.problems and journal != "full" and not self._probes.unreachable()
         status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {
             "status": status,
@@ -157,8 +157,8 @@ def describe(predictor: Predictor) -> dict[str, Any]:
         "metrics": manifest.metrics,
         "source": manifest.source,
         "loaded_at": datetime.fromtimestamp(predictor.loaded_at, UTC).isoformat(),
-        "run_seconds": predictor.speed.of(1),
-        "challenger": predictor.companion.state() if predictor.companion else None,
+        "run_seconds": predictor.latency.seconds(1),
+        "challenger": predictor.traffic_split.state() if predictor.traffic_split else None,
     }
 
 

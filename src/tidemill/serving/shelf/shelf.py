@@ -4,7 +4,7 @@
     <shelf>/traffic.json                              what challengers see (`serving.traffic`)
     <shelf>/<model>/<version>-<first 12 of digest>/   one bundle, never changed once it is there
 
-The control plane (`tidemill.loop.sync.follow`) places bundles, writes the state and collects
+The control plane (`tidemill.loop.sync.shelf_sync`) places bundles, writes the state and collects
 garbage; the
 data plane only reads. A bundle is copied under a hidden name, checked against its digest, and only
 then renamed, so a folder with its final name is whole.

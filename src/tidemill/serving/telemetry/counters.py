@@ -57,9 +57,9 @@ class SharedCounters:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             self._names = os.open(stem.with_suffix(".names"), flags, 0o644)
             fcntl.flock(self._names, fcntl.LOCK_EX)
-        self.cells: memoryview[float] = memoryview(self._map).cast("d")
+        self.values: memoryview[float] = memoryview(self._map).cast("d")
 
-    def slots(self, kind: Kind, name: str, labels: dict[str, str], width: int = 1) -> int:
+    def allocate(self, kind: Kind, name: str, labels: dict[str, str], width: int = 1) -> int:
         """The first of `width` new slots for a series. When all are taken, the last ones serve as
         a common drain, so that a server with endless label values counts on without growing."""
         start = self._next
@@ -75,7 +75,7 @@ class SharedCounters:
     def read(self) -> Iterator[Series]:
         """Every series of this process and of those that share the folder."""
         if self._folder is None or self._names is None:
-            yield from _series(self._lines, self.cells, alive=True)
+            yield from _series(self._lines, self.values, alive=True)
             return
         for path in sorted(self._folder.glob("*.names")):
             with contextlib.suppress(OSError, ValueError):

@@ -47,21 +47,21 @@ class DependencyProbes:
         one serves) or `not configured`."""
         return dict(self._states)
 
-    def missing(self) -> list[str]:
+    def unmet(self) -> list[str]:
         """Required parts that were not found reachable."""
         return [n for n in self._required if self._states[n] not in ("ok", "local")]
 
-    def troubled(self) -> list[str]:
+    def unreachable(self) -> list[str]:
         """Configured parts that cannot be reached."""
         return [name for name, state in self._states.items() if state == "unreachable"]
 
     async def run(self, seconds: float = EVERY) -> None:
         """Look at all parts for ever."""
         while True:
-            await self.look()
+            await self.probe_all()
             await asyncio.sleep(seconds)
 
-    async def look(self) -> None:
+    async def probe_all(self) -> None:
         """Look at each part once."""
         for name, url in self._urls.items():
             if url and self._states[name] != "local":

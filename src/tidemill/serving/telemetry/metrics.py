@@ -75,8 +75,8 @@ class Histogram:
 
     def __init__(self, counts: SharedCounters, name: str, labels: dict[str, str]) -> None:
         self._bounds = METRICS[name][1]
-        self._cells = counts.cells
-        self._sum = counts.slots("histogram", name, labels, len(self._bounds) + 2)
+        self._cells = counts.values
+        self._sum = counts.allocate("histogram", name, labels, len(self._bounds) + 2)
         self._first = self._sum + 1
 
     def observe(self, value: float) -> None:
@@ -98,8 +98,8 @@ class Counter:
         *,
         gauge: bool = False,
     ) -> None:
-        self._cells = counts.cells
-        self._slot = counts.slots("gauge" if gauge else "counter", name, labels or {})
+        self._cells = counts.values
+        self._slot = counts.allocate("gauge" if gauge else "counter", name, labels or {})
 
     def add(self, amount: float = 1.0) -> None:
         self._cells[self._slot] += amount

@@ -62,9 +62,11 @@ class CleanedData:
 class PreparedData:
     """Everything that training and the gate need to know about the data.
 
-    `frame` holds all rows, `train` and `test` the two parts of them. `seen` are the rows up to the
-    end of a training window: what a model answers is not narrowed to what the window happens to
-    hold. None where `train` is all there is to learn from.
+    Attributes:
+        frame: All cleaned rows; `train` and `test` are its two parts.
+        signature_rows: Every row up to the end of the training window, from which the signature is
+            inferred, so that a model trained on a window does not refuse values that only occur
+            outside it. None when `train` is everything there is.
     """
 
     source: str
@@ -77,7 +79,7 @@ class PreparedData:
     warnings: tuple[DataWarning, ...]
     fingerprint: str
     test_fingerprint: str
-    seen: pd.DataFrame | None = None
+    signature_rows: pd.DataFrame | None = None
 
 
 def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> PreparedData:

@@ -19,16 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ProjectError
-from tidemill.project import METRICS
-from tidemill.signature import Label
+from tidemill.metrics import METRICS
+from tidemill.signature import Label, Task
 from tidemill.steps.decay.cbpe import AccuracyEstimate
 from tidemill.steps.decay.holdout import (
-    CLASSIFICATION,
-    REGRESSION,
     Holdout,
     LossStatistics,
     MetricValue,
-    Task,
     bootstrap_metric,
     encode,
     smoothed_variance,
@@ -127,7 +124,7 @@ def check_decay(
         y: What is true [rows].
         predicted: What was answered [rows].
         probabilities: [rows, labels]; needed for roc_auc and log_loss.
-        metric: A name of `tidemill.project.METRICS`.
+        metric: A name of `tidemill.metrics.METRICS`.
         labels: The labels in the order of the probabilities; empty for regression.
         policy: When a worse metric is an alarm.
         memory: The autocorrelation time of the losses, in rows; see `robust_autocorrelation_time`.
@@ -137,12 +134,12 @@ def check_decay(
     """
     if metric not in METRICS:
         raise ProjectError(f"There is no metric '{metric}'.", field=metric)
-    if metric in ("roc_auc", "log_loss") and probabilities is None:
+    if METRICS[metric].needs_probabilities and probabilities is None:
         raise ProjectError(f"'{metric}' needs probabilities, which are not there.", field=metric)
     held_out = reference if isinstance(reference, MetricValue) else MetricValue(float(reference))
     if len(y) < policy.min_rows:
         return _no_verdict(metric, len(y), held_out, f"{policy.min_rows} are needed")
-    task: Task = "regression" if metric in REGRESSION else "classification"
+    task = METRICS[metric].task
     truth, answers = encode(task, y, predicted, probabilities, labels)
     value = point_value(metric, truth, answers)
     found = bootstrap_metric(metric, truth, answers, resamples=policy.resamples, seed=policy.seed)
@@ -295,7 +292,7 @@ def _verdict(
     found: Floats,
     policy: DecayPolicy,
 ) -> DecayReport:
-    sign = 1.0 if METRICS[metric] else -1.0
+    sign = METRICS[metric].sign
     random = np.random.default_rng(policy.seed)
     errors = _reference_errors(metric, held_out, found)
     references = held_out.value + errors * random.standard_normal(found.size)
@@ -321,9 +318,7 @@ def _verdict(
 
 def _possible(metric: str, bounds: Floats) -> Floats:
     """Bounds of an interval, where the metric itself has any."""
-    highest = 1.0 if metric in (*CLASSIFICATION, "roc_auc", "r2") else math.inf
-    lowest = -math.inf if metric == "r2" else 0.0
-    return np.clip(bounds, lowest, highest)
+    return np.clip(bounds, METRICS[metric].low, METRICS[metric].high)
 
 
 def _reference_errors(metric: str, held_out: MetricValue, found: Floats) -> Floats:
@@ -333,7 +328,7 @@ def _reference_errors(metric: str, held_out: MetricValue, found: Floats) -> Floa
     luck for a model that is right 95 times in a hundred. So the error is that of the larger of
     both variances, as in a score test.
     """
-    if metric not in CLASSIFICATION or held_out.rows == 0:
+    if not METRICS[metric].uses_labels or held_out.rows == 0:
         return np.full(found.size, held_out.error)
     ratio = found * (1 - found) / smoothed_variance(held_out.value, held_out.rows)
     return np.asarray(held_out.error * np.sqrt(np.maximum(ratio, 1.0)))

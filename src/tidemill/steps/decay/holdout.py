@@ -8,34 +8,23 @@ what confidences are worth.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.signature import Label
+from tidemill.metrics import METRICS, metrics_of
+from tidemill.signature import Label, Task
 from tidemill.steps.decay.cbpe import Calibration, fit_calibration
 from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 Floats = NDArray[np.float64]
-Task = Literal["classification", "regression"]
 
 RESAMPLES = 400
 
 #: Losses are bootstrapped on at most so many rows, and the spread scaled to all of them.
 BOOTSTRAP_ROWS = 5000
-
-CLASSIFICATION = (
-    "accuracy",
-    "precision",
-    "recall",
-    "f1_score",
-    "precision_weighted",
-    "recall_weighted",
-    "f1_weighted",
-)
-REGRESSION = ("rmse", "mae", "r2")
 
 
 class MetricValue(msgspec.Struct, frozen=True):
@@ -82,9 +71,7 @@ def measure_holdout(
         labels: The labels in the order of the probabilities; empty for regression.
         seed: Fixes the bootstrap.
     """
-    names = list(CLASSIFICATION if task == "classification" else REGRESSION)
-    if probabilities is not None:
-        names += ["roc_auc", "log_loss"]
+    names = metrics_of(task, probabilities=probabilities is not None)
     truth, answers = encode(task, y, predicted, probabilities, labels)
     measured = {name: _measure(name, truth, answers, seed) for name in names}
     losses = row_losses(task, y, predicted)
@@ -137,7 +124,7 @@ def bootstrap_metric(
 ) -> Floats:
     """Bootstrap draws of a metric; those where it is not defined are left out."""
     rows = len(truth)
-    few_cells = metric in CLASSIFICATION
+    few_cells = METRICS[metric].uses_labels
     if few_cells or rows <= BOOTSTRAP_ROWS:
         return _defined(metric, truth, answers, resamples, seed)
     chosen = np.random.default_rng(seed).choice(rows, BOOTSTRAP_ROWS, replace=False)
@@ -169,7 +156,7 @@ def _measure(
         return MetricValue(value, rows=len(truth))
     found = bootstrap_metric(metric, truth, answers, resamples=RESAMPLES, seed=seed)
     error = float(found.std()) if found.size else 0.0
-    if metric in CLASSIFICATION:
+    if METRICS[metric].uses_labels:
         error = max(error, _least_error(value, len(truth)))
     return MetricValue(value, error, len(truth))
 

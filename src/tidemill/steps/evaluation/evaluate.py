@@ -1,4 +1,4 @@
-"""How good answers are: the metrics of `tidemill.project.METRICS`, reports and confusions.
+"""How good answers are: the metrics of `tidemill.metrics.METRICS`, reports and confusions.
 
 The definitions are scikit-learn's. Averages over classes are plain ("macro") under the bare name
 and by the classes' counts under `_weighted`; they run over the classes that occur among the

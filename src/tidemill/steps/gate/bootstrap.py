@@ -56,7 +56,7 @@ def paired_bootstrap(
     A sample on which a metric is not defined (ROC AUC without a row of either class) gives NaN.
 
     Args:
-        metric: A name of `tidemill.project.METRICS`.
+        metric: A name of `tidemill.metrics.METRICS`.
         y: The truth [rows]: label indices, or values.
     """
     random = np.random.default_rng(seed)

@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from tidemill.bundle import Parity
 from tidemill.errors import GateError
-from tidemill.project import METRICS, Gate, Task
+from tidemill.metrics import METRICS, default_metric, metrics_of
+from tidemill.project import Gate, Task
 from tidemill.signature import Label
 from tidemill.steps.export.parity import TOLERANCE, within_tolerance
 from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
@@ -35,9 +36,6 @@ Array = npt.NDArray[Any]
 
 RESAMPLES = 10_000
 SEED = 20_240_229
-OF_VALUES = frozenset({"rmse", "mae", "r2"})
-OF_PROBABILITIES = frozenset({"roc_auc", "log_loss"})
-DEFAULT_METRIC = {"classification": "f1_score", "regression": "rmse"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def evaluate_gate(
     Raises:
         GateError: There are no rows, or the metric is none of this task.
     """
-    metric = gate.metric or DEFAULT_METRIC[task]
+    metric = gate.metric or default_metric(task)
     _check(metric, y, gate, task)
     truth, outcomes = encode_labels(y, [challenger] + ([champion] if champion else []), task)
     metrics = all_metrics(task, truth, outcomes[0])
@@ -174,8 +172,7 @@ def evaluate_gate(
 
 def all_metrics(task: Task, y: Array, answers: EncodedPredictions) -> dict[str, float]:
     """Every metric of the task that the answers allow and the rows define."""
-    names = [name for name in METRICS if (name in OF_VALUES) == (task == "regression")]
-    values = {name: point_value(name, y, answers) for name in names}
+    values = {name: point_value(name, y, answers) for name in metrics_of(task)}
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
@@ -183,12 +180,11 @@ def _check(metric: str, y: Array, gate: Gate, task: Task) -> None:
     if len(y) == 0:
         raise GateError("There are no held-out rows to judge on.")
     for name in (metric, *gate.minimum):
-        if name not in METRICS or (name in OF_VALUES) != (task == "regression"):
-            known = [m for m in METRICS if (m in OF_VALUES) == (task == "regression")]
+        if name not in metrics_of(task):
             raise GateError(
                 f"The gate's metric '{name}' is none of {task}.",
                 field="gate",
-                expected=f"one of {', '.join(known)}",
+                expected=f"one of {', '.join(metrics_of(task))}",
             )
 
 
@@ -220,7 +216,8 @@ def _minimum(name: str, metrics: dict[str, float], bound: float) -> MinimumMetri
     value = metrics.get(name)
     if value is None:
         return MinimumMetric(None, bound, False)
-    return MinimumMetric(value, bound, value >= bound if METRICS[name] else value <= bound)
+    holds = value >= bound if METRICS[name].higher_is_better else value <= bound
+    return MinimumMetric(value, bound, holds)
 
 
 def _compare(
@@ -228,7 +225,7 @@ def _compare(
 ) -> PairedComparison:
     challenger, champion = (point_value(metric, y, a) for a in answers)
     ones, others = paired_bootstrap(metric, y, *answers, resamples=resamples, seed=seed)
-    sign = 1.0 if METRICS[metric] else -1.0
+    sign = METRICS[metric].sign
     gains = sign * (ones - others)
     gains = gains[np.isfinite(gains)]
     low, high = _interval(gains, gate.confidence)
@@ -271,7 +268,7 @@ def _refusals(
         if found.value is None:
             against.append(f"{name} cannot be computed for this model; {found.bound:g} is asked.")
         elif not found.holds:
-            side = "at least" if METRICS[name] else "at most"
+            side = "at least" if METRICS[name].higher_is_better else "at most"
             against.append(f"{name} is {found.value:.4g}; {side} {found.bound:g} is asked.")
     against += _parity_refusals(challenger)
     limit, taken = gate.max_latency_ms, challenger.latency_ms

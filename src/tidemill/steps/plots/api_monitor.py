@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tidemill.steps.plots import style
 from tidemill.steps.plots.style import BLUE, FAINT, INK, RED
 
-PANELS = 12
+MAX_PANELS = 12
 
 
 @dataclass(frozen=True)
-class Line:
+class ProbeSeries:
     """One probe over time.
 
     Attributes:
@@ -32,11 +32,11 @@ class Line:
     healthy: NDArray[np.bool_]
 
 
-def monitor_picture(lines: Mapping[str, Line], title: str) -> Figure:
+def plot_api_monitor(lines: Mapping[str, ProbeSeries], title: str) -> Figure:
     """A panel for each probe: a blue dot for an answer, a red bar with a cross for a failure."""
-    shown = list(lines.items())[:PANELS]
+    shown = list(lines.items())[:MAX_PANELS]
     count = max(1, len(shown))
-    figure, grid = style.canvas(title, 10.0, 1.0 + 2.1 * count, count, sharex=True)
+    figure, grid = style.new_figure(title, 10.0, 1.0 + 2.1 * count, count, sharex=True)
     for axes, (name, line) in zip(grid, shown, strict=False):
         _panel(axes, name, line)
     grid[-1].set_xlabel("time, UTC")
@@ -46,7 +46,7 @@ def monitor_picture(lines: Mapping[str, Line], title: str) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, name: str, line: Line) -> None:
+def _panel(axes: Axes, name: str, line: ProbeSeries) -> None:
     well = line.healthy & np.isfinite(line.milliseconds)
     moments = line.times / 86_400.0  # days, as matplotlib counts them
     axes.plot(moments[well], line.milliseconds[well], color=FAINT, linewidth=0.8, zorder=1)
@@ -56,7 +56,9 @@ def _panel(axes: Axes, name: str, line: Line) -> None:
         axes.plot(moment, 0.94, "X", color=RED, markersize=7, transform=axes.get_xaxis_transform())
     failed = int((~line.healthy).sum())
     middle = f"median {np.median(line.milliseconds[well]):.1f} ms, " if well.any() else ""
-    style.heading(axes, f"{name}: {middle}{failed} of {len(line.times)} failed", loud=failed > 0)
+    style.set_heading(
+        axes, f"{name}: {middle}{failed} of {len(line.times)} failed", loud=failed > 0
+    )
     axes.set_ylabel("answered in, ms")
     if well.any():
         axes.set_ylim(0, max(1.0, float(line.milliseconds[well].max()) * 1.15))

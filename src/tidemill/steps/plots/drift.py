@@ -17,19 +17,30 @@ from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, FeatureDrift
 from tidemill.steps.drift.picture_bins import PictureBins
 from tidemill.steps.plots import style
-from tidemill.steps.plots.style import AREA, BLUE, HATCH, INK, RED, SMALL, heading, shortened
+from tidemill.steps.plots.style import (
+    AREA,
+    BLUE,
+    HATCH,
+    INK,
+    RED,
+    SMALL,
+    set_heading,
+    shorten_names,
+)
 
 #: Panels drawn at most, largest effect first.
-PANELS = 12
+MAX_PANELS = 12
 COLUMNS = 3
-CATEGORIES = 8
+MAX_CATEGORIES = 8
 
-KEY = "Grey areas are training, lines and hatched bars the window; thick, red and bold is an alarm."
+LEGEND_TEXT = (
+    "Grey areas are training, lines and hatched bars the window; thick, red and bold is an alarm."
+)
 
 SECONDS_A_DAY = 86_400
 
 
-def drift_picture(report: DriftReport, title: str) -> Figure:
+def plot_drift(report: DriftReport, title: str) -> Figure:
     """A panel for each feature, what drifted first; training in grey, the window in colour.
 
     The window is red where it is an alarm and blue where it is not. The output and its confidence
@@ -38,10 +49,10 @@ def drift_picture(report: DriftReport, title: str) -> Figure:
     extra = [d for d in (report.output, report.confidence) if d is not None]
     shown = [d for d in extra if d.drifted] + list(report.features)
     shown += [d for d in extra if not d.drifted]
-    panels = shown[:PANELS]
+    panels = shown[:MAX_PANELS]
     rows = max(1, -(-len(panels) // COLUMNS))
-    text = f"{title}\n{report.summary}\n{KEY}"
-    figure, grid = style.canvas(text, 11.0, 1.1 + 2.6 * rows, rows, COLUMNS)
+    text = f"{title}\n{report.summary}\n{LEGEND_TEXT}"
+    figure, grid = style.new_figure(text, 11.0, 1.1 + 2.6 * rows, rows, COLUMNS)
     for axes, drift in zip(grid, panels, strict=False):
         _panel(axes, drift)
     for axes in grid[len(panels) :]:
@@ -49,7 +60,7 @@ def drift_picture(report: DriftReport, title: str) -> Figure:
     return figure
 
 
-def metric_picture(
+def plot_live_metric(
     times: Sequence[float], reports: Sequence[DecayReport], title: str, metric: str
 ) -> Figure:
     """The live metric of each window with its bounds, beside the held-out one.
@@ -58,7 +69,7 @@ def metric_picture(
         times: When each window ended, in seconds since 1970.
         reports: What was found; windows without a verdict are left out.
     """
-    figure, (axes,) = style.canvas(title, 8.0, 3.8)
+    figure, (axes,) = style.new_figure(title, 8.0, 3.8)
     named: set[str] = set()
     for seconds, report in zip(times, reports, strict=True):
         if report.value is None or report.low is None or report.high is None:
@@ -90,10 +101,10 @@ def _panel(axes: Axes, drift: FeatureDrift) -> None:
         _categories(axes, drift.bars, drift.drifted)
     elif drift.bars.edges:
         _numbers(axes, drift.bars, drift.drifted)
-    name = shortened([drift.name], 28)[0]
+    name = shorten_names([drift.name], 28)[0]
     gaps = f", {drift.missing_rate:.0%} missing" if drift.missing_rate >= 0.005 else ""
     alarm = ", alarm" if drift.drifted else ""
-    heading(axes, f"{name}: {drift.effect:.0%} moved{gaps}{alarm}", loud=drift.drifted)
+    set_heading(axes, f"{name}: {drift.effect:.0%} moved{gaps}{alarm}", loud=drift.drifted)
 
 
 def _numbers(axes: Axes, bars: PictureBins, alarm: bool) -> None:
@@ -118,14 +129,14 @@ def _line(alarm: bool) -> dict[str, Any]:
 
 
 def _categories(axes: Axes, bars: PictureBins, alarm: bool) -> None:
-    places = np.arange(min(len(bars.labels), CATEGORIES))
+    places = np.arange(min(len(bars.labels), MAX_CATEGORIES))
     shown = slice(0, len(places))
     axes.barh(places - 0.2, bars.reference[shown], height=0.4, color=AREA)
     axes.barh(
         places + 0.2, bars.window[shown], height=0.4, color=_line(alarm)["color"], hatch=HATCH,
         edgecolor="white",
     )  # fmt: skip
-    axes.set_yticks(places, shortened(bars.labels[shown], 16))
+    axes.set_yticks(places, shorten_names(bars.labels[shown], 16))
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set(xlabel="share of rows", ylabel="category")

@@ -18,18 +18,18 @@ from sklearn import metrics
 
 from tidemill.signature import Label
 from tidemill.steps.plots import style
-from tidemill.steps.plots.style import BLUE, COLOURS, FAINT, INK, RED, heading, shortened
+from tidemill.steps.plots.style import BLUE, COLOURS, FAINT, INK, RED, set_heading, shorten_names
 
 Array = npt.NDArray[Any]
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", "#9CCAE6", BLUE, "#00344F"])
-MOST_CURVES = len(COLOURS)
-MOST_NUMBERS = 20  # classes beyond which counts no longer fit into the cells
+MAX_CURVES = len(COLOURS)
+MAX_NUMBERED_CLASSES = 20  # classes beyond which counts no longer fit into the cells
 CALIBRATION_BINS = 10
-MOST_POINTS = 5000
+MAX_POINTS = 5000
 
 
-def confusion_picture(matrix: Array, labels: Sequence[Label], title: str) -> Figure:
+def plot_confusion_matrix(matrix: Array, labels: Sequence[Label], title: str) -> Figure:
     """Counts of true class (row) by answered class (column), shaded by their share of the row.
 
     Args:
@@ -37,24 +37,24 @@ def confusion_picture(matrix: Array, labels: Sequence[Label], title: str) -> Fig
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.6 + 0.62 * len(labels), 4.6, 13.0))
-    figure, (axes,) = style.canvas(title, side + 1.3, side)
+    figure, (axes,) = style.new_figure(title, side + 1.3, side)
     image = axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
     _name_cells(axes, labels)
-    if len(labels) <= MOST_NUMBERS:
+    if len(labels) <= MAX_NUMBERED_CLASSES:
         _number_cells(axes, matrix, shares)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=[0, 0.5, 1])
     bar.set_label("share of the true class", color=INK, fontsize=9)
     bar.ax.set_yticklabels(["0", "50%", "100%"], fontsize=9)
     bar.outline.set_visible(False)
     right = int(np.trace(matrix))
-    heading(axes, f"{right} of {int(matrix.sum())} held-out rows answered right")
+    set_heading(axes, f"{right} of {int(matrix.sum())} held-out rows answered right")
     axes.set_xlabel("answered")
     axes.set_ylabel("true")
     return figure
 
 
 def _name_cells(axes: Axes, labels: Sequence[Label]) -> None:
-    names = shortened(labels)
+    names = shorten_names(labels)
     long = max(map(len, names)) * len(names) > 40
     places = range(len(names))
     axes.set_xticks(
@@ -79,12 +79,14 @@ def _number_cells(axes: Axes, matrix: Array, shares: Array) -> None:
         axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
 
 
-def curves_picture(y: Array, probabilities: Array, labels: Sequence[Label], title: str) -> Figure:
+def plot_roc_pr_curves(
+    y: Array, probabilities: Array, labels: Sequence[Label], title: str
+) -> Figure:
     """ROC and precision-recall curves side by side; of several classes, each against the rest.
 
     Of more than seven classes, the ones with the smallest areas are drawn.
     """
-    figure, (left, right) = style.canvas(title, 10.4, 5.0, columns=2)
+    figure, (left, right) = style.new_figure(title, 10.4, 5.0, columns=2)
     shown = _drawn_classes(y, probabilities, labels)
     for colour, line, k in zip(COLOURS, style.LINES, shown, strict=False):
         positive, scores = y == labels[k], probabilities[:, k]
@@ -92,7 +94,7 @@ def curves_picture(y: Array, probabilities: Array, labels: Sequence[Label], titl
         area = metrics.auc(false, true)
         precision, recall, _ = metrics.precision_recall_curve(positive, scores)
         mean = metrics.average_precision_score(positive, scores)
-        name = shortened([labels[k]])[0]
+        name = shorten_names([labels[k]])[0]
         left.plot(
             false, true, color=colour, linestyle=line, linewidth=2, label=f"{name}  {area:.3f}",
         )  # fmt: skip
@@ -109,8 +111,8 @@ def curves_picture(y: Array, probabilities: Array, labels: Sequence[Label], titl
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
         if shown:
             style.legend(axes, title=what, loc="lower right" if axes is left else "lower left")
-    heading(left, "ROC: how many are found for how many false alarms")
-    heading(right, "Precision and recall: how many alarms are right")
+    set_heading(left, "ROC: how many are found for how many false alarms")
+    set_heading(right, "Precision and recall: how many alarms are right")
     return figure
 
 
@@ -122,10 +124,10 @@ def _drawn_classes(y: Array, probabilities: Array, labels: Sequence[Label]) -> l
         candidates = list(range(len(labels)))
     some = [k for k in candidates if 0 < int((y == labels[k]).sum()) < len(y)]
     some.sort(key=lambda k: metrics.roc_auc_score(y == labels[k], probabilities[:, k]))
-    return sorted(some[:MOST_CURVES])
+    return sorted(some[:MAX_CURVES])
 
 
-def calibration_picture(
+def plot_calibration(
     y: Array, probabilities: Array, predicted: Array, labels: Sequence[Label], title: str
 ) -> Figure:
     """Whether probabilities mean what they say: of the rows given 80%, are 80% so?
@@ -134,11 +136,11 @@ def calibration_picture(
     """
     if len(labels) == 2:
         happened, said = y == labels[1], probabilities[:, 1]
-        what = f"probability of {shortened([labels[1]])[0]}"
+        what = f"probability of {shorten_names([labels[1]])[0]}"
     else:
         happened, said = y == predicted, probabilities.max(axis=1)
         what = "probability of the answer"
-    figure, (left, right) = style.canvas(title, 10.4, 4.8, columns=2)
+    figure, (left, right) = style.new_figure(title, 10.4, 4.8, columns=2)
     left.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="perfect")
     mean, share, spread = calibration_points(happened, said)
     left.errorbar(
@@ -149,8 +151,8 @@ def calibration_picture(
     style.legend(left, loc="upper left")
     right.hist(said, bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white")
     right.set(xlabel=what, ylabel="held-out rows", xlim=(-0.03, 1.03))
-    heading(left, "Calibration: points on the dashed line mean what they say")
-    heading(right, "How sure the answers are")
+    set_heading(left, "Calibration: points on the dashed line mean what they say")
+    set_heading(right, "How sure the answers are")
     return figure
 
 
@@ -172,11 +174,11 @@ def calibration_points(happened: Array, said: Array) -> tuple[Array, Array, Arra
     return mean, share, np.maximum(spread, 0)
 
 
-def residuals_picture(y: Array, predicted: Array, title: str, target: str) -> Figure:
+def plot_residuals(y: Array, predicted: Array, title: str, target: str) -> Figure:
     """Answers against the truth, and how far off they are."""
-    figure, (left, right) = style.canvas(title, 10.4, 4.8, columns=2)
+    figure, (left, right) = style.new_figure(title, 10.4, 4.8, columns=2)
     errors = predicted - y
-    shown = np.linspace(0, len(y) - 1, min(len(y), MOST_POINTS)).astype(int)
+    shown = np.linspace(0, len(y) - 1, min(len(y), MAX_POINTS)).astype(int)
     alpha = float(np.clip(300 / max(len(shown), 1), 0.12, 0.8))
     left.scatter(y[shown], predicted[shown], s=14, color=BLUE, alpha=alpha, linewidths=0)
     low, high = float(y.min()), float(y.max())
@@ -186,9 +188,9 @@ def residuals_picture(y: Array, predicted: Array, title: str, target: str) -> Fi
     right.hist(errors, bins=_error_bins(errors), color=BLUE, edgecolor="white", linewidth=0.4)
     right.axvline(0, color=RED, linewidth=1.5)
     right.set(xlabel="answered - true", ylabel="held-out rows")
-    heading(left, f"{len(y)} held-out rows")
+    set_heading(left, f"{len(y)} held-out rows")
     off = f"mean {errors.mean():+.3g}, nine of ten within ±{np.quantile(abs(errors), 0.9):.3g}"
-    heading(right, f"Errors: {off}")
+    set_heading(right, f"Errors: {off}")
     return figure
 
 

@@ -11,7 +11,7 @@ from tidemill.steps.plots import style
 from tidemill.steps.replay.comparison import StrategyResult, part_edges
 
 
-def courses_picture(
+def plot_replay(
     courses: Sequence[StrategyResult],
     rows: int,
     task: Task,
@@ -27,7 +27,7 @@ def courses_picture(
         rows: How many rows were played.
         triggers, swaps: After which rows there was one.
     """
-    figure, (axes,) = style.canvas(title, 10, 4.4)
+    figure, (axes,) = style.new_figure(title, 10, 4.4)
     middles = [(part.start + part.stop) / 2 for part in part_edges(rows)]
     for number, course in enumerate(courses):
         first = course is courses[0]

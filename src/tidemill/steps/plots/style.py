@@ -26,7 +26,7 @@ HATCH = "////"
 TITLE, TEXT, SMALL = 12, 10, 9  # points
 
 
-def canvas(
+def new_figure(
     title: str, width: float, height: float, rows: int = 1, columns: int = 1, **more: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure of its own with dressed axes, row by row; sizes in inches.
@@ -41,11 +41,11 @@ def canvas(
         )
     grid = figure.subplots(rows, columns, squeeze=False, **more).ravel()
     for axes in grid:
-        dress(axes)
+        style_axes(axes)
     return figure, list(grid)
 
 
-def dress(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     """A faint grid behind, no box around, and everything in ink that can be read."""
     axes.set_axisbelow(True)
     axes.grid(True, color=GRID, linewidth=0.8)
@@ -59,7 +59,7 @@ def dress(axes: Axes) -> None:
         label.set_fontsize(TEXT)
 
 
-def heading(axes: Axes, text: str, *, loud: bool = False) -> None:
+def set_heading(axes: Axes, text: str, *, loud: bool = False) -> None:
     """What a panel shows, above it; loud where it is an alarm."""
     weight = "bold" if loud else "normal"
     axes.set_title(text, loc="left", fontsize=TEXT, color=INK, fontweight=weight, pad=8)
@@ -81,13 +81,13 @@ def legend(axes: Axes, **more: Any) -> None:
         axes.legend(handles, labels, fontsize=SMALL, title_fontsize=SMALL, framealpha=0.9, **more)
 
 
-def shortened(names: Sequence[object], most: int = 24) -> list[str]:
+def shorten_names(names: Sequence[object], most: int = 24) -> list[str]:
     """Names that fit beside an axis."""
     texts = [str(name) for name in names]
     return [text if len(text) <= most else f"{text[: most - 1]}…" for text in texts]
 
 
-def png(figure: Figure, *, dpi: int = 110) -> bytes:
+def to_png(figure: Figure, *, dpi: int = 110) -> bytes:
     """The figure as a PNG file's bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", bbox_inches="tight")

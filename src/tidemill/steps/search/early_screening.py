@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import Perceptron, SGDClassifier, SGDRegressor
 
-from tidemill.project import METRICS, Project
+from tidemill.metrics import METRICS
+from tidemill.project import Project
 from tidemill.steps.data.prepare import PreparedData, input_matrix, target_array
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.evaluation.evaluate import score
@@ -92,7 +93,7 @@ def _scout(
         if step in SCORED:
             answers = predict(estimator, X_checked)
             value = score(metric, y_checked, answers.values, answers.probabilities, labels)
-            watch.report(step, metric, value, maximize=METRICS[metric])
+            watch.report(step, metric, value, maximize=METRICS[metric].higher_is_better)
 
 
 def _parts(count: int, project: Project) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

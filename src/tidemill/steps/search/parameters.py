@@ -118,7 +118,7 @@ def _resolve(project: Project, name: str) -> tuple[Candidate, str]:
 
 
 def _takes(candidate: Candidate, parameter: str) -> bool:
-    accepted = candidate.accepts()
+    accepted = candidate.parameters()
     return accepted is None or parameter in accepted
 
 
@@ -128,7 +128,7 @@ def _require_parameter(candidate: Candidate, parameter: str) -> None:
 
 
 def _refuse_unknown(candidates: Sequence[Candidate], parameter: str) -> typing.NoReturn:
-    known = sorted({name for candidate in candidates for name in candidate.accepts() or ()})
+    known = sorted({name for candidate in candidates for name in candidate.parameters() or ()})
     who = f"Candidate '{candidates[0].name}'" if len(candidates) == 1 else "No candidate"
     verb = "takes no" if len(candidates) == 1 else "takes a"
     raise ProjectError(
@@ -184,7 +184,7 @@ def _from_hint(hint: Any) -> ParameterType:
 
 def _known_values(candidate: Candidate, parameter: str) -> Iterable[Any]:
     """The default, the value set and the values searched."""
-    default = (candidate.accepts() or {}).get(parameter, inspect.Parameter.empty)
+    default = (candidate.parameters() or {}).get(parameter, inspect.Parameter.empty)
     if default is not inspect.Parameter.empty:
         yield default
     if parameter in candidate.params:

@@ -25,4 +25,4 @@ def id_source(clock: Callable[[], int] = time.time_ns) -> Callable[[], str]:
     return next_id
 
 
-new_job_id = id_source()
+new_row_id = id_source()

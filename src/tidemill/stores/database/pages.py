@@ -17,7 +17,7 @@ MAX_LIMIT = 500
 
 
 @dataclass(frozen=True)
-class Page(Generic[T]):
+class ResultPage(Generic[T]):
     """Some items, newest first, and the cursor that gives the next ones; None at the end."""
 
     items: list[T]
@@ -32,7 +32,7 @@ def read_page(
     where: tuple[ColumnElement[bool], ...] = (),
     limit: int = 50,
     cursor: str | None = None,
-) -> Page[dict[str, Any]]:
+) -> ResultPage[dict[str, Any]]:
     """One page of a table, by falling key.
 
     Raises:
@@ -44,7 +44,7 @@ def read_page(
         query = query.where(key < _key_value(key, cursor))
     found = database.rows(query)
     more = len(found) > limit
-    return Page(found[:limit], str(found[limit - 1][key.name]) if more else None)
+    return ResultPage(found[:limit], str(found[limit - 1][key.name]) if more else None)
 
 
 def _key_value(key: Column[Any], cursor: str) -> Any:
@@ -58,12 +58,12 @@ def _key_value(key: Column[Any], cursor: str) -> Any:
         ) from None
 
 
-def plain(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """The value as every database can keep it in JSON: no NaN, no infinity, no NUL."""
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): json_safe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_safe(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -71,4 +71,4 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, int):
         return value
     # numpy's numbers, dates and paths
-    return plain(value.item()) if hasattr(value, "item") else str(value)
+    return json_safe(value.item()) if hasattr(value, "item") else str(value)

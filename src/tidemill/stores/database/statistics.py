@@ -10,7 +10,7 @@ from sqlalchemy import Table, delete, func, insert, select, text
 
 from tidemill.errors import RequestError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import Page, read_page
+from tidemill.stores.database.pages import ResultPage, read_page
 from tidemill.stores.database.schema import schema_version
 from tidemill.stores.database.tables import (
     api_metrics,
@@ -70,7 +70,7 @@ def api_minutes(
     until: float | None = None,
     limit: int = 50,
     cursor: str | None = None,
-) -> Page[dict[str, Any]]:
+) -> ResultPage[dict[str, Any]]:
     """Requests by minute and route, newest first, with the mean time to answer."""
     table = api_metrics.c
     where = [] if route is None else [table.route == route]
@@ -79,7 +79,7 @@ def api_minutes(
     page = read_page(
         database, api_metrics, table.id, where=tuple(where), limit=limit, cursor=cursor
     )
-    return Page([_with_mean(row) for row in page.items], page.next)
+    return ResultPage([_with_mean(row) for row in page.items], page.next)
 
 
 def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def model_values(
     since: float | None = None,
     limit: int = 50,
     cursor: str | None = None,
-) -> Page[dict[str, Any]]:
+) -> ResultPage[dict[str, Any]]:
     """Metrics of versions, newest first."""
     table = model_metrics.c
     wanted = {

@@ -1,9 +1,9 @@
-"""The broker: a doorbell that Celery rings. It carries a job's id and nothing that could be lost.
+"""The broker: Celery messages that wake workers. A message carries a job's id and nothing else.
 
     filesystem:///home/.tidemill/broker    one machine, no server
     redis://host:6379/0, amqp://host       any number of machines
 
-What the broker forgets is in the database, where a worker's caretaker finds it.
+A lost message loses nothing: the job is in the database, where the workers' job pollers find it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ TASK = "tidemill.run"
 QUEUE = "tidemill"
 CONNECT_SECONDS = 1.0
 PORTS = {"redis": 6379, "rediss": 6379, "amqp": 5672, "amqps": 5671}
-# After a failure nobody waits for the broker again for this long; the caretaker looks later.
-REST_SECONDS = 2.0
-# Jobs that were rung for within so long are noted together: a note is a write to the disk, which
-# whoever asks next would wait for.
-GATHER_SECONDS = 0.2
+# After a failure no message is sent for this long; job pollers find the jobs meanwhile.
+PAUSE_SECONDS = 2.0
+# Jobs sent within this time are marked as sent together: marking is a write to the disk, which the
+# next request would have to wait for.
+BATCH_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
 
 def make_celery(url: str) -> Celery:
-    """A Celery application on the broker, with one task to be registered under `TASK`."""
+    """Return a Celery application on the broker, with one task to be registered under `TASK`."""
     app = Celery("tidemill", set_as_current=False)
     app.conf.update(
         broker_url="filesystem://localhost//" if _is_folder(url) else url,
@@ -49,8 +49,8 @@ def make_celery(url: str) -> Celery:
         broker_connection_max_retries=None,
         task_default_queue=QUEUE,
         task_ignore_result=True,
-        # The row says who works on a job. A message that comes twice claims nothing; taking one
-        # at a time leaves the others to workers that are free.
+        # The job's row says which worker has it, so a message that arrives twice claims nothing.
+        # Taking one message at a time leaves the others to workers that are free.
         task_acks_late=True,
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
@@ -61,51 +61,51 @@ def make_celery(url: str) -> Celery:
     return app
 
 
-class Doorbell:
-    """Tells workers of a job; never raises and never waits long, because the row is safe.
+class JobNotifier:
+    """Tells workers of jobs. Never raises and never waits long, because the job's row is safe.
 
     Args:
-        told: Called with the ids of jobs that `ring_soon` told the broker of, some at a time.
+        on_sent: Called with the ids of jobs that `notify` has sent, several at a time.
     """
 
-    def __init__(self, url: str, told: Callable[[Sequence[str]], object] | None = None) -> None:
+    def __init__(self, url: str, on_sent: Callable[[Sequence[str]], object] | None = None) -> None:
         self._url = url
         self._app = make_celery(url)
         self._outbox = _outbox(url)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._told = told
-        self._calls: SimpleQueue[str | None] = SimpleQueue()
+        self._on_sent = on_sent
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._rest_until = 0.0
+        self._paused_until = 0.0
 
     def __str__(self) -> str:
         return str(maybe_sanitize_url(self._url))
 
-    def ring(self, job_id: str) -> bool:
-        """Whether the broker took the message."""
-        if time.monotonic() < self._rest_until:
+    def send(self, job_id: str) -> bool:
+        """Send a message now; whether the broker took it."""
+        if time.monotonic() < self._paused_until:
             return False
         try:
             with self._sending:
                 self._app.send_task(TASK, args=[job_id], retry=False, ignore_result=True)
                 self._deliver()
-        except Exception as error:  # whatever a broker's client raises, the row is safe
-            self._rest_until = time.monotonic() + REST_SECONDS
+        except Exception as error:  # any error of the broker's client: the job's row is safe
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
             log.warning("the broker was not told of job %s: %s", job_id, error)
             return False
         return True
 
-    def ring_soon(self, job_id: str) -> None:
-        """Ring in a thread: a broker that is away keeps nobody waiting."""
+    def notify(self, job_id: str) -> None:
+        """Send a message from a thread; returns at once even when the broker is down."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="job-notifier", daemon=True)
                 self._thread.start()
-        self._calls.put(job_id)
+        self._queue.put(job_id)
 
     def problem(self) -> str | None:
-        """None when the broker can be reached, else what is wrong; takes a second at most."""
+        """Return what is wrong if the broker cannot be reached; takes a second at most."""
         if self._outbox is not None:
             folder = self._outbox.parent / "in"
             return None if os.access(folder, os.W_OK) else f"{folder} cannot be written to"
@@ -118,52 +118,56 @@ class Doorbell:
         return None
 
     def close(self) -> None:
-        """Ring for what is still waiting, and let go of the broker."""
+        """Send the messages that are still queued and close the connection."""
         if self._thread is not None:
-            self._calls.put(None)
+            self._queue.put(None)
             self._thread.join()
         self._app.close()
         if self._outbox is not None and self._outbox.is_dir():
             self._deliver()
             self._outbox.rmdir()
 
-    def tidy(self, older_than: float = 10.0) -> None:
-        """Remove the messages that workers have read, where the broker is a folder."""
+    def remove_read_messages(self, older_than: float = 10.0) -> None:
+        """Delete messages that workers have read, where the broker is a folder.
+
+        Args:
+            older_than: Only messages read more than so many seconds ago.
+        """
         if self._outbox is None:
             return
         for message in (self._outbox.parent / "done").iterdir():
-            with suppress(FileNotFoundError):  # another worker tidies too
+            with suppress(FileNotFoundError):  # another worker has deleted it
                 if time.time() - message.stat().st_mtime > older_than:
                     message.unlink()
 
     def _run(self) -> None:
-        rung: list[str] = []
+        sent: list[str] = []
         due = 0.0
         while True:
-            if rung and time.monotonic() >= due:
-                self._tell(rung)
-                rung = []
+            if sent and time.monotonic() >= due:
+                self._report_sent(sent)
+                sent = []
             try:
-                job_id = self._calls.get(timeout=max(0.0, due - time.monotonic()) if rung else None)
+                job_id = self._queue.get(timeout=max(0.0, due - time.monotonic()) if sent else None)
             except Empty:
                 continue
             if job_id is None:
                 break
-            if self.ring(job_id):
-                due = due if rung else time.monotonic() + GATHER_SECONDS
-                rung.append(job_id)
-        self._tell(rung)
+            if self.send(job_id):
+                due = due if sent else time.monotonic() + BATCH_SECONDS
+                sent.append(job_id)
+        self._report_sent(sent)
 
-    def _tell(self, rung: list[str]) -> None:
-        if self._told is None or not rung:
+    def _report_sent(self, sent: list[str]) -> None:
+        if self._on_sent is None or not sent:
             return
         try:
-            self._told(rung)
-        except TidemillError as error:  # they are rung for once more than needed
-            log.warning("jobs %s: %s", ", ".join(rung), error)
+            self._on_sent(sent)
+        except TidemillError as error:  # at worst they are sent once more
+            log.warning("jobs %s: %s", ", ".join(sent), error)
 
     def _deliver(self) -> None:
-        """Move written messages to where workers look, so that none is read half written."""
+        """Move written messages to the folder workers read, so that none is read half written."""
         if self._outbox is not None:
             for message in self._outbox.iterdir():
                 message.rename(self._outbox.parent / "in" / message.name)
@@ -193,7 +197,7 @@ def _transport_options(url: str) -> dict[str, Any]:
         "data_folder_in": str(folder / "in"),
         "data_folder_out": str(outbox),
         "control_folder": str(folder / "control"),
-        # Moved within one file system, which is atomic; the caretaker empties the folder.
+        # Moved within one file system, which is atomic; job pollers empty the folder.
         "store_processed": True,
         "processed_folder": str(folder / "done"),
         "polling_interval": 0.1,
@@ -201,5 +205,5 @@ def _transport_options(url: str) -> dict[str, Any]:
 
 
 def _outbox(url: str) -> Path | None:
-    """A folder of this process alone, beside the one that workers read."""
+    """Return a folder of this process alone, beside the one that workers read."""
     return Path(urlsplit(url).path) / f"out-{os.getpid()}" if _is_folder(url) else None

@@ -1,12 +1,14 @@
-"""Jobs: the rows are the truth, whatever the broker remembers.
+"""Jobs: the table is the truth, whatever the broker remembers.
 
-    queued ──claim──> running ──> succeeded | failed | cancelled
-      ^                  │
-      └──── reap ────────┤  its worker fell silent
-    waiting <─postpone───┘  a part it needs is down, or it is tried again later
+    queued ──claim──────────> running ──> succeeded | failed | cancelled
+      ^                          │
+      └──── requeue_stalled ─────┤  its worker's heartbeat stopped
+    waiting <── retry_later ─────┤  a service it needs is down, or it is retried after a failure
+    waiting <─ wait_for_children ┘  its child jobs have to end first
 
-`attempts` counts claims and is the fencing token: whoever writes to a running job names the attempt
-it holds, and a worker that was thought dead and comes back finds that the job is no longer its own.
+A waiting job is claimed like a queued one, once its `not_before` has passed. `attempts` counts
+claims and is the fencing token: every write to a running job names the attempt it belongs to, so a
+worker that was thought dead and comes back cannot write to a job that was given to another.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_job_id
-from tidemill.stores.database.pages import Page, plain, read_page
+from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.pages import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import jobs
 
 State = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
@@ -30,18 +32,24 @@ FINAL: tuple[State, ...] = ("succeeded", "failed", "cancelled")
 CLAIMABLE: tuple[State, ...] = ("queued", "waiting")
 # A job that lost this many workers is more likely to be the cause than the victim.
 MAX_ATTEMPTS = 50
-# A parked job is looked at after this long even if nobody woke it.
-PARKED_SECONDS = 3600.0
-# A new row is rung for by whoever made it; after this many seconds idle workers look.
-GRACE_SECONDS = 2.0
-# Rung for and still not taken while a worker idles: the message was lost.
-LOST_SECONDS = 4.0
+# A job that waits for its children runs again after this long even if nothing resumed it.
+CHILDREN_CHECK_SECONDS = 3600.0
+# The process that submits a job sends the message; after this many seconds it must have failed to.
+UNSENT_SECONDS = 2.0
+# A message sent this long ago while a worker is idle was lost.
+UNCLAIMED_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """What is asked for. Limits in seconds and bytes; `parent` is the job it is a part of, and
-    `traceparent` names the span that its own are children of."""
+    """A job to be submitted.
+
+    Attributes:
+        project: A project file, or gallery:NAME.
+        time_limit, memory_limit: In seconds of running and bytes of resident memory.
+        parent: The id of the job that this one is a child of.
+        traceparent: The trace span that the job's own spans are children of (W3C Trace Context).
+    """
 
     kind: str
     model: str | None = None
@@ -58,7 +66,15 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Job(NewJob):
-    """One row. Times in seconds since the epoch, `percent` from 0 to 100."""
+    """A row of the table. Times are in seconds since the epoch, `percent` is from 0 to 100.
+
+    Attributes:
+        not_before: No worker claims the job earlier.
+        sent: When the broker was last told of it; None if it never was.
+        attempts: How often it was claimed; the fencing token.
+        failures: How many failures counted towards its limit.
+        waits: How often in a row it was given back to be retried.
+    """
 
     id: str = ""
     state: State = "queued"
@@ -92,38 +108,42 @@ def _job(row: Mapping[Any, Any]) -> Job:
     return Job(**{name: row[name] for name in _NAMES})
 
 
-def idempotency_conflict(holder: str) -> ConflictError:
-    """An idempotency key was used before, for something else."""
+def idempotency_conflict(owner: str) -> ConflictError:
+    """Return the error for an idempotency key that was used before for a different request.
+
+    Args:
+        owner: What the earlier request created, such as "job 17...".
+    """
     return ConflictError(
-        f"The idempotency key belongs to {holder}, which asked for something else.",
+        f"The idempotency key was used before, for {owner}, with a different request.",
         field="Idempotency-Key",
         remedy="Use a new key for each new request.",
     )
 
 
 class Jobs:
-    """The table of jobs in one database."""
+    """The table of jobs."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def submit(self, new: NewJob) -> tuple[Job, bool]:
-        """Write the row; with an idempotency key seen before, give the job that it made.
+        """Insert a job, or find the one that an earlier request with its idempotency key created.
 
         Returns:
             The job, and whether it is new.
 
         Raises:
-            ConflictError: The idempotency key belongs to another request.
-            UnavailableError: The database cannot be reached; nothing was accepted.
+            ConflictError: The idempotency key was used for a different request.
+            UnavailableError: The database cannot be reached; no job was created.
         """
         values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
-        values["params"] = plain(dict(new.params))
+        values["params"] = json_safe(dict(new.params))
         now = EpochNow()
         statement = (
             insert(jobs)
             .values(
-                **values, id=new_job_id(), state="queued", created=now, updated=now, not_before=now
+                **values, id=new_row_id(), state="queued", created=now, updated=now, not_before=now
             )
             .returning(jobs)
         )
@@ -131,55 +151,63 @@ class Jobs:
             with self._database.write() as connection:
                 return _job(connection.execute(statement).mappings().one()), True
         except IntegrityError:
-            return self._earlier(new), False
+            return self._existing(new), False
 
-    def _earlier(self, new: NewJob) -> Job:
+    def _existing(self, new: NewJob) -> Job:
         query = select(jobs).where(jobs.c.idempotency_key == new.idempotency_key)
-        earlier = _job(self._database.rows(query)[0])
-        asked = (new.kind, new.model, plain(dict(new.params)))
-        if asked != (earlier.kind, earlier.model, earlier.params):
-            raise idempotency_conflict(f"job {earlier.id}")
-        return earlier
+        existing = _job(self._database.rows(query)[0])
+        requested = (new.kind, new.model, json_safe(dict(new.params)))
+        if requested != (existing.kind, existing.model, existing.params):
+            raise idempotency_conflict(f"job {existing.id}")
+        return existing
 
     def get(self, job_id: str) -> Job:
-        """The job.
+        """Return the job.
 
         Raises:
-            NotFoundError: There is none with that id.
+            NotFoundError: There is no job with that id.
         """
         found = self._database.rows(select(jobs).where(jobs.c.id == job_id))
         if not found:
             raise NotFoundError(f"There is no job '{job_id}'.", field="job_id")
         return _job(found[0])
 
-    def find(self, start: str) -> Job:
-        """The one job whose id begins so; NotFoundError where it is not one."""
-        query = select(jobs).where(jobs.c.id.startswith(start, autoescape=True)).limit(2)
+    def find_by_prefix(self, prefix: str) -> Job:
+        """Return the one job whose id starts with a prefix.
+
+        Raises:
+            NotFoundError: No id does, or several do.
+        """
+        query = select(jobs).where(jobs.c.id.startswith(prefix, autoescape=True)).limit(2)
         found = self._database.rows(query)
         if len(found) != 1:
-            many = "More than one job's" if found else "No job's"
-            raise NotFoundError(f"{many} id begins with '{start}'.", field="job_id")
+            matches = "More than one job id starts" if found else "No job id starts"
+            raise NotFoundError(f"{matches} with '{prefix}'.", field="job_id")
         return _job(found[0])
 
-    def parts(self, job_id: str) -> list[Job]:
-        """The jobs that are parts of this one, in the order they were made."""
+    def children(self, job_id: str) -> list[Job]:
+        """Return the child jobs of this one, in the order they were submitted."""
         query = select(jobs).where(jobs.c.parent == job_id).order_by(jobs.c.id)
         return [_job(row) for row in self._database.rows(query)]
 
-    def park(self, job: Job, stage: str) -> Job | None:
-        """Give the job back until its parts have ended; `wake` brings it back."""
-        parked = EpochNow() + PARKED_SECONDS
+    def wait_for_children(self, job: Job, stage: str) -> Job | None:
+        """Give the job back until its children have ended; `resume_parents` makes it due again."""
         return self._change(
-            _held(job), state="waiting", stage=stage, not_before=parked, worker=None, heartbeat=None
+            _current_attempt(job),
+            state="waiting",
+            stage=stage,
+            not_before=EpochNow() + CHILDREN_CHECK_SECONDS,
+            worker=None,
+            heartbeat=None,
         )
 
-    def wake(self) -> list[Job]:
-        """Let go on what waits for its parts and has none left that has not ended."""
-        part = jobs.alias()
-        unfinished = exists().where(part.c.parent == jobs.c.id, part.c.state.not_in(FINAL))
-        any_part = exists().where(part.c.parent == jobs.c.id)
+    def resume_parents(self) -> list[Job]:
+        """Make jobs due that waited for their children and whose children have all ended."""
+        child = jobs.alias()
+        has_child = exists().where(child.c.parent == jobs.c.id)
+        unfinished = exists().where(child.c.parent == jobs.c.id, child.c.state.not_in(FINAL))
         ready = and_(
-            jobs.c.state == "waiting", jobs.c.not_before > EpochNow(), any_part, ~unfinished
+            jobs.c.state == "waiting", jobs.c.not_before > EpochNow(), has_child, ~unfinished
         )
         with self._database.write() as connection:
             statement = (
@@ -191,12 +219,12 @@ class Jobs:
             rows = connection.execute(statement).mappings().all()
         return [_job(row) for row in rows]
 
-    def show_parts(self, job_id: str, percent: float, progress: Mapping[str, Any]) -> None:
-        """Show on a waiting job how far its parts are."""
+    def show_children(self, job_id: str, percent: float, progress: Mapping[str, Any]) -> None:
+        """Write the progress of its children to a waiting job."""
         self._change(
             and_(jobs.c.id == job_id, jobs.c.state == "waiting"),
             percent=percent,
-            progress=plain(dict(progress)),
+            progress=json_safe(dict(progress)),
         )
 
     def page(
@@ -208,33 +236,33 @@ class Jobs:
         parent: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[Job]:
-        """Jobs, newest first."""
+    ) -> ResultPage[Job]:
+        """Return a page of jobs, newest first."""
         table = jobs.c
-        wanted = {
+        filters = {
             table.state: state,
             table.kind: kind,
             table.model: model,
             table.parent: parent,
         }
-        where = tuple(column == value for column, value in wanted.items() if value is not None)
+        where = tuple(column == value for column, value in filters.items() if value is not None)
         found = read_page(self._database, jobs, jobs.c.id, where=where, limit=limit, cursor=cursor)
-        return Page([_job(row) for row in found.items], found.next)
+        return ResultPage([_job(row) for row in found.items], found.next)
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """Return the number of jobs in each state."""
         query = select(jobs.c.state, func.count().label("n")).group_by(jobs.c.state)
         return {row["state"]: row["n"] for row in self._database.rows(query)}
 
     def queue_age(self) -> float:
-        """Seconds for which the job that is due and has waited longest has waited; 0 for none."""
+        """Return the seconds that the longest-waiting due job has waited; 0 if none is due."""
         due = and_(jobs.c.state.in_(CLAIMABLE), jobs.c.not_before <= EpochNow())
         query = select((EpochNow() - func.min(jobs.c.not_before)).label("age")).where(due)
         age = self._database.rows(query)[0]["age"]
         return 0.0 if age is None else max(0.0, float(age))
 
     def claim(self, job_id: str, worker: str) -> Job | None:
-        """Make the job this worker's, or None when it is taken, done or not due yet."""
+        """Claim the job for a worker; None if it is claimed already, finished or not due yet."""
         now = EpochNow()
         return self._change(
             and_(jobs.c.id == job_id, jobs.c.state.in_(CLAIMABLE), jobs.c.not_before <= EpochNow()),
@@ -249,55 +277,59 @@ class Jobs:
             error=None,
         )
 
-    def beat(
+    def heartbeat(
         self, job: Job, *, percent: float, stage: str, progress: Mapping[str, Any]
-    ) -> Literal["go on", "cancel", "lost"]:
-        """Say that the worker lives and how far it is; the answer says what to do."""
-        held = self._change(
-            _held(job),
+    ) -> Literal["continue", "cancel", "lost"]:
+        """Record that the worker is alive and the job's progress.
+
+        Returns:
+            "cancel" if the job is to stop, "lost" if this attempt no longer counts.
+        """
+        row = self._change(
+            _current_attempt(job),
             heartbeat=EpochNow(),
             percent=percent,
             stage=stage,
-            progress=plain(dict(progress)),
+            progress=json_safe(dict(progress)),
         )
-        if held is None:
+        if row is None:
             return "lost"
-        return "cancel" if held.cancel_requested else "go on"
+        return "cancel" if row.cancel_requested else "continue"
 
-    def holds(self, job: Job) -> bool:
-        """Whether this attempt is still the one that counts: asked before a lasting effect."""
-        query = select(jobs.c.id).where(_held(job), jobs.c.cancel_requested.is_(False))
+    def is_current(self, job: Job) -> bool:
+        """Whether this attempt still counts; checked before what cannot be undone."""
+        query = select(jobs.c.id).where(_current_attempt(job), jobs.c.cancel_requested.is_(False))
         return bool(self._database.rows(query))
 
     def succeed(self, job: Job, result: Mapping[str, Any]) -> Job | None:
-        """Close the job with its result; None when this attempt no longer holds it."""
+        """Finish the job with its result; None if this attempt no longer counts."""
         return self._finish(
-            job, "succeeded", result=plain(dict(result)), percent=100.0, stage="done"
+            job, "succeeded", result=json_safe(dict(result)), percent=100.0, stage="done"
         )
 
     def fail(self, job: Job, error: Mapping[str, Any]) -> Job | None:
-        """Close the job with an error in the shape of problem+json."""
-        return self._finish(job, "failed", error=plain(dict(error)))
+        """Finish the job with an error in the shape of problem+json."""
+        return self._finish(job, "failed", error=json_safe(dict(error)))
 
-    def cancelled(self, job: Job) -> Job | None:
-        """Close a job whose work was stopped because somebody asked for it."""
+    def mark_cancelled(self, job: Job) -> Job | None:
+        """Finish a running job whose process was stopped on a cancel request."""
         return self._finish(job, "cancelled", stage="cancelled")
 
-    def postpone(
+    def retry_later(
         self, job: Job, error: Mapping[str, Any], *, delay: float, counts: bool
     ) -> Job | None:
-        """Give the job back, to be taken again after `delay` seconds.
+        """Give the job back, to be retried after `delay` seconds.
 
         Args:
-            counts: Whether this fault counts towards the job's limit of failures.
+            counts: Whether the error counts towards the job's limit of failures.
         """
         now = EpochNow()
         change: dict[str, Any] = {"failures": jobs.c.failures + 1} if counts else {}
         return self._change(
-            _held(job),
+            _current_attempt(job),
             state="waiting",
-            stage="waiting to be tried again",
-            error=plain(dict(error)),
+            stage="waiting to be retried",
+            error=json_safe(dict(error)),
             not_before=now + delay,
             waits=jobs.c.waits + 1,
             worker=None,
@@ -306,19 +338,19 @@ class Jobs:
         )
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job that waits at once; ask the worker of one that runs to stop.
+        """Cancel a waiting job at once; request the worker of a running one to stop it.
 
-        Its parts are cancelled with it.
+        Its children are cancelled with it.
 
         Raises:
             NotFoundError: There is no such job.
             ConflictError: It has already ended.
         """
         waiting = and_(jobs.c.id == job_id, jobs.c.state.in_(CLAIMABLE))
-        for part in self.parts(job_id):
-            if not part.done:
-                with suppress(ConflictError):  # it ended just now
-                    self.cancel(part.id)
+        for child in self.children(job_id):
+            if not child.done:
+                with suppress(ConflictError):  # it has just ended
+                    self.cancel(child.id)
         stopped = self._change(
             waiting,
             state="cancelled",
@@ -335,51 +367,55 @@ class Jobs:
             raise ConflictError(f"Job {job_id} has already {ended.state}.", field="job_id")
         return stopped
 
-    def reap(self, lost_after: float) -> list[Job]:
-        """Give back the jobs whose worker fell silent; end those that asked for it or lost many.
+    def requeue_stalled(self, stalled_after: float) -> list[Job]:
+        """Queue running jobs again that sent no heartbeat for `stalled_after` seconds.
+
+        Those with a cancel request are cancelled; those that lost MAX_ATTEMPTS workers fail.
 
         Returns:
             The jobs that changed, in their new state.
         """
-        lost = and_(jobs.c.state == "running", jobs.c.heartbeat < EpochNow() - lost_after)
+        stalled = and_(jobs.c.state == "running", jobs.c.heartbeat < EpochNow() - stalled_after)
         changed = []
-        for row in self._database.rows(select(jobs).where(lost)):
+        for row in self._database.rows(select(jobs).where(stalled)):
             job = _job(row)
-            still = and_(_held(job), lost)
-            changed.append(self._change(still, **_afterlife(job)))
+            still_stalled = and_(_current_attempt(job), stalled)
+            changed.append(self._change(still_stalled, **_after_stall(job)))
         return [job for job in changed if job is not None]
 
-    def unheard(self, limit: int) -> list[Job]:
-        """Jobs that are due and that no worker has heard of; they are marked as told of.
+    def fetch_overdue(self, limit: int) -> list[Job]:
+        """Return due jobs whose message was lost or never sent, and mark them as sent.
 
-        Several workers may ask at once: each job is given to one of them.
+        Several workers may call this at once: each job is returned to one of them.
         """
         now = EpochNow()
-        unheard = and_(
+        overdue = and_(
             jobs.c.state.in_(CLAIMABLE),
             jobs.c.not_before <= now,
             or_(
-                and_(jobs.c.sent.is_(None), jobs.c.updated < now - GRACE_SECONDS),
+                and_(jobs.c.sent.is_(None), jobs.c.updated < now - UNSENT_SECONDS),
                 jobs.c.sent < jobs.c.not_before,
-                jobs.c.sent < now - LOST_SECONDS,
+                jobs.c.sent < now - UNCLAIMED_SECONDS,
             ),
         )
         due = self._database.rows(
-            select(jobs.c.id).where(unheard).order_by(jobs.c.not_before, jobs.c.id).limit(limit)
+            select(jobs.c.id).where(overdue).order_by(jobs.c.not_before, jobs.c.id).limit(limit)
         )
-        return [job for row in due for job in self._note_sent(jobs.c.id == row["id"], unheard)]
+        return [job for row in due for job in self._set_sent(jobs.c.id == row["id"], overdue)]
 
     def mark_sent(self, job_ids: Sequence[str]) -> None:
-        """Note that the broker was told of the jobs."""
-        self._note_sent(jobs.c.id.in_(job_ids))
+        """Record that the broker was told of the jobs."""
+        self._set_sent(jobs.c.id.in_(job_ids))
 
-    def _note_sent(self, *where: Any) -> list[Job]:
+    def _set_sent(self, *where: Any) -> list[Job]:
         with self._database.write() as connection:
             statement = update(jobs).where(*where).values(sent=EpochNow()).returning(jobs)
             return [_job(row) for row in connection.execute(statement).mappings()]
 
     def _finish(self, job: Job, state: State, **values: Any) -> Job | None:
-        return self._change(_held(job), state=state, finished=EpochNow(), heartbeat=None, **values)
+        return self._change(
+            _current_attempt(job), state=state, finished=EpochNow(), heartbeat=None, **values
+        )
 
     def _change(self, where: Any, **values: Any) -> Job | None:
         statement = update(jobs).where(where).values(updated=EpochNow(), **values).returning(jobs)
@@ -388,12 +424,12 @@ class Jobs:
         return None if row is None else _job(row)
 
 
-def _held(job: Job) -> Any:
+def _current_attempt(job: Job) -> Any:
     return and_(jobs.c.id == job.id, jobs.c.state == "running", jobs.c.attempts == job.attempts)
 
 
-def _afterlife(job: Job) -> dict[str, Any]:
-    """What becomes of a job whose worker fell silent."""
+def _after_stall(job: Job) -> dict[str, Any]:
+    """Return the new values of a job whose worker's heartbeat stopped."""
     now = EpochNow()
     if job.cancel_requested:
         return {"state": "cancelled", "stage": "cancelled", "finished": now, "heartbeat": None}
@@ -402,7 +438,7 @@ def _afterlife(job: Job) -> dict[str, Any]:
         return {"state": "failed", "error": error, "finished": now, "heartbeat": None}
     return {
         "state": "queued",
-        "stage": "its worker was lost; waiting for another",
+        "stage": "its worker was lost; waiting to be retried",
         "not_before": now,
         "sent": None,
         "worker": None,

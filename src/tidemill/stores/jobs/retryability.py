@@ -1,7 +1,7 @@
-"""What an error in a job means: the end of it, or a reason to try again.
+"""Whether a job that failed is worth retrying.
 
-What the model's own code raises, and what was asked for wrongly, ends the job: it would fail again.
-What lies outside (a server that is down, a full disk, a killed process) is tried again.
+Errors of the model's own code and wrong requests end the job: it would fail again. Errors outside
+(a server that is down, a full disk, a killed process) are retried.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tidemill.errors import TidemillError, UnavailableError
 
-OUTSIDE_ERRNOS = {
+RETRYABLE_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EIO,
@@ -23,8 +23,8 @@ OUTSIDE_ERRNOS = {
     errno.ENFILE,
     errno.ESTALE,
 }
-# By name, so that telling them apart imports none of these libraries.
-OUTSIDE_CLASSES = (
+# By name, so that classifying an error imports none of these libraries.
+RETRYABLE_CLASSES = (
     "requests.exceptions.",
     "urllib3.exceptions.",
     "redis.exceptions.",
@@ -35,56 +35,57 @@ OUTSIDE_CLASSES = (
     "sqlalchemy.exc.TimeoutError",
     "botocore.exceptions.",
 )
-# MLflow's client keeps only the words of what its connection met.
-MLFLOW_WORDS = ("API request to", "failed with error code 5", "timed out")
+# MLflow's client keeps only the message of a connection error, not its class.
+RETRYABLE_MLFLOW_MESSAGES = ("API request to", "failed with error code 5", "timed out")
 
 
 @dataclass(frozen=True)
-class Fault:
-    """An error as its job keeps it; `outside` when it is not the model's own code's."""
+class JobFailure:
+    """An error as it is stored with its job, in the shape of problem+json."""
 
-    outside: bool
+    retryable: bool
     problem: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(error: BaseException) -> Fault:
-    """The fault an exception stands for, with its traceback."""
+def classify(error: BaseException) -> JobFailure:
+    """Return the failure that an exception amounts to, with its traceback."""
     if isinstance(error, TidemillError):
         problem = error.problem()
     else:
         title = type(error).__name__
         problem = {"title": title, "status": 500, "detail": f"{title}: {error}"}
     problem["traceback"] = "".join(traceback.format_exception(error))[-8_000:]
-    return Fault(any(_is_outside(cause) for cause in _chain(error)), problem)
+    return JobFailure(any(_is_retryable(cause) for cause in _causes(error)), problem)
 
 
-def killed(detail: str) -> Fault:
-    """The fault of a process that ended without a word."""
-    return Fault(True, {"title": "Killed", "status": 500, "detail": detail})
+def process_died(detail: str) -> JobFailure:
+    """Return the failure of a job whose process ended without sending an outcome."""
+    return JobFailure(True, {"title": "Killed", "status": 500, "detail": detail})
 
 
-def over_limit(detail: str) -> Fault:
-    """The fault of a job that was ended at one of its limits; trying again would meet it again."""
-    return Fault(False, {"title": "Over its limit", "status": 500, "detail": detail})
+def limit_exceeded(detail: str) -> JobFailure:
+    """Return the failure of a job that exceeded one of its limits, as it would again."""
+    return JobFailure(False, {"title": "Over its limit", "status": 500, "detail": detail})
 
 
-def _is_outside(error: BaseException) -> bool:
+def _is_retryable(error: BaseException) -> bool:
     if isinstance(error, TidemillError):
         return isinstance(error, UnavailableError)
     if isinstance(error, ConnectionError):
         return True
-    if isinstance(error, OSError) and error.errno in OUTSIDE_ERRNOS:
+    if isinstance(error, OSError) and error.errno in RETRYABLE_ERRNOS:
         return True
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     if name.startswith("mlflow.exceptions."):
-        return any(words in str(error) for words in MLFLOW_WORDS)
-    return name.startswith(OUTSIDE_CLASSES) or "No space left on device" in str(error)
+        return any(message in str(error) for message in RETRYABLE_MLFLOW_MESSAGES)
+    return name.startswith(RETRYABLE_CLASSES) or "No space left on device" in str(error)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
-        yield at
-        at = at.__cause__ or at.__context__
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and its causes; errors may refer to each other in a circle."""
+    visited: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in visited:
+        visited.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

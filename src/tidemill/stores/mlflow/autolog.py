@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tidemill.stores.mlflow.output import without_warnings
-from tidemill.stores.mlflow.tracking import Run, Tracking
+from tidemill.stores.mlflow.tracking import TrackedRun, Tracking
 
 _URI = "MLFLOW_TRACKING_URI"
 
 
 @contextmanager
-def autologging(tracking: Tracking, run: Run) -> Iterator[None]:
+def autologging(tracking: Tracking, run: TrackedRun) -> Iterator[None]:
     """Let what is fitted inside log itself to `run`: all parameters, scores on the training rows.
 
     No run and no model is made by it: both are logged once, by us. MLflow's autologging works

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError, UnavailableError
-from tidemill.stores.mlflow.new_database import make_first_tables
+from tidemill.stores.mlflow.new_database import create_mlflow_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +28,7 @@ PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
 
 
-def bound_waits(*, seconds: int = 10, retries: int = 2) -> None:
+def set_http_timeouts(*, seconds: int = 10, retries: int = 2) -> None:
     """Make MLflow's HTTP calls of this process give up after seconds rather than minutes.
 
     MLflow reads these limits from the environment alone, so a process that must not hang calls this
@@ -45,11 +45,11 @@ def open_client(tracking_uri: str, registry_uri: str | None = None) -> MlflowCli
     from mlflow import MlflowClient
 
     for uri in (tracking_uri, registry_uri or tracking_uri):
-        make_first_tables(uri)
+        create_mlflow_tables(uri)
     return MlflowClient(tracking_uri, registry_uri)
 
 
-class MlflowLink:
+class MlflowConnection:
     """MLflow's client behind a quick look whether the server is there.
 
     Args:
@@ -75,8 +75,8 @@ class MlflowLink:
             self._made = open_client(self.tracking_uri, self.registry_uri)
         return self._made
 
-    def call(self, ask: Callable[[], T]) -> T:
-        """The call's result.
+    def call(self, request: Callable[[MlflowClient], T]) -> T:
+        """Return the result of `request(client)`.
 
         Raises:
             NotFoundError, ConflictError: MLflow refused what was asked.
@@ -87,7 +87,7 @@ class MlflowLink:
 
         self._probe()
         try:
-            return ask()
+            return request(self.client)
         except MlflowException as error:
             translated = _translated(error)
             if isinstance(translated, UnavailableError):
@@ -97,18 +97,18 @@ class MlflowLink:
         except (OSError, RuntimeError, SQLAlchemyError) as error:
             raise UnavailableError(f"MLflow failed: {error}") from error
 
-    def pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
-        """The items of all pages; `ask` takes a page token and gives MLflow's paged list."""
+    def pages(self, request: Callable[[MlflowClient, str | None], Any]) -> Iterator[Any]:
+        """Yield the items of all pages; `request` takes a page token and returns a paged list."""
         token: str | None = None
         while True:
-            page = self._page(ask, token)
+            page = self._page(request, token)
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _page(self, ask: Callable[[str | None], Any], token: str | None) -> Any:
-        return self.call(lambda: ask(token))
+    def _page(self, request: Callable[[MlflowClient, str | None], Any], token: str | None) -> Any:
+        return self.call(lambda client: request(client, token))
 
     def _probe(self) -> None:
         now = time.monotonic()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import ExportError, NotFoundError
-from tidemill.stores.mlflow.connection import MlflowLink
+from tidemill.stores.mlflow.connection import MlflowConnection
 from tidemill.stores.mlflow.output import without_warnings
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 MODEL_FILE = "MLmodel"
 EXAMPLE_ROWS = 200
@@ -19,7 +19,7 @@ LOGGED = "models:/"
 
 
 @dataclass(frozen=True)
-class ForeignModel:
+class ExternalModel:
     """An MLflow model on this disk.
 
     Attributes:
@@ -39,7 +39,7 @@ class ForeignModel:
     made_with: str = ""
 
 
-def fetch_model(link: MlflowLink, version: Version, into: Path) -> ForeignModel:
+def fetch_model(connection: MlflowConnection, version: ModelVersion, into: Path) -> ExternalModel:
     """Download a version's MLflow model, from whatever store that keeps artifacts in.
 
     Raises:
@@ -48,7 +48,7 @@ def fetch_model(link: MlflowLink, version: Version, into: Path) -> ForeignModel:
     """
     into.mkdir(parents=True, exist_ok=True)
     try:
-        folder = link.call(lambda: _download(link, version, into))
+        folder = connection.call(lambda _: _download(connection, version, into))
     except NotFoundError as error:
         raise NotFoundError(
             f"Version {version.number} of '{version.name}' has neither a bundle nor a model: "
@@ -57,22 +57,22 @@ def fetch_model(link: MlflowLink, version: Version, into: Path) -> ForeignModel:
     return read_model_folder(Path(folder))
 
 
-def _download(link: MlflowLink, version: Version, into: Path) -> str:
+def _download(connection: MlflowConnection, version: ModelVersion, into: Path) -> str:
     """The version's model, from where the registry says; MLflow would look up a `models:/` address
     in the registry that its environment names, which need not be this one."""
     from mlflow.artifacts import download_artifacts
 
-    client = link.client
+    client = connection.client
     uri = client.get_model_version_download_uri(version.name, version.number)
     if uri.startswith(LOGGED):
         uri = client.get_logged_model(uri.removeprefix(LOGGED)).artifact_location
     found: str = download_artifacts(
-        artifact_uri=uri, dst_path=str(into), tracking_uri=link.tracking_uri
+        artifact_uri=uri, dst_path=str(into), tracking_uri=connection.tracking_uri
     )
     return found
 
 
-def read_model_folder(folder: Path) -> ForeignModel:
+def read_model_folder(folder: Path) -> ExternalModel:
     """What the files of an MLflow model say; none of its code is run, nothing is unpickled.
 
     Raises:
@@ -91,7 +91,7 @@ def read_model_folder(folder: Path) -> ForeignModel:
         flavors = dict(found["flavors"])
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ExportError(f"The model's {MODEL_FILE} cannot be read: {error}") from error
-    return ForeignModel(
+    return ExternalModel(
         folder, flavors, inputs, outputs, _example(folder), str(found.get("mlflow_version") or "")
     )
 

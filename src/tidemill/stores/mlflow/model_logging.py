@@ -19,7 +19,7 @@ from typing import Any
 from tidemill.errors import ExportError, TidemillError
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.output import without_warnings
-from tidemill.stores.mlflow.tracking import Run, Tracking
+from tidemill.stores.mlflow.tracking import TrackedRun, Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class LoggedModel:
 
 def log_model(
     tracking: Tracking,
-    run: Run,
+    run: TrackedRun,
     model: Any,
     signature: Signature,
     example: Any,
@@ -81,7 +81,7 @@ def log_model(
 
 
 def _saved(
-    model: Any, signature: Signature, example: Any, place: Path, run: Run, entity: Any
+    model: Any, signature: Signature, example: Any, place: Path, run: TrackedRun, entity: Any
 ) -> str:
     """Write the MLflow model's folder; gives the format it was kept in."""
     try:
@@ -100,7 +100,7 @@ def _output(model_id: str) -> Any:
 
 
 def _save(
-    model: Any, signature: Signature, example: Any, place: Path, run: Run, entity: Any
+    model: Any, signature: Signature, example: Any, place: Path, run: TrackedRun, entity: Any
 ) -> str:
     import mlflow.sklearn
     from mlflow.models import Model

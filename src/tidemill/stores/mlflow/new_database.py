@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidemill.stores.database.locks import locked
+from tidemill.stores.file_lock import file_lock
 from tidemill.stores.mlflow.query_statistics import sqlite_file
 
 
-def make_first_tables(uri: str) -> None:
+def create_mlflow_tables(uri: str) -> None:
     """Make the tables, if the URI is that of an SQLite file that is not there.
 
     Raises:
@@ -24,7 +24,7 @@ def make_first_tables(uri: str) -> None:
     if named is None or Path(named).exists():
         return
     file = Path(named)
-    with locked(file.with_name(f".{file.name}.lock")):
+    with file_lock(file.with_name(f".{file.name}.lock")):
         if not file.exists():
             _make(file)
 

@@ -15,7 +15,7 @@ _SETTINGS = {
 }
 
 
-def quiet_mlflow() -> None:
+def silence_mlflow_output() -> None:
     """Let MLflow say errors only, in this process.
 
     MLflow reads these from the environment alone; what the operator set is left as it is. Its

@@ -28,7 +28,7 @@ STATISTICS = (
 log = logging.getLogger(__name__)
 
 
-def advise_planner(uri: str) -> None:
+def write_query_statistics(uri: str) -> None:
     """Tell it, once for each database; connections that are open hear of it too.
 
     Does nothing for another kind of store, before MLflow has made its tables, or where somebody

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from tidemill import bundle
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError, ConflictError, NotFoundError
-from tidemill.stores.mlflow.connection import MlflowLink
+from tidemill.stores.mlflow.connection import MlflowConnection
 from tidemill.stores.mlflow.versions import (
     ALIAS_OF_STAGE,
     BUNDLE_PATH_TAG,
@@ -25,10 +25,10 @@ from tidemill.stores.mlflow.versions import (
     CHAMPION,
     PREVIOUS,
     STAGE_TAG,
-    Model,
-    Reference,
+    ModelReference,
+    ModelVersion,
+    RegisteredModel,
     Stage,
-    Version,
     parse_reference,
     read_model,
     read_version,
@@ -56,38 +56,38 @@ class Registry:
     def __init__(
         self, tracking_uri: str, registry_uri: str | None = None, *, probe_seconds: float = 2.0
     ) -> None:
-        self._link = MlflowLink(tracking_uri, registry_uri, probe_seconds=probe_seconds)
+        self._connection = MlflowConnection(tracking_uri, registry_uri, probe_seconds=probe_seconds)
 
     @property
-    def link(self) -> MlflowLink:
+    def connection(self) -> MlflowConnection:
         """The way to MLflow that this registry asks."""
-        return self._link
+        return self._connection
 
     # Reading
 
-    def models(self, tag: tuple[str, str] | None = None) -> list[Model]:
+    def models(self, tag: tuple[str, str] | None = None) -> list[RegisteredModel]:
         """All registered models by name, or those that carry a tag (key, value)."""
         where = f"tags.`{tag[0]}` = {_literal(tag[1])}" if tag else None
-        found = self._link.pages(
-            lambda token: self._link.client.search_registered_models(
+        found = self._connection.pages(
+            lambda client, token: client.search_registered_models(
                 where, max_results=PAGE_SIZE, order_by=["name ASC"], page_token=token
             )
         )
         return [read_model(entity) for entity in found]
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> RegisteredModel:
         """One registered model.
 
         Raises:
             NotFoundError: There is none of that name; lists those there are.
         """
         try:
-            entity = self._link.call(lambda: self._link.client.get_registered_model(name))
+            entity = self._connection.call(lambda client: client.get_registered_model(name))
         except (NotFoundError, ConflictError) as error:
             raise self._no_model(name) from error
         return read_model(entity)
 
-    def versions(self, name: str, *, metrics: bool = False) -> list[Version]:
+    def versions(self, name: str, *, metrics: bool = False) -> list[ModelVersion]:
         """All versions of a model, newest first; with their runs' metrics where asked for.
 
         Raises:
@@ -97,7 +97,7 @@ class Registry:
         found = [read_version(entity, aliases) for entity in self._entities(name)]
         return self._with_metrics(found) if metrics else found
 
-    def version(self, name: str, number: str | int) -> Version:
+    def version(self, name: str, number: str | int) -> ModelVersion:
         """One version, with its metrics.
 
         Raises:
@@ -105,20 +105,22 @@ class Registry:
         """
         aliases = self.model(name).aliases
         try:
-            entity = self._link.call(lambda: self._link.client.get_model_version(name, str(number)))
+            entity = self._connection.call(
+                lambda client: client.get_model_version(name, str(number))
+            )
         except (NotFoundError, ConflictError) as error:
             raise self._no_version(name, str(number)) from error
         return self._with_metrics([read_version(entity, aliases)])[0]
 
-    def by_alias(self, name: str, alias: str) -> Version | None:
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         """The version that an alias points at, in one cheap call; without metrics.
 
         Raises:
             NotFoundError: There is no such model.
         """
         try:
-            entity = self._link.call(
-                lambda: self._link.client.get_model_version_by_alias(name, alias)
+            entity = self._connection.call(
+                lambda client: client.get_model_version_by_alias(name, alias)
             )
         except ConflictError:
             return None
@@ -129,11 +131,11 @@ class Registry:
 
     def resolve(
         self,
-        reference: Reference | str,
+        reference: ModelReference | str,
         *,
         stage: str | None = None,
         follow: Literal["champion", "latest"] = "champion",
-    ) -> Version:
+    ) -> ModelVersion:
         """The version that is meant.
 
         A plain name means the champion; where nothing was ever promoted, or with
@@ -149,7 +151,7 @@ class Registry:
         if wanted.version is not None:
             return self.version(wanted.name, wanted.version)
         if wanted.alias is not None:
-            return self._need_alias(wanted.name, wanted.alias)
+            return self._require_alias(wanted.name, wanted.alias)
         chosen = wanted.stage or stage
         if chosen and chosen.lower() != "latest":
             return self._by_stage(wanted.name, chosen)
@@ -160,7 +162,7 @@ class Registry:
             logger.debug("%s has no champion; its latest version is taken", wanted.name)
         return self.latest(wanted.name)
 
-    def latest(self, name: str) -> Version:
+    def latest(self, name: str) -> ModelVersion:
         """The newest version that has a bundle; the newest of all where none has.
 
         Raises:
@@ -177,7 +179,7 @@ class Registry:
             raise NotFoundError(f"'{name}' has no version.", remedy="Run `tidemill train`.")
         return newest
 
-    def run_tags(self, version: Version) -> dict[str, str]:
+    def run_tags(self, version: ModelVersion) -> dict[str, str]:
         """The tags of the run that made a version; empty when the run is gone or never was."""
         try:
             return dict(self._get_run(version.run_id).data.tags) if version.run_id else {}
@@ -186,7 +188,7 @@ class Registry:
 
     # Writing
 
-    def crown(self, version: Version) -> Version | None:
+    def set_champion(self, version: ModelVersion) -> ModelVersion | None:
         """Make a version champion; the one before becomes `previous` and Archived.
 
         The alias `champion` moves in one step and is never absent. The other marks are set before
@@ -199,16 +201,16 @@ class Registry:
         old = self.by_alias(version.name, CHAMPION)
         replaced = old if old is not None and old.number != version.number else None
         if replaced is not None:
-            self._point(version.name, PREVIOUS, replaced.number)
+            self._set_alias(version.name, PREVIOUS, replaced.number)
         self.set_tags(version, {STAGE_TAG: "Production"})
-        self._point(version.name, CHAMPION, version.number)
-        self._drop_alias(version, CHALLENGER)
+        self._set_alias(version.name, CHAMPION, version.number)
+        self._remove_alias(version, CHALLENGER)
         if replaced is not None:
             self.set_tags(replaced, {STAGE_TAG: "Archived"})
         self._relabel_others(version, "Production", "Archived")
         return replaced
 
-    def challenge(self, version: Version) -> None:
+    def set_challenger(self, version: ModelVersion) -> None:
         """Make a version challenger (Staging); another challenger becomes None again.
 
         Raises:
@@ -216,25 +218,29 @@ class Registry:
         """
         self._refuse_champion(version, "Staging")
         self.set_tags(version, {STAGE_TAG: "Staging"})
-        self._point(version.name, CHALLENGER, version.number)
+        self._set_alias(version.name, CHALLENGER, version.number)
         self._relabel_others(version, "Staging", "None")
 
-    def retire(self, version: Version, stage: Literal["None", "Archived"] = "Archived") -> None:
+    def retire(
+        self, version: ModelVersion, stage: Literal["None", "Archived"] = "Archived"
+    ) -> None:
         """Take a version out of the race.
 
         Raises:
             ConflictError: It is the champion; another one has to be crowned first.
         """
         self._refuse_champion(version, stage)
-        self._drop_alias(version, CHALLENGER)
+        self._remove_alias(version, CHALLENGER)
         self.set_tags(version, {STAGE_TAG: stage})
 
-    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+    def set_tags(self, version: ModelVersion, tags: Mapping[str, str]) -> None:
         """Set tags of a version; values longer than MLflow takes are cut."""
         for key, value in tags.items():
             self._set_tag(version, key, value.encode()[:TAG_BYTES].decode(errors="ignore"))
 
-    def log_evidence(self, version: Version, path: str, document: Mapping[str, Any]) -> str | None:
+    def log_evidence(
+        self, version: ModelVersion, path: str, document: Mapping[str, Any]
+    ) -> str | None:
         """Keep a JSON document among the artifacts of the version's run.
 
         Returns:
@@ -243,12 +249,12 @@ class Registry:
         if version.run_id is None:
             return None
         run_id, content = version.run_id, dict(document)
-        self._link.call(lambda: self._link.client.log_dict(run_id, content, path))
+        self._connection.call(lambda client: client.log_dict(run_id, content, path))
         return f"runs:/{run_id}/{path}"
 
     # Bundles
 
-    def fetch_bundle(self, version: Version, into: Path) -> Bundle:
+    def fetch_bundle(self, version: ModelVersion, into: Path) -> Bundle:
         """Download a version's bundle into the folder `into`, and check it.
 
         It comes through MLflow, from whatever store that keeps artifacts in.
@@ -265,8 +271,8 @@ class Registry:
         run_id, path = version.run_id, version.tags.get(BUNDLE_PATH_TAG, BUNDLE_PATH)
         into.mkdir(parents=True, exist_ok=True)
         try:
-            folder = self._link.call(
-                lambda: self._link.client.download_artifacts(run_id, path, str(into))
+            folder = self._connection.call(
+                lambda client: client.download_artifacts(run_id, path, str(into))
             )
         except NotFoundError as error:
             raise BundleError(
@@ -281,8 +287,8 @@ class Registry:
 
     def _entities(self, name: str, more: str = "") -> Iterator[Any]:
         """MLflow's versions of a model, newest first."""
-        return self._link.pages(
-            lambda token: self._link.client.search_model_versions(
+        return self._connection.pages(
+            lambda client, token: client.search_model_versions(
                 f"name = {_literal(name)}{more}",
                 max_results=PAGE_SIZE,
                 order_by=["version_number DESC"],
@@ -290,7 +296,7 @@ class Registry:
             )
         )
 
-    def _with_metrics(self, versions: list[Version]) -> list[Version]:
+    def _with_metrics(self, versions: list[ModelVersion]) -> list[ModelVersion]:
         found = self._metrics({v.run_id for v in versions if v.run_id})
         return [replace(v, metrics=found.get(v.run_id or "", {})) for v in versions]
 
@@ -311,17 +317,17 @@ class Registry:
 
     def _metrics_in(self, experiment: str, runs: Sequence[str]) -> dict[str, dict[str, float]]:
         where = f"attributes.run_id IN ({', '.join(map(_literal, runs))})"
-        found = self._link.pages(
-            lambda token: self._link.client.search_runs(
+        found = self._connection.pages(
+            lambda client, token: client.search_runs(
                 [experiment], where, max_results=PAGE_SIZE, page_token=token
             )
         )
         return {run.info.run_id: dict(run.data.metrics) for run in found}
 
     def _get_run(self, run_id: str) -> Any:
-        return self._link.call(lambda: self._link.client.get_run(run_id))
+        return self._connection.call(lambda client: client.get_run(run_id))
 
-    def _need_alias(self, name: str, alias: str) -> Version:
+    def _require_alias(self, name: str, alias: str) -> ModelVersion:
         version = self.by_alias(name, alias)
         if version is None:
             known = ", ".join(sorted(self.model(name).aliases)) or "none"
@@ -332,7 +338,7 @@ class Registry:
             )
         return version
 
-    def _by_stage(self, name: str, stage: str) -> Version:
+    def _by_stage(self, name: str, stage: str) -> ModelVersion:
         """By the alias that the stage means, else by the word itself as tag or MLflow's stage."""
         version = self.by_alias(name, ALIAS_OF_STAGE.get(stage.lower(), stage))
         if version is not None:
@@ -345,31 +351,29 @@ class Registry:
             remedy=f"Promote one with `tidemill promote {name}`.",
         )
 
-    def _set_tag(self, version: Version, key: str, value: str) -> None:
-        self._link.call(
-            lambda: self._link.client.set_model_version_tag(
-                version.name, version.number, key, value
-            )
+    def _set_tag(self, version: ModelVersion, key: str, value: str) -> None:
+        self._connection.call(
+            lambda client: client.set_model_version_tag(version.name, version.number, key, value)
         )
 
-    def _point(self, name: str, alias: str, number: str) -> None:
-        self._link.call(lambda: self._link.client.set_registered_model_alias(name, alias, number))
+    def _set_alias(self, name: str, alias: str, number: str) -> None:
+        self._connection.call(lambda client: client.set_registered_model_alias(name, alias, number))
 
-    def _drop_alias(self, version: Version, alias: str) -> None:
+    def _remove_alias(self, version: ModelVersion, alias: str) -> None:
         holder = self.by_alias(version.name, alias)
         if holder is not None and holder.number == version.number:
-            self._link.call(
-                lambda: self._link.client.delete_registered_model_alias(version.name, alias)
+            self._connection.call(
+                lambda client: client.delete_registered_model_alias(version.name, alias)
             )
 
-    def _relabel_others(self, version: Version, old: Stage, new: Stage) -> None:
+    def _relabel_others(self, version: ModelVersion, old: Stage, new: Stage) -> None:
         """Versions that still carry a stage which only one can have get another."""
         more = f" AND tags.`{STAGE_TAG}` = '{old}'"
         for entity in list(self._entities(version.name, more)):
             if str(entity.version) != version.number:
                 self.set_tags(read_version(entity, {}), {STAGE_TAG: new})
 
-    def _refuse_champion(self, version: Version, stage: str) -> None:
+    def _refuse_champion(self, version: ModelVersion, stage: str) -> None:
         champion = self.by_alias(version.name, CHAMPION)
         if champion is not None and champion.number == version.number:
             raise ConflictError(

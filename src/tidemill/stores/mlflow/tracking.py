@@ -26,9 +26,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError
-from tidemill.stores.mlflow.connection import MlflowLink
-from tidemill.stores.mlflow.output import quiet_mlflow, without_warnings
-from tidemill.stores.mlflow.query_statistics import advise_planner
+from tidemill.stores.mlflow.connection import MlflowConnection
+from tidemill.stores.mlflow.output import silence_mlflow_output, without_warnings
+from tidemill.stores.mlflow.query_statistics import write_query_statistics
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ VERSIONS_TAG = "mlflow.modelVersions"
 
 
 @dataclass(frozen=True)
-class DataUsed:
+class DatasetUsed:
     """The data of a run, as MLflow shows it beside the run."""
 
     name: str
@@ -77,17 +77,17 @@ class Tracking:
     ) -> None:
         self.tracking_uri = tracking_uri
         self._artifact_root = artifact_root
-        self._link = MlflowLink(tracking_uri, registry_uri)
+        self._connection = MlflowConnection(tracking_uri, registry_uri)
         self._quiet = False
 
     def call(self, ask: Callable[[Any], T]) -> T:
         """What `ask(client)` gives, with MLflow's errors as ours."""
         if not self._quiet:
             with without_warnings():  # of what MLflow imports when it opens its store
-                quiet_mlflow()
-                self._link.call(lambda: self._link.client.tracking_uri)
+                silence_mlflow_output()
+                self._connection.call(lambda client: client.tracking_uri)
             self._quiet = True
-        return self._link.call(lambda: ask(self._link.client))
+        return self._connection.call(ask)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment, made when there is none and restored when it was deleted."""
@@ -102,7 +102,7 @@ class Tracking:
         place = self._artifact_location(name)
         try:
             made = str(self.call(lambda client: client.create_experiment(name, place)))
-            advise_planner(self.tracking_uri)
+            write_query_statistics(self.tracking_uri)
             return made
         except ConflictError:  # another process was faster
             found = self.call(lambda client: client.get_experiment_by_name(name))
@@ -124,9 +124,9 @@ class Tracking:
         experiment: str,
         name: str,
         *,
-        parent: Run | None = None,
+        parent: TrackedRun | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> Iterator[Run]:
+    ) -> Iterator[TrackedRun]:
         """A new run, ended when the block is left.
 
         Args:
@@ -148,8 +148,8 @@ class Tracking:
             run.end()
 
     def _open(
-        self, experiment_id: str, name: str, parent: Run | None, tags: Mapping[str, str]
-    ) -> Run:
+        self, experiment_id: str, name: str, parent: TrackedRun | None, tags: Mapping[str, str]
+    ) -> TrackedRun:
         system = {
             "mlflow.user": _user(),
             "mlflow.source.name": "tidemill train",
@@ -159,12 +159,12 @@ class Tracking:
             system[PARENT_TAG] = parent.id
         cut = {key: value[:TAG_CHARACTERS] for key, value in {**system, **tags}.items()}
         entity = self.call(lambda client: client.create_run(experiment_id, tags=cut, run_name=name))
-        return Run(self, entity.info.run_id, experiment_id, name)
+        return TrackedRun(self, entity.info.run_id, experiment_id, name)
 
-    def reopen(self, run_id: str) -> Run:
+    def reopen(self, run_id: str) -> TrackedRun:
         """A run that has ended, to add to it; its status stays as it is."""
         entity = self.call(lambda client: client.get_run(run_id))
-        return Run(self, run_id, entity.info.experiment_id, entity.info.run_name or run_id)
+        return TrackedRun(self, run_id, entity.info.experiment_id, entity.info.run_name or run_id)
 
     def register(
         self,
@@ -200,7 +200,7 @@ class Tracking:
             )
         except BaseException:
             if made:
-                self._unmake(name)
+                self._delete_if_empty(name)
             raise
         if model_id is not None:
             self._link_model(model_id, name, str(version.version))
@@ -229,7 +229,7 @@ class Tracking:
             return False
         return True
 
-    def _unmake(self, name: str) -> None:
+    def _delete_if_empty(self, name: str) -> None:
         try:
             if not self.call(lambda client: client.search_model_versions(f"name = '{name}'")):
                 self.call(lambda client: client.delete_registered_model(name))
@@ -237,7 +237,7 @@ class Tracking:
             logger.warning("The empty registered model '%s' could not be removed", name)
 
 
-class Run:
+class TrackedRun:
     """One run in MLflow, by its id.
 
     Attributes:
@@ -287,7 +287,7 @@ class Run:
     def _log_batch(self, what: str, entities: list[Any]) -> None:
         self._tracking.call(lambda client: client.log_batch(self.id, **{what: entities}))
 
-    def log_data(self, data: DataUsed) -> None:
+    def log_data(self, data: DatasetUsed) -> None:
         """Show which data the run used."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

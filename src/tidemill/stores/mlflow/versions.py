@@ -28,7 +28,7 @@ CANDIDATE_TAG = "tidemill.candidate"
 
 
 @dataclass(frozen=True)
-class Reference:
+class ModelReference:
     """What a person wrote to mean one version; at most one of the last three is given."""
 
     name: str
@@ -43,7 +43,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelVersion:
     """One registered version.
 
     Attributes:
@@ -70,7 +70,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Model:
+class RegisteredModel:
     """A registered model; `aliases` maps each alias to a version's number."""
 
     name: str
@@ -79,7 +79,7 @@ class Model:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_reference(text: str) -> Reference:
+def parse_reference(text: str) -> ModelReference:
     """`models:/name/3`, `models:/name@alias`, `models:/name/Production`, `name`, `name@alias`.
 
     Raises:
@@ -93,22 +93,24 @@ def parse_reference(text: str) -> Reference:
         )
     name, alias, last = match.groups()
     if last is None:
-        return Reference(name, alias=alias)
-    return Reference(name, version=last) if last.isdigit() else Reference(name, stage=last)
+        return ModelReference(name, alias=alias)
+    return (
+        ModelReference(name, version=last) if last.isdigit() else ModelReference(name, stage=last)
+    )
 
 
-def read_model(entity: Any) -> Model:
+def read_model(entity: Any) -> RegisteredModel:
     """MLflow's registered model as ours."""
     aliases = {alias: str(number) for alias, number in dict(entity.aliases).items()}
-    return Model(entity.name, aliases, entity.description or "", dict(entity.tags))
+    return RegisteredModel(entity.name, aliases, entity.description or "", dict(entity.tags))
 
 
-def read_version(entity: Any, aliases: Mapping[str, str]) -> Version:
+def read_version(entity: Any, aliases: Mapping[str, str]) -> ModelVersion:
     """MLflow's model version as ours; `aliases` are the model's, as version numbers by alias."""
     tags, number = dict(entity.tags), str(entity.version)
     own = tuple(sorted(alias for alias, holder in aliases.items() if holder == number))
     said = tags.get(STAGE_TAG) or getattr(entity, "current_stage", None)
-    return Version(
+    return ModelVersion(
         name=entity.name,
         number=number,
         digest=tags.get(BUNDLE_TAG) or None,

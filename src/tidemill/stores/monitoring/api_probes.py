@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import Page, read_page
+from tidemill.stores.database.pages import ResultPage, read_page
 from tidemill.stores.database.tables import monitor_results
 
 
@@ -60,7 +60,7 @@ class ApiProbes:
         since: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> ResultPage[dict[str, Any]]:
         """What was found, newest first."""
         table = monitor_results.c
         wanted = {table.target: target, table.probe: probe}

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import Page, plain, read_page
+from tidemill.stores.database.pages import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import drift_results, model_metrics, watches
 from tidemill.stores.monitoring.triggers import (
     NewTrigger,
@@ -109,8 +109,8 @@ class MonitoringResults:
         values = {
             "model": findings.model,
             "version": findings.version,
-            "state": plain(dict(findings.state)),
-            "verdict": plain(dict(findings.verdict)),
+            "state": json_safe(dict(findings.state)),
+            "verdict": json_safe(dict(findings.verdict)),
         }
         try:
             connection.execute(insert(watches).values(**values, updated=EpochNow()))
@@ -129,7 +129,7 @@ class MonitoringResults:
         since: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> ResultPage[dict[str, Any]]:
         """Rows of `drift_results`, newest first; `whole` tells windows from features."""
         table = drift_results.c
         wanted = {
@@ -156,7 +156,7 @@ def _is_whole(whole: bool) -> Any:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = plain(dict(row))
+    found: dict[str, Any] = json_safe(dict(row))
     return found
 
 

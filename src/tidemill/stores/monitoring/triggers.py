@@ -21,8 +21,8 @@ from sqlalchemy.exc import IntegrityError
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.policies import Cause
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_job_id
-from tidemill.stores.database.pages import Page, plain, read_page
+from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.pages import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import triggers
 from tidemill.stores.monitoring.webhook_outbox import enqueue_event
 
@@ -149,7 +149,7 @@ class Triggers:
         since: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[Trigger]:
+    ) -> ResultPage[Trigger]:
         """Triggers, newest first."""
         table = triggers.c
         wanted = {table.model: model, table.cause: cause, table.state: state}
@@ -158,7 +158,7 @@ class Triggers:
         found = read_page(
             self._database, triggers, table.id, where=tuple(where), limit=limit, cursor=cursor
         )
-        return Page([_trigger(row) for row in found.items], found.next)
+        return ResultPage([_trigger(row) for row in found.items], found.next)
 
     def counts(self) -> list[tuple[str, str, int]]:
         """How many triggers there were: (model, cause, count)."""
@@ -174,9 +174,9 @@ def open_trigger(connection: Connection, new: NewTrigger) -> Trigger:
         IntegrityError: The same cause was acted on before or has an open trigger, or the model's
             last retraining has not ended.
     """
-    identity = new_job_id()
+    identity = new_row_id()
     values: dict[str, Any] = {f.name: getattr(new, f.name) for f in fields(NewTrigger)}
-    values |= {"id": identity, "evidence": plain(dict(new.evidence)), "state": "open"}
+    values |= {"id": identity, "evidence": json_safe(dict(new.evidence)), "state": "open"}
     values["cause_key"] = (new.cause_key or f"{new.cause}:{identity}")[:255]
     statement = insert(triggers).values(**values, time=EpochNow()).returning(triggers)
     trigger = _trigger(connection.execute(statement).mappings().one())
@@ -192,7 +192,7 @@ def close_trigger(
     row = connection.execute(select(triggers.c.evidence).where(*where)).one_or_none()
     if row is None:
         return
-    merged = plain({**(row[0] or {}), **evidence})
+    merged = json_safe({**(row[0] or {}), **evidence})
     statement = update(triggers).where(*where).values(
         state=state, evidence=merged, closed=EpochNow()
     ).returning(triggers)  # fmt: skip
@@ -206,7 +206,7 @@ def as_document(trigger: Trigger) -> dict[str, Any]:
     document = {name: getattr(trigger, name) for name in _NAMES if name != "cause_key"}
     document["time"] = _iso(trigger.time)
     document["closed"] = None if trigger.closed is None else _iso(trigger.closed)
-    found: dict[str, Any] = plain(document)
+    found: dict[str, Any] = json_safe(document)
     return found
 
 

@@ -26,7 +26,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from tidemill.errors import UnavailableError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_job_id
+from tidemill.stores.database.ids import new_row_id
 from tidemill.stores.database.tables import notices
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class WebhookTarget:
 
 def enqueue_event(connection: Connection, event: Event, body: Mapping[str, Any]) -> None:
     """Write a notice within the transaction of what it tells of."""
-    values = {"id": new_job_id(), "event": event, "body": dict(body), "attempts": 0}
+    values = {"id": new_row_id(), "event": event, "body": dict(body), "attempts": 0}
     connection.execute(insert(notices).values(**values, time=EpochNow(), not_before=EpochNow()))
 
 

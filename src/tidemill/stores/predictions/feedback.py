@@ -27,10 +27,10 @@ from sqlalchemy import Connection, bindparam, func, insert, literal_column, sele
 from tidemill.errors import InputError, RequestError
 from tidemill.signature import Label, Signature
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import Page, read_page
+from tidemill.stores.database.pages import ResultPage, read_page
 from tidemill.stores.database.tables import feedback, predictions, served_versions
-from tidemill.stores.predictions.labels import fitted
-from tidemill.stores.predictions.predictions import CHAMPION, among
+from tidemill.stores.predictions.labels import coerce_label
+from tidemill.stores.predictions.predictions import CHAMPION, matches_any
 
 # Any number does, as long as nobody else in the database uses it.
 LABEL_LOCK = 7_305_453
@@ -53,7 +53,7 @@ class NewLabel:
 
 
 @dataclass(frozen=True)
-class Judged:
+class LabelResult:
     """What came of one label, and why where it did not become the truth."""
 
     id: str
@@ -67,7 +67,7 @@ class Feedback:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, labels: Sequence[NewLabel], *, key_id: str | None = None) -> list[Judged]:
+    def add(self, labels: Sequence[NewLabel], *, key_id: str | None = None) -> list[LabelResult]:
         """Take labels, all or none; what came of each, in order.
 
         Raises:
@@ -78,14 +78,14 @@ class Feedback:
         if not rows:
             return []
         with self._database.write() as connection:
-            lock(connection)
+            lock_labels(connection)
             now = _now(connection)
-            truths = judge_rows(connection, rows, now)
+            truths = decide_outcomes(connection, rows, now)
             for row in rows:
                 row["time"] = now
             _retire(connection, [t["id"] for t in truths])
             connection.execute(insert(feedback), rows)
-        return [Judged(r["prediction_id"], r["outcome"], r["reason"]) for r in rows]
+        return [LabelResult(r["prediction_id"], r["outcome"], r["reason"]) for r in rows]
 
     def page(
         self,
@@ -97,7 +97,7 @@ class Feedback:
         until: float | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> ResultPage[dict[str, Any]]:
         """Labels with what came of them, newest first."""
         table = feedback.c
         wanted = {table.model: model, table.outcome: outcome, table.prediction_id: prediction_id}
@@ -108,7 +108,7 @@ class Feedback:
             self._database, feedback, table.id, where=tuple(where), limit=limit, cursor=cursor
         )
         items = [{**row, "actual": msgspec.json.decode(row["actual"])} for row in page.items]
-        return Page(items, page.next)
+        return ResultPage(items, page.next)
 
     def counts(self, model: str | None = None) -> dict[str, int]:
         """How many labels there are by outcome."""
@@ -121,7 +121,7 @@ class Feedback:
     def expire(self, before: float) -> int:
         """Give up on labels that have waited since before a moment; how many."""
         with self._database.write() as connection:
-            lock(connection)
+            lock_labels(connection)
             return connection.execute(
                 update(feedback)
                 .where(_WAITS, feedback.c.time < before)
@@ -132,15 +132,15 @@ class Feedback:
 def join_waiting(connection: Connection, ids: Sequence[str]) -> int:
     """Judge the labels that waited for these predictions, which were stored in the caller's
     transaction; how many there were."""
-    lock(connection)
+    lock_labels(connection)
     if connection.execute(select(feedback.c.id).where(_WAITS).limit(1)).first() is None:
         return 0
-    query = select(feedback).where(_WAITS, among(connection, feedback.c.prediction_id, ids))
+    query = select(feedback).where(_WAITS, matches_any(connection, feedback.c.prediction_id, ids))
     found = connection.execute(query.order_by(feedback.c.id)).mappings()
     rows = [dict(row) for row in found]
     if not rows:
         return 0
-    _retire(connection, [t["id"] for t in judge_rows(connection, rows, _now(connection))])
+    _retire(connection, [t["id"] for t in decide_outcomes(connection, rows, _now(connection))])
     names = ("model", "actual", "joined", "outcome", "reason")
     changes: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
     statement = update(feedback).where(feedback.c.id == bindparam("row")).values(changes)
@@ -150,7 +150,7 @@ def join_waiting(connection: Connection, ids: Sequence[str]) -> int:
     return len(rows)
 
 
-def lock(connection: Connection) -> None:
+def lock_labels(connection: Connection) -> None:
     """Be the only one who judges labels until the transaction ends.
 
     Without it, a label could be found to wait while its prediction is being stored, and the
@@ -160,7 +160,7 @@ def lock(connection: Connection) -> None:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({LABEL_LOCK})"))
 
 
-def judge_rows(
+def decide_outcomes(
     connection: Connection, rows: Sequence[dict[str, Any]], now: float
 ) -> list[dict[str, Any]]:
     """Fill in what comes of each label, in order.
@@ -209,13 +209,13 @@ def _judge(
 def _canonical(actual: str, signature: Signature | None) -> str:
     if signature is None:
         return actual
-    return _encode(fitted(msgspec.json.decode(actual), signature)).decode()
+    return _encode(coerce_label(msgspec.json.decode(actual), signature)).decode()
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, Signature | None]]:
     """The model of each prediction that is here, and the signature of the version that answered."""
     p, v = predictions.c, served_versions.c
-    query = select(p.id, p.model, p.version).where(among(connection, p.id, ids))
+    query = select(p.id, p.model, p.version).where(matches_any(connection, p.id, ids))
     # Of several answers to one request the champion's is the last, and counts.
     found = connection.execute(query.order_by(p.role == CHAMPION, p.version)).all()
     models = sorted({model for _, model, _ in found})
@@ -231,7 +231,7 @@ def _known(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, S
 
 
 def _truths(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    query = select(feedback).where(_STANDS, among(connection, feedback.c.prediction_id, ids))
+    query = select(feedback).where(_STANDS, matches_any(connection, feedback.c.prediction_id, ids))
     return {row["prediction_id"]: dict(row) for row in connection.execute(query).mappings()}
 
 

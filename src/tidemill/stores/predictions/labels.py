@@ -14,7 +14,7 @@ from tidemill.signature import Label, Signature
 MOST_SHOWN = 10
 
 
-def fitted(actual: Any, signature: Signature) -> Label:
+def coerce_label(actual: Any, signature: Signature) -> Label:
     """The label as the model's own labels and numbers are.
 
     A whole number is taken where a number is wanted, and 1.0 for the label 1. A text is taken for

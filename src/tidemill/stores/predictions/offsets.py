@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import journal_offsets
-from tidemill.stores.predictions.predictions import among
+from tidemill.stores.predictions.predictions import matches_any
 
 #: A segment that comes back, out of a backup say, is known for so long after its end.
 REMEMBERED = 30 * 86400.0
@@ -22,11 +22,11 @@ def read_offsets(database: Database, names: Sequence[str]) -> dict[str, int]:
     """The offsets of segments by name; those that nobody has begun are absent."""
     with database.read() as connection:
         query = select(_table.segment, _table.offset)
-        found = connection.execute(query.where(among(connection, _table.segment, names)))
+        found = connection.execute(query.where(matches_any(connection, _table.segment, names)))
         return {row.segment: row.offset for row in found}
 
 
-def advance(connection: Connection, name: str, old: int, new: int) -> bool:
+def advance_offset(connection: Connection, name: str, old: int, new: int) -> bool:
     """Move a segment's offset in the caller's transaction, which stores what lies between.
 
     Returns:
@@ -43,7 +43,7 @@ def advance(connection: Connection, name: str, old: int, new: int) -> bool:
     return connection.execute(moved).rowcount == 1
 
 
-def forget(database: Database, present: Collection[str]) -> None:
+def delete_stale_offsets(database: Database, present: Collection[str]) -> None:
     """Drop the offsets of segments that were finished long ago and are in no folder any more.
 
     Args:
@@ -55,5 +55,5 @@ def forget(database: Database, present: Collection[str]) -> None:
         names = connection.execute(select(_table.segment).where(old)).scalars()
         gone = [name for name in names if name not in present]
         if gone:
-            here = among(connection, _table.segment, gone)
+            here = matches_any(connection, _table.segment, gone)
             connection.execute(delete(journal_offsets).where(here))

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tidemill.signature import Signature
-from tidemill.stores.predictions.windows import FIELDS, Window, window_of
+from tidemill.stores.predictions.windows import FIELDS, Window, make_window
 
 #: What a row has behind `FIELDS`.
 MORE = ("milliseconds", "request_id", "key_id")
@@ -21,7 +21,7 @@ _KINDS = {"number": "float64", "integer": "int64", "boolean": "bool", "text": "s
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParquetLayout:
     """The columns of a file. `features` is a struct by name, or a list for a tensor; `target` is
     the type of answers and labels, a text of JSON where versions differ."""
 
@@ -31,7 +31,7 @@ class Layout:
     tensor: bool = False
 
 
-def layout_of(signatures: Collection[Signature], *, every: bool = True) -> Layout:
+def make_layout(signatures: Collection[Signature], *, every: bool = True) -> ParquetLayout:
     """The layout in which rows of these signatures fit.
 
     Args:
@@ -58,17 +58,17 @@ def layout_of(signatures: Collection[Signature], *, every: bool = True) -> Layou
         ("request_id", pa.string()),
         ("key_id", pa.string()),
     ]
-    return Layout(pa.schema(fields), kinds, target, tensor)
+    return ParquetLayout(pa.schema(fields), kinds, target, tensor)
 
 
-def table_of(
+def make_table(
     model: str,
     rows: Sequence[Sequence[Any]],
     signatures: Mapping[str, Signature],
-    layout: Layout,
+    layout: ParquetLayout,
 ) -> pa.Table:
     """Rows of `FIELDS` and `MORE` as a table of the layout."""
-    window = window_of(model, [row[: len(FIELDS)] for row in rows], signatures)
+    window = make_window(model, [row[: len(FIELDS)] for row in rows], signatures)
     more = dict(zip(MORE, zip(*(row[len(FIELDS) :] for row in rows), strict=True), strict=True))
     likely = FIELDS.index("probabilities")
     columns = {
@@ -115,7 +115,7 @@ def _target(signatures: Collection[Signature]) -> str:
     return found.pop() if len(found) == 1 else "json"
 
 
-def _values(values: Any, layout: Layout) -> list[Any]:
+def _values(values: Any, layout: ParquetLayout) -> list[Any]:
     if layout.target != "json":
         return list(values)
     return [None if v is None else msgspec.json.encode(v).decode() for v in values]
@@ -130,7 +130,7 @@ def _floats(held: bytes) -> Any:
     return np.frombuffer(held, "<f4")
 
 
-def _features(window: Window, layout: Layout) -> pa.Array:
+def _features(window: Window, layout: ParquetLayout) -> pa.Array:
     frame, missing = window.frame, pa.array(~window.stored)
     if layout.tensor:
         if frame is None:

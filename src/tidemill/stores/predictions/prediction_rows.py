@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}
@@ -21,7 +21,7 @@ PROBE = "probe"
 MAX_ID = 52  # and "-", and the number of the row in its batch
 
 
-class Row(NamedTuple):
+class PredictionRow(NamedTuple):
     """A row of `predictions`, in the order of the table's columns."""
 
     id: str
@@ -40,12 +40,12 @@ class Row(NamedTuple):
     key_id: str | None
 
 
-_COLUMNS = ", ".join(Row._fields)
-_MARKS = ", ".join("?" * len(Row._fields))
+_COLUMNS = ", ".join(PredictionRow._fields)
+_MARKS = ", ".join("?" * len(PredictionRow._fields))
 _SQLITE = f"INSERT OR IGNORE INTO predictions ({_COLUMNS}) VALUES ({_MARKS})"
 
 
-def rows_of(record: JournalRecord) -> list[Row]:
+def rows_from_record(record: JournalRecord) -> list[PredictionRow]:
     """The rows of one record: one, or one for each row of a batch.
 
     Raises:
@@ -61,7 +61,7 @@ def rows_of(record: JournalRecord) -> list[Row]:
     ]
 
 
-def insert_rows(connection: Connection, rows: Sequence[Row]) -> int:
+def insert_rows(connection: Connection, rows: Sequence[PredictionRow]) -> int:
     """Put rows into the table, in the caller's transaction; an id that is there stays as it is.
 
     Returns:
@@ -74,7 +74,7 @@ def insert_rows(connection: Connection, rows: Sequence[Row]) -> int:
     return connection.exec_driver_sql(_SQLITE, list(rows)).rowcount
 
 
-def _single(record: JournalRecord) -> Row:
+def _single(record: JournalRecord) -> PredictionRow:
     """The commonest case, of which there may be 50,000 a second."""
     _check(record)
     output = encode(record.predictions[0]).decode()
@@ -83,11 +83,11 @@ def _single(record: JournalRecord) -> Row:
 
 def _row(
     record: JournalRecord, id: str, features: bytes | None, output: str, likely: bytes | None
-) -> Row:
+) -> PredictionRow:
     role, request_id = record.role, record.request_id
     if request_id is not None and request_id.startswith(PROBE_PREFIX):
         role = PROBE
-    return Row(
+    return PredictionRow(
         id, record.version, record.time, record.model, role, record.encoding, features,
         output, likely, max(array("f", likely)) if likely else None, record.latency * 1000.0,
         1.0 / record.sample, request_id, record.key_id,
@@ -149,7 +149,7 @@ def _shares(held: bytes | None, rows: int) -> list[bytes | None]:
     return [held[at * size : (at + 1) * size] for at in range(rows)]
 
 
-def _copy(connection: Connection, rows: Sequence[Row]) -> int:
+def _copy(connection: Connection, rows: Sequence[PredictionRow]) -> int:
     import psycopg
 
     try:
@@ -160,7 +160,7 @@ def _copy(connection: Connection, rows: Sequence[Row]) -> int:
         return _copy_new(connection, rows)
 
 
-def _copy_new(connection: Connection, rows: Sequence[Row]) -> int:
+def _copy_new(connection: Connection, rows: Sequence[PredictionRow]) -> int:
     """The long way, for rows of which some are there already."""
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE incoming ON COMMIT DROP AS SELECT * FROM predictions LIMIT 0"
@@ -174,7 +174,7 @@ def _copy_new(connection: Connection, rows: Sequence[Row]) -> int:
     return added
 
 
-def _copy_into(connection: Connection, table: str, rows: Sequence[Row]) -> None:
+def _copy_into(connection: Connection, table: str, rows: Sequence[PredictionRow]) -> None:
     import psycopg
 
     raw: Any = connection.connection.driver_connection
@@ -189,7 +189,7 @@ def _copy_into(connection: Connection, table: str, rows: Sequence[Row]) -> None:
         raise DBAPIError(statement, None, error) from error
 
 
-def _write_all(raw: Any, statement: str, rows: Sequence[Row]) -> None:
+def _write_all(raw: Any, statement: str, rows: Sequence[PredictionRow]) -> None:
     with raw.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:  # text, float and bytes: what psycopg makes of them fits the columns
             copy.write_row(row)

@@ -36,16 +36,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.signature import Signature
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import MAX_LIMIT, Page
+from tidemill.stores.database.pages import MAX_LIMIT, ResultPage
 from tidemill.stores.database.tables import feedback, predictions, served_versions
-from tidemill.stores.predictions.prediction_rows import Row, insert_rows, rows_of
-from tidemill.stores.predictions.windows import Window, readable, window_of
+from tidemill.stores.predictions.prediction_rows import PredictionRow, insert_rows, rows_from_record
+from tidemill.stores.predictions.windows import Window, decode_row, make_window
 
 CHAMPION = "champion"
-Versioned = tuple[str, str]
+VersionKey = tuple[str, str]
 
 _JOINED = feedback.c.outcome == literal_column("'joined'")  # a parameter would miss the index
 LABEL = and_(feedback.c.prediction_id == predictions.c.id, _JOINED)
@@ -65,7 +65,7 @@ class Predictions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def count_for_planner(self) -> None:
+    def analyze(self) -> None:
         """Have PostgreSQL count what the tables hold, which it does by itself in a minute or so."""
         if self._database.dialect == "postgresql":
             with self._database.write() as connection:
@@ -109,7 +109,7 @@ class Predictions:
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         rows = sorted(rows, key=lambda row: (row[1], row[0]))
-        return window_of(model, rows, self.signatures(model))
+        return make_window(model, rows, self.signatures(model))
 
     def count(
         self,
@@ -185,7 +185,7 @@ class Predictions:
         labelled: bool = False,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> Page[dict[str, Any]]:
+    ) -> ResultPage[dict[str, Any]]:
         """Predictions with their labels for people to look at, newest first.
 
         Raises:
@@ -202,7 +202,7 @@ class Predictions:
         shown = found[:limit]
         more = len(found) > limit
         last = f"{shown[-1]['time']!r}~{shown[-1]['id']}" if more else None
-        return Page(self._readable(shown), last)
+        return ResultPage(self._readable(shown), last)
 
     def get(self, id: str) -> list[dict[str, Any]]:
         """The row of a prediction id, and those of challengers that answered the same."""
@@ -212,28 +212,28 @@ class Predictions:
     def _readable(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with plain values in place of bytes and JSON."""
         known = {model: self.signatures(model) for model in {row["model"] for row in rows}}
-        return [readable(row, known[row["model"]].get(row["version"])) for row in rows]
+        return [decode_row(row, known[row["model"]].get(row["version"])) for row in rows]
 
     def add(
         self,
         records: Iterable[JournalRecord],
-        signatures: Mapping[Versioned, Signature | None] | None = None,
+        signatures: Mapping[VersionKey, Signature | None] | None = None,
     ) -> int:
         """Store records; how many rows were new. Ingest uses `insert` in its own transaction.
 
         Args:
             signatures: By (model, version); those that are not given stay as they are.
         """
-        rows = [row for record in records for row in rows_of(record)]
-        seen: dict[Versioned, Signature | None] = {(r.model, r.version): None for r in rows}
+        rows = [row for record in records for row in rows_from_record(record)]
+        seen: dict[VersionKey, Signature | None] = {(r.model, r.version): None for r in rows}
         with self._database.write() as connection:
             return self.insert(connection, rows, seen | dict(signatures or {}))
 
     def insert(
         self,
         connection: Connection,
-        rows: list[Row],
-        signatures: Mapping[Versioned, Signature | None],
+        rows: list[PredictionRow],
+        signatures: Mapping[VersionKey, Signature | None],
     ) -> int:
         """Store rows in the caller's transaction; how many were new.
 
@@ -293,7 +293,7 @@ def _where(
     return where
 
 
-def among(
+def matches_any(
     connection: Connection, column: ColumnElement[str], values: Sequence[str]
 ) -> ColumnElement[bool]:
     """Whether a text is one of many: a single parameter, however many there are."""

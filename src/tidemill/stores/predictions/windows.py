@@ -72,7 +72,7 @@ class Window:
         return ~np.isnan(self.label_times)
 
 
-def window_of(
+def make_window(
     model: str, rows: Sequence[Sequence[Any]], signatures: Mapping[str, Signature]
 ) -> Window:
     """The window that rows of `FIELDS`, oldest first, make.
@@ -113,7 +113,7 @@ def column_names(signature: Signature) -> list[str]:
     return [f"{tensor.name}{index}" for index in range(tensor.size)]
 
 
-def readable(row: Mapping[str, Any], signature: Signature | None) -> dict[str, Any]:
+def decode_row(row: Mapping[str, Any], signature: Signature | None) -> dict[str, Any]:
     """A row of the table, with its label, as plain values.
 
     `features` become an object by name, or a list where the signature is not known.

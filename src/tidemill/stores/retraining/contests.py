@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_job_id
-from tidemill.stores.database.pages import plain
+from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.pages import json_safe
 from tidemill.stores.database.tables import contests
 
 State = Literal["open", "won", "kept"]
@@ -101,7 +101,7 @@ class Contests:
         """
         values: dict[str, Any] = {f.name: getattr(new, f.name) for f in fields(NewContest)}
         values["challengers"] = msgspec.to_builtins(list(new.challengers))
-        values |= {"id": new_job_id(), "state": "open", "rows": 0, "opened": EpochNow()}
+        values |= {"id": new_row_id(), "state": "open", "rows": 0, "opened": EpochNow()}
         statement = insert(contests).values(values).returning(contests)
         try:
             with self._database.write() as connection:
@@ -135,7 +135,7 @@ class Contests:
 
     def note(self, contest_id: str, rows: int, decision: Mapping[str, Any]) -> None:
         """Keep how an open contest stands."""
-        self._change(contest_id, {"rows": rows, "decision": plain(dict(decision))})
+        self._change(contest_id, {"rows": rows, "decision": json_safe(dict(decision))})
 
     def close(
         self,
@@ -147,7 +147,7 @@ class Contests:
         winner: str | None = None,
     ) -> None:
         """End a contest; the first end counts."""
-        values = {"state": state, "rows": rows, "decision": plain(dict(decision))}
+        values = {"state": state, "rows": rows, "decision": json_safe(dict(decision))}
         self._change(contest_id, values | {"winner": winner, "closed": EpochNow()})
 
     def end_probation(self, contest_id: str, outcome: Mapping[str, Any]) -> None:
@@ -155,7 +155,7 @@ class Contests:
         where = (contests.c.id == contest_id, contests.c.closed.is_not(None))
         with self._database.write() as connection:
             held = connection.execute(select(contests.c.decision).where(*where)).scalar()
-            decision = {**(held or {}), PROBATION: plain(dict(outcome))}
+            decision = {**(held or {}), PROBATION: json_safe(dict(outcome))}
             connection.execute(update(contests).where(*where).values(decision=decision))
 
     def _change(self, contest_id: str, values: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ def begun(platform: Platform) -> Job:
     job = platform.jobs.claim(platform.submit(NewJob("train", "flowers"))[0].id, "w")
     assert job is not None
     progress = {"trial": 2, "trials": 4, "metric": "f1_score", "best": 0.875}
-    platform.jobs.beat(job, percent=42.0, stage="fit", progress=progress)
+    platform.jobs.heartbeat(job, percent=42.0, stage="fit", progress=progress)
     return job
 
 

@@ -16,19 +16,19 @@ from tests.unit.stores.predictions.test_predictions import PLANTS, record
 from tidemill.errors import UnavailableError
 from tidemill.loop.ingest.drain import Ingest
 from tidemill.loop.ingest.retention import Retention
-from tidemill.loop.ingest.signatures import Signatures, on_shelf
+from tidemill.loop.ingest.signatures import SignatureLookup, shelf_finder
 from tidemill.loop.ingest.state import IngestMetrics, IngestState, read_state, write_state
 from tidemill.serving.journal.journal import Journal
-from tidemill.serving.journal.records import JournalRecord, JournalRun
+from tidemill.serving.journal.record_types import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import HEADER, read_segment, segments
 from tidemill.serving.shelf.shelf import folder_name
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback, journal_offsets, predictions
 from tidemill.stores.predictions.feedback import Feedback, NewLabel
-from tidemill.stores.predictions.offsets import advance, forget, read_offsets
+from tidemill.stores.predictions.offsets import advance_offset, delete_stale_offsets, read_offsets
 from tidemill.stores.predictions.predictions import Predictions
 
-KNOWN = Signatures(lambda model, version: PLANTS)
+KNOWN = SignatureLookup(lambda model, version: PLANTS)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_signature_that_is_found_late_is_told_to_the_database(
 ) -> None:
     monkeypatch.setattr("tidemill.loop.ingest.signatures.AGAIN_SECONDS", -1.0)
     known: dict[str, Any] = {}
-    ingest = Ingest(database, folder, Signatures(lambda model, version: known.get(model)))
+    ingest = Ingest(database, folder, SignatureLookup(lambda model, version: known.get(model)))
     journal = Journal(folder)
     for held in ({}, {"plants": PLANTS}, {}):
         known.update(held)
@@ -220,21 +220,21 @@ def test_two_at_work_store_everything_once(database: Database, folder: Path) -> 
 
 def test_an_offset_moves_only_from_where_it_is(database: Database) -> None:
     with database.write() as connection:
-        assert advance(connection, "a", 0, 10)
-        assert not advance(connection, "a", 0, 10)
-        assert advance(connection, "a", 10, 20)
-        assert not advance(connection, "a", 10, 20)
+        assert advance_offset(connection, "a", 0, 10)
+        assert not advance_offset(connection, "a", 0, 10)
+        assert advance_offset(connection, "a", 10, 20)
+        assert not advance_offset(connection, "a", 10, 20)
     assert read_offsets(database, ["a", "b"]) == {"a": 20}
 
 
 def test_old_offsets_are_forgotten_unless_their_segment_is_there(database: Database) -> None:
     with database.write() as connection:
         for name in ("here", "gone", "new"):
-            advance(connection, name, 0, 10)
+            advance_offset(connection, name, 0, 10)
         connection.execute(
             update(journal_offsets).where(journal_offsets.c.segment != "new").values(updated=0)
         )
-    forget(database, {"here"})
+    delete_stale_offsets(database, {"here"})
     assert set(read_offsets(database, ["here", "gone", "new"])) == {"here", "new"}
 
 
@@ -340,17 +340,17 @@ def test_a_signature_is_found_on_the_shelf_also_later(
 ) -> None:
     shelf = tmp_path / "shelf"
     closed(folder, record(1))
-    Ingest(database, folder, Signatures(on_shelf(shelf))).drain()
+    Ingest(database, folder, SignatureLookup(shelf_finder(shelf))).drain()
     assert Predictions(database).window("plants").frame is None
     bundle = shelf / folder_name("plants", "1", "0123456789abcdef")
     bundle.mkdir(parents=True)
     (bundle / "signature.json").write_bytes(msgspec.json.encode(PLANTS))
     closed(folder, record(2))
-    Ingest(database, folder, Signatures(on_shelf(shelf))).drain()
+    Ingest(database, folder, SignatureLookup(shelf_finder(shelf))).drain()
     frame = Predictions(database).window("plants").frame
     assert frame is not None
     assert frame["height"].tolist() == [1.0, 2.0]
-    assert on_shelf(shelf)("plants", "11") is None
+    assert shelf_finder(shelf)("plants", "11") is None
 
 
 def test_retention_goes_by_age_and_by_rows_and_labels_go_along(

@@ -15,7 +15,7 @@ from tests.watched import NAME, Traffic, shelve, write_project
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
 from tidemill.loop.monitoring.watcher import Watcher, WatchResult
-from tidemill.loop.sync.adopt import unknown_profile
+from tidemill.loop.sync.model_converter import empty_profile
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.steps.decay.check import loss_detector
@@ -95,7 +95,7 @@ class Unprofiled(ChampionReferences):
     """Champions as they are adopted from a registry that others filled."""
 
     def of(self, model: str) -> ChampionReference:
-        return replace(super().of(model), profile=unknown_profile())
+        return replace(super().of(model), profile=empty_profile())
 
 
 def test_of_a_champion_without_a_profile_drift_is_unknown_and_says_why(traffic: Traffic) -> None:

@@ -17,7 +17,7 @@ from tidemill.errors import ConflictError, DataError, SettingsError
 from tidemill.loop.operations.backup import backup, restore
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.audit import Entry
+from tidemill.stores.audit import AuditEntry
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
 from tidemill.stores.database.tables import predictions
@@ -61,7 +61,9 @@ def fill(settings: Settings) -> None:
     """A little of everything."""
     platform = Platform.open(settings)
     platform.keys.create(("train",), actor="ops", name="é")
-    platform.audit.append(Entry("ops", "promote", "iris", "1", details={"p": 1e-9, "b": [True]}))
+    platform.audit.append(
+        AuditEntry("ops", "promote", "iris", "1", details={"p": 1e-9, "b": [True]})
+    )
     job = platform.jobs.claim(
         platform.submit(NewJob("train", "iris", params={"C": 1.5}))[0].id, "w"
     )
@@ -109,7 +111,7 @@ def assert_filled(settings: Settings) -> None:
     assert (settings.journal / "segment").read_bytes() == b"\x00records"
     # New rows are numbered behind the restored ones.
     client.log_metric(client.create_run(run.info.experiment_id).info.run_id, "f1_score", 0.5)
-    platform.audit.append(Entry("ops", "promote"))
+    platform.audit.append(AuditEntry("ops", "promote"))
     platform.close()
 
 

@@ -10,10 +10,10 @@ from sqlalchemy import text, update
 
 from tests.servers import free_port
 from tidemill import keyring
-from tidemill.loop.operations.doctor import CHECKS, Finding, examine_parts, worst
+from tidemill.loop.operations.doctor import CHECKS, Finding, run_checks, worst_state
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.audit import Entry
+from tidemill.stores.audit import AuditEntry
 from tidemill.stores.database.schema import VERSION_TABLE
 from tidemill.stores.database.tables import audit, jobs
 from tidemill.stores.jobs.jobs import NewJob
@@ -38,7 +38,7 @@ def found(part: str, **changes: object) -> Finding:
 
 def test_a_fresh_home_is_well(platform: Platform) -> None:
     platform.close()
-    findings = examine_parts(Settings())
+    findings = run_checks(Settings())
     assert [f for f in findings if f.state != "ok" and f.part != "disk"] == []
     assert {f.part for f in findings} == set(CHECKS)
 
@@ -51,13 +51,13 @@ def test_what_is_wrong_comes_with_a_remedy(platform: Platform, home: Path) -> No
     home.joinpath("keys.json").chmod(0o644)
     redis = f"redis://{nowhere}/0"
     settings = Settings(broker_url=redis, limits_url=redis, tracking_uri=f"http://{nowhere}")
-    findings = {f.part: f for f in examine_parts(settings)}
+    findings = {f.part: f for f in run_checks(settings)}
     for part in ("database", "broker", "limits", "jobs", "mlflow", "keys", "audit"):
         assert findings[part].state == "error", part
         assert findings[part].remedy, part
     assert "newer Tidemill" in str(findings["database"].remedy)
     assert "chmod 600" in str(findings["keys"].remedy)
-    assert worst(list(findings.values())) == "error"
+    assert worst_state(list(findings.values())) == "error"
 
 
 def test_jobs_that_nobody_takes_are_noticed(platform: Platform) -> None:
@@ -72,7 +72,7 @@ def test_jobs_that_nobody_takes_are_noticed(platform: Platform) -> None:
 
 
 def test_a_tampered_audit_log_is_noticed(platform: Platform) -> None:
-    platform.audit.append(Entry("ops", "promote"))
+    platform.audit.append(AuditEntry("ops", "promote"))
     with platform.database.write() as connection:
         connection.execute(update(audit).where(audit.c.seq == 2).values(actor="nobody"))
     platform.close()

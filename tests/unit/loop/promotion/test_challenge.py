@@ -21,8 +21,8 @@ from tidemill.policies import Challenge
 from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
 from tidemill.steps.gate.canary import TrafficSample, check_canary
-from tidemill.stores.audit import Entry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.audit import AuditEntry
+from tidemill.stores.mlflow.versions import ModelVersion
 
 
 class Registry:
@@ -30,20 +30,20 @@ class Registry:
 
     challenger: str | None = None
 
-    def by_alias(self, name: str, alias: str) -> Version | None:
-        return Version(name, self.challenger) if self.challenger else None
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        return ModelVersion(name, self.challenger) if self.challenger else None
 
-    def version(self, name: str, number: str | int) -> Version:
+    def version(self, name: str, number: str | int) -> ModelVersion:
         if str(number) not in "123":
             raise NotFoundError(f"no version {number}")
-        return Version(name, str(number))
+        return ModelVersion(name, str(number))
 
-    def challenge(self, version: Version) -> None:
+    def challenge(self, version: ModelVersion) -> None:
         self.challenger = version.number
 
 
-def ask(shelf: Path, registry: Registry, **how: Any) -> list[Entry]:
-    entries: list[Entry] = []
+def ask(shelf: Path, registry: Registry, **how: Any) -> list[AuditEntry]:
+    entries: list[AuditEntry] = []
     challenge(registry, shelf, NAME, actor="me", audit=entries.append, **how)  # type: ignore[arg-type]
     return entries
 
@@ -61,7 +61,7 @@ def test_a_rule_is_recorded_written_and_taken_back(tmp_path: Path) -> None:
 
 
 def test_a_share_ends_with_its_challenger_and_a_shadow_stays(tmp_path: Path) -> None:
-    entries: list[Entry] = []
+    entries: list[AuditEntry] = []
     set_rule(tmp_path, NAME, TrafficRule("canary", 0.5))
     assert end_canary(tmp_path, NAME, reason="another is challenger", audit=entries.append)
     assert [(e.action, e.subject) for e in entries] == [("challenge.off", NAME)]
@@ -88,7 +88,7 @@ def test_a_share_is_a_share(tmp_path: Path, share: float) -> None:
 
 
 def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path) -> None:
-    def refuse(entry: Entry) -> None:
+    def refuse(entry: AuditEntry) -> None:
         raise OSError("the database is away")
 
     with pytest.raises(OSError, match="away"):

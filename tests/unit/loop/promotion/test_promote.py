@@ -34,7 +34,7 @@ from tidemill.project import Candidate, Gate, Project
 from tidemill.signature import Column, Signature
 from tidemill.steps.data.prepare import prepare
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 pytestmark = pytest.mark.filterwarnings(  # MLflow's own mappers, under SQLAlchemy 2.1
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
@@ -144,7 +144,7 @@ def registry(uri: str) -> Registry:
     return Registry(uri)
 
 
-Register = Callable[..., Version]
+Register = Callable[..., ModelVersion]
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def register(
         accuracy: float | None = 0.9,
         data: Project | None = project,
         **bundled: Any,
-    ) -> Version:
+    ) -> ModelVersion:
         run = client.create_run(experiment)
         if accuracy is not None:
             client.log_metric(run.info.run_id, "accuracy", accuracy)
@@ -414,7 +414,7 @@ def test_a_move_that_fails_after_its_record_is_recorded_as_failed(
     register()
     changes: list[Transition] = []
 
-    def fails(version: Version) -> None:
+    def fails(version: ModelVersion) -> None:
         raise OSError("network gone")
 
     monkeypatch.setattr(registry, "crown", fails)
@@ -516,7 +516,7 @@ def test_rows_the_champion_learned_from_are_left_out_after_the_data_grew(
 
 def test_a_champion_of_unknown_rows_is_noted(registry: Registry, register: Register) -> None:
     before, after = project_of(rows(1000)), project_of(grown(rows(1000)))
-    registry.crown(register(FAIR, 0.8, data=before))
+    registry.set_champion(register(FAIR, 0.8, data=before))
     register(BEST, 0.9, data=after)
     verdict = promote(after, registry, "m")
     assert verdict.promoted
@@ -554,7 +554,7 @@ def test_rows_that_one_version_refuses_are_left_out_for_both(
     frame.loc[::10, "b"] = np.nan
     project = project_of(frame)
     nullable = (Column("a", "number"), Column("b", "number", nullable=True))
-    registry.crown(register(FAIR, 0.8, data=project, columns=nullable))
+    registry.set_champion(register(FAIR, 0.8, data=project, columns=nullable))
     register(BEST, 0.9, data=project)
     verdict = promote(project, registry, "m")
     missing = int(prepare(project).test["b"].isna().sum())
@@ -565,10 +565,12 @@ def test_rows_that_one_version_refuses_are_left_out_for_both(
 def test_versions_that_need_other_columns_or_predict_another_thing_are_not_compared(
     project: Project, registry: Registry, register: Register
 ) -> None:
-    registry.crown(register(FAIR, 0.8, target="z"))
+    registry.set_champion(register(FAIR, 0.8, target="z"))
     register(BEST, 0.9)
     assert "cannot be compared" in promote(project, registry, "m").reasons[0]
-    registry.crown(register(FAIR, 0.8, columns=(Column("a", "number"), Column("gone", "number"))))
+    registry.set_champion(
+        register(FAIR, 0.8, columns=(Column("a", "number"), Column("gone", "number")))
+    )
     verdict = promote(project, registry, "m")
     assert not verdict.promoted
     assert "no column 'gone'" in verdict.reasons[0]

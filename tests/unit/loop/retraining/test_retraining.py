@@ -25,7 +25,7 @@ from tidemill.loop.retraining.growth import CHANGED, POSTPONED
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.settings import Settings
 from tidemill.steps.decay.check import loss_detector
 from tidemill.steps.decay.holdout import read_holdout, row_losses
@@ -381,7 +381,7 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     job, _ = platform.submit(NewJob("spar", "tides", project=str(harbour.file), params=params))
     assert run_staleness_check(platform, job, lambda report: None)["outdated"] is False
     first = platform.registry.version("tides", "1")
-    platform.registry.crown(first)
+    platform.registry.set_champion(first)
     harbour.live(rows(500, seed=20, turned=True))
     found = run_staleness_check(platform, job, lambda report: None)
     assert found["outdated"] is True

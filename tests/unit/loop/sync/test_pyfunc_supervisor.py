@@ -17,6 +17,7 @@ from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import ExportError
 from tidemill.loop.sync import pyfunc_supervisor as keeping
 from tidemill.loop.sync.pyfunc_supervisor import PyfuncBundleWatch, PyfuncSupervisor, unpack
+from tidemill.processes import RestartPolicy
 from tidemill.serving.model.remote_runtime import loaded_mark
 from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.signature import Column, Signature
@@ -47,7 +48,7 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSu
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
     monkeypatch.setattr(keeping, "start_worker", start)
-    monkeypatch.setattr(keeping, "PAUSES", (0.0,))
+    monkeypatch.setattr(keeping, "RESTARTS", RestartPolicy((0.0,), 30.0, 0.0))
     monkeypatch.setattr(keeping, "LEAVING_SECONDS", -1.0)
     keeper = PyfuncSupervisor(tmp_path / "home", tmp_path / "shelf")
     yield keeper
@@ -56,31 +57,31 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSu
 
 def test_a_worker_that_dies_is_started_again(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
     held = make(tmp_path / "made", "1")
-    keeper.look([held])
+    keeper.reconcile([held])
     worker = keeper.workers[held.digest]
     first = worker.process
     assert first is not None
     loaded_mark(worker.socket).touch()
-    assert worker.standing
+    assert worker.loaded
     first.kill()
     first.wait()
     for _ in range(2):
-        keeper.look([held])
+        keeper.reconcile([held])
     assert worker.process is not first
     assert worker.running
-    assert not worker.standing  # it has to load its model first
+    assert not worker.loaded  # it has to load its model first
 
 
 def test_a_worker_stays_until_its_heir_stands(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
     old, new = make(tmp_path / "old", "1"), make(tmp_path / "new", "2")
-    keeper.look([old])
+    keeper.reconcile([old])
     for _ in range(3):
-        keeper.look([new])
+        keeper.reconcile([new])
     assert set(keeper.workers) == {old.digest, new.digest}
     process = keeper.workers[old.digest].process
     loaded_mark(keeper.workers[new.digest].socket).touch()
     for _ in range(2):
-        keeper.look([new])
+        keeper.reconcile([new])
     assert set(keeper.workers) == {new.digest}
     assert process is not None
     assert process.poll() is not None
@@ -88,9 +89,9 @@ def test_a_worker_stays_until_its_heir_stands(keeper: PyfuncSupervisor, tmp_path
 
 def test_another_models_trouble_keeps_no_worker(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
     gone, other = make(tmp_path / "gone", "1"), make(tmp_path / "other", "2", model="other")
-    keeper.look([gone, other])
+    keeper.reconcile([gone, other])
     for _ in range(2):
-        keeper.look([other])
+        keeper.reconcile([other])
     assert set(keeper.workers) == {other.digest}
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.worker.test_sweep import claimed
 from tidemill.cli.commands.train import show
 from tidemill.loop.training.train import train
-from tidemill.loop.training.trial import Outcome, nothing_trained
+from tidemill.loop.training.trial import TrialOutcome, all_trials_failed
 from tidemill.platform import Platform
 from tidemill.project import load_project
 from tidemill.settings import Settings
@@ -21,7 +21,7 @@ from tidemill.steps.search.search import Trial
 from tidemill.stores.database.database import Database
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.tracking import Tracking
-from tidemill.worker.job_process import Parked
+from tidemill.worker.job_kinds import WaitForChildren
 from tidemill.worker.sweep import run_trial
 from tidemill.worker.training import run_train
 
@@ -118,8 +118,8 @@ def test_a_pruned_trial_is_an_outcome_of_its_own(
 def test_a_training_in_which_all_were_pruned_says_so(project_file: Path) -> None:
     """A search never does that; a study that somebody filled by hand might."""
     trial = Trial("net", 1, 12, {})
-    outcome = Outcome(trial, "run", pruned=Pruning(6, "f1_score", 0.2))
-    error = nothing_trained(load_project(project_file), [outcome, outcome])
+    outcome = TrialOutcome(trial, "run", pruned=Pruning(6, "f1_score", 0.2))
+    error = all_trials_failed(load_project(project_file), [outcome, outcome])
     assert str(error).startswith("No candidate of 'pruned' could be trained. net: pruned")
 
 
@@ -144,10 +144,10 @@ def test_trials_of_a_spread_training_are_pruned_by_one_study(
 ) -> None:
     job_id = platform.submit(NewJob("train", "pruned", str(project_file), {}))[0].id
     job = claimed(platform, job_id)
-    with pytest.raises(Parked):
+    with pytest.raises(WaitForChildren):
         run_train(platform, job, lambda _: None)
-    platform.jobs.park(job, "trials")
-    parts = platform.jobs.parts(job_id)
+    platform.jobs.wait_for_children(job, "trials")
+    parts = platform.jobs.children(job_id)
     results = [run_part(platform, part) for part in parts[:-1]]
     gone = [result for result in results if result["pruned"]]
     assert 1 <= len(gone) == check_runs(platform.tracking)
@@ -155,10 +155,10 @@ def test_trials_of_a_spread_training_are_pruned_by_one_study(
     # The last worker dies after its trial and before its row says so: the trial is run again.
     lost = claimed(platform, parts[-1].id)
     run_trial(platform, lost, lambda _: None)
-    platform.jobs.postpone(lost, {}, delay=0, counts=False)
+    platform.jobs.retry_later(lost, {}, delay=0, counts=False)
     run_part(platform, parts[-1])
-    assert {part.state for part in platform.jobs.parts(job_id)} == {"succeeded"}
-    platform.jobs.wake()
+    assert {part.state for part in platform.jobs.children(job_id)} == {"succeeded"}
+    platform.jobs.resume_parents()
     settled = run_train(platform, claimed(platform, job_id), lambda _: None)
     assert settled["version"] == "1"
     values = [run.data.metrics.get("f1_score", 0.0) for run in runs_of(platform.tracking)]

@@ -23,8 +23,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill import Candidate, Gate, Project, Tensor, bundle
 from tidemill.errors import DataError, ExportError, ProjectError, UnavailableError
-from tidemill.loop.operations.signals import ended_by_sigterm
-from tidemill.loop.training.train import Cancelled, Progress, TrainResult, plan, train
+from tidemill.loop.operations.signals import exit_on_sigterm
+from tidemill.loop.training.train import Cancelled, Progress, TrainResult, plan_searches, train
 from tidemill.stores.mlflow.tracking import Tracking
 
 ROWS = 120
@@ -34,13 +34,13 @@ def customers() -> pd.DataFrame:
     """A made-up table with every kind of column, missing values, and a target in words."""
     rng = np.random.default_rng(3)
     age = rng.normal(40, 12, ROWS)
-    plan = rng.choice(["basic", "plus", "family"], ROWS)
-    left = (age + 15 * (plan == "basic") + rng.normal(0, 6, ROWS)) > 46
+    plan_searches = rng.choice(["basic", "plus", "family"], ROWS)
+    left = (age + 15 * (plan_searches == "basic") + rng.normal(0, 6, ROWS)) > 46
     frame = pd.DataFrame(
         {
             "age": np.where(rng.random(ROWS) < 0.1, np.nan, age),
             "visits": rng.integers(0, 30, ROWS),
-            "plan": np.where(rng.random(ROWS) < 0.1, None, plan),
+            "plan": np.where(rng.random(ROWS) < 0.1, None, plan_searches),
             "paid": rng.random(ROWS) < 0.5,
             "country": "NL",
         }
@@ -384,7 +384,7 @@ def test_a_handler_of_the_programs_own_is_left_alone() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with ended_by_sigterm():
+        with exit_on_sigterm():
             assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -394,7 +394,7 @@ def test_another_thread_than_the_main_one_installs_no_handler() -> None:
     seen = []
 
     def work() -> None:
-        with ended_by_sigterm():
+        with exit_on_sigterm():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -476,7 +476,7 @@ def test_parameters_may_be_set_and_candidates_chosen(store: Store) -> None:
     )
     result = store.train(project, overrides={"logistic": {"C": 0.5}}, only=["logistic"])
     assert [dict(trial.params) for trial in result.trials] == [{"C": 0.5}]
-    planned = plan(project, {}, 2, (), maximize=True)
+    planned = plan_searches(project, {}, 2, (), maximize=True)
     assert {name: search.total for name, search in planned.items()} == {"logistic": 2, "tree": 2}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import canonical, read_rows
+from tidemill.serving.codec.request_parsing import coerce, read_rows
 from tidemill.serving.codec.row_decoder import RowDecoder
 from tidemill.signature import Column, Signature, Tensor
 
@@ -111,7 +111,7 @@ def test_what_is_read_is_what_the_columns_accept(case: tuple[Signature, bytes]) 
             assert all(isinstance(v, float) and math.isfinite(v) for v in row)
             continue
         for column, value in zip(signature.columns, row, strict=True):
-            assert same(canonical(column, value), value)
+            assert same(coerce(column, value), value)
 
 
 def table(*given: Column) -> Signature:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import canonical
+from tidemill.serving.codec.request_parsing import coerce
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.signature import Column, Signature, Tensor
 
@@ -41,56 +41,56 @@ def flat(
 
 
 def test_mixed_rows_fill_each_input_in_its_own_order() -> None:
-    packer = TensorEncoder(MIXED, MIXED_INPUTS)
-    assert not packer.flat
-    rows = packer.pack(ROWS)
+    encoder = TensorEncoder(MIXED, MIXED_INPUTS)
+    assert not encoder.flat
+    rows = encoder.encode(ROWS)
     numbers, texts = rows.arrays
     assert numbers.dtype == np.float32
     np.testing.assert_array_equal(numbers, [[3, 1.5, 1], [np.nan, 2.5, 0]])
     assert texts.tolist() == [["x"], ["?"]]
-    assert packer.features(rows) == (ROWS, "values")
+    assert encoder.journal_features(rows) == (ROWS, "values")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_flat_row_in_the_buffer_is_the_packed_row(dtype: str) -> None:
-    packer = flat(dtype, nullable=True)
-    buffer = packer.buffer(3)
+    encoder = flat(dtype, nullable=True)
+    buffer = encoder.new_buffer(3)
     view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
     rows: list[Any] = [[1.25, -2.5], [None, 3.0], [0.1, None]]
     for i, row in enumerate(rows):
-        packer.write(row, view, i * buffer.itemsize * 2)
-    np.testing.assert_array_equal(buffer, packer.pack(rows).arrays[0])
-    stored, encoding = packer.features(packer.pack(rows))
+        encoder.write_row(row, view, i * buffer.itemsize * 2)
+    np.testing.assert_array_equal(buffer, encoder.encode(rows).arrays[0])
+    stored, encoding = encoder.journal_features(encoder.encode(rows))
     assert encoding == {"float32": "f4", "float64": "f8"}[dtype]
     assert stored == buffer.tobytes()
 
 
 def test_whole_numbers_keep_every_digit() -> None:
-    packer = flat("int64", "i", "integer")
-    assert packer.pack([[2**62 + 1]]).arrays[0].tolist() == [[2**62 + 1]]
-    assert packer.features(packer.pack([[3]])) == (np.float64(3).tobytes(), "f8")
+    encoder = flat("int64", "i", "integer")
+    assert encoder.encode([[2**62 + 1]]).arrays[0].tolist() == [[2**62 + 1]]
+    assert encoder.journal_features(encoder.encode([[3]])) == (np.float64(3).tobytes(), "f8")
 
 
 @pytest.mark.parametrize("value", [1e39, -1e39, 3.5e38, 10.0**300])
 def test_what_single_precision_cannot_hold_is_refused_by_name(value: float) -> None:
-    packer = flat("float32")
-    view = memoryview(packer.buffer(1)).cast("B")  # type: ignore[arg-type]
+    encoder = flat("float32")
+    view = memoryview(encoder.new_buffer(1)).cast("B")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'b' is beyond") as caught:
-        packer.write([1.0, value], view, 0)
+        encoder.write_row([1.0, value], view, 0)
     assert caught.value.field == "b"
     with pytest.raises(InputError, match="'b' is beyond"):
-        packer.pack([[1.0, 2.0], [1.0, value]])
+        encoder.encode([[1.0, 2.0], [1.0, value]])
     with pytest.raises(InputError, match="'a' is beyond"):
-        TensorEncoder(MIXED, MIXED_INPUTS).pack([[value, "x", 1, True]])
+        TensorEncoder(MIXED, MIXED_INPUTS).encode([[value, "x", 1, True]])
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_single_precision_takes_what_rounds_to_a_finite_number(value: float) -> None:
-    packer = flat("float32", "a")
-    view = memoryview(packer.buffer(1)).cast("B")  # type: ignore[arg-type]
+    encoder = flat("float32", "a")
+    view = memoryview(encoder.new_buffer(1)).cast("B")  # type: ignore[arg-type]
     with np.errstate(over="ignore"):
         fits = bool(np.isfinite(np.float32(value)))
-    for write in (lambda: packer.write([value], view, 0), lambda: packer.pack([[value]])):
+    for write in (lambda: encoder.write_row([value], view, 0), lambda: encoder.encode([[value]])):
         if fits:
             write()
         else:
@@ -99,59 +99,65 @@ def test_single_precision_takes_what_rounds_to_a_finite_number(value: float) -> 
 
 
 def test_finite_numbers_that_add_up_to_infinity_are_taken() -> None:
-    packer = flat("float32")
-    assert packer.pack([[3e38, 3e38], [3e38, 3e38]]).count == 2
+    encoder = flat("float32")
+    assert encoder.encode([[3e38, 3e38], [3e38, 3e38]]).count == 2
 
 
 def test_columns_are_checked_without_a_loop_where_they_are_numbers() -> None:
-    packer = flat("float32")
-    rows = packer.columns({"a": np.array([1.0, 2.0]), "b": [3, 4.0]})
+    encoder = flat("float32")
+    rows = encoder.encode_columns({"a": np.array([1.0, 2.0]), "b": [3, 4.0]})
     assert rows.arrays[0].tolist() == [[1, 3], [2, 4]]
     for bad, words in ((np.nan, "is missing"), (np.inf, "is infinite"), (1e39, "beyond")):
         with pytest.raises(InputError, match=words) as caught:
-            packer.columns({"a": np.array([1.0, 2.0]), "b": np.array([3.0, bad])})
+            encoder.encode_columns({"a": np.array([1.0, 2.0]), "b": np.array([3.0, bad])})
         assert caught.value.field == "b"
     nullable = flat("float32", nullable=True)
-    found = nullable.columns({"a": np.array([np.nan]), "b": [None]}).arrays[0]
+    found = nullable.encode_columns({"a": np.array([np.nan]), "b": [None]}).arrays[0]
     assert np.isnan(found).all()
 
 
 def test_mixed_columns_become_the_same_arrays_as_rows() -> None:
-    packer = TensorEncoder(MIXED, MIXED_INPUTS)
+    encoder = TensorEncoder(MIXED, MIXED_INPUTS)
     columns = {
         "a": np.array([1.5, 2.5]),
         "t": ["x", None],
         "i": np.array([3.0, np.nan]),
         "b": np.array([True, False]),
     }
-    rows = packer.columns(columns)
-    for found, wanted in zip(rows.arrays, packer.pack(ROWS).arrays, strict=True):
+    rows = encoder.encode_columns(columns)
+    for found, wanted in zip(rows.arrays, encoder.encode(ROWS).arrays, strict=True):
         np.testing.assert_array_equal(found, wanted)
     with pytest.raises(InputError, match="Row 1: 't' is 3"):
-        packer.columns({**columns, "t": ["x", 3]})
+        encoder.encode_columns({**columns, "t": ["x", 3]})
 
 
 def test_tensors_are_taken_flat_or_shaped() -> None:
     signature = Signature("regression", "y", tensor=Tensor("x", (2, 3)))
-    packer = TensorEncoder(signature, [ModelInput("x", "float32")])
+    encoder = TensorEncoder(signature, [ModelInput("x", "float32")])
     values = np.arange(12.0)
     for shape in ((2, 6), (2, 2, 3)):
-        rows = packer.tensor(values.reshape(shape))
+        rows = encoder.encode_tensor(values.reshape(shape))
         assert rows.arrays[0].shape == (2, 2, 3)
         assert rows.count == 2
     for shape in ((12,), (3, 4), (2, 3, 2), (0, 6)):
         with pytest.raises(InputError, match="has the shape"):
-            packer.tensor(np.zeros(shape))
+            encoder.encode_tensor(np.zeros(shape))
     for bad in (np.nan, np.inf, 1e39):
         with pytest.raises(InputError, match="not finite"):
-            packer.tensor(np.full((1, 6), bad))
+            encoder.encode_tensor(np.full((1, 6), bad))
 
 
 def test_the_key_of_rows_tells_them_apart() -> None:
-    packer = TensorEncoder(MIXED, MIXED_INPUTS)
-    keys = {packer.pack([row]).key() for row in (*ROWS, [1.5, "y", 3, True], [1.5, "x", 3, False])}
+    encoder = TensorEncoder(MIXED, MIXED_INPUTS)
+    keys = {
+        encoder.encode([row]).cache_key()
+        for row in (*ROWS, [1.5, "y", 3, True], [1.5, "x", 3, False])
+    }
     assert len(keys) == 4
-    assert flat("float32").pack([[1.0, 2.0]]).key() != flat("float32").pack([[2.0, 1.0]]).key()
+    assert (
+        flat("float32").encode([[1.0, 2.0]]).cache_key()
+        != flat("float32").encode([[2.0, 1.0]]).cache_key()
+    )
 
 
 odd = st.sampled_from([None, float("nan"), float("inf"), 1e39, 10**400, True, "1", 2**60])
@@ -165,15 +171,15 @@ odd = st.sampled_from([None, float("nan"), float("inf"), 1e39, 10**400, True, "1
 def test_a_column_of_numbers_is_taken_or_refused_as_each_of_them_is(
     values: list[Any], nullable: bool, dtype: str
 ) -> None:
-    packer = flat(dtype, "a", nullable=nullable)
-    column = packer.signature.columns[0]
+    encoder = flat(dtype, "a", nullable=nullable)
+    column = encoder.signature.columns[0]
     try:
-        wanted: Any = [[canonical(column, value)] for value in values]
-        wanted = packer.pack(wanted).arrays[0]
+        wanted: Any = [[coerce(column, value)] for value in values]
+        wanted = encoder.encode(wanted).arrays[0]
     except InputError:
         wanted = None
     try:
-        found: Any = packer.columns({"a": values}).arrays[0]
+        found: Any = encoder.encode_columns({"a": values}).arrays[0]
     except InputError:
         found = None
     assert (found is None) == (wanted is None)
@@ -186,26 +192,26 @@ def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[A
     for nullable in (True, False):
         for categories in (None, ("x", "y")):
             column = Column("a", "text", nullable, categories)
-            packer = TensorEncoder(
+            encoder = TensorEncoder(
                 Signature("regression", "y", (column,)), [ModelInput("X", "string", ("a",), "?")]
             )
             try:
-                wanted: Any = [canonical(column, value) for value in values]
+                wanted: Any = [coerce(column, value) for value in values]
             except InputError:
                 with pytest.raises(InputError):
-                    packer.columns({"a": values})
+                    encoder.encode_columns({"a": values})
             else:
-                found = packer.columns({"a": values}).arrays[0]
+                found = encoder.encode_columns({"a": values}).arrays[0]
                 assert found.ravel().tolist() == ["?" if v is None else v for v in wanted]
 
 
 def test_a_matrix_of_usual_numbers_is_packed_as_it_is() -> None:
-    packer = flat("float32")
+    encoder = flat("float32")
     for usual in (np.array([[1, 2], [3, 4]]), np.array([[1.5, 2], [3, 4]], np.float16).copy()):
-        rows = packer.matrix(usual)
+        rows = encoder.encode_matrix(usual)
         assert rows is not None
         np.testing.assert_array_equal(rows.arrays[0], usual.astype(np.float32))
     for odd_one in (np.nan, np.inf, 1e39):
-        assert packer.matrix(np.array([[1.0, odd_one]])) is None
-    assert packer.matrix(np.empty((0, 2))) is None
-    assert flat("float32", kind="integer").matrix(np.array([[1.0, 2.0]])) is None
+        assert encoder.encode_matrix(np.array([[1.0, odd_one]])) is None
+    assert encoder.encode_matrix(np.empty((0, 2))) is None
+    assert flat("float32", kind="integer").encode_matrix(np.array([[1.0, 2.0]])) is None

@@ -16,17 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.journal_records import read_folder
 from tidemill.errors import SettingsError
 from tidemill.serving.journal import journal as writing
-from tidemill.serving.journal.journal import Journal, JournalOptions, ModelRule
+from tidemill.serving.journal.journal import Journal
+from tidemill.serving.journal.policy import JournalOptions, RecordingRule
 from tidemill.serving.journal.prediction_ids import id_source
-from tidemill.serving.journal.records import JournalRecord, JournalRun
+from tidemill.serving.journal.record_types import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import (
     FRAME,
     HEADER,
     MARKER,
     discard,
-    read_folder,
     read_segment,
     segments,
 )
@@ -423,8 +424,8 @@ def test_what_one_turn_recorded_stands_or_falls_together(tmp_path: Path) -> None
 
 
 def test_rules_sample_requests_and_leave_inputs_out(tmp_path: Path) -> None:
-    rules = {"half": ModelRule(sample=0.5), "bare": ModelRule(inputs=False)}
-    journal = Journal(tmp_path, JournalOptions(models=rules, rule=ModelRule(sample=0.0)))
+    rules = {"half": RecordingRule(sample=0.5), "bare": RecordingRule(inputs=False)}
+    journal = Journal(tmp_path, JournalOptions(models=rules, rule=RecordingRule(sample=0.0)))
     for n in range(400):
         journal.append(**entry(f"h{n}", model="half"))
         journal.append(**entry(f"x{n}", model="other"))
@@ -442,7 +443,7 @@ def test_rules_sample_requests_and_leave_inputs_out(tmp_path: Path) -> None:
 
 def test_both_records_of_a_prediction_are_sampled_or_neither(tmp_path: Path) -> None:
     next_id, share = id_source(lambda: 1_700_000_000.0), 0.3
-    journal = Journal(tmp_path, JournalOptions(rule=ModelRule(sample=share)))
+    journal = Journal(tmp_path, JournalOptions(rule=RecordingRule(sample=share)))
     for _ in range(5000):
         id = next_id()
         journal.append(**entry(id))

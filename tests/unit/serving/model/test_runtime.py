@@ -197,7 +197,8 @@ def test_every_trusted_type_exists_or_belongs_to_another_version() -> None:
 def test_the_runtime_loads_neither_scikit_learn_nor_pandas(tmp_path: Path) -> None:
     held = made(tmp_path / "b", LogisticRegression())
     code = (
-        "import sys, pathlib; from tidemill import bundle; from tidemill.serving import runtime;"
+        "import sys, pathlib; from tidemill import bundle;"
+        "from tidemill.serving.model import runtime;"
         "runtime.load_runtime(bundle.read(pathlib.Path(sys.argv[1])));"
         "print([m for m in ('sklearn', 'pandas', 'skops', 'onnx', 'pickle') if m in sys.modules])"
     )
@@ -216,9 +217,9 @@ def test_the_fallback_needs_no_pandas(tmp_path: Path) -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'pandas': raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Hidden())\n"
-        "from tidemill import bundle; from tidemill.serving import load, runtime;"
+        "from tidemill import bundle; from tidemill.serving.model import loading, runtime;"
         "held = bundle.read(pathlib.Path(sys.argv[1]));"
-        "load.try_out(held, runtime.load_runtime(held))"
+        "loading.smoke_test(held, runtime.load_runtime(held))"
     )
     subprocess.run([sys.executable, "-c", code, str(held.path)], check=True)
 

@@ -65,9 +65,9 @@ def test_what_a_dead_process_counted_stays_and_what_it_had_goes(tmp_path: Path) 
 def test_endless_label_values_do_not_make_it_grow() -> None:
     counts = SharedCounters()
     for number in range(SLOTS + 100):
-        slot = counts.slots("counter", "tidemill_model_refusals_total", {"model": str(number)})
-        counts.cells[slot] += 1
-    assert len(counts.cells) == SLOTS
+        slot = counts.allocate("counter", "tidemill_model_refusals_total", {"model": str(number)})
+        counts.values[slot] += 1
+    assert len(counts.values) == SLOTS
 
 
 @given(st.lists(st.floats(0, 20), max_size=50))

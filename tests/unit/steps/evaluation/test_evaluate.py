@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Gate, Project
 from tidemill.errors import ProjectError
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.steps.evaluation.evaluate import (
     classification_metrics,
     evaluate,
@@ -21,7 +21,6 @@ from tidemill.steps.evaluation.evaluate import (
     regression_metrics,
     roc_auc,
 )
-from tidemill.steps.evaluation.ranking import deciding_metric, is_better
 
 
 @st.composite
@@ -145,19 +144,12 @@ def project(metric: str | None) -> Project:
 
 
 def test_the_gate_names_the_deciding_metric() -> None:
-    assert deciding_metric(project("roc_auc"), "classification") == "roc_auc"
-    assert deciding_metric(project(None), "classification") == "f1_score"
-    assert deciding_metric(project(None), "regression") == "rmse"
+    assert project("roc_auc").gate.deciding_metric("classification") == "roc_auc"
+    assert project(None).gate.deciding_metric("classification") == "f1_score"
+    assert project(None).gate.deciding_metric("regression") == "rmse"
 
 
 @pytest.mark.parametrize(("metric", "task"), [("rmse", "classification"), ("recall", "regression")])
 def test_a_metric_of_the_other_task_is_refused(metric: str, task: Any) -> None:
-    with pytest.raises(ProjectError, match=f"{task} does not have"):
-        deciding_metric(project(metric), task)
-
-
-def test_better_is_more_or_less_by_metric() -> None:
-    assert is_better("recall", 0.9, 0.8)
-    assert is_better("rmse", 0.8, 0.9)
-    assert not is_better("rmse", 0.8, 0.8)
-    assert not is_better("recall", 0.8, 0.8)
+    with pytest.raises(ProjectError, match=f"is not a {task} metric"):
+        project(metric).gate.deciding_metric(task)

@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.unit.stores.predictions.test_predictions import MIXED, PLANTS, PRICES, record
 from tidemill.errors import SettingsError, UnavailableError
-from tidemill.loop.ingest.archive import Export, open_place
+from tidemill.loop.ingest.archive import PredictionArchive, open_filesystem
 from tidemill.loop.ingest.retention import Retention
 from tidemill.signature import Signature, Tensor
 from tidemill.stores.database.database import Database
@@ -33,7 +33,7 @@ def predictions(database: Database) -> Predictions:
     return store
 
 
-def written(export: Export, **how: Any) -> list[tuple[str, str]]:
+def written(export: PredictionArchive, **how: Any) -> list[tuple[str, str]]:
     return [(day.model, day.date) for day in export.run(**how)]
 
 
@@ -46,7 +46,7 @@ def test_each_model_and_day_is_a_file_that_duckdb_reads(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
     Feedback(database).add([NewLabel("p00003", "fern")])
-    export = Export(database, str(tmp_path / "out"))
+    export = PredictionArchive(database, str(tmp_path / "out"))
     days = [("plants", "1970-01-01"), ("plants", "1970-01-02"), ("plants", "1970-01-03")]
     assert written(export) == days
     rows = ask(
@@ -66,7 +66,7 @@ def test_each_model_and_day_is_a_file_that_duckdb_reads(
 def test_only_what_changed_is_written_again(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
-    export = Export(database, str(tmp_path))
+    export = PredictionArchive(database, str(tmp_path))
     assert len(written(export)) == 3
     assert written(export) == []
     predictions.add([record(9, time=DAY + 5)])
@@ -82,7 +82,7 @@ def test_only_what_changed_is_written_again(
 def test_what_retention_deleted_stays_in_the_files(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
-    export = Export(database, str(tmp_path))
+    export = PredictionArchive(database, str(tmp_path))
     keep = Retention(database, rows=1, export=export.before)
     assert keep.apply() == 4, "the last day is not over, and stays"
     assert ask(tmp_path, "SELECT count(*) FROM FILES") == [(4,)]
@@ -94,7 +94,7 @@ def test_what_retention_deleted_stays_in_the_files(
 def test_a_day_that_lost_rows_keeps_its_file(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
-    export = Export(database, str(tmp_path))
+    export = PredictionArchive(database, str(tmp_path))
     export.run()
     Retention(database, rows=4).apply()
     assert written(export) == []
@@ -105,7 +105,7 @@ def test_retention_with_an_export_that_fails_deletes_nothing(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    export = Export(database, str(tmp_path / "file"))
+    export = PredictionArchive(database, str(tmp_path / "file"))
     with pytest.raises(UnavailableError):
         Retention(database, rows=1, export=export.before).apply()
     assert predictions.count("plants") == 5
@@ -122,7 +122,7 @@ def test_versions_with_other_columns_and_labels_share_a_file(
     )  # fmt: skip
     nothing = record(3, encoding="none", features=None)
     store.add([record(1), other, nothing], {**SIGNED, ("plants", "2"): MIXED})
-    Export(database, str(tmp_path)).run()
+    PredictionArchive(database, str(tmp_path)).run()
     found = ask(
         tmp_path,
         "SELECT id, output, features.height, features.age, features.app, features IS NULL "
@@ -146,7 +146,7 @@ def test_numbers_tensors_and_unknown_versions(database: Database, tmp_path: Path
     digit = record(2, model="digits", predictions=[2])
     unknown = record(3, model="unknown")
     store.add([price, digit, unknown], {("a price/é", "1"): PRICES, ("digits", "1"): digits})
-    Export(database, str(tmp_path)).run()
+    PredictionArchive(database, str(tmp_path)).run()
     for_all = f"read_parquet('{tmp_path}/**/*.parquet', union_by_name = true)"
     models = duckdb.sql(f"SELECT model FROM {for_all} ORDER BY model").fetchall()
     assert models == [("a price/é",), ("digits",), ("unknown",)]
@@ -162,7 +162,7 @@ def test_numbers_tensors_and_unknown_versions(database: Database, tmp_path: Path
 
 def test_a_place_of_an_unknown_kind_is_refused(database: Database) -> None:
     with pytest.raises(SettingsError, match="ftp"):
-        Export(database, "ftp://somewhere/x")
+        PredictionArchive(database, "ftp://somewhere/x")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def s3() -> Iterator[str]:
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
-        files, _ = open_place("s3://bucket")
+        files, _ = open_filesystem("s3://bucket")
         files = type(files)(
             scheme="http",
             endpoint_override=names["MLFLOW_S3_ENDPOINT_URL"].removeprefix("http://"),
@@ -201,12 +201,12 @@ def test_an_object_store_does_as_well_as_a_folder(
     predictions: Predictions, database: Database, s3: str
 ) -> None:
     url = f"{s3}/{database.dialect}"
-    export = Export(database, url)
+    export = PredictionArchive(database, url)
     assert len(written(export)) == 3
     assert written(export) == []
     Feedback(database).add([NewLabel("p00000", "moss")])
     assert written(export) == [("plants", "1970-01-01")]
-    files, path = open_place(url)
+    files, path = open_filesystem(url)
     held = pyarrow.dataset.dataset(path, filesystem=files, partitioning="hive")
     assert held.count_rows() == 5
     assert held.to_table().column("actual").null_count == 4

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from tidemill.project import METRICS
+from tidemill.metrics import METRICS
 from tidemill.steps.gate import bootstrap as resample
 from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 

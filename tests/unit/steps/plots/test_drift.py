@@ -7,8 +7,8 @@ import pytest
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, check_drift
 from tidemill.steps.drift.histogram import category_histogram, numeric_histogram
-from tidemill.steps.plots.drift import PANELS, drift_picture, metric_picture
-from tidemill.steps.plots.style import png
+from tidemill.steps.plots.drift import MAX_PANELS, plot_drift, plot_live_metric
+from tidemill.steps.plots.style import to_png
 
 
 def entry(values):
@@ -37,25 +37,25 @@ def titles(figure):
 
 
 def test_what_drifted_comes_first_and_the_rest_by_effect(report):
-    figure = drift_picture(report, "churn, version 3")
+    figure = plot_drift(report, "churn, version 3")
 
     assert titles(figure)[0].startswith("x3: ")
-    assert len(titles(figure)) == PANELS
+    assert len(titles(figure)) == MAX_PANELS
     assert report.summary in figure.get_suptitle()
-    assert png(figure).startswith(b"\x89PNG")
+    assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_categories_and_constants_are_drawn_too(report):
     chosen = tuple(f for f in report.features if f.name in ("plan", "constant"))
     few = DriftReport(300, 300, True, False, "Still.", features=chosen)
-    figure = drift_picture(few, "churn")
+    figure = plot_drift(few, "churn")
 
     assert {title.split(":")[0] for title in titles(figure)} >= {"plan", "constant"}
-    assert png(figure)
+    assert to_png(figure)
 
 
 def test_a_report_without_a_verdict_is_drawn_empty():
-    figure = drift_picture(DriftReport(3, 3, False, False, "No verdict."), "churn")
+    figure = plot_drift(DriftReport(3, 3, False, False, "No verdict."), "churn")
 
     assert "No verdict." in figure.get_suptitle()
     assert not any(axes.axison for axes in figure.axes)
@@ -65,8 +65,8 @@ def test_the_metric_is_drawn_over_time_with_its_bounds():
     holds = DecayReport("f1_score", 300, True, False, 0.9, "", 0.89, 0.85, 0.93, 0.01)
     hurt = DecayReport("f1_score", 300, True, True, 0.9, "", 0.7, 0.65, 0.75, 0.2)
     short = DecayReport("f1_score", 3, False, False, 0.9, "")
-    figure = metric_picture([0.0, 3600.0, 7200.0], [holds, hurt, short], "churn", "f1_score")
+    figure = plot_live_metric([0.0, 3600.0, 7200.0], [holds, hurt, short], "churn", "f1_score")
 
     assert len(figure.axes[0].lines) == 2 * 2 + 1
-    assert png(figure)
-    assert metric_picture([], [], "churn", "f1_score").axes
+    assert to_png(figure)
+    assert plot_live_metric([], [], "churn", "f1_score").axes

@@ -34,51 +34,51 @@ def size(content: bytes) -> tuple[int, int]:
 @pytest.mark.parametrize("k", [2, 3, 10, 30])
 def test_a_confusion_matrix_shows_every_class(k: int) -> None:
     labels = [f"c{i}" for i in range(k)]
-    figure = pictures.confusion_picture(RNG.integers(0, 9, (k, k)), labels, "model: run")
+    figure = pictures.plot_confusion_matrix(RNG.integers(0, 9, (k, k)), labels, "model: run")
     shown = texts(figure)
     assert "model: run" in shown
     assert all(label in shown for label in labels)
-    width, height = size(style.png(figure))
+    width, height = size(style.to_png(figure))
     assert 300 < height <= width < 2000
 
 
 def test_a_confusion_matrix_counts_what_was_right() -> None:
-    figure = pictures.confusion_picture(np.array([[7, 1], [0, 12]]), ["no", "yes"], "t")
+    figure = pictures.plot_confusion_matrix(np.array([[7, 1], [0, 12]]), ["no", "yes"], "t")
     assert "19 of 20 held-out rows answered right" in texts(figure)
 
 
 def test_a_class_without_rows_does_not_divide_by_zero() -> None:
-    style.png(pictures.confusion_picture(np.array([[7, 1], [0, 0]]), [False, True], "t"))
+    style.to_png(pictures.plot_confusion_matrix(np.array([[7, 1], [0, 0]]), [False, True], "t"))
 
 
 @pytest.mark.parametrize("k", [2, 3, 12])
 def test_curves_are_drawn_for_two_and_for_many_classes(k: int) -> None:
     y, _, probabilities, labels = case(k)
-    figure = pictures.curves_picture(y, probabilities, labels, "t")
-    style.png(figure)
+    figure = pictures.plot_roc_pr_curves(y, probabilities, labels, "t")
+    style.to_png(figure)
     curves = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]
-    assert len(curves) == {2: 1, 3: 3, 12: pictures.MOST_CURVES}[k]
+    assert len(curves) == {2: 1, 3: 3, 12: pictures.MAX_CURVES}[k]
 
 
 def test_curves_of_many_classes_are_those_of_the_worst() -> None:
     y, _, probabilities, labels = case(12, 400)
     best = labels.index(y[0])
     probabilities[:, best] = y == labels[best]
-    figure = pictures.curves_picture(y, probabilities, labels, "t")
+    figure = pictures.plot_roc_pr_curves(y, probabilities, labels, "t")
     assert not any(labels[best] + "  " in text for text in texts(figure).split("\n"))
 
 
 def test_targets_of_one_class_leave_the_curves_empty() -> None:
     probabilities = np.array([[0.9, 0.1]] * 5)
-    style.png(pictures.curves_picture(np.zeros(5), probabilities, [0, 1], "t"))
+    style.to_png(pictures.plot_roc_pr_curves(np.zeros(5), probabilities, [0, 1], "t"))
 
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_calibration_is_drawn(k: int) -> None:
     y, predicted, probabilities, labels = case(k)
-    figure = pictures.calibration_picture(y, probabilities, predicted, labels, "t")
+    figure = pictures.plot_calibration(y, probabilities, predicted, labels, "t")
     assert "Calibration" in texts(figure)
-    style.png(figure)
+    style.to_png(figure)
 
 
 def test_calibration_points_are_shares_of_their_tenth() -> None:
@@ -96,23 +96,23 @@ def test_calibration_points_are_shares_of_their_tenth() -> None:
 @pytest.mark.parametrize("errors", [0.0, 1.0])
 def test_residuals_are_drawn_also_without_errors(errors: float) -> None:
     y = RNG.normal(size=300)
-    figure = pictures.residuals_picture(y, y + errors * RNG.normal(size=300), "t", "price")
+    figure = pictures.plot_residuals(y, y + errors * RNG.normal(size=300), "t", "price")
     assert "true price" in texts(figure)
-    style.png(figure)
+    style.to_png(figure)
 
 
 def test_many_points_are_thinned() -> None:
     y = RNG.normal(size=20_000)
-    figure = pictures.residuals_picture(y, y, "t", "price")
-    assert len(figure.axes[0].collections[0].get_offsets()) == pictures.MOST_POINTS
+    figure = pictures.plot_residuals(y, y, "t", "price")
+    assert len(figure.axes[0].collections[0].get_offsets()) == pictures.MAX_POINTS
 
 
 def test_pyplot_is_never_imported() -> None:
     import subprocess
 
     code = (
-        "import sys, numpy as np; from tidemill.steps import pictures as p, style as s;"
-        "s.png(p.residuals_picture(np.arange(9.), np.arange(9.), 't', 'y'));"
+        "import sys, numpy as np; from tidemill.steps.plots import evaluation, style;"
+        "style.to_png(evaluation.plot_residuals(np.arange(9.), np.arange(9.), 't', 'y'));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,9 +18,9 @@ from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import check_drift
 from tidemill.steps.plots import evaluation as pictures
 from tidemill.steps.plots import style
-from tidemill.steps.plots.api_monitor import Line, monitor_picture
-from tidemill.steps.plots.drift import drift_picture, metric_picture
-from tidemill.steps.plots.replay import courses_picture
+from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
+from tidemill.steps.plots.drift import plot_drift, plot_live_metric
+from tidemill.steps.plots.replay import plot_replay
 from tidemill.steps.replay.comparison import StrategyResult, part_edges
 
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ BLIND = {
 def drift() -> Figure:
     before = table(400, 0)
     profile = {"columns": {name: entry(before[name]) for name in before}}
-    return drift_picture(check_drift(profile, table(300, 1, 1.0).assign(plan="a")), "churn")
+    return plot_drift(check_drift(profile, table(300, 1, 1.0).assign(plan="a")), "churn")
 
 
 def live() -> Figure:
@@ -44,25 +44,27 @@ def live() -> Figure:
         DecayReport("accuracy", 100, True, hurt, 0.9, "", value=0.8, low=0.7, high=0.85)
         for hurt in (False, True)
     ]
-    return metric_picture([1.7e9, 1.7e9 + 90_000], found, "churn", "accuracy")
+    return plot_live_metric([1.7e9, 1.7e9 + 90_000], found, "churn", "accuracy")
 
 
 def monitor() -> Figure:
     healthy = np.array([True, False, True, True])
-    return monitor_picture({"health": Line(1.7e9 + np.arange(4.0), np.ones(4), healthy)}, "api")
+    return plot_api_monitor(
+        {"health": ProbeSeries(1.7e9 + np.arange(4.0), np.ones(4), healthy)}, "api"
+    )
 
 
 def courses() -> Figure:
     parts = len(list(part_edges(2000)))
     ways = [StrategyResult(f"way {i}", {}, 0.1, RNG.uniform(size=parts), 1, 1.0) for i in range(4)]
-    return courses_picture(ways, 2000, "classification", triggers=[500], swaps=[700], title="t")
+    return plot_replay(ways, 2000, "classification", triggers=[500], swaps=[700], title="t")
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "confusion": lambda: pictures.confusion_picture(np.eye(3) * 4, ["a", "b", "c"], "t"),
-    "curves": lambda: pictures.curves_picture(Y, PROBABILITIES, LABELS, "t"),
-    "calibration": lambda: pictures.calibration_picture(Y, PROBABILITIES, PREDICTED, LABELS, "t"),
-    "residuals": lambda: pictures.residuals_picture(RNG.normal(size=50), np.ones(50), "t", "price"),
+    "confusion": lambda: pictures.plot_confusion_matrix(np.eye(3) * 4, ["a", "b", "c"], "t"),
+    "curves": lambda: pictures.plot_roc_pr_curves(Y, PROBABILITIES, LABELS, "t"),
+    "calibration": lambda: pictures.plot_calibration(Y, PROBABILITIES, PREDICTED, LABELS, "t"),
+    "residuals": lambda: pictures.plot_residuals(RNG.normal(size=50), np.ones(50), "t", "price"),
     "drift": drift, "live": live, "monitor": monitor, "courses": courses,
 }  # fmt: skip
 
@@ -70,7 +72,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 @pytest.fixture(scope="module", params=FIGURES)
 def figure(request: pytest.FixtureRequest) -> Figure:
     made = FIGURES[request.param]()
-    style.png(made)  # draws it, so that all texts are placed
+    style.to_png(made)  # draws it, so that all texts are placed
     return made
 
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from tidemill import Candidate, Project
-from tidemill.loop.training.trial import learn, scout_trial
+from tidemill.loop.training.trial import fit_and_evaluate, screen_trial
 from tidemill.steps.data.prepare import PreparedData, prepare
 from tidemill.steps.search import early_screening as scouting
 from tidemill.steps.search.early_screening import screen
@@ -73,8 +73,8 @@ def search(data: PreparedData, *, prune: bool) -> Searched:
     while (settings := asked.ask()) is not None:
         trial, watch = Trial("net", 1, 17, settings), asked.watch(settings)
         try:
-            scout_trial(trial, found, data, "f1_score", watch)
-            value = learn(trial, found, data, watch=watch).evaluation.metrics["f1_score"]
+            screen_trial(trial, found, data, "f1_score", watch)
+            value = fit_and_evaluate(trial, found, data, watch=watch).evaluation.metrics["f1_score"]
         except TrialPruned as ended:
             result.pruned.append((settings, ended.pruning))
             asked.tell(settings, None, ended.pruning)
@@ -181,14 +181,14 @@ def test_scouting_changes_nothing_that_is_trained(data: PreparedData) -> None:
     np.random.seed(7)
     before = random.getstate(), np.random.get_state()[1].tolist()
     notes: Any = Notes()
-    scout_trial(trial, project(), data, "f1_score", notes)
+    screen_trial(trial, project(), data, "f1_score", notes)
     assert notes.told
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-    weights = [learn(trial, project(), data).model["model"].coefs_[0] for _ in range(2)]
+    weights = [fit_and_evaluate(trial, project(), data).model["model"].coefs_[0] for _ in range(2)]
     study = optuna.create_study(direction="maximize")
     watch = PruningCallback(study.ask(), maximize=True)
-    scout_trial(trial, project(), data, "f1_score", watch)
-    watched = learn(trial, project(), data, watch=watch).model["model"].coefs_[0]
+    screen_trial(trial, project(), data, "f1_score", watch)
+    watched = fit_and_evaluate(trial, project(), data, watch=watch).model["model"].coefs_[0]
     np.testing.assert_array_equal(weights[0], weights[1])
     np.testing.assert_array_equal(weights[0], watched)
 
@@ -207,10 +207,10 @@ def test_what_goes_wrong_in_scouting_is_logged_and_the_setting_fitted(
     trial = Trial("net", 1, 1, {})
     notes: Any = Notes()
     with caplog.at_level(logging.INFO, "tidemill.steps.search.early_screening"):
-        scout_trial(trial, stubborn, data, "f1_score", notes)
+        screen_trial(trial, stubborn, data, "f1_score", notes)
     assert "Stubborn is not scouted: ZeroDivisionError: not in parts" in caplog.text
     assert notes.told == []
-    assert learn(trial, stubborn, data, watch=notes).evaluation.metrics["f1_score"] > 0.5
+    assert fit_and_evaluate(trial, stubborn, data, watch=notes).evaluation.metrics["f1_score"] > 0.5
 
 
 @pytest.mark.parametrize(

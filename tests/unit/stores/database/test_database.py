@@ -14,7 +14,7 @@ from sqlalchemy import insert, select, text
 
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import plain, read_page
+from tidemill.stores.database.pages import json_safe, read_page
 from tidemill.stores.database.schema import (
     VERSION_TABLE,
     check_schema,
@@ -140,4 +140,4 @@ def test_pages_follow_each_other_without_gap_or_repetition(database: Database) -
 
 def test_plain_makes_any_value_fit_for_every_database() -> None:
     value = {"a": float("nan"), "b": [float("inf"), 1, "x\0y"], 3: Path("/p"), "t": True}
-    assert plain(value) == {"a": None, "b": [None, 1, "xy"], "3": "/p", "t": True}
+    assert json_safe(value) == {"a": None, "b": [None, 1, "xy"], "3": "/p", "t": True}

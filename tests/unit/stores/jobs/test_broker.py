@@ -1,4 +1,4 @@
-"""The doorbell: what it tells the broker, and what it notes of that."""
+"""The notifier: what it tells the broker, and what it notes of that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidemill.errors import UnavailableError
-from tidemill.stores.jobs.broker import Doorbell
+from tidemill.stores.jobs.broker import JobNotifier
 
 
 def messages(folder: Path) -> list[str]:
@@ -18,10 +18,10 @@ def messages(folder: Path) -> list[str]:
 
 def test_jobs_asked_for_together_are_noted_together(tmp_path: Path) -> None:
     noted: list[Sequence[str]] = []
-    doorbell = Doorbell(f"filesystem://{tmp_path}", noted.append)
+    notifier = JobNotifier(f"filesystem://{tmp_path}", noted.append)
     for job in ("a", "b", "c"):
-        doorbell.ring_soon(job)
-    doorbell.close()
+        notifier.notify(job)
+    notifier.close()
     assert messages(tmp_path) == ["a", "b", "c"]
     assert [job for jobs in noted for job in jobs] == ["a", "b", "c"]
     assert len(noted) < 3
@@ -29,9 +29,9 @@ def test_jobs_asked_for_together_are_noted_together(tmp_path: Path) -> None:
 
 def test_what_the_broker_did_not_take_is_not_noted(tmp_path: Path) -> None:
     noted: list[Sequence[str]] = []
-    doorbell = Doorbell("redis://127.0.0.1:9/0", noted.append)
-    doorbell.ring_soon("a")
-    doorbell.close()
+    notifier = JobNotifier("redis://127.0.0.1:9/0", noted.append)
+    notifier.notify("a")
+    notifier.close()
     assert noted == []
 
 
@@ -41,11 +41,11 @@ def test_a_note_that_fails_ends_nothing(tmp_path: Path) -> None:
         raise UnavailableError("The database is away.")
 
     noted: list[str] = []
-    doorbell = Doorbell(f"filesystem://{tmp_path}", told)
-    doorbell.ring_soon("a")
+    notifier = JobNotifier(f"filesystem://{tmp_path}", told)
+    notifier.notify("a")
     while not noted:
         pass
-    doorbell.ring_soon("b")
-    doorbell.close()
+    notifier.notify("b")
+    notifier.close()
     assert noted == ["a", "b"]
     assert messages(tmp_path) == ["a", "b"]

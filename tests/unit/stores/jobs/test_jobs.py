@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.ids import id_source, new_job_id
+from tidemill.stores.database.ids import id_source, new_row_id
 from tidemill.stores.database.tables import jobs as table
 from tidemill.stores.jobs.jobs import FINAL, MAX_ATTEMPTS, Job, Jobs, NewJob
 
@@ -45,7 +45,7 @@ def test_a_job_goes_from_queued_to_succeeded(jobs: Jobs) -> None:
     running = jobs.claim(job.id, "w1")
     assert running is not None
     assert (running.state, running.attempts, running.worker) == ("running", 1, "w1")
-    assert jobs.beat(running, percent=50.0, stage="fit", progress={"best": 0.9}) == "go on"
+    assert jobs.heartbeat(running, percent=50.0, stage="fit", progress={"best": 0.9}) == "continue"
     assert jobs.get(job.id).progress == {"best": 0.9}
     done = jobs.succeed(running, {"version": "1", "metrics": {"f1_score": float("nan")}})
     assert done is not None
@@ -101,17 +101,17 @@ def test_a_silent_worker_loses_its_job_and_cannot_write_to_it_any_more(
     jobs: Jobs, database: Database
 ) -> None:
     first = claimed(jobs)
-    assert jobs.reap(10) == []
+    assert jobs.requeue_stalled(10) == []
     silence(database, first, 11)
-    assert [(job.id, job.state) for job in jobs.reap(10)] == [(first.id, "queued")]
+    assert [(job.id, job.state) for job in jobs.requeue_stalled(10)] == [(first.id, "queued")]
     second = jobs.claim(first.id, "w2")
     assert second is not None
     assert second.attempts == 2
-    assert jobs.beat(first, percent=1, stage="fit", progress={}) == "lost"
-    assert not jobs.holds(first)
+    assert jobs.heartbeat(first, percent=1, stage="fit", progress={}) == "lost"
+    assert not jobs.is_current(first)
     assert jobs.succeed(first, {}) is None
     assert jobs.fail(first, {}) is None
-    assert jobs.postpone(first, {}, delay=0, counts=True) is None
+    assert jobs.retry_later(first, {}, delay=0, counts=True) is None
     assert jobs.succeed(second, {}) is not None
 
 
@@ -120,7 +120,7 @@ def test_a_job_that_keeps_losing_workers_ends_as_failed(jobs: Jobs, database: Da
     with database.write() as connection:
         connection.execute(update(table).values(attempts=MAX_ATTEMPTS))
     silence(database, job, 100)
-    assert [ended.state for ended in jobs.reap(10)] == ["failed"]
+    assert [ended.state for ended in jobs.requeue_stalled(10)] == ["failed"]
 
 
 def test_cancelling_is_at_once_for_what_waits_and_a_request_for_what_runs(jobs: Jobs) -> None:
@@ -130,9 +130,9 @@ def test_cancelling_is_at_once_for_what_waits_and_a_request_for_what_runs(jobs: 
     assert jobs.claim(waiting.id, "w1") is None
     running = claimed(jobs)
     assert jobs.cancel(running.id).state == "running"
-    assert not jobs.holds(running)
-    assert jobs.beat(running, percent=1, stage="fit", progress={}) == "cancel"
-    ended = jobs.cancelled(running)
+    assert not jobs.is_current(running)
+    assert jobs.heartbeat(running, percent=1, stage="fit", progress={}) == "cancel"
+    ended = jobs.mark_cancelled(running)
     assert ended is not None
     assert ended.state == "cancelled"
 
@@ -150,17 +150,17 @@ def test_a_cancelled_job_whose_worker_died_is_not_run_again(jobs: Jobs, database
     job = claimed(jobs)
     jobs.cancel(job.id)
     silence(database, job, 100)
-    assert [ended.state for ended in jobs.reap(10)] == ["cancelled"]
+    assert [ended.state for ended in jobs.requeue_stalled(10)] == ["cancelled"]
 
 
 def test_a_postponed_job_is_not_to_be_had_before_its_time(jobs: Jobs) -> None:
     job = claimed(jobs)
-    waiting = jobs.postpone(job, {"detail": "MLflow is down"}, delay=60, counts=False)
+    waiting = jobs.retry_later(job, {"detail": "MLflow is down"}, delay=60, counts=False)
     assert waiting is not None
     assert (waiting.state, waiting.waits, waiting.failures) == ("waiting", 1, 0)
     assert jobs.claim(job.id, "w1") is None
     soon = claimed(jobs)
-    jobs.postpone(soon, {"detail": "disk full"}, delay=0, counts=True)
+    jobs.retry_later(soon, {"detail": "disk full"}, delay=0, counts=True)
     again = jobs.claim(soon.id, "w1")
     assert again is not None
     assert (again.attempts, again.failures) == (2, 1)
@@ -175,20 +175,20 @@ def age(database: Database, job: Job, seconds: float, *columns: str) -> None:
 def test_a_job_nobody_was_told_of_is_rung_for_once(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
     age(database, job, -60, "updated")  # made just now, however slow the machine
-    assert jobs.unheard(10) == []  # whoever made it is about to tell
+    assert jobs.fetch_overdue(10) == []  # whoever made it is about to tell
     age(database, job, 65, "updated", "not_before")
-    assert [found.id for found in jobs.unheard(10)] == [job.id]
+    assert [found.id for found in jobs.fetch_overdue(10)] == [job.id]
     age(database, job, -60, "sent")
-    assert jobs.unheard(10) == []
+    assert jobs.fetch_overdue(10) == []
 
 
 def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
     jobs.mark_sent([job.id])
     age(database, job, -60, "sent")
-    assert jobs.unheard(10) == []
+    assert jobs.fetch_overdue(10) == []
     age(database, job, 120, "sent", "not_before")
-    assert [found.id for found in jobs.unheard(10)] == [job.id]
+    assert [found.id for found in jobs.fetch_overdue(10)] == [job.id]
 
 
 def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Database) -> None:
@@ -196,18 +196,18 @@ def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Databa
     jobs.mark_sent([job.id])
     running = jobs.claim(job.id, "w1")
     assert running is not None
-    jobs.postpone(running, {}, delay=60, counts=False)
-    assert jobs.unheard(10) == []
+    jobs.retry_later(running, {}, delay=60, counts=False)
+    assert jobs.fetch_overdue(10) == []
     age(database, job, 60, "not_before")
     age(database, job, 1, "sent")
-    assert [found.id for found in jobs.unheard(10)] == [job.id]
+    assert [found.id for found in jobs.fetch_overdue(10)] == [job.id]
 
 
 def test_the_oldest_jobs_are_rung_for_first(jobs: Jobs, database: Database) -> None:
     made = [submitted(jobs) for _ in range(4)]
     for number, job in enumerate(made):
         age(database, job, 10 + 10 * number, "updated", "not_before")
-    assert [job.id for job in jobs.unheard(2)] == [made[3].id, made[2].id]
+    assert [job.id for job in jobs.fetch_overdue(2)] == [made[3].id, made[2].id]
 
 
 def test_jobs_are_listed_by_page_and_filter(jobs: Jobs) -> None:
@@ -234,7 +234,7 @@ def test_ids_sort_in_the_order_they_were_made_whatever_the_clock_says(moments: l
 def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order() -> None:
     made: list[list[str]] = [[] for _ in range(4)]
     threads = [
-        threading.Thread(target=lambda own=own: own.extend(new_job_id() for _ in range(2000)))
+        threading.Thread(target=lambda own=own: own.extend(new_row_id() for _ in range(2000)))
         for own in made
     ]
     for thread in threads:
@@ -247,7 +247,7 @@ def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order
 
 def test_new_ids_sort_after_those_with_milliseconds_that_are_in_the_table() -> None:
     earlier = f"{time.time_ns() // 1_000_000:012x}" + "f" * 20
-    assert new_job_id() > earlier
+    assert new_row_id() > earlier
 
 
 class World:
@@ -263,7 +263,7 @@ class World:
         self.held[worker] = self.jobs.claim(self.job.id, f"w{worker}") or self.held[worker]
 
     def beat(self, worker: int) -> None:
-        self.jobs.beat(self.held[worker], percent=1, stage="fit", progress={})
+        self.jobs.heartbeat(self.held[worker], percent=1, stage="fit", progress={})
 
     def succeed(self, worker: int) -> None:
         self.endings += self.jobs.succeed(self.held[worker], {}) is not None
@@ -272,11 +272,11 @@ class World:
         self.endings += self.jobs.fail(self.held[worker], {}) is not None
 
     def postpone(self, worker: int) -> None:
-        self.jobs.postpone(self.held[worker], {}, delay=0, counts=True)
+        self.jobs.retry_later(self.held[worker], {}, delay=0, counts=True)
 
     def die(self, _: int) -> None:
         silence(self.database, self.job, 100)
-        self.endings += sum(reaped.done for reaped in self.jobs.reap(10))
+        self.endings += sum(reaped.done for reaped in self.jobs.requeue_stalled(10))
 
     def cancel(self, _: int) -> None:
         if not self.jobs.get(self.job.id).done:
@@ -284,7 +284,7 @@ class World:
 
     def ring(self, _: int) -> None:
         age(self.database, self.job, 100, "sent", "not_before", "updated")
-        self.jobs.unheard(5)
+        self.jobs.fetch_overdue(5)
 
 
 EVENTS = ["claim", "beat", "succeed", "fail", "postpone", "die", "cancel", "ring"]

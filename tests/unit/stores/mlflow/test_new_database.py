@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.stores.mlflow.new_database import make_first_tables
+from tidemill.stores.mlflow.new_database import create_mlflow_tables
 from tidemill.stores.mlflow.tracking import Tracking
 
 #: Both ways to MLflow: what tracks runs, and the client that jobs ask. One process for each name.
@@ -89,7 +89,7 @@ def test_other_stores_are_left_alone(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_first_tables(uri)
+    create_mlflow_tables(uri)
     assert not list(tmp_path.iterdir())
 
 
@@ -97,7 +97,7 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE mine (id INTEGER)")
-    make_first_tables(f"sqlite:///{file}")
+    create_mlflow_tables(f"sqlite:///{file}")
     with closing(sqlite3.connect(file)) as connection:
         found = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
     assert found == ["mine"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.stores.mlflow.query_statistics import STATISTICS, advise_planner
+from tidemill.stores.mlflow.query_statistics import STATISTICS, write_query_statistics
 
 # As MLflow asks for runs ordered by a metric.
 QUERY = """
@@ -41,7 +41,7 @@ def test_an_open_connection_uses_an_index_from_then_on(
 ) -> None:
     before = plan(connection)
     assert "INDEX (run_uuid=?)" not in before
-    advise_planner(f"sqlite:///{store}")
+    write_query_statistics(f"sqlite:///{store}")
     assert "INDEX (run_uuid=?)" in plan(connection)
 
 
@@ -49,11 +49,11 @@ def test_it_is_told_once_and_measured_statistics_stay(
     store: Path, connection: sqlite3.Connection
 ) -> None:
     for _ in range(2):
-        advise_planner(f"sqlite:///{store}")
+        write_query_statistics(f"sqlite:///{store}")
     rows = connection.execute("SELECT * FROM sqlite_stat1").fetchall()
     assert sorted(rows) == sorted(STATISTICS)
     connection.execute("UPDATE sqlite_stat1 SET stat = '7 7 1' WHERE tbl = 'latest_metrics'")
-    advise_planner(f"sqlite:///{store}")
+    write_query_statistics(f"sqlite:///{store}")
     assert connection.execute(
         "SELECT stat FROM sqlite_stat1 WHERE tbl = 'latest_metrics'"
     ).fetchall() == [("7 7 1",)]
@@ -63,7 +63,7 @@ def test_other_stores_and_empty_files_are_left_alone(tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     empty.touch()
     for uri in (f"sqlite:///{empty}", "http://127.0.0.1:5000", f"file://{tmp_path}", "mlruns", ""):
-        advise_planner(uri)
+        write_query_statistics(uri)
     assert empty.stat().st_size == 0
     assert list(tmp_path.iterdir()) == [empty]
 
@@ -76,10 +76,10 @@ def test_a_locked_store_is_no_error(
 ) -> None:
     monkeypatch.setattr("tidemill.stores.mlflow.query_statistics.PATIENCE", 0.0)
     connection.execute("BEGIN IMMEDIATE")
-    advise_planner(f"sqlite:///{store}")
+    write_query_statistics(f"sqlite:///{store}")
     assert "locked" in caplog.text
 
 
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    advise_planner(f"sqlite:///{tmp_path}/mlflow.db")
+    write_query_statistics(f"sqlite:///{tmp_path}/mlflow.db")
     assert not list(tmp_path.iterdir())

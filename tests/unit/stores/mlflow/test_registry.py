@@ -19,7 +19,7 @@ from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import BundleError, ConflictError, NotFoundError, UnavailableError
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Reference, Version, parse_reference
+from tidemill.stores.mlflow.versions import ModelReference, ModelVersion, parse_reference
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ pytestmark = pytest.mark.filterwarnings(  # MLflow's own mappers, under SQLAlche
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
 
-Register = Callable[..., Version]
+Register = Callable[..., ModelVersion]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def register(client: MlflowClient, registry: Registry, tmp_path: Path) -> Regist
 
     def register(
         name: str = "m", metrics: dict[str, float] | None = None, *, bundled: bool = True
-    ) -> Version:
+    ) -> ModelVersion:
         run = client.create_run(experiment)
         for metric, value in (metrics or {}).items():
             client.log_metric(run.info.run_id, metric, value)
@@ -95,16 +95,16 @@ def register(client: MlflowClient, registry: Registry, tmp_path: Path) -> Regist
 @pytest.mark.parametrize(
     ("text", "reference"),
     [
-        ("iris-classifier", Reference("iris-classifier")),
-        ("models:/iris/3", Reference("iris", version="3")),
-        ("models:/iris@champion", Reference("iris", alias="champion")),
-        ("models:/iris/Production", Reference("iris", stage="Production")),
-        ("iris@challenger", Reference("iris", alias="challenger")),
-        ("iris/12", Reference("iris", version="12")),
-        ("models:/two words/latest", Reference("two words", stage="latest")),
+        ("iris-classifier", ModelReference("iris-classifier")),
+        ("models:/iris/3", ModelReference("iris", version="3")),
+        ("models:/iris@champion", ModelReference("iris", alias="champion")),
+        ("models:/iris/Production", ModelReference("iris", stage="Production")),
+        ("iris@challenger", ModelReference("iris", alias="challenger")),
+        ("iris/12", ModelReference("iris", version="12")),
+        ("models:/two words/latest", ModelReference("two words", stage="latest")),
     ],
 )
-def test_references_are_read_as_people_write_them(text: str, reference: Reference) -> None:
+def test_references_are_read_as_people_write_them(text: str, reference: ModelReference) -> None:
     assert parse_reference(text) == reference
     assert parse_reference(str(reference)) == reference
 
@@ -150,7 +150,7 @@ def test_a_plain_name_is_the_champion_else_the_latest_with_a_bundle(
     first, second = register(), register()
     register(bundled=False)
     assert registry.resolve("m").number == "2"
-    registry.crown(first)
+    registry.set_champion(first)
     assert registry.resolve("m").number == "1"
     assert registry.resolve("m", follow="latest").number == "2"
     assert registry.resolve("models:/m/latest").number == "2"
@@ -171,7 +171,7 @@ def test_a_model_where_no_version_has_a_bundle_gives_its_newest(
 def test_stage_words_and_aliases_find_the_champion(
     word: str, registry: Registry, register: Register
 ) -> None:
-    registry.crown(register())
+    registry.set_champion(register())
     register()
     assert registry.resolve("m", stage=word).number == "1"
     assert registry.resolve(f"models:/m/{word}").number == "1"
@@ -200,16 +200,16 @@ def test_crowning_moves_the_alias_and_mirrors_it_in_the_stages(
     registry: Registry, register: Register
 ) -> None:
     first, second, third = register(), register(), register()
-    assert registry.crown(first) is None
-    registry.challenge(second)
+    assert registry.set_champion(first) is None
+    registry.set_challenger(second)
     assert stages(registry) == {"1": "Production", "2": "Staging", "3": "None"}
-    replaced = registry.crown(second)
+    replaced = registry.set_champion(second)
     assert replaced is not None
     assert replaced.number == "1"
     assert registry.model("m").aliases == {"champion": "2", "previous": "1"}
     assert stages(registry) == {"1": "Archived", "2": "Production", "3": "None"}
     assert tags(registry) == {"1": "Archived", "2": "Production", "3": None}
-    registry.crown(third)
+    registry.set_champion(third)
     assert registry.model("m").aliases == {"champion": "3", "previous": "2"}
     assert tags(registry) == {"1": "Archived", "2": "Archived", "3": "Production"}
 
@@ -218,25 +218,25 @@ def test_crowning_the_champion_again_changes_nothing(
     registry: Registry, register: Register
 ) -> None:
     first, second = register(), register()
-    registry.crown(first)
-    registry.crown(second)
-    assert registry.crown(second) is None
+    registry.set_champion(first)
+    registry.set_champion(second)
+    assert registry.set_champion(second) is None
     assert registry.model("m").aliases == {"champion": "2", "previous": "1"}
 
 
-def test_at_every_step_of_a_crowning_there_is_exactly_one_champion(
+def test_there_is_exactly_one_champion_at_every_step_of_set_champion(
     registry: Registry, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stop after each of its calls in turn: readers see the old or the new one; crowning the
-    new one again puts everything right."""
+    """Stop after each of its calls in turn: readers see the old or the new champion, and a second
+    call completes what was left undone."""
 
     class StoppedError(Exception):
         pass
 
     first, second = register(), register()
-    real = registry._link.call
+    real = registry._connection.call
     for steps in range(1, 40):
-        registry.crown(first)
+        registry.set_champion(first)
         registry.set_tags(second, {"stage": "None"})
         budget = [steps]
 
@@ -246,19 +246,19 @@ def test_at_every_step_of_a_crowning_there_is_exactly_one_champion(
             budget[0] -= 1
             return real(ask)
 
-        monkeypatch.setattr(registry._link, "call", limited)
+        monkeypatch.setattr(registry._connection, "call", limited)
         try:
-            registry.crown(second)
+            registry.set_champion(second)
             stopped = False
         except StoppedError:
             stopped = True
-        monkeypatch.setattr(registry._link, "call", real)
+        monkeypatch.setattr(registry._connection, "call", real)
         champion = registry.resolve("m", stage="Production").number
         assert champion in ("1", "2")
         assert [n for n, stage in stages(registry).items() if stage == "Production"].count(
             champion
         ) == 1
-        registry.crown(second)
+        registry.set_champion(second)
         assert stages(registry) == {"1": "Archived", "2": "Production"}
         assert tags(registry) == {"1": "Archived", "2": "Production"}
         assert registry.model("m").aliases["champion"] == "2"
@@ -271,7 +271,7 @@ def test_a_reader_never_finds_the_model_without_a_champion(
     uri: str, registry: Registry, register: Register
 ) -> None:
     versions = [register(), register()]
-    registry.crown(versions[0])
+    registry.set_champion(versions[0])
     done, missing, seen = threading.Event(), [], set()
 
     def read() -> None:
@@ -285,7 +285,7 @@ def test_a_reader_never_finds_the_model_without_a_champion(
     thread = threading.Thread(target=read)
     thread.start()
     for n in range(1, 13):
-        registry.crown(versions[n % 2])
+        registry.set_champion(versions[n % 2])
     done.set()
     thread.join()
     assert not missing
@@ -296,11 +296,11 @@ def test_the_champion_can_be_neither_archived_nor_made_challenger(
     registry: Registry, register: Register
 ) -> None:
     first, second = register(), register()
-    registry.crown(first)
+    registry.set_champion(first)
     for act in (registry.retire, registry.challenge):
         with pytest.raises(ConflictError, match=r"is the champion.*Promote another"):
             act(first)
-    registry.challenge(second)
+    registry.set_challenger(second)
     registry.retire(second)
     assert registry.model("m").aliases == {"champion": "1"}
     assert stages(registry) == {"1": "Production", "2": "Archived"}
@@ -310,8 +310,8 @@ def test_a_new_challenger_takes_the_place_of_the_old_one(
     registry: Registry, register: Register
 ) -> None:
     first, second = register(), register()
-    registry.challenge(first)
-    registry.challenge(second)
+    registry.set_challenger(first)
+    registry.set_challenger(second)
     assert registry.model("m").aliases == {"challenger": "2"}
     assert tags(registry) == {"1": "None", "2": "Staging"}
 
@@ -319,7 +319,7 @@ def test_a_new_challenger_takes_the_place_of_the_old_one(
 def test_an_alias_moved_by_hand_in_mlflow_is_believed_over_the_tags(
     registry: Registry, register: Register, client: MlflowClient
 ) -> None:
-    registry.crown(register())
+    registry.set_champion(register())
     register()
     client.set_registered_model_alias("m", "champion", "2")
     assert stages(registry) == {"1": "Archived", "2": "Production"}

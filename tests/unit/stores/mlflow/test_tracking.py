@@ -13,7 +13,7 @@ import mlflow
 import pytest
 
 from tidemill.errors import UnavailableError
-from tidemill.stores.mlflow.tracking import DataUsed, Run, Tracking
+from tidemill.stores.mlflow.tracking import DatasetUsed, TrackedRun, Tracking
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def tracking(store: tuple[str, Path]) -> Tracking:
     return Tracking(store[0], artifact_root=store[1])
 
 
-def info(tracking: Tracking, run: Run) -> Any:
+def info(tracking: Tracking, run: TrackedRun) -> Any:
     return tracking.call(lambda client: client.get_run(run.id))
 
 
-def content(tracking: Tracking, run: Run, path: str, tmp_path: Path) -> str:
+def content(tracking: Tracking, run: TrackedRun, path: str, tmp_path: Path) -> str:
     file = tracking.call(lambda client: client.download_artifacts(run.id, path, str(tmp_path)))
     return Path(file).read_text()
 
@@ -42,7 +42,7 @@ def test_a_run_holds_what_was_logged_and_ends_finished(tracking: Tracking, tmp_p
         run.log_metrics({"accuracy": 0.9})
         run.set_tags({"more": "yes"})
         run.log_files({"a.txt": b"top", "deep/er/b.txt": b"below"})
-        run.log_data(DataUsed("table", "f" * 64, "csv:x.csv", 10, 3))
+        run.log_data(DatasetUsed("table", "f" * 64, "csv:x.csv", 10, 3))
     found = info(tracking, run)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "one"
@@ -191,7 +191,7 @@ def test_mlflow_says_nothing_on_the_console(
     assert capfd.readouterr() == ("", "")
 
 
-def register(tracking: Tracking, run: Run, name: str, **more: Any) -> str:
+def register(tracking: Tracking, run: TrackedRun, name: str, **more: Any) -> str:
     given = {"source": f"runs:/{run.id}/model", "run_id": run.id, "model_id": None}
     words = {"description": "What it is.", "version_description": "How good.", "tags": {"a": "b"}}
     return tracking.register(name, **{**given, **words, **more})

@@ -12,13 +12,13 @@ from sqlalchemy import delete, select
 
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.signature import Column, Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback as table
 from tidemill.stores.database.tables import predictions as predictions_table
 from tidemill.stores.predictions.feedback import Feedback, NewLabel, join_waiting
-from tidemill.stores.predictions.prediction_rows import rows_of
+from tidemill.stores.predictions.prediction_rows import rows_from_record
 from tidemill.stores.predictions.predictions import Predictions
 
 SIGNED = {("plants", "1"): PLANTS}
@@ -31,7 +31,7 @@ def feedback(database: Database) -> Feedback:
 
 def arrive(database: Database, *records: JournalRecord, signatures: Any = None) -> None:
     """What ingest does with records."""
-    rows = [row for each in records for row in rows_of(each)]
+    rows = [row for each in records for row in rows_from_record(each)]
     with database.write() as connection:
         Predictions(database).insert(connection, rows, signatures or SIGNED)
         join_waiting(connection, [row.id for row in rows])

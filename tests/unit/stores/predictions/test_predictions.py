@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from tidemill.errors import RequestError
-from tidemill.serving.journal.records import JournalRecord
+from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import predictions as table
 from tidemill.stores.predictions.feedback import Feedback, NewLabel
-from tidemill.stores.predictions.prediction_rows import rows_of
+from tidemill.stores.predictions.prediction_rows import rows_from_record
 from tidemill.stores.predictions.predictions import Predictions
 
 PLANTS = Signature(
@@ -254,7 +254,7 @@ def test_large_windows_are_columns_and_not_objects(predictions: Predictions) -> 
 )
 def test_a_record_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        rows_of(record(1, **changes))
+        rows_from_record(record(1, **changes))
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,8 +1,8 @@
 """Records of answered requests: `JournalRecord` as read, `JournalRun` as written.
 
-What ran together has most in common, so a run of the model is written as columns: its rows, labels
-and probabilities are the bytes and lists that the model gave, and only ids and times are of each
-request.
+Requests answered by the same run of a model share most of their fields, so a run is written as
+columns: rows, labels and probabilities are the bytes and lists of the whole run, and only ids and
+times are per request.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ class JournalRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One answered request: one row, or the rows of a batch.
 
     Attributes:
-        id: The prediction's id; row `i` of a batch has the id `<id>-<i>` (see `row_ids`). A
-            challenger that shadows it answers under the same id, so that one label is for both.
-        time: When it was answered, in seconds since the epoch.
-        rows: How many rows were predicted.
-        encoding: How `features` holds the inputs, columns in the order of the signature: `f4` or
-            `f8` for the bytes of a C-ordered little-endian matrix [rows, columns], `values` for a
-            list of rows, `none` when inputs are not stored.
-        predictions: One label or number a row.
+        id: The prediction id; row `i` of a batch has the id `<id>-<i>` (see `row_ids`). A shadow
+            challenger answers under the same id, so that one label scores both answers.
+        time: When the request was answered, in seconds since the epoch.
+        rows: Number of predicted rows.
+        encoding: How `features` stores the inputs, with columns in the order of the signature:
+            `f4` or `f8` for the bytes of a C-ordered little-endian matrix [rows, columns],
+            `values` for a list of rows, `none` if inputs are not recorded.
+        predictions: One label or number per row.
         probabilities: For classifiers the bytes of a little-endian float32 matrix [rows, labels],
             in the order of the signature's labels; None for regressors.
         latency: Seconds from the request's arrival to its answer.
-        key_id: Id of the API key; None when keys are off.
+        key_id: Id of the API key; None without authentication.
         role: `champion`, or `shadow` or `canary` for a challenger's answer.
-        sample: The share of requests that is recorded; each record stands for 1 / sample.
+        sample: The share of requests that is recorded; each record stands for 1 / sample requests.
     """
 
     id: str
@@ -54,11 +54,11 @@ class JournalRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     sample: float = 1.0
 
     def row_ids(self) -> list[str]:
-        """The prediction id of each row: the record's own for one row, `<id>-<i>` in a batch."""
+        """The prediction id of each row: the record's own id, or `<id>-<i>` in a batch."""
         return [self.id] if self.rows == 1 else [f"{self.id}-{i}" for i in range(self.rows)]
 
     def inputs(self) -> list[list[Value]] | None:
-        """The rows as plain values (NaN stays NaN); None when inputs were not stored."""
+        """The rows as plain values (NaN stays NaN); None if inputs were not recorded."""
         if not isinstance(self.features, bytes):
             return self.features
         matrix = np.frombuffer(self.features, dtype=f"<{self.encoding}")
@@ -75,12 +75,12 @@ class JournalRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class JournalRun(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Requests that one version answered in one run, as columns. Fields as in `JournalRecord`.
+    """Requests that one version answered in one run, as columns; fields as in `JournalRecord`.
 
     Attributes:
-        ids, latencies, request_ids, key_ids: One of each request.
-        rows: How many rows each request has.
-        features, predictions, probabilities: Those of all rows, one request after the other.
+        ids, latencies, request_ids, key_ids: One per request.
+        rows: Number of rows of each request.
+        features, predictions, probabilities: Of all rows, request after request.
     """
 
     time: float
@@ -100,7 +100,7 @@ class JournalRun(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @classmethod
     def of(cls, record: JournalRecord) -> JournalRun:
-        """A run that answered one request."""
+        """A run with a single request."""
         return cls(
             record.time, record.model, record.version, record.role, record.sample, record.encoding,
             [record.id], [record.rows], [record.latency], [record.request_id], [record.key_id],
@@ -111,10 +111,10 @@ class JournalRun(msgspec.Struct, array_like=True, frozen=True, gc=False):
         """The records of its requests.
 
         Raises:
-            ValueError: Its columns do not fit each other.
+            ValueError: The columns differ in length.
         """
-        if len(self.ids) == 1:  # as it is, so that what is wrong with it can be seen
-            yield self._only()
+        if len(self.ids) == 1:  # unchecked, so that ingest can show what is wrong with it
+            yield self._single()
             return
         total = sum(self.rows)
         if len(self.predictions) != total:
@@ -133,7 +133,7 @@ class JournalRun(msgspec.Struct, array_like=True, frozen=True, gc=False):
             )  # fmt: skip
             start = stop
 
-    def _only(self) -> JournalRecord:
+    def _single(self) -> JournalRecord:
         return JournalRecord(
             self.ids[0], self.time, self.model, self.version, self.rows[0], self.encoding,
             self.features, self.predictions, self.probabilities, self.latencies[0],
@@ -141,13 +141,13 @@ class JournalRun(msgspec.Struct, array_like=True, frozen=True, gc=False):
         )  # fmt: skip
 
 
-def _per_row(held: Sequence[Any] | None, rows: int) -> int:
-    """How much of the bytes, or list, belongs to a row."""
-    size, rest = divmod(len(held or b""), max(1, rows))
+def _per_row(column: Sequence[Any] | None, rows: int) -> int:
+    """How many bytes, or list items, belong to a row."""
+    size, rest = divmod(len(column or b""), max(1, rows))
     if rest:
-        raise ValueError(f"{len(held or b'')} values or bytes for {rows} rows")
+        raise ValueError(f"{len(column or b'')} values or bytes for {rows} rows")
     return size
 
 
-def _part(held: Any, per_row: int, start: int, stop: int) -> Any:
-    return None if held is None else held[start * per_row : stop * per_row]
+def _part(column: Any, per_row: int, start: int, stop: int) -> Any:
+    return None if column is None else column[start * per_row : stop * per_row]

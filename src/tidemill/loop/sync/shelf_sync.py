@@ -28,7 +28,7 @@ import msgspec
 
 from tidemill import logs
 from tidemill.errors import BundleError, TidemillError, UnavailableError
-from tidemill.loop.sync.bundles import BundleFor, adopting, made_before, no_bundle
+from tidemill.loop.sync.bundle_sources import BundleFor, converting, find_converted, no_bundle
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
 from tidemill.serving.shelf.shelf import (
     ShelfEntry,
@@ -41,15 +41,15 @@ from tidemill.serving.shelf.shelf import (
     write_state,
 )
 from tidemill.settings import Settings
-from tidemill.stores.mlflow.connection import bound_waits
-from tidemill.stores.mlflow.output import quiet_mlflow
+from tidemill.stores.mlflow.connection import set_http_timeouts
+from tidemill.stores.mlflow.output import silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHALLENGER,
     CHAMPION,
-    Model,
-    Reference,
-    Version,
+    ModelReference,
+    ModelVersion,
+    RegisteredModel,
 )
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)  # between tries at a bundle that wa
 
 
 @dataclass(frozen=True)
-class SyncReport:
+class SyncResult:
     """What one look at the registry came to; `changed` says whether the state was rewritten."""
 
     state: ShelfState
@@ -99,7 +99,7 @@ class _Failure:
     again: float
 
 
-class Sync:
+class ShelfSync:
     """Brings a shelf up to date, as often as `once` is called.
 
     Args:
@@ -139,7 +139,7 @@ class Sync:
         self._failures: dict[tuple[str, str, str | None], _Failure] = {}
         self._next_thorough = 0.0
 
-    def once(self) -> SyncReport:
+    def once(self) -> SyncResult:
         """One look at the registry, and what follows from it.
 
         Raises:
@@ -156,20 +156,20 @@ class Sync:
             self._next_thorough = time.monotonic() + THOROUGH_SECONDS
         return self._publish(look)
 
-    def _targets(self) -> Iterator[tuple[Reference, Mapping[str, str] | None]]:
+    def _targets(self) -> Iterator[tuple[ModelReference, Mapping[str, str] | None]]:
         """Each model that is wanted, once; with its aliases where they are known already."""
         seen: set[str] = set()
-        listed = ((Reference(model.name), model.aliases) for model in self._listed())
+        listed = ((ModelReference(model.name), model.aliases) for model in self._listed())
         for reference, aliases in chain(((r, None) for r in self.wanted.references), listed):
             if reference.name not in seen:
                 seen.add(reference.name)
                 yield reference, aliases
 
-    def _listed(self) -> list[Model]:
+    def _listed(self) -> list[RegisteredModel]:
         tags = [None] if self.wanted.every else self.wanted.tags
         return [model for tag in tags for model in self.registry.models(tag)]
 
-    def _unchanged(self, reference: Reference, aliases: Mapping[str, str] | None) -> bool:
+    def _unchanged(self, reference: ModelReference, aliases: Mapping[str, str] | None) -> bool:
         """Whether nothing can have changed since the last look, without asking MLflow again."""
         name = reference.name
         entry, challenger = self._state.models.get(name), self._state.challengers.get(name)
@@ -183,7 +183,7 @@ class Sync:
         same = awaited == (challenger.version if challenger else None)
         return same and aliases.get(CHAMPION) == entry.version
 
-    def _bring(self, reference: Reference, look: _Look) -> None:
+    def _bring(self, reference: ModelReference, look: _Look) -> None:
         """One model's versions to the shelf; where that fails, what is there goes on."""
         name = reference.name
         try:
@@ -209,7 +209,7 @@ class Sync:
         except TidemillError as error:
             logger.debug("%s: the challenger stays away: %s", name, error)
 
-    def _placed(self, version: Version, look: _Look, alias: str | None) -> ShelfEntry:
+    def _placed(self, version: ModelVersion, look: _Look, alias: str | None) -> ShelfEntry:
         """The version's place on the shelf, after it was brought there where need be.
 
         Raises:
@@ -224,7 +224,7 @@ class Sync:
             logger.info("%s: version %s is on the shelf", version.name, version.number)
         return msgspec.structs.replace(placed, alias=alias)
 
-    def _known(self, version: Version) -> ShelfEntry | None:
+    def _known(self, version: ModelVersion) -> ShelfEntry | None:
         """The version's entry in the last state, if this process checked that very bundle."""
         for entries in (self._state.models, self._state.challengers):
             entry = entries.get(version.name)
@@ -235,7 +235,7 @@ class Sync:
                 return entry
         return None
 
-    def _fetch_patiently(self, version: Version) -> ShelfEntry:
+    def _fetch_patiently(self, version: ModelVersion) -> ShelfEntry:
         """Fetch, but leave a bundle that was refused alone for a while."""
         key = (version.name, version.number, version.digest)
         failure = self._failures.get(key)
@@ -251,7 +251,7 @@ class Sync:
         self._failures.pop(key, None)
         return placed
 
-    def _fetch(self, version: Version) -> ShelfEntry:
+    def _fetch(self, version: ModelVersion) -> ShelfEntry:
         """What is on the shelf and whole, else a download, checked and placed."""
         if version.digest is not None:
             folder = folder_name(version.name, version.number, version.digest)
@@ -259,18 +259,18 @@ class Sync:
             with contextlib.suppress(BundleError):
                 open_bundle(self.shelf, known)
                 return known
-        elif (made := made_before(self.shelf, self._state, version)) is not None:
+        elif (made := find_converted(self.shelf, self._state, version)) is not None:
             return made
         with tempfile.TemporaryDirectory(prefix="tidemill-sync-") as scratch:
             get = self.bundle_for if version.digest is None else self.registry.fetch_bundle
             held = get(version, Path(scratch))
             return install_bundle(self.shelf, version.name, version.number, held.path, held.digest)
 
-    def _has_bundle(self, version: Version) -> bool:
+    def _has_bundle(self, version: ModelVersion) -> bool:
         """Whether there is one, or may be."""
         return version.digest is not None or self.bundle_for is not no_bundle
 
-    def _publish(self, look: _Look) -> SyncReport:
+    def _publish(self, look: _Look) -> SyncResult:
         """Write the state where it changed, or where it has not been stamped for a while."""
         state = ShelfState(
             default=self._default(look.models),
@@ -282,7 +282,7 @@ class Sync:
         before = self._state
         changed = state != msgspec.structs.replace(before, synced_at=state.synced_at)
         if not changed and state.synced_at - before.synced_at < STAMP_SECONDS:
-            return SyncReport(before)
+            return SyncResult(before)
         write_state(self.shelf, state)
         self._state = state
         removed: list[str] = []
@@ -290,7 +290,7 @@ class Sync:
             _tell(before, state)
             removed = collect_garbage(self.shelf, state, keep=self.keep, max_bytes=self.max_bytes)
             self._verified.difference_update(removed)
-        return SyncReport(state, changed, tuple(look.placed), tuple(removed))
+        return SyncResult(state, changed, tuple(look.placed), tuple(removed))
 
     def _default(self, models: Mapping[str, ShelfEntry]) -> str | None:
         """The one that was set; else the one it was, so that a new model does not take it over."""
@@ -303,17 +303,17 @@ class Sync:
 
 def sync_once(
     registry: Registry, shelf: Path, wanted: Sequence[str] | Literal["all"]
-) -> SyncReport:
+) -> SyncResult:
     """Bring a shelf up to date once; see `parse_selection` for the words.
 
     Raises:
         UnavailableError: MLflow cannot be reached; the shelf is as it was.
     """
-    return Sync(registry, shelf, parse_selection([] if wanted == "all" else wanted)).once()
+    return ShelfSync(registry, shelf, parse_selection([] if wanted == "all" else wanted)).once()
 
 
-def follow(
-    sync: Sync,
+def sync_forever(
+    sync: ShelfSync,
     stop: threading.Event,
     *,
     interval: float = INTERVAL,
@@ -362,20 +362,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(
         "sync", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )
-    bound_waits()
-    quiet_mlflow()
+    set_http_timeouts()
+    silence_mlflow_output()
     registry = Registry(settings.mlflow_uri, settings.registry_uri)
-    sync = Sync(
+    sync = ShelfSync(
         registry,
         settings.shelf,
         parse_selection(given.models),
         default=settings.model_name,
         stage=settings.model_stage,
-        bundle_for=adopting(registry, trust=given.trust or settings.trust_models),
+        bundle_for=converting(registry, trust=given.trust or settings.trust_models),
     )
     settings.home.mkdir(parents=True, exist_ok=True)
     alive = settings.home / "sync.alive"  # for health checks
-    follow(sync, threading.Event(), interval=given.interval, tell=alive.touch)
+    sync_forever(sync, threading.Event(), interval=given.interval, tell=alive.touch)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

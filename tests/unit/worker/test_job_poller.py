@@ -1,4 +1,4 @@
-"""The caretaker: finds what lost its worker and what nobody heard of, with or without a broker."""
+"""The poller: finds what lost its worker and what nobody heard of, with or without a broker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import jobs
 from tidemill.stores.jobs.jobs import NewJob
 from tidemill.worker.__main__ import Slots
-from tidemill.worker.reaper import Caretaker
+from tidemill.worker.job_poller import JobPoller
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_an_idle_worker_takes_what_the_broker_never_told(platform: Platform) -> 
     taken: list[str] = []
     waiting = [platform.submit(NewJob("probe"))[0].id for _ in range(3)]
     age(platform, "updated", "not_before")
-    Caretaker(platform, lambda: 0, taken.append).tick()
+    JobPoller(platform, lambda: 0, taken.append).tick()
     assert taken == []
-    Caretaker(platform, lambda: 2, taken.append).tick()
+    JobPoller(platform, lambda: 2, taken.append).tick()
     wait_until(lambda: len(taken) == 2, "two jobs to be taken")
     assert set(taken) < set(waiting)
 
@@ -54,11 +54,11 @@ def test_a_silent_workers_job_is_taken_by_another(platform: Platform) -> None:
     assert job is not None
     age(platform, "heartbeat")
     taken: list[str] = []
-    caretaker = Caretaker(platform, lambda: 1, taken.append)
-    caretaker.tick()
+    poller = JobPoller(platform, lambda: 1, taken.append)
+    poller.tick()
     assert platform.jobs.get(job.id).state == "queued"
     age(platform, "updated", "not_before")
-    caretaker.tick()
+    poller.tick()
     wait_until(lambda: taken == [job.id], "the job to be taken")
 
 
@@ -68,15 +68,15 @@ def test_after_an_outage_nobody_is_held_dead_at_once(
     job = platform.jobs.claim(platform.submit(NewJob("probe"))[0].id, "alive")
     assert job is not None
     age(platform, "heartbeat")
-    caretaker = Caretaker(platform, lambda: 0, lambda _: None)
+    poller = JobPoller(platform, lambda: 0, lambda _: None)
 
     def away(_: float) -> None:
         raise UnavailableError("The database is away.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(platform.jobs, "reap", away)
-        caretaker.tick()
-    caretaker.tick()
+        patch.setattr(platform.jobs, "requeue_stalled", away)
+        poller.tick()
+    poller.tick()
     assert platform.jobs.get(job.id).state == "running"
 
 
@@ -99,9 +99,9 @@ def test_slots_are_given_one_by_one() -> None:
 
 
 def test_it_shows_health_checks_that_it_lives(platform: Platform) -> None:
-    caretaker = Caretaker(platform, lambda: 0, lambda _: None)
-    caretaker.start()
+    poller = JobPoller(platform, lambda: 0, lambda _: None)
+    poller.start()
     try:
         wait_until((platform.settings.home / "worker.alive").exists, "the sign of life")
     finally:
-        caretaker.stop()
+        poller.stop()

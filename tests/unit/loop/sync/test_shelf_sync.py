@@ -21,13 +21,13 @@ from mlflow import MlflowClient
 from tidemill import bundle
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.errors import NotFoundError, UnavailableError
-from tidemill.loop.sync import follow as syncing
-from tidemill.loop.sync.follow import Sync, follow, sync_once
+from tidemill.loop.sync import shelf_sync as syncing
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
+from tidemill.loop.sync.shelf_sync import ShelfSync, sync_forever, sync_once
 from tidemill.serving.shelf.shelf import ShelfState, open_bundle, read_state, write_state
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Reference, Version
+from tidemill.stores.mlflow.versions import ModelReference, ModelVersion
 
 pytestmark = pytest.mark.filterwarnings(  # MLflow's own mappers, under SQLAlchemy 2.1
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
@@ -75,7 +75,7 @@ def shelf(tmp_path: Path) -> Path:
     return tmp_path / "shelf"
 
 
-Register = Callable[..., Version]
+Register = Callable[..., ModelVersion]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def register(client: MlflowClient, registry: Registry, tmp_path: Path) -> Regist
     count = iter(range(10_000))
     experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
 
-    def register(name: str = "m", *, bundled: bool = True) -> Version:
+    def register(name: str = "m", *, bundled: bool = True) -> ModelVersion:
         run = client.create_run(experiment)
         tags = {}
         if bundled:
@@ -109,7 +109,7 @@ def served(shelf: Path) -> dict[str, str]:
     return {name: placed.version for name, placed in state.models.items()}
 
 
-def damage(tmp_path: Path, version: Version) -> Path:
+def damage(tmp_path: Path, version: ModelVersion) -> Path:
     """Change the model in the artifact store, and give its path."""
     (path,) = (tmp_path / "artifacts" / str(version.run_id)).rglob("model.onnx")
     path.write_bytes(b"evil")
@@ -119,7 +119,7 @@ def damage(tmp_path: Path, version: Version) -> Path:
 def test_words_on_the_command_line_say_what_is_wanted() -> None:
     assert parse_selection([]) == parse_selection(["all"]) == ModelSelection(every=True)
     assert parse_selection(["a", "models:/b/3", "tag:serve=yes"]) == ModelSelection(
-        (Reference("a"), Reference("b", version="3")), (("serve", "yes"),)
+        (ModelReference("a"), ModelReference("b", version="3")), (("serve", "yes"),)
     )
 
 
@@ -127,7 +127,7 @@ def test_the_champion_comes_to_the_shelf(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     first, _ = register(), register()
-    registry.crown(first)
+    registry.set_champion(first)
     report = sync_once(registry, shelf, ["m"])
     assert report.changed
     assert served(shelf) == {"m": "1"}
@@ -144,8 +144,8 @@ def test_references_by_number_alias_and_stage_are_served_as_they_say(
 ) -> None:
     for name in "abcd":
         versions = [register(name) for _ in range(3)]
-        registry.crown(versions[1])
-        registry.challenge(versions[2])
+        registry.set_champion(versions[1])
+        registry.set_challenger(versions[2])
     words = ["models:/a/1", "models:/b@challenger", "c/Staging", "models:/d@champion"]
     sync_once(registry, shelf, words)
     assert served(shelf) == {"a": "1", "b": "3", "c": "3", "d": "2"}
@@ -156,14 +156,14 @@ def test_references_by_number_alias_and_stage_are_served_as_they_say(
 def test_without_a_champion_the_latest_version_is_served_until_there_is_one(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, parse_selection(["m"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]))
     first = register()
     sync.once()
     assert served(shelf) == {"m": "1"}
     register()
     sync.once()
     assert served(shelf) == {"m": "2"}
-    registry.crown(first)
+    registry.set_champion(first)
     sync.once()
     assert served(shelf) == {"m": "1"}
 
@@ -172,10 +172,10 @@ def test_without_a_champion_the_latest_version_is_served_until_there_is_one(
 def test_a_moved_alias_is_on_the_shelf_after_the_next_look(
     words: list[str], registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, parse_selection(words))
+    sync = ShelfSync(registry, shelf, parse_selection(words))
     versions = [register(), register(), register()]
     for turn in (0, 1, 2, 0, 2):
-        registry.crown(versions[turn])
+        registry.set_champion(versions[turn])
         sync.once()
         assert served(shelf) == {"m": str(turn + 1)}
 
@@ -184,12 +184,12 @@ def test_a_look_without_news_writes_nothing_and_asks_little(
     registry: Registry, register: Register, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
-        registry.crown(register(name))
+        registry.set_champion(register(name))
     calls: list[int] = []
-    real = registry._link.call
-    monkeypatch.setattr(registry._link, "call", lambda ask: calls.append(1) or real(ask))
+    real = registry._connection.call
+    monkeypatch.setattr(registry._connection, "call", lambda ask: calls.append(1) or real(ask))
     for words, limit in (([], 1), (["a", "b"], 4), (["models:/a/1"], 0)):
-        sync = Sync(registry, shelf, parse_selection(words))
+        sync = ShelfSync(registry, shelf, parse_selection(words))
         sync.once()
         before = (shelf / "state.json").stat()
         calls.clear()
@@ -203,15 +203,15 @@ def test_the_challenger_stands_by_where_it_is_wanted(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     first, second = register(), register()
-    registry.crown(first)
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    registry.set_champion(first)
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     sync.once()
-    registry.challenge(second)
+    registry.set_challenger(second)
     sync.once()
     assert served(shelf) == {"m": "1"}
     assert read_state(shelf).challengers["m"].version == "2"
     assert read_state(shelf).challengers["m"].alias == "challenger"
-    registry.crown(second)
+    registry.set_champion(second)
     sync.once()
     assert served(shelf) == {"m": "2"}
     assert read_state(shelf).challengers == {}
@@ -226,7 +226,7 @@ def test_models_come_and_go_with_the_list_and_with_their_tag(
     assert set(served(shelf)) == {"a", "b"}
     sync_once(registry, shelf, ["b"])
     assert set(served(shelf)) == {"b"}
-    sync = Sync(registry, shelf, parse_selection(["tag:serve=yes"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["tag:serve=yes"]))
     sync.once()
     assert served(shelf) == {}
     client.set_registered_model_tag("a", "serve", "yes")
@@ -240,26 +240,26 @@ def test_models_come_and_go_with_the_list_and_with_their_tag(
 def test_the_default_model_stays_when_others_come(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     register("m")
     sync.once()
     register("a")
     sync.once()
     assert set(served(shelf)) == {"a", "m"}
     assert read_state(shelf).default == "m"
-    Sync(registry, shelf, ModelSelection(every=True), default="a").once()
+    ShelfSync(registry, shelf, ModelSelection(every=True), default="a").once()
     assert read_state(shelf).default == "a"
 
 
 def test_a_damaged_bundle_is_refused_with_its_reason_and_the_old_version_goes_on(
     registry: Registry, register: Register, shelf: Path, tmp_path: Path
 ) -> None:
-    sync = Sync(registry, shelf, parse_selection(["m"]))
-    registry.crown(register())
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]))
+    registry.set_champion(register())
     sync.once()
     second = register()
     path = damage(tmp_path, second)
-    registry.crown(second)
+    registry.set_champion(second)
     report = sync.once()
     assert report.changed
     assert served(shelf) == {"m": "1"}
@@ -285,13 +285,13 @@ def test_a_refused_bundle_is_not_downloaded_at_every_look(
     tries: list[str] = []
     real = registry.fetch_bundle
 
-    def fetch(version: Version, into: Path) -> Bundle:
+    def fetch(version: ModelVersion, into: Path) -> Bundle:
         tries.append(version.number)
         return real(version, into)
 
     monkeypatch.setattr(registry, "fetch_bundle", fetch)
     monkeypatch.setattr(syncing, "RETRY_SECONDS", (3600.0,))
-    sync = Sync(registry, shelf, parse_selection(["m"]))
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]))
     for _ in range(5):
         assert "sha256" in sync.once().problems["m"]
     assert tries == ["1"]
@@ -317,11 +317,11 @@ def test_a_version_without_a_bundle_can_be_given_one(
     register(bundled=False)
     made: list[str] = []
 
-    def convert(version: Version, into: Path) -> Bundle:
+    def convert(version: ModelVersion, into: Path) -> Bundle:
         made.append(version.number)
         return make_bundle(into / "converted", b"converted")
 
-    sync = Sync(registry, shelf, parse_selection(["m"]), bundle_for=convert)
+    sync = ShelfSync(registry, shelf, parse_selection(["m"]), bundle_for=convert)
     sync.once()
     sync.once()
     assert served(shelf) == {"m": "1"}
@@ -342,7 +342,7 @@ def test_a_bundle_that_went_bad_on_the_disk_is_fetched_again_by_the_next_process
 def test_a_bundle_that_is_on_the_shelf_is_not_downloaded_again(
     registry: Registry, register: Register, shelf: Path, tmp_path: Path
 ) -> None:
-    registry.crown(register())
+    registry.set_champion(register())
     sync_once(registry, shelf, "all")
     shutil.rmtree(tmp_path / "artifacts")
     (shelf / "state.json").unlink()
@@ -353,12 +353,12 @@ def test_a_bundle_that_is_on_the_shelf_is_not_downloaded_again(
 def test_a_registry_made_anew_is_noticed_though_the_numbers_are_the_same(
     registry: Registry, register: Register, shelf: Path, client: MlflowClient
 ) -> None:
-    sync = Sync(registry, shelf, ModelSelection(every=True))
-    registry.crown(register())
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
+    registry.set_champion(register())
     sync.once()
     client.delete_registered_model("m")
     again = register()
-    registry.crown(again)
+    registry.set_champion(again)
     assert again.number == "1"
     sync._next_thorough = 0.0
     sync.once()
@@ -378,9 +378,9 @@ def test_a_state_that_cannot_be_read_is_made_anew(
 def test_the_disk_is_bounded_over_many_versions(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
-    sync = Sync(registry, shelf, ModelSelection(every=True), keep=2)
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True), keep=2)
     for _ in range(6):
-        registry.crown(register())
+        registry.set_champion(register())
         sync.once()
     assert served(shelf) == {"m": "6"}
     assert sorted(p.name.partition("-")[0] for p in (shelf / "m").iterdir()) == ["5", "6"]
@@ -409,12 +409,12 @@ def test_following_tells_an_outage_once_and_goes_on_after_it(
     uri: str, register: Register, shelf: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = FlakyRegistry(uri)
-    registry.crown(register())
+    registry.set_champion(register())
     registry.down = True
     stop = threading.Event()
-    sync = Sync(registry, shelf, ModelSelection(every=True))
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
     caplog.set_level("INFO")
-    thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.01})
+    thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.01})
     thread.start()
     try:
         wait_for(lambda: "stays as it is" in caplog.text)
@@ -444,8 +444,8 @@ def test_following_outlives_an_error_nobody_thought_of(
         real(folder, state)
 
     monkeypatch.setattr(syncing, "write_state", write)
-    sync = Sync(registry, shelf, ModelSelection(every=True))
-    thread = threading.Thread(target=follow, args=(sync, stop), kwargs={"interval": 0.01})
+    sync = ShelfSync(registry, shelf, ModelSelection(every=True))
+    thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.01})
     thread.start()
     wait_for(lambda: (shelf / "state.json").exists())
     stop.set()
@@ -465,7 +465,7 @@ def test_the_process_follows_the_registry_and_ends_cleanly_on_sigterm(
 ) -> None:
     home = tmp_path / "home"
     first, second = register(), register()
-    registry.crown(first)
+    registry.set_champion(first)
     environment = {
         **os.environ,
         "TIDEMILL_HOME": str(home),
@@ -478,7 +478,7 @@ def test_the_process_follows_the_registry_and_ends_cleanly_on_sigterm(
             state = home / "shelf" / "state.json"
             wait_for(lambda: state.exists() or process.poll() is not None)
             assert served(home / "shelf") == {"m": "1"}
-            registry.crown(second)
+            registry.set_champion(second)
             wait_for(lambda: served(home / "shelf") == {"m": "2"})
         finally:
             process.send_signal(signal.SIGTERM)

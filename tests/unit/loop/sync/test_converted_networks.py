@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from tidemill.errors import ExportError
-from tidemill.loop.sync.adopt import ConvertedModel, convert
-from tidemill.stores.mlflow.external_models import ForeignModel, read_model_folder
+from tidemill.loop.sync.model_converter import ConvertedModel, convert
+from tidemill.stores.mlflow.external_models import ExternalModel, read_model_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and torch, when logging
 RNG = np.random.default_rng(3)
@@ -21,7 +21,7 @@ TABLE = pd.DataFrame(RNG.normal(size=(40, 3)).astype("float32"), columns=["a", "
 PICTURES = RNG.normal(size=(20, 2, 4)).astype("float32")
 
 
-def logged(network: Any, example: Any, folder: Path, **options: Any) -> ForeignModel:
+def logged(network: Any, example: Any, folder: Path, **options: Any) -> ExternalModel:
     """The network as MLflow writes it, with its own answers as the signature's outputs."""
     import mlflow.pytorch
     import torch
@@ -46,7 +46,7 @@ def layers(*sizes: int) -> list[Any]:
     return [layer for a, b in pairs for layer in (torch.nn.Linear(a, b), torch.nn.Tanh())][:-1]
 
 
-def pyfunc_answers(model: ForeignModel, rows: Any) -> Any:
+def pyfunc_answers(model: ExternalModel, rows: Any) -> Any:
     import mlflow.pyfunc
 
     return np.asarray(mlflow.pyfunc.load_model(str(model.folder)).predict(rows))
@@ -131,6 +131,6 @@ def test_without_torch_the_message_says_what_to_install(
     monkeypatch.setattr(importlib, "import_module", without)
     (tmp_path / "model").mkdir()
     schema = [{"type": "double", "name": "a", "required": True}]
-    model = ForeignModel(tmp_path / "model", {"pytorch": {"model_data": "data"}}, schema)
+    model = ExternalModel(tmp_path / "model", {"pytorch": {"model_data": "data"}}, schema)
     with pytest.raises(ExportError, match=r"torch is not installed.*tidemill\[torch\]"):
         convert(model, tmp_path, trust=True)

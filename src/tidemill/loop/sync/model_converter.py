@@ -22,11 +22,12 @@ import numpy as np
 
 from tidemill.bundle import MODEL_FILES, SIGNATURE, Bundle, ModelOutputs, Parity
 from tidemill.errors import ExportError, TidemillError, UnavailableError
-from tidemill.loop.sync.bundles import REGISTERED, registered
+from tidemill.loop.sync.bundle_sources import REGISTERED, identity_of
 from tidemill.loop.sync.estimators import TRUST, load_estimator, signature_of
 from tidemill.loop.sync.networks import compile_network
 from tidemill.loop.sync.onnx_models import compile_onnx
-from tidemill.loop.sync.pyfunc_supervisor import start_worker, stop_worker
+from tidemill.loop.sync.pyfunc_supervisor import STOP_SECONDS, start_worker
+from tidemill.processes import stop_process
 from tidemill.serving.model.remote_runtime import WorkerConnection, read_output
 from tidemill.signature import Label, Signature, Tensor
 from tidemill.steps.export.bundle_writer import BundleMetadata, make_example, write_bundle
@@ -47,9 +48,9 @@ from tidemill.steps.export.model_io import (
     input_arrays,
     predict_in_batches,
 )
-from tidemill.stores.mlflow.external_models import ForeignModel, fetch_model
+from tidemill.stores.mlflow.external_models import ExternalModel, fetch_model
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +79,14 @@ class ModelConverter:
         self._registry = registry
         self._trust = trust
 
-    def __call__(self, version: Version, into: Path) -> Bundle:
+    def __call__(self, version: ModelVersion, into: Path) -> Bundle:
         """The version's bundle, in a folder inside `into`.
 
         Raises:
             NotFoundError: There is no model behind the version.
             ExportError: It cannot be served; says all that was tried.
         """
-        model = fetch_model(self._registry.link, version, into / "mlflow")
+        model = fetch_model(self._registry.connection, version, into / "mlflow")
         folder = into / "bundle"
         folder.mkdir()
         adopted = convert(model, folder, labels_from_tag(version.tags), trust=self._trust)
@@ -97,14 +98,14 @@ class ModelConverter:
             folder,
             adopted.compiled,
             adopted.signature,
-            unknown_profile(),
+            empty_profile(),
             make_example(adopted.rows, adopted.signature, adopted.answers),
             _made(version, model),
         )
 
 
 def convert(
-    model: ForeignModel, folder: Path, tagged: tuple[Label, ...] = (), *, trust: bool = False
+    model: ExternalModel, folder: Path, tagged: tuple[Label, ...] = (), *, trust: bool = False
 ) -> ConvertedModel:
     """The best form that a foreign model can be served in.
 
@@ -142,7 +143,7 @@ class _NotApplicableError(ExportError):
     pass
 
 
-def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
+def _as_onnx(model: ExternalModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if "onnx" not in model.flavors:
         raise _NotApplicableError("no ONNX")
     inputs = (
@@ -152,14 +153,14 @@ def _as_onnx(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> Con
     return _tried(*compile_onnx(path, inputs, tagged, _target(model), model.example))
 
 
-def _as_network(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
+def _as_network(model: ExternalModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if "pytorch" not in model.flavors:
         raise _NotApplicableError("no network")
     inputs = _inputs(model)
     return _tried(*compile_network(model, inputs, tagged, _target(model), trust=trust))
 
 
-def _as_estimator(model: ForeignModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
+def _as_estimator(model: ExternalModel, tagged: tuple[Label, ...], trust: bool) -> ConvertedModel:
     if {"onnx", "pytorch"} & set(model.flavors) or set(model.flavors) <= {"python_function"}:
         raise _NotApplicableError("no estimator")
     estimator = load_estimator(model, trust=trust)
@@ -175,7 +176,7 @@ def _tried(compiled: Compiled, signature: Signature, rows: InputRows) -> Convert
     return ConvertedModel(compiled, signature, rows, answers)
 
 
-def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> ConvertedModel:
+def _as_worker(model: ExternalModel, folder: Path, tagged: tuple[Label, ...]) -> ConvertedModel:
     """The model as it is, asked once through a worker like the one that will serve it."""
     inputs = _inputs(model)
     draft = _signed(inputs, (), "prediction")
@@ -200,11 +201,11 @@ def _as_worker(model: ForeignModel, folder: Path, tagged: tuple[Label, ...]) -> 
     return ConvertedModel(compiled, signature, rows, _answers(output, signature))
 
 
-def _target(model: ForeignModel) -> str:
+def _target(model: ExternalModel) -> str:
     return str((model.outputs or [{}])[0].get("name") or "prediction")
 
 
-def _inputs(model: ForeignModel) -> Inputs:
+def _inputs(model: ExternalModel) -> Inputs:
     schema = model.inputs
     if not schema and model.example is not None:
         from mlflow.models import infer_signature
@@ -225,7 +226,7 @@ def _signed(inputs: Inputs, labels: tuple[Label, ...], target: str) -> Signature
     return Signature(task, target, columns, tensor, labels)
 
 
-def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: InputRows) -> Any:
+def _ask_once(model: ExternalModel, folder: Path, signature: Signature, rows: InputRows) -> Any:
     """What the model gives for rows.
 
     Raises:
@@ -247,7 +248,7 @@ def _ask_once(model: ForeignModel, folder: Path, signature: Signature, rows: Inp
             raise ExportError(f"Its worker went away: {error.detail}") from error
         finally:
             link.close()
-            stop_worker(process)
+            stop_process(process, STOP_SECONDS)
 
 
 def _answers(output: Any, signature: Signature) -> ModelPredictions:
@@ -275,15 +276,15 @@ def _pack(model: Path, target: Path) -> None:
             archive.add(path, name, recursive=False, filter=plain)
 
 
-def unknown_profile() -> dict[str, Any]:
+def empty_profile() -> dict[str, Any]:
     """What is known of training data that nobody kept: nothing."""
     unknown: dict[str, Any] = {"output": None, "confidence": None, "holdout": None}
     return {"format": 1, "rows": 0, "columns": {}, **unknown}
 
 
-def _made(version: Version, model: ForeignModel) -> BundleMetadata:
+def _made(version: ModelVersion, model: ExternalModel) -> BundleMetadata:
     flavors = ",".join(sorted(model.flavors))
-    source = {REGISTERED: registered(version), "flavors": flavors, "run_id": version.run_id or ""}
+    source = {REGISTERED: identity_of(version), "flavors": flavors, "run_id": version.run_id or ""}
     return BundleMetadata(
         version.name,
         versions={"mlflow": model.made_with} if model.made_with else {},

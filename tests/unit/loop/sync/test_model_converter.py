@@ -24,10 +24,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tidemill.bundle import Bundle
 from tidemill.errors import ExportError, NotFoundError
-from tidemill.loop.sync.adopt import ModelConverter
-from tidemill.loop.sync.bundles import adopting
-from tidemill.loop.sync.follow import Sync
+from tidemill.loop.sync.bundle_sources import converting
+from tidemill.loop.sync.model_converter import ModelConverter
 from tidemill.loop.sync.selection import parse_selection
+from tidemill.loop.sync.shelf_sync import ShelfSync
 from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.shelf.shelf import read_state
@@ -39,7 +39,7 @@ from tidemill.steps.export.external_signature import (
 )
 from tidemill.stores.mlflow.model_logging import skops_types
 from tidemill.stores.mlflow.registry import Registry
-from tidemill.stores.mlflow.versions import Version
+from tidemill.stores.mlflow.versions import ModelVersion
 
 with warnings.catch_warnings():  # of MLflow about its own type hints
     warnings.simplefilter("ignore")
@@ -49,7 +49,7 @@ with warnings.catch_warnings():  # of MLflow about its own type hints
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow, which warns of much when logging
 
-Save = Callable[..., Version]
+Save = Callable[..., ModelVersion]
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(
     {
@@ -71,12 +71,12 @@ def registry(tmp_path: Path, mlflow_template: Path) -> Registry:
 @pytest.fixture
 def save(registry: Registry, tmp_path: Path) -> Save:
     """save(flavour, model, ...): registers a model as any MLflow program does, but for the run."""
-    client = MlflowClient(registry.link.tracking_uri)
+    client = MlflowClient(registry.connection.tracking_uri)
     count = iter(range(99))
 
     def register(
         flavor: Any, model: Any, tags: dict[str, str] | None = None, **options: Any
-    ) -> Version:
+    ) -> ModelVersion:
         folder = tmp_path / f"saved-{next(count)}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -100,7 +100,7 @@ def save(registry: Registry, tmp_path: Path) -> Save:
 def adopt(registry: Registry, tmp_path: Path) -> Callable[..., Bundle]:
     count = iter(range(99))
 
-    def make(version: Version, *, trust: bool = False) -> Bundle:
+    def make(version: ModelVersion, *, trust: bool = False) -> Bundle:
         return ModelConverter(registry, trust=trust)(version, tmp_path / f"adopted-{next(count)}")
 
     return make
@@ -317,7 +317,7 @@ def test_a_folder_that_is_no_model_is_said_to(
     registry: Registry, tmp_path: Path, adopt: Any
 ) -> None:
     (tmp_path / "empty").mkdir()
-    client = MlflowClient(registry.link.tracking_uri)
+    client = MlflowClient(registry.connection.tracking_uri)
     client.create_registered_model("m")
     made = client.create_model_version("m", str(tmp_path / "empty"))
     with pytest.raises(NotFoundError):
@@ -331,9 +331,9 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
     save(mlflow.sklearn, model, serialization_format="skops", input_example=NUMBERS[:5])
     shelf = tmp_path / "shelf"
 
-    def sync() -> Sync:
-        bundle_for = adopting(registry, trust=False)
-        return Sync(registry, shelf, parse_selection(["models:/m/1"]), bundle_for=bundle_for)
+    def sync() -> ShelfSync:
+        bundle_for = converting(registry, trust=False)
+        return ShelfSync(registry, shelf, parse_selection(["models:/m/1"]), bundle_for=bundle_for)
 
     report = sync().once()
     assert not report.problems
@@ -342,11 +342,11 @@ def test_sync_places_what_it_adopts_and_knows_it_again(
     assert not again.placed
     assert read_state(shelf).models["m"] == first
     save(mlflow.sklearn, PICKLED, serialization_format="cloudpickle")
-    refused = Sync(
+    refused = ShelfSync(
         registry,
         shelf,
         parse_selection(["models:/m/2"]),
-        bundle_for=adopting(registry, trust=False),
+        bundle_for=converting(registry, trust=False),
     ).once()
     assert "--trust" in refused.problems["m"]
     assert read_state(shelf).models["m"].version == "1"

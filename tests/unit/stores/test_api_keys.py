@@ -15,8 +15,8 @@ from tidemill.cli.local.process_specs import ensure_key
 from tidemill.errors import NotFoundError, RequestError, UnavailableError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.stores.audit import Entry
-from tidemill.stores.keys import Keys, WatchedKeyring
+from tidemill.stores.api_keys import KeyStore, WatchedKeyring
+from tidemill.stores.audit import AuditEntry
 
 
 @pytest.fixture
@@ -25,16 +25,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recorded() -> list[Entry]:
+def recorded() -> list[AuditEntry]:
     return []
 
 
 @pytest.fixture
-def keys(path: Path, recorded: list[Entry]) -> Keys:
-    return Keys(path, recorded.append)
+def keys(path: Path, recorded: list[AuditEntry]) -> KeyStore:
+    return KeyStore(path, recorded.append)
 
 
-def test_a_key_is_shown_once_and_stored_nowhere(keys: Keys, path: Path) -> None:
+def test_a_key_is_shown_once_and_stored_nowhere(keys: KeyStore, path: Path) -> None:
     token, record = keys.create(("train", "predict"), actor="ops", name="ci")
     assert token.startswith(f"tm_{record.id}_")
     assert record.scopes == ("predict", "train")
@@ -45,7 +45,9 @@ def test_a_key_is_shown_once_and_stored_nowhere(keys: Keys, path: Path) -> None:
     assert [each.id for each in keys.list()] == [record.id]
 
 
-def test_every_change_is_recorded_before_it_holds(keys: Keys, recorded: list[Entry]) -> None:
+def test_every_change_is_recorded_before_it_holds(
+    keys: KeyStore, recorded: list[AuditEntry]
+) -> None:
     _, record = keys.create(("admin",), actor="ops", lifetime=60)
     keys.revoke(record.id, actor="ops", reason="lost laptop")
     assert [entry.action for entry in recorded] == ["key.create", "key.revoke"]
@@ -54,15 +56,15 @@ def test_every_change_is_recorded_before_it_holds(keys: Keys, recorded: list[Ent
 
 
 def test_a_change_that_cannot_be_recorded_does_not_happen(path: Path) -> None:
-    def refuse(_: Entry) -> None:
+    def refuse(_: AuditEntry) -> None:
         raise UnavailableError("The database is away.")
 
     with pytest.raises(UnavailableError):
-        Keys(path, refuse).create(("train",), actor="ops")
+        KeyStore(path, refuse).create(("train",), actor="ops")
     assert not path.exists()
 
 
-def test_a_revoked_key_is_found_no_more(keys: Keys, path: Path) -> None:
+def test_a_revoked_key_is_found_no_more(keys: KeyStore, path: Path) -> None:
     token, record = keys.create(("predict",), actor="ops")
     keys.revoke(record.id, actor="ops")
     assert keyring.load(path).find(token) is None
@@ -72,21 +74,21 @@ def test_a_revoked_key_is_found_no_more(keys: Keys, path: Path) -> None:
 
 @pytest.mark.parametrize("scopes", [(), ("root",), ("train", "fly")])
 def test_unknown_scopes_are_refused_with_the_ones_there_are(
-    keys: Keys, scopes: tuple[str, ...]
+    keys: KeyStore, scopes: tuple[str, ...]
 ) -> None:
     with pytest.raises(RequestError) as refusal:
         keys.create(scopes, actor="ops")
     assert "predict" in str(refusal.value.expected)
 
 
-def test_a_key_that_would_have_expired_already_is_refused(keys: Keys) -> None:
+def test_a_key_that_would_have_expired_already_is_refused(keys: KeyStore) -> None:
     with pytest.raises(RequestError, match="expired"):
         keys.create(("train",), actor="ops", lifetime=0)
 
 
 def test_keys_made_at_once_are_all_kept(path: Path) -> None:
     def make() -> None:
-        Keys(path, lambda _: None).create(("train",), actor="ops")
+        KeyStore(path, lambda _: None).create(("train",), actor="ops")
 
     threads = [threading.Thread(target=make) for _ in range(8)]
     for thread in threads:
@@ -97,9 +99,9 @@ def test_keys_made_at_once_are_all_kept(path: Path) -> None:
 
 
 def test_a_running_server_sees_changes_soon(
-    keys: Keys, path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidemill.stores.keys.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("tidemill.stores.api_keys.LOOK_SECONDS", 0.0)
     watched = WatchedKeyring(path)
     assert watched.current().keys == ()
     token, record = keys.create(("predict",), actor="ops", lifetime=3600)
@@ -119,10 +121,10 @@ def test_a_running_server_sees_changes_soon(
 
 
 def test_a_key_made_a_moment_ago_lets_in(
-    keys: Keys, path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who was just given one need not wait until the file is looked at again."""
-    monkeypatch.setattr("tidemill.stores.keys.LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr("tidemill.stores.api_keys.LOOK_SECONDS", 3600.0)
     watched = WatchedKeyring(path)
     assert watched.find("tm_none_at_all") is None
     token, record = keys.create(("predict",), actor="ops")

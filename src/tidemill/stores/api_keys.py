@@ -16,23 +16,23 @@ from pathlib import Path
 from tidemill import keyring
 from tidemill.errors import NotFoundError, RequestError, SettingsError
 from tidemill.keyring import SCOPES, KeyRecord, Keyring, Scope
-from tidemill.stores.audit import Entry
-from tidemill.stores.database.locks import locked
+from tidemill.stores.audit import AuditEntry
+from tidemill.stores.file_lock import file_lock
 
-Record = Callable[[Entry], object]
+RecordChange = Callable[[AuditEntry], object]
 LOOK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
-class Keys:
+class KeyStore:
     """The keys in one file.
 
     Args:
         record: Where a change is recorded; `Audit.append`.
     """
 
-    def __init__(self, path: Path, record: Record) -> None:
+    def __init__(self, path: Path, record: RecordChange) -> None:
         self._path = path
         self._record = record
 
@@ -61,7 +61,7 @@ class Keys:
             changed, token, record = keyring.add(ring, checked, name=name, expires=expires)
             details = {"scopes": list(checked), "name": name, "expires": expires}
             self._record(
-                Entry(actor, "key.create", subject=record.id, origin=origin, details=details)
+                AuditEntry(actor, "key.create", subject=record.id, origin=origin, details=details)
             )
             save(changed)
         return token, record
@@ -78,7 +78,9 @@ class Keys:
             found = next((record for record in ring.keys if record.id == key_id), None)
             if found is None:
                 raise NotFoundError(f"There is no key '{key_id}'.", field="id")
-            self._record(Entry(actor, "key.revoke", subject=key_id, origin=origin, reason=reason))
+            self._record(
+                AuditEntry(actor, "key.revoke", subject=key_id, origin=origin, reason=reason)
+            )
             save(keyring.remove(ring, key_id))
         return found
 
@@ -88,7 +90,7 @@ class Keys:
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[Keyring, Callable[[Keyring], None]]]:
-        with locked(self._path.with_name(f"{self._path.name}.lock")):
+        with file_lock(self._path.with_name(f"{self._path.name}.lock")):
             ring = keyring.load(self._path) if self._path.exists() else keyring.new_keyring()
             yield ring, lambda changed: keyring.save(self._path, changed)
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tidemill.errors import ExportError
-from tidemill.loop.sync.adopt import convert
+from tidemill.loop.sync.model_converter import convert
 from tidemill.stores.mlflow.external_models import read_model_folder
 
 SKIP = "needs the extra 'boosting'"
