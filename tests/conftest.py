@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -42,7 +44,29 @@ settings.load_profile("tidemill")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _clean_environment() -> Iterator[None]:
+def _nothing_left_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a file of tests leaves open fails its own last test, not one of another file."""
+    folder = tmp_path_factory.getbasetemp()
+    before = _open_files(folder)
+    yield
+    gc.collect()  # warns of files, sockets and processes that nobody closed
+    left = [name for number, name in _open_files(folder).items() if number not in before]
+    assert not left, "left open by this file of tests"
+
+
+def _open_files(folder: Path) -> dict[str, str]:
+    """The open files in a folder by descriptor; MLflow never closes its databases."""
+    found = {}
+    for link in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            name = os.readlink(link)
+            if name.startswith(f"{folder}/") and not name.endswith("mlflow.db"):
+                found[link.name] = name
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _clean_environment(_nothing_left_open: None) -> Iterator[None]:
     """No TIDEMILL_ or MLflow variable of the machine reaches a test, but for test servers.
 
     Nor does one that another module's tests left: `mlflow.set_tracking_uri` writes to the
