@@ -22,7 +22,7 @@ KIND_WORDS = {
     "number": "a number",
     "integer": "a whole number",
     "boolean": "true or false",
-    "text": "a text",
+    "text": "a string",
 }
 
 

@@ -86,7 +86,7 @@ def _header(source: TextIO, separator: str) -> list[str]:
 
 def read_cell(kind: Kind, text: str, decimal: str) -> Value:
     """The value that a cell stands for, where a number may have this decimal mark."""
-    from tidemill.serving.codec.csv_cells import parse_cell as read
+    from tidemill.serving.codec.values import parse_cell as read
 
     if decimal == "," and kind == "number" and _DECIMAL_COMMA.fullmatch(text):
         text = text.replace(",", ".")

@@ -154,7 +154,7 @@ def _score_chunk(
 def _checked(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[Any]:
     """A line of text as a row of the signature."""
     from tidemill.cli.row_files import read_cell
-    from tidemill.serving.codec.request_parsing import coerce
+    from tidemill.serving.codec.values import coerce
     from tidemill.signature import Column
 
     if None in record or any(value is None for value in record.values()):

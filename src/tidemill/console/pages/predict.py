@@ -177,7 +177,7 @@ def read_csv(body: bytes, info: Mapping[str, Any]) -> list[list[Any] | str]:
 
 
 def _row(record: Mapping[str, Any], names: list[str], kinds: list[str]) -> list[Any] | str:
-    from tidemill.serving.codec.csv_cells import parse_cell
+    from tidemill.serving.codec.values import parse_cell
 
     cells = [record[name] for name in names]
     if None in record or any(cell is None for cell in cells):

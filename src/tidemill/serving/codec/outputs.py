@@ -1,4 +1,4 @@
-"""What a model gave for the rows of one run, and the check that it can be told to anyone."""
+"""A model's outputs for the rows of one run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tidemill.signature import Label
 
 Array = np.ndarray[Any, Any]
 FLOAT32 = np.dtype("<f4")
-SMALL = 256  # numbers up to which plain Python sums quicker than numpy starts
+SMALL = 256  # up to this many numbers, plain Python sums faster than a numpy call takes
 
 
 class Outputs:
-    """The answers of one run; several requests may share it, each with its own range of rows.
+    """The outputs of one run; several requests may share it, each with its own range of rows.
 
     Attributes:
         labels: int64 [rows], indices into the signature's labels; None for a regressor.
-        probabilities: [rows, labels]; None when the model gives none.
+        probabilities: [rows, labels]; None if the model returns none.
         values: [rows]; None for a classifier.
 
-    The lists are made when first asked for. (Not by functools.cached_property, which takes a lock
-    before Python 3.12, and that costs more than the lists.)
+    The lists are built on first access. (Not by functools.cached_property, which before Python 3.12
+    takes a lock that costs more than the lists.)
     """
 
     __slots__ = ("_finite", "_floats", "_labels", "_rows", "_values",
@@ -64,7 +64,7 @@ class Outputs:
         return self._values
 
     def predictions(self, labels: Sequence[Label], start: int, stop: int) -> list[Label]:
-        """The answers of some rows as labels or numbers."""
+        """The predictions of a range of rows, as labels or numbers."""
         if self.labels is None:
             return list(self.value_list[start:stop])
         return [labels[i] for i in self.label_list[start:stop]]
@@ -73,23 +73,23 @@ class Outputs:
     def probability_bytes(self) -> bytes:
         """The probabilities of all rows as a little-endian float32 matrix."""
         if self._floats is None:
-            likely = self.probabilities
-            assert likely is not None
-            if likely.dtype is not FLOAT32:  # to ask costs less than to cast to what it is
-                likely = likely.astype(FLOAT32)
-            self._floats = likely.tobytes()
+            probabilities = self.probabilities
+            assert probabilities is not None
+            if probabilities.dtype is not FLOAT32:  # cheaper than a cast to the same type
+                probabilities = probabilities.astype(FLOAT32)
+            self._floats = probabilities.tobytes()
         return self._floats
 
     @property
     def probability_row_bytes(self) -> int:
-        """How many bytes a row has in `float_bytes`."""
+        """Number of bytes per row in `probability_bytes`; 0 without probabilities."""
         return 0 if self.probabilities is None else 4 * int(self.probabilities.shape[1])
 
     def check(self, start: int, stop: int) -> None:
-        """Refuse rows for which the model found no finite answer.
+        """Check that the model's answers for a range of rows are finite.
 
         Raises:
-            InputError: Such numbers as these were never in the training data.
+            InputError: An answer is not finite, so the inputs lie far outside the training data.
         """
         if self._finite is None:
             self._finite = self._all_finite()
@@ -102,12 +102,12 @@ class Outputs:
             row = int(bad.argmax())
             where = f"instances[{row}]: t" if stop - start > 1 else "T"
             raise InputError(
-                f"{where}he model finds no finite answer for these values.",
-                expected="values of the size that the model was trained on",
+                f"{where}he model has no finite answer for these values.",
+                expected="values in the range of the training data",
             )
 
     def _all_finite(self) -> bool:
-        """One sum tells it, but where finite numbers add up to infinity."""
+        """Test the sum first; it is not finite if a number is not, or if the sum overflows."""
         numbers = self.values if self.probabilities is None else self.probabilities
         if numbers is None:
             return True
@@ -120,7 +120,7 @@ class Outputs:
         return total - total == 0.0 or bool(np.isfinite(numbers).all())
 
     def part(self, start: int, stop: int) -> Outputs:
-        """The answers of some rows alone."""
+        """The outputs of a range of rows."""
         return Outputs(
             None if self.labels is None else self.labels[start:stop],
             None if self.probabilities is None else self.probabilities[start:stop],
@@ -128,7 +128,7 @@ class Outputs:
         )
 
     def encode(self) -> bytes:
-        """As bytes, for the cache."""
+        """Encode as bytes, for the cache."""
         parts = (self.labels, self.probabilities, self.values)
         return msgspec.msgpack.encode(
             [None if p is None else (p.dtype.str, p.shape, p.tobytes()) for p in parts]
@@ -139,7 +139,7 @@ _STORED = msgspec.msgpack.Decoder(list[tuple[str, tuple[int, ...], bytes] | None
 
 
 def decode_outputs(stored: bytes) -> Outputs:
-    """The outputs out of `Outputs.encode`."""
+    """Decode the result of `Outputs.encode`."""
     parts = [
         None if p is None else np.frombuffer(p[2], p[0]).reshape(p[1])
         for p in _STORED.decode(stored)

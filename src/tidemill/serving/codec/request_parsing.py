@@ -1,34 +1,34 @@
-"""The forms a request may have, read the way that explains: every refusal names field and remedy.
+"""Parses native JSON bodies in every accepted form; each error names the field and the remedy.
 
-One row is a list in the order of the signature, or an object of named fields, either at the top
-level or under `features`; a tensor is a list, flat or nested, under `features` or its own name.
-Many rows are a list of those under `instances`. A name given twice counts the last time, as in
-most JSON readers. `tidemill.serving.codec.row_decoder` reads the common forms faster and leaves
-the rest here.
+One row is a list in the order of the signature or an object of named fields, either at the top
+level or under `features`. A tensor is a list, flat or nested, under `features` or its own name.
+Several rows are a list of those under `instances`. If a name occurs twice, the last value counts,
+as in most JSON parsers. `tidemill.serving.codec.row_decoder` parses the common forms faster and
+leaves the rest to this module.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from tidemill.errors import InputError, MalformedError
-from tidemill.signature import Column, Signature, Tensor, Value, check_value
+from tidemill.serving.codec.values import coerce
+from tidemill.signature import Column, Signature, Tensor, Value
 
 Row = Sequence[Value]
 FEATURES = "features"
 INSTANCES = "instances"
-INT64 = 1 << 63
 
 
 def read_json(body: bytes) -> Any:
-    """The body as plain values.
+    """Decode a body into plain values.
 
     Raises:
-        MalformedError: It is not UTF-8, not JSON, too deep, or holds a number beyond all bounds.
+        MalformedError: The body is not UTF-8 or not JSON, is nested too deeply, or contains a
+            number that no float can hold.
     """
     if not body:
         raise MalformedError("The body is empty.", expected="a JSON object")
@@ -40,29 +40,39 @@ def read_json(body: bytes) -> Any:
         raise MalformedError("The body is nested too deeply.") from error
     except (msgspec.DecodeError, ValueError) as error:
         raise MalformedError(
-            f"The body is not JSON: {error}.",
-            remedy="Numbers are finite; NaN and Infinity are not JSON, null stands for missing.",
+            f"The body is not valid JSON: {error}.",
+            remedy="JSON has no NaN or Infinity: send null for a missing value.",
         ) from error
 
 
 def read_rows(signature: Signature, body: bytes) -> tuple[list[Row], bool]:
-    """The rows of a body in any form, and whether it was the form for many.
+    """Parse a body in any form: its rows, and whether they came under `instances`.
 
     Raises:
-        InputError: Names the row, the field and what was expected.
+        InputError: A row does not fit the signature; names the row and the field.
+        MalformedError: As of `read_json`.
     """
     payload = read_json(body)
     if not isinstance(payload, dict):
         raise InputError(
-            f"The body is {_kind(payload)}.", expected="an object", remedy=_forms(signature)
+            f"The body is {_kind(payload)}.",
+            expected="an object",
+            remedy=_accepted_forms(signature),
         )
-    if _asks_for_many(signature, payload):
+    if _has_instances(signature, payload):
         return _instances(signature, payload), True
     return [read_row(signature, payload)], False
 
 
 def read_row(signature: Signature, given: Any, where: str = "") -> Row:
-    """One row in any form of one row; `where` begins the error messages."""
+    """Parse one row in any form.
+
+    Args:
+        where: Prefix of error messages, such as `instances[3]`.
+
+    Raises:
+        InputError: The row does not fit the signature; names the field.
+    """
     try:
         if signature.tensor is not None:
             return _tensor_row(signature.tensor, given)
@@ -79,7 +89,11 @@ def read_row(signature: Signature, given: Any, where: str = "") -> Row:
 
 
 def named_row(signature: Signature, fields: Mapping[str, Any]) -> Row:
-    """A row of named fields; every column must be there, and nothing else."""
+    """Parse a row of named fields: every column, and nothing else.
+
+    Raises:
+        InputError: A field is missing, unknown, or not what its column takes.
+    """
     missing = [c.name for c in signature.columns if c.name not in fields]
     if missing or len(fields) > len(signature.columns):
         known = set(signature.names)
@@ -88,41 +102,22 @@ def named_row(signature: Signature, fields: Mapping[str, Any]) -> Row:
 
 
 def listed_row(signature: Signature, values: Sequence[Any]) -> Row:
-    """A row of values in the order of the signature."""
+    """Parse a row of values in the order of the signature.
+
+    Raises:
+        InputError: The number of values is wrong, or one is not what its column takes.
+    """
     columns = signature.columns
     if len(values) != len(columns):
         raise InputError(
-            f"'{FEATURES}' has {len(values)} values; the model takes {len(columns)}.",
+            f"'{FEATURES}' has {len(values)} values, but the model takes {len(columns)}.",
             field=FEATURES,
             expected=f"{len(columns)} values: {_listed(signature.names)}",
         )
     return [_listed_value(signature, i, column, values[i]) for i, column in enumerate(columns)]
 
 
-def coerce(column: Column, value: Value) -> Value:
-    """The value as the arrays hold it: numbers as float, whole ones as int, missing as None.
-
-    Raises:
-        InputError: It is not what the column takes, or beyond what 64 bits hold.
-    """
-    checked = check_value(column, value)
-    if checked is None or isinstance(checked, bool | str):
-        return checked
-    if column.kind == "integer":
-        whole = int(checked)
-        if -INT64 <= whole < INT64:
-            return whole
-    else:
-        with contextlib.suppress(OverflowError):
-            return float(checked)
-    raise InputError(
-        f"'{column.name}' is beyond what 64 bits hold.",
-        field=column.name,
-        expected=column.describe(),
-    )
-
-
-def _asks_for_many(signature: Signature, payload: dict[str, Any]) -> bool:
+def _has_instances(signature: Signature, payload: dict[str, Any]) -> bool:
     return INSTANCES in payload and (
         INSTANCES not in signature.names or isinstance(payload[INSTANCES], list)
     )
@@ -133,7 +128,7 @@ def _instances(signature: Signature, payload: dict[str, Any]) -> list[Row]:
     if len(payload) > 1:
         extra = [name for name in payload if name != INSTANCES]
         raise InputError(
-            f"Beside '{INSTANCES}' the body holds {_listed(extra)}.",
+            f"The body contains {_listed(extra)} in addition to '{INSTANCES}'.",
             field=extra[0],
             expected=f"'{INSTANCES}' alone",
         )
@@ -149,20 +144,20 @@ def _table_row(signature: Signature, given: Any) -> Row:
     if isinstance(given, list):
         return listed_row(signature, given)
     if not isinstance(given, dict):
-        raise InputError(f"A row is {_kind(given)}.", expected=_forms(signature))
+        raise InputError(f"A row is {_kind(given)}.", expected=_accepted_forms(signature))
     inner = given.get(FEATURES)
     if len(given) == 1 and isinstance(inner, list | dict):
         return _table_row(signature, inner)
     if FEATURES in given and FEATURES not in signature.names:
-        return _wrapped_wrongly(given)
+        return _refuse_wrapper(given)
     return named_row(signature, given)
 
 
-def _wrapped_wrongly(given: dict[str, Any]) -> Row:
+def _refuse_wrapper(given: dict[str, Any]) -> Row:
     extra = [name for name in given if name != FEATURES]
     if extra:
         raise InputError(
-            f"Beside '{FEATURES}' the row holds {_listed(extra)}.",
+            f"The row contains {_listed(extra)} in addition to '{FEATURES}'.",
             field=extra[0],
             expected=f"'{FEATURES}' alone",
         )
@@ -180,7 +175,7 @@ def _tensor_row(tensor: Tensor, given: Any) -> Row:
         if len(keys) != 1 or len(given) != 1:
             extra = [k for k in given if k not in (tensor.name, FEATURES)]
             raise InputError(
-                f"The row holds {_listed(list(given)) or 'nothing'}.",
+                f"The row contains {_listed(list(given)) or 'nothing'}.",
                 field=extra[0] if extra else tensor.name,
                 expected=f"'{tensor.name}' alone: {expected}",
             )
@@ -198,13 +193,13 @@ def _tensor_row(tensor: Tensor, given: Any) -> Row:
 
 
 def _accepted_shapes(tensor: Tensor) -> set[tuple[int, ...]]:
-    """Flat, as it is, and as it is without axes of length one."""
+    """Flat, as declared, and as declared without axes of length one."""
     squeezed = tuple(n for n in tensor.shape if n != 1)
     return {(tensor.size,), tensor.shape, squeezed}
 
 
 def _shape(nested: Any) -> tuple[int, ...]:
-    """The lengths along the first elements; whether all agree is seen when flattening."""
+    """The lengths along the first elements; flattening checks that the others agree."""
     shape: list[int] = []
     while isinstance(nested, list) and len(shape) < 32:
         shape.append(len(nested))
@@ -216,10 +211,10 @@ def _numbers(tensor: Tensor, given: list[Any], shape: tuple[int, ...]) -> Row:
     column = Column(tensor.name, "number")
     flat = []
     for index, value in _leaves(given, shape, ()):
-        place = tensor.name + "".join(f"[{i}]" for i in index)
+        path = tensor.name + "".join(f"[{i}]" for i in index)
         if isinstance(value, list) != (len(index) < len(shape)):
             raise InputError(
-                f"'{place}' is {_kind(value)}.",
+                f"'{path}' is {_kind(value)}.",
                 field=tensor.name,
                 expected=f"a regular list of shape {list(shape)}",
             )
@@ -227,7 +222,7 @@ def _numbers(tensor: Tensor, given: list[Any], shape: tuple[int, ...]) -> Row:
             flat.append(coerce(column, value))
         except InputError as error:
             raise InputError(
-                f"'{place}'" + error.detail.removeprefix(f"'{tensor.name}'"),
+                f"'{path}'" + error.detail.removeprefix(f"'{tensor.name}'"),
                 field=tensor.name,
                 expected=error.expected,
             ) from error
@@ -237,7 +232,7 @@ def _numbers(tensor: Tensor, given: list[Any], shape: tuple[int, ...]) -> Row:
 def _leaves(
     nested: Any, shape: tuple[int, ...], index: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Every innermost value with its index; a list of the wrong length comes as a leaf itself."""
+    """Yield every innermost value with its index; a list of the wrong length is itself a leaf."""
     depth = len(index)
     if depth == len(shape) or not isinstance(nested, list) or len(nested) != shape[depth]:
         yield index, nested
@@ -254,7 +249,7 @@ def _listed_value(signature: Signature, i: int, column: Column, value: Any) -> V
             f"{FEATURES}[{i}], {error.detail}",
             field=column.name,
             expected=error.expected,
-            remedy=f"A list is in the order {_listed(signature.names)}.",
+            remedy=f"Give the values in the order {_listed(signature.names)}.",
         ) from error
 
 
@@ -268,11 +263,11 @@ def _wrong_names(signature: Signature, missing: list[str], unknown: list[str]) -
         " ".join(parts),
         field=(missing or unknown)[0],
         expected=f"the fields {_listed(signature.names)}",
-        remedy=None if not missing else "Give null where a value is not known, if it may be.",
+        remedy="Send null for an unknown value, if the column allows it." if missing else None,
     )
 
 
-def _forms(signature: Signature) -> str:
+def _accepted_forms(signature: Signature) -> str:
     if signature.tensor is not None:
         return f'{{"{signature.tensor.name}": [...]}} or {{"{INSTANCES}": [...]}}'
     return (
@@ -287,8 +282,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value, in words."""
     if value is None:
         return "null"
-    names = {bool: "true or false", str: "a text", list: "a list", dict: "an object"}
+    names = {bool: "true or false", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), "a number")

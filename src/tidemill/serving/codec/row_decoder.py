@@ -1,9 +1,9 @@
-"""Bodies to rows, fast: decoders generated from the signature, for the forms clients really send.
+"""Parses the common forms of a body fast, with decoders generated from the signature.
 
-A decoder gives the same rows as `tidemill.serving.codec.request_parsing`, or None when it cannot
-tell: then forms
-reads the body again and says what is wrong with it, or accepts what is rare (3.0 for a whole
-number, a nested tensor, a column called "features"). So the fast way decides nothing by itself.
+A decoder returns the same rows as `tidemill.serving.codec.request_parsing`, or None. After None,
+`request_parsing` parses the body again and either explains what is wrong with it or accepts a rare
+form (3.0 for a whole number, a nested tensor, a column called "features"). So a decoder never
+rejects a request itself. See decision 032.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Decode = Callable[[bytes], Any]
 
 
 class RowDecoder:
-    """Reads one row, or the rows under `instances`, of one signature."""
+    """Decodes bodies of one signature."""
 
     def __init__(self, signature: Signature) -> None:
         self._size = signature.tensor.size if signature.tensor else len(signature.columns)
@@ -32,7 +32,7 @@ class RowDecoder:
         self._split = _decoder(None if signature.tensor else _split_type(signature))
 
     def one(self, body: bytes) -> Row | None:
-        """The single row of a body, or None when forms has to look."""
+        """The single row of a body; None to leave it to `request_parsing`."""
         try:
             if b'"features"' in body[:24]:
                 row = self._wrapped(body).features
@@ -43,7 +43,7 @@ class RowDecoder:
         return self._values(row)
 
     def many(self, body: bytes) -> list[Row] | None:
-        """The rows under `instances`, or None when forms has to look."""
+        """The rows under `instances`; None to leave them to `request_parsing`."""
         try:
             rows = [self._values(row) for row in self._many(body).instances]
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -53,8 +53,8 @@ class RowDecoder:
         return rows  # type: ignore[return-value]
 
     def split(self, body: bytes) -> list[Row] | None:
-        """The rows under `dataframe_split`, as pandas writes them, where the columns are those of
-        the signature in their order; or None when somebody else has to look."""
+        """The rows under `dataframe_split`, as pandas writes them, if the columns are those of the
+        signature in the same order; None to leave them to the general parser."""
         try:
             table = self._split(body).dataframe_split
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -79,7 +79,7 @@ def _decoder(kind: Any) -> Decode:
 
 
 def _refuse(body: bytes) -> Any:
-    raise ValueError("this signature is read by forms alone")
+    raise ValueError("this signature has no generated decoder")
 
 
 def _table_types(signature: Signature) -> tuple[Any, Any, Any]:
@@ -101,8 +101,8 @@ def _table_types(signature: Signature) -> tuple[Any, Any, Any]:
 
 
 def _listed_type(signature: Signature) -> Any:
-    """The type of a table's row as a list. Where all are plain numbers it says nothing of the
-    length, because that makes it quicker to read."""
+    """The type of a table's row as a list. For plain numbers alone it does not fix the length,
+    because that decodes faster."""
     kinds = [_type(column) for column in signature.columns]
     return list[float] if set(kinds) == {float} else tuple.__class_getitem__(tuple(kinds))
 

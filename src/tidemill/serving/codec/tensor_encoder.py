@@ -1,4 +1,4 @@
-"""Checked rows to the arrays that the compiled model takes, and to what the journal keeps."""
+"""Encodes checked rows as the arrays that the compiled model takes and the journal stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import Row, coerce
+from tidemill.serving.codec.request_parsing import Row
+from tidemill.serving.codec.values import coerce
 from tidemill.serving.journal.record_types import Encoding
 from tidemill.signature import Column, Signature, Value
 
@@ -20,10 +21,11 @@ Array = np.ndarray[Any, Any]
 
 
 class EncodedRows(msgspec.Struct):
-    """Rows ready to run.
+    """Rows as a model takes them.
 
-    `arrays` in the order of the manifest's inputs, each [count, ...]. `values` are the same rows
-    as plain values, where the arrays alone do not tell them.
+    Attributes:
+        arrays: In the order of the manifest's inputs, each [count, ...].
+        values: The same rows as plain values, where they cannot be derived from the arrays.
     """
 
     count: int
@@ -31,17 +33,20 @@ class EncodedRows(msgspec.Struct):
     values: Sequence[Row] | None = None
 
     def cache_key(self) -> bytes:
-        """Bytes that are equal exactly when the rows are."""
+        """Bytes that are equal if and only if the rows are equal."""
         if self.values is None:
             return b"".join(a.tobytes() for a in self.arrays)
         return msgspec.msgpack.encode(self.values)
 
 
 class TensorEncoder:
-    """Packs rows of one signature for one bundle's inputs.
+    """Encodes rows of one signature for one bundle's inputs.
 
-    `flat` says that all inputs are one numeric matrix with the columns in the signature's order (or
-    one tensor): then a row can be written straight into a buffer, and the buffer is all there is.
+    Attributes:
+        flat: The only input is a numeric matrix with the columns in the signature's order, or a
+            tensor. Rows can then be written straight into a buffer, which is all the model needs.
+        width: Number of values per row.
+        dtype: Of the flat model's input.
     """
 
     def __init__(self, signature: Signature, inputs: Sequence[ModelInput]) -> None:
@@ -58,18 +63,22 @@ class TensorEncoder:
         self.width = signature.tensor.size if signature.tensor else len(names)
         self._numeric = self.flat and all(c.kind == "number" for c in signature.columns)
         self.dtype = np.dtype(first.dtype if self.flat else "float64")
-        self._places = [[names.index(c) for c in i.columns] for i in self.inputs]
+        self._indices = [[names.index(c) for c in i.columns] for i in self.inputs]
         self._pack_into = struct.Struct(f"<{self.width}{CODES.get(first.dtype, 'd')}").pack_into
 
     def new_buffer(self, count: int) -> Array:
-        """A matrix [count, width] for `write_row`, of the flat model's type."""
+        """A matrix [count, width] of the flat model's type, for `write_row`."""
         return np.zeros((count, self.width), self.dtype)
 
     def write_row(self, row: Row, view: memoryview, offset: int) -> None:
-        """Write one row of a flat model into a buffer's bytes at an offset in bytes.
+        """Write one row of a flat model into a buffer.
+
+        Args:
+            view: The buffer's bytes.
+            offset: In bytes.
 
         Raises:
-            InputError: A number is beyond what the model's type holds.
+            InputError: A number does not fit into the model's type.
         """
         try:
             self._pack_into(view, offset, *row)
@@ -79,30 +88,30 @@ class TensorEncoder:
             self.write_row([_NAN if value is None else value for value in row], view, offset)
 
     def as_inputs(self, matrix: Array) -> list[Array]:
-        """A flat model's [count, width] matrix as the model takes it."""
+        """A flat model's matrix [count, width] in the shape of its input."""
         if self.signature.tensor is None:
             return [matrix]
         return [matrix.reshape(-1, *self.signature.tensor.shape)]
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Checked rows as arrays.
+        """Encode checked rows.
 
         Raises:
-            InputError: A number is beyond what the model's type holds.
+            InputError: A number does not fit into the model's type.
         """
         if self.flat:
             return EncodedRows(len(rows), self.as_inputs(self._matrix(rows)))
         arrays = [
-            self._array(entry, places, rows)
-            for entry, places in zip(self.inputs, self._places, strict=True)
+            self._array(entry, indices, rows)
+            for entry, indices in zip(self.inputs, self._indices, strict=True)
         ]
         return EncodedRows(len(rows), arrays, rows)
 
     def encode_tensor(self, array: Array) -> EncodedRows:
-        """Numbers [count, ...] of a tensor model, in the shape of the signature or flat.
+        """Encode numbers [count, ...] for a tensor model, flat or in the signature's shape.
 
         Raises:
-            InputError: Another shape, or a number that is not finite.
+            InputError: The array has another shape or contains a number that is not finite.
         """
         tensor = self.signature.tensor
         assert tensor is not None
@@ -117,7 +126,7 @@ class TensorEncoder:
             flat = np.ascontiguousarray(array.reshape(count, -1), self.dtype)
         if not np.isfinite(flat).all():
             raise InputError(
-                f"'{tensor.name}' holds a number that is not finite, or too large for"
+                f"'{tensor.name}' contains a number that is not finite or does not fit into"
                 f" {self.dtype.name}.",
                 field=tensor.name,
                 expected="finite numbers",
@@ -125,20 +134,23 @@ class TensorEncoder:
         return EncodedRows(count, self.as_inputs(flat))
 
     def encode_matrix(self, matrix: Array) -> EncodedRows | None:
-        """Numbers [count, columns] in the signature's order, packed as they are. None where they
-        are not usual ones (gaps, infinities, columns of other kinds): ask `encode_columns`."""
+        """Encode numbers [count, columns], in the signature's order, without further checks.
+
+        Returns None for anything unusual (missing values, infinities, columns of another kind):
+        use `encode_columns` then.
+        """
         if not self._numeric or not len(matrix):
             return None
         with np.errstate(over="ignore"):
-            packed = np.array(matrix.astype(np.float64, copy=False), self.dtype, order="C")
-        total = float(packed.sum(dtype=np.float64))
-        return EncodedRows(len(packed), self.as_inputs(packed)) if total - total == 0 else None
+            encoded = np.array(matrix.astype(np.float64, copy=False), self.dtype, order="C")
+        total = float(encoded.sum(dtype=np.float64))
+        return EncodedRows(len(encoded), self.as_inputs(encoded)) if total - total == 0 else None
 
     def encode_columns(self, columns: Mapping[str, Sequence[Value] | Array]) -> EncodedRows:
-        """Named columns of equal length, checked; numeric arrays without a loop over their values.
+        """Check and encode named columns of equal length; numeric arrays without a Python loop.
 
         Raises:
-            InputError: Names the column, the row and what was expected.
+            InputError: A value is not what its column takes; names the column and the row.
         """
         checked = [_column(c, columns[c.name]) for c in self.signature.columns]
         if self.flat:
@@ -150,7 +162,7 @@ class TensorEncoder:
         return self.encode(list(zip(*plain, strict=True)))
 
     def journal_features(self, rows: EncodedRows) -> tuple[bytes | Sequence[Row], Encoding]:
-        """What the journal keeps of the rows."""
+        """The rows as the journal stores them."""
         if rows.values is not None:
             return rows.values, "values"
         array = rows.arrays[0]
@@ -159,26 +171,26 @@ class TensorEncoder:
         return array.tobytes(), "f4" if array.dtype == np.float32 else "f8"
 
     def _matrix(self, rows: Sequence[Row]) -> Array:
-        """The rows packed one by one, which takes half the time of `np.array(rows)`."""
+        """Encode row by row, which takes half the time of `np.array(rows)`."""
         matrix = np.empty((len(rows), self.width), self.dtype)
         view = memoryview(matrix).cast("B")  # type: ignore[arg-type]
         size = self.width * matrix.itemsize
-        for place, row in enumerate(rows):
-            self.write_row(row, view, place * size)
+        for i, row in enumerate(rows):
+            self.write_row(row, view, i * size)
         return matrix
 
     def _check_overflow(self, matrix: Array) -> None:
         if self.dtype != np.float32:
             return
-        # The sum is cheaper than a test of every number, and not finite whenever one of them is.
+        # The sum is cheaper than testing every number, and not finite if one of them is not.
         total = float(matrix.sum(dtype=np.float64))
         if total - total == 0 or not np.isinf(matrix).any():
             return
         index = int(np.argwhere(np.isinf(matrix))[0][1])
         raise self._refuse(index)
 
-    def _array(self, entry: ModelInput, places: Sequence[int], rows: Sequence[Row]) -> Array:
-        picked: list[list[Any]] = [[row[i] for i in places] for row in rows]
+    def _array(self, entry: ModelInput, indices: Sequence[int], rows: Sequence[Row]) -> Array:
+        picked: list[list[Any]] = [[row[i] for i in indices] for row in rows]
         if entry.dtype == "string":
             missing = entry.missing or ""
             return np.array([[missing if v is None else v for v in r] for r in picked], object)
@@ -189,9 +201,9 @@ class TensorEncoder:
             with np.errstate(over="ignore"):
                 array = np.array(picked, dtype)
         except OverflowError as error:
-            raise _beyond_whole(entry, picked) from error
+            raise _exceeds_int64(entry, picked) from error
         if dtype == np.float32 and np.isinf(array).any():
-            raise self._refuse(places[int(np.argwhere(np.isinf(array))[0][1])])
+            raise self._refuse(indices[int(np.argwhere(np.isinf(array))[0][1])])
         return array
 
     def _too_large(self, row: Row) -> InputError:
@@ -199,12 +211,12 @@ class TensorEncoder:
         for index, value in enumerate(row):
             if not isinstance(value, int | float) or not abs(value) <= limit:
                 return self._refuse(index)
-        return InputError("A value is beyond what the model's numbers hold.")
+        return InputError("A value does not fit into the model's numbers.")
 
     def _refuse(self, index: int) -> InputError:
         name = self.signature.tensor.name if self.signature.tensor else self.signature.names[index]
         return InputError(
-            f"'{name}' is beyond what the model's 32-bit numbers hold.",
+            f"'{name}' does not fit into the model's 32-bit numbers.",
             field=name,
             expected="a number between -3.4e38 and 3.4e38",
         )
@@ -213,14 +225,14 @@ class TensorEncoder:
 _NAN = float("nan")
 _LARGEST = 2**63 - 1
 _NUMBERS = frozenset({float, int, type(None)})
-_TEXTS = frozenset({str, type(None)})
+_STRINGS = frozenset({str, type(None)})
 
 
-def _beyond_whole(entry: ModelInput, rows: Sequence[Sequence[Any]]) -> InputError:
-    places = [i for row in rows for i, value in enumerate(row) if abs(value) > _LARGEST]
-    name = entry.columns[places[0]] if places else entry.name
+def _exceeds_int64(entry: ModelInput, rows: Sequence[Sequence[Any]]) -> InputError:
+    exceeding = [i for row in rows for i, value in enumerate(row) if abs(value) > _LARGEST]
+    name = entry.columns[exceeding[0]] if exceeding else entry.name
     return InputError(
-        f"'{name}' is beyond what 64-bit whole numbers hold.",
+        f"'{name}' does not fit into a 64-bit whole number.",
         field=name,
         expected=f"a whole number between -{_LARGEST} and {_LARGEST}",
     )
@@ -231,14 +243,14 @@ def _plain(column: Sequence[Value] | Array) -> Sequence[Value]:
 
 
 def _column(column: Column, given: Sequence[Value] | Array) -> Sequence[Value] | Array:
-    """One column's values, checked: an array of float64 for plain numbers, otherwise a list."""
+    """Check a column's values: a float64 array for plain numbers, otherwise a list."""
     if column.kind == "number":
         values = _numbers(given)
         if values is not None:
             bad = np.isinf(values) if column.nullable else ~np.isfinite(values)
             if not bad.any():
                 return values
-    elif column.kind == "text" and _are_known_texts(column, given):
+    elif column.kind == "text" and _are_known_strings(column, given):
         return given
     checked = []
     for i, value in enumerate(_plain(given)):
@@ -253,7 +265,7 @@ def _column(column: Column, given: Sequence[Value] | Array) -> Sequence[Value] |
 
 
 def _numbers(given: Sequence[Value] | Array) -> Array | None:
-    """Numbers as an array, NaN where one is missing; None where one of them is something else."""
+    """Numbers as an array, NaN where missing; None if a value is not a number."""
     if isinstance(given, np.ndarray):
         return given.astype(np.float64) if given.dtype.kind in "fiu" else None
     if not _NUMBERS.issuperset(map(type, given)):
@@ -264,9 +276,9 @@ def _numbers(given: Sequence[Value] | Array) -> Array | None:
         return None
 
 
-def _are_known_texts(column: Column, given: Sequence[Value] | Array) -> bool:
-    """Whether `coerce` would take all of these texts as they are."""
-    if isinstance(given, np.ndarray) or not _TEXTS.issuperset(map(type, given)):
+def _are_known_strings(column: Column, given: Sequence[Value] | Array) -> bool:
+    """Whether `coerce` would accept all of these strings unchanged."""
+    if isinstance(given, np.ndarray) or not _STRINGS.issuperset(map(type, given)):
         return False
     known = column.categories
     return (known is None or set(given) <= {*known, None}) and (

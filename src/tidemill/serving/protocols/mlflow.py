@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
-from tidemill.serving.codec.csv_cells import parse_cell
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
 from tidemill.serving.codec.tensor_encoder import EncodedRows
+from tidemill.serving.codec.values import parse_cell
 from tidemill.serving.http.routes import (
     JSON,
     Request,

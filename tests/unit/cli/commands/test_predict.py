@@ -16,7 +16,7 @@ from tidemill import Candidate, Project, sklearn_dataset
 from tidemill.cli.commands.predict import predict, score_file
 from tidemill.cli.row_files import open_rows, read_cell
 from tidemill.errors import InputError
-from tidemill.serving.codec.csv_cells import MISSING
+from tidemill.serving.codec.values import MISSING
 from tidemill.serving.model.scorer import Scorer
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature

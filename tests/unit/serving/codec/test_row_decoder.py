@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import coerce, read_rows
+from tidemill.serving.codec.request_parsing import read_rows
 from tidemill.serving.codec.row_decoder import RowDecoder
+from tidemill.serving.codec.values import coerce
 from tidemill.signature import Column, Signature, Tensor
 
 NAMES = st.text(min_size=1, max_size=6)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tidemill.bundle import ModelInput
 from tidemill.errors import InputError
-from tidemill.serving.codec.request_parsing import coerce
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
+from tidemill.serving.codec.values import coerce
 from tidemill.signature import Column, Signature, Tensor
 
 MIXED = Signature(
@@ -75,12 +75,12 @@ def test_whole_numbers_keep_every_digit() -> None:
 def test_what_single_precision_cannot_hold_is_refused_by_name(value: float) -> None:
     encoder = flat("float32")
     view = memoryview(encoder.new_buffer(1)).cast("B")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="'b' is beyond") as caught:
+    with pytest.raises(InputError, match="'b' does not fit") as caught:
         encoder.write_row([1.0, value], view, 0)
     assert caught.value.field == "b"
-    with pytest.raises(InputError, match="'b' is beyond"):
+    with pytest.raises(InputError, match="'b' does not fit"):
         encoder.encode([[1.0, 2.0], [1.0, value]])
-    with pytest.raises(InputError, match="'a' is beyond"):
+    with pytest.raises(InputError, match="'a' does not fit"):
         TensorEncoder(MIXED, MIXED_INPUTS).encode([[value, "x", 1, True]])
 
 
@@ -107,7 +107,7 @@ def test_columns_are_checked_without_a_loop_where_they_are_numbers() -> None:
     encoder = flat("float32")
     rows = encoder.encode_columns({"a": np.array([1.0, 2.0]), "b": [3, 4.0]})
     assert rows.arrays[0].tolist() == [[1, 3], [2, 4]]
-    for bad, words in ((np.nan, "is missing"), (np.inf, "is infinite"), (1e39, "beyond")):
+    for bad, words in ((np.nan, "is missing"), (np.inf, "is infinite"), (1e39, "does not fit")):
         with pytest.raises(InputError, match=words) as caught:
             encoder.encode_columns({"a": np.array([1.0, 2.0]), "b": np.array([3.0, bad])})
         assert caught.value.field == "b"
