@@ -365,9 +365,6 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore")  # MLflow's own
         import mlflow
 
-        from tidemill.stores.mlflow.new_database import make_first_tables
-
-        make_first_tables(f"sqlite:///{path}")
         mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
