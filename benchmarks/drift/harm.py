@@ -35,9 +35,9 @@ def decay_alarms(tables: list[Table], windows: int, say: Say) -> list[dict[str, 
         for seed in range(windows):
             clean = situation(table, LABELLED, 300_000 + seed, holdout=True)
             random = np.random.default_rng(seed)
-            counts[0.0] += decay(clean).hurt
+            counts[0.0] += decay(clean).degraded
             for share in SPOILED:
-                counts[share] += decay(replace(clean, truth=_spoil(clean, share, random))).hurt
+                counts[share] += decay(replace(clean, truth=_spoil(clean, share, random))).degraded
         row = {
             "table": table.name,
             "metric": metric_of(clean),
@@ -51,7 +51,7 @@ def decay_alarms(tables: list[Table], windows: int, say: Say) -> list[dict[str, 
 
 
 def verdicts(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any]]:
-    """What is said about each kind of change: `data moved`, `model hurt`, both or neither."""
+    """What is said about each kind of change: `data moved`, `model degraded`, both or neither."""
     found = []
     for table in tables:
         for name, change in CHANGES.items():
@@ -134,7 +134,7 @@ def _estimate(table: Table, change: Change, seed: int) -> tuple[float, ...]:
         float(changed.confidence.mean()) - true,
         estimate.reference - true,
         float(estimate.low <= true <= estimate.high),
-        float(estimate.hurt),
+        float(estimate.degraded),
     )
 
 

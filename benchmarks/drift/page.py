@@ -156,7 +156,7 @@ def _verdicts(results: dict[str, Any]) -> str:
     rows = results.get("verdicts")
     if not rows:
         return ""
-    states = ["steady", "data moved", "model hurt", "data moved and model hurt"]
+    states = ["steady", "data moved", "model degraded", "data moved and model degraded"]
     body = [
         [
             row["table"],
@@ -232,7 +232,7 @@ def _speed(results: dict[str, Any]) -> str:
 TABLES = {
     "false alarms": (_alarms,),
     "power": (_power, _changes),
-    "data moved or model hurt": (_verdicts,),
+    "data moved or model degraded": (_verdicts,),
     "decay on labelled rows": (_decay,),
     "accuracy without labels": (_estimates,),
     "detectors on streams": (_streams,),

@@ -13,9 +13,8 @@ import numpy as np
 from benchmarks.drift import peers
 from benchmarks.drift.alarms import Say
 from benchmarks.drift.data import Table, situation
-from tidemill.steps.decay.check import loss_detector
 from tidemill.steps.decay.holdout import read_holdout, row_losses
-from tidemill.steps.decay.page_hinkley import Adwin
+from tidemill.steps.decay.loss_detector import loss_detector
 
 ROWS = 10_000
 
@@ -27,7 +26,6 @@ def detectors(tables: list[Table], streams: int, say: Say) -> list[dict[str, Any
         drawn = [_stream(table, seed) for seed in range(streams)]
         alarms = {
             "Tidemill: Page-Hinkley": [_page_hinkley(*stream) for stream in drawn],
-            "Tidemill: ADWIN": [_adwin(losses) for losses, _ in drawn],
             **peers.river([losses for losses, _ in drawn]),
         }
         for name, rows in alarms.items():
@@ -58,12 +56,6 @@ def _page_hinkley(losses: np.ndarray, holdout: Any) -> list[int]:
         alarms.append(start)
         watch.reset()
     return alarms
-
-
-def _adwin(losses: np.ndarray) -> list[int]:
-    watch = Adwin()
-    rows = enumerate(losses, start=1)
-    return [row for row, loss in rows if watch.update([loss]) and watch.risen]
 
 
 def _judged(alarms: list[list[int]]) -> dict[str, Any]:

@@ -17,15 +17,10 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tidemill.metrics import row_metric
 from tidemill.policies import Contest, Decay, Retraining
-from tidemill.steps.decay.check import (
-    AUTOCORRELATION_ROWS,
-    DecayPolicy,
-    check_decay,
-    loss_detector,
-    retained_champion_detector,
-    robust_autocorrelation_time,
-)
+from tidemill.steps.decay.autocorrelation import AUTOCORRELATION_ROWS, robust_autocorrelation_time
+from tidemill.steps.decay.check import check_decay
 from tidemill.steps.decay.holdout import Holdout, LossStatistics, measure_holdout, row_losses
+from tidemill.steps.decay.loss_detector import loss_detector, retained_champion_detector
 from tidemill.steps.retraining.contest import (
     PRIOR_ROWS,
     bounded_losses,
@@ -68,10 +63,14 @@ class Setting:
 @dataclass(frozen=True)
 class Policy:
     name: str = "loop"
-    harm: float | None = None  # as the product has it
+    loss_increase: float | None = None  # as the product has it
     contest: Contest = field(default_factory=Contest)
     since: bool = True
-    between: float = 100_000
+    between: int = 100_000
+
+    @property
+    def decay(self) -> Decay:
+        return Decay(loss_increase=self.loss_increase, rows_between_alarms=self.between)
 
 
 @dataclass
@@ -233,9 +232,8 @@ def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int)
     state.holdout = measure_holdout(sim.s.task, sim.s.y[held], model.answer(sim.s.X[held]))
     state.detector = loss_detector(
         state.holdout,
-        harm=p.harm,
-        rows_between_alarms=p.between,
-        memory=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
+        p.decay,
+        tau=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
     )
     state.alarms = PolicyState(str(id(model)), float(now))
     state.model, state.since, state.fed, state.judged, state.kept = model, now, now, now, 0
@@ -244,7 +242,7 @@ def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int)
 def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
     """What the newest labels say, through the product's own alarms."""
     signals = [*sequential(sim, state, known), *windows(sim, state, known)]
-    began = state.since + state.detector.began
+    began = state.since + state.detector.run_start
     if state.detector.alarm:
         state.detector.reset()
     facts = TriggerContext(
@@ -256,7 +254,7 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
     )
     found = decide_what_follows(Retraining(cooldown=0), state.alarms, signals, facts)
     state.alarms = found.state
-    if any(firing.retrains for firing in found.firings):
+    if any(firing.retrains for firing in found.proposals):
         state.asked, state.waiting = known, True
         state.change = began if began < known else None
     if not state.waiting:
@@ -275,7 +273,9 @@ def sequential(sim: Sim, state: State, known: int) -> list[Signal]:
     rows = slice(begin, known)
     state.detector.update(raw(sim.s, rows, state.model.answer(sim.s.X[rows])))
     state.fed = known
-    return [Signal("decay", True, "run", anew=state.kept > 0)] if state.detector.alarm else []
+    return (
+        [Signal("decay", True, "run", new_evidence=state.kept > 0)] if state.detector.alarm else []
+    )
 
 
 def windows(sim: Sim, state: State, known: int) -> list[Signal]:
@@ -292,10 +292,10 @@ def windows(sim: Sim, state: State, known: int) -> list[Signal]:
         sim.s.y[rows],
         state.model.answer(sim.s.X[rows]),
         metric=metric,
-        policy=DecayPolicy(alpha=decay.alpha, tolerance=decay.tolerance),
-        memory=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
+        policy=decay,
+        tau=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
     )
-    return [Signal("decay", report.hurt, "window", decay.consecutive)]
+    return [Signal("decay", report.degraded, "window", decay.consecutive)]
 
 
 def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
@@ -306,7 +306,7 @@ def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
         state.change = None
         return "growth"
     most = MAX_TRAINING_ROWS_AFTER_KEPT if state.kept else MAX_TRAINING_ROWS
-    return "stale" if p.contest.spar and stale(sim, p, state, known, most) else None
+    return "stale" if p.contest.staleness_check and stale(sim, p, state, known, most) else None
 
 
 def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
@@ -373,7 +373,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         sim.loss(rows, state.model, scale),
         {n: sim.loss(rows, m, scale) for n, m in contestants.items()},
         p.contest,
-        memory=prior_autocorrelation_time(earlier(sim, state, cut)),
+        tau=prior_autocorrelation_time(earlier(sim, state, cut)),
     )
     if d.state == "open":
         return
@@ -384,9 +384,7 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
         state.kept += 1
         state.detector.reset()
         before = raw(sim.s, rows, state.model.answer(sim.s.X[rows]))[: max(d.rows, 1)]
-        state.detector = retained_champion_detector(
-            state.detector, sim.s.task, before, harm=p.harm, rows_between_alarms=p.between
-        )
+        state.detector = retained_champion_detector(state.detector, sim.s.task, before, p.decay)
         return
     winner = contestants[str(d.winner)]
     played.swaps.append((now, f"{d.winner} ({cause}, {d.rows})"))
@@ -414,9 +412,9 @@ def back_again(sim: Sim, p: Policy, state: State, played: Played, known: int, no
     rows = slice(cut, min(known, cut + p.contest.probation))
     if rows.stop - rows.start < p.contest.fewest:
         return
-    memory = robust_autocorrelation_time(state.lately(sim, cut, AUTOCORRELATION_ROWS))
+    tau = robust_autocorrelation_time(state.lately(sim, cut, AUTOCORRELATION_ROWS))
     d = decide_probation(
-        sim.loss(rows, state.model, scale), sim.loss(rows, former, scale), p.contest, memory=memory
+        sim.loss(rows, state.model, scale), sim.loss(rows, former, scale), p.contest, tau=tau
     )
     if d.state == "open":
         return

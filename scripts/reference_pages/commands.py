@@ -13,11 +13,9 @@ DEFAULT = re.compile(r"\s*\[default: (.*?)\]|\s*\[(all)\]")
 
 def page() -> str:
     """Every command, in the order and under the headings of `tidemill --help`."""
-    import typer
+    from tidemill.cli.app import command_tree
 
-    from tidemill.cli import app
-
-    root = typer.main.get_command(app)
+    root = command_tree()
     lines = ["# Command line", "", _plain(root.help or ""), ""]
     lines += [*_plain(root.epilog or "").splitlines(), ""]
     lines += [

@@ -17,7 +17,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
         _serve_only()
-    from tidemill.cli import run
+    from tidemill.cli.app import run
 
     run()
 

@@ -1,4 +1,4 @@
-"""The control plane, wired: settings become stores. The one place that chooses adapters.
+"""The wiring of the control plane: builds every store and service from the settings.
 
 platform = Platform.open(Settings())
 job, new = platform.submit(NewJob("train", model="iris-classifier"))
@@ -7,25 +7,27 @@ job, new = platform.submit(NewJob("train", model="iris-classifier"))
 from __future__ import annotations
 
 import gc
-import socket
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from tidemill.errors import UnavailableError
 from tidemill.settings import Settings
 from tidemill.stores.api_keys import KeyStore
-from tidemill.stores.audit import AuditEntry, AuditLog
+from tidemill.stores.audit import AuditLog
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import open_database
 from tidemill.stores.jobs.broker import JobNotifier
 from tidemill.stores.jobs.jobs import Job, Jobs, NewJob
-from tidemill.stores.mlflow.connection import PORTS, open_client, set_http_timeouts
-from tidemill.stores.mlflow.output import silence_mlflow_output
-from tidemill.stores.mlflow.query_statistics import write_query_statistics
+from tidemill.stores.mlflow.connection import (
+    connection_problem,
+    open_client,
+    set_http_timeouts,
+    silence_mlflow_output,
+)
 from tidemill.stores.mlflow.registry import Registry
+from tidemill.stores.mlflow.sqlite_store import write_query_statistics
 from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.feedback import Feedback
@@ -43,12 +45,10 @@ if TYPE_CHECKING:
     from tidemill.loop.retraining.growth import RetrainingScheduler
     from tidemill.loop.retraining.probation import ProbationService
 
-PROBE_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class Platform:
-    """Everything the control plane's faces need. Close it when done."""
+    """The stores and services that the API, console, CLI and workers use. Close it when done."""
 
     settings: Settings
     database: Database
@@ -63,19 +63,18 @@ class Platform:
 
     @classmethod
     def open(cls, settings: Settings) -> Platform:
-        """Wire the stores and check the database.
+        """Open the stores and check the database's schema.
 
-        The embedded database in the home is brought up to date by itself; another one only by
-        `tidemill migrate`, because others may be working with it.
+        The embedded database in the home is migrated automatically; any other only by
+        `tidemill migrate`, because others may be using it.
 
         Raises:
-            SettingsError: The database is at another schema, or a URL is of an unknown kind.
+            SettingsError: The database has another schema version, or a URL is not supported.
             UnavailableError: The database cannot be reached.
         """
         settings.home.mkdir(parents=True, exist_ok=True)
         database = open_database(settings)
-        secret = settings.audit_secret
-        audit = AuditLog(database, settings.home, secret.get_secret_value() if secret else None)
+        audit = AuditLog.from_settings(database, settings)
         jobs = Jobs(database)
         return cls(
             settings=settings,
@@ -91,11 +90,14 @@ class Platform:
         )
 
     def submit(self, new: NewJob) -> tuple[Job, bool]:
-        """Accept a job: its row first, then the notifier. Whether it is new comes with it.
+        """Insert a job with the default limits, and tell a worker.
+
+        Returns:
+            The job, and whether it is new.
 
         Raises:
-            ConflictError: The idempotency key belongs to another request.
-            UnavailableError: The database cannot be reached; nothing was accepted.
+            ConflictError: The idempotency key was used for a different request.
+            UnavailableError: The database cannot be reached; no job was created.
         """
         limited = replace(
             new,
@@ -108,38 +110,21 @@ class Platform:
         return job, created
 
     def audit_transition(self, change: Transition, origin: str | None = None) -> None:
-        """Record a change of who serves; what `tidemill.loop.promotion.promote` takes as `audit`.
+        """Write a change of a version's stage to the audit log.
 
         Args:
-            origin: The address or command the change was asked from.
+            origin: The address or command that requested the change.
         """
-        details = {
-            "from": change.origin,
-            "to": change.stage,
-            "replaced": change.replaced,
-            "evidence": dict(change.evidence),
-            "failed": change.failed,
-        }
-        self.audit.append(
-            AuditEntry(
-                change.actor,
-                f"version.{change.action}",
-                subject=change.model,
-                version=change.version,
-                origin=origin,
-                reason=change.reason,
-                details=details,
-            )
-        )
+        self.audit.append(change.audit_entry(origin))
 
     @cached_property
     def tracking(self) -> MlflowClient:
-        """MLflow's client; importing it takes a second, so it is made when first needed."""
+        """MLflow's client, opened on first use because importing MLflow takes a second."""
         set_http_timeouts()
         silence_mlflow_output()
         write_query_statistics(self.settings.mlflow_uri)
         client = open_client(self.settings.mlflow_uri, self.settings.registry_uri)
-        gc.freeze()  # MLflow's modules stay: looking through them for garbage takes 0.2 s each time
+        gc.freeze()  # MLflow's modules stay loaded; collecting garbage among them takes 0.2 s
         return client
 
     @cached_property
@@ -150,19 +135,19 @@ class Platform:
         return Registry(self.settings.mlflow_uri, self.settings.registry_uri)
 
     @cached_property
-    def watching(self) -> MonitoringResults:
-        """What checks found."""
+    def monitoring_results(self) -> MonitoringResults:
+        """The results of monitoring checks."""
         return MonitoringResults(self.database)
 
     @cached_property
     def watcher(self) -> Watcher:
-        """What looks at models; importing it takes a second, so it is made when first needed."""
+        """The monitoring of models, built on first use because importing it takes a second."""
         from tidemill.loop.monitoring.wiring import make_watcher
 
         return make_watcher(
             settings=self.settings,
             predictions=self.predictions,
-            watching=self.watching,
+            watching=self.monitoring_results,
             triggers=self.triggers,
             submit=self.submit,
             job=self.jobs.get,
@@ -173,22 +158,19 @@ class Platform:
         )
 
     def mlflow_problem(self) -> str | None:
-        """None when MLflow can be reached, else what is wrong; takes a second at most."""
-        for uri in {self.settings.mlflow_uri, self.settings.registry_uri or ""}:
-            problem = _connection_problem(uri)
-            if problem is not None:
-                return problem
-        return None
+        """Return why MLflow cannot be reached, or None; takes a second at most for each server."""
+        uris = {self.settings.mlflow_uri, self.settings.registry_uri or ""}
+        return next(filter(None, map(connection_problem, uris)), None)
 
     def require_mlflow(self) -> MlflowClient:
-        """MLflow's client, after a quick look whether it is there.
+        """Return MLflow's client after a quick check that MLflow can be reached.
 
         Raises:
-            UnavailableError: It is not.
+            UnavailableError: It cannot.
         """
         problem = self.mlflow_problem()
         if problem is not None:
-            raise UnavailableError(problem, remedy="Start MLflow, or look with `tidemill doctor`.")
+            raise UnavailableError(problem, remedy="Start MLflow, or check with `tidemill doctor`.")
         return self.tracking
 
     @property
@@ -205,7 +187,7 @@ class Platform:
         return self.settings.home / "contestants"
 
     @cached_property
-    def umpire(self) -> ContestService:
+    def contest_service(self) -> ContestService:
         """Judges the contests between challengers and champions."""
         from tidemill.loop.retraining.contest import ContestService
 
@@ -223,7 +205,7 @@ class Platform:
         """Watches over promotions that contests led to."""
         from tidemill.loop.retraining.probation import ProbationService
 
-        return ProbationService(self.umpire)
+        return ProbationService(self.contest_service)
 
     @cached_property
     def follow_ups(self) -> RetrainingScheduler:
@@ -264,11 +246,11 @@ class Platform:
         Raises:
             UnavailableError: MLflow or the database cannot be reached.
         """
-        if self.umpire.judge(model) is None and self.follow_ups.follow(model) is None:
+        if self.contest_service.judge(model) is None and self.follow_ups.follow(model) is None:
             self.probation.judge(model)
 
     def close(self) -> None:
-        """Write what is still buffered and let go of every connection."""
+        """Write what is still buffered and close every connection."""
         self.requests.close()
         self.notifier.close()
         self.database.close()
@@ -276,16 +258,3 @@ class Platform:
     def _memory_limit(self) -> int | None:
         megabytes = self.settings.job_memory_limit_mb
         return None if megabytes is None else megabytes * 2**20
-
-
-def _connection_problem(uri: str) -> str | None:
-    parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
-    if scheme not in PORTS:
-        return None  # a file, which MLflow opens by itself
-    address = (parts.hostname or "localhost", parts.port or PORTS[scheme])
-    try:
-        socket.create_connection(address, timeout=PROBE_SECONDS).close()
-    except OSError as error:
-        return f"MLflow at {scheme}://{address[0]}:{address[1]} cannot be reached: {error}"
-    return None

@@ -1,24 +1,28 @@
-"""What a user writes about watching and retraining: small values that `Project` holds.
+"""What a project says about monitoring, retraining and promotion to live traffic.
 
     project = Project(
         ...,
         drift=Drift(rows=500, ignore=("Signed Up",)),
         decay=Decay(metric="accuracy", tolerance=0.01),
         retrain=Retraining(on=("decay", "labels"), new_labels=5000, cooldown="6h"),
+        contest=Contest(alpha=0.01),
         challenge=Challenge(max_latency=2.0),
     )
 
-With the defaults, data that moved is reported and nothing more; a model that labels show to be
-worse, or whose own confidences say so, is retrained. Durations are seconds, or texts such as
-"90s", "30m", "12h", "7d".
+With the defaults, drift is reported and nothing more; a model is retrained when labels, or its own
+confidences, show that it has degraded. A duration is a number of seconds, or a text such as "90s",
+"30m", "12h" or "7d".
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from tidemill.errors import ProjectError
 
@@ -26,30 +30,59 @@ from tidemill.errors import ProjectError
 Cause = Literal["drift", "decay", "estimate", "schedule", "labels", "manual"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
-#: What watching finds out; the other causes are asked for.
-SEEN: tuple[Cause, ...] = ("drift", "decay", "estimate")
+#: The causes that a monitoring check can find.
+CHECKED_CAUSES: tuple[Cause, ...] = ("drift", "decay", "estimate")
 
 Duration = float | int | str
+T = TypeVar("T")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _renamed(**names: str) -> Callable[[type[T]], type[T]]:
+    """Accept old names of constructor arguments, with a DeprecationWarning."""
+
+    def decorate(kind: type[T]) -> type[T]:
+        init: Callable[..., None] = kind.__init__
+
+        @functools.wraps(init)
+        def accept(self: T, *args: Any, **given: Any) -> None:
+            for old, new in names.items():
+                if old in given:
+                    warnings.warn(
+                        f"{kind.__name__}({old}=...) is deprecated; use {new}=...",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    given[new] = given.pop(old)
+            init(self, *args, **given)
+
+        kind.__init__ = accept  # type: ignore[method-assign, assignment]
+        return kind
+
+    return decorate
 
 
 @dataclass(frozen=True)
 class Drift:
-    """When moved data is an alarm.
+    """When a difference between live inputs and training data is an alarm.
 
     Args:
-        rows: How many predictions make a window. A check is due when so many have come since the
-            last one, so that windows do not overlap and each row is judged once.
-        age: A check is also due after so long, on what has come since; None waits for the rows.
-        min_rows: A window of fewer distinct rows gets no verdict.
-        alpha: The chance of any alarm in one check of a window in which nothing has changed.
-        effect: The smallest share of rows that must have moved. 0.05 is a shift of an eighth of a
-            standard deviation.
-        fault: The same for missing, never seen and out-of-range values.
-        separation: The smallest AUC at which the classifier test counts.
-        classifier: Whether to run the classifier test of all features together.
-        ignore: Features not to look at (a date, a counter).
-        consecutive: How many checks in a row must find it before it is an alarm.
+        rows: Predictions in a monitoring window. A check runs when this many have arrived since the
+            last one, so windows do not overlap and each row is checked once.
+        age: A check also runs after this long, on the rows that have arrived; None waits for
+            `rows`.
+        min_rows: A window with fewer distinct rows gets no verdict.
+        alpha: Probability of any alarm in one check of a window in which nothing has changed.
+        effect: Smallest share of rows that must have moved (Kolmogorov-Smirnov distance of numbers,
+            total variation of categories). 0.05 is a shift of an eighth of a standard deviation.
+        fault: Smallest share of missing, unseen or out-of-range values.
+        separation: Smallest AUC at which the classifier two-sample test counts.
+        classifier: Whether to run the classifier two-sample test of all features together.
+        ignore: Features to leave out, such as a date or a counter.
+        consecutive: Number of consecutive checks that must find drift before it is an alarm.
+
+    Raises:
+        ProjectError: A value is out of range.
     """
 
     rows: int = 1000
@@ -70,24 +103,35 @@ class Drift:
         _within_window(self, "drift")
 
 
+@_renamed(harm="loss_increase")
 @dataclass(frozen=True)
 class Decay:
-    """When a worse model is an alarm.
+    """When a drop in live performance is an alarm.
 
-    Labelled rows are looked at twice: window by window against the metric on held-out rows, and
-    row by row with a sequential detector of losses. Either is an alarm.
+    Labelled rows are checked in two ways: each monitoring window's metric against the metric on
+    held-out rows, and every row's loss by a sequential detector. Either can raise the alarm.
 
     Args:
-        metric: The metric of the windows; None takes the gate's.
-        rows: How many labelled predictions make a window; `age` and `min_rows` as in `Drift`.
-        alpha: The chance of calling an unchanged model hurt in one check.
-        tolerance: How much worse than on held-out rows is no harm, in units of the metric.
-        harm: The rise of the mean loss that the sequential detector is after; None takes ten wrong
-            answers more in a hundred, or errors a quarter larger.
-        rows_between_alarms: How many labelled rows, on average at least, between its false alarms.
-        estimate: Whether to estimate a classifier's accuracy from its confidences, without labels.
-        consecutive: How many checks in a row must find a window, or the estimate, worse before it
-            is an alarm. The sequential detector needs no second look.
+        metric: The windows' metric; None takes the gate's.
+        rows: Labelled predictions in a monitoring window.
+        age: A check also runs after this long, on the labels that have arrived; None waits for
+            `rows`.
+        min_rows: A window with fewer labelled rows gets no verdict.
+        alpha: Probability that one check calls an unchanged model degraded.
+        tolerance: Loss of performance against held-out rows that is accepted, in units of the
+            metric.
+        loss_increase: Increase of the mean loss that the sequential detector should find; None
+            takes 0.1 (ten more wrong answers in a hundred) for classifiers and a quarter of the
+            usual absolute error for regressors.
+        rows_between_alarms: Labelled rows between two false alarms of the detector, on average at
+            least.
+        estimate: Whether to estimate a classifier's accuracy from its confidences where there are
+            no labels.
+        consecutive: Number of consecutive checks in which the window's metric, or the estimate,
+            must be worse before it is an alarm. The sequential detector needs one.
+
+    Raises:
+        ProjectError: A value is out of range.
     """
 
     metric: str | None = None
@@ -96,7 +140,7 @@ class Decay:
     min_rows: int = 50
     alpha: float = 0.005
     tolerance: float = 0.0
-    harm: float | None = None
+    loss_increase: float | None = None
     rows_between_alarms: int = 100_000
     estimate: bool = True
     consecutive: int = 2
@@ -104,26 +148,30 @@ class Decay:
     def __post_init__(self) -> None:
         _counts(self, "decay", "rows", "min_rows", "consecutive", "rows_between_alarms")
         _shares(self, "decay", "alpha")
-        _amounts(self, "decay", "tolerance", "harm")
+        _amounts(self, "decay", "tolerance", "loss_increase")
         _durations(self, "decay", "age")
         _within_window(self, "decay")
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """What makes a model be trained again, and how often at most.
+    """What causes a retraining, and how often at most.
 
     Args:
-        on: The causes that retrain: some of drift, decay, estimate, schedule, labels. A trigger by
-            hand always does.
-        report: Alarms that open a trigger though they do not retrain.
-        schedule: Retrain after so long since the last time; takes effect with "schedule" in `on`.
-        new_labels: Retrain after so many new labels; takes effect with "labels" in `on`.
-        cooldown: No automatic retraining sooner than this after the last.
-        clear_after: After how many checks in a row without it an alarm is over. Until then it does
-            not fire again.
-        again_after: An alarm that is not over fires again after so many new labels, since there is
-            more to learn from; None waits until it is over.
+        on: The causes that retrain: any of drift, decay, estimate, schedule, labels. A manual
+            trigger always does.
+        report: Alarms that open a trigger without retraining.
+        schedule: Retrain this long after the last retraining; needs "schedule" in `on`.
+        new_labels: Retrain after this many new labels; needs "labels" in `on`.
+        cooldown: Shortest time between two automatic retrainings.
+        clear_after: Number of consecutive checks without a finding after which an alarm is over. It
+            does not fire again before.
+        again_after: An alarm that is not over fires again after this many new labels, because there
+            is more to learn from; None waits until it is over.
+
+    Raises:
+        ProjectError: A value is out of range, or only one of `schedule` and "schedule", or of
+            `new_labels` and "labels", is given.
     """
 
     on: tuple[Cause, ...] = ("decay", "estimate")
@@ -148,32 +196,37 @@ class Retraining:
                 )
 
 
+@_renamed(spar="staleness_check")
 @dataclass(frozen=True)
 class Contest:
     """What a retraining learns from, and how its models compete with the champion.
 
     Args:
-        windows: Sizes of the windows of newest rows that are learned from, beside all rows and
-            those since the change.
-        half_life: Rows after which an older row counts half, in the window `aged`; None leaves
-            that window out.
-        challengers: How many of the new models compete; those best on the newest rows.
+        windows: Sizes of the training windows of newest rows, in rows. All rows, and the rows since
+            a change, are training windows too.
+        half_life: In the training window `aged`, a row this many rows old is kept with probability
+            one half; None leaves that window out.
+        challengers: How many of the new models compete: those that are best on the newest rows.
         archived: How many former champions compete as well, newest first.
-        wait: A retraining because of a change waits for so many labelled rows since then.
-        alpha: The chance that a challenger that is no better than the champion wins.
-        fewest: No winner before so many labelled rows; more where the champion's losses come in
-            spells, at most half of `rows`.
-        rows: The contest ends after so many labelled rows without a winner, or after half of them
-            where no challenger is ahead; the champion stays.
-        age: It also ends after so long.
-        probation: The beaten champion goes on competing for so many labelled rows after the
-            contest, and returns as soon as it is proven better; None lets it go at once.
-        growth: After a retraining because of a change, or one that a window of the newest rows
-            won, the model is retrained again once there are so many times as many labelled rows as
-            it learned from; None never does that.
-        growth_limit: No such retraining beyond so many rows.
-        spar: Whether to try, each time so many labels came as the champion learned from, if a model
-            of its kind from as many but newer rows is clearly better; if so, retrain.
+        wait: A retraining because of a change waits for this many labelled rows since the change.
+        alpha: Probability that a challenger wins that is no better than the champion.
+        fewest: No decision before this many labelled rows; more where the champion's losses are
+            autocorrelated, at most half of `rows`.
+        rows: The contest ends after this many labelled rows without a winner, or after half of them
+            if no challenger is ahead; the champion stays.
+        age: The contest also ends after this long.
+        probation: The former champion keeps competing for this many labelled rows after the
+            contest, and returns as soon as it is shown to be better; None does without.
+        growth: After a retraining because of a change, or one that a training window of newest rows
+            won, the model is retrained once this many times as many labelled rows are there as it
+            was trained on; None never does that.
+        growth_limit: No such retraining for models trained on this many rows or more.
+        staleness_check: Whether to compare the champion, each time as many labels have arrived as
+            it was trained on, with a model of its kind trained on as many but newer rows, and to
+            retrain if that model is clearly better.
+
+    Raises:
+        ProjectError: A value is out of range.
     """
 
     windows: tuple[int, ...] = (10_000, 5_000, 2_000)
@@ -188,7 +241,7 @@ class Contest:
     probation: int | None = 2_000
     growth: float | None = 3.0
     growth_limit: int = 10_000
-    spar: bool = True
+    staleness_check: bool = True
 
     def __post_init__(self) -> None:
         _counts(
@@ -210,13 +263,16 @@ class Contest:
 
 @dataclass(frozen=True)
 class Challenge:
-    """When a challenger in a canary is taken out of the traffic by itself.
+    """When a canary is taken out of the traffic automatically.
 
     Args:
-        min_rows: Nothing is judged before it gave so many answers.
-        max_latency: Its 95th percentile may take so many times as long as the champion's.
-        tolerance: How much worse its live metric may be, in units of the metric, beyond what
-            chance explains.
+        min_rows: No verdict on latency before both versions have answered this many requests.
+        max_latency: Largest accepted ratio of its p95 latency to the champion's.
+        tolerance: How much higher its mean live loss may be, beyond chance: in shares of wrong
+            answers, or units of the absolute error.
+
+    Raises:
+        ProjectError: A value is out of range.
     """
 
     min_rows: int = 200
@@ -233,10 +289,10 @@ class Challenge:
 
 
 def seconds(value: Duration, field: str = "duration") -> float:
-    """A duration in seconds.
+    """Convert a duration to seconds.
 
     Raises:
-        ProjectError: It is not one: not a number, negative, endless, or of an unknown unit.
+        ProjectError: It is not a number, negative, infinite, or has an unknown unit.
     """
     number: Any = value
     if isinstance(value, str):
@@ -282,7 +338,7 @@ def _durations(policy: Any, owner: str, *names: str, zero: tuple[str, ...] = ())
     for name in names:
         value = getattr(policy, name)
         if value is not None and seconds(value, name) == 0 and name not in zero:
-            raise _wrong(owner, name, value, "more than no time")
+            raise _wrong(owner, name, value, "more than 0 seconds")
 
 
 def _within_window(policy: Drift | Decay, owner: str) -> None:
@@ -291,7 +347,7 @@ def _within_window(policy: Drift | Decay, owner: str) -> None:
 
 
 def _causes(causes: Any, name: str) -> None:
-    allowed = SEEN if name == "report" else tuple(c for c in CAUSES if c != "manual")
+    allowed = CHECKED_CAUSES if name == "report" else tuple(c for c in CAUSES if c != "manual")
     if isinstance(causes, str) or not set(causes) <= set(allowed):
         raise _wrong("retrain", name, causes, f"a tuple of some of {', '.join(allowed)}")
 

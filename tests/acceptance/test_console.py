@@ -45,7 +45,7 @@ pytestmark = [
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     home = tmp_path_factory.mktemp("console") / ".tidemill"
     with running(home, "--first", "gallery:iris") as up:
-        up.await_text(f"Ask {MODEL}")
+        up.await_text(f"from {MODEL}")
         yield up
 
 

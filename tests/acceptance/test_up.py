@@ -116,14 +116,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`tidemill up` from nothing, in a folder of its own."""
     home = tmp_path_factory.mktemp("up") / ".tidemill"
     with running(home, "--first", "gallery:iris") as up:
-        up.await_text("Ask iris-classifier")
+        up.await_text("from iris-classifier")
         yield up
 
 
 def test_from_nothing_to_a_prediction_with_the_printed_command(served: Up) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed, and the printed command uses it")
-    command = served.await_text("-d ").partition("Ask iris-classifier:")[2]
+    command = served.await_text("-d ").partition("from iris-classifier:")[2]
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=300, check=True
     )
@@ -209,8 +209,8 @@ def test_a_signal_ends_every_process_and_the_next_up_goes_on(
     assert [pid for pid in children if alive(pid)] == []
     assert "Traceback" not in served.output.read_text()
     served.start()
-    printed = served.await_text("Ask iris-classifier")
-    assert "made now" not in printed
+    printed = served.await_text("from iris-classifier")
+    assert "created now" not in printed
     key = re.search(r"\$\(cat (\S+)\)", printed)
     assert key is not None
     assert Path(key[1]).stat().st_mode & 0o777 == 0o600

@@ -65,7 +65,7 @@ def commands(pids: set[int]) -> list[str]:
 
 def test_two_apis_and_three_workers_share_one_set_of_servers(home: Path) -> None:
     with running(home, "--scaled", "--first", "gallery:iris") as up:
-        up.await_text("Ask iris-classifier", LONG)
+        up.await_text("from iris-classifier", LONG)
         key = (home / "key").read_text()
         first, second = Api(up.api, key), Api(f"http://127.0.0.1:{up.ports[0] + 1}", key)
         for api in (first, second):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.servers import PostgresServer, private_postgres
-from tidemill.cli.commands.replay import ReplayOptions, run
+from tidemill.cli.local.replay_run import ReplayOptions, run_replay
 from tidemill.loop.replay.player import ReplayPace
 
 pytestmark = pytest.mark.chaos
@@ -92,7 +92,7 @@ def test_everything_that_was_sent_is_stored(tmp_path: Path) -> None:
             ReplayPace(batch=20, delay=60, look=2), apart=True, database=server.url,
         )  # fmt: skip
         try:
-            report = run(options, tmp_path / "played", during=during)
+            report = run_replay(options, tmp_path / "played", during=during)
         finally:
             for killer in killers:
                 killer.stop()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests.contract.test_api import Api, assert_problem, served
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
-from tidemill.cli import app as cli
+from tidemill.cli.app import app as cli
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 

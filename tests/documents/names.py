@@ -37,11 +37,9 @@ def check_words(words: list[str], place: str) -> None:
 
 @functools.cache
 def root() -> Any:
-    import typer
+    from tidemill.cli.app import command_tree
 
-    from tidemill.cli import app
-
-    return typer.main.get_command(app)
+    return command_tree()
 
 
 def options(command: Any) -> set[str]:

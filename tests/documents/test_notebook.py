@@ -36,7 +36,7 @@ def asked(tmp_path: Path) -> Iterator[Path]:
     """The home of a Tidemill that trained the gallery's first model and was asked for rows."""
     home = tmp_path / ".tidemill"
     with running(home) as up:
-        up.await_text(f"Ask {MODEL}")
+        up.await_text(f"from {MODEL}")
         _ask(up, (home / "key").read_text().strip())
         platform = Platform.open(Settings(home=home))
         try:

@@ -52,7 +52,9 @@ def create_app(platform: Platform) -> FastAPI:
         limits=RateLimits(settings.limits_url, settings.api_rate_limit),
         metrics=ApiMetrics(platform.jobs, settings.home),
     )
-    state.metrics.registry.register(MonitoringMetrics(platform.watching, platform.triggers))
+    state.metrics.registry.register(
+        MonitoringMetrics(platform.monitoring_results, platform.triggers)
+    )
     app = FastAPI(
         title="Tidemill",
         version=tidemill.__version__,

@@ -15,7 +15,12 @@ from tidemill.stores.monitoring.triggers import Triggers
 
 #: Features with their own series, the largest effect first: more would swamp Prometheus.
 FEATURES = 100
-STATES = ("unknown", "steady", "data moved", "model hurt", "data moved and model hurt")
+STATES = ("unknown", "steady", "data moved", "model degraded", "data moved and model degraded")
+#: Former names of states: deprecated, exported for one more release.
+OLD_STATES = {
+    "model degraded": "model hurt",
+    "data moved and model degraded": "data moved and model hurt",
+}
 
 
 class MonitoringMetrics(Collector):
@@ -59,7 +64,10 @@ def _families(
         if verdict.get("estimate"):
             guess.add_metric([row.model, row.version], verdict["estimate"]["value"])
         for name in STATES:
-            state.add_metric([row.model, name], float(verdict.get("state") == name))
+            value = float(verdict.get("state") == name)
+            state.add_metric([row.model, name], value)
+            if name in OLD_STATES:
+                state.add_metric([row.model, OLD_STATES[name]], value)
         age.add_metric([row.model], max(0.0, time.time() - row.updated))
         if verdict.get("checked"):
             checked.add_metric([row.model], max(0.0, time.time() - verdict["checked"]))

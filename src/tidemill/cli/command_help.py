@@ -1,25 +1,18 @@
-"""How commands are put before people: the loop's groups, exit codes, and the keys of their JSON.
+"""What the help of every command ends with: its exit codes and the keys of its `--json` output.
 
-Every command ends its help with
-its exit codes and, where it prints facts, with the keys of its `--json`: they are promises.
+Programs rely on both: changing them breaks users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 
 import typer
 
-BEGIN = "Get started"
-TRAIN = "Train and gate"
-SERVE = "Serve"
-WATCH = "Watch and retrain"
-OPERATE = "Operate"
-
 
 class Exit(IntEnum):
-    """What a command's exit code says."""
+    """The exit codes of commands."""
 
     DONE = 0
     FAILED = 1
@@ -30,39 +23,31 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.FAILED: "refused, failed, or the answer is no",
+    Exit.FAILED: "refused or failed, or a check found a problem",
     Exit.USAGE: "wrong usage",
-    Exit.GATE: "the gate stayed closed",
+    Exit.GATE: "the gate refused the promotion",
     Exit.INTERRUPTED: "stopped by Ctrl-C",
 }
 
 
-def add(
-    app: typer.Typer,
-    command: Callable[..., None],
-    group: str | None = None,
-    *,
-    name: str | None = None,
-    keys: str = "",
-    many: bool = False,
-    gated: bool = False,
-) -> None:
-    """Add a command with its notes.
+def command_app(**options: object) -> typer.Typer:
+    """A Typer application for the module of one command."""
+    return typer.Typer(add_completion=False, rich_markup_mode="markdown", **options)  # type: ignore[arg-type]
+
+
+def notes(keys: str = "", *, many: bool = False, gated: bool = False) -> str:
+    """The last lines of a command's help.
 
     Args:
-        keys: What `--json` prints: the keys of the object; "" for a command that prints none.
-        many: Whether it prints a list of such objects.
-        gated: Whether it may find the gate closed.
+        keys: The keys of the object that `--json` prints; "" for a command without `--json`.
+        many: Whether `--json` prints a list of such objects.
+        gated: Whether the command may exit with `Exit.GATE`.
     """
     codes = [code for code in Exit if gated or code is not Exit.GATE]
-    notes = (
-        [f"--json prints {'a list of objects' if many else 'an object'}: {keys}."] if keys else []
-    )
-    app.command(name, rich_help_panel=group, epilog="\n\n".join([*notes, exit_note(codes)]))(
-        command
-    )
+    printed = f"--json prints {'a list of objects' if many else 'an object'}: {keys}."
+    return "\n\n".join([*([printed] if keys else []), exit_note(codes)])
 
 
 def exit_note(codes: Sequence[Exit] = tuple(Exit)) -> str:
-    """The table of exit codes as a line of help."""
+    """The exit codes and their meanings as one line."""
     return f"Exit codes: {'; '.join(f'{code.value} {MEANINGS[code]}' for code in codes)}."

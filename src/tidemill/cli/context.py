@@ -1,4 +1,4 @@
-"""From the command line to values: settings with a command's overrides, and the project meant."""
+"""Options that commands share, and the settings and project that they select."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from tidemill.settings import Settings
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", help="Where everything local is kept. [default: .tidemill]"),
+    typer.Option("--home", help="Folder of all local state. [default: .tidemill]"),
 ]
 TrackingOption = Annotated[
     str | None,
-    typer.Option(help="MLflow tracking server or store. [default: SQLite in the home]"),
+    typer.Option(help="MLflow tracking URI. [default: SQLite in the home]"),
 ]
 ProjectOption = Annotated[
     str | None,
     typer.Option("--project", "-p", help="A project file, or gallery:NAME. [default: project.py]"),
+]
+MlflowStoreOption = Annotated[
+    str | None, typer.Option(help="The database behind the MLflow server, if one is used.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
@@ -32,7 +35,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def open_settings(
     home: Path | None = None, tracking_uri: str | None = None, **more: Any
 ) -> Settings:
-    """Settings from the environment and tidemill.toml, with what the command line says on top."""
+    """Settings from the environment and tidemill.toml; options of the command line override them.
+
+    Raises:
+        SettingsError: A setting has an invalid value.
+    """
     given = {"home": home, "tracking_uri": tracking_uri, **more}
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
@@ -43,7 +50,10 @@ def open_settings(
 
 
 def start_logs(settings: Settings, name: str, *, console: bool = False) -> None:
-    """Log to the home; the console only where the command draws nothing on it."""
+    """Log to a file in the home, and with `console` to the terminal too.
+
+    Commands that draw progress bars keep logs off the terminal.
+    """
     logs.configure(
         name,
         level=settings.log_level,
@@ -54,19 +64,24 @@ def start_logs(settings: Settings, name: str, *, console: bool = False) -> None:
 
 
 def find_project(reference: str | None, settings: Settings) -> Project:
-    """The project a command means.
+    """Load the project that a command names.
 
-    `reference` may be a file, `gallery:NAME`, or a model's name; None is the configured project or
-    ./project.py. The project remembers where it was found in the tag `tidemill.project`, so that
-    a later promotion can find it again.
+    Its source is stored in the tag `tidemill.project`, so that a later promotion finds it again.
+
+    Args:
+        reference: A project file, `gallery:NAME`, or a model's name; None for the configured
+            project or ./project.py.
+
+    Raises:
+        ProjectError: No project matches the reference, or the file is invalid.
     """
-    place = _place(reference, settings)
-    project = load_project(place, home=settings.home)
-    where = place if place.startswith("gallery:") else str(Path(place).resolve())
-    return replace(project, tags={**project.tags, "tidemill.project": where})
+    source = _project_source(reference, settings)
+    project = load_project(source, home=settings.home)
+    location = source if source.startswith("gallery:") else str(Path(source).resolve())
+    return replace(project, tags={**project.tags, "tidemill.project": location})
 
 
-def _place(reference: str | None, settings: Settings) -> str:
+def _project_source(reference: str | None, settings: Settings) -> str:
     default = settings.project or "project.py"
     if reference is None:
         return default
@@ -83,7 +98,7 @@ def _place(reference: str | None, settings: Settings) -> str:
         if load_project(f"gallery:{name}").name == reference:
             return f"gallery:{name}"
     raise ProjectError(
-        f"No project for '{reference}' is known here.",
+        f"No project found for '{reference}'.",
         expected=f"a project file, or one of {', '.join(sorted(known))}",
-        remedy="Name its file with --project.",
+        remedy="Pass the project file with --project.",
     )

@@ -1,4 +1,4 @@
-"""A CSV file of labels: read line by line, given to the database by the thousand."""
+"""Send a CSV file of labels to the feedback store in chunks of a thousand lines."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ MOST_REASONS = 5
 
 
 class LabelFile:
-    """The file, and how to read it.
+    """A CSV file of prediction ids and labels.
 
     Args:
-        id_column, actual_column: Names of columns; None takes the usual ones.
-        keep_going: Whether lines without an id or a label are left out, and counted in `left_out`.
+        id_column, actual_column: Column names; None for the usual names `IDS` and `ACTUALS`.
+        replace: Whether the labels correct earlier ones.
+        keep_going: Whether to skip lines without an id or a label, counting them in `left_out`.
     """
 
     def __init__(
@@ -43,18 +44,21 @@ class LabelFile:
         self.left_out = 0
 
     def send(self, feedback: Feedback) -> tuple[Counter[str], list[str]]:
-        """Give all labels, with a progress bar; counts by outcome, and some reasons of refusals.
+        """Send all labels, with a progress bar.
+
+        Returns:
+            The number of labels by outcome, and the first few reasons for refusals and conflicts.
 
         Raises:
-            InputError: The file is not there or not text, lacks a column, or a line has no id or
-                no label. The lines before it were taken; giving the file again does no harm.
+            InputError: The file is missing or not text, lacks a column, or a line has no id or no
+                label. The lines before it are stored; sending the file again is safe.
         """
         outcomes: Counter[str] = Counter()
         reasons: list[str] = []
         if not self._path.is_file():
             raise InputError(f"There is no file {self._path}.", field="file")
         try:
-            with self._path.open(newline="", encoding="utf-8-sig") as file, _bar() as bar:
+            with self._path.open(newline="", encoding="utf-8-sig") as file, _progress_bar() as bar:
                 source: TextIO = file
                 task = bar.add_task("joining", total=self._path.stat().st_size, labels=0)
                 for lines in self._chunks(source):
@@ -63,7 +67,7 @@ class LabelFile:
                     bar.update(task, completed=source.buffer.tell(), labels=done)
         except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(
-                f"{self._path} cannot be read: {error}", expected="a CSV file in UTF-8"
+                f"{self._path} is not valid CSV: {error}", expected="a CSV file in UTF-8"
             ) from error
         return outcomes, reasons
 
@@ -75,16 +79,16 @@ class LabelFile:
         reasons: list[str],
     ) -> None:
         try:
-            judged = feedback.add([label for _, label in lines])
+            results = feedback.add([label for _, label in lines])
         except RequestError as error:
-            place = int(str(error.field).partition(".")[0])
+            index = int(str(error.field).partition(".")[0])
             raise InputError(
-                f"Line {lines[place][0]}: {error.detail}", expected=error.expected
+                f"Line {lines[index][0]}: {error.detail}", expected=error.expected
             ) from error
-        for (number, _), each in zip(lines, judged, strict=True):
-            outcomes[each.outcome] += 1
-            if each.outcome in (CONFLICT, REFUSED) and len(reasons) < MOST_REASONS:
-                reasons.append(f"Line {number}: {each.reason}")
+        for (number, _), result in zip(lines, results, strict=True):
+            outcomes[result.outcome] += 1
+            if result.outcome in (CONFLICT, REFUSED) and len(reasons) < MOST_REASONS:
+                reasons.append(f"Line {number}: {result.reason}")
 
     def _chunks(self, source: TextIO) -> Iterator[list[tuple[int, NewLabel]]]:
         labels = self._labels(source)
@@ -105,20 +109,20 @@ class LabelFile:
             else:
                 raise InputError(
                     f"Line {reader.line_num} has no {actual_column if id else id_column}.",
-                    remedy="Mend it, or pass --keep-going.",
+                    remedy="Fix the line, or pass --keep-going.",
                 )
 
 
-def _column(wanted: str | None, usual: Sequence[str], names: Sequence[str], option: str) -> str:
-    """The name of a column.
+def _column(requested: str | None, usual: Sequence[str], names: Sequence[str], option: str) -> str:
+    """The requested column, or the first of the usual names that the file has.
 
     Raises:
-        InputError: There is none of that name, or none of the usual ones.
+        InputError: The file has none of them.
     """
-    found = next((name for name in ([wanted] if wanted else usual) if name in names), None)
+    found = next((name for name in ([requested] if requested else usual) if name in names), None)
     if found is None:
         raise InputError(
-            f"The file has no column '{wanted or usual[0]}'.",
+            f"The file has no column '{requested or usual[0]}'.",
             field=option,
             expected=f"one of {', '.join(repr(name) for name in names[:20])}",
             remedy=f"Name the column with {option}.",
@@ -126,7 +130,7 @@ def _column(wanted: str | None, usual: Sequence[str], names: Sequence[str], opti
     return found
 
 
-def _bar() -> Progress:
+def _progress_bar() -> Progress:
     counted = TextColumn("{task.fields[labels]} labels")
     columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn())
     return Progress(*columns, console=terminal.err, transient=True)

@@ -1,4 +1,4 @@
-"""What every command shares: the terminal, and errors as people read them."""
+"""What commands print: tables, JSON, times and errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -27,71 +28,78 @@ from tidemill.errors import (
     UnavailableError,
 )
 
-#: Where no terminal says how wide it is, tables are not squeezed.
+#: Wide tables are not squeezed where standard output is no terminal, such as in a pipe.
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-#: Given a height too, it keeps to that width even where the terminal is a `dumb` one.
+#: Rich ignores the width of a terminal of type `dumb` unless it is given a height too.
 out = Console(highlight=False, width=WIDTH, height=None if WIDTH is None else 25)
 err = Console(stderr=True, highlight=False)
 
-#: What to do next, for errors that do not know it themselves.
-NEXT: tuple[tuple[type[TidemillError], str], ...] = (
-    (UnavailableError, "`tidemill doctor` says which part is down, and how to mend it."),
-    (SettingsError, "`tidemill doctor` looks at every setting and part."),
-    (NotFoundError, "`tidemill models` and `tidemill jobs` list what there is."),
-    (GateError, "`tidemill models NAME` shows the versions and what the gate said of them."),
-    (BundleError, "Train the model again; `tidemill doctor` looks at what is on the shelf."),
-    (TidemillError, "The command's --help shows what it takes, with examples."),
+#: The next step for errors that have no remedy of their own.
+NEXT_STEPS: tuple[tuple[type[TidemillError], str], ...] = (
+    (UnavailableError, "Run `tidemill doctor` to see which part is down and how to fix it."),
+    (SettingsError, "Run `tidemill doctor` to check every setting and part."),
+    (NotFoundError, "List what exists with `tidemill models` or `tidemill jobs`."),
+    (GateError, "See the versions and their gate verdicts with `tidemill models NAME`."),
+    (BundleError, "Train the model again; `tidemill doctor` checks the bundles on the shelf."),
+    (TidemillError, "See the command's --help for its options and examples."),
 )
 
 
 def report_error(error: TidemillError) -> int:
-    """Print the error with its remedy and give the exit code it stands for."""
+    """Print the error with its remedy, and return the command's exit code."""
     err.print(f"[bold red]{error.title}:[/] ", end="")
     err.print(error.detail, markup=False)
     if error.field and error.field not in error.detail:
         err.print(f"  field: {error.field}", markup=False)
     if error.expected:
         err.print(f"  expected: {error.expected}", markup=False)
-    remedy = error.remedy or next(text for kind, text in NEXT if isinstance(error, kind))
+    remedy = error.remedy or next(text for kind, text in NEXT_STEPS if isinstance(error, kind))
     err.print(f"  next: {remedy}", markup=False)
     return Exit.GATE if isinstance(error, GateError) else Exit.FAILED
 
 
 def report_bug(error: Exception) -> int:
-    """Say in one line what nobody foresaw; the traceback goes to the log."""
-    logging.getLogger("tidemill").exception("unexpected")
-    folders = [h.baseFilename for h in logging.getLogger().handlers if hasattr(h, "baseFilename")]
-    err.print("[bold red]Unexpected:[/] ", end="")
+    """Print an unexpected error in one line; the traceback goes to the log file if there is one."""
+    logging.getLogger("tidemill").exception("unexpected error")
+    files = [h.baseFilename for h in logging.getLogger().handlers if hasattr(h, "baseFilename")]
+    err.print("[bold red]Unexpected error:[/] ", end="")
     err.print(f"{type(error).__name__}: {error}", markup=False)
-    err.print(f"  the traceback is in {folders[0]}" if folders else traceback.format_exc())
+    err.print(f"  the traceback is in {files[0]}" if files else traceback.format_exc())
     return Exit.FAILED
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output, for programs."""
-    typer.echo(json.dumps(value, indent=2, default=_plain))
+    """Print one JSON document to standard output."""
+    typer.echo(json.dumps(value, indent=2, default=_to_plain))
 
 
-def _plain(value: Any) -> Any:
-    """A record as an object, anything else as text."""
+def _to_plain(value: Any) -> Any:
+    """A dataclass or Struct as an object, anything else as text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else str(value)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table; numbers to the right, floats with four digits, None as a dash."""
+    """Print a table: numbers are right-aligned, floats have four decimals, None is a dash."""
     table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    held = [list(row) for row in rows]
+    shown = [list(row) for row in rows]
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float | None) for row in held)
-        table.add_column(column, justify="right" if numeric and held else "left")
-    for row in held:
-        table.add_row(*(_cell(value) for value in row))
+        numeric = all(isinstance(row[index], int | float | None) for row in shown)
+        table.add_column(column, justify="right" if numeric and shown else "left")
+    for row in shown:
+        table.add_row(*(_format_cell(value) for value in row))
     out.print(table)
 
 
-def _cell(value: Any) -> str:
+def format_time(seconds: float | None) -> str | None:
+    """Seconds since the epoch as `2026-01-31 12:00`, in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -44,7 +44,7 @@ def newest_trigger(request: PageRequest, model: str) -> Trigger | None:
 
 def monitoring_row(request: PageRequest, model: str) -> MonitoredModel | None:
     """What the last look at the model came to; None where nobody has looked."""
-    return request.context.platform.watching.get(model)
+    return request.context.platform.monitoring_results.get(model)
 
 
 def drift_and_decay_status(request: PageRequest, model: str) -> tuple[StepStatus, StepStatus]:

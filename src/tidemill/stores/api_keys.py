@@ -1,6 +1,6 @@
-"""API keys as an operator manages them: made, listed and revoked in the file that servers read.
+"""API keys: created, listed and revoked in the file that servers read.
 
-A running server sees a change when it next looks at the file's date, within a second or two.
+A running server picks up a change within a second or two, when it next checks the file's date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tidemill.stores.audit import AuditEntry
 from tidemill.stores.file_lock import file_lock
 
 RecordChange = Callable[[AuditEntry], object]
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class KeyStore:
     """The keys in one file.
 
     Args:
-        record: Where a change is recorded; `Audit.append`.
+        record: Called with every change before it is saved; `AuditLog.append`.
     """
 
     def __init__(self, path: Path, record: RecordChange) -> None:
@@ -45,17 +45,20 @@ class KeyStore:
         lifetime: float | None = None,
         origin: str | None = None,
     ) -> tuple[str, KeyRecord]:
-        """Make a key; it is in the result and nowhere else.
+        """Create a key.
 
         Args:
             lifetime: Seconds until it expires; None for never.
 
+        Returns:
+            The key itself, which is stored nowhere, and its record.
+
         Raises:
-            RequestError: A scope is unknown, or the lifetime is over already.
+            RequestError: A scope is unknown, or the lifetime is not positive.
         """
         checked = _check_scopes(scopes)
         if lifetime is not None and lifetime <= 0:
-            raise RequestError("The key would have expired already.", field="expires")
+            raise RequestError("The key would already have expired.", field="expires")
         expires = None if lifetime is None else time.time() + lifetime
         with self._changing() as (ring, save):
             changed, token, record = keyring.add(ring, checked, name=name, expires=expires)
@@ -69,7 +72,7 @@ class KeyStore:
     def revoke(
         self, key_id: str, *, actor: str, origin: str | None = None, reason: str | None = None
     ) -> KeyRecord:
-        """Take a key away.
+        """Revoke a key.
 
         Raises:
             NotFoundError: There is no key with that id.
@@ -85,7 +88,7 @@ class KeyStore:
         return found
 
     def list(self) -> tuple[KeyRecord, ...]:
-        """All keys, without the keys themselves."""
+        """Return the records of all keys, without the keys themselves."""
         return keyring.load(self._path).keys if self._path.exists() else ()
 
     @contextmanager
@@ -96,36 +99,36 @@ class KeyStore:
 
 
 class WatchedKeyring:
-    """The keyring in a file, read again when the file changes.
+    """The keyring in a file, reloaded when the file changes.
 
-    No file means no keys, and a file that cannot be read locks everyone out.
+    Without a file there are no keys; while the file cannot be read, every key is rejected.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._looked = float("-inf")
+        self._checked = float("-inf")
         self._stamp: tuple[int, int, int] | None = None
         self._ring = Keyring(pepper="00")
 
     def current(self) -> Keyring:
-        """The keyring as of at most a second ago."""
-        if time.monotonic() - self._looked >= LOOK_SECONDS:
+        """Return the keyring as of at most a second ago."""
+        if time.monotonic() - self._checked >= CHECK_SECONDS:
             with self._lock:
-                self._look()
+                self._reload()
         return self._ring
 
     def find(self, token: str) -> KeyRecord | None:
-        """The key of a token; one that is not known may have been made a moment ago."""
+        """Return the record of a key; an unknown one may just have been created."""
         found = self.current().find(token)
         if found is None:
             with self._lock:
-                self._look()
+                self._reload()
             found = self._ring.find(token)
         return found
 
-    def _look(self) -> None:
-        self._looked = time.monotonic()
+    def _reload(self) -> None:
+        self._checked = time.monotonic()
         try:
             stat = os.stat(self._path)
         except FileNotFoundError:
@@ -138,14 +141,14 @@ class WatchedKeyring:
             self._ring, self._stamp = keyring.load(self._path), stamp
         except SettingsError as error:
             self._ring, self._stamp = Keyring(pepper="00"), stamp
-            log.error("nobody is let in: %s", error)
+            log.error("every key is rejected: %s", error)
 
 
 def _check_scopes(scopes: tuple[str, ...]) -> tuple[Scope, ...]:
     known = tuple(scope for scope in SCOPES if scope in scopes)
     if not scopes or len(known) != len(set(scopes)):
         raise RequestError(
-            f"'{','.join(scopes)}' are not the scopes of a key.",
+            f"'{','.join(scopes)}' is not a list of known scopes.",
             field="scope",
             expected=f"some of {', '.join(SCOPES)}",
         )

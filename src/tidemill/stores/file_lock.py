@@ -1,4 +1,4 @@
-"""A lock between the processes of one machine: one at a time, and free when its holder dies."""
+"""A lock between the processes of one machine; it is released when its holder dies."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of that file, which is made if it is not there, once nobody else does.
+    """Hold an exclusive lock on a file, which is created if needed; waits for other holders.
 
     Raises:
-        OSError: The file cannot be made, or its file system knows no locks.
+        OSError: The file cannot be created, or its file system does not support locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

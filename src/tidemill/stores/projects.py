@@ -1,4 +1,4 @@
-"""The projects that a platform knows, by the names of their models."""
+"""The projects that a platform can train, by the names of their models."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownProject:
-    """A project and where it was found: what a worker is told."""
+    """A project and the reference a worker loads it by: a file, or gallery:NAME."""
 
     reference: str
     project: Project
 
 
 class Projects:
-    """Loads projects when they are first asked for, and a changed file again.
+    """Loads projects on first use, and reloads a file that has changed.
 
     Args:
         references: Project files and `gallery:NAME`; `gallery:*` is all that come with Tidemill.
-        default: The model meant by a request that names none.
+        default: The model that a request without a name means.
     """
 
     def __init__(self, references: Sequence[str], default: str | None = None) -> None:
@@ -39,26 +39,26 @@ class Projects:
         self._broken: dict[str, str] = {}
 
     def get(self, model: str | None) -> KnownProject:
-        """The project of a model; with None, the default or the only one.
+        """Return the project of a model; for None, that of the default model or the only one.
 
         Raises:
             NotFoundError: No known project trains this model.
-            ProjectError: None is named and several are known, or the project does not load.
+            ProjectError: No model is named and several are known.
         """
         known = self.all()
-        wanted = model or self._default or (next(iter(known)) if len(known) == 1 else None)
-        if wanted is None:
+        name = model or self._default or (next(iter(known)) if len(known) == 1 else None)
+        if name is None:
             raise ProjectError(
                 "Several models can be trained here; name one.",
                 field="model",
                 expected=f"one of {', '.join(known)}",
             )
-        if wanted not in known:
-            raise self._unknown(wanted, known)
-        return known[wanted]
+        if name not in known:
+            raise self._unknown(name, known)
+        return known[name]
 
     def all(self) -> dict[str, KnownProject]:
-        """Every project that loads, by its model's name."""
+        """Return every project that loads, by the name of its model."""
         with self._lock:
             for reference in self._references:
                 self._refresh(reference)
@@ -66,7 +66,7 @@ class Projects:
 
     @property
     def broken(self) -> dict[str, str]:
-        """Why a project did not load, by where it was looked for."""
+        """Why projects did not load, by their references."""
         return dict(self._broken)
 
     def _refresh(self, reference: str) -> None:
@@ -83,17 +83,17 @@ class Projects:
             return
         self._known[project.name] = KnownProject(reference, project)
 
-    def _unknown(self, wanted: str, known: dict[str, KnownProject]) -> NotFoundError:
+    def _unknown(self, name: str, known: dict[str, KnownProject]) -> NotFoundError:
         why = "; ".join(f"{where}: {what}" for where, what in self._broken.items())
         return NotFoundError(
-            f"No project here trains a model '{wanted}'." + (f" ({why})" if why else ""),
+            f"No project here trains a model '{name}'." + (f" ({why})" if why else ""),
             field="model",
             expected=f"one of {', '.join(known)}",
         )
 
 
 def project_references(setting: str | None) -> list[str]:
-    """What `TIDEMILL_PROJECT` means: names by comma, else ./project.py, else the gallery."""
+    """Return the references in `TIDEMILL_PROJECT`, else ./project.py, else the whole gallery."""
     if setting:
         return [part.strip() for part in setting.split(",") if part.strip()]
     here = Path("project.py")

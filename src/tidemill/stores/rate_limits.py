@@ -1,7 +1,7 @@
-"""How much each caller may ask, counted in this process or in Redis for many.
+"""Rate limits of callers, counted in this process or in Redis for many processes.
 
-While Redis is away each process counts for itself, so a caller may for that time get its share from
-every one of them; `degraded` says so.
+While Redis is down each process counts for itself, so that a caller can use its full quota in each
+of them; `degraded` says so.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from tidemill.errors import SettingsError
 
-# After a failure the shared store is left alone for this long, so that nobody waits for it.
-REST_SECONDS = 5.0
+# After a failure the shared store is not used for this long, so that no request waits for it.
+PAUSE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RateLimitStatus:
-    """What a caller has left. `window` and `reset` in seconds."""
+    """A caller's remaining quota. `window` and `reset` are in seconds."""
 
     allowed: bool
     quota: int
@@ -33,7 +33,7 @@ class RateLimitStatus:
     reset: int
 
     def headers(self) -> dict[str, str]:
-        """The fields of the IETF's draft on rate limits, and Retry-After on a refusal."""
+        """Return the headers of the IETF draft on rate limits, and Retry-After on a refusal."""
         fields = {
             "RateLimit-Policy": f'"default";q={self.quota};w={self.window}',
             "RateLimit": f'"default";r={self.remaining};t={self.reset}',
@@ -42,14 +42,14 @@ class RateLimitStatus:
 
 
 class RateLimits:
-    """One limit for every caller.
+    """The same limit for every caller.
 
     Args:
         url: `memory://` or `redis://...`.
-        limit: As in "600/minute"; "off" lets everything through.
+        limit: As in "600/minute"; "off" for no limit.
 
     Raises:
-        SettingsError: The limit or the URL cannot be understood.
+        SettingsError: The limit or the URL is invalid.
     """
 
     def __init__(self, url: str, limit: str) -> None:
@@ -63,22 +63,22 @@ class RateLimits:
             ) from error
         self._shared = SlidingWindowCounterRateLimiter(storage)
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._rest_until = 0.0
+        self._paused_until = 0.0
 
     @property
     def degraded(self) -> bool:
-        """Whether the shared store is away and each process counts for itself."""
-        return time.monotonic() < self._rest_until
+        """Whether the shared store is down and each process counts for itself."""
+        return time.monotonic() < self._paused_until
 
     def take(self, caller: str) -> RateLimitStatus | None:
-        """Count one request of the caller; None when there is no limit."""
+        """Count one request of a caller and return its quota; None if there is no limit."""
         if self._item is None:
             return None
         if not self.degraded:
             try:
                 return _take(self._shared, self._item, caller)
-            except Exception as error:  # whatever the store's client raises, callers are answered
-                self._rest_until = time.monotonic() + REST_SECONDS
+            except Exception as error:  # any error of the store's client: callers get an answer
+                self._paused_until = time.monotonic() + PAUSE_SECONDS
                 log.warning("rate limits are counted in this process for now: %s", error)
         return _take(self._own, self._item, caller)
 

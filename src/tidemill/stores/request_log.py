@@ -1,8 +1,8 @@
-"""What was asked of the control plane, kept in the database without making anyone wait.
+"""The log of requests to the control plane, written without delaying any request.
 
-Requests are gathered in memory and written by a thread, once a second: a row each in `request_log`,
-and sums by minute and route in `api_metrics`. A database that is down costs the log, never a
-request: a bounded number is kept until it is back, and what was dropped is counted.
+Requests are collected in memory and written by a thread once a second: one row each in
+`request_log`, and sums by minute and route in `api_metrics`. While the database is down a bounded
+number of requests is kept in memory; what is dropped beyond that is counted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.errors import UnavailableError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import ResultPage, read_page
+from tidemill.stores.database.pages import ResultPage, conditions, read_page
 from tidemill.stores.database.tables import api_metrics, request_log
 
-KEPT = 20_000
+MAX_BUFFERED = 20_000
 FLUSH_SECONDS = 1.0
 MAX_PATH = 2_000
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoggedRequest:
-    """One answered request. `route` is the template, so that its values stay few."""
+    """One answered request. `route` is the template, which has few values, not the path."""
 
     time: float
     method: str
@@ -48,42 +48,42 @@ class RequestLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: deque[LoggedRequest] = deque()
+        self._buffer: deque[LoggedRequest] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
     def add(self, request: LoggedRequest) -> None:
-        """Take note of a request; returns at once."""
+        """Add a request to the buffer; returns at once."""
         with self._lock:
-            if len(self._waiting) >= KEPT:
-                self._waiting.popleft()
+            if len(self._buffer) >= MAX_BUFFERED:
+                self._buffer.popleft()
                 self.dropped += 1
-            self._waiting.append(request)
+            self._buffer.append(request)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
                 self._thread.start()
 
     def flush(self) -> None:
-        """Write what is waiting, all or nothing.
+        """Write the buffered requests in one transaction.
 
         Raises:
-            UnavailableError: The database cannot be reached; everything is still waiting.
+            UnavailableError: The database cannot be reached; the requests are still buffered.
         """
         with self._lock:
-            taken = list(self._waiting)
-            self._waiting.clear()
+            taken = list(self._buffer)
+            self._buffer.clear()
         if not taken:
             return
         try:
             with self._database.write() as connection:
                 connection.execute(insert(request_log), [_row(request) for request in taken])
                 for sums in _summed(taken):
-                    _add_up(connection, self._database.dialect, sums)
+                    _add_to_metrics(connection, self._database.dialect, sums)
         except BaseException:
             with self._lock:
-                self._waiting.extendleft(reversed(taken))
+                self._buffer.extendleft(reversed(taken))
             raise
 
     def page(
@@ -97,18 +97,16 @@ class RequestLog:
         limit: int = 50,
         cursor: str | None = None,
     ) -> ResultPage[dict[str, Any]]:
-        """Requests, newest first."""
+        """Return a page of requests, newest first."""
         table = request_log.c
-        wanted = {table.route: route, table.method: method, table.status: status}
-        where = [column == value for column, value in wanted.items() if value is not None]
-        where += [] if since is None else [table.time >= since]
-        where += [] if until is None else [table.time < until]
+        equal = {table.route: route, table.method: method, table.status: status}
+        where = conditions(equal, time=table.time, since=since, until=until)
         return read_page(
-            self._database, request_log, table.id, where=tuple(where), limit=limit, cursor=cursor
+            self._database, request_log, table.id, where=where, limit=limit, cursor=cursor
         )
 
     def close(self) -> None:
-        """Stop the thread and write what is left, if the database is there."""
+        """Stop the thread and write the rest of the buffer, if the database can be reached."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -127,6 +125,27 @@ class RequestLog:
             log.exception("the request log could not be written")
 
 
+def api_minutes(
+    database: Database,
+    *,
+    route: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> ResultPage[dict[str, Any]]:
+    """Return a page of requests by minute and route, newest first, with their mean latency."""
+    table = api_metrics.c
+    where = conditions({table.route: route}, time=table.minute, since=since, until=until)
+    page = read_page(database, api_metrics, table.id, where=where, limit=limit, cursor=cursor)
+    return ResultPage([_with_mean(row) for row in page.items], page.next)
+
+
+def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
+    total = row.pop("milliseconds")
+    return {**row, "mean_milliseconds": total / row["requests"]}
+
+
 def _row(request: LoggedRequest) -> dict[str, Any]:
     return {**asdict(request), "path": request.path[:MAX_PATH]}
 
@@ -142,11 +161,11 @@ def _summed(requests: list[LoggedRequest]) -> list[dict[str, Any]]:
         row["requests"] += 1
         row["milliseconds"] += request.milliseconds
         row["slowest"] = max(row["slowest"], request.milliseconds)
-    # In one order everywhere, so that two processes never lock rows crosswise.
+    # In the same order everywhere, so that two processes never deadlock on rows.
     return [sums[key] for key in sorted(sums)]
 
 
-def _add_up(connection: Connection, dialect: str, row: dict[str, Any]) -> None:
+def _add_to_metrics(connection: Connection, dialect: str, row: dict[str, Any]) -> None:
     make = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement = make(api_metrics).values(row)
     old, new = api_metrics.c, statement.excluded

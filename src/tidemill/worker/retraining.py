@@ -16,9 +16,9 @@ from tidemill.loop.training.progress import Progress
 from tidemill.platform import Platform
 from tidemill.project import Project
 from tidemill.steps.decay.holdout import read_holdout
-from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
+from tidemill.stores.model_metrics import record_metrics
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, NewContest
 from tidemill.worker.job_kinds import (
     JOB_TAG,
@@ -40,7 +40,7 @@ def run_retrain(platform: Platform, job: Job, report: ReportProgress) -> dict[st
     Without labelled predictions, or without a champion, the new version goes to the gate. Too soon
     after a change nothing is trained; `tidemill.loop.retraining.growth` asks again.
     """
-    opened = platform.contests.of_job(job.id)
+    opened = platform.contests.by_job(job.id)
     if opened is None:
         project = load_job_project(job)
         champion = _champion(platform, project.name)
@@ -52,7 +52,7 @@ def run_retrain(platform: Platform, job: Job, report: ReportProgress) -> dict[st
             return {"model": project.name, POSTPONED: waiting}
         opened = _open(platform, job, project, champion, situation, report)
     report(JobReport(97.0, "promote", job.progress or {}))
-    decision = platform.umpire.judge(opened.model)
+    decision = platform.contest_service.judge(opened.model)
     new = next(c for c in opened.challengers if not c.former)
     best = platform.registry.version(opened.model, new.version)
     return {

@@ -16,7 +16,8 @@ from tidemill.loop.retraining.feedback_data import SCALE_ROWS
 from tidemill.loop.training.trial import fit_and_evaluate
 from tidemill.platform import Platform
 from tidemill.project import Candidate, Project
-from tidemill.steps.data.prepare import CleanedData, PreparedData
+from tidemill.steps.data.clean import CleanedData
+from tidemill.steps.data.prepare import PreparedData
 from tidemill.steps.retraining.contest import bounded_losses, error_scale
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
 from tidemill.steps.retraining.staleness import is_outdated

@@ -11,8 +11,8 @@ from typing import Any
 
 from tidemill.loop.training.train import Progress, train
 from tidemill.platform import Platform
-from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.jobs.jobs import Job
+from tidemill.stores.model_metrics import record_metrics
 from tidemill.worker.job_kinds import (
     JOB_TAG,
     JobReport,

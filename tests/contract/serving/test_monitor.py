@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from tests.contract.serving.conftest import Start, Tidemill, wait_until
 from tests.journal_records import read_folder
 from tests.servers import free_port
-from tidemill.cli import app as cli
-from tidemill.cli.commands.monitor import span
+from tidemill.cli.app import app as cli
+from tidemill.cli.commands.monitor import parse_duration
 from tidemill.errors import InputError
 from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
@@ -70,7 +70,7 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
 def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf: Path) -> None:
     server = start()
     prober = ApiProber(address(server))
-    prober.look()
+    prober.probe_all()
     prober.close()
     server.stop()
     records = list(read_folder(server.service.settings.journal_folder))
@@ -195,10 +195,10 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5m", 90)])
 def test_durations(text: str, seconds: float) -> None:
-    assert span(text, "--every") == seconds
+    assert parse_duration(text, "--every") == seconds
 
 
 @pytest.mark.parametrize("text", ["10", "0s", "ten", "-5s", ""])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no duration"):
-        span(text, "--every")
+        parse_duration(text, "--every")

@@ -1,4 +1,4 @@
-"""API keys: made once, found by their hash, gone when revoked."""
+"""API keys: shown once, found by their hash, gone when revoked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tidemill import keyring
-from tidemill.cli.local.process_specs import ensure_key
+from tidemill.cli.local.home import ensure_key
 from tidemill.errors import NotFoundError, RequestError, UnavailableError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
@@ -45,7 +45,7 @@ def test_a_key_is_shown_once_and_stored_nowhere(keys: KeyStore, path: Path) -> N
     assert [each.id for each in keys.list()] == [record.id]
 
 
-def test_every_change_is_recorded_before_it_holds(
+def test_every_change_is_recorded_before_it_takes_effect(
     keys: KeyStore, recorded: list[AuditEntry]
 ) -> None:
     _, record = keys.create(("admin",), actor="ops", lifetime=60)
@@ -64,7 +64,7 @@ def test_a_change_that_cannot_be_recorded_does_not_happen(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_revoked_key_is_found_no_more(keys: KeyStore, path: Path) -> None:
+def test_a_revoked_key_is_not_found(keys: KeyStore, path: Path) -> None:
     token, record = keys.create(("predict",), actor="ops")
     keys.revoke(record.id, actor="ops")
     assert keyring.load(path).find(token) is None
@@ -73,7 +73,7 @@ def test_a_revoked_key_is_found_no_more(keys: KeyStore, path: Path) -> None:
 
 
 @pytest.mark.parametrize("scopes", [(), ("root",), ("train", "fly")])
-def test_unknown_scopes_are_refused_with_the_ones_there_are(
+def test_unknown_scopes_are_rejected_and_the_known_ones_listed(
     keys: KeyStore, scopes: tuple[str, ...]
 ) -> None:
     with pytest.raises(RequestError) as refusal:
@@ -81,12 +81,12 @@ def test_unknown_scopes_are_refused_with_the_ones_there_are(
     assert "predict" in str(refusal.value.expected)
 
 
-def test_a_key_that_would_have_expired_already_is_refused(keys: KeyStore) -> None:
+def test_a_key_that_would_already_have_expired_is_rejected(keys: KeyStore) -> None:
     with pytest.raises(RequestError, match="expired"):
         keys.create(("train",), actor="ops", lifetime=0)
 
 
-def test_keys_made_at_once_are_all_kept(path: Path) -> None:
+def test_keys_created_concurrently_are_all_kept(path: Path) -> None:
     def make() -> None:
         KeyStore(path, lambda _: None).create(("train",), actor="ops")
 
@@ -98,10 +98,10 @@ def test_keys_made_at_once_are_all_kept(path: Path) -> None:
     assert len(keyring.load(path).keys) == 8
 
 
-def test_a_running_server_sees_changes_soon(
+def test_a_running_server_picks_up_changes(
     keys: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidemill.stores.api_keys.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("tidemill.stores.api_keys.CHECK_SECONDS", 0.0)
     watched = WatchedKeyring(path)
     assert watched.current().keys == ()
     token, record = keys.create(("predict",), actor="ops", lifetime=3600)
@@ -120,11 +120,11 @@ def test_a_running_server_sees_changes_soon(
     assert watched.current().keys == ()
 
 
-def test_a_key_made_a_moment_ago_lets_in(
+def test_a_key_created_a_moment_ago_is_accepted(
     keys: KeyStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who was just given one need not wait until the file is looked at again."""
-    monkeypatch.setattr("tidemill.stores.api_keys.LOOK_SECONDS", 3600.0)
+    """A new key is accepted before the file is next checked for changes."""
+    monkeypatch.setattr("tidemill.stores.api_keys.CHECK_SECONDS", 3600.0)
     watched = WatchedKeyring(path)
     assert watched.find("tm_none_at_all") is None
     token, record = keys.create(("predict",), actor="ops")
@@ -132,7 +132,7 @@ def test_a_key_made_a_moment_ago_lets_in(
     assert watched.find(token) == record
 
 
-def test_the_first_key_of_a_home_is_recorded_and_made_once(home: Path) -> None:
+def test_the_first_key_of_a_home_is_recorded_and_created_once(home: Path) -> None:
     settings = Settings()
     path, made = ensure_key(settings)
     assert made
@@ -145,7 +145,7 @@ def test_the_first_key_of_a_home_is_recorded_and_made_once(home: Path) -> None:
     assert (row["action"], row["subject"], row["actor"]) == ("key.create", record.id, "cli")
 
 
-def test_without_a_database_no_first_key_is_made(home: Path) -> None:
+def test_without_a_database_no_first_key_is_created(home: Path) -> None:
     settings = Settings(database_url="postgresql+psycopg://nobody@127.0.0.1:1/none")
     with pytest.raises(UnavailableError):
         ensure_key(settings)

@@ -57,27 +57,27 @@ def test_an_empty_log_is_intact(log: AuditLog) -> None:
 def test_a_changed_row_is_named(log: AuditLog, database: Database, change: dict[str, Any]) -> None:
     fill(log, 5)
     tamper(database, update(table).where(table.c.seq == 3).values(**change))
-    verdict = log.verify()
-    assert (verdict.intact, verdict.row, verdict.problem) == (False, 3, "row 3 was changed")
+    report = log.verify()
+    assert (report.intact, report.row, report.problem) == (False, 3, "row 3 was changed")
 
 
 @pytest.mark.parametrize("seq", [1, 3, 5])
-def test_a_missing_row_is_named_also_at_the_start_and_the_end(
+def test_a_missing_row_is_named_even_at_the_start_or_the_end(
     log: AuditLog, database: Database, seq: int
 ) -> None:
     fill(log, 5)
     tamper(database, delete(table).where(table.c.seq == seq))
-    verdict = log.verify()
-    assert (verdict.intact, verdict.row, verdict.problem) == (False, seq, f"row {seq} is missing")
+    report = log.verify()
+    assert (report.intact, report.row, report.problem) == (False, seq, f"row {seq} is missing")
 
 
-def test_a_log_that_was_cleared_whole_is_noticed(log: AuditLog, database: Database) -> None:
+def test_deleting_the_whole_log_is_detected(log: AuditLog, database: Database) -> None:
     fill(log, 3)
     tamper(database, delete(table))
     assert log.verify().row == 1
 
 
-def test_a_chain_that_was_written_anew_is_noticed(log: AuditLog, database: Database) -> None:
+def test_a_rewritten_chain_is_detected(log: AuditLog, database: Database) -> None:
     fill(log, 4)
     rows = database.rows(select(table).order_by(table.c.seq))
     previous = rows[0]["previous"]
@@ -85,12 +85,12 @@ def test_a_chain_that_was_written_anew_is_noticed(log: AuditLog, database: Datab
         row |= {"previous": previous, "actor": "key:9"}
         row["hash"] = previous = _hash(previous, row)
         tamper(database, update(table).where(table.c.seq == row["seq"]).values(row))
-    verdict = log.verify()
-    assert not verdict.intact
-    assert "written anew" in str(verdict.problem)
+    report = log.verify()
+    assert not report.intact
+    assert "rewritten" in str(report.problem)
 
 
-def test_a_forged_checkpoint_is_noticed(log: AuditLog, tmp_path: Path) -> None:
+def test_a_forged_checkpoint_is_detected(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 3)
     head = tmp_path / "home" / "audit.head"
     body = json.loads(head.read_text())
@@ -101,7 +101,7 @@ def test_a_forged_checkpoint_is_noticed(log: AuditLog, tmp_path: Path) -> None:
         log.verify()
 
 
-def test_a_machine_without_checkpoint_says_what_it_cannot_see(
+def test_a_machine_without_a_checkpoint_says_what_it_cannot_check(
     log: AuditLog, database: Database, tmp_path: Path
 ) -> None:
     fill(log, 2)
@@ -110,7 +110,7 @@ def test_a_machine_without_checkpoint_says_what_it_cannot_see(
     assert "no checkpoint" in str(elsewhere.note)
 
 
-def test_machines_that_share_a_secret_and_not_a_folder_both_verify(
+def test_machines_with_a_shared_secret_and_separate_folders_both_verify(
     database: Database, tmp_path: Path
 ) -> None:
     one = AuditLog(database, tmp_path / "one", "s3cret")
@@ -123,7 +123,9 @@ def test_machines_that_share_a_secret_and_not_a_folder_both_verify(
     assert two.verify().row == 3
 
 
-def test_writers_at_once_make_one_chain(log: AuditLog, database: Database, tmp_path: Path) -> None:
+def test_concurrent_writers_make_one_chain(
+    log: AuditLog, database: Database, tmp_path: Path
+) -> None:
     threads = [
         threading.Thread(target=fill, args=(AuditLog(database, tmp_path / "home"), 10))
         for _ in range(4)
@@ -132,8 +134,8 @@ def test_writers_at_once_make_one_chain(log: AuditLog, database: Database, tmp_p
         thread.start()
     for thread in threads:
         thread.join()
-    verdict = log.verify()
-    assert (verdict.intact, verdict.rows) == (True, 40)
+    report = log.verify()
+    assert (report.intact, report.rows) == (True, 40)
 
 
 JSON = st.recursive(

@@ -1,4 +1,4 @@
-"""Rate limits: counted in one place for many processes, or in each while that place is away."""
+"""Rate limits: counted in Redis for many processes, or in each process while Redis is down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidemill.errors import SettingsError
 from tidemill.stores.rate_limits import RateLimits
 
 
-def test_a_caller_gets_its_share_and_no_more() -> None:
+def test_a_caller_gets_its_quota_and_no_more() -> None:
     limits = RateLimits("memory://", "3/minute")
     shares = [limits.take("key") for _ in range(5)]
     assert [share.allowed for share in shares if share] == [True, True, True, False, False]
@@ -31,7 +31,7 @@ def test_off_means_no_limit() -> None:
     assert RateLimits("memory://", "off").take("key") is None
 
 
-def test_processes_share_what_redis_counts(redis_url: str) -> None:
+def test_processes_share_the_count_in_redis(redis_url: str) -> None:
     one, two = (RateLimits(redis_url, "4/minute") for _ in range(2))
     taken = [limits.take("key") for limits in (one, two, one, two, one)]
     assert [share.allowed for share in taken if share] == [True, True, True, True, False]
@@ -51,7 +51,7 @@ def test_without_redis_each_process_counts_for_itself_and_says_so(
         assert limits.degraded
         assert [share.allowed for share in shares if share] == [True, True, False]
         server.start()
-        monkeypatch.setattr(limits, "_rest_until", 0.0)
+        monkeypatch.setattr(limits, "_paused_until", 0.0)
         again = limits.take("key")
         assert again is not None
         assert again.allowed
@@ -59,19 +59,19 @@ def test_without_redis_each_process_counts_for_itself_and_says_so(
 
 
 @pytest.mark.parametrize("limit", ["many", "10/fortnight", "-1/minute", ""])
-def test_a_limit_nobody_understands_is_refused(limit: str) -> None:
+def test_an_invalid_limit_is_rejected(limit: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         RateLimits("memory://", limit)
     assert refusal.value.field == "api_rate_limit"
 
 
-def test_a_store_nobody_knows_is_refused() -> None:
+def test_an_unknown_store_is_rejected() -> None:
     with pytest.raises(SettingsError):
         RateLimits("carrier-pigeon://", "1/minute")
 
 
 @given(quota=st.integers(1, 20), asked=st.integers(0, 40))
-def test_never_more_than_the_quota_is_let_through(quota: int, asked: int) -> None:
+def test_never_more_than_the_quota_is_allowed(quota: int, asked: int) -> None:
     limits = RateLimits("memory://", f"{quota}/hour")
     shares = [limits.take("key") for _ in range(asked)]
     allowed = [share for share in shares if share and share.allowed]

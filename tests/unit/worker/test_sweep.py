@@ -12,8 +12,8 @@ from tidemill.errors import ProjectError
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.statistics import model_values
 from tidemill.stores.jobs.jobs import Job, NewJob
+from tidemill.stores.model_metrics import model_values
 from tidemill.worker.job_kinds import JOB_TAG, WaitForChildren
 from tidemill.worker.sweep import fans_out, run_trial
 from tidemill.worker.training import run_train

@@ -14,7 +14,7 @@ from tidemill.api.schemas import Filter, Listing, PageQuery, Since, to_datetime,
 from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
 from tidemill.platform import Platform
-from tidemill.stores.database.statistics import model_values
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"])
@@ -64,7 +64,7 @@ class ModelHealth(BaseModel):
     model: str
     version: str
     state: str = Field(
-        description="unknown, steady, data moved, model hurt, or data moved and model hurt"
+        description="unknown, steady, data moved, model degraded, or data moved and model degraded"
     )
     basis: str = Field(description="What told it: labels, confidences, or nothing")
     summary: str
@@ -122,7 +122,7 @@ def monitoring_health(_: KeyHolder, platform: ThePlatform, model: Filter = None)
     opened = platform.triggers.opened(model)
     found = [
         _view_health(row, sum(t.model == row.model for t in opened))
-        for row in platform.watching.all()
+        for row in platform.monitoring_results.all()
         if model is None or row.model == model
     ]
     return {"models": found}
@@ -133,7 +133,7 @@ def list_drift(
     _: KeyHolder, platform: ThePlatform, query: Annotated[DriftQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """What checks found, newest first: a row for each feature, and for each whole window."""
-    page = platform.watching.results(**query.asked())
+    page = platform.monitoring_results.results(**query.asked())
     times = ("time", "window_start", "window_end")
     return Listing(items=[with_datetimes(row, *times) for row in page.items], next=page.next)
 
@@ -161,7 +161,7 @@ def monitoring_report(
         make_report,  # matplotlib: a second that no start should pay
     )
 
-    page = make_report(platform.watching, platform.triggers, model, window)
+    page = make_report(platform.monitoring_results, platform.triggers, model, window)
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
@@ -184,7 +184,7 @@ def get_trigger(trigger_id: str, _: KeyHolder, platform: ThePlatform) -> Trigger
 @router.post("/check")
 def check_now(order: CheckRequest, _: Trainer, platform: ThePlatform) -> dict[str, Any]:
     """Check a model's newest rows now, due or not; the policy counts it like any other check."""
-    tick = platform.watcher.tick(order.model, by_hand=True)
+    tick = platform.watcher.check(order.model, forced=True)
     return {
         "model": tick.model,
         "version": tick.version,
@@ -197,7 +197,7 @@ def check_now(order: CheckRequest, _: Trainer, platform: ThePlatform) -> dict[st
 @router.post("/triggers", status_code=202)
 def trigger_by_hand(order: TriggerRequest, caller: Trainer, platform: ThePlatform) -> TriggerView:
     """Retrain a model by hand; 409 while it is being retrained."""
-    watched = platform.watching.get(order.model)
+    watched = platform.monitoring_results.get(order.model)
     new = NewTrigger(
         order.model,
         "manual",
@@ -205,7 +205,7 @@ def trigger_by_hand(order: TriggerRequest, caller: Trainer, platform: ThePlatfor
         version=None if watched is None else watched.version,
         actor=caller.actor,
     )
-    return _view(platform.watcher.consequences.ask(new))
+    return _view(platform.watcher.trigger_actions.ask(new))
 
 
 @router.post("/triggers/{trigger_id}/dismiss")

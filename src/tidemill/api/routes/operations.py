@@ -13,7 +13,9 @@ from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, to_ep
 from tidemill.api.state import platform_of
 from tidemill.platform import Platform
 from tidemill.stores.audit import AuditEntry
-from tidemill.stores.database import statistics
+from tidemill.stores.database import maintenance
+from tidemill.stores.model_metrics import model_values
+from tidemill.stores.request_log import api_minutes
 
 router = APIRouter(tags=["operations"])
 
@@ -60,7 +62,7 @@ class MetricsQuery(PageQuery):
 class ClearRequest(BaseModel):
     """What to delete. Only tables of records can be cleared, never jobs that run or the audit."""
 
-    tables: list[str] = Field(min_length=1, description=", ".join(statistics.CLEARABLE))
+    tables: list[str] = Field(min_length=1, description=", ".join(maintenance.CLEARABLE))
     before: datetime = Field(description="Only rows older than this.")
     reason: str | None = Field(default=None, max_length=2_000)
 
@@ -101,7 +103,7 @@ def api_metrics(
     _: KeyHolder, platform: ThePlatform, query: Annotated[MinutesQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """Requests by minute, route and status: how many, how long on average and at worst."""
-    page = statistics.api_minutes(platform.database, **query.asked())
+    page = api_minutes(platform.database, **query.asked())
     return Listing(items=[with_datetimes(row, "minute") for row in page.items], next=page.next)
 
 
@@ -110,14 +112,14 @@ def model_metrics(
     _: KeyHolder, platform: ThePlatform, query: Annotated[MetricsQuery, Query()]
 ) -> Listing[dict[str, Any]]:
     """What is known of how good each version is: at training, at the gate, live."""
-    page = statistics.model_values(platform.database, **query.asked())
+    page = model_values(platform.database, **query.asked())
     return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/database/stats")
 def database_stats(_: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
     """Rows by table, and the size of it all."""
-    return statistics.database_stats(platform.database)
+    return maintenance.database_stats(platform.database)
 
 
 @router.post("/database/clear")
@@ -127,7 +129,7 @@ def clear_database(
     """Delete old rows of the named tables; recorded in the audit log."""
     before = to_epoch(order.before)
     assert before is not None
-    statistics.check_clearable(order.tables)
+    maintenance.check_clearable(order.tables)
     platform.audit.append(
         AuditEntry(
             caller.actor,
@@ -139,5 +141,5 @@ def clear_database(
         )
     )
     return ClearResult(
-        deleted=statistics.clear(platform.database, order.tables, before), before=order.before
+        deleted=maintenance.clear(platform.database, order.tables, before), before=order.before
     )

@@ -156,7 +156,7 @@ def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tu
     ordered = ("params", "time_limit", "memory_limit", "key_id", "request_id", "traceparent")
     order = json_safe({name: getattr(new, name) for name in ordered})
     key = None if new.idempotency_key is None else f"order:{new.idempotency_key}"
-    consequences = platform.watcher.consequences
+    consequences = platform.watcher.trigger_actions
     earlier = None
     try:
         asked = NewTrigger(

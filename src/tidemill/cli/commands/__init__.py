@@ -1,0 +1,1 @@
+"""One module per command of `tidemill`, named after it; `cli/app.py` lists them."""

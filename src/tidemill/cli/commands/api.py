@@ -1,4 +1,4 @@
-"""`tidemill api`: the control plane alone, where the data plane is served elsewhere."""
+"""`tidemill api`: serve the control plane alone, where the data plane is served elsewhere."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import command_help
+from tidemill.api.__main__ import serve
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings
 
-
-def register(app: typer.Typer) -> None:
-    command_help.add(app, api, command_help.SERVE)
+app = command_app()
 
 
+@app.command(epilog=notes())
 def api(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port.", min=1, max=65535)] = 8000,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Serve the control plane: jobs, experiments, models, promotion, audit. No predictions.
+    """Serve the control plane without predictions: jobs, experiments, models, promotion, audit.
 
     Examples:
 
@@ -28,6 +28,4 @@ def api(
 
       TIDEMILL_DATABASE_URL=postgresql+psycopg://db/tidemill tidemill api --host 0.0.0.0
     """
-    from tidemill.api.__main__ import serve
-
     serve(open_settings(home, tracking_uri), host, port)

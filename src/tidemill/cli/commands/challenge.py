@@ -1,4 +1,4 @@
-"""The command that lets a challenger see traffic."""
+"""`tidemill challenge`: send a challenger a copy or a share of a model's traffic."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import command_help, terminal
-from tidemill.cli.commands.operate import platform_of
+from tidemill.cli import terminal
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
+from tidemill.cli.control_plane import open_platform
 from tidemill.errors import RequestError
+from tidemill.loop.promotion import challenge as operation
 from tidemill.serving.shelf.traffic_rules import Mode
 
-
-def register(app: typer.Typer) -> None:
-    command_help.add(app, challenge, command_help.SERVE, keys="model, version, mode, share")
+app = command_app()
 
 
+@app.command(epilog=notes("model, version, mode, share"))
 def challenge(
     model: Annotated[str, typer.Argument(help="The registered model.")],
     version: Annotated[
-        str | None, typer.Option(help="Make this version challenger. [default: the one that is]")
+        str | None,
+        typer.Option(help="Make this version challenger. [default: the current challenger]"),
     ] = None,
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Let it answer a copy of all requests, unseen.")
+        bool, typer.Option("--shadow", help="Shadow: a copy of all requests, answers discarded.")
     ] = False,
     canary: Annotated[
-        float | None, typer.Option(help="Let it answer this share of the callers.")
+        float | None, typer.Option(help="Canary: answer this share of the callers, 0 to 1.")
     ] = None,
-    off: Annotated[bool, typer.Option("--off", help="Let it see no traffic.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Why, for the audit log.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Send the challenger no traffic.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a model's challenger answer beside its champion, or in its place for some callers.
+    """Run a model's challenger as a shadow of its champion, or as a canary.
 
-    A canary that is slower, or right less often, than the project's `Challenge` policy allows is
-    taken out of the traffic by itself.
+    A canary that is slower or less accurate than the project's `Challenge` policy allows is taken
+    out of the traffic automatically.
 
     Examples:
 
@@ -47,32 +49,29 @@ def challenge(
 
       tidemill challenge churn --off
     """
-    from tidemill.loop.promotion.challenge import challenge as set_challenge
-
-    mode, share = _wish(shadow, canary, off)
+    mode, share = _parse_mode(shadow, canary, off)
     settings = open_settings(home, tracking_uri)
     start_logs(settings, "promote")
-    with platform_of(settings) as platform:
-        done = set_challenge(
+    with open_platform(settings) as platform:
+        done = operation.challenge(
             platform.registry, settings.shelf, model, mode=mode, share=share, version=version,
             reason=reason, actor="cli", audit=platform.audit.append,
         )  # fmt: skip
     if as_json:
-        fact = {"model": model, "version": done.version, "mode": mode, "share": share}
-        terminal.print_json(fact)
+        terminal.print_json({"model": model, "version": done.version, "mode": mode, "share": share})
         return
-    what = {
-        "off": "no challenger sees traffic now",
-        "shadow": f"version {done.version} answers in the champion's shadow",
+    text = {
+        "off": "no challenger receives traffic now",
+        "shadow": f"version {done.version} runs as a shadow of the champion",
         "canary": f"version {done.version} answers {share:.0%} of the callers",
     }[mode]
-    terminal.out.print(f"{model}: {what}.", markup=False)
+    terminal.out.print(f"{model}: {text}.", markup=False)
 
 
-def _wish(shadow: bool, canary: float | None, off: bool) -> tuple[Mode, float]:
+def _parse_mode(shadow: bool, canary: float | None, off: bool) -> tuple[Mode, float]:
     if [shadow, canary is not None, off].count(True) != 1:
         raise RequestError(
-            "Say what the challenger is to see.",
+            "Choose exactly one mode for the challenger.",
             field="mode",
             expected="one of --shadow, --canary SHARE, --off",
         )

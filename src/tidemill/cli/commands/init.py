@@ -1,4 +1,4 @@
-"""`tidemill init`: a project to start from."""
+"""`tidemill init`: write a project to start from."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import command_help, terminal
+from tidemill.cli import terminal
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import JsonOption
+from tidemill.loop.training.new_project import write_project
+
+app = command_app()
 
 
-def register(app: typer.Typer) -> None:
-    command_help.add(app, init, command_help.BEGIN, keys="folder, files")
-
-
+@app.command(epilog=notes("folder, files"))
 def init(
     name: Annotated[
-        str | None, typer.Argument(help="The folder to make, and the model's name.")
+        str | None, typer.Argument(help="The folder to create, and the model's name.")
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", help="A CSV file of yours, or a gallery name such as iris."),
+        typer.Option("--from", help="Your CSV file, or a gallery project such as iris."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="The column to predict. [default: the last one]")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a project: a Python file that says what to train, with a folder for its data.
+    """Create a project: a Python file that says what to train, and a folder for its data.
 
     Examples:
 
@@ -38,9 +39,7 @@ def init(
 
       tidemill init --from iris
     """
-    from tidemill.loop.training.new_project import write_project
-
-    folder = Path(name or source_stem(source))
+    folder = Path(name or _name_of(source))
     written = write_project(folder, source=source, target=target)
     if as_json:
         terminal.print_json({"folder": folder, "files": written})
@@ -51,8 +50,8 @@ def init(
     terminal.out.print(f"\nNext:\n  cd {folder}\n  tidemill train", markup=False)
 
 
-def source_stem(source: str | None) -> str:
-    """The folder's name when none is given: the source's own."""
+def _name_of(source: str | None) -> str:
+    """The folder's name where none is given: the source's."""
     if source is None:
-        raise typer.BadParameter("say a NAME, or where to start --from")
+        raise typer.BadParameter("give a NAME, or a source with --from")
     return Path(source).stem

@@ -1,49 +1,48 @@
-"""`tidemill predict`: score a file."""
+"""`tidemill predict`: score a CSV file."""
 
 from __future__ import annotations
 
-import csv
-import itertools
-from collections.abc import Iterator
+import logging
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tidemill.cli import command_help, terminal
+from tidemill.cli import terminal
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
-from tidemill.cli.row_files import CsvRows, RowChunk, open_rows, read_rows
-from tidemill.errors import InputError
+from tidemill.cli.control_plane import open_registry
+from tidemill.cli.row_files import open_rows
+from tidemill.cli.scoring import score_file
+from tidemill.errors import InputError, UnavailableError
+from tidemill.serving.model.scorer import Scorer
+from tidemill.serving.shelf.shelf import ShelfEntry, install_bundle, open_bundle, read_state
+from tidemill.settings import Settings
+from tidemill.stores.mlflow.versions import parse_reference
 
-if TYPE_CHECKING:
-    from tidemill.serving.model.scorer import Scorer
-    from tidemill.settings import Settings
-
-CHUNK = 1000
+log = logging.getLogger(__name__)
+app = command_app()
 
 
-def register(app: typer.Typer) -> None:
-    command_help.add(app, predict, command_help.SERVE, keys="output, rows, refused")
-
-
+@app.command(epilog=notes("output, rows, refused"))
 def predict(
     model: Annotated[str, typer.Argument(help="A registered model, or models:/name@alias.")],
     rows: Annotated[Path, typer.Argument(help="A CSV file with the model's columns by name.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The CSV file to write.")],
     keep_going: Annotated[
-        bool, typer.Option(help="Write refused rows with their reason instead of stopping.")
+        bool, typer.Option(help="Write refused rows with their error instead of stopping.")
     ] = False,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a file of rows with a model, without a server.
+    """Score a CSV file with a model, without a server.
 
-    The output has the input's columns, then prediction, confidence and a probability for every
-    label. Columns the model does not know are carried along. An empty cell is a missing value.
-    The file's encoding and separator are found out; where the separator is no comma, 1,5 is a
-    number too. What is written is UTF-8 with commas.
+    The output has the input's columns, then the prediction, the confidence and a probability for
+    every label. Columns that the model does not use are copied. An empty cell is a missing value.
+    The encoding and the separator are detected; unless the separator is a comma, 1,5 is a number
+    too. The output is UTF-8, separated by commas.
 
     Examples:
 
@@ -53,7 +52,7 @@ def predict(
     """
     settings = open_settings(home, tracking_uri)
     _check_files(rows, output)
-    scorer = open_scorer(settings, model)
+    scorer = _open_scorer(settings, model)
     draft = output.with_name(f".{output.name}.part")
     try:
         with open_rows(rows) as source, draft.open("w", newline="", encoding="utf-8") as out:
@@ -70,116 +69,47 @@ def predict(
         return
     terminal.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
     if refused:
-        terminal.err.print(f"{refused} of them were refused; the column 'error' says why.")
+        terminal.err.print(f"{refused} of them were refused; see the column 'error'.")
 
 
 def _check_files(rows: Path, output: Path) -> None:
     if not rows.is_file():
         raise InputError(f"There is no file {rows}.", field="rows")
-    if not output.parent.is_dir() or output.is_dir():
-        what = "is a folder" if output.is_dir() else f"has no folder {output.parent} to be put into"
-        raise InputError(f"{output} {what}.", field="output", expected="a file to write")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder.", field="output", expected="a file to write")
+    if not output.parent.is_dir():
+        raise InputError(
+            f"There is no folder {output.parent}.", field="output", expected="a file to write"
+        )
 
 
-def open_scorer(settings: Settings, model: str) -> Scorer:
-    """The model as a function, its bundle brought to the shelf if it is not there."""
-    from tidemill.cli.local.shelving import shelve
-    from tidemill.serving.model.scorer import Scorer
-    from tidemill.serving.shelf.shelf import open_bundle
-
-    name, placed = shelve(settings, model)
-    return Scorer(open_bundle(settings.shelf, placed), name, placed.version)
+def _open_scorer(settings: Settings, reference: str) -> Scorer:
+    name, entry = _install(settings, reference)
+    return Scorer(open_bundle(settings.shelf, entry), name, entry.version)
 
 
-def score_file(
-    scorer: Scorer, source: TextIO, out: TextIO, size: int, keep_going: bool
-) -> tuple[int, int]:
-    """Score every row with a progress bar; how many rows were written, and how many refused.
+def _install(settings: Settings, reference: str) -> tuple[str, ShelfEntry]:
+    """The model's name and its bundle on the shelf, downloaded if it is missing.
+
+    While MLflow is down, the version that is on the shelf is used.
 
     Raises:
-        InputError: A column is missing, or a row does not fit and `keep_going` is off.
+        NotFoundError: The model or version does not exist, or has no bundle.
+        BundleError: The bundle is missing or damaged.
+        UnavailableError: MLflow is down, and the model is not on the shelf.
     """
-    reader = read_rows(source, input_columns(scorer))
-    given = list(reader.names)
-    labels = [f"probability_{label}" for label in scorer.signature.labels]
-    made = ["prediction", *(["confidence", *labels] if labels else []), *["error"] * keep_going]
-    writer = csv.DictWriter(out, [*given, *(name for name in made if name not in given)])
-    writer.writeheader()
-    done = refused = 0
-    with _bar() as bar:
-        task = bar.add_task("scoring", total=size, rows=0)
-        for chunk in _chunks(reader):
-            refused += _score_chunk(scorer, chunk, reader.decimal, labels, keep_going)
-            writer.writerows(record for _, record in chunk)
-            done += len(chunk)
-            bar.update(task, completed=source.buffer.tell(), rows=done)
-        bar.update(task, completed=size, rows=done)
-    return done, refused
-
-
-def input_columns(scorer: Scorer) -> list[str]:
-    """The columns a file needs; a tensor's numbers are its columns name0, name1, ..."""
-    tensor = scorer.signature.tensor
-    if tensor is None:
-        return list(scorer.signature.names)
-    return [f"{tensor.name}{index}" for index in range(tensor.size)]
-
-
-def _score_chunk(
-    scorer: Scorer, chunk: RowChunk, decimal: str, labels: list[str], keep_going: bool
-) -> int:
-    """Add the answers to the rows, in place; how many were refused."""
-    good, rows = [], []
-    for number, record in chunk:
-        try:
-            rows.append(_checked(scorer, record, decimal))
-            good.append(record)
-        except InputError as error:
-            if not keep_going:
-                raise InputError(
-                    f"Line {number}: {error.detail}",
-                    field=error.field,
-                    expected=error.expected,
-                    remedy="Mend the row, or pass --keep-going.",
-                ) from error
-            record["error"] = error.detail
-    for record, answer in zip(good, scorer.score(rows) if rows else [], strict=True):
-        record["prediction"] = answer.prediction
-        if answer.probabilities is not None:
-            record["confidence"] = max(answer.probabilities)
-            record.update(zip(labels, answer.probabilities, strict=True))
-    return len(chunk) - len(good)
-
-
-def _checked(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[Any]:
-    """A line of text as a row of the signature."""
-    from tidemill.cli.row_files import read_cell
-    from tidemill.serving.codec.values import coerce
-    from tidemill.signature import Column
-
-    if None in record or any(value is None for value in record.values()):
-        raise InputError("The line has more or fewer cells than the header.")
-    tensor = scorer.signature.tensor
-    columns = (
-        [Column(name, "number") for name in input_columns(scorer)]
-        if tensor
-        else scorer.signature.columns
-    )
-    return [
-        coerce(column, read_cell(column.kind, record[column.name], decimal)) for column in columns
-    ]
-
-
-def _chunks(rows: CsvRows) -> Iterator[RowChunk]:
-    lines = iter(rows)
-    while chunk := list(itertools.islice(lines, CHUNK)):
-        yield chunk
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rows]} rows"),
-    )
-    return Progress(*columns, TimeRemainingColumn(), console=terminal.err, transient=True)
+    name = parse_reference(reference).name
+    try:
+        registry = open_registry(settings)
+        version = registry.resolve(reference, stage=settings.model_stage)
+        with tempfile.TemporaryDirectory() as scratch:
+            held = registry.fetch_bundle(version, Path(scratch))
+            return name, install_bundle(
+                settings.shelf, name, version.number, held.path, held.digest
+            )
+    except UnavailableError:
+        state = read_state(settings.shelf)
+        if name not in state.models:
+            raise
+        log.warning("MLflow is down; using the version on the shelf")
+        return name, state.models[name]

@@ -1,4 +1,4 @@
-"""`tidemill retrain`: ask for a retraining by hand."""
+"""`tidemill retrain`: retrain a model on request."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import command_help, terminal
-from tidemill.cli.commands.operate import platform_of
+from tidemill.cli import terminal
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
+from tidemill.cli.control_plane import open_platform
+from tidemill.stores.monitoring.triggers import NewTrigger
+
+app = command_app()
 
 
-def register(app: typer.Typer) -> None:
-    command_help.add(app, retrain, command_help.WATCH, keys="trigger, job")
-
-
+@app.command(epilog=notes("trigger, job"))
 def retrain(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for by hand",
+    model: Annotated[str, typer.Argument(help="The registered model.")],
+    reason: Annotated[
+        str, typer.Option(help="Reason, recorded with the trigger.")
+    ] = "manual retraining",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open a trigger by hand: a worker trains the model again, on labelled predictions too.
+    """Retrain a model: open a trigger, for which a worker trains new versions.
 
-    The new versions compete with the champion on labelled rows; without any, the new version goes
-    to the gate. `tidemill jobs --watch` follows it.
+    They are trained on labelled predictions too, and compete with the champion on labelled live
+    rows; without such rows, the best new version goes to the gate. `tidemill jobs --watch` follows
+    the job.
 
     Examples:
 
@@ -32,14 +36,12 @@ def retrain(
 
       tidemill retrain churn --reason "new tariffs since May"
     """
-    from tidemill.stores.monitoring.triggers import NewTrigger
-
-    with platform_of(open_settings(home)) as platform:
-        asked = NewTrigger(model, "manual", reason, actor="cli")
-        trigger = platform.watcher.consequences.ask(asked)
+    with open_platform(open_settings(home)) as platform:
+        request = NewTrigger(model, "manual", reason, actor="cli")
+        trigger = platform.watcher.trigger_actions.ask(request)
     if as_json:
         terminal.print_json({"trigger": trigger.id, "job": trigger.job_id})
         return
-    text = f"Trigger {trigger.id} is open; job {trigger.job_id} retrains {model}."
+    text = f"Opened trigger {trigger.id}; job {trigger.job_id} retrains {model}."
     terminal.out.print(text, markup=False, soft_wrap=True)
     terminal.out.print("Follow it with `tidemill jobs --watch`.", markup=False)

@@ -1,4 +1,4 @@
-"""`tidemill serve`: the data plane, following the registry."""
+"""`tidemill serve`: serve models of an MLflow registry, without the control plane."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import command_help, terminal
+from tidemill.cli import terminal
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.local import process_specs
-from tidemill.cli.local.greeting import example_request, greet, is_answering
+from tidemill.cli.local.greeting import greet, is_answering
+from tidemill.cli.local.home import ensure_key, lock_home
+from tidemill.cli.local.ports import check_port
 from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Child, Supervisor, supervising
 from tidemill.errors import SettingsError, TidemillError
+from tidemill.serving.shelf.shelf import read_state
 from tidemill.settings import Settings
+from tidemill.stores.mlflow.versions import parse_reference
 
 FIRST_SYNC_SECONDS = 120.0
-EMPTY = "The registry holds no version to serve."
+EMPTY = "The registry has no version to serve."
+app = command_app()
 
 
-def register(app: typer.Typer) -> None:
-    command_help.add(app, serve, command_help.SERVE)
-
-
+@app.command(epilog=notes())
 def serve(
     models: Annotated[
         list[str] | None,
@@ -35,22 +38,22 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes that share the port.", min=1)] = 1,
     auth: Annotated[bool, typer.Option(help="Whether predictions need an API key.")] = True,
     shelf: Annotated[
-        Path | None, typer.Option(help="Serve this folder of bundles and follow no registry.")
+        Path | None, typer.Option(help="Serve this folder of bundles, without a registry.")
     ] = None,
     trust: Annotated[
-        bool, typer.Option(help="Unpickle and run models of other makers in the registry.")
+        bool, typer.Option(help="Unpickle and run models that other programs registered.")
     ] = False,
-    journal: Annotated[Path | None, typer.Option(help="The journal's folder.")] = None,
+    journal: Annotated[Path | None, typer.Option(help="The folder of the journal.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Serve models of an MLflow registry, and follow it: a new champion answers within seconds.
+    """Serve models of an MLflow registry; a new champion is served within seconds.
 
-    A plain name means the champion, or the newest version where none was promoted. What was served
-    once is kept on the shelf in the home, so serving starts and goes on while MLflow is down.
+    A plain name means the champion, or the newest version if none was promoted. Bundles are kept on
+    the shelf in the home, so that serving starts and continues while MLflow is down.
 
-    Any model of the registry will do. One that another program registered is compiled on the way;
-    where it was pickled, or only MLflow can run it, --trust says that its code may be run.
+    Models that other programs registered are compiled first. A model that is pickled, or that only
+    MLflow can run, executes its own code: allow that with --trust.
 
     Examples:
 
@@ -64,58 +67,56 @@ def serve(
     """
     settings = open_settings(home, tracking_uri)
     at = ServerAddresses(host, port)
-    with process_specs.lock_home(settings.home, at):
-        process_specs.check_port(host, port, "--port")
+    with lock_home(settings.home, at):
+        check_port(host, port, "--port")
         start_logs(settings, "serve-cli")
-        key, fresh = process_specs.ensure_key(settings, recorded=False)
+        key = ensure_key(settings, recorded=False)
         if not auth:
-            terminal.err.print(f"[yellow]Keys are off:[/] whoever reaches {host}:{port} may ask.")
-        wanted = models or ([settings.model_name] if settings.model_name else [])
+            terminal.err.print(
+                f"[yellow]Authentication is off:[/] anyone who can reach {host}:{port} may predict."
+            )
+        references = models or ([settings.model_name] if settings.model_name else [])
         with supervising() as supervisor:
-            server = supervisor.start(_server(settings, at, wanted, workers, auth, shelf, journal))
+            options = _server_options(references, workers, auth, shelf, journal)
+            server = supervisor.start(_server(settings, at, options))
             trusted = trust or settings.trust_models
             if shelf is None:
-                supervisor.start(process_specs.sync(settings, wanted, trust=trusted))
+                supervisor.start(process_specs.sync(settings, references, trust=trusted))
             if trusted:
                 supervisor.start(process_specs.pyfunc_supervisor(settings, shelf))
             _await_models(supervisor, settings, at, server)
-            folder = shelf or settings.shelf
-            model, body = example_request(folder)
-            greet(at, settings, (key, fresh) if auth else None, model, body)
+            greet(at, settings, shelf or settings.shelf, key if auth else None)
             supervisor.run()
-        terminal.out.print("Serving has ended.")
+        terminal.out.print("Stopped.")
 
 
-def _server(
-    settings: Settings,
-    at: ServerAddresses,
-    wanted: list[str],
-    workers: int,
-    auth: bool,
-    shelf: Path | None,
-    journal: Path | None,
-) -> Child:
-    from tidemill.stores.mlflow.versions import parse_reference
+def _server_options(
+    references: list[str], workers: int, auth: bool, shelf: Path | None, journal: Path | None
+) -> list[str]:
+    """The command-line options of the data plane."""
+    options = ["--workers", str(workers)]
+    options += ["--shelf", str(shelf)] if shelf else []
+    options += ["--journal", str(journal)] if journal else []
+    options += [] if auth else ["--no-auth"]
+    if references:
+        options += ["--models", ",".join(parse_reference(name).name for name in references)]
+    return options
 
+
+def _server(settings: Settings, at: ServerAddresses, options: list[str]) -> Child:
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(settings.home)]
-    command += ["--host", at.host, "--port", str(at.port), "--workers", str(workers)]
-    command += ["--shelf", str(shelf)] if shelf else []
-    command += ["--journal", str(journal)] if journal else []
-    command += [] if auth else ["--no-auth"]
-    if wanted:
-        command += ["--models", ",".join(parse_reference(name).name for name in wanted)]
-    return Child(
-        "serving", command, settings.logs / "serve.out", process_specs.environment(settings)
-    )
+    command += ["--host", at.host, "--port", str(at.port), *options]
+    env = process_specs.environment(settings)
+    return Child("serving", command, settings.logs / "serve.out", env)
 
 
 def _await_models(
     supervisor: Supervisor, settings: Settings, at: ServerAddresses, server: Child
 ) -> None:
-    """Wait for the first model.
+    """Wait until the first model is served.
 
     Raises:
-        SettingsError: The registry was reached and has nothing to serve.
+        SettingsError: The registry was reached, but has nothing to serve.
     """
     try:
         supervisor.wait_until(
@@ -124,17 +125,15 @@ def _await_models(
             FIRST_SYNC_SECONDS,
         )
     except TidemillError as error:
-        raise SettingsError(f"{error.detail} It last said:\n{server.tail()}") from error
+        raise SettingsError(f"{error.detail} Its last output:\n{server.tail()}") from error
     if why := _nothing_to_serve(settings):
-        told = why != EMPTY  # a problem names its own remedy
-        remedy = None if told else "Train and promote a model first, or check the name."
+        # Every other reason names its own remedy.
+        remedy = "Train and promote a model first, or check the name." if why == EMPTY else None
         raise SettingsError(why, remedy=remedy)
 
 
 def _nothing_to_serve(settings: Settings) -> str | None:
-    """Why there is nothing to serve, once the registry has been asked; None while it may come."""
-    from tidemill.serving.shelf.shelf import read_state
-
+    """Why there is nothing to serve; None if there is, or before the first sync has ended."""
     state = read_state(settings.shelf)
     if state.models or not state.synced_at:
         return None

@@ -1,4 +1,4 @@
-"""`tidemill up`: everything on one machine, from nothing to a served model."""
+"""`tidemill up`: start everything on one machine, and train a first model if there is none."""
 
 from __future__ import annotations
 
@@ -10,42 +10,48 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import command_help, terminal
+from tidemill.cli import terminal
+from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, open_settings, start_logs
 from tidemill.cli.local import process_specs
-from tidemill.cli.local.greeting import example_request, greet, is_answering
+from tidemill.cli.local.greeting import Extras, greet, is_answering
+from tidemill.cli.local.home import ensure_key, lock_home
+from tidemill.cli.local.ports import check_port
 from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor, run_once, supervising
+from tidemill.serving.shelf.shelf import read_state
 from tidemill.settings import Settings
 
 FIRST_PROJECT = "gallery:breast_cancer"
+app = command_app()
 
 
-def register(app: typer.Typer) -> None:
-    command_help.add(app, up, command_help.BEGIN)
-
-
+@app.command(epilog=notes())
 def up(
     home: HomeOption = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The API's port.", min=1, max=65535)] = 8000,
     mlflow_port: Annotated[int, typer.Option(help="MLflow's port.", min=1, max=65535)] = 5000,
     first: Annotated[
-        str, typer.Option(help="The project to train when nothing is registered; '' for none.")
+        str, typer.Option(help="The project to train if no model is registered; '' for none.")
     ] = FIRST_PROJECT,
     scaled: Annotated[
         bool,
-        typer.Option("--scaled", help="Several APIs and workers on PostgreSQL, Redis and MLflow."),
+        typer.Option(
+            "--scaled", help="Run several APIs and workers on PostgreSQL, Redis and MLflow."
+        ),
     ] = False,
-    apis: Annotated[int, typer.Option(help="APIs of --scaled, from --port up.", min=1)] = 2,
-    workers: Annotated[int, typer.Option(help="Workers of --scaled.", min=1)] = 3,
+    apis: Annotated[
+        int,
+        typer.Option(help="With --scaled: number of APIs, on ports from --port upwards.", min=1),
+    ] = 2,
+    workers: Annotated[int, typer.Option(help="With --scaled: number of workers.", min=1)] = 3,
 ) -> None:
     """Start MLflow, the API and a worker; train and promote a first model if there is none.
 
-    Ctrl-C ends everything it started. All state is under the home, so the next `up` goes on
-    where this one stopped. With --scaled the servers that TIDEMILL_DATABASE_URL,
-    TIDEMILL_BROKER_URL and MLFLOW_TRACKING_URI name are used, and those that none names are
-    started too, on loopback.
+    Ctrl-C stops everything that it started. All state is in the home, so the next `up` resumes
+    there. With --scaled, the servers named by TIDEMILL_DATABASE_URL, TIDEMILL_BROKER_URL and
+    MLFLOW_TRACKING_URI are used; those that are not named are started on loopback.
 
     Examples:
 
@@ -59,23 +65,25 @@ def up(
     """
     settings = open_settings(home)
     at = ServerAddresses(host, port, mlflow_port)
-    places = [replace(at, port=port + place) for place in range(apis if scaled else 1)]
-    with process_specs.lock_home(settings.home, at):
-        for place in places:
-            process_specs.check_port(host, place.port, "--port")
+    servers = [replace(at, port=port + number) for number in range(apis if scaled else 1)]
+    with lock_home(settings.home, at):
+        for server in servers:
+            check_port(host, server.port, "--port")
         own_mlflow = settings.tracking_uri is None
         if own_mlflow:
-            process_specs.check_port(host, mlflow_port, "--mlflow-port")
+            check_port(host, mlflow_port, "--mlflow-port")
         start_logs(settings, "up")
         with supervising() as supervisor:
             if scaled:
                 settings = _start_servers(supervisor, settings, at)
-            key = process_specs.ensure_key(settings)
-            _start_serving(supervisor, settings, places, first)
-            model, body = example_request(settings.shelf)
-            pages = f"{at.api}/" if settings.console == "on" else None
-            mlflow = at.mlflow if own_mlflow else None
-            greet(at, settings, key, model, body, mlflow, places[1:], pages)
+            key = ensure_key(settings)
+            _start_serving(supervisor, settings, servers, first)
+            extras = Extras(
+                console=f"{at.api}/" if settings.console == "on" else None,
+                mlflow=at.mlflow if own_mlflow else None,
+                more_apis=servers[1:],
+            )
+            greet(at, settings, settings.shelf, key, extras)
             _start_others(supervisor, settings)
             if scaled:
                 _start_workers(supervisor, settings, workers)
@@ -84,25 +92,25 @@ def up(
             if own_mlflow and not scaled:
                 supervisor.start(process_specs.mlflow_server(settings, at))
             supervisor.run()
-        terminal.out.print("Everything has ended.")
+        terminal.out.print("Stopped.")
 
 
 def _start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddresses) -> Settings:
-    from tidemill.cli.local import scaled
+    from tidemill.cli.local import scaled  # needs psycopg, which is an extra
 
-    terminal.out.print("Starting PostgreSQL, Redis and MLflow where none is named ...")
+    terminal.out.print("Starting PostgreSQL, Redis and MLflow unless they are configured ...")
     settings = scaled.start_servers(supervisor, settings, at)
-    terminal.out.print(f"Other commands reach them after: set -a; . {settings.home}/scaled.env")
+    terminal.out.print(f"To use them from other commands: set -a; . {settings.home}/scaled.env")
     return settings
 
 
 def _start_serving(
-    supervisor: Supervisor, settings: Settings, places: list[ServerAddresses], first: str
+    supervisor: Supervisor, settings: Settings, servers: list[ServerAddresses], first: str
 ) -> None:
-    """Serving before all else: with a shelf it answers within a second or two, if nothing else
-    starts beside it; without one, the first model is trained meanwhile."""
-    several = len(places) > 1
-    for number, at in enumerate(places, 1):
+    """Start the servers first: with models on the shelf they are ready within two seconds, unless
+    other processes start at the same time. Without models, train the first one meanwhile."""
+    several = len(servers) > 1
+    for number, at in enumerate(servers, 1):
         supervisor.start(
             process_specs.api_server(settings, at, f"api-{number}" if several else "api")
         )
@@ -110,13 +118,13 @@ def _start_serving(
         command = [sys.executable, "-m", "tidemill.cli.local.first_model", *filter(None, [first])]
         run_once(command, process_specs.environment(settings))
     path = "/ready" if _holds_models(settings) else "/health"
-    for at in places:
+    for at in servers:
         url = f"{at.api}{path}"
-        supervisor.wait_until(partial(is_answering, url), "Serving", 300)
+        supervisor.wait_until(partial(is_answering, url), "The API", 300)
 
 
 def _start_others(supervisor: Supervisor, settings: Settings) -> None:
-    """What needs to be there once, however many serve and work."""
+    """Start the processes that run once, however many APIs and workers there are."""
     supervisor.start(process_specs.sync(settings, []))
     if settings.trust_models:
         supervisor.start(process_specs.pyfunc_supervisor(settings))
@@ -125,14 +133,12 @@ def _start_others(supervisor: Supervisor, settings: Settings) -> None:
 
 
 def _start_workers(supervisor: Supervisor, settings: Settings, count: int) -> None:
-    """Workers of one slot each: a fit uses the whole of a core."""
+    """Start workers that run one job each: a training uses a whole core."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    alone = settings.model_copy(update={"worker_concurrency": 1})
+    single = settings.model_copy(update={"worker_concurrency": 1})
     for number in range(1, count + 1):
-        supervisor.start(process_specs.worker(alone, f"worker-{number}"))
+        supervisor.start(process_specs.worker(single, f"worker-{number}"))
 
 
 def _holds_models(settings: Settings) -> bool:
-    from tidemill.serving.shelf.shelf import read_state
-
     return bool(read_state(settings.shelf).models)

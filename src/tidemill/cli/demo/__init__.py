@@ -1,0 +1,1 @@
+"""The three demos of `tidemill demo`: hot swap, `--drift`, and `--url`."""

@@ -1,151 +1,149 @@
-"""`tidemill demo --drift`: the truth turns around under load, and the loop puts the model right."""
+"""`tidemill demo --drift`: labels invert under load, and the loop replaces the degraded model."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from tidemill.cli import terminal
-from tidemill.cli.commands.demo import free_port
-from tidemill.cli.demo.drifting_traffic import MODEL, DriftingTraffic, Timeline, write_drift_project
-from tidemill.cli.local import process_specs
-from tidemill.cli.local.background import client_of, start, storing
+from tidemill.cli.context import find_project, open_settings, start_logs
+from tidemill.cli.demo.drifting_traffic import (
+    MODEL,
+    DriftingTraffic,
+    Timeline,
+    write_drift_project,
+)
+from tidemill.cli.gate import gate_version
+from tidemill.cli.local.home import ensure_key, lock_home
+from tidemill.cli.local.loop_processes import ingesting, open_client, start_processes
+from tidemill.cli.local.ports import free_port
 from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor, supervising
+from tidemill.cli.training import train_project
 from tidemill.errors import UnavailableError
+from tidemill.platform import Platform
+from tidemill.settings import Settings
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tidemill.platform import Platform
-    from tidemill.settings import Settings
-
-CALM_ROWS = 400
-PATIENCE = 300.0
-AFTER = 3.0  # seconds of traffic behind the swap, to see what the new version is worth
+ROWS_BEFORE_DRIFT = 400
+TIMEOUT_SECONDS = 300.0
+SECONDS_AFTER_SWAP = 3.0  # of traffic, to measure the new version's error rate
 
 
-def drift_demo(place: Path, *, quiet: bool = False) -> Timeline:
-    """Train, serve, turn the truth around, and watch the loop.
+def drift_demo(folder: Path, *, quiet: bool = False) -> Timeline:
+    """Train, serve, invert the labels, and watch the loop.
 
     Args:
         quiet: Print nothing.
 
     Returns:
-        What happened, by seconds since the turn; printed too unless it is to be quiet.
+        The events by the seconds since the drift; printed too unless `quiet`.
 
     Raises:
-        UnavailableError: A request failed, or no new champion came in five minutes.
+        UnavailableError: A request failed, or there was no new champion within five minutes.
     """
-    from tidemill.cli.context import open_settings, start_logs
-
-    project = write_drift_project(place / "project")
-    settings = open_settings(place / ".tidemill", project=str(project), api_rate_limit="off")
+    project = write_drift_project(folder / "project")
+    settings = open_settings(folder / ".tidemill", project=str(project), api_rate_limit="off")
     start_logs(settings, "demo")
     at = ServerAddresses(port=free_port(), mlflow_port=free_port())
-    with process_specs.lock_home(settings.home, at):
-        _first_champion(settings, str(project))
+    with lock_home(settings.home, at):
+        _promote_first_champion(settings, str(project))
         with supervising() as supervisor:
-            return _show(settings, at, supervisor, quiet)
+            return _run(settings, at, supervisor, quiet)
     raise UnavailableError("The demo was stopped.")
 
 
-def _first_champion(settings: Settings, reference: str) -> None:
-    from tidemill.cli.commands.models import gate_version
-    from tidemill.cli.commands.train import train_project
-    from tidemill.cli.context import find_project
-
+def _promote_first_champion(settings: Settings, reference: str) -> None:
     project = find_project(reference, settings)
     result = train_project(project, settings)
     gate_version(settings, MODEL, project, version=result.version)
 
 
-def _show(settings: Settings, at: ServerAddresses, supervisor: Supervisor, quiet: bool) -> Timeline:
-    from tidemill.platform import Platform
-
-    key = process_specs.ensure_key(settings)[0].read_text()
-    start(supervisor, settings, at)
-    line = Timeline()
+def _run(settings: Settings, at: ServerAddresses, supervisor: Supervisor, quiet: bool) -> Timeline:
+    key = ensure_key(settings)[0].read_text()
+    start_processes(supervisor, settings, at)
+    timeline = Timeline()
     with (
         contextlib.closing(Platform.open(settings)) as platform,
-        client_of(at, key) as client,
-        storing(settings) as store,
-        DriftingTraffic(client) as tide,
+        open_client(at, key) as client,
+        ingesting(settings) as ingest,
+        DriftingTraffic(client) as traffic,
     ):
-        supervisor.wait_until(lambda: tide.sent >= CALM_ROWS, "Traffic", PATIENCE)
-        store()
-        platform.watcher.tick(MODEL)
-        line.began = time.monotonic()
-        tide.turned.set()
-        line.add("the truth turns around", f"{_error(tide, '1', False)} wrong answers until now")
-        swapped = _watch(platform, tide, store, supervisor, line)
+        supervisor.wait_until(lambda: traffic.sent >= ROWS_BEFORE_DRIFT, "Traffic", TIMEOUT_SECONDS)
+        ingest()
+        platform.watcher.check(MODEL)
+        timeline.start = time.monotonic()
+        traffic.drifted.set()
+        timeline.add("drift: the labels invert", f"{_error_rate(traffic, '1', False)} wrong so far")
+        swapped = _await_new_champion(platform, traffic, ingest, supervisor, timeline)
         supervisor.wait_until(
             lambda: (
-                (tide.error(_newest(tide), turned=True) or 1.0) < 1.0
-                and time.monotonic() - line.began > swapped + AFTER
+                traffic.error_rate(traffic.newest_version, drifted=True) is not None
+                and time.monotonic() - timeline.start > swapped + SECONDS_AFTER_SWAP
             ),
             "The new champion",
-            PATIENCE,
+            TIMEOUT_SECONDS,
         )
     if not quiet:
-        _tell(line, tide)
-    if tide.failures:
+        _print(timeline, traffic)
+    if traffic.failures:
         raise UnavailableError(
-            f"{len(tide.failures)} requests failed; the first: {tide.failures[0]}"
+            f"{len(traffic.failures)} requests failed; the first: {traffic.failures[0]}"
         )
-    return line
+    return timeline
 
 
-def _watch(
-    platform: Platform, tide: DriftingTraffic, store: object, supervisor: Supervisor, line: Timeline
+def _await_new_champion(
+    platform: Platform,
+    traffic: DriftingTraffic,
+    ingest: Callable[[], None],
+    supervisor: Supervisor,
+    timeline: Timeline,
 ) -> float:
-    """Store, look, and note what happens until another version answers."""
-    seen: dict[str, str] = {}
-    deadline = time.monotonic() + PATIENCE
-    while "2" not in tide.versions and _newest(tide) == "1":
+    """Ingest, check the model and add events until another version answers."""
+    states: dict[str, str] = {}
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while traffic.newest_version == "1":
         supervisor.check()
-        store()  # type: ignore[operator]
-        platform.watcher.tick(MODEL)
-        _note(platform, seen, line)
+        ingest()
+        platform.watcher.check(MODEL)
+        _add_events(platform, states, timeline)
         if time.monotonic() > deadline:
-            raise UnavailableError("No new champion came in five minutes.")
+            raise UnavailableError("There was no new champion within five minutes.")
         time.sleep(0.2)
-    _note(platform, seen, line)
-    return line.add("the new champion answers", f"version {_newest(tide)}")
+    _add_events(platform, states, timeline)
+    return timeline.add("the new champion answers", f"version {traffic.newest_version}")
 
 
-def _note(platform: Platform, seen: dict[str, str], line: Timeline) -> None:
+def _add_events(platform: Platform, states: dict[str, str], timeline: Timeline) -> None:
+    """Add triggers and contests that are new or have ended; `states` holds those added already."""
     for trigger in reversed(platform.triggers.page(model=MODEL).items):
-        if trigger.retrains and trigger.id not in seen:
-            line.add(f"trigger: {trigger.cause}", trigger.reason)
-        if trigger.retrains and trigger.closed and seen.get(trigger.id) != trigger.state:
+        if trigger.retrains and trigger.id not in states:
+            timeline.add(f"trigger: {trigger.cause}", trigger.reason)
+        if trigger.retrains and trigger.closed and states.get(trigger.id) != trigger.state:
             detail = (trigger.evidence or {}).get("contest") or {}
-            line.add(trigger.state, str(detail.get("reason", "")))
-        seen[trigger.id] = trigger.state
+            timeline.add(trigger.state, str(detail.get("reason", "")))
+        states[trigger.id] = trigger.state
     contest = platform.contests.newest(MODEL)
-    if contest is not None and contest.id not in seen:
+    if contest is not None and contest.id not in states:
         names = ", ".join(challenger.name for challenger in contest.challengers)
-        line.add("retrained", f"{names} compete with version {contest.champion}")
-        seen[contest.id] = "open"
+        timeline.add("retrained", f"{names} compete with version {contest.champion}")
+        states[contest.id] = "open"
 
 
-def _newest(tide: DriftingTraffic) -> str:
-    numbers = [int(name) for name in list(tide.versions) if name.isdigit()]
-    return str(max(numbers, default=1))
+def _error_rate(traffic: DriftingTraffic, version: str, drifted: bool) -> str:
+    rate = traffic.error_rate(version, drifted=drifted)
+    return "none" if rate is None else f"{rate:.1%}"
 
 
-def _error(tide: DriftingTraffic, version: str, turned: bool) -> str:
-    share = tide.error(version, turned=turned)
-    return "no" if share is None else f"{share:.1%}"
-
-
-def _tell(line: Timeline, tide: DriftingTraffic) -> None:
-    newest = _newest(tide)
-    terminal.print_table(["seconds", "what", "detail"], line.rows, "The time line")
+def _print(timeline: Timeline, traffic: DriftingTraffic) -> None:
+    newest = traffic.newest_version
+    terminal.print_table(["seconds", "event", "detail"], timeline.rows, "Timeline")
     terminal.out.print(
-        f"\nVersion 1 gave {_error(tide, '1', False)} wrong answers before the turn and "
-        f"{_error(tide, '1', True)} after it; version {newest} gives "
-        f"{_error(tide, newest, True)}. {tide.sent:,} predictions, {len(tide.failures)} failed.",
+        f"\nError rate of version 1: {_error_rate(traffic, '1', False)} before the drift, "
+        f"{_error_rate(traffic, '1', True)} after it; of version {newest}: "
+        f"{_error_rate(traffic, newest, True)}. {traffic.sent:,} predictions, "
+        f"{len(traffic.failures)} failed.",
         markup=False,
     )

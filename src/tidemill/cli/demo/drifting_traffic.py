@@ -1,4 +1,4 @@
-"""Traffic whose truth turns around at one moment, for `tidemill demo --drift`."""
+"""Traffic whose labels invert at one moment (concept drift), for `tidemill demo --drift`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
+
 MODEL = "tides"
-WRONG = 0.05  # share of labels that follow no law
+NOISE = 0.05  # share of labels that are flipped at random
 
 PROJECT = '''"""High or low water, from the moon and the wind."""
 
@@ -34,7 +37,7 @@ project = Project(
 
 
 def write_drift_project(folder: Path, rows: int = 800) -> Path:
-    """A project with its table; gives the project's file."""
+    """Write a project with its training table; returns the project file."""
     folder.mkdir(parents=True, exist_ok=True)
     frame, levels = draw(rows, seed=1)
     lines = ["moon,wind,port,level"]
@@ -45,14 +48,12 @@ def write_drift_project(folder: Path, rows: int = 800) -> Path:
     return folder / "project.py"
 
 
-def draw(rows: int, *, seed: int, turned: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows and their labels; once the tide has turned, the same inputs mean the opposite."""
-    import numpy as np
-
+def draw(rows: int, *, seed: int, drifted: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
+    """Draw rows and their labels; after the drift the same inputs have the opposite label."""
     random = np.random.default_rng(seed)
     moon, wind = random.normal(size=rows).round(4), random.normal(size=rows).round(4)
     ports = random.choice(["Brest", "Cuxhaven", "Dover"], rows).tolist()
-    high = (moon + 0.4 * wind > 0) ^ turned ^ (random.random(rows) < WRONG)
+    high = (moon + 0.4 * wind > 0) ^ drifted ^ (random.random(rows) < NOISE)
     frame = [
         {"moon": m, "wind": w, "port": p}
         for m, w, p in zip(moon.tolist(), wind.tolist(), ports, strict=True)
@@ -62,19 +63,24 @@ def draw(rows: int, *, seed: int, turned: bool = False) -> tuple[list[dict[str, 
 
 @dataclass
 class DriftingTraffic:
-    """Asks without pause for batches, and sends the truth right behind, while the block runs.
+    """While the block runs, sends batches of predictions, each followed by its labels.
 
     Attributes:
-        turned: Set it, and the truth turns around.
-        errors: Of the newest batches, the share of wrong answers by the moment they came.
+        rows: Rows per batch.
+        pause: Seconds between batches.
+        drifted: Set this event to invert the labels.
+        answers: Predictions received by (version, after the drift).
+        wrong: The wrong ones among them.
+        failures: The errors of requests that failed.
+        sent: Predictions sent.
     """
 
-    client: Any
+    client: httpx.Client
     rows: int = 20
     pause: float = 0.05
-    turned: threading.Event = field(default_factory=threading.Event)
-    versions: Counter[str] = field(default_factory=Counter)
-    wrong: Counter[str] = field(default_factory=Counter)
+    drifted: threading.Event = field(default_factory=threading.Event)
+    answers: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    wrong: Counter[tuple[str, bool]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     sent: int = 0
 
@@ -88,51 +94,50 @@ class DriftingTraffic:
         self._stop.set()
         self._thread.join(30)
 
+    @property
+    def newest_version(self) -> str:
+        """The highest version that has answered; "1" before the first answer."""
+        numbers = [int(version) for version, _ in list(self.answers) if version.isdigit()]
+        return str(max(numbers, default=1))
+
+    def error_rate(self, version: str, *, drifted: bool) -> float | None:
+        """A version's share of wrong predictions before or after the drift; None without any."""
+        key = (version, drifted)
+        return self.wrong[key] / self.answers[key] if self.answers[key] else None
+
     def _run(self) -> None:
         seed = 100
         while not self._stop.wait(self.pause):
             seed += 1
-            turned = self.turned.is_set()
-            frame, levels = draw(self.rows, seed=seed, turned=turned)
+            drifted = self.drifted.is_set()
+            frame, levels = draw(self.rows, seed=seed, drifted=drifted)
             try:
-                answer = self._ask(f"/models/{MODEL}/predict_batch", {"instances": frame})
-                told = [
-                    {"id": each["id"], "actual": level}
-                    for each, level in zip(answer["predictions"], levels, strict=True)
-                ]
-                self._ask("/feedback", told)
-            except Exception as error:  # whatever keeps a request from its answer is a failure
+                answer = self._post(f"/models/{MODEL}/predict_batch", {"instances": frame})
+                pairs = list(zip(answer["predictions"], levels, strict=True))
+                self._post("/feedback", [{"id": p["id"], "actual": level} for p, level in pairs])
+            except Exception as error:  # every kind of error is a failed request
                 self.failures.append(f"{type(error).__name__}: {error}")
                 continue
             self.sent += self.rows
-            self._count(str(answer["version"]), turned, answer["predictions"], levels)
+            key = (str(answer["version"]), drifted)
+            self.answers[key] += self.rows
+            self.wrong[key] += sum(each["prediction"] != level for each, level in pairs)
 
-    def _ask(self, path: str, body: Any) -> Any:
+    def _post(self, path: str, body: Any) -> Any:
         answer = self.client.post(path, json=body)
         answer.raise_for_status()
         return answer.json()
 
-    def _count(self, version: str, turned: bool, answers: list[Any], levels: list[str]) -> None:
-        self.versions[version] += self.rows
-        pairs = zip(answers, levels, strict=True)
-        wrong = sum(answer["prediction"] != level for answer, level in pairs)
-        self.wrong[f"v{version} {'after' if turned else 'before'}"] += wrong
-        self.versions[f"v{version} {'after' if turned else 'before'}"] += self.rows
-
-    def error(self, version: str, *, turned: bool) -> float | None:
-        """A version's share of wrong answers before or after the turn; None if it gave none."""
-        key = f"v{version} {'after' if turned else 'before'}"
-        return self.wrong[key] / self.versions[key] if self.versions[key] else None
-
 
 @dataclass
 class Timeline:
-    """What happened, by seconds since `began`."""
+    """Events by the seconds since `start`."""
 
-    began: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=time.monotonic)
     rows: list[tuple[float, str, str]] = field(default_factory=list)
 
     def add(self, what: str, detail: str = "") -> float:
-        moment = time.monotonic() - self.began
-        self.rows.append((moment, what, detail))
-        return moment
+        """Add an event that happens now; returns its seconds."""
+        seconds = time.monotonic() - self.start
+        self.rows.append((seconds, what, detail))
+        return seconds

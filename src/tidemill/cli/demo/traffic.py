@@ -1,10 +1,9 @@
-"""Predictions sent over HTTP while something else happens, and what became of each."""
+"""Send predictions over HTTP in the background, and count the answers by version."""
 
 from __future__ import annotations
 
 import json
 import threading
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ from typing import Any
 def request_prediction(
     url: str, key: str, body: dict[str, Any], timeout: float = 10.0
 ) -> dict[str, Any]:
-    """One prediction.
+    """Request one prediction.
 
     Raises:
-        OSError: It was refused or could not be delivered.
+        OSError: The request was refused or could not be delivered.
     """
     headers = {"Content-Type": "application/json", "X-API-Key": key}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
@@ -30,7 +29,7 @@ def request_prediction(
 
 @dataclass
 class AnswerCounts:
-    """How many answers each version gave, and what failed."""
+    """The number of answers of each version, and the requests that failed."""
 
     versions: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -41,24 +40,27 @@ class AnswerCounts:
 def constant_traffic(
     url: str, key: str, body: dict[str, Any], await_version: str
 ) -> Iterator[AnswerCounts]:
-    """Ask without pause while the block runs; `seen` is set when `await_version` first answers."""
-    tally, stop = AnswerCounts(), threading.Event()
+    """Send requests without pause while the block runs.
+
+    `seen` is set when `await_version` answers for the first time.
+    """
+    counts, stop = AnswerCounts(), threading.Event()
 
     def send() -> None:
         while not stop.is_set():
             try:
                 version = str(request_prediction(url, key, body)["version"])
             except OSError as error:
-                tally.failures.append(str(error))
+                counts.failures.append(str(error))
                 continue
-            tally.versions[version] += 1
+            counts.versions[version] += 1
             if version == await_version:
-                tally.seen.set()
+                counts.seen.set()
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     try:
-        yield tally
+        yield counts
     finally:
         stop.set()
         thread.join(15)

@@ -1,4 +1,4 @@
-"""What `tidemill up` does when nothing is registered: train, ask the gate, put it on the shelf.
+"""Train, promote and shelve a first model; a process of `tidemill up` and of the deployments.
 
 python -m tidemill.cli.local.first_model gallery:breast_cancer
 """
@@ -8,21 +8,21 @@ from __future__ import annotations
 import sys
 
 from tidemill.cli import command_help, terminal
-from tidemill.cli.commands.models import gate_version, open_registry
-from tidemill.cli.commands.train import show, train_project
 from tidemill.cli.context import find_project, open_settings, start_logs
+from tidemill.cli.control_plane import open_registry
+from tidemill.cli.gate import gate_version
+from tidemill.cli.training import show_result, train_project
 from tidemill.errors import TidemillError
+from tidemill.loop.sync.shelf_sync import sync_once
 from tidemill.settings import Settings
 
 
 def main(reference: str | None) -> None:
-    """Train a project and make the result champion, unless models are registered already.
+    """Train a project and promote the result, unless models are registered already.
 
-    The shelf is brought up to date here and now, where everything that takes is loaded already, so
-    that serving need not wait for the sync process to start.
+    The shelf is synced here too: this process has loaded all it takes, so that serving does not
+    wait for the sync process to start.
     """
-    from tidemill.loop.sync.shelf_sync import sync_once
-
     settings = open_settings()
     start_logs(settings, "train")
     registry = open_registry(settings)
@@ -35,9 +35,9 @@ def main(reference: str | None) -> None:
 
 def _train(reference: str, settings: Settings) -> None:
     project = find_project(reference, settings)
-    terminal.out.print(f"Nothing is registered: training [bold]{project.name}[/] ({reference}).")
+    terminal.out.print(f"No model is registered: training [bold]{project.name}[/] ({reference}).")
     result = train_project(project, settings)
-    show(result)
+    show_result(result)
     verdict = gate_version(settings, project.name, project, version=result.version)
     terminal.out.print(" ".join(verdict.reasons), markup=False)
 

@@ -1,63 +1,71 @@
-"""What a server says when it is up: where it answers, and a request that works when pasted."""
+"""What a server prints once it is ready: its addresses, and a request to paste into a shell."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tidemill.cli import terminal
 from tidemill.cli.local.process_specs import ServerAddresses
+from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.settings import Settings
 
 LONG_BODY = 2000
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What is up besides one API: the addresses of the console, of MLflow and of more APIs."""
+
+    console: str | None = None
+    mlflow: str | None = None
+    more_apis: Sequence[ServerAddresses] = ()
+
+
 def greet(
     at: ServerAddresses,
     settings: Settings,
+    shelf: Path,
     key: tuple[Path, bool] | None,
-    model: str | None,
-    body: dict[str, Any],
-    mlflow: str | None = None,
-    others: Sequence[ServerAddresses] = (),
-    pages: str | None = None,
+    extras: Extras = Extras(),
 ) -> None:
-    """Print the addresses and, where a model is served, a request for it.
+    """Print the addresses and, if the shelf holds a model, a request for it.
 
     Args:
-        key: The user's own key file, and whether it was made just now; None without keys.
-        body: A request's body for the model.
-        mlflow: Where MLflow's UI will answer, when it was started too.
-        others: Where further instances of the API answer.
-        pages: Where the console is, where there is one.
+        key: The user's key file, and whether it was created just now; None without authentication.
     """
-    say = terminal.out.print
-    say("\n[bold green]Tidemill is up.[/]  Ctrl-C ends it.\n")
-    if pages:
-        say(f"  console       {pages}  (sign in with the API key)")
-    say(f"  predictions   {at.api}/predict")
-    for other in others:
-        say(f"                {other.api}/predict")
-    say(f"  documents     {at.api}/docs")
-    if mlflow:
-        say(f"  MLflow        {mlflow}  (takes some seconds to start)")
-    say(f"  state, logs   {settings.home}", soft_wrap=True)
+    show = terminal.out.print
+    show("\n[bold green]Tidemill is up.[/]  Ctrl-C stops it.\n")
+    if extras.console:
+        show(f"  console       {extras.console}  (sign in with the API key)")
+    show(f"  predictions   {at.api}/predict")
+    for other in extras.more_apis:
+        show(f"                {other.api}/predict")
+    show(f"  API docs      {at.api}/docs")
+    if extras.mlflow:
+        show(f"  MLflow        {extras.mlflow}  (takes some seconds to start)")
+    show(f"  state, logs   {settings.home}", soft_wrap=True)
     if key is not None and key[1]:
-        say(f"  API key       {key[0]}  (made now; the server keeps only its hash)", soft_wrap=True)
+        show(
+            f"  API key       {key[0]}  (created now; the server stores only its hash)",
+            soft_wrap=True,
+        )
+    model, body = example_request(shelf)
     if model:
-        say(f"\nAsk {model}:\n", markup=False)
-        say(curl(at, key[0] if key else None, _data(settings, body)), markup=False, soft_wrap=True)
-    say("")
+        show(f"\nRequest a prediction from {model}:\n", markup=False)
+        command = curl(at, key[0] if key else None, _data(settings, body))
+        show(command, markup=False, soft_wrap=True)
+    show("")
 
 
 def curl(at: ServerAddresses, key: Path | None, data: str) -> str:
-    """A prediction as a shell command that works when pasted; `data` is quoted already."""
+    """A prediction request as a shell command; `data` is already quoted for the shell."""
     header = f' -H "X-API-Key: $(cat {shlex.quote(str(key))})"' if key else ""
     return (
         f"curl -s {at.api}/predict{header} \\\n"
@@ -66,7 +74,7 @@ def curl(at: ServerAddresses, key: Path | None, data: str) -> str:
 
 
 def _data(settings: Settings, body: dict[str, Any]) -> str:
-    """The body for a shell; one too long to read goes to a file."""
+    """The body quoted for the shell; a long one is written to a file."""
     text = json.dumps(body, ensure_ascii=False)
     if len(text) <= LONG_BODY:
         return shlex.quote(text)
@@ -76,9 +84,14 @@ def _data(settings: Settings, body: dict[str, Any]) -> str:
 
 
 def example_request(shelf: Path, model: str | None = None) -> tuple[str | None, dict[str, Any]]:
-    """A model's name (the shelf's default when none is named) and a request from its example."""
-    from tidemill.serving.shelf.shelf import open_bundle, read_state
+    """A model's name and a request body from its example row.
 
+    Args:
+        model: The model; None for the shelf's default.
+
+    Returns:
+        None and an empty body if the shelf holds no such model.
+    """
     state = read_state(shelf)
     name = model or state.default or next(iter(state.models), None)
     if name is None or name not in state.models:
@@ -91,19 +104,9 @@ def example_request(shelf: Path, model: str | None = None) -> tuple[str | None, 
 
 
 def is_answering(url: str) -> bool:
-    """Whether a GET gives a 2xx."""
+    """Whether a GET request returns a 2xx status."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(200 <= answer.status < 300)
     except (OSError, urllib.error.HTTPError):
         return False
-
-
-def wait_for(url: str, timeout: float) -> bool:
-    """Whether a GET gave a 2xx within `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not is_answering(url):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True

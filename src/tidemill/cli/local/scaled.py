@@ -1,6 +1,6 @@
-"""The servers under `tidemill up --scaled`: PostgreSQL, Redis and MLflow.
+"""The servers of `tidemill up --scaled`: PostgreSQL, Redis and MLflow.
 
-What the settings name is used; what they do not name is started, on loopback.
+Servers that the settings name are used; the others are started on loopback.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 
+import psycopg
 from sqlalchemy import make_url
 
 from tidemill.cli.local import process_specs, servers
@@ -19,22 +20,22 @@ from tidemill.settings import Settings
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import check_schema, migrate, schema_version
 
-START_SECONDS = 600.0  # MLflow makes its tables at the first start
+START_SECONDS = 600.0  # MLflow creates its tables at the first start
 MLFLOW_SUFFIX = "_mlflow"
 ENVIRONMENT_FILE = "scaled.env"
 
 
 def start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddresses) -> Settings:
-    """Start what is not named: PostgreSQL, Redis, MLflow; the settings then name all of it.
+    """Start the servers that the settings do not name; returns settings that name all of them.
 
     Raises:
-        UnavailableError: A program is not installed, or a server does not come up.
-        SettingsError: The named database is of another kind, or at another schema.
+        UnavailableError: A program is not installed, or a server does not become ready.
+        SettingsError: The database is not PostgreSQL, or has another schema version.
     """
     settings = _on_postgresql(supervisor, settings)
     settings = _on_redis(supervisor, settings)
     if settings.tracking_uri is None:
-        store = _make_database(settings, MLFLOW_SUFFIX)
+        store = _create_database(settings, MLFLOW_SUFFIX)
         supervisor.start(process_specs.mlflow_server(settings, at, store))
         supervisor.wait_until(lambda: is_answering(f"{at.mlflow}/health"), "MLflow", START_SECONDS)
         settings = settings.model_copy(update={"tracking_uri": at.mlflow})
@@ -48,10 +49,10 @@ def _on_postgresql(supervisor: Supervisor, settings: Settings) -> Settings:
         supervisor.start(started.child)
         supervisor.wait_until(started.answers, "PostgreSQL", START_SECONDS)
         settings = settings.model_copy(update={"database_url": started.url})
-        settings = settings.model_copy(update={"database_url": _make_database(settings)})
+        settings = settings.model_copy(update={"database_url": _create_database(settings)})
     elif not settings.database_url.startswith("postgres"):
         raise SettingsError(
-            "Many processes need a PostgreSQL.",
+            "--scaled needs a PostgreSQL database.",
             field="database_url",
             expected="postgresql+psycopg://USER@HOST/NAME",
         )
@@ -72,16 +73,14 @@ def _on_redis(supervisor: Supervisor, settings: Settings) -> Settings:
         supervisor.start(started.child)
         supervisor.wait_until(started.answers, "Redis", START_SECONDS)
         url = started.url
-    named = {"broker_url": url}
+    update = {"broker_url": url}
     if settings.limits_url.startswith("memory") and url.startswith("redis"):
-        named["limits_url"] = url
-    return settings.model_copy(update=named)
+        update["limits_url"] = url
+    return settings.model_copy(update=update)
 
 
-def _make_database(settings: Settings, suffix: str = "") -> str:
-    """The URL of a database beside the one that is named, made when it is not there."""
-    import psycopg
-
+def _create_database(settings: Settings, suffix: str = "") -> str:
+    """Create a database on the configured server if it is missing; returns its URL."""
     url = make_url(settings.database_uri)
     name = f"{url.database}{suffix}" if suffix else servers.USER
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -92,17 +91,17 @@ def _make_database(settings: Settings, suffix: str = "") -> str:
                 connection.execute(f'CREATE DATABASE "{name}"')
     except psycopg.Error as error:
         raise SettingsError(
-            f"The database '{name}' cannot be made: {str(error).strip()}",
+            f"The database '{name}' cannot be created: {str(error).strip()}",
             field="database_url",
-            remedy="Make it yourself, or start MLflow yourself and set MLFLOW_TRACKING_URI.",
+            remedy="Create it yourself, or start MLflow yourself and set MLFLOW_TRACKING_URI.",
         ) from error
     return url.set(database=name).render_as_string(hide_password=False)
 
 
 def _write_environment(settings: Settings) -> None:
-    """What other commands on this machine are to be told, to be read by a shell."""
-    told = process_specs.environment(settings)
-    lines = [f"{name}='{value}'" for name, value in told.items() if name != "PYTHONUNBUFFERED"]
+    """Write a shell file that makes other commands on this machine use the same servers."""
+    env = process_specs.environment(settings)
+    lines = [f"{name}='{value}'" for name, value in env.items() if name != "PYTHONUNBUFFERED"]
     path = settings.home / ENVIRONMENT_FILE
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

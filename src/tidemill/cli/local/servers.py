@@ -2,7 +2,7 @@
 
     home/postgres/   data, password, port        home/redis/   redis.conf with its password, port
 
-Both listen on loopback alone and want a password. Their ports are free ones that are kept.
+Both listen on loopback only and require a password. Each keeps its port while that is free.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.cli.local.ports import bind_error, free_port
 from tidemill.cli.local.supervisor import Child
 from tidemill.errors import TidemillError, UnavailableError
 
@@ -26,7 +27,7 @@ USER = "tidemill"
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """A server as a child to be started, and the URL it will answer at."""
+    """The process of a server, and the URL at which it will answer."""
 
     child: Child
     url: str
@@ -42,17 +43,17 @@ class ServerSpec:
 
 
 def postgresql(home: Path, logs: Path) -> ServerSpec:
-    """A PostgreSQL whose data are in the home; made when they are not there.
+    """A PostgreSQL server with its data in the home, initialised if necessary.
 
     Raises:
         UnavailableError: PostgreSQL is not installed.
-        TidemillError: Its data could not be made.
+        TidemillError: Its data directory could not be initialised.
     """
     binaries = _postgresql_binaries()
     folder = _folder(home / "postgres", _user())
     password, port = _secret(folder / "password"), _port(folder / "port")
     if not (folder / "data" / "PG_VERSION").exists():
-        _make_data(binaries, folder)
+        _initialise(binaries, folder)
     command = [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port)]
     command += ["-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories="]
     child = Child(
@@ -67,7 +68,7 @@ def postgresql(home: Path, logs: Path) -> ServerSpec:
 
 
 def redis(home: Path, logs: Path) -> ServerSpec:
-    """A Redis that keeps nothing on disk: what it held is in the database.
+    """A Redis server without persistence: the database holds the truth about jobs.
 
     Raises:
         UnavailableError: Redis is not installed.
@@ -84,10 +85,10 @@ def redis(home: Path, logs: Path) -> ServerSpec:
     return ServerSpec(child, f"redis://:{password}@{HOST}:{port}/0", port)
 
 
-def _make_data(binaries: Path, folder: Path) -> None:
+def _initialise(binaries: Path, folder: Path) -> None:
     words = f"--username={USER} --encoding=UTF8 --locale=C --auth=scram-sha-256"
     command = [str(binaries / "initdb"), f"--pgdata={folder / 'data'}", *words.split()]
-    shutil.rmtree(folder / "data", ignore_errors=True)  # of an attempt that was cut short
+    shutil.rmtree(folder / "data", ignore_errors=True)  # left by an interrupted attempt
     done = subprocess.run(
         [*command, f"--pwfile={folder / 'password'}"],
         user=_user(),
@@ -98,7 +99,7 @@ def _make_data(binaries: Path, folder: Path) -> None:
     )
     if done.returncode:
         raise TidemillError(
-            f"PostgreSQL's data could not be made in {folder}: {done.stderr.strip()}",
+            f"PostgreSQL's data could not be initialised in {folder}: {done.stderr.strip()}",
             remedy="Choose another home with --home, or set TIDEMILL_DATABASE_URL.",
         )
 
@@ -107,7 +108,7 @@ def _postgresql_binaries() -> Path:
     found = shutil.which("initdb")
     if found is not None:
         return Path(found).resolve().parent
-    # Debian and Ubuntu keep them off the path.
+    # Debian and Ubuntu do not put them on the PATH.
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if installed:
         return installed[-1].parent
@@ -116,13 +117,13 @@ def _postgresql_binaries() -> Path:
 
 def _missing(program: str, name: str, variable: str) -> UnavailableError:
     return UnavailableError(
-        f"There is no `{program}` on this machine.",
-        remedy=f"Install {name}, or set {variable} to one that runs elsewhere.",
+        f"`{program}` is not installed on this machine.",
+        remedy=f"Install {name}, or set {variable} to a server that runs elsewhere.",
     )
 
 
 def _user() -> str | None:
-    """PostgreSQL refuses to run as root: another user does it then."""
+    """The user to run PostgreSQL as: it refuses to run as root. None for our own user."""
     if os.getuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -145,24 +146,12 @@ def _secret(path: Path) -> str:
 
 
 def _port(path: Path) -> int:
-    """The port of the last time while it is free, else a new one."""
-    if path.exists() and _is_free(kept := int(path.read_text())):
+    """The port of the last start if it is free, otherwise a new one."""
+    if path.exists() and bind_error(HOST, kept := int(path.read_text())) is None:
         return kept
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     path.write_text(str(port))
     return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from tidemill.console import monitoring_summary, queries
 from tidemill.console.charts import Point
 from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.errors import ConflictError
-from tidemill.stores.database import statistics
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.results import MonitoredModel
 
 SHOWN_FEATURES = 60
@@ -41,9 +41,9 @@ def monitoring(request: PageRequest) -> View:
     name, platform = request.path["name"], request.context.platform
     watched = monitoring_summary.monitoring_row(request, name)
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
-    windows = platform.watching.results(model=name, test=WHOLE, whole=True, limit=HISTORY).items[
-        ::-1
-    ]
+    windows = platform.monitoring_results.results(
+        model=name, test=WHOLE, whole=True, limit=HISTORY
+    ).items[::-1]
     report = _report(windows[-1]) if windows else {}
     return View(
         "monitoring.html",
@@ -67,7 +67,7 @@ def monitoring(request: PageRequest) -> View:
 def check_now(request: PageRequest) -> Go:
     """Check the newest rows now, due or not; the policy counts it like any other check."""
     name = request.path["name"]
-    tick = request.context.platform.watcher.tick(name, by_hand=True)
+    tick = request.context.platform.watcher.check(name, forced=True)
     said = tick.verdict.get("summary", "") if tick.checked else "There is too little to check yet."
     return Go(f"/console/models/{name}/monitoring", str(said))
 
@@ -116,7 +116,7 @@ def _live(request: PageRequest, model: str, watched: MonitoredModel | None) -> l
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     curves = []
     for source in ("live", "estimate"):
-        rows = statistics.model_values(
+        rows = model_values(
             request.context.platform.database, model=model, source=source, limit=HISTORY
         ).items[::-1]
         part: Mapping[str, Any] = verdict.get(source) or {}

@@ -9,9 +9,9 @@ from tidemill.console.monitoring_summary import StepStatus
 from tidemill.console.page_request import PageRequest, View
 from tidemill.errors import NotFoundError
 from tidemill.loop.retraining.growth import POSTPONED
-from tidemill.stores.database import statistics
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import ModelVersion
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import Trigger
 
 TRAININGS = ("train", "retrain")
@@ -76,7 +76,7 @@ def live_metric(
         return None
     database = request.context.platform.database
     for source in ("live", "estimate"):
-        found = statistics.model_values(
+        found = model_values(
             database, model=name, version=champion.number, source=source, limit=1
         ).items
         if found:
@@ -162,13 +162,13 @@ def _came_to(request: PageRequest, job: Job) -> tuple[str, str]:
     result = job.result or {}
     if POSTPONED in result:
         return "watch", "waits for more labels"
-    contest = request.context.platform.contests.of_job(job.id)
+    contest = request.context.platform.contests.by_job(job.id)
     if contest is None:
         gate = result.get("gate") or {}
         return "good", "new champion" if gate.get("promoted") else "kept the champion"
     if contest.state == "open":
         return "busy", "a contest decides"
-    if contest.reigning == contest.winner:
+    if contest.resulting_champion == contest.winner:
         return "good", "new champion"
     return "good", "kept the champion" if contest.winner is None else "the last champion is back"
 

@@ -35,8 +35,7 @@ from tidemill.loop.ingest.state import IngestState, serve_metrics, write_state
 from tidemill.loop.operations.signals import stop_event
 from tidemill.settings import Settings
 from tidemill.stores.database.schema import open_database
-from tidemill.stores.mlflow.connection import set_http_timeouts
-from tidemill.stores.mlflow.output import silence_mlflow_output
+from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 
 logger = logging.getLogger(__name__)

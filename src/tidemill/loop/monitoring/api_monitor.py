@@ -39,7 +39,7 @@ def monitor_api(
     began = time.monotonic()
     due = began
     while not stop.is_set():
-        look = prober.look()
+        look = prober.probe_all()
         found += look
         tell(look)
         due = max(due + every, time.monotonic())

@@ -50,7 +50,7 @@ class ApiProber:
         self._examples: dict[str, Any] = {}
         self.versions: dict[str, list[str]] = {}
 
-    def look(self) -> list[Probe]:
+    def probe_all(self) -> list[Probe]:
         """Ask everything once; a server that does not answer is a finding, no error."""
         found = [self._ask("health", "/health", _is_ok), self._ask("ready", "/ready", _is_served)]
         return found + [self._predict(model) for model in self._names(found[0].healthy)]

@@ -18,20 +18,17 @@ from tidemill.errors import DataError, ProjectError
 from tidemill.loop.monitoring.reference import ChampionReference
 from tidemill.metrics import METRICS
 from tidemill.policies import Decay, Drift, Duration, seconds
+from tidemill.steps.decay.autocorrelation import AUTOCORRELATION_ROWS, robust_autocorrelation_time
 from tidemill.steps.decay.cbpe import AccuracyEstimate, estimate_accuracy
-from tidemill.steps.decay.check import (
-    AUTOCORRELATION_ROWS,
+from tidemill.steps.decay.check import DecayReport, check_decay
+from tidemill.steps.decay.holdout import Holdout, row_losses
+from tidemill.steps.decay.loss_detector import (
     MIN_RETAINED_ROWS,
-    DecayPolicy,
-    DecayReport,
-    check_decay,
     loss_detector,
     retained_champion_detector,
-    robust_autocorrelation_time,
 )
-from tidemill.steps.decay.holdout import Holdout, row_losses
 from tidemill.steps.decay.page_hinkley import PageHinkley
-from tidemill.steps.drift.check import DriftPolicy, DriftReport, check_drift
+from tidemill.steps.drift.check import DriftReport, check_drift
 from tidemill.steps.drift.profile import tensor_summaries
 from tidemill.steps.retraining.trigger_policy import PolicyState, Signal
 from tidemill.stores.predictions.predictions import Predictions
@@ -142,7 +139,7 @@ def run_checks(
     now: float,
     *,
     kept: ChampionKept | None = None,
-    by_hand: bool = False,
+    forced: bool = False,
 ) -> MonitoringCheck:
     """Make the checks that are due.
 
@@ -151,7 +148,7 @@ def run_checks(
         now: In seconds since the epoch.
         by_hand: Check the newest rows even if nothing is due.
     """
-    looker = _Looker(reference, rules, predictions, now, by_hand, kept)
+    looker = _Looker(reference, rules, predictions, now, forced, kept)
     look = looker.sequential(MonitoringCheck(msgspec.structs.replace(state, ticked=now)))
     look = looker.decay(look)
     return looker.drift(look)
@@ -163,7 +160,7 @@ class _Looker:
     rules: MonitoringRules
     predictions: Predictions
     now: float
-    by_hand: bool
+    forced: bool
     kept: ChampionKept | None
 
     def drift(self, look: MonitoringCheck) -> MonitoringCheck:
@@ -172,7 +169,7 @@ class _Looker:
         new = self._count(since=_after(state.drift_end, state))
         if not self._due(new, policy.rows, policy.age, policy.min_rows, state.drift_checked):
             return look
-        begin = state.since if self.by_hand else _after(state.drift_end, state)
+        begin = state.since if self.forced else _after(state.drift_end, state)
         window = self._window(since=begin, last=policy.rows)
         if len(window) == 0:
             return look
@@ -196,7 +193,7 @@ class _Looker:
         new = self._count(since=state.since, labelled_since=_later(state.decay_end))
         if not self._due(new, policy.rows, policy.age, policy.min_rows, state.decay_checked):
             return look
-        begin = 0.0 if self.by_hand else _later(state.decay_end)
+        begin = 0.0 if self.forced else _later(state.decay_end)
         window = self._window(since=state.since, labelled_since=begin, last=policy.rows)
         if len(window) == 0:
             return look
@@ -206,7 +203,7 @@ class _Looker:
         signals = look.signals
         alarmed = any(signal.cause == "decay" for signal in signals)
         if report is not None and report.enough and not alarmed:
-            found = Signal("decay", report.hurt, report.summary, policy.consecutive)
+            found = Signal("decay", report.degraded, report.summary, policy.consecutive)
             signals = (*signals, found)
         after = msgspec.structs.replace(state, decay_end=ended, decay_checked=self.now)
         return _replace(look, state=after, signals=signals, decay=report, decay_span=span)
@@ -232,17 +229,13 @@ class _Looker:
             said = _alarm(detector, losses)
             detector.reset()
         after = msgspec.structs.replace(state, detector=detector, cursor=newest)
-        signals = (Signal("decay", True, said, anew=self.kept is not None),) if said else ()
+        signals = (Signal("decay", True, said, new_evidence=self.kept is not None),) if said else ()
         return _replace(look, state=after, sequential=said, signals=(*look.signals, *signals))
 
     def _detector(self, holdout: Holdout) -> PageHinkley:
-        decay = self.rules.decay
-        return loss_detector(
-            holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms,
-            memory=self._spells(holdout),
-        )  # fmt: skip
+        return loss_detector(holdout, self.rules.decay, tau=self._autocorrelation_time(holdout))
 
-    def _spells(self, holdout: Holdout) -> float:
+    def _autocorrelation_time(self, holdout: Holdout) -> float:
         """Whether losses have come in spells lately, whichever version answered."""
         window = self.predictions.window(
             self.reference.model, labelled_since=0.0, last=AUTOCORRELATION_ROWS
@@ -257,11 +250,8 @@ class _Looker:
         window = self._window(since=state.since, labelled_since=0.0, last=rows)
         order = np.argsort(window.label_times, kind="stable")
         losses = row_losses(holdout.task, window.actual, window.outputs)[order]
-        decay = self.rules.decay
-        detector = retained_champion_detector(
-            state.detector or self._detector(holdout), holdout.task, losses, harm=decay.harm,
-            rows_between_alarms=decay.rows_between_alarms,
-        )  # fmt: skip
+        before = state.detector or self._detector(holdout)
+        detector = retained_champion_detector(before, holdout.task, losses, self.rules.decay)
         newest = float(window.label_times.max()) if len(window) else state.cursor
         return msgspec.structs.replace(
             state, detector=detector, cursor=newest, kept=state.kept + 1, kept_at=self.kept.at
@@ -273,16 +263,11 @@ class _Looker:
         kept = window.stored
         columns = self._columns(window)
         policy = self.rules.drift
-        asked = DriftPolicy(
-            alpha=policy.alpha, effect=policy.effect, fault=policy.fault,
-            separation=policy.separation, min_rows=policy.min_rows, classifier=policy.classifier,
-            ignore=tuple(policy.ignore),
-        )  # fmt: skip
         confidence = window.confidence[kept]
         sure = None if np.isnan(confidence).any() else confidence
         try:
             return check_drift(
-                self.reference.profile, columns, window.outputs[kept], asked, confidence=sure
+                self.reference.profile, columns, window.outputs[kept], policy, confidence=sure
             )
         except DataError as error:
             return DriftReport(len(window), 0, False, False, f"No verdict: {error.detail}")
@@ -315,16 +300,12 @@ class _Looker:
         judged = int(window.labelled.sum()) >= self.rules.decay.min_rows
         judged = judged or (look.decay is not None and look.decay.enough)
         needs = self.rules.decay.consecutive
-        return Signal("estimate", estimate.hurt and not judged, estimate.summary, needs)
+        return Signal("estimate", estimate.degraded and not judged, estimate.summary, needs)
 
     def _decay_report(self, window: Window) -> DecayReport | None:
         holdout, metric = self.reference.holdout, self.rules.metric
         if holdout is None or metric not in holdout.metrics:
             return None
-        policy = self.rules.decay
-        asked = DecayPolicy(
-            alpha=policy.alpha, tolerance=policy.tolerance, min_rows=policy.min_rows
-        )
         regression = self.reference.signature.task == "regression"
         kind = np.float64 if regression else object
         try:
@@ -335,14 +316,14 @@ class _Looker:
                 window.probabilities,
                 metric=metric,
                 labels=self.reference.signature.labels,
-                policy=asked,
-                memory=self._spells(holdout),
+                policy=self.rules.decay,
+                tau=self._autocorrelation_time(holdout),
             )
         except ProjectError:
             return None
 
     def _due(self, new: int, rows: int, age: Duration | None, least: int, checked: float) -> bool:
-        if self.by_hand or new >= rows:
+        if self.forced or new >= rows:
             return True
         return age is not None and new >= least and self.now - checked >= seconds(age)
 
@@ -365,11 +346,11 @@ def _later(moment: float) -> float:
 
 
 def _alarm(detector: PageHinkley, losses: Any) -> str:
-    ago = detector.rows - detector.began
+    ago = detector.rows - detector.run_start
     return (
         f"Losses have run above what held-out rows promise for {ago:,} labelled rows: the mean of "
         f"the newest {len(losses):,} is {float(np.mean(losses)):.4g}, expected is at most "
-        f"{detector.ceiling:.4g}."
+        f"{detector.max_expected:.4g}."
     )
 
 

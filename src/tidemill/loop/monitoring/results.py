@@ -21,7 +21,7 @@ def results_of(look: MonitoringCheck, decision: TriggerDecision) -> list[Row]:
     rows = []
     said = {
         "why": decision.why,
-        "fired": [f"{f.cause}{'' if f.retrains else ' (report)'}" for f in decision.firings],
+        "fired": [f"{f.cause}{'' if f.retrains else ' (report)'}" for f in decision.proposals],
     }
     if look.drift is not None and look.drift_span is not None:
         rows += _drift_rows(look.drift, look.drift_span, said)
@@ -73,8 +73,8 @@ def verdict_of(
     )  # fmt: skip
     alarms = {c: a.reason for c, a in decision.state.alarms.items() if a.raised}
     state = judgement.state
-    if "decay" in alarms and not judgement.hurt:
-        state = "data moved and model hurt" if judgement.moved else "model hurt"
+    if "decay" in alarms and not judgement.degraded:
+        state = "data moved and model degraded" if judgement.moved else "model degraded"
     return {
         **parts,
         "time": now,
@@ -163,7 +163,7 @@ def _decay_row(report: DecayReport, span: WindowSpan, said: Row) -> Row:
         "statistic": report.value,
         "p_value": report.p_value,
         "effect": report.loss,
-        "drifted": report.hurt,
+        "drifted": report.degraded,
         "rows": report.rows,
         "details": {**said, "report": msgspec.to_builtins(report)},
         **_bounds(span),
@@ -175,7 +175,7 @@ def _estimate_row(estimate: AccuracyEstimate, span: WindowSpan, said: Row) -> Ro
         "test": "estimate",
         "statistic": estimate.value,
         "effect": estimate.reference - estimate.value,
-        "drifted": estimate.hurt,
+        "drifted": estimate.degraded,
         "rows": estimate.rows,
         "details": {**said, "report": msgspec.to_builtins(estimate)},
         **_bounds(span),

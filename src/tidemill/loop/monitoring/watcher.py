@@ -46,7 +46,7 @@ from tidemill.project import Project
 from tidemill.steps.retraining.trigger_policy import (
     TriggerContext,
     TriggerDecision,
-    TriggerRequest,
+    TriggerProposal,
     decide_triggers,
 )
 from tidemill.stores.monitoring.results import MonitoringResults, MonitoringUpdate, TriggerClosure
@@ -93,16 +93,16 @@ class Watcher:
 
     predictions: Predictions
     references: ChampionReferences
-    watching: MonitoringResults
+    monitoring_results: MonitoringResults
     triggers: Triggers
-    consequences: TriggerActions
+    trigger_actions: TriggerActions
     files: TriggerFiles
     project: ProjectOf
     contest: Contest | None = None
     guard: Guard | None = None
     clock: Callable[[], float] = time.time
 
-    def tick(self, model: str, *, by_hand: bool = False) -> WatchResult:
+    def check(self, model: str, *, forced: bool = False) -> WatchResult:
         """One look at one model, and what follows from it.
 
         Args:
@@ -114,30 +114,28 @@ class Watcher:
         """
         for _ in range(ATTEMPTS):
             try:
-                tick = self._look(model, by_hand)
+                tick = self._look(model, forced)
                 break
             except ConflictError as error:  # somebody else looked at the same moment
                 overtaken = error
         else:
             raise overtaken
-        self.consequences.follow(model)
+        self.trigger_actions.follow(model)
         self._guard(tick)
         self._compete(model)
         return tick
 
-    def _look(self, model: str, by_hand: bool) -> WatchResult:
+    def _look(self, model: str, forced: bool) -> WatchResult:
         reference = self.references.of(model)
         policy, rules = self._policies(model, reference)
         now = self.clock()
-        held = self.watching.get(model)
+        held = self.monitoring_results.get(model)
         before = None if held is None else msgspec.convert(held.state, MonitoringState)
         follows = before is not None and before.policy.version == reference.version
         state = before if before and follows else initial_state(reference.version, now, before)
         newest = self.triggers.newest(model)
         kept = _kept(newest, state)
-        look = run_checks(
-            reference, rules, self.predictions, state, now, kept=kept, by_hand=by_hand
-        )
+        look = run_checks(reference, rules, self.predictions, state, now, kept=kept, forced=forced)
         facts = self._facts(model, look.state, newest, now)
         decision = decide_triggers(policy, look.state.policy, look.signals, facts)
         last = held.verdict if held is not None and follows else None
@@ -149,11 +147,11 @@ class Watcher:
             verdict=verdict,
             results=results_of(look, decision),
             metrics=metrics_of(look),
-            triggers=[_new_trigger(reference, firing, look) for firing in decision.firings],
+            triggers=[_new_trigger(reference, firing, look) for firing in decision.proposals],
             closing=self._closing(model, decision, replaced=bool(before) and not follows),
             seen=None if held is None else held.updated,
         )
-        opened = self.watching.keep(findings)
+        opened = self.monitoring_results.save(findings)
         return WatchResult(
             model, reference.version, decision.why, verdict, look.checked, tuple(opened)
         )
@@ -162,7 +160,7 @@ class Watcher:
         """The models that can be watched: those that were ever asked."""
         return self.predictions.models()
 
-    def sweep(self, names: Sequence[str] = ()) -> list[WatchResult]:
+    def check_all(self, names: Sequence[str] = ()) -> list[WatchResult]:
         """A tick for each model, and whatever trigger files ask for; no names means all.
 
         What goes wrong with one model is told, and the others go on.
@@ -175,7 +173,7 @@ class Watcher:
         away: UnavailableError | None = None
         for model in names or self.models():
             try:
-                ticks.append(self.tick(model))
+                ticks.append(self.check(model))
             except NotFoundError as error:
                 logger.debug("%s is not watched: %s", model, error)
             except UnavailableError as error:
@@ -194,7 +192,7 @@ class Watcher:
         while not stop.is_set():
             started = time.monotonic()
             try:
-                self.sweep(names)
+                self.check_all(names)
                 trouble = None
             except UnavailableError as error:
                 if trouble is None:
@@ -270,7 +268,7 @@ def _kept(newest: Trigger | None, state: MonitoringState) -> ChampionKept | None
 
 
 def _new_trigger(
-    reference: ChampionReference, firing: TriggerRequest, look: MonitoringCheck
+    reference: ChampionReference, firing: TriggerProposal, look: MonitoringCheck
 ) -> NewTrigger:
     reports = {"drift": look.drift, "decay": look.decay, "estimate": look.estimate}
     evidence: dict[str, Any] = {"sequential": look.sequential} if look.sequential else {}

@@ -43,10 +43,10 @@ def make_watcher(
     """A watcher over these stores."""
     finder = ProjectFinder(projects, registry)
     files = TriggerFiles(settings.triggers, triggers)
-    consequences = TriggerActions(
+    trigger_actions = TriggerActions(
         triggers, submit, job, lambda model: finder.get(model).reference, files
     )
-    files.ask = consequences.ask
+    files.ask = trigger_actions.ask
 
     def watch_canary(model: str, champion: str, policy: Challenge) -> None:
         end_bad_canary(predictions, settings.shelf, model, champion, policy, audit)
@@ -54,9 +54,9 @@ def make_watcher(
     return Watcher(
         predictions=predictions,
         references=ChampionReferences(settings.shelf, registry),
-        watching=watching,
+        monitoring_results=watching,
         triggers=triggers,
-        consequences=consequences,
+        trigger_actions=trigger_actions,
         files=files,
         project=finder.project,
         contest=contest,

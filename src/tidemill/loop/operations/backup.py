@@ -34,8 +34,7 @@ from tidemill.stores.audit import AuditEntry, AuditLog
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.dump import count_rows, read_dump, write_dump
 from tidemill.stores.database.schema import VERSION_TABLE, check_schema, migrate, schema_version
-from tidemill.stores.mlflow.connection import open_client
-from tidemill.stores.mlflow.output import silence_mlflow_output
+from tidemill.stores.mlflow.connection import open_client, silence_mlflow_output
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -62,6 +61,11 @@ class BackupManifest(msgspec.Struct, frozen=True):
     artifact_root: str
     rows: dict[str, dict[str, int]]
     files: dict[str, str]
+
+    @property
+    def row_count(self) -> int:
+        """The rows of all tables."""
+        return sum(sum(tables.values()) for tables in self.rows.values())
 
 
 def backup(settings: Settings, file: Path, *, mlflow_store: str | None = None) -> BackupManifest:
@@ -120,8 +124,7 @@ def restore(
             read_dump(theirs, folder / "mlflow", leave=frozenset((MLFLOW_VERSION_TABLE,)))
             read_dump(ours, folder / "database", leave=frozenset((VERSION_TABLE,)))
             _place_files(folder, settings)
-            secret = settings.audit_secret
-            audit = AuditLog(ours, settings.home, secret.get_secret_value() if secret else None)
+            audit = AuditLog.from_settings(ours, settings)
             made = {"file": file.name, "created": contents.created, "rows": contents.rows}
             audit.append(AuditEntry(actor, "restore", reason=reason, details=made))
     return contents

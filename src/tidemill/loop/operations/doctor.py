@@ -259,8 +259,7 @@ def check_audit(settings: Settings) -> Finding:
     """Whether the audit log is what was written."""
     with closing(Database(settings.database_uri)) as database:
         check_schema(database)
-        secret = settings.audit_secret
-        log = AuditLog(database, settings.home, secret.get_secret_value() if secret else None)
+        log = AuditLog.from_settings(database, settings)
         verdict = log.verify()
     if not verdict.intact:
         remedy = "Somebody changed it: keep a copy, and compare with a backup."

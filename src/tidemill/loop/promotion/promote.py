@@ -30,6 +30,7 @@ from tidemill.loop.promotion.evidence import compare_versions, gather_rows, reco
 from tidemill.metrics import METRICS, default_metric
 from tidemill.project import Gate, Project
 from tidemill.steps.gate.gate import GateVerdict
+from tidemill.stores.audit import AuditEntry
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHAMPION,
@@ -73,6 +74,29 @@ class Transition:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     failed: str | None = None
     time: float = field(default_factory=time.time)
+
+    def audit_entry(self, origin: str | None = None) -> AuditEntry:
+        """Return the entry of the audit log for this change.
+
+        Args:
+            origin: The address or command that requested it.
+        """
+        details = {
+            "from": self.origin,
+            "to": self.stage,
+            "replaced": self.replaced,
+            "evidence": dict(self.evidence),
+            "failed": self.failed,
+        }
+        return AuditEntry(
+            self.actor,
+            f"version.{self.action}",
+            subject=self.model,
+            version=self.version,
+            origin=origin,
+            reason=self.reason,
+            details=details,
+        )
 
 
 AuditTransition = Callable[[Transition], object]

@@ -18,7 +18,8 @@ from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
 from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.loop.training.trial import fit_and_evaluate
 from tidemill.metrics import METRICS
-from tidemill.steps.data.prepare import PreparedData, clean, input_matrix, load_frame
+from tidemill.steps.data.clean import clean
+from tidemill.steps.data.prepare import PreparedData, input_matrix, load_frame
 from tidemill.steps.retraining.training_windows import held_out_rows
 from tidemill.steps.search.fit import predict
 from tidemill.steps.search.search import Trial

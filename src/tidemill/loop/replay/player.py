@@ -257,9 +257,17 @@ class ReplayPlayer:
     def _back(self) -> str | None:
         """Why the former champion was made champion again, if it was and does not answer yet."""
         contest = self._patiently(lambda: self.stores.contests.newest(self.model), "contests")
-        if contest is None or contest.probation is None or contest.reigning != contest.champion:
+        if (
+            contest is None
+            or contest.probation is None
+            or contest.resulting_champion != contest.champion
+        ):
             return None
-        return str(contest.probation["reason"]) if contest.reigning != self._serving else None
+        return (
+            str(contest.probation["reason"])
+            if contest.resulting_champion != self._serving
+            else None
+        )
 
     def _patiently(self, ask: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + PATIENCE

@@ -20,8 +20,9 @@ from tidemill.metrics import TASKS, row_metric
 from tidemill.policies import Retraining
 from tidemill.project import Project, csv, load_project
 from tidemill.signature import Signature
+from tidemill.steps.data.clean import clean
 from tidemill.steps.data.csv_dialect import read_table
-from tidemill.steps.data.prepare import clean, target_array
+from tidemill.steps.data.prepare import target_array
 from tidemill.steps.data.timestamps import parse_timestamps
 
 WARMUP_FILE, PROJECT_FILE = "warmup.csv", "project.py"
@@ -114,8 +115,8 @@ def prepare_replay(
     where = project if project.startswith("gallery:") else str(Path(project).resolve())
     reference.write_text(
         '"""Written by `tidemill replay`: a project with a table\'s first rows as its data."""\n'
-        "from tidemill.loop.replay.setup import staged\n\n"
-        f"project = staged({where!r}, {str(folder.resolve())!r})\n"
+        "from tidemill.loop.replay.setup import replay_project\n\n"
+        f"project = replay_project({where!r}, {str(folder.resolve())!r})\n"
     )
     loaded = load_project(reference)
     cleaned = clean(table, loaded)

@@ -38,9 +38,9 @@ from tidemill.steps.retraining.contest import (
     prior_autocorrelation_time,
 )
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.statistics import record_metrics
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
+from tidemill.stores.model_metrics import record_metrics
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, Contests
@@ -111,9 +111,9 @@ class ContestService:
         numbers = (contest.champion, *(c.version for c in contest.challengers))
         competing = self.contestants(contest, numbers, self._memory)
         rows = labelled_rows(
-            self.predictions, model, contest.cut, competing.held, project.contest.rows
+            self.predictions, model, contest.cut, competing.bundles, project.contest.rows
         )
-        task = competing.held[contest.champion].signature.task
+        task = competing.bundles[contest.champion].signature.task
         answers = competing.answers(rows.ids, rows.frame)
         losses = {
             number: bounded_losses(task, rows.actual, outcome.predicted, scale=contest.scale)
@@ -122,11 +122,11 @@ class ContestService:
         names = {c.name: c for c in contest.challengers}
         against = {name: losses[c.version] for name, c in names.items()}
         decision = decide_contest(
-            losses[contest.champion], against, project.contest, memory=competing.memory
+            losses[contest.champion], against, project.contest, tau=competing.tau
         )
         decision = self._in_time(contest, decision, project)
         if decision.state == "open":
-            self.contests.note(contest.id, decision.rows, msgspec.to_builtins(decision))
+            self.contests.record_progress(contest.id, decision.rows, msgspec.to_builtins(decision))
             return decision
         verdict = None
         if decision.winner is not None:
@@ -165,7 +165,7 @@ class ContestService:
         self,
         contest: ContestRow,
         numbers: tuple[str, ...],
-        memory: Callable[[ContestRow, Task], float],
+        tau: Callable[[ContestRow, Task], float],
     ) -> ContestantBundles:
         """The versions that compete; their bundles are fetched and loaded at the first look.
 
@@ -181,12 +181,12 @@ class ContestService:
         if known is not None and known[0] == asked:
             return known[1]
         held = {n: cached_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
-        lasted = memory(contest, held[contest.champion].signature.task)
+        lasted = tau(contest, held[contest.champion].signature.task)
         found = ContestantBundles(held, lasted, trusted=self.trusted)
         self._competing[contest.model] = asked, found
         return found
 
-    def forget(self, model: str) -> None:
+    def release(self, model: str) -> None:
         """Let go of the bundles of a contest that is over."""
         self._competing.pop(model, None)
 
@@ -247,7 +247,7 @@ class ContestService:
     def _close_trigger(
         self, contest: ContestRow, state: Any, decision: ContestDecision, winner: str | None
     ) -> None:
-        self.forget(contest.model)
+        self.release(contest.model)
         logger.info("%s: %s", contest.model, decision.reason)
         if contest.trigger_id is not None:
             short = {"reason": decision.reason, "rows": decision.rows, "version": winner}

@@ -52,9 +52,9 @@ class ContestantBundles:
     """
 
     def __init__(
-        self, held: Mapping[str, Bundle], memory: float, *, trusted: Sequence[str] = ()
+        self, held: Mapping[str, Bundle], tau: float, *, trusted: Sequence[str] = ()
     ) -> None:
-        self.held, self.memory = dict(held), memory
+        self.bundles, self.tau = dict(held), tau
         self._examiners = {n: BundleEvaluator(each, trusted=trusted) for n, each in held.items()}
         self._places: dict[str, int] = {}
         self._answers: dict[str, VersionEvidence] = {}

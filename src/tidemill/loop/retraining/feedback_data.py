@@ -10,13 +10,9 @@ import numpy.typing as npt
 
 from tidemill.policies import Decay
 from tidemill.project import Project, Task
-from tidemill.steps.decay.check import (
-    AUTOCORRELATION_ROWS,
-    loss_detector,
-    retained_champion_detector,
-    robust_autocorrelation_time,
-)
+from tidemill.steps.decay.autocorrelation import AUTOCORRELATION_ROWS, robust_autocorrelation_time
 from tidemill.steps.decay.holdout import Holdout, row_losses
+from tidemill.steps.decay.loss_detector import loss_detector, retained_champion_detector
 from tidemill.steps.decay.page_hinkley import PageHinkley
 from tidemill.steps.retraining.contest import error_scale
 from tidemill.steps.retraining.feedback_data import FeedbackData, cut_at
@@ -104,7 +100,9 @@ def _change(
     Where the detector alarms, it is where the run above expectation began; where something else
     raised suspicion, the present run counts all the same.
     """
-    known = newest is not None and newest.winner is not None and newest.reigning == champion
+    known = (
+        newest is not None and newest.winner is not None and newest.resulting_champion == champion
+    )
     remembered = newest.changed if newest is not None and known else None
     if holdout is None:
         return remembered
@@ -117,15 +115,12 @@ def _change(
     spells = row_losses(
         task, _plain(window.actual[lately], task), _plain(window.outputs[lately], task)
     )
-    detector = loss_detector(
-        holdout, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms,
-        memory=robust_autocorrelation_time(spells),
-    )  # fmt: skip
+    detector = loss_detector(holdout, decay, tau=robust_autocorrelation_time(spells))
     if newest is not None and newest.closed is not None and newest.winner is None:
         detector = _accepting(detector, window, task, champion, newest, decay)
     detector.update(losses)
-    if (detector.alarm or suspicious) and detector.began < own.size:
-        return float(window.times[own[detector.began]])
+    if (detector.alarm or suspicious) and detector.run_start < own.size:
+        return float(window.times[own[detector.run_start]])
     return remembered
 
 
@@ -137,9 +132,7 @@ def _accepting(
     rows = np.flatnonzero(before)
     rows = rows[np.argsort(window.label_times[rows], kind="stable")][-max(kept.rows, 1) :]
     losses = row_losses(task, _plain(window.actual[rows], task), _plain(window.outputs[rows], task))
-    return retained_champion_detector(
-        detector, task, losses, harm=decay.harm, rows_between_alarms=decay.rows_between_alarms
-    )
+    return retained_champion_detector(detector, task, losses, decay)
 
 
 def _plain(values: npt.NDArray[Any], task: Task) -> npt.NDArray[Any]:

@@ -100,7 +100,7 @@ class RetrainingScheduler:
             rows = learned + self._labelled(model, newest.cut)
             reason = f"The champion learned from the newest {learned:,} rows; there are {rows:,} "
             reason += "from then on now."
-        if rows < round(growth * learned) or self.champion(model) != newest.reigning:
+        if rows < round(growth * learned) or self.champion(model) != newest.resulting_champion:
             return None
         new = NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}")
         try:
@@ -119,7 +119,11 @@ class RetrainingScheduler:
     def _spar(self, model: str) -> Trigger | None:
         """Act on the last sparring, or begin one when enough labels came since then."""
         project, champion = self.project(model), self.champion(model)
-        if not project.contest.spar or "decay" not in project.retrain.on or champion is None:
+        if (
+            not project.contest.staleness_check
+            or "decay" not in project.retrain.on
+            or champion is None
+        ):
             return None
         last = self.last_spar(model)
         if last is not None and not last.done:

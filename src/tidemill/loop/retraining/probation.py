@@ -18,7 +18,7 @@ from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, set_champion, store
 from tidemill.loop.retraining.contest import ACTOR, ContestService, contest_verdict
 from tidemill.loop.retraining.contest_bundles import ContestantBundles, labelled_rows
 from tidemill.project import Project, Task
-from tidemill.steps.decay.check import AUTOCORRELATION_ROWS, robust_autocorrelation_time
+from tidemill.steps.decay.autocorrelation import AUTOCORRELATION_ROWS, robust_autocorrelation_time
 from tidemill.steps.decay.holdout import row_losses
 from tidemill.steps.retraining.contest import ContestDecision, bounded_losses, decide_probation
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class ProbationService:
     """Watches over promotions that contests led to."""
 
-    umpire: ContestService
+    contest_service: ContestService
 
     def judge(self, model: str) -> ContestDecision | None:
         """Look at the model's newest promotion, and take it back if the last champion was better.
@@ -42,7 +42,7 @@ class ProbationService:
         Raises:
             UnavailableError: MLflow or the database cannot be reached.
         """
-        umpire = self.umpire
+        umpire = self.contest_service
         contest = umpire.contests.newest(model)
         if contest is None or contest.winner is None or contest.probation is not None:
             return None
@@ -65,7 +65,7 @@ class ProbationService:
         return self._compare(contest, project, competing, champion, former)
 
     def _call_off(self, contest: ContestRow, reason: str) -> None:
-        self.umpire.contests.end_probation(contest.id, {"state": "over", "reason": reason})
+        self.contest_service.contests.end_probation(contest.id, {"state": "over", "reason": reason})
 
     def _compare(
         self,
@@ -75,20 +75,20 @@ class ProbationService:
         champion: ModelVersion,
         former: ModelVersion,
     ) -> ContestDecision | None:
-        umpire, model = self.umpire, contest.model
+        umpire, model = self.contest_service, contest.model
         most = project.contest.probation or 0
-        rows = labelled_rows(umpire.predictions, model, contest.closed or 0.0, competing.held, most)
+        rows = labelled_rows(
+            umpire.predictions, model, contest.closed or 0.0, competing.bundles, most
+        )
         if len(rows.ids) < min(project.contest.fewest, most):
             return None
         answers = competing.answers(rows.ids, rows.frame)
-        task = competing.held[champion.number].signature.task
+        task = competing.bundles[champion.number].signature.task
         of_champion, of_former = (
             bounded_losses(task, rows.actual, answers[n].predicted, scale=contest.scale)
             for n in (champion.number, former.number)
         )
-        decision = decide_probation(
-            of_champion, of_former, project.contest, memory=competing.memory
-        )
+        decision = decide_probation(of_champion, of_former, project.contest, tau=competing.tau)
         if decision.state == "open":
             return decision
         verdict = contest_verdict(
@@ -101,7 +101,7 @@ class ProbationService:
             self._bring_back(contest, former, champion, decision, verdict, reason)
         document = {**msgspec.to_builtins(decision), "state": "back" if back else "over"}
         umpire.contests.end_probation(contest.id, {**document, "reason": reason})
-        umpire.forget(model)
+        umpire.release(model)
         logger.info("%s: %s", model, reason)
         return decision
 
@@ -114,24 +114,23 @@ class ProbationService:
         verdict: Any,
         reason: str,
     ) -> None:
-        registry = self.umpire.registry
+        registry = self.contest_service.registry
         evidence = {
             "probation": msgspec.to_builtins(decision),
             "verdict": msgspec.to_builtins(verdict),
             "contest": contest.id,
         }
         store_evidence(registry, former, verdict, ACTOR, reason)
-        set_champion(
-            registry, former, champion, "promote", reason, ACTOR, evidence, self.umpire.audit
-        )  # fmt: skip
+        audit = self.contest_service.audit
+        set_champion(registry, former, champion, "promote", reason, ACTOR, evidence, audit)
 
     def _retraining(self, model: str) -> bool:
         """Whether a retraining is under way, whose contest both will be part of."""
-        return any(trigger.retrains for trigger in self.umpire.triggers.opened(model))
+        return any(trigger.retrains for trigger in self.contest_service.triggers.opened(model))
 
     def _memory(self, contest: ContestRow, task: Task) -> float:
         """How long spells lasted before the contest ended, whoever answered."""
-        window = self.umpire.predictions.window(
+        window = self.contest_service.predictions.window(
             contest.model, until=contest.closed, labelled=True, last=AUTOCORRELATION_ROWS
         )
         return robust_autocorrelation_time(row_losses(task, window.actual, window.outputs))

@@ -28,7 +28,9 @@ from tidemill.loop.training.train import NO_OVERRIDES, plan_searches, try_candid
 from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, run_trial
 from tidemill.metrics import METRICS
 from tidemill.project import Project
-from tidemill.steps.data.prepare import CleanedData, PreparedData, fingerprint
+from tidemill.steps.data.clean import CleanedData
+from tidemill.steps.data.fingerprint import fingerprint
+from tidemill.steps.data.prepare import PreparedData
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
 from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
 from tidemill.steps.search.search import Search, Trial

@@ -14,8 +14,8 @@ from tidemill.serving.model.sklearn_runtime import rebuild
 from tidemill.signature import Column, Label, Signature, Task, Tensor
 from tidemill.steps.export.external_samples import columns_with_missing
 from tidemill.steps.export.external_signature import SIGNATURE_REMEDY, Inputs, parse_inputs
+from tidemill.stores.mlflow.connection import without_warnings
 from tidemill.stores.mlflow.external_models import ExternalModel
-from tidemill.stores.mlflow.output import without_warnings
 
 TRUST = "Serve with --trust if you trust everyone who can write to the registry."
 

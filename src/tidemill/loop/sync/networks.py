@@ -23,8 +23,8 @@ from tidemill.steps.export.compile import Compiled, load_compiled
 from tidemill.steps.export.external_samples import sample_rows
 from tidemill.steps.export.external_signature import LABELS_REMEDY, Inputs, are_probabilities
 from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
+from tidemill.stores.mlflow.connection import without_warnings
 from tidemill.stores.mlflow.external_models import ExternalModel
-from tidemill.stores.mlflow.output import without_warnings
 
 INSTALL = "pip install 'tidemill[torch]', and what else the network was made with."
 

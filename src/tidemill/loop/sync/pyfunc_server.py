@@ -84,7 +84,7 @@ def load(folder: Path, model: Path) -> Answer:
     """
     import mlflow.pyfunc
 
-    from tidemill.stores.mlflow.output import silence_mlflow_output, without_warnings
+    from tidemill.stores.mlflow.connection import silence_mlflow_output, without_warnings
 
     silence_mlflow_output()
     signature = msgspec.json.decode((folder / SIGNATURE).read_bytes(), type=Signature)

@@ -41,8 +41,7 @@ from tidemill.serving.shelf.shelf import (
     write_state,
 )
 from tidemill.settings import Settings
-from tidemill.stores.mlflow.connection import set_http_timeouts
-from tidemill.stores.mlflow.output import silence_mlflow_output
+from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import (
     CHALLENGER,

@@ -11,8 +11,8 @@ from pathlib import Path
 from tidemill.errors import ConflictError, ProjectError
 from tidemill.project import Project, Source, gallery, load_project
 from tidemill.steps.data.csv_dialect import read_table
-from tidemill.steps.data.sample import sample_customers
-from tidemill.steps.data.scaffold import infer_table_spec, render_project, render_readme
+from tidemill.steps.data.scaffold import render_project, render_readme
+from tidemill.steps.data.table_spec import infer_table_spec, sample_customers
 
 IGNORED = """\
 .tidemill/

@@ -7,15 +7,19 @@ are run together, and none of them waits for others to arrive.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tidemill.errors import TidemillError
+from tidemill.serving.http.responder import Responder
 from tidemill.serving.http.routes import Request, Response
 from tidemill.serving.journal.policy import journal_full_error
 
 if TYPE_CHECKING:
     from tidemill.serving.journal.journal import Journal
+
+CallSoon = Callable[[Callable[[], None]], object]
 
 
 class Drainable(Protocol):
@@ -28,33 +32,24 @@ class BatchCommit:
     """Collects the work of one event-loop tick.
 
     Args:
-        call_soon: Schedules a callback on the event loop.
-        send: Sends and counts a response.
-        error_response: Builds the response for an error, in the format of the request's route.
         journal: None to record nothing.
-        handle_error: As `error_response`, but returns None when the champion will answer instead
-            of a failed canary. Defaults to `error_response`.
 
     `commits` counts the commits so far.
     """
 
-    def __init__(
-        self,
-        call_soon: Callable[[Callable[[], None]], object],
-        send: Callable[[Request, Response], None],
-        error_response: Callable[[Request, TidemillError], Response],
-        journal: Journal | None,
-        handle_error: Callable[[Request, Exception], Response | None] | None = None,
-    ) -> None:
+    def __init__(self, responder: Responder, journal: Journal | None) -> None:
         self.journal = journal
         self.commits = 0
-        self.call_soon = call_soon
-        self._send = send
-        self._error_response = error_response
-        self._handle_error = handle_error or error_response
+        self._call_soon: CallSoon = _call_soon
+        self._responder = responder
+        self._send = responder.send
         self._scheduled = False
         self._waiting: list[Drainable] = []
         self._responses: list[tuple[Request, Response]] = []
+
+    def start(self) -> None:
+        """Commit on the running event loop, without looking it up each time."""
+        self._call_soon = asyncio.get_running_loop().call_soon
 
     def add(self, work: Drainable) -> None:
         """Drain `work` at the end of this tick."""
@@ -70,11 +65,11 @@ class BatchCommit:
         """Commit at the end of this tick."""
         if not self._scheduled:
             self._scheduled = True
-            self.call_soon(self.commit)
+            self._call_soon(self.commit)
 
     def fail(self, request: Request, error: TidemillError) -> None:
         """Release the response for an error, unless the champion answers the request instead."""
-        response = self._handle_error(request, error)
+        response = self._responder.handle_error(request, error)
         if response is not None:
             self.release(request, response)
 
@@ -97,4 +92,8 @@ class BatchCommit:
     def _unrecorded(self, request: Request, response: Response) -> Response:
         if response.status >= 400:
             return response
-        return self._error_response(request, journal_full_error())
+        return self._responder.error_response(request, journal_full_error())
+
+
+def _call_soon(callback: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_soon(callback)

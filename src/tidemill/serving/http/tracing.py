@@ -1,12 +1,11 @@
-"""Traces of the data plane: a span for each request, and one within it for the model's run.
+"""Traces of the data plane: a span for each request, with a child span for the model run.
 
-The ordinary gateway knows nothing of this: `Service` takes this one where traces are asked for.
+`Service` uses `TracedDispatcher` only if traces are on, so tracing costs nothing otherwise.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tidemill.serving.http.dispatcher import Dispatcher, Respond
@@ -17,12 +16,9 @@ from tidemill.traces import Traces, fail, valid_traceparent
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-#: Told of every run of a model: its name, version, the requests in it, rows, seconds.
-OnRun = Callable[[str, str, list[BatchItem], int, float], None]
-
 
 class TracedResponder:
-    """Sends a call's answer, and ends its span."""
+    """Sends the response of one request and ends its span."""
 
     __slots__ = ("_respond", "span")
 
@@ -39,7 +35,7 @@ class TracedResponder:
 
 
 class TracedDispatcher(Dispatcher):
-    """Begins a span when a request came, as the child of the caller's, if it names one."""
+    """Starts a span for every request, as a child of the caller's span if the request names one."""
 
     def __init__(self, traces: Traces, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -56,14 +52,20 @@ class TracedDispatcher(Dispatcher):
         )
         return super().dispatch(admission, body, TracedResponder(respond, span))
 
-    def ran(
+
+class RunTracer:
+    """Adds a span for a model run to each of the requests that were run together."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    def __call__(
         self, name: str, version: str, works: list[BatchItem], rows: int, seconds: float
     ) -> None:
-        """Give each request of a run a span for it: they were answered together."""
         end = time.time_ns()
         for work in works:
             if not isinstance(work.request.respond, TracedResponder):
-                continue  # a challenger's own run, in nobody's time
+                continue  # a shadowed request has no span of its own
             span = self._traces.start(
                 "inference",
                 work.request.respond.span,

@@ -55,7 +55,6 @@ class ModelPool:
         self.problems: dict[str, str] = {}
         self.ready = asyncio.Event()
         self.draining = False
-        self.changed: list[Callable[[], None]] = []
 
     @property
     def predictors(self) -> Mapping[str, Predictor]:
@@ -164,8 +163,6 @@ class ModelPool:
             self.remove(name)
         self.problems = problems
         self.ready.set()
-        for tell in self.changed:
-            tell()
 
     async def _bring(self, name: str, placed: ShelfEntry) -> None:
         serving = self._predictors.get(name)

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -38,11 +38,10 @@ from tidemill.serving.model.version_cache import VersionCache, should_cache
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.telemetry.metrics import Metrics
 
-if TYPE_CHECKING:
-    from tidemill.serving.http.tracing import OnRun
-
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+#: Called after every run of a model: its name, version, the requests in it, rows, seconds.
+OnRun = Callable[[str, str, list[BatchItem], int, float], None]
 
 
 class Runtime(Protocol):

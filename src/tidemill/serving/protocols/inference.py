@@ -41,7 +41,6 @@ from tidemill.signature import KIND_WORDS, Column, Kind, Signature, Tensor
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
-    from tidemill.serving.service import Service
 
 __all__ = ["BYTES", "DTYPES", "InferenceHandlers", "model_metadata", "protocol"]
 
@@ -69,9 +68,8 @@ class InferRequest(msgspec.Struct):
     outputs: list[RequestedOutput] | None = None
 
 
-def protocol(service: Service) -> ServingProtocol:
+def protocol(models: ModelPool) -> ServingProtocol:
     """Routes and description of the protocol."""
-    models = service.models
     v2 = InferenceHandlers(models)
     routes = [
         Route("GET", "/v2", v2.server, problem=refusal),

@@ -37,7 +37,6 @@ from tidemill.signature import Signature, Tensor
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
-    from tidemill.serving.service import Service
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -52,9 +51,8 @@ CODES = {
 }
 
 
-def protocol(service: Service) -> ServingProtocol:
+def protocol(models: ModelPool) -> ServingProtocol:
     """Routes and description of the protocol."""
-    models = service.models
     scoring = ScoringHandlers(models)
     routes = [
         Route("GET", "/ping", scoring.ping, problem=refusal),

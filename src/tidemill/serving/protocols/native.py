@@ -19,12 +19,11 @@ from tidemill.serving.protocols import native_schema
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
-    from tidemill.serving.service import Service
 
 
-def protocol(service: Service) -> ServingProtocol:
+def protocol(models: ModelPool) -> ServingProtocol:
     """Routes and description of the native protocol."""
-    native = NativeHandlers(service.models)
+    native = NativeHandlers(models)
     predict: dict[str, Any] = {"scope": "predict", "media": JSON_MEDIA, "fast": True}
     routes = [
         Route("POST", "/predict", native.predict, **predict),
@@ -34,7 +33,6 @@ def protocol(service: Service) -> ServingProtocol:
         Route("GET", "/schema", native.schema),
         Route("GET", "/models/{name}/schema", native.schema),
     ]
-    models = service.models
     return ServingProtocol(
         "native",
         routes,

@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import TidemillError
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from tidemill.serving.http.batch_commit import BatchCommit
     from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.model.predictor import Predictor
-    from tidemill.serving.service import Service
     from tidemill.serving.telemetry.dependencies import DependencyProbes
 
 log = logging.getLogger(__name__)
@@ -35,19 +33,33 @@ TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 
 
-def protocol(service: Service) -> ServingProtocol:
-    """Routes and description of what is not a prediction."""
-    models = service.models
-    status = StatusHandlers(models, service.batch_commit, service.probes)
-    later = InThread(service.batch_commit)
+def protocol(
+    models: ModelPool,
+    batch_commit: BatchCommit,
+    probes: DependencyProbes,
+    scrape: Callable[[], bytes],
+    document: Callable[[], dict[str, Any]],
+) -> ServingProtocol:
+    """Routes and description of everything that is not a prediction.
+
+    Args:
+        scrape: Returns the text of `/metrics`; may take a while.
+        document: Returns the OpenAPI document; may take a while.
+    """
+    status = StatusHandlers(models, batch_commit, probes)
+    in_thread = InThread(batch_commit)
     routes = [
         Route("GET", "/health", status.health),
         Route("GET", "/ready", status.ready),
         Route("GET", "/info", status.info),
         Route("GET", "/models/{name}/info", status.model_info),
-        Route("GET", "/metrics", later(lambda: Response(service.scrape(), content_type=TEXT))),
-        Route("GET", "/openapi.json", later(lambda: json_response(service.openapi()))),
-        Route("GET", "/docs", later(partial(_docs, service))),
+        Route("GET", "/metrics", in_thread(lambda: Response(scrape(), content_type=TEXT))),
+        Route("GET", "/openapi.json", in_thread(lambda: json_response(document()))),
+        Route(
+            "GET",
+            "/docs",
+            in_thread(lambda: Response(docs_page(document()), content_type=HTML)),
+        ),
     ]
     return ServingProtocol(
         "status", routes, lambda: status_schema.paths(models), status_schema.schemas
@@ -170,10 +182,6 @@ def _inputs(signature: Signature) -> list[dict[str, Any]]:
         {"name": c.name, "kind": c.kind, "nullable": c.nullable, "expected": c.describe()}
         for c in signature.columns
     ]
-
-
-def _docs(service: Service) -> Response:
-    return Response(docs_page(service.openapi()), content_type=HTML)
 
 
 def _now() -> str:

@@ -8,7 +8,7 @@ text format come in only when someone scrapes.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tidemill.serving.telemetry.counters import Series, SharedCounters
@@ -115,7 +115,6 @@ class Metrics:
         self.counts = counts
         self._counters: dict[tuple[str, ...], Counter] = {}
         self._histograms: dict[tuple[str, ...], Histogram] = {}
-        self.before_scrape: list[Callable[[], None]] = []
 
     def counter(self, name: str, **labels: str) -> Counter:
         return self._one(name, labels, gauge=False)
@@ -143,8 +142,6 @@ class Metrics:
         from prometheus_client import CollectorRegistry as Registry
         from prometheus_client import generate_latest
 
-        for update in self.before_scrape:
-            update()
         own = Registry(auto_describe=False)
         own.register(_Collector(self.counts, registry))
         text: bytes = generate_latest(own)

@@ -1,17 +1,17 @@
-"""Who compiles what: one short handler for each type of step, found by the step's class.
+"""One converter for each class of step, found by the step's class.
 
-    @transform.register(StandardScaler)
+    @convert_transformer.register(StandardScaler)
     def _scale(step, graph, block): ...        a block of columns to a block of columns
 
-    @answer.register(LogisticRegression)
-    def _logistic(step, graph, block): ...     a block of columns to an Outcome
+    @convert_estimator.register(LogisticRegression)
+    def _logistic(step, graph, block): ...     a block of columns to EstimatorOutputs
 
-    @scores.register(LogisticRegression)       what `decision_function` gives, where another
-    def _(step, graph, block): ...             estimator is built on it
+    @convert_scores.register(LogisticRegression)
+    def _(step, graph, block): ...             a block of columns to the decision function's scores
 
-A class without a handler goes to skl2onnx (`foreign`), with its input and output in the graph's
-double precision. A handler raises ExportError when it cannot express a step; what it can express is
-still compared with the native model before it is used.
+A class without a converter of its own is converted by skl2onnx (`skl2onnx_steps`, registered for
+`object`). A converter raises ExportError for a step that it cannot express. Every converted model
+is compared with the original before it is used.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.errors import ExportError
 from tidemill.steps.convert.blocks import Block
 from tidemill.steps.convert.graph import Graph
 
@@ -33,8 +34,8 @@ class EstimatorOutputs:
 
     Attributes:
         probabilities: float [rows, classes], in the order of the estimator's `classes_`.
-        label: int64 [rows], index into `classes_`; None when it is the argmax of the probabilities
-            by the way the estimator predicts.
+        label: int64 [rows], index into `classes_`; None when the estimator predicts the class with
+            the highest probability.
         value: float64 [rows, 1], of a regressor.
     """
 
@@ -45,41 +46,41 @@ class EstimatorOutputs:
 
 @singledispatch
 def convert_transformer(step: Any, graph: Graph, block: Block) -> Block:
-    """Compile one fitted transformer."""
-    from tidemill.steps.convert.skl2onnx_steps import convert_external_transformer
-
-    return convert_external_transformer(step, graph, block)
+    """Add one fitted transformer to the graph."""
+    raise _no_converter(step)
 
 
 @singledispatch
 def convert_estimator(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
-    """Compile one fitted classifier or regressor."""
-    from tidemill.steps.convert.skl2onnx_steps import convert_external_estimator
-
-    return convert_external_estimator(step, graph, block)
+    """Add one fitted classifier or regressor to the graph."""
+    raise _no_converter(step)
 
 
 @singledispatch
 def convert_scores(step: Any, graph: Graph, block: Block) -> str:
-    """Compile one fitted classifier's `decision_function`: [rows, 1] for two classes, else
-    [rows, classes]."""
-    from tidemill.steps.convert.skl2onnx_steps import convert_external_scores
+    """Add a fitted classifier's `decision_function`.
 
-    return convert_external_scores(step, graph, block)
+    Returns the name of a float64 matrix: [rows, 1] for two classes, otherwise [rows, classes].
+    """
+    raise _no_converter(step)
 
 
-def predicted_class(graph: Graph, outcome: EstimatorOutputs) -> str:
+def _no_converter(step: Any) -> ExportError:
+    return ExportError(f"There is no converter for {type(step).__name__}.")
+
+
+def predicted_class(graph: Graph, outputs: EstimatorOutputs) -> str:
     """The index of the predicted class, int64 [rows]."""
-    if outcome.label is not None:
-        return outcome.label
-    assert outcome.probabilities is not None
-    return graph.add("ArgMax", outcome.probabilities, axis=1, keepdims=0)
+    if outputs.label is not None:
+        return outputs.label
+    assert outputs.probabilities is not None
+    return graph.add("ArgMax", outputs.probabilities, axis=1, keepdims=0)
 
 
 def call_quietly(function: Any, rows: Any) -> Any:
-    """What a fitted estimator's method answers to rows made up here.
+    """Call a fitted estimator's method on made-up rows and return the result as an array.
 
-    Its warnings say that columns have no names or that values are unknown, which is meant so.
+    Suppresses the warnings about missing column names and unknown categories that such rows cause.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

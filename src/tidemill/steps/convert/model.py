@@ -14,6 +14,20 @@ from onnx import helper
 from tidemill.bundle import ModelInput, ModelOutputs
 from tidemill.errors import ExportError
 from tidemill.signature import Signature
+
+# Importing these modules registers their converters.
+from tidemill.steps.convert import (  # noqa: F401
+    boosting,
+    columns,
+    encoders,
+    ensembles,
+    feature_transforms,
+    kernels,
+    linear,
+    skl2onnx_steps,
+    trees,
+    wrappers,
+)
 from tidemill.steps.convert.blocks import (
     MISSING,
     Block,

@@ -27,7 +27,12 @@ from tidemill.steps.convert.blocks import (
     matrix,
     number_block,
 )
-from tidemill.steps.convert.dispatch import EstimatorOutputs
+from tidemill.steps.convert.dispatch import (
+    EstimatorOutputs,
+    convert_estimator,
+    convert_scores,
+    convert_transformer,
+)
 from tidemill.steps.convert.graph import (
     DOUBLE,
     FLOAT,
@@ -49,7 +54,8 @@ PREDICTS_ARGMAX = (
 )
 
 
-def convert_external_transformer(step: Any, graph: Graph, block: Block) -> NumberBlock:
+@convert_transformer.register(object)
+def _transformer(step: Any, graph: Graph, block: Block) -> NumberBlock:
     """A transformer of numbers, or of one column of text."""
     if isinstance(block, TextBlock):
         return _of_text(step, graph, block)
@@ -58,7 +64,8 @@ def convert_external_transformer(step: Any, graph: Graph, block: Block) -> Numbe
     return number_block(graph.double(name), _width(step, columns.width))
 
 
-def convert_external_estimator(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
+@convert_estimator.register(object)
+def _estimator(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     """A classifier's label and probabilities, or a regressor's value."""
     columns = as_numbers(graph, block)
     if not hasattr(step, "classes_"):
@@ -73,7 +80,8 @@ def convert_external_estimator(step: Any, graph: Graph, block: Block) -> Estimat
     return EstimatorOutputs(probabilities=graph.double(names[1]) if likely else None, label=chosen)
 
 
-def convert_external_scores(step: Any, graph: Graph, block: Block) -> str:
+@convert_scores.register(object)
+def _scores(step: Any, graph: Graph, block: Block) -> str:
     """A classifier's decision function."""
     columns = as_numbers(graph, block)
     names = _embedded(step, graph, columns, {"zipmap": False, "raw_scores": True})

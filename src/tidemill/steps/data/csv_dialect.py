@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.sources import csv
-from tidemill.steps.data.encoding import SEPARATORS, detect_encoding
 
+SEPARATORS = (",", ";", "\t", "|")
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SAMPLED_ROWS = 100_000  # rows that guesses about a table rest on
 _DECIMAL_COMMA = r"\s*[-+]?\d+,\d+\s*"
 
@@ -70,3 +72,19 @@ def _is_number(text: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def detect_encoding(path: Path) -> str:
+    """The first of UTF-16 (with its mark), UTF-8, Windows' and Latin-1 that fits the whole file."""
+    with path.open("rb") as file:
+        if file.read(2) in _MARKS and _is(path, "utf-16"):
+            return "utf-16"
+    return next(name for name in ("utf-8", "cp1252", "latin-1") if _is(path, name))
+
+
+def _is(path: Path, encoding: str) -> bool:
+    try:
+        with path.open(encoding=encoding) as file:
+            return all(True for _ in file)
+    except UnicodeError:
+        return False

@@ -1,11 +1,7 @@
-"""From a project's source to rows a model can learn from.
-
-`prepare` is the whole way: load, clean, split. Each part can be had alone.
-"""
+"""From a project's source to rows that a model can be trained on: load, clean, split."""
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,44 +14,12 @@ import pandas as pd
 from tidemill.errors import DataError
 from tidemill.project import Project, Source, Task
 from tidemill.signature import Kind
-from tidemill.steps.data import checks
 from tidemill.steps.data.checks import DataWarning
-from tidemill.steps.data.column_kinds import as_kind, infer_kind
+from tidemill.steps.data.clean import clean
 from tidemill.steps.data.fingerprint import fingerprint
 from tidemill.steps.data.split import Split, split
-from tidemill.steps.data.task import convert_target, is_numeric, resolve_task
-
-__all__ = [
-    "CleanedData",
-    "DataWarning",
-    "PreparedData",
-    "Split",
-    "clean",
-    "fingerprint",
-    "input_matrix",
-    "load_frame",
-    "prepare",
-    "split",
-    "target_array",
-    "validate",
-]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CleanedData:
-    """Rows with the project's names, each column of one kind, every row with a target.
-
-    `inputs` are the columns a model is given: constant ones stay in the frame but are left out.
-    `kinds` are theirs, also where missing values make float64 of integers and booleans.
-    """
-
-    frame: pd.DataFrame
-    inputs: tuple[str, ...]
-    kinds: Mapping[str, Kind]
-    task: Task
-    warnings: tuple[DataWarning, ...]
 
 
 @dataclass(frozen=True)
@@ -135,156 +99,6 @@ def _source(frame: pd.DataFrame, project: Project) -> str:
         data.describe if isinstance(data, Source) else getattr(data, "__name__", "a function")
     )
     return str(frame.attrs.get("source", described))
-
-
-def clean(
-    frame: pd.DataFrame, project: Project, *, extra_rows: pd.DataFrame | None = None
-) -> CleanedData:
-    """Rename, drop, bring every column to its kind, and check.
-
-    Raises:
-        DataError: A missing or unusable target, columns of one name, dates or mixed values,
-            infinite values, too few rows in all or of a class.
-    """
-    frame = _named(frame, project)
-    _require(project.target, frame, "target", "The target")
-    if extra_rows is not None:
-        frame = _joined(frame, extra_rows)
-    numbers = _category_codes(frame, project)
-    frame, dropped = _with_target(frame, project)
-    kinds = {} if project.tensor else {name: infer_kind(frame[name]) for name in frame.columns}
-    frame = _in_kinds(frame, project)
-    checks.check_finite(frame)
-    frame = frame.assign(**{project.target: convert_target(frame[project.target], project)})
-    task = resolve_task(frame[project.target], project)
-    checks.check_usable(frame, project, task)
-    inputs, constant = _inputs(frame, project)
-    doubts = () if project.tensor else checks.find_warnings(frame, inputs, project.target, task)
-    warnings = (*dropped, *numbers, *constant, *doubts)
-    for warning in warnings:
-        logger.warning("%s: %s", project.name, warning.text)
-    of_inputs = {name: kinds[name] for name in inputs if name in kinds}
-    return CleanedData(frame, inputs, of_inputs, task, warnings)
-
-
-def validate(frame: pd.DataFrame, project: Project) -> list[DataWarning]:
-    """The warnings about a project's raw rows; raises DataError where they cannot be used."""
-    return list(clean(frame, project).warnings)
-
-
-def _named(frame: pd.DataFrame, project: Project) -> pd.DataFrame:
-    """The frame under the project's names, without the columns it drops."""
-    for name in project.rename:
-        _require(name, frame, "rename", "The renamed column")
-    frame = frame.rename(columns=dict(project.rename))
-    frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
-    twice = frame.columns[frame.columns.duplicated()].unique()
-    if len(twice):
-        raise DataError(
-            f"Several columns have the name {', '.join(repr(name) for name in twice)}.",
-            field=str(twice[0]),
-            remedy="Rename or drop them in the data function.",
-        )
-    for name in project.drop:
-        _require(name, frame, "drop", "The dropped column")
-    return frame.drop(columns=list(project.drop)).reset_index(drop=True)
-
-
-def _require(name: str, frame: pd.DataFrame, field: str, what: str) -> None:
-    if name in frame.columns:
-        return
-    names = [str(column) for column in frame.columns]
-    folded = {column.casefold(): column for column in names}
-    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-    shown = [folded[match] for match in near] or names[:10]
-    raise DataError(
-        f"{what} '{name}' is not in the data.",
-        field=field,
-        expected=f"one of {', '.join(shown)}",
-        remedy=f"Did you mean '{shown[0]}'?" if near else f"There are {', '.join(shown)}.",
-    )
-
-
-def _joined(frame: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
-    """Both tables' rows in one, under the first one's columns and types where they fit."""
-    missing = [name for name in frame.columns if name not in extra.columns]
-    if missing:
-        raise DataError(f"The extra rows lack {', '.join(missing)}.", field=missing[0])
-    alike = {name: _like(extra[name], frame[name]) for name in frame.columns}
-    return pd.concat([frame, pd.DataFrame(alike)], ignore_index=True)
-
-
-def _like(series: pd.Series[Any], other: pd.Series[Any]) -> pd.Series[Any]:
-    """The column in the other's type, if that changes none of its values."""
-    try:
-        cast = series.astype(other.dtype)
-    except (TypeError, ValueError):
-        return series
-    return cast if cast.astype(object).equals(series.astype(object)) else series
-
-
-def _category_codes(frame: pd.DataFrame, project: Project) -> list[DataWarning]:
-    coded = [
-        name
-        for name in frame.columns
-        if isinstance(frame[name].dtype, pd.CategoricalDtype)
-        and is_numeric(pd.Series(frame[name].cat.categories))
-        and name != project.target
-    ]
-    text = "Column '{}' holds categories that are numbers; it is used as a number."
-    return [DataWarning(text.format(name), name) for name in coded]
-
-
-def _with_target(frame: pd.DataFrame, project: Project) -> tuple[pd.DataFrame, list[DataWarning]]:
-    """The rows that have a target, and a warning if some have none."""
-    known = frame[project.target].notna()
-    if known.all():
-        return frame, []
-    if not known.any():
-        raise DataError(
-            f"The target '{project.target}' is missing in every row.", field=project.target
-        )
-    text = f"{int((~known).sum())} rows without a target were left out."
-    return frame[known].reset_index(drop=True), [DataWarning(text, project.target)]
-
-
-def _in_kinds(frame: pd.DataFrame, project: Project) -> pd.DataFrame:
-    """Every column as one of the four kinds; a tensor's inputs only have to be numbers."""
-    target = as_kind(frame[project.target])
-    if project.tensor is None:
-        return pd.DataFrame({name: as_kind(frame[name]) for name in frame.columns})
-    _check_tensor(frame.drop(columns=project.target), project)
-    return frame.assign(**{project.target: target})
-
-
-def _check_tensor(inputs: pd.DataFrame, project: Project) -> None:
-    assert project.tensor is not None
-    if inputs.shape[1] != project.tensor.size:
-        raise DataError(
-            f"The tensor '{project.tensor.name}' of shape {project.tensor.shape} takes "
-            f"{project.tensor.size} columns; the data have {inputs.shape[1]}.",
-            field=project.tensor.name,
-        )
-    bad = [name for name in inputs if inputs[name].dtype.kind not in "fiub"]
-    if bad or bool(inputs.isna().to_numpy().any()):
-        name = bad[0] if bad else inputs.columns[inputs.isna().any()][0]
-        raise DataError(
-            f"Column '{name}' holds values that are missing or no numbers; a tensor takes none.",
-            field=str(name),
-        )
-
-
-def _inputs(frame: pd.DataFrame, project: Project) -> tuple[tuple[str, ...], list[DataWarning]]:
-    """The columns to learn from, and a warning for every column that always says the same."""
-    names = [name for name in frame.columns if name != project.target]
-    if project.tensor is not None:
-        return tuple(names), []
-    constant = [name for name in names if frame[name].nunique(dropna=False) < 2]
-    inputs = tuple(name for name in names if name not in constant)
-    if not inputs:
-        raise DataError("No column is left to learn from.", field="data")
-    text = "Column '{}' holds one value only; it is left out."
-    return inputs, [DataWarning(text.format(name), name) for name in constant]
 
 
 def _refuse_unlearnable(parts: Split, project: Project, task: Task) -> None:

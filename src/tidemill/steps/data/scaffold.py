@@ -1,117 +1,12 @@
-"""What a new project says about a table nobody has described: target, task, what to drop."""
+"""The files of a new project, rendered from a description of its table."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from tidemill.errors import ProjectError
-from tidemill.project import Task
-from tidemill.steps.data.column_kinds import as_kind
-from tidemill.steps.data.task import infer_task
-
-USUAL_TARGETS = ("target", "label", "class", "outcome", "y")
-MAX_DISTINCT_TEXTS = 20
-_ID_NAME = re.compile(r"(^|[^a-z])(id|uuid|guid|index|unnamed: 0)$|[a-z]I[dD]$")
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table as a project describes it.
-
-    Args:
-        path: The CSV file, relative to the project.
-        options: What `pandas.read_csv` needs to be told about it.
-        drop: Columns to leave out, and why.
-        row: One row of inputs, as a request holds it.
-    """
-
-    path: str
-    target: str
-    task: Task
-    options: Mapping[str, str]
-    drop: Mapping[str, str]
-    row: Mapping[str, Any]
-
-
-def infer_table_spec(
-    frame: pd.DataFrame, path: str, *, target: str | None = None, options: Mapping[str, str]
-) -> TableSpec:
-    """Guess how a table is meant.
-
-    The target is the one given, else a column with a usual name, else the last column.
-
-    Raises:
-        ProjectError: There is no such target, or nothing is left to learn from.
-    """
-    columns = [str(name) for name in frame.columns]
-    frame = frame.set_axis(columns, axis="columns")
-    target = _target(columns, target)
-    drop = {
-        name: reason
-        for name in columns
-        if name != target and (reason := _reason_to_drop(frame[name])) is not None
-    }
-    inputs = [name for name in columns if name != target and name not in drop]
-    if not inputs:
-        raise ProjectError(
-            f"Nothing in the table is left to predict '{target}' from.",
-            field="drop" if drop else "data",
-            expected="at least one column besides the target that is not an id",
-        )
-    task = infer_task(as_kind(frame[target].dropna()))
-    return TableSpec(path, target, task, options, drop, _example(frame[inputs]))
-
-
-def _target(columns: list[str], wanted: str | None) -> str:
-    if wanted is None:
-        usual = [name for name in columns if name.casefold() in USUAL_TARGETS]
-        return usual[-1] if usual else columns[-1]
-    if wanted in columns:
-        return wanted
-    near = difflib.get_close_matches(wanted, columns, n=1)
-    raise ProjectError(
-        f"The table has no column '{wanted}'.",
-        field="target",
-        expected=f"one of {', '.join(columns[:20])}",
-        remedy=f"Did you mean '{near[0]}'?" if near else None,
-    )
-
-
-def _reason_to_drop(series: pd.Series[Any]) -> str | None:
-    """Why a column tells one row from another instead of one kind of row from another."""
-    present = series.dropna()
-    if present.empty:
-        return "holds nothing"
-    distinct = present.nunique()
-    whole = pd.api.types.is_integer_dtype(series.dtype)
-    text = not pd.api.types.is_numeric_dtype(series.dtype)
-    if whole and len(series) > 2 and bool((series.diff().iloc[1:] == 1).all()):
-        return "counts the rows"
-    if distinct == len(series) and (whole or text) and _ID_NAME.search(_spaced(str(series.name))):
-        return "an id"
-    if text and distinct > MAX_DISTINCT_TEXTS and distinct > len(present) / 2:
-        return "nearly as many different texts as rows"
-    return None
-
-
-def _spaced(name: str) -> str:
-    """A name in which `customerId`, `CustomerID` and `customer_id` all end in a word of its own."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-
-
-def _example(inputs: pd.DataFrame) -> dict[str, Any]:
-    whole = inputs.dropna()
-    first = whole.iloc[[0]] if len(whole) else inputs.iloc[[0]]
-    row: dict[str, Any] = json.loads(first.to_json(orient="records"))[0]
-    return row
-
+from tidemill.steps.data.table_spec import TableSpec
 
 _ESTIMATORS = {
     "classification": (

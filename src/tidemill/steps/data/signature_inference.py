@@ -52,20 +52,6 @@ def distinct_labels(y: Iterable[Any]) -> tuple[Label, ...]:
     return tuple(cast("Label", label) for label in np.unique(np.asarray(y)).tolist())
 
 
-def frame_of(rows: Sequence[Sequence[Value]], signature: Signature) -> pd.DataFrame:
-    """Rows of plain values as the DataFrame a model with this signature was fitted on.
-
-    Args:
-        rows: One sequence a row, in the order of the signature's columns; None where missing.
-    """
-    columns = list(zip(*rows, strict=True)) or [()] * len(signature.columns)
-    series = {
-        column.name: _series(values, column)
-        for column, values in zip(signature.columns, columns, strict=True)
-    }
-    return pd.DataFrame(series)
-
-
 def conform(frame: pd.DataFrame, signature: Signature) -> pd.DataFrame:
     """The signature's columns out of a frame, in order, each of the type that its kind has.
 

@@ -1,11 +1,12 @@
-"""Accuracy without labels: what a classifier's own confidences, once calibrated, say it must be.
+"""Confidence-based performance estimation: a classifier's accuracy without labels.
 
-A calibrated confidence of 0.8 is right four times in five, so the mean confidence of a window is
-its expected accuracy. Calibration is learned on held-out rows: a line in the logits with a prior
-that keeps it near "take the confidence as it is" where held-out rows are few.
+Answers with a calibrated confidence of 0.8 are right four times in five, so the mean calibrated
+confidence of a window is its expected accuracy. Calibration is a line in the logits, fitted on
+held-out rows with a prior that keeps it near the identity where those are few.
 
-It sees inputs moving to where the model is unsure. It cannot see the answer to the same input
-changing (concept drift): only labels show that, and `tidemill.steps.decay.check` looks at them.
+The estimate reacts when inputs move to regions where the model is unsure. It cannot detect that the
+right answer to the same input has changed (concept drift); only labels show that, and
+`tidemill.steps.decay.check` uses them.
 
 Sources: confidence-based performance estimation, Kivimäki et al., JAIR 82 (2025); scaling of
 logits, Platt, "Advances in Large Margin Classifiers" (1999) 61.
@@ -20,7 +21,7 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 
-#: Confidences are held this far from 0 and 1, where logits would run away.
+#: Confidences are clipped this far from 0 and 1, where logits are unbounded.
 CLIP = 1e-3
 
 #: Precisions of the normal prior on the line: slope around 1, intercept around 0.
@@ -31,11 +32,14 @@ Z95 = 1.959964
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """P(right) = sigmoid(slope * logit(confidence) + intercept), learned on `rows` rows.
+    """P(right) = sigmoid(slope * logit(confidence) + intercept), fitted on `rows` held-out rows.
 
-    `covariance` is that of slope and intercept: (slope, both, intercept). `estimated` is the mean
-    of the calibrated confidences of the held-out rows, `deviation` their standard deviation and
-    `gradient` how `estimated` moves with slope and intercept; `accuracy` is the true one.
+    Attributes:
+        covariance: Of slope and intercept: (variance of slope, covariance, variance of intercept).
+        accuracy: The accuracy on the held-out rows.
+        estimated: The mean of their calibrated confidences.
+        deviation: The standard deviation of their calibrated confidences.
+        gradient: Derivatives of `estimated` with respect to slope and intercept.
     """
 
     slope: float
@@ -49,10 +53,11 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 class AccuracyEstimate(msgspec.Struct, frozen=True):
-    """The expected accuracy of a window without labels, with 95% bounds.
+    """The estimated accuracy of a window without labels, with a 95% interval.
 
-    The bounds cover chance in the window and in the calibration, not a changed relation between
-    inputs and labels. `reference` is the accuracy on held-out rows.
+    The interval covers chance in the window and in the calibration, not a changed relation between
+    inputs and labels. `reference` is the accuracy on held-out rows; `degraded` says whether the
+    estimate is below it beyond chance and tolerance.
     """
 
     value: float
@@ -60,16 +65,16 @@ class AccuracyEstimate(msgspec.Struct, frozen=True):
     high: float
     rows: int
     reference: float
-    hurt: bool
+    degraded: bool = msgspec.field(name="hurt")
     summary: str
 
 
 def fit_calibration(confidence: Floats, right: NDArray[np.bool_]) -> Calibration | None:
-    """Learn what confidences are worth from held-out rows; None without any.
+    """Fit a calibration on held-out rows; None without any.
 
     Args:
-        confidence: The probability given to the answered label [rows].
-        right: Whether the answer was right [rows].
+        confidence: [rows] the probability given to the answered label.
+        right: [rows] whether the answer was right.
     """
     if len(confidence) == 0:
         return None
@@ -77,16 +82,16 @@ def fit_calibration(confidence: Floats, right: NDArray[np.bool_]) -> Calibration
     target = np.asarray(right, dtype=np.float64)
     line = _fit(design, target)
     covariance = np.linalg.inv(_curvature(design, line))
-    chance = special.expit(design @ line)
-    gradient = _gradient(design, chance)
+    probabilities = special.expit(design @ line)
+    gradient = _gradient(design, probabilities)
     return Calibration(
         slope=float(line[0]),
         intercept=float(line[1]),
         covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
         rows=len(target),
         accuracy=float(target.mean()),
-        estimated=float(chance.mean()),
-        deviation=float(chance.std()),
+        estimated=float(probabilities.mean()),
+        deviation=float(probabilities.std()),
         gradient=(float(gradient[0]), float(gradient[1])),
     )
 
@@ -94,38 +99,38 @@ def fit_calibration(confidence: Floats, right: NDArray[np.bool_]) -> Calibration
 def estimate_accuracy(
     calibration: Calibration, confidence: Floats, *, alpha: float = 0.01, tolerance: float = 0.0
 ) -> AccuracyEstimate:
-    """The expected accuracy of answers with these confidences.
+    """Estimate the accuracy of answers with these confidences.
 
     Args:
-        calibration: What confidences are worth.
-        confidence: The probability given to each answered label [rows], at least one.
-        alpha: The chance of calling an unchanged model hurt.
-        tolerance: How much less accuracy than on held-out rows is no harm.
+        calibration: From held-out rows.
+        confidence: [rows] the probability given to each answered label; at least one row.
+        alpha: Probability of calling an unchanged model degraded.
+        tolerance: Accepted loss of accuracy against held-out rows.
     """
     design = _design(np.asarray(confidence, dtype=np.float64))
-    chance = special.expit(design @ np.array([calibration.slope, calibration.intercept]))
-    value, rows = float(chance.mean()), len(chance)
-    gradient = _gradient(design, chance)
-    luck = float((chance * (1 - chance)).mean()) / rows
-    error = np.sqrt(luck + _variance(calibration, gradient))
-    # Both means come from one line: its error counts only as far as it moves them apart.
+    probabilities = special.expit(design @ np.array([calibration.slope, calibration.intercept]))
+    value, rows = float(probabilities.mean()), len(probabilities)
+    gradient = _gradient(design, probabilities)
+    sampling = float((probabilities * (1 - probabilities)).mean()) / rows
+    error = np.sqrt(sampling + _variance(calibration, gradient))
+    # Both means use the same line, so its error counts only where it changes their difference.
     apart = _variance(calibration, gradient - np.array(calibration.gradient))
-    draws = float(chance.var()) / rows + calibration.deviation**2 / calibration.rows
+    draws = float(probabilities.var()) / rows + calibration.deviation**2 / calibration.rows
     fall = calibration.estimated - value - tolerance
-    hurt = bool(fall > special.ndtri(1 - alpha) * np.sqrt(draws + apart))
+    degraded = bool(fall > special.ndtri(1 - alpha) * np.sqrt(draws + apart))
     return AccuracyEstimate(
         value=value,
         low=float(max(0.0, value - Z95 * error)),
         high=float(min(1.0, value + Z95 * error)),
         rows=rows,
         reference=calibration.accuracy,
-        hurt=hurt,
-        summary=_summary(value, float(Z95 * error), hurt, calibration),
+        degraded=degraded,
+        summary=_summary(value, float(Z95 * error), degraded, calibration),
     )
 
 
 def calibrated(calibration: Calibration, confidence: Floats) -> Floats:
-    """Each confidence as the chance that the answer is right [rows]."""
+    """Convert each confidence to the probability that the answer is right [rows]."""
     line = np.array([calibration.slope, calibration.intercept])
     return np.asarray(special.expit(_design(confidence) @ line))
 
@@ -136,7 +141,7 @@ def _design(confidence: Floats) -> Floats:
 
 
 def _fit(design: Floats, target: Floats) -> Floats:
-    """Newton's method with halved steps: the loss is convex, so it always arrives."""
+    """Newton's method with step halving; the loss is convex, so it converges."""
     line, loss = CENTRE.copy(), _loss(design, target, CENTRE)
     for _ in range(100):
         residual = special.expit(design @ line) - target
@@ -159,24 +164,26 @@ def _loss(design: Floats, target: Floats, line: Floats) -> float:
 
 
 def _curvature(design: Floats, line: Floats) -> Floats:
-    chance = special.expit(design @ line)
-    return np.asarray(design.T @ (design * (chance * (1 - chance))[:, None]) + np.diag(PRIOR))
+    probabilities = special.expit(design @ line)
+    return np.asarray(
+        design.T @ (design * (probabilities * (1 - probabilities))[:, None]) + np.diag(PRIOR)
+    )
 
 
-def _gradient(design: Floats, chance: Floats) -> Floats:
-    """How the mean of the calibrated confidences moves with slope and intercept."""
-    return np.asarray((chance * (1 - chance)) @ design / len(chance))
+def _gradient(design: Floats, probabilities: Floats) -> Floats:
+    """Gradient of the mean calibrated confidence with respect to slope and intercept."""
+    return np.asarray((probabilities * (1 - probabilities)) @ design / len(probabilities))
 
 
 def _variance(calibration: Calibration, gradient: Floats) -> float:
-    """Of a mean with that gradient, from the uncertainty of the line (delta method)."""
+    """Variance of a mean with that gradient, from the uncertainty of the line (delta method)."""
     first, both, second = calibration.covariance
     return float(gradient @ np.array([[first, both], [both, second]]) @ gradient)
 
 
-def _summary(value: float, margin: float, hurt: bool, calibration: Calibration) -> str:
-    verdict = "below" if hurt else "in line with"
+def _summary(value: float, margin: float, degraded: bool, calibration: Calibration) -> str:
+    verdict = "below" if degraded else "in line with"
     return (
-        f"Without labels, accuracy is estimated at {value:.3f} (give or take {margin:.3f}), "
+        f"Without labels, accuracy is estimated at {value:.3f} (± {margin:.3f}), "
         f"{verdict} the {calibration.accuracy:.3f} on {calibration.rows:,} held-out rows."
     )

@@ -1,17 +1,15 @@
-"""Is the model worse? Labelled rows against what the model did on held-out rows.
+"""Has the model degraded? Labelled rows are compared with the model's results on held-out rows.
 
-The metric of the window comes with a bootstrap interval, the held-out metric with its standard
-error; the model counts as hurt when their difference is, beyond chance, worse than `tolerance`.
-Without labels, `tidemill.steps.decay.cbpe` estimates accuracy from confidences. `assess` puts both
-beside
-`tidemill.steps.drift.check`: data that moved is a reason to look, a hurt model a reason to act.
+The monitoring window's metric has a bootstrap distribution, the held-out metric a standard error;
+the model counts as degraded when their difference exceeds `tolerance` beyond chance. Without
+labels, `tidemill.steps.decay.cbpe` estimates the accuracy from confidences. `assess` combines both
+with `tidemill.steps.drift.check`: drift is a reason to look, a degraded model a reason to act.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -20,70 +18,50 @@ from numpy.typing import NDArray
 
 from tidemill.errors import ProjectError
 from tidemill.metrics import METRICS
-from tidemill.signature import Label, Task
+from tidemill.policies import Decay
+from tidemill.signature import Label
 from tidemill.steps.decay.cbpe import AccuracyEstimate
 from tidemill.steps.decay.holdout import (
-    Holdout,
-    LossStatistics,
     MetricValue,
     bootstrap_metric,
     encode,
     smoothed_variance,
 )
-from tidemill.steps.decay.page_hinkley import NEVER, PageHinkley, page_hinkley
 from tidemill.steps.drift.check import DriftReport
 from tidemill.steps.gate.bootstrap import point_value
 
 Floats = NDArray[np.float64]
-ModelState = Literal["unknown", "steady", "data moved", "model hurt", "data moved and model hurt"]
+ModelState = Literal[
+    "unknown", "steady", "data moved", "model degraded", "data moved and model degraded"
+]
 
-Z_ONE_SIDED = 1.645
-
-#: Errors count up to so many standard deviations above the expected one.
-OUTLIER = 4.0
-
-#: From so many rows on, what a kept champion loses is known well enough.
-MIN_RETAINED_ROWS = 50
-
-#: The newest rows, and the fewest, that tell whether losses come in spells; and what rows without
-#: any reach now and then.
-AUTOCORRELATION_ROWS = 2_000
-FEWEST_FOR_SPELLS = 500
-CHANCE_OF_SPELLS = 1.5
-
-
-@dataclass(frozen=True)
-class DecayPolicy:
-    """When a worse metric is an alarm.
-
-    Args:
-        alpha: The chance of calling an unchanged model hurt in one check.
-        tolerance: How much worse than on held-out rows is no harm, in units of the metric.
-        min_rows: A window of fewer labelled rows gets no verdict.
-        confidence: Of the interval that is reported.
-        resamples: Bootstrap draws.
-        seed: Fixes them.
-    """
-
-    alpha: float = 0.01
-    tolerance: float = 0.0
-    min_rows: int = 50
-    confidence: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
+#: Confidence of the reported interval, and bootstrap samples behind it.
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+SEED = 0
 
 
 class DecayReport(msgspec.Struct, frozen=True):
-    """The live metric against the held-out one.
+    """The live metric compared with the held-out one.
 
-    `loss` is how much worse the window is, in units of the metric and positive when worse; `low`
-    and `high` bound the metric itself. None where the window does not define the metric.
+    Attributes:
+        metric: Its name.
+        rows: Labelled rows in the window.
+        enough: Whether there were enough rows for a verdict.
+        degraded: Whether the model is worse than on held-out rows, beyond chance and tolerance.
+        reference: The held-out metric.
+        summary: One sentence.
+        value: The window's metric, None where the window does not define it.
+        low, high: Bounds of its 95% interval.
+        loss: How much worse it is than the held-out metric, in units of the metric; positive is
+            worse.
+        p_value: Share of bootstrap samples that are not worse by more than the tolerance.
     """
 
     metric: str
     rows: int
     enough: bool
-    hurt: bool
+    degraded: bool = msgspec.field(name="hurt")
     reference: float
     summary: str
     value: float | None = None
@@ -94,14 +72,15 @@ class DecayReport(msgspec.Struct, frozen=True):
 
 
 class MonitoringAssessment(msgspec.Struct, frozen=True):
-    """What drift, live metric and estimated accuracy say together.
+    """Drift, live metric and estimated accuracy combined.
 
-    `hurt` is None when nothing can tell; `basis` names what told: "labels", "confidences" or "".
+    `degraded` is None where neither labels nor confidences can tell; `basis` is "labels",
+    "confidences" or "".
     """
 
     state: ModelState
     moved: bool | None
-    hurt: bool | None
+    degraded: bool | None
     basis: str
     summary: str
 
@@ -114,150 +93,41 @@ def check_decay(
     *,
     metric: str,
     labels: Sequence[Label] = (),
-    policy: DecayPolicy = DecayPolicy(),
-    memory: float = 1.0,
+    policy: Decay = Decay(),
+    tau: float = 1.0,
 ) -> DecayReport:
     """Compare a labelled window with the champion's held-out metric.
 
     Args:
-        reference: The held-out metric with its standard error; a bare number is taken as exact.
-        y: What is true [rows].
-        predicted: What was answered [rows].
+        reference: The held-out metric with its standard error; a plain number counts as exact.
+        y: [rows] the truth.
+        predicted: [rows] labels or values.
         probabilities: [rows, labels]; needed for roc_auc and log_loss.
         metric: A name of `tidemill.metrics.METRICS`.
         labels: The labels in the order of the probabilities; empty for regression.
-        policy: When a worse metric is an alarm.
-        memory: The autocorrelation time of the losses, in rows; see `robust_autocorrelation_time`.
+        policy: `alpha`, `tolerance` and `min_rows` are used.
+        tau: Autocorrelation time of the losses, in rows; see
+            `tidemill.steps.decay.autocorrelation.robust_autocorrelation_time`.
 
     Raises:
-        ProjectError: The metric is unknown, or needs probabilities that are not there.
+        ProjectError: The metric is unknown, or needs probabilities and there are none.
     """
     if metric not in METRICS:
         raise ProjectError(f"There is no metric '{metric}'.", field=metric)
     if METRICS[metric].needs_probabilities and probabilities is None:
-        raise ProjectError(f"'{metric}' needs probabilities, which are not there.", field=metric)
+        raise ProjectError(f"'{metric}' needs probabilities, and there are none.", field=metric)
     held_out = reference if isinstance(reference, MetricValue) else MetricValue(float(reference))
     if len(y) < policy.min_rows:
         return _no_verdict(metric, len(y), held_out, f"{policy.min_rows} are needed")
     task = METRICS[metric].task
     truth, answers = encode(task, y, predicted, probabilities, labels)
     value = point_value(metric, truth, answers)
-    found = bootstrap_metric(metric, truth, answers, resamples=policy.resamples, seed=policy.seed)
-    if not np.isfinite(value) or found.size < policy.resamples / 2:
+    samples = bootstrap_metric(metric, truth, answers, resamples=RESAMPLES, seed=SEED)
+    if not np.isfinite(value) or samples.size < RESAMPLES / 2:
         return _no_verdict(metric, len(y), held_out, f"'{metric}' is not defined on them")
-    found = value + (found - value) * math.sqrt(memory)
-    return _verdict(metric, len(y), held_out, value, found, policy)
-
-
-def loss_detector(
-    holdout: Holdout,
-    *,
-    harm: float | None = None,
-    rows_between_alarms: float = 100_000,
-    memory: float = 1.0,
-) -> PageHinkley:
-    """A Page-Hinkley detector of losses (`tidemill.steps.decay.holdout.row_losses`) above the
-    usual.
-
-    The expected loss begins at the upper end of what the held-out rows allow (95%, one-sided), so
-    that a lucky hold-out does not raise an alarm later, and comes down as the stream shows more.
-
-    Args:
-        holdout: The champion on its held-out rows.
-        harm: The rise of the mean loss worth an alarm; None takes 0.1 for right or wrong (ten
-            wrong answers more in a hundred), and for errors a quarter of the usual one.
-        rows_between_alarms: How many labelled rows, on average at least, between false alarms.
-        memory: How many rows say as much as one independent row, see `autocorrelation_time`.
-    """
-    rows, mean, deviation = holdout.rows, holdout.losses.mean, holdout.losses.deviation
-    if holdout.task == "classification":
-        mean = (mean * rows + 1) / (rows + 2)  # no hold-out proves a model free of errors
-        usual = math.sqrt(mean * (1 - mean) * memory)
-        expected = min(mean + _upper(usual, rows), 1 - 1 / (rows + 2))
-        deviation, cap = math.sqrt(expected * (1 - expected)), 1.0
-        rise = min(harm or 0.1, 1 - expected)
-    else:
-        deviation = max(deviation, 1e-9 * max(mean, 1.0))
-        expected = mean + _upper(deviation * math.sqrt(memory), rows)
-        rise = harm or max(mean / 4, deviation / 10)
-        cap = expected + max(OUTLIER * deviation, 2 * rise)
-    deviation *= math.sqrt(memory)
-    detector = page_hinkley(
-        expected, deviation, harm=rise, cap=cap, rows_between_alarms=rows_between_alarms
-    )
-    detector.mean, detector.weight, detector.margin = mean, rows, Z_ONE_SIDED * deviation
-    return detector
-
-
-def retained_champion_detector(
-    before: PageHinkley,
-    task: Task,
-    losses: Floats,
-    *,
-    harm: float | None = None,
-    rows_between_alarms: float = 100_000,
-) -> PageHinkley:
-    """The detector after a retraining that found nothing better than the champion.
-
-    What it loses now is what can be expected: the same level, or a spell like the last, is no news
-    any more, and only a further rise is. Losses often come in spells, which the detector's bound
-    does not know of; how long they last is estimated, and counted as fewer rows.
-
-    Args:
-        before: The detector until now; it stays, from a new start, if it allows as much anyway.
-        losses: Of the rows that the champion was compared on [rows], in order.
-    """
-    old = msgspec.structs.replace(before)
-    old.reset()
-    if len(losses) < MIN_RETAINED_ROWS:
-        return old
-    seen = Holdout(task, len(losses), {}, LossStatistics(float(losses.mean()), float(losses.std())))
-    new = loss_detector(
-        seen,
-        harm=harm,
-        rows_between_alarms=rows_between_alarms,
-        memory=autocorrelation_time(losses),
-    )
-    if new.ceiling <= old.ceiling:
-        return old
-    # The expectation came from rows in trouble: it may not come down and make an end of trouble,
-    # and its return, an alarm.
-    new.weight = NEVER
-    new.rows = new.began = old.rows
-    return new
-
-
-def autocorrelation_time(losses: Floats) -> float:
-    """How many rows in sequence say as much as one independent row: 1 or more.
-
-    The variance of the means of batches, against that of independent rows (batch means; about as
-    many batches as rows in each).
-    """
-    size = math.isqrt(len(losses))
-    spread = float(losses.var())
-    if size < 2 or spread <= 0:
-        return 1.0
-    whole = losses[: len(losses) // size * size].reshape(-1, size)
-    return float(np.clip(size * whole.mean(axis=1).var(ddof=1) / spread, 1.0, size))
-
-
-def robust_autocorrelation_time(losses: Floats) -> float:
-    """As `autocorrelation_time`, for losses whose mean may have shifted within the sample.
-
-    From the differences of neighbouring batches (von Neumann's ratio), to which a jump of the level
-    adds but one; 1 for fewer than 500 rows, and where no more than chance is seen.
-    """
-    size = math.isqrt(len(losses))
-    spread = float(losses.var()) if len(losses) >= FEWEST_FOR_SPELLS else 0.0
-    if spread <= 0:
-        return 1.0
-    means = losses[: len(losses) // size * size].reshape(-1, size).mean(axis=1)
-    found = size * float(np.mean(np.diff(means) ** 2)) / 2 / spread
-    return min(found, float(size)) if found > CHANCE_OF_SPELLS else 1.0
-
-
-def _upper(deviation: float, rows: int) -> float:
-    return Z_ONE_SIDED * deviation / math.sqrt(rows)
+    samples = value + (samples - value) * math.sqrt(tau)
+    references = _references(metric, held_out, samples)
+    return _report(metric, len(y), held_out.value, value, (samples, references), policy)
 
 
 def assess(
@@ -265,90 +135,77 @@ def assess(
     decay: DecayReport | None = None,
     estimate: AccuracyEstimate | None = None,
 ) -> MonitoringAssessment:
-    """Tell `data moved` from `model hurt`; labels count for more than confidences."""
+    """Combine the reports into a model's state; labels take precedence over confidences."""
     moved = drift.moved if drift is not None and drift.enough else None
-    hurt, basis = None, ""
+    degraded, basis = None, ""
     if decay is not None and decay.enough:
-        hurt, basis = decay.hurt, "labels"
+        degraded, basis = decay.degraded, "labels"
     elif estimate is not None:
-        hurt, basis = estimate.hurt, "confidences"
-    spoken = [part.summary for part in (drift, decay, estimate) if part is not None]
-    return MonitoringAssessment(_state(moved, hurt), moved, hurt, basis, " ".join(spoken))
+        degraded, basis = estimate.degraded, "confidences"
+    summaries = [part.summary for part in (drift, decay, estimate) if part is not None]
+    state = _state(moved, degraded)
+    return MonitoringAssessment(state, moved, degraded, basis, " ".join(summaries))
 
 
-def _state(moved: bool | None, hurt: bool | None) -> ModelState:
-    if moved is None and hurt is None:
+def _state(moved: bool | None, degraded: bool | None) -> ModelState:
+    if moved is None and degraded is None:
         return "unknown"
     if moved:
-        return "data moved and model hurt" if hurt else "data moved"
-    return "model hurt" if hurt else "steady"
+        return "data moved and model degraded" if degraded else "data moved"
+    return "model degraded" if degraded else "steady"
 
 
-def _verdict(
+def _references(metric: str, held_out: MetricValue, samples: Floats) -> Floats:
+    """What the held-out metric could have been, one value for each bootstrap sample.
+
+    A share near 1 on few rows looks more certain than it is: 57 right answers of 57 are not rare
+    for a model that is right 95 times in a hundred. So the standard error is that of the larger of
+    both variances, as in a score test.
+    """
+    errors = np.full(samples.size, held_out.error)
+    if METRICS[metric].uses_labels and held_out.rows:
+        ratio = samples * (1 - samples) / smoothed_variance(held_out.value, held_out.rows)
+        errors = held_out.error * np.sqrt(np.maximum(ratio, 1.0))
+    random = np.random.default_rng(SEED)
+    return np.asarray(held_out.value + errors * random.standard_normal(samples.size))
+
+
+def _report(
     metric: str,
     rows: int,
-    held_out: MetricValue,
+    reference: float,
     value: float,
-    found: Floats,
-    policy: DecayPolicy,
+    draws: tuple[Floats, Floats],
+    policy: Decay,
 ) -> DecayReport:
+    """The report; `draws` are the window's metric and the held-out one, [resamples] each."""
+    samples, references = draws
     sign = METRICS[metric].sign
-    random = np.random.default_rng(policy.seed)
-    errors = _reference_errors(metric, held_out, found)
-    references = held_out.value + errors * random.standard_normal(found.size)
-    losses = sign * (references - found)
-    within = float(np.mean(losses <= policy.tolerance))
-    hurt = bool(np.quantile(losses, policy.alpha) > policy.tolerance)
-    side = (1 - policy.confidence) / 2
-    low, high = _possible(metric, np.quantile(found, [side, 1 - side]))
+    losses = sign * (references - samples)
+    degraded = bool(np.quantile(losses, policy.alpha) > policy.tolerance)
+    side = (1 - CONFIDENCE) / 2
+    low, high = _clip_to_range(metric, np.quantile(samples, [side, 1 - side])).tolist()
+    verdict = "The model has degraded" if degraded else "The model has not degraded"
     return DecayReport(
         metric=metric,
         rows=rows,
         enough=True,
-        hurt=hurt,
-        reference=held_out.value,
-        summary=_summary(metric, rows, value, (float(low), float(high)), held_out.value, hurt),
+        degraded=degraded,
+        reference=reference,
+        summary=f"{verdict}: {metric} is {value:.4g} ({low:.4g} to {high:.4g}) on {rows:,} "
+        f"labelled rows, {reference:.4g} on held-out rows.",
         value=value,
-        low=float(low),
-        high=float(high),
-        loss=sign * (held_out.value - value),
-        p_value=within,
+        low=low,
+        high=high,
+        loss=sign * (reference - value),
+        p_value=float(np.mean(losses <= policy.tolerance)),
     )
 
 
-def _possible(metric: str, bounds: Floats) -> Floats:
-    """Bounds of an interval, where the metric itself has any."""
+def _clip_to_range(metric: str, bounds: Floats) -> Floats:
     return np.clip(bounds, METRICS[metric].low, METRICS[metric].high)
-
-
-def _reference_errors(metric: str, held_out: MetricValue, found: Floats) -> Floats:
-    """The held-out metric's standard error, were the truth what the window says.
-
-    A share near 1 on few rows looks more certain than it is: 57 right answers of 57 are no rare
-    luck for a model that is right 95 times in a hundred. So the error is that of the larger of
-    both variances, as in a score test.
-    """
-    if not METRICS[metric].uses_labels or held_out.rows == 0:
-        return np.full(found.size, held_out.error)
-    ratio = found * (1 - found) / smoothed_variance(held_out.value, held_out.rows)
-    return np.asarray(held_out.error * np.sqrt(np.maximum(ratio, 1.0)))
 
 
 def _no_verdict(metric: str, rows: int, held_out: MetricValue, why: str) -> DecayReport:
     summary = f"No verdict on {metric}: {rows:,} labelled rows; {why}."
     return DecayReport(metric, rows, False, False, held_out.value, summary)
-
-
-def _summary(
-    metric: str,
-    rows: int,
-    value: float,
-    bounds: tuple[float, float],
-    reference: float,
-    hurt: bool,
-) -> str:
-    verdict = "The model is hurt" if hurt else "The model holds"
-    return (
-        f"{verdict}: {metric} is {value:.4g} ({bounds[0]:.4g} to {bounds[1]:.4g}) on {rows:,} "
-        f"labelled rows, {reference:.4g} on held-out rows."
-    )

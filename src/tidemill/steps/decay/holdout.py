@@ -1,8 +1,8 @@
-"""What a profile remembers of a model's held-out rows: what live rows are later compared with.
+"""A model's results on held-out rows, as its profile stores them for comparison with live rows.
 
-Each metric with its standard error, because a figure from 30 held-out rows is itself uncertain;
-what one row's loss is like, for detectors that watch losses as they come; and, for classifiers,
-what confidences are worth.
+Every metric has a standard error, because a figure from 30 held-out rows is itself uncertain. The
+mean and deviation of row losses are for sequential detectors, the calibration for estimating a
+classifier's accuracy from its confidences.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 400
 
-#: Losses are bootstrapped on at most so many rows, and the spread scaled to all of them.
+#: Metrics other than those of labels are bootstrapped on at most this many rows, and the spread is
+#: scaled to all of them.
 BOOTSTRAP_ROWS = 5000
 
 
 class MetricValue(msgspec.Struct, frozen=True):
-    """A metric on so many held-out rows, and the standard error of that figure."""
+    """A metric on held-out rows, with its standard error."""
 
     value: float
     error: float = 0.0
@@ -36,14 +37,14 @@ class MetricValue(msgspec.Struct, frozen=True):
 
 
 class LossStatistics(msgspec.Struct, frozen=True):
-    """One row's loss: 0 or 1 (answered right or wrong), or the absolute error."""
+    """Mean and standard deviation of row losses: 0 or 1 (right or wrong), or the absolute error."""
 
     mean: float
     deviation: float
 
 
 class Holdout(msgspec.Struct, frozen=True):
-    """A model on its held-out rows."""
+    """A model's results on its held-out rows."""
 
     task: Task
     rows: int
@@ -61,15 +62,14 @@ def measure_holdout(
     *,
     seed: int = 0,
 ) -> Holdout:
-    """What a profile keeps of the held-out rows.
+    """Measure a model on its held-out rows.
 
     Args:
-        task: What the model does.
-        y: What is true [rows].
-        predicted: What was answered [rows].
-        probabilities: [rows, labels]; None where the model gives none.
+        y: [rows] the truth.
+        predicted: [rows] labels or values.
+        probabilities: [rows, labels]; None where the model has none.
         labels: The labels in the order of the probabilities; empty for regression.
-        seed: Fixes the bootstrap.
+        seed: Seed of the bootstrap.
     """
     names = metrics_of(task, probabilities=probabilities is not None)
     truth, answers = encode(task, y, predicted, probabilities, labels)
@@ -88,13 +88,13 @@ def measure_holdout(
 
 
 def read_holdout(profile: Mapping[str, Any]) -> Holdout | None:
-    """What a bundle's profile remembers of the held-out rows; None where it kept nothing."""
+    """Read the held-out results from a bundle's profile; None where it has none."""
     entry = profile.get("holdout")
     return None if entry is None else msgspec.convert(entry, Holdout)
 
 
 def row_losses(task: Task, y: NDArray[Any], predicted: NDArray[Any]) -> Floats:
-    """Each row's loss [rows]: 1 for a wrong label, or the absolute error."""
+    """Compute each row's loss [rows]: 0 or 1 (right or wrong), or the absolute error."""
     if task == "classification":
         return np.asarray(np.asarray(y) != np.asarray(predicted), dtype=np.float64)
     error = np.asarray(y, dtype=np.float64) - np.asarray(predicted, dtype=np.float64)
@@ -108,7 +108,7 @@ def encode(
     probabilities: Floats | None,
     labels: Sequence[Label],
 ) -> tuple[NDArray[Any], EncodedPredictions]:
-    """Truth and answers with labels as indices into one list, the model's own labels first."""
+    """Encode truth and predictions as indices into one list of labels, the model's own first."""
     if task == "regression":
         values = np.asarray(predicted, dtype=np.float64)
         return np.asarray(y, dtype=np.float64), EncodedPredictions(values)
@@ -122,7 +122,7 @@ def encode(
 def bootstrap_metric(
     metric: str, truth: NDArray[Any], answers: EncodedPredictions, *, resamples: int, seed: int
 ) -> Floats:
-    """Bootstrap draws of a metric; those where it is not defined are left out."""
+    """Bootstrap a metric; samples in which it is not defined are left out."""
     rows = len(truth)
     few_cells = METRICS[metric].uses_labels
     if few_cells or rows <= BOOTSTRAP_ROWS:
@@ -142,10 +142,8 @@ def _defined(
 
 
 def _take(answers: EncodedPredictions, rows: NDArray[np.int64]) -> EncodedPredictions:
-    chances = answers.probabilities
-    return EncodedPredictions(
-        answers.predicted[rows], None if chances is None else chances[rows], answers.known
-    )
+    taken = None if answers.probabilities is None else answers.probabilities[rows]
+    return EncodedPredictions(answers.predicted[rows], taken, answers.known)
 
 
 def _measure(
@@ -162,14 +160,14 @@ def _measure(
 
 
 def _least_error(share: float, rows: int) -> float:
-    """The standard error of a share with one row more of either outcome.
+    """The standard error of a share with one more row of either outcome.
 
-    Thirty right answers out of thirty leave a bootstrap nothing to vary, yet prove no perfection.
+    Thirty right answers of thirty have no bootstrap variance, but do not prove perfection.
     """
     return float(np.sqrt(smoothed_variance(share, rows) / rows))
 
 
 def smoothed_variance(share: float, rows: int) -> float:
-    """The variance of one row's being right, with one row more of either outcome."""
+    """Variance of one row's correctness, after adding one row of either outcome."""
     smoothed = (share * rows + 1) / (rows + 2)
     return smoothed * (1 - smoothed)

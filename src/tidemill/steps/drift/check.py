@@ -1,17 +1,16 @@
-"""Has the data moved? A window of predictions against the profile of the training data.
+"""Has the data drifted? A window of predictions is compared with the profile of the training data.
 
 An alarm needs three things: a difference that chance does not explain, corrected for the number of
-comparisons (Benjamini-Hochberg over the features, the outputs and the classifier test together);
-an effect large enough to matter; and enough rows that do not merely repeat each other. When
-nothing has changed, the chance of any alarm in a check is at most `alpha`.
+comparisons (Benjamini-Hochberg over the features, the outputs and the classifier test); an effect
+large enough to matter; and enough distinct rows. Where nothing has changed, the probability of any
+alarm in a check is at most `alpha`.
 
-That data has moved does not mean that the model is worse: `tidemill.steps.decay.check` judges that.
+Drift does not mean that the model is worse; `tidemill.steps.decay.check` decides that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tidemill.errors import DataError
+from tidemill.policies import Drift
 from tidemill.steps.drift.classifier_test import ClassifierTestResult, classifier_test
 from tidemill.steps.drift.column_test import ColumnComparison, MinimumEffects, compare_column
 from tidemill.steps.drift.duplicates import distinct_rows
@@ -30,40 +30,35 @@ from tidemill.steps.drift.two_sample import benjamini_hochberg
 
 Window = Mapping[str, NDArray[Any]]
 
+#: Seed of the rows and shuffles of the classifier test.
+SEED = 0
 
-@dataclass(frozen=True)
-class DriftPolicy:
-    """When moved data is an alarm.
-
-    Args:
-        alpha: The chance of any alarm in one check of a window in which nothing has changed.
-        effect: The smallest share of rows that must have moved (Kolmogorov-Smirnov distance, or
-            total variation of categories). 0.05 is a shift of an eighth of a standard deviation.
-        fault: The same for missing, never seen and out-of-range values.
-        separation: The smallest AUC at which the classifier test counts.
-        min_rows: A window of fewer distinct rows gets no verdict.
-        classifier: Whether to run the classifier two-sample test.
-        ignore: Features not to look at (a date, a counter).
-        seed: Fixes the rows and shuffles of the classifier test.
-    """
-
-    alpha: float = 0.01
-    effect: float = 0.05
-    fault: float = 0.01
-    separation: float = 0.55
-    min_rows: int = 50
-    classifier: bool = True
-    ignore: tuple[str, ...] = ()
-    seed: int = 0
+#: A version registered without a bundle has no profile.
+NO_PROFILE = (
+    "No verdict: this version has no profile of its training data to compare with. Train the model"
+    " with a Tidemill project, which makes a profile."
+)
+_OUTPUT, _CONFIDENCE = "output", "confidence"
+_Key = tuple[str, str]  # ("column", name), ("output", "") or ("confidence", "")
+_ClassifierTest = tuple[float, float, int, int]  # AUC, p-value, reference rows, window rows
 
 
 class FeatureDrift(msgspec.Struct, frozen=True):
-    """What was found about one feature, or about the model's output.
+    """The comparison of one feature, or of the model's output or confidence.
 
-    `statistic` is the Kolmogorov-Smirnov distance of numbers, the Jensen-Shannon distance of
-    categories; `effect` is the share of rows that moved; `test` the check that said most;
-    `p_value` all its checks combined, `p_adjusted` also corrected for the other features. The
-    three shares are of the window's rows. `checks` has the p-value of each check.
+    Attributes:
+        name: The feature, or "output" or "confidence".
+        kind: number, integer, boolean or text.
+        test: The test with the strongest evidence.
+        statistic: Kolmogorov-Smirnov distance of numbers, Jensen-Shannon distance of categories.
+        p_value: All tests combined.
+        p_adjusted: The same, corrected for the other features.
+        effect: Share of rows that moved.
+        drifted: Whether it is an alarm.
+        missing_rate, unseen, out_of_range: Shares of the window's rows.
+        detail: A sentence.
+        checks: The p-value of each test.
+        bins: Both distributions, for a picture.
     """
 
     name: str
@@ -79,14 +74,21 @@ class FeatureDrift(msgspec.Struct, frozen=True):
     out_of_range: float
     detail: str
     checks: dict[str, float]
-    bars: PictureBins = PictureBins()
+    bins: PictureBins = msgspec.field(name="bars", default=PictureBins())
 
 
 class DriftReport(msgspec.Struct, frozen=True):
-    """The verdict on one window, and what it rests on. `msgspec.json` reads and writes it.
+    """The verdict on one window, with its evidence. `msgspec.json` reads and writes it.
 
-    `features` come with the largest effect first. `rows` is the size of the window, `distinct`
-    what was left after taking repeated rows once.
+    Attributes:
+        rows: Rows in the window.
+        distinct: Rows left after removing duplicates.
+        enough: Whether there were enough distinct rows for a verdict.
+        moved: Whether there is an alarm.
+        summary: One sentence.
+        features: The largest effect first.
+        output, confidence: The model's answers and their probabilities.
+        multivariate: The classifier test of all features together.
     """
 
     rows: int
@@ -109,21 +111,21 @@ def check_drift(
     profile: Mapping[str, Any],
     window: pd.DataFrame | Mapping[str, Any],
     outputs: Any = None,
-    policy: DriftPolicy = DriftPolicy(),
+    policy: Drift = Drift(),
     *,
     confidence: Any = None,
 ) -> DriftReport:
-    """Compare a window with the profile.
+    """Compare a window with the profile of the training data.
 
     Args:
         profile: A bundle's profile.
-        window: The inputs of the window's predictions: a frame, or arrays of equal length by name.
-        outputs: What the model answered, [rows]: labels or numbers.
-        policy: When moved data is an alarm.
-        confidence: The probability of each answered label, [rows], of a classifier.
+        window: Inputs of the window's predictions: a frame, or arrays of equal length by name.
+        outputs: [rows] the model's answers, labels or numbers.
+        policy: The thresholds; when a check is due is not decided here.
+        confidence: [rows] the probability of each answered label, for classifiers.
 
     Raises:
-        DataError: A feature of the profile is not in the window, or the columns' lengths differ.
+        DataError: The window lacks a feature of the profile, or its columns differ in length.
     """
     if not profile["columns"]:
         rows = len(next(iter(window.values()), ())) if isinstance(window, dict) else len(window)
@@ -134,39 +136,29 @@ def check_drift(
     kept = distinct_rows(columns, sample)
     if kept is not None:
         columns = {name: column[kept] for name, column in columns.items()}
-        outputs, confidence = _rows(outputs, kept), _rows(confidence, kept)
+        outputs, confidence = _take(outputs, kept), _take(confidence, kept)
     distinct = rows if kept is None else kept.size
     if distinct < policy.min_rows:
         return DriftReport(rows, distinct, False, False, _too_few(rows, distinct, policy))
     found = _compare_all(profile, columns, outputs, confidence, policy)
-    auc = _separate(profile, columns, sample, policy)
-    return _report(profile, found, auc, rows, distinct, policy)
-
-
-#: Of a version that was registered without a bundle nobody knows what it was trained on.
-NO_PROFILE = (
-    "No verdict: this version came without a profile of its training data, so there is nothing to"
-    " compare with. Train the model with a Tidemill project, and its versions have one."
-)
-_OUTPUT, _CONFIDENCE = "output", "confidence"
-_Key = tuple[str, str]  # ("column", name), ("output", "") or ("confidence", "")
-_Auc = tuple[float, float, int, int]  # auc, p-value, reference rows, window rows
+    joint = _classifier_test(profile, columns, sample, policy)
+    return _report(profile, found, joint, (rows, distinct), policy)
 
 
 def _columns(
-    profile: Mapping[str, Any], window: pd.DataFrame | Mapping[str, Any], policy: DriftPolicy
+    profile: Mapping[str, Any], window: pd.DataFrame | Mapping[str, Any], policy: Drift
 ) -> dict[str, NDArray[Any]]:
-    wanted = [name for name in profile["columns"] if name not in policy.ignore]
-    for name in wanted:
+    names = [name for name in profile["columns"] if name not in policy.ignore]
+    for name in names:
         if name not in window:
             raise DataError(f"The window has no column '{name}'.", field=name)
-    columns = {name: np.asarray(window[name]) for name in wanted}
+    columns = {name: np.asarray(window[name]) for name in names}
     if len({len(column) for column in columns.values()}) > 1:
-        raise DataError("The window's columns are not of one length.")
+        raise DataError("The window's columns differ in length.")
     return columns
 
 
-def _rows(values: Any, kept: NDArray[np.int64]) -> Any:
+def _take(values: Any, kept: NDArray[np.int64]) -> Any:
     return None if values is None else np.asarray(values)[kept]
 
 
@@ -175,62 +167,61 @@ def _compare_all(
     columns: Window,
     outputs: Any,
     confidence: Any,
-    policy: DriftPolicy,
+    policy: Drift,
 ) -> dict[_Key, ColumnComparison]:
-    limits = MinimumEffects(policy.effect, policy.fault)
+    minimum = MinimumEffects(policy.effect, policy.fault)
     found: dict[_Key, ColumnComparison] = {
-        ("column", name): compare_column(read_histogram(profile["columns"][name]), column, limits)
+        ("column", name): compare_column(read_histogram(profile["columns"][name]), column, minimum)
         for name, column in columns.items()
     }
     for key, values in ((_OUTPUT, outputs), (_CONFIDENCE, confidence)):
         if values is not None and profile.get(key):
-            found[key, ""] = compare_column(read_histogram(profile[key]), values, limits)
+            found[key, ""] = compare_column(read_histogram(profile[key]), values, minimum)
     return found
 
 
-def _separate(
-    profile: Mapping[str, Any], columns: Window, sample: Window, policy: DriftPolicy
-) -> _Auc | None:
+def _classifier_test(
+    profile: Mapping[str, Any], columns: Window, sample: Window, policy: Drift
+) -> _ClassifierTest | None:
     if not policy.classifier or not sample or len(columns) < 2:
         return None
-    reference, window = numeric_matrix(profile, sample, columns, policy.seed)
-    auc, p_value = classifier_test(reference, window, policy.seed)
+    reference, window = numeric_matrix(profile, sample, columns, SEED)
+    auc, p_value = classifier_test(reference, window, SEED)
     return auc, p_value, len(reference), len(window)
 
 
 def _report(
     profile: Mapping[str, Any],
     found: Mapping[_Key, ColumnComparison],
-    auc: _Auc | None,
-    rows: int,
-    distinct: int,
-    policy: DriftPolicy,
+    joint: _ClassifierTest | None,
+    size: tuple[int, int],
+    policy: Drift,
 ) -> DriftReport:
+    """The report on a window of `size`: all and distinct rows."""
     evidence = [comparison.evidence for comparison in found.values()]
-    if auc is not None:
-        evidence.append(auc[1] if auc[0] >= policy.separation else 1.0)
+    if joint is not None:
+        evidence.append(joint[1] if joint[0] >= policy.separation else 1.0)
     adjusted = benjamini_hochberg(evidence)
     drifts = {
         key: _feature(key, comparison, profile, p_adjusted, policy)
         for (key, comparison), p_adjusted in zip(found.items(), adjusted, strict=False)
     }
     features = [drift for (place, _), drift in drifts.items() if place == "column"]
-    separation = None
-    if auc is not None:
-        separation = ClassifierTestResult(
-            auc[0], auc[1], adjusted[-1], adjusted[-1] <= policy.alpha, *auc[2:]
-        )
-    moved = bool(adjusted) and min(adjusted) <= policy.alpha
+    multivariate = None
+    if joint is not None:
+        alarm = adjusted[-1] <= policy.alpha
+        multivariate = ClassifierTestResult(joint[0], joint[1], adjusted[-1], alarm, *joint[2:])
+    rows, distinct = size
     return DriftReport(
         rows=rows,
         distinct=distinct,
         enough=True,
-        moved=moved,
-        summary=_summary(list(drifts.values()), separation, rows, distinct),
+        moved=bool(adjusted) and min(adjusted) <= policy.alpha,
+        summary=_summary(list(drifts.values()), multivariate, rows, distinct),
         features=tuple(sorted(features, key=lambda f: (-f.drifted, -f.effect))),
         output=drifts.get((_OUTPUT, "")),
         confidence=drifts.get((_CONFIDENCE, "")),
-        multivariate=separation,
+        multivariate=multivariate,
     )
 
 
@@ -239,7 +230,7 @@ def _feature(
     found: ColumnComparison,
     profile: Mapping[str, Any],
     p_adjusted: float,
-    policy: DriftPolicy,
+    policy: Drift,
 ) -> FeatureDrift:
     place, column = key
     entry = profile["columns"][column] if place == "column" else profile[place]
@@ -259,15 +250,15 @@ def _feature(
         missing_rate=found.missing_rate,
         unseen=found.unseen,
         out_of_range=found.out_of_range,
-        detail=f"{name} ({verdict}): {found.story}; {found.effect:.1%} of rows moved, "
+        detail=f"{name} ({verdict}): {found.description}; {found.effect:.1%} of rows moved, "
         f"{found.missing_rate:.1%} are missing.",
         checks={check.test: check.p_value for check in found.checks},
-        bars=found.bars,
+        bins=found.bins,
     )
 
 
 def _summary(
-    drifts: list[FeatureDrift], separation: ClassifierTestResult | None, rows: int, distinct: int
+    drifts: list[FeatureDrift], joint: ClassifierTestResult | None, rows: int, distinct: int
 ) -> str:
     drifted = sorted((d for d in drifts if d.drifted), key=lambda d: -d.effect)
     window = f"{rows:,} rows" + (f" ({distinct:,} distinct)" if distinct < rows else "")
@@ -275,14 +266,14 @@ def _summary(
         named = ", ".join(f"'{d.name}' ({d.effect:.0%})" for d in drifted[:3])
         more = f" and {len(drifted) - 3} more" if len(drifted) > 3 else ""
         return f"The data moved: {named}{more}, in a window of {window}."
-    if separation is not None and separation.moved:
+    if joint is not None and joint.moved:
         return (
-            f"The data moved jointly: no single feature did, but a classifier tells the window of "
-            f"{window} from the training rows with an AUC of {separation.auc:.2f}."
+            f"The data moved jointly: no single feature did, but a classifier separates the window "
+            f"of {window} from the training rows with an AUC of {joint.auc:.2f}."
         )
     return f"The data has not moved, in a window of {window}."
 
 
-def _too_few(rows: int, distinct: int, policy: DriftPolicy) -> str:
-    repeats = f", {rows - distinct:,} of which repeat others" if distinct < rows else ""
-    return f"No verdict: {rows:,} rows{repeats}; {policy.min_rows} distinct ones are needed."
+def _too_few(rows: int, distinct: int, policy: Drift) -> str:
+    duplicates = f", {rows - distinct:,} of them duplicates" if distinct < rows else ""
+    return f"No verdict: {rows:,} rows{duplicates}; {policy.min_rows} distinct rows are needed."

@@ -1,9 +1,9 @@
-"""The classifier two-sample test: can a small model tell window rows from training rows?
+"""Classifier two-sample test: can a small model separate window rows from training rows?
 
-It sees what tests column by column cannot: a broken correlation, or a small shift in many columns
-at once. The model is a ridge classifier on ranks, their squares and products of pairs; its score
-is taken on each row with that row left out, and compared with scores after shuffling who is who.
-Shuffling keeps the p-value right at any size, for any distribution and any choice of features.
+It finds what column-by-column tests cannot: a broken correlation, or a small shift in many columns
+at once. The model is a ridge classifier on ranks, their squares and pairwise products. Its
+leave-one-out score is compared with scores after permuting the labels "training" and "window",
+which keeps the p-value valid for any sample size, distribution and choice of features.
 
 Sources: Lopez-Paz & Oquab, "Revisiting Classifier Two-Sample Tests" (ICLR 2017); leave-one-out
 predictions of ridge regression, Golub, Heath & Wahba, Technometrics 21 (1979) 215.
@@ -20,10 +20,10 @@ from scipy import linalg, special, stats
 
 from tidemill.steps.drift.histogram import Floats
 
-#: Products of pairs of columns the model looks at; with more pairs, a seeded choice of so many.
+#: Number of pairwise products among the model's inputs; of more pairs, a seeded sample.
 PAIRS = 100
 
-#: How much each kind of model input counts: what happens most often is easiest to see.
+#: Weight of each kind of model input: the most common kinds of drift are the easiest to find.
 LINEAR, SQUARE, PRODUCT = 1.0, 0.6, 0.5
 
 #: Ridge penalty, as a share of the number of rows.
@@ -34,10 +34,10 @@ FIRST_SHUFFLES = 199
 
 
 class ClassifierTestResult(msgspec.Struct, frozen=True):
-    """How well window rows can be told from training rows.
+    """How well the model separates window rows from training rows.
 
-    `auc` is the chance that the model ranks a window row above a training row: 0.5 when it cannot
-    tell them apart.
+    `auc` is the probability that it ranks a window row above a training row: 0.5 where it cannot
+    separate them. `moved` says whether that is an alarm.
     """
 
     auc: float
@@ -49,12 +49,12 @@ class ClassifierTestResult(msgspec.Struct, frozen=True):
 
 
 def classifier_test(reference: Floats, window: Floats, seed: int = 0) -> tuple[float, float]:
-    """The AUC on left-out rows and its p-value.
+    """Compute the leave-one-out AUC and its p-value.
 
     Args:
         reference: [n, d] training rows; NaN where a value is missing, categories as 0/1 columns.
         window: [m, d] rows of the window, the same columns.
-        seed: Fixes the choice of pairs and the shuffles.
+        seed: Seed of the choice of pairs and of the permutations.
     """
     random = np.random.default_rng(seed)
     pooled = np.vstack([reference, window])
@@ -67,7 +67,7 @@ def classifier_test(reference: Floats, window: Floats, seed: int = 0) -> tuple[f
 
 
 def _inputs(pooled: Floats, random: np.random.Generator) -> Floats:
-    """Normal scores of the ranks, squares and products, and where values are missing."""
+    """Normal scores of the ranks, their squares and products, and indicators of missing values."""
     missing = np.isnan(pooled)
     gaps = missing[:, missing.any(axis=0)].astype(np.float64)
     scores = _normal_scores(pooled)
@@ -81,9 +81,9 @@ def _inputs(pooled: Floats, random: np.random.Generator) -> Floats:
 
 
 def _normal_scores(pooled: Floats) -> Floats:
-    """Each column's ranks among the pooled rows, as quantiles of the normal; 0 where missing.
+    """Each column's ranks among the pooled rows, as normal quantiles; 0 where missing.
 
-    Pooled ranks treat both samples alike, which the shuffles rely on, and tame outliers.
+    Pooled ranks treat both samples alike, which the permutations require, and limit outliers.
     """
     ranks = stats.rankdata(pooled, axis=0, nan_policy="omit")
     present = np.count_nonzero(~np.isnan(pooled), axis=0)
@@ -100,7 +100,7 @@ def _products(scores: Floats, random: np.random.Generator) -> Floats:
 
 
 def _standard(columns: Floats) -> Floats:
-    """Columns with mean 0 and variance 1; constant ones are left out."""
+    """Columns scaled to mean 0 and variance 1, without constant ones."""
     spread = columns.std(axis=0)
     varied = spread > 1e-9
     return np.asarray((columns[:, varied] - columns[:, varied].mean(axis=0)) / spread[varied])
@@ -125,7 +125,7 @@ def _auc(hat: Floats, labels: Floats) -> float:
 
 
 def _shuffled_p(hat: Floats, centred: Floats, random: np.random.Generator) -> float:
-    """Clean windows need few shuffles: more are drawn only when the first ones leave doubt."""
+    """The permutation p-value; more permutations are drawn only where the first leave doubt."""
     observed = float(_agreement(hat, centred[:, None])[0])
     shuffled = _shuffle(hat, centred, FIRST_SHUFFLES, random)
     if np.count_nonzero(shuffled >= observed) < FIRST_SHUFFLES // 10:
@@ -145,14 +145,14 @@ def _shuffle(
 
 
 def _agreement(hat: Floats, centred: Floats) -> Floats:
-    """Sum of y_i times its fit from the other rows, up to each row's own leverage."""
+    """Sum of y_i times its fit from the other rows, without each row's own leverage."""
     fitted = ((hat @ centred) ** 2).sum(axis=0)
     own = (hat**2).sum(axis=0) @ centred**2
     return np.asarray(fitted - own)
 
 
 def _tail(shuffled: Floats, observed: float) -> float:
-    """The p-value beyond what shuffles resolve: a Pearson III with their first three moments."""
+    """A p-value below what permutations resolve: Pearson III with their first three moments."""
     spread = float(shuffled.std())
     if spread <= 1e-12:
         return 1.0

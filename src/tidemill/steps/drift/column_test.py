@@ -1,4 +1,4 @@
-"""One column of a window against its sketch of the training data: checks, effects, a sentence.
+"""Compare one column of a window with its histogram of the training data.
 
 A test counts as evidence only when its effect is large enough to matter. `MinimumEffects` sets how
 large: `effect` for a distribution, as the share of rows that moved; `fault` for the shares of
@@ -29,7 +29,7 @@ from tidemill.steps.drift.picture_bins import (
     numeric_picture_bins,
 )
 
-#: How the error budget of one column is split among its checks. Most goes to what happens most.
+#: Shares of one column's error budget: most goes to the most common kinds of drift.
 WEIGHTS = {
     "mann-whitney": 0.5,
     "mood": 0.2,
@@ -58,7 +58,11 @@ class ColumnTest(NamedTuple):
 
 
 class ColumnComparison(NamedTuple):
-    """What was found about one column; `statistic` is KS's D, or the Jensen-Shannon distance."""
+    """The result for one column.
+
+    `statistic` is the Kolmogorov-Smirnov distance of numbers, the Jensen-Shannon distance of
+    categories; `effect` is the share of rows that moved.
+    """
 
     checks: tuple[ColumnTest, ...]
     statistic: float
@@ -66,50 +70,50 @@ class ColumnComparison(NamedTuple):
     missing_rate: float
     unseen: float
     out_of_range: float
-    story: str
-    bars: PictureBins
+    description: str
+    bins: PictureBins
 
     @property
     def p_value(self) -> float:
-        """All checks combined, whatever their effects."""
+        """All tests combined, whatever their effects."""
         return _combined(self.checks)
 
     @property
     def evidence(self) -> float:
-        """The checks combined, those without an effect that matters counting as no evidence."""
+        """All tests combined; those without an effect that matters count as no evidence."""
         return _combined(c if c.matters else c._replace(p_value=1.0) for c in self.checks)
 
     @property
     def strongest(self) -> ColumnTest:
-        """The check that says most, among those that matter when there are any."""
+        """The test with the strongest evidence, of those whose effect matters if any does."""
         return min(self.checks, key=lambda c: (not c.matters, c.p_value / WEIGHTS[c.test]))
 
 
-def compare_column(sketch: Histogram, values: Any, limits: MinimumEffects) -> ColumnComparison:
-    """A column of the window against its sketch.
+def compare_column(histogram: Histogram, values: Any, minimum: MinimumEffects) -> ColumnComparison:
+    """Compare a column of the window with its training distribution.
 
     Args:
-        sketch: The column in training.
-        values: The column in the window, one-dimensional.
-        limits: Which effects matter.
+        histogram: The column in training.
+        values: [rows] the column in the window.
+        minimum: Which effects matter.
     """
-    if isinstance(sketch, NumericHistogram):
-        return _compare_numbers(sketch, as_floats(values), limits)
-    return _compare_categories(sketch, values, limits)
+    if isinstance(histogram, NumericHistogram):
+        return _compare_numbers(histogram, as_floats(values), minimum)
+    return _compare_categories(histogram, values, minimum)
 
 
 def _compare_numbers(
-    sketch: NumericHistogram, values: Floats, limits: MinimumEffects
+    histogram: NumericHistogram, values: Floats, minimum: MinimumEffects
 ) -> ColumnComparison:
     present = values[~np.isnan(values)]
     present.sort()
-    window = count_bins(present, np.asarray(sketch.edges))
-    reference = np.asarray(sketch.counts, dtype=np.int64)
-    below = int(np.searchsorted(present, sketch.minimum, side="left"))
-    above = int(present.size - np.searchsorted(present, sketch.maximum, side="right"))
+    window = count_bins(present, np.asarray(histogram.edges))
+    reference = np.asarray(histogram.counts, dtype=np.int64)
+    below = int(np.searchsorted(present, histogram.minimum, side="left"))
+    above = int(present.size - np.searchsorted(present, histogram.maximum, side="right"))
     distance = two_sample.ks_distance(reference, window)
     outside = _share(below + above, present.size)
-    moved = distance >= limits.effect
+    moved = distance >= minimum.effect
     tests = {
         "mann-whitney": two_sample.mann_whitney_p,
         "mood": two_sample.mood_p,
@@ -118,10 +122,10 @@ def _compare_numbers(
     checks = [
         ColumnTest(name, test(reference, window), distance, moved) for name, test in tests.items()
     ]
-    beyond = two_sample.out_of_range_p(below, above, present.size, sketch.rows)
-    checks.append(ColumnTest("out of range", beyond, outside, outside >= limits.fault))
+    beyond = two_sample.out_of_range_p(below, above, present.size, histogram.rows)
+    checks.append(ColumnTest("out of range", beyond, outside, outside >= minimum.fault))
     missing = values.size - present.size
-    checks += _missing(sketch, missing, values.size, limits)
+    checks += _missing(histogram, missing, values.size, minimum)
     return ColumnComparison(
         checks=tuple(checks),
         statistic=distance,
@@ -129,35 +133,35 @@ def _compare_numbers(
         missing_rate=_share(missing, values.size),
         unseen=0.0,
         out_of_range=outside,
-        story=_number_story(sketch, present, outside),
-        bars=numeric_picture_bins(sketch, present),
+        description=_describe_numbers(histogram, present, outside),
+        bins=numeric_picture_bins(histogram, present),
     )
 
 
 def _compare_categories(
-    sketch: CategoryHistogram, values: Any, limits: MinimumEffects
+    histogram: CategoryHistogram, values: Any, minimum: MinimumEffects
 ) -> ColumnComparison:
     counts, missing = count_categories(values)
-    names, reference, window = _aligned(sketch, counts)
+    names, reference, window = _aligned(histogram, counts)
     rows = int(window.sum())
-    unseen = sum(count for name, count in counts.items() if name not in sketch.counts)
-    expected = sketch.other or sketch.singletons
+    unseen = sum(count for name, count in counts.items() if name not in histogram.counts)
+    expected = histogram.other or histogram.singletons
     effect = two_sample.total_variation(reference, window)
-    new = _share(unseen, rows) if not sketch.other else 0.0
+    new = _share(unseen, rows) if not histogram.other else 0.0
     checks = [
         ColumnTest(
             "chi-squared",
             two_sample.chi_squared_p(reference, window),
             effect,
-            effect >= limits.effect,
+            effect >= minimum.effect,
         ),
         ColumnTest(
             "unseen",
-            two_sample.fisher_greater_p(expected, sketch.rows, unseen, rows),
+            two_sample.fisher_greater_p(expected, histogram.rows, unseen, rows),
             _share(unseen, rows),
-            _share(unseen, rows) >= limits.fault,
+            _share(unseen, rows) >= minimum.fault,
         ),
-        *_missing(sketch, missing, rows + missing, limits),
+        *_missing(histogram, missing, rows + missing, minimum),
     ]
     return ColumnComparison(
         checks=tuple(checks),
@@ -166,32 +170,34 @@ def _compare_categories(
         missing_rate=_share(missing, rows + missing),
         unseen=new,
         out_of_range=0.0,
-        story=_category_story(names, reference, window, sketch, counts),
-        bars=category_picture_bins(names, reference, window),
+        description=_describe_categories(names, reference, window, histogram, counts),
+        bins=category_picture_bins(names, reference, window),
     )
 
 
 def _missing(
-    sketch: Histogram, missing: int, rows: int, limits: MinimumEffects
+    histogram: Histogram, missing: int, rows: int, minimum: MinimumEffects
 ) -> list[ColumnTest]:
-    """No check where nothing is missing: it could not find anything, and would cost budget."""
-    if sketch.missing + missing == 0:
+    """The test of missing values; none where nothing is missing, as it would cost error budget."""
+    if histogram.missing + missing == 0:
         return []
-    known = sketch.rows + sketch.missing
-    change = abs(_share(missing, rows) - _share(sketch.missing, known))
-    p_value = two_sample.fisher_p(sketch.missing, known, missing, rows)
-    return [ColumnTest("missing", p_value, change, change >= limits.fault)]
+    known = histogram.rows + histogram.missing
+    change = abs(_share(missing, rows) - _share(histogram.missing, known))
+    p_value = two_sample.fisher_p(histogram.missing, known, missing, rows)
+    return [ColumnTest("missing", p_value, change, change >= minimum.fault)]
 
 
-def _aligned(sketch: CategoryHistogram, counts: dict[str, int]) -> tuple[list[str], Counts, Counts]:
-    """Names and both counts; texts too rare to be named in the sketch are taken together."""
-    new = [name for name in counts if name not in sketch.counts]
-    names = [*sketch.counts] + ([] if sketch.other else sorted(new))
-    reference = [sketch.counts.get(name, 0) for name in names]
+def _aligned(
+    histogram: CategoryHistogram, counts: dict[str, int]
+) -> tuple[list[str], Counts, Counts]:
+    """Names and both counts; categories too rare for a name in the histogram are merged."""
+    new = [name for name in counts if name not in histogram.counts]
+    names = [*histogram.counts] + ([] if histogram.other else sorted(new))
+    reference = [histogram.counts.get(name, 0) for name in names]
     window = [counts.get(name, 0) for name in names]
-    if sketch.other:
+    if histogram.other:
         names = [*names, "(others)"]
-        reference = [*reference, sketch.other]
+        reference = [*reference, histogram.other]
         window = [*window, sum(counts[name] for name in new)]
     return names, np.asarray(reference, dtype=np.int64), np.asarray(window, dtype=np.int64)
 
@@ -207,42 +213,42 @@ def _share(count: int, rows: int) -> float:
     return count / rows if rows else 0.0
 
 
-def _number_story(sketch: NumericHistogram, present: Floats, outside: float) -> str:
-    if present.size == 0 or sketch.rows == 0:
-        return "it has no values to compare"
+def _describe_numbers(histogram: NumericHistogram, present: Floats, outside: float) -> str:
+    if present.size == 0 or histogram.rows == 0:
+        return "there are no values to compare"
     middle = float(np.median(present))
-    usual = _median(sketch)
+    usual = _median(histogram)
     way = "up" if middle > usual else "down"
-    story = f"the median went {way} from {usual:.4g} to {middle:.4g}"
+    text = f"the median went {way} from {usual:.4g} to {middle:.4g}"
     if middle == usual:
-        story = f"the median stayed at {usual:.4g}"
-    if sketch.std > 0:
-        ratio = float(np.std(present[np.isfinite(present)])) / sketch.std
-        story += f", the standard deviation is {ratio:.2f} times what it was"
-    return story + (f", {outside:.1%} of rows are out of range" if outside else "")
+        text = f"the median stayed at {usual:.4g}"
+    if histogram.std > 0:
+        ratio = float(np.std(present[np.isfinite(present)])) / histogram.std
+        text += f", the standard deviation is {ratio:.2f} times that of training"
+    return text + (f", {outside:.1%} of rows are out of range" if outside else "")
 
 
-def _median(sketch: NumericHistogram) -> float:
-    """The median of the training values, to within a cell."""
-    half = int(np.searchsorted(np.cumsum(sketch.counts), sketch.rows / 2))
-    edges = [sketch.minimum, *sketch.edges, sketch.maximum]
+def _median(histogram: NumericHistogram) -> float:
+    """The median of the training values, to within a bin."""
+    half = int(np.searchsorted(np.cumsum(histogram.counts), histogram.rows / 2))
+    edges = [histogram.minimum, *histogram.edges, histogram.maximum]
     return (edges[half] + edges[half + 1]) / 2
 
 
-def _category_story(
+def _describe_categories(
     names: list[str],
     reference: Counts,
     window: Counts,
-    sketch: CategoryHistogram,
+    histogram: CategoryHistogram,
     counts: dict[str, int],
 ) -> str:
     if reference.sum() == 0 or window.sum() == 0:
-        return "it has no values to compare"
+        return "there are no values to compare"
     before, after = two_sample.shares(reference), two_sample.shares(window)
     most = int(np.argmax(np.abs(after - before)))
-    story = f"'{names[most]}' went from {before[most]:.1%} to {after[most]:.1%} of rows"
-    new = [name for name in counts if name not in sketch.counts]
-    if new and not sketch.other:
+    text = f"'{names[most]}' went from {before[most]:.1%} to {after[most]:.1%} of rows"
+    new = [name for name in counts if name not in histogram.counts]
+    if new and not histogram.other:
         shown = ", ".join(f"'{name}'" for name in sorted(new)[:3])
-        story += f"; {len(new)} never seen in training ({shown})"
-    return story
+        text += f"; {len(new)} not seen in training ({shown})"
+    return text

@@ -1,8 +1,8 @@
-"""Rows a window repeats: retries, probes and caches must not count as so much independent evidence.
+"""Remove duplicate rows from a window, so that they do not count as independent evidence.
 
-A two-sample test takes every row for a new draw. A client that asks for the same rows again and
-again breaks that: 500 rows drawn from 100 distinct ones vary like 100, and a test that believes in
-500 cries wolf. So where training rows practically never repeat, a repeated row counts once.
+A two-sample test takes every row as an independent draw. Retries, probes and caches break that: 500
+rows drawn from 100 distinct ones vary like 100, and the test gives false alarms. So where training
+rows are practically never equal, a duplicate counts once (docs/decisions/083).
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-#: Above this share of repeated training rows, repeats are the nature of the data.
+#: Above this share of duplicates among training rows, duplicates are normal for the data.
 NATURAL_SHARE = 0.02
 
-#: How many times the number of equal pairs that training leads one to expect is too many.
+#: Ratio of equal pairs to the number expected from training above which they are duplicates.
 EXCESS = 2.0
 
-#: A first look at so many rows decides whether all must be hashed.
-FIRST_LOOK = 20_000
+#: The first rows, which decide whether all are hashed.
+FIRST_ROWS = 20_000
 
 
 def distinct_rows(
     window: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.int64] | None:
-    """The positions of the rows to keep, in order; None when every row counts.
+    """Return the positions of the rows to keep, in order; None where every row counts.
 
     Args:
         window: Columns of equal length.
-        reference: The same columns of a sample of training rows; empty when there is none.
+        reference: The same columns of a sample of training rows; empty where there is none.
     """
     rows = len(next(iter(window.values()), ()))
-    natural = _pair_chance(reference)
-    if natural is None or rows < 2:
+    expected = _pair_probability(reference)
+    if expected is None or rows < 2:
         return None
-    look = {name: column[:FIRST_LOOK] for name, column in window.items()}
-    if not _excessive(_keys(look), natural):
+    first_rows = {name: column[:FIRST_ROWS] for name, column in window.items()}
+    if not _excessive(_keys(first_rows), expected):
         return None
     _, first = np.unique(_keys(window), return_index=True)
     return np.sort(first)
 
 
-def _pair_chance(reference: Mapping[str, NDArray[Any]]) -> float | None:
-    """An upper estimate of the chance that two training rows are equal; None if many are."""
+def _pair_probability(reference: Mapping[str, NDArray[Any]]) -> float | None:
+    """An upper estimate of the probability that two training rows are equal; None if many are."""
     rows = len(next(iter(reference.values()), ()))
     if rows < 20:
         return None
@@ -55,8 +55,8 @@ def _pair_chance(reference: Mapping[str, NDArray[Any]]) -> float | None:
     return (_equal_pairs(keys) + 3) / (rows * (rows - 1) / 2)
 
 
-def _excessive(keys: NDArray[np.uint64], chance: float) -> bool:
-    expected = chance * keys.size * (keys.size - 1) / 2
+def _excessive(keys: NDArray[np.uint64], probability: float) -> bool:
+    expected = probability * keys.size * (keys.size - 1) / 2
     return _equal_pairs(keys) > EXCESS * max(expected, 1.0)
 
 

@@ -1,8 +1,8 @@
-"""Columns boiled down to counts: what a profile keeps of the whole training table.
+"""Histograms of training columns, as a profile stores them.
 
-A numeric column becomes at most 200 cells, each with the exact number of training values in it.
-Because the counts are exact, a later window is compared with *all* training rows, not with a small
-sample of them: the noise of the reference stays what the training set's own size makes it.
+A numeric column becomes at most 200 bins with exact counts. Because the counts are exact, a window
+is later compared with *all* training rows and not with a small sample, so the noise of the
+reference is that of the whole training set.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-#: Cells of a numeric sketch. 200 lose less than a thousandth of a rank test's power.
+#: Bins of a numeric histogram. 200 cost less than a thousandth of a rank test's power.
 BINS = 200
 
-#: Texts a categorical sketch keeps by name; rarer ones are counted together as `other`.
+#: Categories that a histogram names; rarer ones are counted together as `other`.
 CATEGORIES = 500
 
 
 class NumericHistogram(msgspec.Struct, frozen=True):
     """The distribution of a numeric column.
 
-    Cell 0 holds the values up to `edges[0]`, cell i those above `edges[i - 1]` up to `edges[i]`,
-    the last those above every edge: `len(counts) == len(edges) + 1`. Missing values are in
-    `missing` only, and so are not in `counts`, `mean` or `std`.
+    Bin 0 holds the values up to `edges[0]`, bin i those above `edges[i - 1]` up to `edges[i]`, the
+    last bin those above every edge: `len(counts) == len(edges) + 1`. Missing values are counted in
+    `missing` only, not in `counts`, `mean` or `std`.
     """
 
     edges: tuple[float, ...]
@@ -43,15 +43,16 @@ class NumericHistogram(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """Values counted, without the missing ones."""
+        """Number of values, without missing ones."""
         return sum(self.counts)
 
 
 class CategoryHistogram(msgspec.Struct, frozen=True):
     """The distribution of a column of texts, booleans or labels.
 
-    `counts` by text, most frequent first; `other` is the number of rows of texts too rare to be
-    named, `singletons` the number of texts that occur once (what makes new texts to be expected).
+    `counts` are by category, most frequent first; `other` counts the rows of categories too rare
+    to be named; `singletons` is the number of categories that occur once, from which the number of
+    new categories to expect follows.
     """
 
     counts: dict[str, int]
@@ -61,19 +62,19 @@ class CategoryHistogram(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """Values counted, without the missing ones."""
+        """Number of values, without missing ones."""
         return sum(self.counts.values()) + self.other
 
 
 Histogram = NumericHistogram | CategoryHistogram
 
 
-def numeric_histogram(values: Any, cells: int = BINS) -> NumericHistogram:
-    """The sketch of a one-dimensional numeric column; NaN and None count as missing."""
+def numeric_histogram(values: Any, bins: int = BINS) -> NumericHistogram:
+    """Make the histogram of a numeric column [rows]; NaN and None count as missing."""
     array = as_floats(values)
     present = np.sort(array[~np.isnan(array)])
     finite = present[np.isfinite(present)]
-    edges = _edges(finite, cells)
+    edges = _edges(finite, bins)
     mean, std = _mean_and_std(finite)
     empty = finite.size == 0
     return NumericHistogram(
@@ -88,7 +89,7 @@ def numeric_histogram(values: Any, cells: int = BINS) -> NumericHistogram:
 
 
 def category_histogram(values: Any, keep: int = CATEGORIES) -> CategoryHistogram:
-    """The sketch of a one-dimensional column of texts, booleans or labels."""
+    """Make the histogram of a column [rows] of texts, booleans or labels."""
     counts, missing = count_categories(values)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return CategoryHistogram(
@@ -100,13 +101,13 @@ def category_histogram(values: Any, keep: int = CATEGORIES) -> CategoryHistogram
 
 
 def count_bins(present: Floats, edges: Floats) -> Counts:
-    """How many of the *sorted*, present values lie in each of `len(edges) + 1` cells."""
+    """Count the values, sorted and none missing, in each of `len(edges) + 1` bins."""
     below = np.searchsorted(present, edges, side="right")
     return np.diff(below, prepend=0, append=present.size).astype(np.int64)
 
 
 def count_categories(values: Any) -> tuple[dict[str, int], int]:
-    """Rows by category text, and the number of missing rows."""
+    """Count rows by category, and missing ones."""
     series = pd.Series(values)
     counted = series.value_counts(dropna=True, sort=False)
     merged: dict[str, int] = {}
@@ -117,9 +118,9 @@ def count_categories(values: Any) -> tuple[dict[str, int], int]:
 
 
 def category_text(value: Any) -> str:
-    """How a category is written in a profile: True and 1.0 read the same wherever they come from.
+    """Return a category as a profile spells it, so that True, 1 and 1.0 are the same category.
 
-    A nullable boolean arrives as 1.0 beside NaN, a whole label as 1 or 1.0.
+    A nullable boolean arrives as 1.0 beside NaN, an integer label as 1 or 1.0.
     """
     if isinstance(value, bool | np.bool_):
         return "1" if value else "0"
@@ -129,7 +130,7 @@ def category_text(value: Any) -> str:
 
 
 def as_floats(values: Any) -> Floats:
-    """A one-dimensional float64 array; None, NA and what is no number become NaN."""
+    """Convert to a float64 array [rows]; None, NA and values that are not numbers become NaN."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         numbers = pd.to_numeric(pd.Series(values), errors="coerce")
@@ -138,14 +139,14 @@ def as_floats(values: Any) -> Floats:
 
 
 def read_histogram(entry: Mapping[str, Any]) -> Histogram:
-    """A sketch as a profile holds it; one with `edges` is numeric."""
+    """Read a histogram from a profile; one with `edges` is numeric."""
     if "edges" in entry:
         return msgspec.convert(dict(entry), NumericHistogram)
     return msgspec.convert(dict(entry), CategoryHistogram)
 
 
 def _mean_and_std(finite: Floats) -> tuple[float, float]:
-    """Scaled first, so that the squares of very large values do not overflow."""
+    """Mean and standard deviation of scaled values, as squares of large ones may overflow."""
     scale = float(np.abs(finite).max(initial=0.0))
     if scale == 0.0:
         return 0.0, 0.0
@@ -153,29 +154,29 @@ def _mean_and_std(finite: Floats) -> tuple[float, float]:
     return float(scaled.mean() * scale), float(scaled.std() * scale)
 
 
-def _edges(ordered: Floats, cells: int) -> Floats:
-    """Cuts between neighbouring distinct values: around each of few, at the quantiles of many.
+def _edges(ordered: Floats, bins: int) -> Floats:
+    """Edges between neighbouring distinct values: around each of few, at the quantiles of many.
 
-    Cutting between values, not at them, keeps ties whole and favours neither side of a cut.
+    An edge between values, not at one, keeps ties in one bin.
     """
     starts = np.flatnonzero(np.diff(ordered) > 0) + 1
-    if starts.size >= cells:
-        starts = _quantile_cuts(ordered, cells)
+    if starts.size >= bins:
+        starts = _quantile_cuts(ordered, bins)
     return np.unique(_short_between(ordered[starts - 1], ordered[starts]))
 
 
-def _quantile_cuts(ordered: Floats, cells: int) -> Counts:
-    """Where the runs at the quantile ranks start, and where the long ones end."""
-    ranks = np.linspace(0, ordered.size, cells + 1).astype(np.int64)[1:-1]
+def _quantile_cuts(ordered: Floats, bins: int) -> Counts:
+    """Where the runs of equal values at the quantile ranks start, and where long ones end."""
+    ranks = np.linspace(0, ordered.size, bins + 1).astype(np.int64)[1:-1]
     starts = np.searchsorted(ordered, ordered[ranks], side="left")
     ends = np.searchsorted(ordered, ordered[ranks], side="right")
-    frequent = ends - starts > ordered.size / cells
+    frequent = ends - starts > ordered.size / bins
     cuts = np.unique(np.concatenate([starts, ends[frequent]]))
     return cuts[(cuts > 0) & (cuts < ordered.size)]
 
 
 def _short_between(low: Floats, high: Floats) -> Floats:
-    """The shortest decimals e with low <= e < high, near the middle: they keep profiles small."""
+    """The shortest decimals e with low <= e < high near the middle, to keep profiles small."""
     middle = low + (high - low) / 2
     chosen = np.where((middle >= low) & (middle < high), middle, low)
     for digits in range(8, 2, -1):

@@ -1,6 +1,6 @@
-"""Training and window side by side over the same few bars: what a picture of drift is drawn from.
+"""Training and window distributions over the same few bins, for pictures of drift.
 
-Small enough to keep with every check, so that a picture can be drawn long after the rows are gone.
+They are small enough to store with every check, so a picture can be drawn after the rows are gone.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import numpy as np
 from tidemill.steps.drift.histogram import Counts, Floats, NumericHistogram, count_bins
 from tidemill.steps.drift.two_sample import shares
 
-#: At most so many bars a picture.
+#: Most bins in a picture.
 PICTURE_BINS = 24
 
 
 class PictureBins(msgspec.Struct, frozen=True):
-    """Shares of training rows and of window rows.
+    """Shares of training rows and of window rows in each bin.
 
-    Numeric columns have `edges` (one more than bars, of unequal width; the outermost are the
-    smallest and the largest value seen), others have `labels` (one a bar).
+    Numeric columns have `edges`, one more than bins; the widths are unequal and the outermost edges
+    are the smallest and largest value of both samples. Other columns have `labels`, one for a bin.
     """
 
     reference: tuple[float, ...] = ()
@@ -28,22 +28,22 @@ class PictureBins(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
 
 
-def numeric_picture_bins(sketch: NumericHistogram, present: Floats) -> PictureBins:
-    """Bars over those edges of the sketch that lie nearest an even grid: both counts are exact.
+def numeric_picture_bins(histogram: NumericHistogram, present: Floats) -> PictureBins:
+    """Make bins from the histogram edges nearest to an even grid, so that both counts are exact.
 
     Args:
-        sketch: The column in training.
+        histogram: The column in training.
         present: The window's values, sorted, none missing.
     """
-    if present.size == 0 or sketch.rows == 0:
+    if present.size == 0 or histogram.rows == 0:
         return PictureBins()
-    edges = np.asarray(sketch.edges)
+    edges = np.asarray(histogram.edges)
     chosen = _even(edges)
-    below = np.cumsum(sketch.counts)[chosen]
-    reference = np.diff(below, prepend=0, append=sketch.rows)
+    below = np.cumsum(histogram.counts)[chosen]
+    reference = np.diff(below, prepend=0, append=histogram.rows)
     finite = present[np.isfinite(present)]
-    low = float(finite.min(initial=sketch.minimum))
-    high = float(finite.max(initial=sketch.maximum))
+    low = float(finite.min(initial=histogram.minimum))
+    high = float(finite.max(initial=histogram.maximum))
     return PictureBins(
         reference=_rounded(shares(reference)),
         window=_rounded(shares(count_bins(present, edges[chosen]))),
@@ -52,7 +52,7 @@ def numeric_picture_bins(sketch: NumericHistogram, present: Floats) -> PictureBi
 
 
 def category_picture_bins(names: list[str], reference: Counts, window: Counts) -> PictureBins:
-    """Bars of the most frequent categories of both together."""
+    """Make bins of the categories that are most frequent in both samples together."""
     order = np.argsort(-(shares(reference) + shares(window)), kind="stable")[:PICTURE_BINS]
     return PictureBins(
         reference=_rounded(shares(reference)[order]),
@@ -62,7 +62,7 @@ def category_picture_bins(names: list[str], reference: Counts, window: Counts) -
 
 
 def _even(edges: Floats) -> Counts:
-    """Positions of at most BARS - 1 edges, spread as evenly over the values as they come."""
+    """Positions of at most PICTURE_BINS - 1 edges, spread as evenly over the values as possible."""
     if edges.size < PICTURE_BINS:
         return np.arange(edges.size)
     grid = np.linspace(edges[0], edges[-1], PICTURE_BINS - 1)

@@ -1,23 +1,22 @@
-"""The reference profile: what the training data and the model's answers looked like.
+"""The reference profile of a model: its training data, and its answers on held-out rows.
 
-What `profile.json` holds (`tidemill.steps.drift.check` compares live windows with it):
+Contents of `profile.json`, which `tidemill.steps.drift.check` compares live windows with:
 
     {"format": 1,
      "rows": 455,                            training rows
-     "columns": {"radius": {"kind": "number", ...sketch, "sample": [...]}, ...},
-     "output": {...sketch},                  labels or values that held-out rows were answered with
-     "confidence": {...sketch} | null,       probability of the answered label, on held-out rows
+     "columns": {"radius": {"kind": "number", ...histogram, "sample": [...]}, ...},
+     "output": {...histogram},               labels or values answered for held-out rows
+     "confidence": {...histogram} | null,    probability of the answered label, on held-out rows
      "holdout": {...} | null}                metrics with their standard errors, calibration
 
-A sketch is that of `tidemill.steps.drift.histogram`: exact counts of all training rows, numeric
-ones with
-`edges`, `counts`, `minimum`, `maximum`, `mean`, `std` and `missing`, others with `counts` by text,
-`other`, `singletons` and `missing`. `sample` holds the same training rows for every column, at most
-1,000, drawn with a fixed seed, null where missing, numbers to seven digits.
+Histograms (`tidemill.steps.drift.histogram`) have exact counts of all training rows. Numeric ones
+have `edges`, `counts`, `minimum`, `maximum`, `mean`, `std` and `missing`; others have `counts` by
+category, `other`, `singletons` and `missing`. `sample` has the same training rows for every column:
+at most 1,000, drawn with a fixed seed, null where missing, numbers to seven digits.
 
-A tensor's columns would be its single numbers, which mean little alone; its profile has three
-summaries of each row instead, as `tensor_summaries` computes them: the mean, the standard
-deviation and the share of zeros, under the tensor's name, as in "image:mean".
+The single numbers of a tensor mean little alone, so its profile has three summaries of each row
+instead: mean, standard deviation and share of zeros, under names such as "image:mean" (see
+`tensor_summaries`).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ SAMPLE_ROWS = 1000
 SAMPLE_BYTES = 500_000  # of all columns together, where they are many
 LEAST_ROWS = 100
 NUMBER_BYTES = 11  # of seven digits in JSON
-CHARACTERS = 8_000  # of the category texts that one column's sketch names
+CHARACTERS = 8_000  # of the category texts that one histogram names
 TEXT = 100  # characters of one text in the sample
 SEED = 7
 
@@ -53,11 +52,11 @@ def make_profile(
     *,
     y_test: npt.NDArray[Any] | None = None,
 ) -> dict[str, Any]:
-    """The profile of a model's training data and of its answers.
+    """Make the profile of a model's training data and of its answers.
 
     Args:
         X_train: What the model was fitted on: a DataFrame, or an array [rows, *shape].
-        answers: What it answers to held-out rows; on rows it learned from a model is too sure.
+        answers: Its answers on held-out rows; on training rows it would be overconfident.
         y_test: The held-out targets [rows].
     """
     columns = columns_of(X_train, signature)
@@ -73,7 +72,7 @@ def make_profile(
 
 
 def columns_of(X: InputRows, signature: Signature) -> dict[str, npt.NDArray[Any]]:
-    """The columns that are watched for drift, by name: the signature's, or a tensor's summaries."""
+    """Return the columns monitored for drift, by name: the signature's, or a tensor's summaries."""
     if signature.tensor is not None:
         return tensor_summaries(np.asarray(X), signature.tensor)
     assert isinstance(X, pd.DataFrame)
@@ -81,7 +80,7 @@ def columns_of(X: InputRows, signature: Signature) -> dict[str, npt.NDArray[Any]
 
 
 def tensor_summaries(X: npt.NDArray[Any], tensor: Tensor) -> dict[str, Floats]:
-    """Mean, standard deviation and share of zeros of each row.
+    """Compute mean, standard deviation and share of zeros of each row.
 
     Args:
         X: [rows, *shape] or [rows, size].
@@ -95,7 +94,7 @@ def tensor_summaries(X: npt.NDArray[Any], tensor: Tensor) -> dict[str, Floats]:
 
 
 def _width(values: npt.NDArray[Any]) -> float:
-    """About how many bytes a value of the column takes in the sample."""
+    """Approximate bytes of one value of the column in the sample."""
     if values.dtype.kind in "fiub":
         return NUMBER_BYTES
     return 4 + float(np.mean([len(str(text)[:TEXT]) for text in values[:SAMPLE_ROWS]] or [0]))
@@ -107,10 +106,10 @@ def _chosen(rows: int, width: float) -> npt.NDArray[np.intp]:
     Args:
         width: Bytes of one row.
     """
-    wanted = int(np.clip(SAMPLE_BYTES / max(width, 1), LEAST_ROWS, SAMPLE_ROWS))
-    if rows <= wanted:
+    size = int(np.clip(SAMPLE_BYTES / max(width, 1), LEAST_ROWS, SAMPLE_ROWS))
+    if rows <= size:
         return np.arange(rows)
-    return np.sort(np.random.default_rng(SEED).choice(rows, wanted, replace=False))
+    return np.sort(np.random.default_rng(SEED).choice(rows, size, replace=False))
 
 
 def _column(
@@ -118,13 +117,13 @@ def _column(
 ) -> dict[str, Any]:
     kind = next((c.kind for c in signature.columns if c.name == name), "number")
     numeric = kind in ("number", "integer")
-    sketch = numeric_histogram(values) if numeric else category_histogram(values, _named(values))
+    histogram = numeric_histogram(values) if numeric else category_histogram(values, _named(values))
     sample = [_plain(value) for value in values[chosen].tolist()]
-    return {"kind": kind, **_built(sketch), "sample": sample}
+    return {"kind": kind, **_built(histogram), "sample": sample}
 
 
 def _named(values: npt.NDArray[Any]) -> int:
-    """How many categories may be named: fewer, where they are long."""
+    """How many categories the histogram may name: fewer where their texts are long."""
     counts = pd.Series(values).value_counts().head(CATEGORIES)
     lengths = np.cumsum([len(str(text)) for text in counts.index])
     return int((lengths <= CHARACTERS).sum())

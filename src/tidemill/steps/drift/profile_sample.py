@@ -1,4 +1,4 @@
-"""The profile's sample of training rows, and the window beside it, as one kind of matrix."""
+"""The profile's sample of training rows and the window's rows, as numeric matrices."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from tidemill.steps.drift.classifier_test import one_hot
 from tidemill.steps.drift.histogram import Floats, as_floats, category_text
 
-#: A window larger than this is sampled for the classifier test.
+#: Rows of a window that the classifier test uses; larger windows are sampled.
 ROWS = 1000
 
-#: Categories of one column the classifier test tells apart; the others are all zero.
+#: Categories of a column with a 0/1 column of their own; other rows are all zero.
 LEVELS = 10
 
 
 def joint_sample(profile: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """The training rows a profile keeps whole, by column; empty when it keeps none.
+    """Return the training rows that a profile samples, by column; empty where there are none.
 
-    Every column's sample is of the same rows in the same order, with None where missing.
+    All columns have the same rows in the same order, with None where a value is missing.
     """
     entries = {name: profile["columns"][name] for name in names}
     lengths = {len(entry.get("sample", ())) for entry in entries.values()}
@@ -41,7 +41,7 @@ def numeric_matrix(
     window: Mapping[str, NDArray[Any]],
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """Both as numbers with the same columns: [n, d] and [m, d], m at most ROWS."""
+    """Encode sample and window as numbers in the same columns: [n, d] and [m, d], m <= ROWS."""
     chosen = _choose(len(next(iter(window.values()))), seed)
     blocks = [
         _block(profile["columns"][name], column, window[name][chosen])

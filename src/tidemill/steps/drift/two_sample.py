@@ -1,7 +1,7 @@
-"""Two-sample tests on counts: how likely is it that two columns were drawn from one source?
+"""Two-sample tests on binned counts: were two columns drawn from the same distribution?
 
-Every test takes the counts of the reference and of the window over the same cells, conditions on
-their sum, and allows for ties by construction. The p-values hold whatever the distribution is.
+Every test takes the counts of reference and window over the same bins, conditions on their sum, and
+handles ties by construction. The p-values are valid for every distribution.
 
 Sources: rank tests with scores and their permutation variance, Hájek, Šidák & Sen, "Theory of Rank
 Tests" (1999), 3.3; Kolmogorov-Smirnov with Stephens' small-sample factor, JRSS B 32 (1970) 115;
@@ -20,24 +20,24 @@ from scipy import special, stats
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-#: Cells of a chi-squared test expected to hold fewer rows than this are merged.
+#: Bins of a chi-squared test with fewer expected rows are merged.
 SMALLEST_EXPECTED = 5.0
 
 
 def mann_whitney_p(reference: Counts, window: Counts) -> float:
-    """Mann-Whitney: has the middle moved? Two-sided, by the normal approximation."""
+    """Mann-Whitney test of a shift in location: two-sided, normal approximation."""
     ranks = _mid_ranks(reference + window)
     return _scores_p(reference, window, ranks - 0.5)
 
 
 def mood_p(reference: Counts, window: Counts) -> float:
-    """Mood: has the spread changed? Two-sided, by the normal approximation."""
+    """Mood test of a change in scale: two-sided, normal approximation."""
     ranks = _mid_ranks(reference + window)
     return _scores_p(reference, window, (ranks - 0.5) ** 2)
 
 
 def kolmogorov_smirnov_p(reference: Counts, window: Counts) -> float:
-    """Kolmogorov-Smirnov: has anything about the distribution changed? Conservative with ties."""
+    """Kolmogorov-Smirnov test of any change in the distribution; conservative with ties."""
     n, m = int(reference.sum()), int(window.sum())
     if n == 0 or m == 0:
         return 1.0
@@ -46,9 +46,9 @@ def kolmogorov_smirnov_p(reference: Counts, window: Counts) -> float:
 
 
 def chi_squared_p(reference: Counts, window: Counts) -> float:
-    """Chi-squared test of homogeneity over unordered cells; Fisher's exact test when two remain.
+    """Chi-squared test of homogeneity over categories; Fisher's exact test where two remain.
 
-    Rare cells are merged first, chosen by the sum of both samples, which the test conditions on.
+    Rare categories are merged first, chosen by the sum of both samples, which is conditioned on.
     """
     n, m = int(reference.sum()), int(window.sum())
     if n == 0 or m == 0:
@@ -64,7 +64,7 @@ def chi_squared_p(reference: Counts, window: Counts) -> float:
 
 
 def fisher_p(reference: int, reference_rows: int, window: int, window_rows: int) -> float:
-    """Fisher's exact test that two shares differ, doubling the smaller tail."""
+    """Fisher's exact test that two shares differ: twice the smaller tail."""
     law = (reference_rows + window_rows, reference + window, window_rows)
     if law[1] in (0, law[0]) or window_rows == 0:
         return 1.0
@@ -74,7 +74,7 @@ def fisher_p(reference: int, reference_rows: int, window: int, window_rows: int)
 
 
 def fisher_greater_p(reference: int, reference_rows: int, window: int, window_rows: int) -> float:
-    """Fisher's exact test that the window's share is the larger one."""
+    """Fisher's exact test that the window's share is larger: one-sided."""
     if window == 0:
         return 1.0
     law = (reference_rows + window_rows, reference + window, window_rows)
@@ -82,10 +82,10 @@ def fisher_greater_p(reference: int, reference_rows: int, window: int, window_ro
 
 
 def out_of_range_p(below: int, above: int, window_rows: int, reference_rows: int) -> float:
-    """How likely so many of the window lie below, or above, everything in the reference.
+    """Exact test that more window values than chance lie below or above all reference values.
 
-    Exact: were both from one source, each order of all the values would be equally likely, so the
-    k largest all come from the window with chance m/N * (m-1)/(N-1) * ... of k factors.
+    Under the null hypothesis every order of the N pooled values is equally likely, so the k largest
+    all come from the m window values with probability m/N * (m-1)/(N-1) * ... (k factors).
     """
     total = window_rows + reference_rows
 
@@ -98,9 +98,9 @@ def out_of_range_p(below: int, above: int, window_rows: int, reference_rows: int
 
 
 def weighted_bonferroni(p_values: Sequence[float], weights: Sequence[float]) -> float:
-    """One p-value out of several dependent ones: weighted Bonferroni, valid under any dependence.
+    """Combine p-values by the weighted Bonferroni rule, valid under any dependence.
 
-    A larger weight spends more of the error budget on a test; weights are scaled to sum to one.
+    A larger weight gives a test more of the error budget; weights are scaled to sum to one.
     """
     total = sum(weights)
     if total == 0:
@@ -110,7 +110,7 @@ def weighted_bonferroni(p_values: Sequence[float], weights: Sequence[float]) -> 
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Benjamini-Hochberg: p-values corrected for being a family, in the order given."""
+    """Adjust p-values by Benjamini-Hochberg (false discovery rate), in the order given."""
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values)[::-1]
     size = values.size
@@ -121,38 +121,31 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 
 
 def ks_distance(reference: Counts, window: Counts) -> float:
-    """The largest difference of the two cumulative shares, in [0, 1]."""
+    """Kolmogorov-Smirnov distance: the largest difference of the cumulative shares, in [0, 1]."""
     return float(np.abs(np.cumsum(shares(reference)) - np.cumsum(shares(window))).max(initial=0.0))
 
 
 def total_variation(reference: Counts, window: Counts) -> float:
-    """Total variation: the share of rows that would have to change cell, in [0, 1]."""
+    """Total variation distance: the share of rows that would have to change bin, in [0, 1]."""
     return float(np.abs(shares(reference) - shares(window)).sum() / 2)
 
 
 def jensen_shannon(reference: Counts, window: Counts) -> float:
-    """Jensen-Shannon distance in base 2, in [0, 1]."""
+    """Jensen-Shannon distance to base 2, in [0, 1]."""
     p, q = shares(reference), shares(window)
     middle = (p + q) / 2
     divergence = special.rel_entr(p, middle).sum() + special.rel_entr(q, middle).sum()
     return float(np.sqrt(max(divergence, 0.0) / 2 / np.log(2)))
 
 
-def stability_index(reference: Counts, window: Counts) -> float:
-    """Population stability index; an empty cell counts as half a row."""
-    p = shares(np.maximum(reference, 0.5))
-    q = shares(np.maximum(window, 0.5))
-    return float(((p - q) * np.log(p / q)).sum())
-
-
 def shares(counts: NDArray[Any]) -> Floats:
-    """Counts as shares of their sum; all zero when there is nothing to share."""
+    """Divide counts by their sum; all zero where the sum is zero."""
     total = counts.sum()
     return np.asarray(counts / total if total else np.zeros(counts.shape), dtype=np.float64)
 
 
 def _mid_ranks(pooled: Counts) -> Floats:
-    """The middle of each cell's ranks, scaled to [0, 1]."""
+    """The middle of each bin's ranks, scaled to [0, 1]."""
     return np.asarray((np.cumsum(pooled) - pooled / 2) / max(int(pooled.sum()), 1))
 
 
@@ -171,7 +164,7 @@ def _scores_p(reference: Counts, window: Counts, scores: Floats) -> float:
 
 
 def _merge_rare(reference: Counts, window: Counts) -> tuple[Counts, Counts]:
-    """Cells expected to be nearly empty in the smaller sample become one, or join the rarest."""
+    """Merge bins that are expected to be nearly empty in the smaller sample, or join the rarest."""
     n, m = int(reference.sum()), int(window.sum())
     pooled = reference + window
     order = np.argsort(pooled, kind="stable")

@@ -17,8 +17,7 @@ from tidemill.errors import ExportError, TidemillError
 from tidemill.serving.model.runtime import OnnxRuntime, Runtime
 from tidemill.serving.model.sklearn_runtime import NativeRuntime, rebuild
 from tidemill.signature import Signature
-from tidemill.steps.convert import Converted, convert
-from tidemill.steps.convert.model import signature_block
+from tidemill.steps.convert.model import Converted, convert, signature_block
 from tidemill.steps.export import parity
 from tidemill.steps.export.array_input import to_array_input
 from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches

@@ -75,7 +75,7 @@ def plot_live_metric(
         if report.value is None or report.low is None or report.high is None:
             continue
         day = seconds / SECONDS_A_DAY
-        colour, marker, name = (RED, "X", "worse") if report.hurt else (BLUE, "o", "not worse")
+        colour, marker, name = (RED, "X", "worse") if report.degraded else (BLUE, "o", "not worse")
         axes.plot([day, day], [report.low, report.high], color=colour, linewidth=2)
         axes.plot(
             day, report.value, marker, color=colour, markersize=7,
@@ -97,10 +97,10 @@ def plot_live_metric(
 
 
 def _panel(axes: Axes, drift: FeatureDrift) -> None:
-    if drift.bars.labels:
-        _categories(axes, drift.bars, drift.drifted)
-    elif drift.bars.edges:
-        _numbers(axes, drift.bars, drift.drifted)
+    if drift.bins.labels:
+        _categories(axes, drift.bins, drift.drifted)
+    elif drift.bins.edges:
+        _numbers(axes, drift.bins, drift.drifted)
     name = shorten_names([drift.name], 28)[0]
     gaps = f", {drift.missing_rate:.0%} missing" if drift.missing_rate >= 0.005 else ""
     alarm = ", alarm" if drift.drifted else ""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from tidemill.policies import Contest
 from tidemill.project import Task
-from tidemill.steps.decay.check import autocorrelation_time
+from tidemill.steps.decay.autocorrelation import autocorrelation_time
 
 Floats = NDArray[np.float64]
 ContestState = Literal["won", "kept", "open"]
@@ -75,7 +75,7 @@ def decide_contest(
     challengers: Mapping[str, Floats],
     policy: Contest,
     *,
-    memory: float = 1.0,
+    tau: float = 1.0,
 ) -> ContestDecision:
     """The first decision that the rows, in the order in which their labels came, lead to.
 
@@ -95,7 +95,7 @@ def decide_contest(
     gains = np.array([(champion - challengers[name])[:limit] for name in names])
     gains = gains.reshape(len(names), limit)
     better, worse = log_wealth(gains), log_wealth(-gains)
-    fewest = min_rows_to_decide(champion, policy, memory)
+    fewest = min_rows_to_decide(champion, policy, tau)
     won = _first(np.asarray((better >= bar).any(axis=0)), fewest)
     beaten = np.maximum.accumulate(worse, axis=1) >= bar
     lost = _first(np.asarray(beaten.all(axis=0)), fewest)
@@ -126,7 +126,7 @@ def decide_contest(
 
 
 def decide_probation(
-    champion: Floats, former: Floats, policy: Contest, *, memory: float = 1.0
+    champion: Floats, former: Floats, policy: Contest, *, tau: float = 1.0
 ) -> ContestDecision:
     """Whether the champion that was beaten is the better one after all, on rows since then.
 
@@ -143,10 +143,10 @@ def decide_probation(
     """
     rows = policy.probation or policy.rows
     asked = replace(policy, rows=rows, fewest=min(policy.fewest, rows))
-    return decide_contest(champion, {FORMER_CHAMPION: former}, asked, memory=memory)
+    return decide_contest(champion, {FORMER_CHAMPION: former}, asked, tau=tau)
 
 
-def min_rows_to_decide(champion: Floats, policy: Contest, memory: float = 1.0) -> int:
+def min_rows_to_decide(champion: Floats, policy: Contest, tau: float = 1.0) -> int:
     """Before so many rows nothing is decided: `policy.fewest`, or more where losses come in spells.
 
     What is right for one spell may be wrong for the next. So rows are waited for, up to half of
@@ -158,7 +158,7 @@ def min_rows_to_decide(champion: Floats, policy: Contest, memory: float = 1.0) -
     """
     rows, step = policy.fewest, max(policy.fewest // 2, 1)
     while rows < policy.rows // 2 and rows <= len(champion):
-        if rows >= max(memory, autocorrelation_time(champion[:rows])) * policy.fewest / 2:
+        if rows >= max(tau, autocorrelation_time(champion[:rows])) * policy.fewest / 2:
             break
         rows += step
     return rows

@@ -11,7 +11,8 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.project import Project
-from tidemill.steps.data.prepare import CleanedData, clean, load_frame
+from tidemill.steps.data.clean import CleanedData, clean
+from tidemill.steps.data.prepare import load_frame
 from tidemill.steps.data.task import is_numeric
 
 

@@ -28,7 +28,7 @@ class Signal(msgspec.Struct, frozen=True):
     on: bool
     reason: str
     needs: int = 1
-    anew: bool = False  # it is about more than the last retraining knew of
+    new_evidence: bool = False  # it is about more than the last retraining knew of
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Alarm(msgspec.Struct, frozen=True):
     episode: int = 0
     answered: bool = False
     reason: str = ""
-    anew: bool = False
+    new_evidence: bool = False
 
 
 class PolicyState(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ class TriggerContext(msgspec.Struct, frozen=True):
     kept: int = 0
 
 
-class TriggerRequest(msgspec.Struct, frozen=True):
+class TriggerProposal(msgspec.Struct, frozen=True):
     """A trigger to be opened. `key` is the same for the same cause, however often it is asked."""
 
     cause: Cause
@@ -95,7 +95,7 @@ class TriggerDecision(msgspec.Struct, frozen=True):
 
     state: PolicyState
     why: str
-    firings: tuple[TriggerRequest, ...] = ()
+    proposals: tuple[TriggerProposal, ...] = ()
     over: tuple[Cause, ...] = ()
 
 
@@ -127,14 +127,14 @@ def _next(alarm: Alarm, signal: Signal, policy: Retraining) -> Alarm:
     streak = alarm.streak + 1 if signal.on else 0
     calm = 0 if signal.on else alarm.calm + 1
     seen = msgspec.structs.replace(alarm, streak=streak, calm=calm)
-    if (not alarm.raised and streak >= signal.needs) or (signal.on and signal.anew):
+    if (not alarm.raised and streak >= signal.needs) or (signal.on and signal.new_evidence):
         return msgspec.structs.replace(
             seen,
             raised=True,
             answered=False,
             episode=alarm.episode + 1,
             reason=signal.reason,
-            anew=signal.anew,
+            new_evidence=signal.new_evidence,
         )
     if alarm.raised and calm >= policy.clear_after:
         return msgspec.structs.replace(seen, raised=False, answered=False, reason="")
@@ -169,11 +169,11 @@ def _patience(policy: Retraining, facts: TriggerContext) -> int | None:
 
 def _fire(
     policy: Retraining, state: PolicyState, alarms: dict[str, Alarm], facts: TriggerContext
-) -> tuple[tuple[TriggerRequest, ...], str]:
+) -> tuple[tuple[TriggerProposal, ...], str]:
     pending = {c: a for c, a in alarms.items() if a.raised and not a.answered}
     wanted = _wanted(policy, state, pending, facts)
     told = tuple(
-        TriggerRequest(c, _key(c, state, str(alarms[c].episode)), False, pending[c].reason)
+        TriggerProposal(c, _key(c, state, str(alarms[c].episode)), False, pending[c].reason)
         for c in RANK
         if c in pending and c in policy.report and c not in policy.on and c not in facts.open
     )
@@ -190,28 +190,28 @@ def _fire(
 
 def _wanted(
     policy: Retraining, state: PolicyState, pending: dict[str, Alarm], facts: TriggerContext
-) -> list[TriggerRequest]:
+) -> list[TriggerProposal]:
     """The retrainings asked for, what counts for most first."""
     found = [
-        TriggerRequest(c, _key(c, state, str(pending[c].episode)), True, pending[c].reason)
+        TriggerProposal(c, _key(c, state, str(pending[c].episode)), True, pending[c].reason)
         for c in RANK
         if c in pending and c in policy.on
     ]
     last = state.began if facts.retrained is None else max(facts.retrained, state.began)
     if policy.new_labels is not None and facts.new_labels >= policy.new_labels:
         reason = f"{facts.new_labels:,} new labels came; {policy.new_labels:,} are enough."
-        found.append(TriggerRequest("labels", _key("labels", state, f"{last:.3f}"), True, reason))
+        found.append(TriggerProposal("labels", _key("labels", state, f"{last:.3f}"), True, reason))
     if policy.schedule is not None and facts.now - last >= seconds(policy.schedule):
         reason = f"It is {_spell(facts.now - last)} since the last time."
         found.append(
-            TriggerRequest("schedule", _key("schedule", state, f"{last:.3f}"), True, reason)
+            TriggerProposal("schedule", _key("schedule", state, f"{last:.3f}"), True, reason)
         )
     return sorted(found, key=lambda firing: RANK.index(firing.cause))
 
 
 def _refusal(
     policy: Retraining,
-    wanted: list[TriggerRequest],
+    wanted: list[TriggerProposal],
     alarms: dict[str, Alarm],
     facts: TriggerContext,
 ) -> str | None:
@@ -222,7 +222,7 @@ def _refusal(
     if cause in facts.open:
         return f"'{cause}' has an open trigger already."
     patience = _patience(policy, facts)
-    known = all(f.cause in alarms and not alarms[f.cause].anew for f in wanted)
+    known = all(f.cause in alarms and not alarms[f.cause].new_evidence for f in wanted)
     if facts.kept and known and patience is not None and facts.new_labels < patience:
         return (
             f"'{cause}' waits: the last {facts.kept} retrainings found nothing better; "
@@ -236,7 +236,7 @@ def _refusal(
 
 
 def _quiet(
-    alarms: dict[str, Alarm], facts: TriggerContext, told: tuple[TriggerRequest, ...]
+    alarms: dict[str, Alarm], facts: TriggerContext, told: tuple[TriggerProposal, ...]
 ) -> str:
     if told:
         causes = ", ".join(firing.cause for firing in told)

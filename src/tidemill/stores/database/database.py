@@ -1,15 +1,19 @@
-"""Tidemill's own database: SQLite beside the home, or PostgreSQL, by URL alone.
+"""Tidemill's own database: SQLite in the home or PostgreSQL, chosen by a URL.
 
-`Database.read()` and `Database.write()` are the only ways in. On SQLite a writing transaction takes
-the write lock at once (BEGIN IMMEDIATE), so that two writers wait for each other instead of failing
-half way. A database that cannot be reached is an `UnavailableError` wherever it is noticed.
+All access is through `Database.read()`, `write()` and `snapshot()`. On SQLite a writing transaction
+takes the write lock when it begins (BEGIN IMMEDIATE), so that two writers wait for each other
+instead of failing halfway. Whatever call finds that the database cannot be reached raises
+UnavailableError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, Executable, create_engine, event, make_url
@@ -25,7 +29,7 @@ CONNECT_SECONDS = 5
 
 
 class EpochNow(FunctionElement[float]):
-    """The database's own clock, in seconds since the epoch: one clock for all workers."""
+    """The database's clock in seconds since the epoch, the same for all workers."""
 
     type = Double()
     inherit_cache = True
@@ -55,7 +59,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection in a reading transaction.
+        """Open a connection in a reading transaction.
 
         Raises:
             UnavailableError: The database cannot be reached.
@@ -65,7 +69,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A connection in a writing transaction, committed at the end unless an error passes.
+        """Open a connection in a writing transaction, committed at the end unless it raises.
 
         Raises:
             UnavailableError: The database cannot be reached, is locked, or its disk is full.
@@ -75,19 +79,19 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A connection that sees the database as of one moment, however long it reads."""
+        """Open a connection that reads one consistent state, however long it takes."""
         level = "REPEATABLE READ" if self.dialect == "postgresql" else None
         engine = self.engine.execution_options(isolation_level=level) if level else self.engine
         with _translated(self.engine), engine.connect() as connection:
             yield connection
 
     def rows(self, statement: Executable) -> list[dict[str, Any]]:
-        """What a query finds, one mapping a row."""
+        """Return the rows of a query as mappings."""
         with self.read() as connection:
             return [dict(row) for row in connection.execute(statement).mappings()]
 
     def now(self) -> float:
-        """The database's clock, in seconds since the epoch."""
+        """Return the database's clock in seconds since the epoch."""
         with self.read() as connection:
             return float(connection.execute(EpochNow().select()).scalar_one())
 
@@ -95,11 +99,31 @@ class Database:
         self.engine.dispose()
 
 
+def id_source(clock: Callable[[], int] = time.time_ns) -> Callable[[], str]:
+    """Return a function that creates ids of 32 hexadecimal digits, which sort by creation time.
+
+    16 digits are the time in nanoseconds, 16 are random. The ids of one process sort in the order
+    of their creation, however coarse its clock is and even when it is set back.
+    """
+    latest, lock = 0, Lock()
+
+    def next_id() -> str:
+        nonlocal latest
+        with lock:
+            latest = max(clock(), latest + 1)
+            return f"{latest:016x}{secrets.token_hex(8)}"
+
+    return next_id
+
+
+new_row_id = id_source()
+
+
 def open_engine(url: str) -> Engine:
-    """An engine for the URL, with the settings each database needs; it connects on first use.
+    """Return an engine for the URL, which connects on first use.
 
     Raises:
-        SettingsError: The URL is of a database that Tidemill does not support.
+        SettingsError: Tidemill does not support that kind of database.
     """
     parsed = make_url(url)
     if parsed.drivername in ("postgresql", "postgres"):
@@ -116,7 +140,7 @@ def open_engine(url: str) -> Engine:
             connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "tidemill"},
         )
     raise SettingsError(
-        f"'{parsed.get_backend_name()}' is not a database that Tidemill can use.",
+        f"Tidemill does not support '{parsed.get_backend_name()}' databases.",
         field="database_url",
         expected="sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME",
     )
@@ -132,7 +156,7 @@ def _sqlite_engine(url: Any) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    # The driver must not open transactions by itself: `_begin_sqlite` says which kind it is.
+    # Keeps the driver from opening transactions: `_begin_sqlite` opens the right kind.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -160,5 +184,5 @@ def _unavailable(engine: Engine, error: Exception) -> UnavailableError:
     where = engine.url.render_as_string(hide_password=True)
     return UnavailableError(
         f"The database {where} cannot be used: {cause[0] if cause else type(error).__name__}",
-        remedy="Look at it with `tidemill doctor`.",
+        remedy="Check it with `tidemill doctor`.",
     )

@@ -1,4 +1,4 @@
-"""Reading long tables a page at a time, by key: page 1,000 costs what page 1 costs."""
+"""Reading long tables a page at a time, by key: page 1,000 costs no more than page 1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_LIMIT = 500
 
 @dataclass(frozen=True)
 class ResultPage(Generic[T]):
-    """Some items, newest first, and the cursor that gives the next ones; None at the end."""
+    """Some items, newest first, and the cursor of the next page; None on the last one."""
 
     items: list[T]
     next: str | None = None
@@ -33,10 +33,13 @@ def read_page(
     limit: int = 50,
     cursor: str | None = None,
 ) -> ResultPage[dict[str, Any]]:
-    """One page of a table, by falling key.
+    """Return one page of a table, by descending key.
+
+    Args:
+        limit: At most so many rows; between 1 and `MAX_LIMIT`.
 
     Raises:
-        RequestError: The cursor is none that this table gave.
+        RequestError: The cursor is not one of this table.
     """
     limit = max(1, min(limit, MAX_LIMIT))
     query = select(table).where(*where).order_by(key.desc()).limit(limit + 1)
@@ -58,8 +61,28 @@ def _key_value(key: Column[Any], cursor: str) -> Any:
         ) from None
 
 
+def conditions(
+    equal: Mapping[Column[Any], Any],
+    *,
+    time: Column[Any] | None = None,
+    since: float | None = None,
+    until: float | None = None,
+) -> tuple[ColumnElement[bool], ...]:
+    """Return the WHERE conditions of a list's filters; a filter that is None does not apply.
+
+    Args:
+        equal: The values that columns must have.
+        time: The column that `since` (inclusive) and `until` (exclusive) apply to.
+    """
+    found = [column == value for column, value in equal.items() if value is not None]
+    if time is not None:
+        found += [] if since is None else [time >= since]
+        found += [] if until is None else [time < until]
+    return tuple(found)
+
+
 def json_safe(value: Any) -> Any:
-    """The value as every database can keep it in JSON: no NaN, no infinity, no NUL."""
+    """Return the value in a form that every database can store as JSON: no NaN, infinity or NUL."""
     if isinstance(value, Mapping):
         return {str(name): json_safe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -70,5 +93,5 @@ def json_safe(value: Any) -> Any:
         return value.replace("\0", "")
     if value is None or isinstance(value, int):
         return value
-    # numpy's numbers, dates and paths
+    # numpy numbers, dates and paths
     return json_safe(value.item()) if hasattr(value, "item") else str(value)

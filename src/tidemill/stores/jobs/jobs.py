@@ -22,9 +22,8 @@ from sqlalchemy import and_, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError, NotFoundError
-from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_row_id
-from tidemill.stores.database.pages import ResultPage, json_safe, read_page
+from tidemill.stores.database.database import Database, EpochNow, new_row_id
+from tidemill.stores.database.pages import ResultPage, conditions, json_safe, read_page
 from tidemill.stores.database.tables import jobs
 
 State = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
@@ -239,13 +238,9 @@ class Jobs:
     ) -> ResultPage[Job]:
         """Return a page of jobs, newest first."""
         table = jobs.c
-        filters = {
-            table.state: state,
-            table.kind: kind,
-            table.model: model,
-            table.parent: parent,
-        }
-        where = tuple(column == value for column, value in filters.items() if value is not None)
+        where = conditions(
+            {table.state: state, table.kind: kind, table.model: model, table.parent: parent}
+        )
         found = read_page(self._database, jobs, jobs.c.id, where=where, limit=limit, cursor=cursor)
         return ResultPage([_job(row) for row in found.items], found.next)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tidemill.stores.mlflow.output import without_warnings
+from tidemill.stores.mlflow.connection import without_warnings
 from tidemill.stores.mlflow.tracking import TrackedRun, Tracking
 
 _URI = "MLFLOW_TRACKING_URI"

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import ExportError, NotFoundError
-from tidemill.stores.mlflow.connection import MlflowConnection
-from tidemill.stores.mlflow.output import without_warnings
+from tidemill.stores.mlflow.connection import MlflowConnection, without_warnings
 from tidemill.stores.mlflow.versions import ModelVersion
 
 MODEL_FILE = "MLmodel"

@@ -18,7 +18,7 @@ from typing import Any
 
 from tidemill.errors import ExportError, TidemillError
 from tidemill.signature import Column, Signature
-from tidemill.stores.mlflow.output import without_warnings
+from tidemill.stores.mlflow.connection import without_warnings
 from tidemill.stores.mlflow.tracking import TrackedRun, Tracking
 
 logger = logging.getLogger(__name__)

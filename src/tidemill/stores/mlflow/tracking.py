@@ -26,9 +26,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tidemill.errors import ConflictError, NotFoundError, TidemillError
-from tidemill.stores.mlflow.connection import MlflowConnection
-from tidemill.stores.mlflow.output import silence_mlflow_output, without_warnings
-from tidemill.stores.mlflow.query_statistics import write_query_statistics
+from tidemill.stores.mlflow.connection import (
+    MlflowConnection,
+    silence_mlflow_output,
+    without_warnings,
+)
+from tidemill.stores.mlflow.sqlite_store import write_query_statistics
 
 T = TypeVar("T")
 

@@ -84,7 +84,7 @@ class MonitoringResults:
         found = self._database.rows(select(watches).order_by(watches.c.model))
         return [MonitoredModel(**row) for row in found]
 
-    def keep(self, findings: MonitoringUpdate) -> list[Trigger]:
+    def save(self, findings: MonitoringUpdate) -> list[Trigger]:
         """Write all of it or nothing; the triggers that were opened come back.
 
         Raises:

@@ -25,8 +25,7 @@ import httpx
 from sqlalchemy import Connection, insert, select, update
 
 from tidemill.errors import UnavailableError
-from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.database import Database, EpochNow, new_row_id
 from tidemill.stores.database.tables import notices
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, bindparam, func, insert, literal_column, sele
 from tidemill.errors import InputError, RequestError
 from tidemill.signature import Label, Signature
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import ResultPage, read_page
+from tidemill.stores.database.pages import ResultPage, conditions, read_page
 from tidemill.stores.database.tables import feedback, predictions, served_versions
 from tidemill.stores.predictions.labels import coerce_label
 from tidemill.stores.predictions.predictions import CHAMPION, matches_any
@@ -100,12 +100,10 @@ class Feedback:
     ) -> ResultPage[dict[str, Any]]:
         """Labels with what came of them, newest first."""
         table = feedback.c
-        wanted = {table.model: model, table.outcome: outcome, table.prediction_id: prediction_id}
-        where = [column == value for column, value in wanted.items() if value is not None]
-        where += [] if since is None else [table.time >= since]
-        where += [] if until is None else [table.time < until]
+        equal = {table.model: model, table.outcome: outcome, table.prediction_id: prediction_id}
+        where = conditions(equal, time=table.time, since=since, until=until)
         page = read_page(
-            self._database, feedback, table.id, where=tuple(where), limit=limit, cursor=cursor
+            self._database, feedback, table.id, where=where, limit=limit, cursor=cursor
         )
         items = [{**row, "actual": msgspec.json.decode(row["actual"])} for row in page.items]
         return ResultPage(items, page.next)

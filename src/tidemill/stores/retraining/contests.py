@@ -14,8 +14,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
-from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.ids import new_row_id
+from tidemill.stores.database.database import Database, EpochNow, new_row_id
 from tidemill.stores.database.pages import json_safe
 from tidemill.stores.database.tables import contests
 
@@ -78,7 +77,7 @@ class ContestRow(NewContest):
         return (self.decision or {}).get(PROBATION)
 
     @property
-    def reigning(self) -> str | None:
+    def resulting_champion(self) -> str | None:
         """Who came out of it as champion: the winner, unless the last champion is back since."""
         back = self.probation is not None and self.probation["state"] == "back"
         return self.champion if back or self.state == "kept" else self.winner
@@ -110,14 +109,14 @@ class Contests:
             return self._earlier(new)
 
     def _earlier(self, new: NewContest) -> ContestRow:
-        found = self.of_job(new.job_id) if new.job_id is not None else None
+        found = self.by_job(new.job_id) if new.job_id is not None else None
         if found is None:
             raise ConflictError(
                 f"'{new.model}' has an open contest.", remedy="Wait until it is decided."
             )
         return found
 
-    def of_job(self, job_id: str) -> ContestRow | None:
+    def by_job(self, job_id: str) -> ContestRow | None:
         """The contest that a job opened."""
         return self._first(contests.c.job_id == job_id)
 
@@ -133,7 +132,7 @@ class Contests:
         """The model's newest contest, open or not."""
         return self._first(contests.c.model == model)
 
-    def note(self, contest_id: str, rows: int, decision: Mapping[str, Any]) -> None:
+    def record_progress(self, contest_id: str, rows: int, decision: Mapping[str, Any]) -> None:
         """Keep how an open contest stands."""
         self._change(contest_id, {"rows": rows, "decision": json_safe(dict(decision))})
 

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.servers import wait_until
-from tidemill.cli import app, terminal
+from tidemill.cli import terminal
+from tidemill.cli.app import app
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import Job, NewJob
@@ -75,7 +76,7 @@ def test_a_job_is_cancelled_by_the_beginning_of_its_id(platform: Platform) -> No
     waiting, _ = platform.submit(NewJob("train", "flowers"))
     assert "is cancelled" in tidemill("cancel", waiting.id[:16])
     running = begun(platform)
-    assert "was asked to stop" in tidemill("cancel", running.id)
+    assert "is being cancelled" in tidemill("cancel", running.id)
     assert platform.jobs.get(running.id).cancel_requested
 
 

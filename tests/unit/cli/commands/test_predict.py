@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project, sklearn_dataset
-from tidemill.cli.commands.predict import predict, score_file
+from tidemill.cli.commands.predict import predict
 from tidemill.cli.row_files import open_rows, read_cell
+from tidemill.cli.scoring import score_file
 from tidemill.errors import InputError
 from tidemill.serving.codec.values import MISSING
 from tidemill.serving.model.scorer import Scorer
@@ -154,7 +155,7 @@ def test_the_line_that_is_named_is_the_files_own(scorer: Scorer, tmp_path: Path)
     ("content", "message"),
     [
         (b"", "The file is empty"),
-        (b"age,visits,member,city,age\n1,2,true,Emden,3\n", "several columns 'age'"),
+        (b"age,visits,member,city,age\n1,2,true,Emden,3\n", "column 'age' more than once"),
         (b"age,visits,member,city\n" + b"4" * 200_000 + b",1,true,Emden\n", "field larger than"),
         (bytes(range(256)) * 20, "no column 'age'"),
     ],

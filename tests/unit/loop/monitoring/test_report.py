@@ -17,7 +17,7 @@ from tests.servers import serving
 from tests.watched import NAME, Traffic, shelve, write_project
 from tidemill import keyring
 from tidemill.api.app import create_app
-from tidemill.cli import app as cli
+from tidemill.cli.app import app as cli
 from tidemill.errors import NotFoundError
 from tidemill.loop.monitoring.report import find_window, make_report
 from tidemill.platform import Platform
@@ -53,14 +53,14 @@ def client(platform: Platform) -> Iterator[httpx.Client]:
 def hurt(traffic: Traffic) -> None:
     """A window that moved, and labels that say that the model is worse."""
     traffic.label(traffic.ask(300, shift=1.5), wrong=0.4)
-    traffic.platform.watcher.tick(NAME)
+    traffic.platform.watcher.check(NAME)
 
 
 def test_health_says_how_each_model_is(client: httpx.Client, traffic: Traffic) -> None:
     assert client.get("/monitoring/health").json() == {"models": []}
     hurt(traffic)
     (found,) = client.get("/monitoring/health", params={"model": NAME}).json()["models"]
-    assert found["state"] == "data moved and model hurt"
+    assert found["state"] == "data moved and model degraded"
     assert found["basis"] == "labels"
     assert set(found["alarms"]) == {"drift", "decay"}
     assert found["live"]["rows"] == 200
@@ -107,7 +107,7 @@ def test_a_trigger_by_hand_retrains_and_is_refused_twice(
 
 def test_a_reported_alarm_can_be_dismissed(client: httpx.Client, traffic: Traffic) -> None:
     traffic.ask(300, shift=1.5)
-    traffic.platform.watcher.tick(NAME)
+    traffic.platform.watcher.check(NAME)
     (trigger,) = client.get("/monitoring/triggers").json()["items"]
     path = f"/monitoring/triggers/{trigger['id']}/dismiss"
     assert client.post(path, json={"reason": "known"}).json()["state"] == "dismissed"
@@ -158,7 +158,9 @@ def test_prometheus_sees_scores_metrics_and_triggers(
     assert float(score[1]) > 0.4
     assert f'tidemill_live_metric{{metric="accuracy",model="{NAME}",version="1"}}' in text
     assert f'tidemill_triggers_total{{cause="decay",model="{NAME}"}} 1.0' in text
-    assert f'tidemill_model_state{{model="{NAME}",state="data moved and model hurt"}} 1.0' in text
+    assert (
+        f'tidemill_model_state{{model="{NAME}",state="data moved and model degraded"}} 1.0' in text
+    )
     assert f'tidemill_watch_age_seconds{{model="{NAME}"}}' in text
 
 
@@ -181,10 +183,10 @@ class Page(HTMLParser):
 def test_the_page_is_whole_and_loads_nothing(traffic: Traffic) -> None:
     hurt(traffic)
     platform = traffic.platform
-    page = Page(make_report(platform.watching, platform.triggers, NAME))
+    page = Page(make_report(platform.monitoring_results, platform.triggers, NAME))
     assert len(page.sources) == 2
     assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
-    assert "data moved and model hurt" in page.words
+    assert "data moved and model degraded" in page.words
     assert "Retrain because of decay" in page.words
     assert "{{" not in page.words
     assert page.words.index("shade") < page.words.index("leaves")
@@ -193,18 +195,18 @@ def test_the_page_is_whole_and_loads_nothing(traffic: Traffic) -> None:
 def test_the_page_of_a_model_without_a_window(traffic: Traffic) -> None:
     platform = traffic.platform
     with pytest.raises(NotFoundError):
-        make_report(platform.watching, platform.triggers, NAME)
-    platform.watcher.tick(NAME)
-    page = Page(make_report(platform.watching, platform.triggers, NAME))
+        make_report(platform.monitoring_results, platform.triggers, NAME)
+    platform.watcher.check(NAME)
+    page = Page(make_report(platform.monitoring_results, platform.triggers, NAME))
     assert "No window was checked yet" in page.words
     with pytest.raises(NotFoundError):
-        find_window(platform.watching, NAME, 7)
+        find_window(platform.monitoring_results, NAME, 7)
 
 
 def test_reasons_are_text_and_not_part_of_the_page(client: httpx.Client, traffic: Traffic) -> None:
     evil = "<script>alert(1)</script> {{summary}}"
     client.post("/monitoring/triggers", json={"model": NAME, "reason": evil})
-    traffic.platform.watcher.tick(NAME)
+    traffic.platform.watcher.check(NAME)
     answer = client.get("/monitoring/report", params={"model": NAME})
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
     assert "<script" not in answer.text

@@ -18,8 +18,8 @@ from tidemill.loop.monitoring.watcher import Watcher, WatchResult
 from tidemill.loop.sync.model_converter import empty_profile
 from tidemill.platform import Platform
 from tidemill.settings import Settings
-from tidemill.steps.decay.check import loss_detector
-from tidemill.stores.database.statistics import model_values
+from tidemill.steps.decay.loss_detector import loss_detector
+from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger
 
 
@@ -45,7 +45,7 @@ def traffic(platform: Platform) -> Traffic:
 
 
 def tick(traffic: Traffic, **how: Any) -> WatchResult:
-    return watcher_of(traffic).tick(NAME, **how)
+    return watcher_of(traffic).check(NAME, **how)
 
 
 def watcher_of(traffic: Traffic) -> Watcher:
@@ -70,7 +70,7 @@ def test_nothing_is_checked_before_enough_rows_came(traffic: Traffic) -> None:
 
 def test_a_model_without_a_champion_is_not_watched(traffic: Traffic) -> None:
     with pytest.raises(NotFoundError):
-        traffic.platform.watcher.tick("nobody")
+        traffic.platform.watcher.check("nobody")
 
 
 def test_moved_data_is_reported_without_a_job_and_cleared_when_it_is_over(
@@ -102,20 +102,20 @@ def test_of_a_champion_without_a_profile_drift_is_unknown_and_says_why(traffic: 
     references = Unprofiled(traffic.platform.settings.shelf, lambda: traffic.platform.registry)
     watcher = replace(watcher_of(traffic), references=references)
     traffic.label(traffic.ask(300, shift=1.5))
-    looked = watcher.tick(NAME)
+    looked = watcher.check(NAME)
     assert looked.checked
     assert looked.verdict["state"] == "unknown"
-    assert "without a profile of its training data" in looked.verdict["summary"]
+    assert "no profile of its training data" in looked.verdict["summary"]
     assert "Train the model" in looked.verdict["summary"]
     assert opened(traffic) == []
-    assert not watcher.tick(NAME).checked, "the same rows are not looked at again"
-    assert watcher.tick(NAME, by_hand=True).verdict["state"] == "unknown"
+    assert not watcher.check(NAME).checked, "the same rows are not looked at again"
+    assert watcher.check(NAME, forced=True).verdict["state"] == "unknown"
 
 
 def test_each_feature_has_a_row_and_the_window_its_report(traffic: Traffic) -> None:
     traffic.ask(300, shift=1.5)
     tick(traffic)
-    watching = traffic.platform.watching
+    watching = traffic.platform.monitoring_results
     rows = {row["feature"]: row for row in watching.results(model=NAME, whole=False).items}
     assert set(rows) == {
         "height", "leaves", "shade", "output", "confidence", "(all features together)",
@@ -130,7 +130,7 @@ def test_each_feature_has_a_row_and_the_window_its_report(traffic: Traffic) -> N
 def test_wrong_answers_retrain_once(traffic: Traffic) -> None:
     traffic.label(traffic.ask(200), wrong=0.4)
     looked = tick(traffic)
-    assert looked.verdict["state"] == "model hurt"
+    assert looked.verdict["state"] == "model degraded"
     assert "Retrain because of decay" in looked.why
     assert opened(traffic) == [("decay", "retraining", True)]
     (job,) = traffic.platform.jobs.page(kind="retrain").items
@@ -201,7 +201,7 @@ def _margin(traffic: Traffic, version: str) -> float:
         reference = traffic.platform.watcher.references.of(NAME)
         assert reference.holdout is not None
         return loss_detector(reference.holdout).margin
-    held = traffic.platform.watching.get(NAME)
+    held = traffic.platform.monitoring_results.get(NAME)
     assert held is not None
     return float(held.state["detector"]["margin"])
 
@@ -211,12 +211,12 @@ def test_a_champion_that_returns_is_not_judged_by_its_earlier_reign(traffic: Tra
     watcher = watcher_of(traffic)
     for version in ("1", "2", "1"):
         shelve(traffic.platform.settings.shelf, version)
-        watcher.tick(NAME)
-    state = traffic.platform.watching.get(NAME)
+        watcher.check(NAME)
+    state = traffic.platform.monitoring_results.get(NAME)
     assert state is not None
     assert state.state["detector"] is None
     traffic.label(traffic.ask(200))
-    assert watcher.tick(NAME).verdict["live"]["rows"] == 200
+    assert watcher.check(NAME).verdict["live"]["rows"] == 200
 
 
 def test_a_job_that_fails_closes_its_trigger_and_the_cause_is_not_tried_again(
@@ -268,15 +268,15 @@ def test_two_looks_at_the_same_moment_do_not_lose_each_other(traffic: Traffic) -
         """Lets another look happen between the reading of the state and its writing."""
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(watcher.watching, name)
+            return getattr(watcher.monitoring_results, name)
 
-        def keep(self, findings: Any) -> Any:
+        def save(self, findings: Any) -> Any:
             if not inside:
-                inside.append(watcher.tick(NAME))
-            return watcher.watching.keep(findings)
+                inside.append(watcher.check(NAME))
+            return watcher.monitoring_results.save(findings)
 
-    disturbed = replace(watcher, watching=Interrupting())  # type: ignore[arg-type]
-    second = disturbed.tick(NAME)
+    disturbed = replace(watcher, monitoring_results=Interrupting())  # type: ignore[arg-type]
+    second = disturbed.check(NAME)
     assert inside[0].checked
     assert not second.checked, "the other look has judged these rows"
     assert opened(traffic) == [("drift", "open", False)]
@@ -284,7 +284,7 @@ def test_two_looks_at_the_same_moment_do_not_lose_each_other(traffic: Traffic) -
 
 def test_a_check_by_hand_takes_the_newest_rows(traffic: Traffic) -> None:
     traffic.label(traffic.ask(80))
-    looked = tick(traffic, by_hand=True)
+    looked = tick(traffic, forced=True)
     assert looked.checked
     assert (looked.verdict["drift"]["rows"], looked.verdict["live"]["rows"]) == (80, 80)
 
@@ -294,7 +294,7 @@ def test_a_model_that_no_project_trains_is_reported_on(traffic: Traffic) -> None
     traffic.label(traffic.ask(500), wrong=0.5)
     looked = replace(
         watcher_of(traffic), project=lambda model: (_ for _ in ()).throw(NotFoundError("none"))
-    ).tick(NAME)
+    ).check(NAME)
     assert looked.checked
     assert opened(traffic) == [("decay", "open", False)]
 
@@ -386,7 +386,7 @@ def test_a_half_written_file_is_left_alone_for_a_moment(traffic: Traffic) -> Non
 
 
 def test_a_second_trigger_by_hand_is_refused(traffic: Traffic) -> None:
-    consequences = watcher_of(traffic).consequences
+    consequences = watcher_of(traffic).trigger_actions
     consequences.ask(NewTrigger(NAME, "manual", "first"))
     with pytest.raises(ConflictError):
         consequences.ask(NewTrigger(NAME, "manual", "second"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.watched import NAME, Traffic, shelve, write_project
-from tidemill.cli import app as cli
+from tidemill.cli.app import app as cli
 from tidemill.errors import NotFoundError, RequestError
 from tidemill.loop.promotion.challenge import challenge, end_canary, set_rule
 from tidemill.platform import Platform
@@ -147,11 +147,11 @@ def test_watching_takes_a_bad_canary_out_and_records_it(platform: Platform) -> N
     set_rule(shelf, NAME, TrafficRule("canary", 0.3))
     other.label(other.ask(60, role="canary"))
     traffic.label(traffic.ask(100))
-    platform.watcher.tick(NAME)
+    platform.watcher.check(NAME)
     assert read_traffic(shelf)[NAME].mode == "canary"
     other.label(other.ask(100, role="canary"), wrong=0.6)
     traffic.label(traffic.ask(100))
-    platform.watcher.tick(NAME)
+    platform.watcher.check(NAME)
     assert read_traffic(shelf) == {}
     (entry,) = platform.audit.page(action="challenge.off").items
     assert (entry["actor"], entry["subject"], entry["version"]) == ("policy", NAME, "2")

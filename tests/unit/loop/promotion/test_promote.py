@@ -417,7 +417,7 @@ def test_a_move_that_fails_after_its_record_is_recorded_as_failed(
     def fails(version: ModelVersion) -> None:
         raise OSError("network gone")
 
-    monkeypatch.setattr(registry, "crown", fails)
+    monkeypatch.setattr(registry, "set_champion", fails)
     with pytest.raises(OSError, match="network gone"):
         promote(project, registry, "m", audit=changes.append)
     assert [change.failed for change in changes] == [None, "network gone"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tidemill.cli import app
+from tidemill.cli.app import app
 from tidemill.errors import DataError, ProjectError
 from tidemill.loop.replay.baselines import Baseline
 from tidemill.loop.replay.player import ReplayEvent, ReplayPace, ReplayRecord

@@ -27,8 +27,8 @@ from tidemill.platform import Platform
 from tidemill.project import Candidate
 from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.settings import Settings
-from tidemill.steps.decay.check import loss_detector
 from tidemill.steps.decay.holdout import read_holdout, row_losses
+from tidemill.steps.decay.loss_detector import loss_detector
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.versions import CHAMPION
 from tidemill.stores.monitoring.triggers import NewTrigger
@@ -196,7 +196,7 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     assert harbour.champion != "1"
     trigger = platform.triggers.get(job.params["trigger"])
     assert trigger.state == "promoted"
-    contest = platform.contests.of_job(job.id)
+    contest = platform.contests.by_job(job.id)
     assert contest is not None
     assert contest.winner == harbour.champion
     winner = platform.registry.version("tides", harbour.champion)
@@ -253,7 +253,7 @@ def test_a_retraining_that_waited_waits_no_longer(fresh: Harbour) -> None:
     job = harbour.job()
     found = harbour.retrain(replace(job, params={**job.params, CHANGED: 1100.0}))
     assert POSTPONED not in found
-    contest = harbour.platform.contests.of_job(job.id)
+    contest = harbour.platform.contests.by_job(job.id)
     assert contest is not None
     assert (contest.changed, contest.learned) == (1100.0, 180)
 
@@ -293,7 +293,7 @@ def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:
     assert turned.champion == "1"
     contest = platform.contests.newest("tides")
     assert contest is not None
-    assert (contest.winner, contest.reigning) == (winner, "1")
+    assert (contest.winner, contest.resulting_champion) == (winner, "1")
     assert contest.probation is not None
     assert contest.probation["state"] == "back"
     assert contest.probation["rows"] < 100
@@ -323,7 +323,7 @@ def test_a_champion_that_holds_is_on_probation_no_longer(turned: Harbour) -> Non
     assert contest is not None
     assert contest.probation is not None
     assert contest.probation["state"] == "over"
-    assert contest.reigning == turned.champion == winner
+    assert contest.resulting_champion == turned.champion == winner
     turned.live(rows(200, seed=6))  # too late for the former champion to be back by itself
     platform.contest("tides")
     assert turned.champion == winner
@@ -361,11 +361,11 @@ def test_a_worker_that_died_halfway_and_an_equal_model(
     assert {version.number for version in platform.registry.versions("tides")} > before
     harbour.retrain(replace(job, attempts=2))
     new = {version.number for version in platform.registry.versions("tides")} - before
-    contest = platform.contests.of_job(job.id)
+    contest = platform.contests.by_job(job.id)
     assert contest is not None
     assert new == {c.version for c in contest.challengers if not c.former}
     harbour.settle()
-    closed = platform.contests.of_job(job.id)
+    closed = platform.contests.by_job(job.id)
     assert closed is not None
     assert (closed.state, harbour.champion) == ("kept", champion)
     loser = platform.registry.version("tides", min(new, key=int))

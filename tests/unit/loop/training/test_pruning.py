@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.worker.test_sweep import claimed
-from tidemill.cli.commands.train import show
+from tidemill.cli.training import show_result
 from tidemill.loop.training.train import train
 from tidemill.loop.training.trial import TrialOutcome, all_trials_failed
 from tidemill.platform import Platform
@@ -109,7 +109,7 @@ def test_a_pruned_trial_is_an_outcome_of_its_own(
     kept = client.download_artifacts(result.sweep_id, "best_model_metrics.json")
     listed = [c for c in json.loads(Path(kept).read_text())["candidates"] if "pruned" in c]
     assert [c["name"] for c in listed] == [trial.name for trial in gone]
-    show(result)
+    show_result(result)
     printed = capsys.readouterr().out
     assert f"12 trials, {len(gone)} pruned" in printed
     assert gone[0].name + " " not in printed

@@ -14,16 +14,10 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project, Tensor, csv
 from tidemill.errors import DataError
+from tidemill.steps.data.clean import clean
 from tidemill.steps.data.column_kinds import as_kind, infer_kind
-from tidemill.steps.data.prepare import (
-    clean,
-    fingerprint,
-    input_matrix,
-    load_frame,
-    prepare,
-    target_array,
-    validate,
-)
+from tidemill.steps.data.fingerprint import fingerprint
+from tidemill.steps.data.prepare import input_matrix, load_frame, prepare, target_array
 
 ROWS = 40
 
@@ -45,7 +39,7 @@ def project(frame: pd.DataFrame | None = None, **options: Any) -> Project:
 
 
 def texts(frame: pd.DataFrame, **options: Any) -> str:
-    return "\n".join(w.text for w in validate(frame, project(**options)))
+    return "\n".join(w.text for w in clean(frame, project(**options)).warnings)
 
 
 def test_prepare_loads_cleans_and_splits() -> None:

@@ -22,8 +22,8 @@ from tidemill.loop.training.new_project import write_project
 from tidemill.project import gallery, load_project
 from tidemill.steps.data.csv_dialect import csv_options, read_table
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.data.sample import sample_customers
-from tidemill.steps.data.scaffold import infer_table_spec, render_project, render_readme
+from tidemill.steps.data.scaffold import render_project, render_readme
+from tidemill.steps.data.table_spec import infer_table_spec, sample_customers
 
 ROWS = 40
 

@@ -15,7 +15,6 @@ from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.data.signature_inference import (
     MAX_CATEGORIES,
     conform,
-    frame_of,
     infer_signature,
 )
 
@@ -123,17 +122,6 @@ SIGNATURE = Signature(
         Column("t", "text", nullable=True),
     ),
 )
-
-
-def test_rows_become_a_frame_of_the_types_that_kinds_have() -> None:
-    frame = frame_of([(1, 2, True, "a"), (None, 3, None, None)], SIGNATURE)
-    assert frame.dtypes.astype(str).tolist() == ["float64", "int64", "float64", "object"]
-    assert frame["t"].tolist()[0] == "a"
-    assert frame.isna().sum().tolist() == [1, 0, 1, 1]
-    whole = frame_of([(1, 2**60, True, "a")], SIGNATURE)
-    assert whole["b"].dtype == bool
-    assert whole["i"].tolist() == [2**60]
-    assert frame_of([], SIGNATURE).shape == (0, 4)
 
 
 def test_a_frame_conforms_whatever_it_held_and_keeps_its_index() -> None:

@@ -43,7 +43,7 @@ def test_an_overconfident_model_is_not_believed():
 
     assert estimate.value == pytest.approx(window[1].mean(), abs=0.04)
     assert estimate.low < window[1].mean() < estimate.high
-    assert not estimate.hurt
+    assert not estimate.degraded
 
 
 def test_inputs_the_model_is_unsure_of_lower_the_estimate():
@@ -51,7 +51,7 @@ def test_inputs_the_model_is_unsure_of_lower_the_estimate():
     window = confidences(1000, 4, middle=0.5)
     estimate = estimate_accuracy(calibration, window[0])
 
-    assert estimate.hurt
+    assert estimate.degraded
     assert estimate.value == pytest.approx(window[1].mean(), abs=0.04)
     assert "below" in estimate.summary
 
@@ -60,7 +60,7 @@ def test_clean_windows_are_called_hurt_about_as_rarely_as_promised():
     hurt = 0
     for seed in range(200):
         calibration = fit_calibration(*confidences(150, 100 + seed))
-        hurt += estimate_accuracy(calibration, confidences(200, 900 + seed)[0]).hurt
+        hurt += estimate_accuracy(calibration, confidences(200, 900 + seed)[0]).degraded
 
     assert hurt <= 7
 

@@ -7,15 +7,10 @@ import numpy as np
 import pytest
 
 from tidemill.errors import ProjectError
+from tidemill.policies import Decay
+from tidemill.steps.decay.autocorrelation import robust_autocorrelation_time
 from tidemill.steps.decay.cbpe import AccuracyEstimate
-from tidemill.steps.decay.check import (
-    DecayPolicy,
-    DecayReport,
-    assess,
-    check_decay,
-    loss_detector,
-    robust_autocorrelation_time,
-)
+from tidemill.steps.decay.check import DecayReport, assess, check_decay
 from tidemill.steps.decay.holdout import (
     BOOTSTRAP_ROWS,
     Holdout,
@@ -26,6 +21,7 @@ from tidemill.steps.decay.holdout import (
     read_holdout,
     row_losses,
 )
+from tidemill.steps.decay.loss_detector import loss_detector
 from tidemill.steps.drift.check import DriftReport
 from tidemill.steps.evaluation import evaluate
 
@@ -60,7 +56,7 @@ def test_a_worse_classifier_is_hurt(holdout, metric):
     report = check_decay(holdout.metrics[metric], *worse, metric=metric, labels=LABELS)
 
     assert report.enough
-    assert report.hurt
+    assert report.degraded
     assert report.low < report.value < report.high
     assert report.loss > 0
 
@@ -71,33 +67,35 @@ def test_an_unchanged_classifier_is_not_hurt(holdout, metric):
     report = check_decay(holdout.metrics[metric], *same, metric=metric, labels=LABELS)
 
     assert report.enough
-    assert not report.hurt
-    assert report.summary.startswith("The model holds")
+    assert not report.degraded
+    assert report.summary.startswith("The model has not degraded")
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae", "r2"])
 def test_a_worse_regressor_is_hurt_and_an_equal_one_is_not(metric):
     held_out = measure_holdout("regression", *values(400, 1.0, 3)).metrics[metric]
 
-    assert check_decay(held_out, *values(300, 1.5, 4), metric=metric).hurt
-    assert not check_decay(held_out, *values(300, 1.0, 5), metric=metric).hurt
-    assert not check_decay(held_out, *values(300, 0.5, 6), metric=metric).hurt
+    assert check_decay(held_out, *values(300, 1.5, 4), metric=metric).degraded
+    assert not check_decay(held_out, *values(300, 1.0, 5), metric=metric).degraded
+    assert not check_decay(held_out, *values(300, 0.5, 6), metric=metric).degraded
 
 
 def test_the_tolerance_is_in_units_of_the_metric():
     held_out = measure_holdout("regression", *values(2000, 1.0, 3)).metrics["rmse"]
     window = values(2000, 1.2, 7)
 
-    assert check_decay(held_out, *window, metric="rmse").hurt
-    assert not check_decay(held_out, *window, metric="rmse", policy=DecayPolicy(tolerance=0.4)).hurt
+    assert check_decay(held_out, *window, metric="rmse").degraded
+    assert not check_decay(held_out, *window, metric="rmse", policy=Decay(tolerance=0.4)).degraded
 
 
 def test_an_uncertain_reference_makes_a_verdict_harder():
     window = answers(200, 0.84, 8)
 
-    assert check_decay(0.9, *window, metric="accuracy", labels=LABELS).hurt
+    strict = Decay(alpha=0.01)
+    assert check_decay(0.9, *window, metric="accuracy", labels=LABELS, policy=strict).degraded
     unsure = MetricValue(0.9, error=0.05)
-    assert not check_decay(unsure, *window, metric="accuracy", labels=LABELS).hurt
+    found = check_decay(unsure, *window, metric="accuracy", labels=LABELS, policy=strict)
+    assert not found.degraded
 
 
 def test_a_perfect_small_holdout_does_not_condemn_what_follows():
@@ -108,7 +106,7 @@ def test_a_perfect_small_holdout_does_not_condemn_what_follows():
     assert perfect.metrics["accuracy"].value == 1.0
     assert not check_decay(
         perfect.metrics["accuracy"], *window, metric="accuracy", labels=LABELS
-    ).hurt
+    ).degraded
 
 
 def test_few_labelled_rows_get_no_verdict(holdout):
@@ -116,7 +114,7 @@ def test_few_labelled_rows_get_no_verdict(holdout):
         holdout.metrics["accuracy"], *answers(49, 0.1, 11), metric="accuracy", labels=LABELS
     )
 
-    assert (report.enough, report.hurt, report.value) == (False, False, None)
+    assert (report.enough, report.degraded, report.value) == (False, False, None)
     assert "50 are needed" in report.summary
 
 
@@ -149,7 +147,7 @@ def test_clean_windows_are_called_hurt_about_as_rarely_as_promised():
         truth, said, _ = answers(150, 0.9, 2000 + seed)
         held_out = measure_holdout("classification", truth, said).metrics["accuracy"]
         window = answers(200, 0.9, 5000 + seed)[:2]
-        hurt += check_decay(held_out, *window, metric="accuracy").hurt
+        hurt += check_decay(held_out, *window, metric="accuracy").degraded
 
     assert hurt <= 6  # 1% of 150 is 1.5; seven come once in a thousand
 
@@ -166,23 +164,23 @@ def test_spells_are_not_mistaken_for_decay():
     found = in_spells(300, 500, 20, right=0.7, seed=5)
     long = in_spells(1, 100_000, 20, right=0.7, seed=6)[0]
     holdout = MetricValue(float(long.mean()), 0.0)
-    memory = robust_autocorrelation_time(1.0 - long[:2000])
-    assert 2 < memory < 7
+    tau = robust_autocorrelation_time(1.0 - long[:2000])
+    assert 2 < tau < 7
     truth = np.ones(500)
     told = {
         much: [
             check_decay(
                 holdout, truth, row.astype(float), metric="accuracy", labels=(0.0, 1.0),
-                memory=much,
+                tau=much, policy=Decay(alpha=0.01),
             )
             for row in found
         ]
-        for much in (1.0, memory)
+        for much in (1.0, tau)
     }  # fmt: skip
-    hurt = {much: np.mean([report.hurt for report in each]) for much, each in told.items()}
+    hurt = {much: np.mean([report.degraded for report in each]) for much, each in told.items()}
     assert hurt[1.0] > 0.1
-    assert hurt[memory] < 0.05
-    inside = [r.low <= holdout.value <= r.high for r in told[memory]]
+    assert hurt[tau] < 0.05
+    inside = [r.low <= holdout.value <= r.high for r in told[tau]]
     assert np.mean(inside) > 0.8
 
 
@@ -194,7 +192,7 @@ def test_memory_widens_the_interval_and_keeps_it_possible(holdout, metric):
         rows, labels = values(60, 1.0, 1), ()
         known = measure_holdout("regression", *values(400, 1.0, 2)).metrics[metric]
     one, many = (
-        check_decay(known, *rows, metric=metric, labels=labels, memory=much) for much in (1.0, 60.0)
+        check_decay(known, *rows, metric=metric, labels=labels, tau=much) for much in (1.0, 60.0)
     )
     assert many.low <= one.low < one.value < one.high < many.high
     assert (one.value, one.loss) == (many.value, many.loss)
@@ -267,8 +265,8 @@ def test_a_detector_can_be_made_of_any_regressor(error):
 DRIFTED = DriftReport(500, 500, True, True, "The data moved.")
 STILL = DriftReport(500, 500, True, False, "The data has not moved.")
 SHORT = DriftReport(5, 5, False, False, "No verdict.")
-HURT = DecayReport("f1_score", 500, True, True, 0.9, "The model is hurt.")
-HOLDS = DecayReport("f1_score", 500, True, False, 0.9, "The model holds.")
+HURT = DecayReport("f1_score", 500, True, True, 0.9, "The model has degraded.")
+HOLDS = DecayReport("f1_score", 500, True, False, 0.9, "The model has not degraded.")
 UNLABELLED = DecayReport("f1_score", 3, False, False, 0.9, "No verdict.")
 ESTIMATED_HURT = AccuracyEstimate(0.7, 0.6, 0.8, 500, 0.9, True, "Estimated at 0.7.")
 
@@ -277,11 +275,11 @@ ESTIMATED_HURT = AccuracyEstimate(0.7, 0.6, 0.8, 500, 0.9, True, "Estimated at 0
     ("drift", "decay", "estimate", "state", "basis"),
     [
         (DRIFTED, HOLDS, None, "data moved", "labels"),
-        (STILL, HURT, None, "model hurt", "labels"),
-        (DRIFTED, HURT, None, "data moved and model hurt", "labels"),
+        (STILL, HURT, None, "model degraded", "labels"),
+        (DRIFTED, HURT, None, "data moved and model degraded", "labels"),
         (STILL, HOLDS, None, "steady", "labels"),
         (STILL, HOLDS, ESTIMATED_HURT, "steady", "labels"),
-        (DRIFTED, UNLABELLED, ESTIMATED_HURT, "data moved and model hurt", "confidences"),
+        (DRIFTED, UNLABELLED, ESTIMATED_HURT, "data moved and model degraded", "confidences"),
         (DRIFTED, None, None, "data moved", ""),
         (SHORT, None, None, "unknown", ""),
         (None, None, None, "unknown", ""),

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from tidemill.errors import DataError
-from tidemill.steps.drift.check import DriftPolicy, DriftReport, check_drift
+from tidemill.policies import Drift
+from tidemill.steps.drift.check import DriftReport, check_drift
 from tidemill.steps.drift.histogram import category_histogram, numeric_histogram
 
 
@@ -177,13 +178,13 @@ def test_a_joint_change_is_seen_where_no_feature_moved():
 
 
 def test_the_classifier_test_can_be_left_out(profile):
-    report = check_drift(profile, people(200, 14), policy=DriftPolicy(classifier=False))
+    report = check_drift(profile, people(200, 14), policy=Drift(classifier=False))
 
     assert report.multivariate is None
 
 
 def test_a_feature_can_be_ignored(profile):
-    report = check_drift(profile, people(300, 15, age=0.0), policy=DriftPolicy(ignore=("age",)))
+    report = check_drift(profile, people(300, 15, age=0.0), policy=Drift(ignore=("age",)))
 
     assert not report.moved
     assert {f.name for f in report.features} == {"fee", "calls", "plan", "member"}
@@ -194,7 +195,7 @@ def test_too_few_rows_get_no_verdict(profile):
 
     assert not report.enough
     assert not report.moved
-    assert report.summary == "No verdict: 49 rows; 50 distinct ones are needed."
+    assert report.summary == "No verdict: 49 rows; 50 distinct rows are needed."
 
 
 def test_an_empty_window_gets_no_verdict(profile):
@@ -241,19 +242,19 @@ def test_a_report_survives_json(profile):
 
 def test_pictures_have_the_shares_of_both(profile):
     report = check_drift(profile, people(300, 24))
-    bars = feature(report, "age").bars
+    bars = feature(report, "age").bins
 
     assert sum(bars.reference) == pytest.approx(1, abs=1e-3)
     assert sum(bars.window) == pytest.approx(1, abs=1e-3)
     assert len(bars.edges) == len(bars.window) + 1 == len(bars.reference) + 1
     assert 15 <= len(bars.window) <= 24
-    assert feature(report, "plan").bars.labels == ("basic", "plus", "pro")
+    assert feature(report, "plan").bins.labels == ("basic", "plus", "pro")
 
 
 def test_a_stricter_policy_needs_a_larger_effect(profile):
     window = people(2000, 25)
     window["age"] += 3.5
-    strict = DriftPolicy(effect=0.3, separation=0.9)
+    strict = Drift(effect=0.3, separation=0.9)
 
     assert check_drift(profile, window).moved
     assert not check_drift(profile, window, policy=strict).moved

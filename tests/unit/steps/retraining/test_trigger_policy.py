@@ -42,7 +42,7 @@ def run(policy: Retraining, *checks: list[Signal], **facts: Any) -> list[Trigger
 
 
 def fired(decisions: list[TriggerDecision]) -> list[list[str]]:
-    return [[f"{f.cause}{'!' if f.retrains else ''}" for f in d.firings] for d in decisions]
+    return [[f"{f.cause}{'!' if f.retrains else ''}" for f in d.proposals] for d in decisions]
 
 
 def test_a_hurt_model_is_retrained_and_moved_data_only_reported() -> None:
@@ -88,12 +88,12 @@ def test_an_alarm_that_stays_fires_again_when_there_is_more_to_learn_from() -> N
     few = decide_triggers(
         policy, state, [found()], TriggerContext(20_000.0, 10_000.0, new_labels=499)
     )
-    assert few.firings == ()
+    assert few.proposals == ()
     enough = decide_triggers(
         policy, few.state, [found()], TriggerContext(20_000.0, 10_000.0, new_labels=500)
     )
-    assert [f.retrains for f in enough.firings] == [True]
-    assert enough.firings[0].key != run(policy, [found()])[0].firings[0].key
+    assert [f.retrains for f in enough.proposals] == [True]
+    assert enough.proposals[0].key != run(policy, [found()])[0].proposals[0].key
 
 
 def test_a_retraining_answers_for_every_alarm_raised_before_it_ended() -> None:
@@ -102,37 +102,37 @@ def test_a_retraining_answers_for_every_alarm_raised_before_it_ended() -> None:
     during = decide_triggers(
         policy, state, [found("estimate")], TriggerContext(10_100.0, active="t1")
     )
-    assert during.firings == ()
+    assert during.proposals == ()
     assert "t1" in during.why
     after = decide_triggers(policy, during.state, [found("estimate")], TriggerContext(10_200.0))
-    assert after.firings == ()
+    assert after.proposals == ()
 
 
 def test_the_cool_down_holds_back_what_is_then_done() -> None:
     policy = Retraining(cooldown="1h")
     held = decide_triggers(policy, START, [found()], TriggerContext(10_000.0, retrained=9_000.0))
-    assert held.firings == ()
+    assert held.proposals == ()
     assert "cool-down" in held.why
     assert "43 minutes" in held.why
     later = decide_triggers(policy, held.state, [], TriggerContext(13_000.0, retrained=9_000.0))
-    assert [f.cause for f in later.firings] == ["decay"]
+    assert [f.cause for f in later.proposals] == ["decay"]
 
 
 def test_a_schedule_counts_from_the_last_retraining_or_the_versions_beginning() -> None:
     policy = Retraining(on=("schedule",), schedule="1h", cooldown=0)
-    assert decide_triggers(policy, START, [], TriggerContext(1000.0 + 3599)).firings == ()
+    assert decide_triggers(policy, START, [], TriggerContext(1000.0 + 3599)).proposals == ()
     due = decide_triggers(policy, START, [], TriggerContext(1000.0 + 3600))
-    assert [f.cause for f in due.firings] == ["schedule"]
+    assert [f.cause for f in due.proposals] == ["schedule"]
     assert (
-        decide_triggers(policy, START, [], TriggerContext(4600.0, retrained=2000.0)).firings == ()
+        decide_triggers(policy, START, [], TriggerContext(4600.0, retrained=2000.0)).proposals == ()
     )
 
 
 def test_enough_new_labels_retrain() -> None:
     policy = Retraining(on=("labels",), new_labels=100)
-    assert decide_triggers(policy, START, [], TriggerContext(2000.0, new_labels=99)).firings == ()
+    assert decide_triggers(policy, START, [], TriggerContext(2000.0, new_labels=99)).proposals == ()
     due = decide_triggers(policy, START, [], TriggerContext(2000.0, new_labels=100))
-    assert [f.cause for f in due.firings] == ["labels"]
+    assert [f.cause for f in due.proposals] == ["labels"]
     assert "100 new labels" in due.why
 
 
@@ -141,7 +141,7 @@ def test_what_counts_for_more_is_the_cause() -> None:
     decision = decide_triggers(
         policy, START, [found("drift"), found("decay")], TriggerContext(9000.0)
     )
-    assert [f.cause for f in decision.firings] == ["decay"]
+    assert [f.cause for f in decision.proposals] == ["decay"]
     assert "also: drift, schedule" in decision.why
 
 
@@ -178,7 +178,7 @@ class World:
         )
 
     def take(self, decision: TriggerDecision) -> None:
-        for firing in decision.firings:
+        for firing in decision.proposals:
             self.keys.append(firing.key)
             self.open.add(firing.cause)
             if firing.retrains:
@@ -205,12 +205,12 @@ def test_whatever_happens(policy: Retraining, steps: Any) -> None:
         decision = decide_triggers(policy, state, found_now, facts)
         assert decision == decide_triggers(policy, state, found_now, facts)
         assert decision.why
-        retraining = [f for f in decision.firings if f.retrains]
+        retraining = [f for f in decision.proposals if f.retrains]
         assert len(retraining) <= 1
         if retraining:
             assert facts.active is None
             assert facts.retrained is None or facts.now - facts.retrained >= policy.cooldown
-        for firing in decision.firings:
+        for firing in decision.proposals:
             assert firing.cause in (policy.on if firing.retrains else policy.report)
             assert firing.cause not in facts.open
             assert decision.state.alarms[firing.cause].raised
@@ -233,7 +233,7 @@ def test_a_cause_fires_once_an_episode(policy: Retraining, steps: Any) -> None:
         decision = decide_triggers(policy, state, found_now, facts)
         for cause in decision.over:
             last[cause] = False
-        for firing in decision.firings:
+        for firing in decision.proposals:
             more = policy.again_after is not None and facts.new_labels >= policy.again_after
             assert not last.get(firing.cause, False) or (firing.retrains and more)
             last[firing.cause] = True
@@ -248,7 +248,7 @@ def test_an_alarm_of_nothing_is_calm() -> None:
 def test_a_cause_with_an_open_trigger_gets_no_second() -> None:
     facts = TriggerContext(10_000.0, open=frozenset({"drift", "decay"}))
     decision = decide_triggers(EAGER, START, [found("drift"), found("decay")], facts)
-    assert decision.firings == ()
+    assert decision.proposals == ()
 
 
 def test_what_led_to_nothing_needs_more_labels_each_time() -> None:
@@ -261,7 +261,7 @@ def test_what_led_to_nothing_needs_more_labels_each_time() -> None:
 
 
 def test_a_further_rise_is_a_cause_of_its_own() -> None:
-    anew = Signal("decay", True, "It rose again.", anew=True)
-    decisions = run(EAGER, [found()], [found()], [anew], kept=1)
+    new_evidence = Signal("decay", True, "It rose again.", new_evidence=True)
+    decisions = run(EAGER, [found()], [found()], [new_evidence], kept=1)
     assert fired(decisions)[1:] == [[], ["decay!"]]
-    assert fired(run(EAGER, [anew], [anew], active="t1")) == [[], []]
+    assert fired(run(EAGER, [new_evidence], [new_evidence], active="t1")) == [[], []]

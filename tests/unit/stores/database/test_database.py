@@ -1,4 +1,4 @@
-"""The database: both kinds behave the same, and another schema is refused."""
+"""The database: both kinds behave the same, and another schema version is rejected."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def probe(number: int) -> dict[str, object]:
     return {"time": float(number), "target": "x", "probe": "health", "healthy": True}
 
 
-def test_migrations_make_exactly_the_tables_that_the_code_describes(database: Database) -> None:
+def test_migrations_create_exactly_the_tables_in_the_code(database: Database) -> None:
     with database.read() as connection, warnings.catch_warnings():
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
 
 
-def test_migrating_twice_changes_nothing_and_down_leaves_nothing(database: Database) -> None:
+def test_migrating_twice_changes_nothing_and_downgrading_removes_all_tables(
+    database: Database,
+) -> None:
     assert migrate(database) == (newest_version(), newest_version())
     assert migrate(database, "base") == (newest_version(), None)
     with pytest.raises(SettingsError, match="holds no Tidemill tables"):
@@ -44,7 +46,7 @@ def test_migrating_twice_changes_nothing_and_down_leaves_nothing(database: Datab
     check_schema(database)
 
 
-def test_several_processes_may_migrate_at_once(database_url: str) -> None:
+def test_several_processes_can_migrate_at_once(database_url: str) -> None:
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -64,7 +66,7 @@ def test_several_processes_may_migrate_at_once(database_url: str) -> None:
     assert failures == []
 
 
-def test_a_schema_from_the_future_is_refused_with_what_to_do(database: Database) -> None:
+def test_a_newer_schema_is_rejected_with_a_remedy(database: Database) -> None:
     with database.write() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     assert schema_version(database) == "9999"
@@ -74,12 +76,12 @@ def test_a_schema_from_the_future_is_refused_with_what_to_do(database: Database)
         migrate(database)
 
 
-def test_an_unknown_database_is_refused_by_name() -> None:
+def test_an_unsupported_database_is_named() -> None:
     with pytest.raises(SettingsError, match="mysql"):
         Database("mysql://localhost/x")
 
 
-def test_a_database_that_is_away_is_unavailable_and_its_password_is_not_told() -> None:
+def test_an_unreachable_database_raises_without_its_password() -> None:
     database = Database("postgresql://me:secret@127.0.0.1:1/x")
     with pytest.raises(UnavailableError) as refusal:
         database.now()
@@ -87,7 +89,7 @@ def test_a_database_that_is_away_is_unavailable_and_its_password_is_not_told() -
     database.close()
 
 
-def test_an_error_in_a_writing_transaction_leaves_nothing_behind(database: Database) -> None:
+def test_an_error_rolls_back_a_writing_transaction(database: Database) -> None:
     def fail_half_way() -> None:
         with database.write() as connection:
             connection.execute(insert(monitor_results), probe(1))
@@ -119,13 +121,13 @@ def test_writers_wait_for_each_other_instead_of_failing(database: Database) -> N
     assert len(database.rows(select(monitor_results))) == 100
 
 
-def test_the_databases_clock_is_in_seconds_since_the_epoch(database: Database) -> None:
+def test_the_database_clock_is_in_seconds_since_the_epoch(database: Database) -> None:
     before = time.time()
     now = database.now()
     assert before - 5 < now < time.time() + 5
 
 
-def test_pages_follow_each_other_without_gap_or_repetition(database: Database) -> None:
+def test_consecutive_pages_have_no_gaps_and_no_duplicates(database: Database) -> None:
     with database.write() as connection:
         connection.execute(insert(monitor_results), [probe(n) for n in range(25)])
     seen, cursor = [], None
@@ -138,6 +140,6 @@ def test_pages_follow_each_other_without_gap_or_repetition(database: Database) -
     assert seen == [float(n) for n in reversed(range(25))]
 
 
-def test_plain_makes_any_value_fit_for_every_database() -> None:
+def test_json_safe_makes_any_value_storable() -> None:
     value = {"a": float("nan"), "b": [float("inf"), 1, "x\0y"], 3: Path("/p"), "t": True}
     assert json_safe(value) == {"a": None, "b": [None, 1, "xy"], "3": "/p", "t": True}

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from tidemill.errors import ConflictError, NotFoundError
-from tidemill.stores.database.database import Database
-from tidemill.stores.database.ids import id_source, new_row_id
+from tidemill.stores.database.database import Database, id_source, new_row_id
 from tidemill.stores.database.tables import jobs as table
 from tidemill.stores.jobs.jobs import FINAL, MAX_ATTEMPTS, Job, Jobs, NewJob
 

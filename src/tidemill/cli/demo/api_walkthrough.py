@@ -1,6 +1,6 @@
-"""`tidemill demo --url`: what a client can ask a running API, shown as curl lines and answers.
+"""`tidemill demo --url`: call a running API as a client does, and show each request and response.
 
-Its predictions are marked as probes, so that monitoring and retraining leave them out.
+The predictions are marked as probes, so that monitoring and retraining ignore them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import httpx
 from tidemill.errors import InputError, UnavailableError
 from tidemill.stores.predictions.prediction_rows import PROBE_PREFIX
 
-SHOWN = 400  # characters of a body or an answer
+SHOWN = 400  # characters of a response
 LISTS = ("/jobs", "/experiments", "/models")
-WRONG = {"no such field": True}  # fits no model's signature
+INVALID_ROW = {"no such field": True}  # valid for no model
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request with its answer; `ok` is whether it was the answer to expect."""
+    """One request and its response; `ok` says whether the response was as expected."""
 
     what: str
     method: str
@@ -37,19 +37,19 @@ class Exchange:
 
 
 class ApiWalkthrough:
-    """Asks a running API for one of each thing.
+    """Calls a running API with one request of each kind.
 
     Args:
-        url: Where it answers.
-        key: An API key; None asks without one, and a refusal for want of a key is then expected.
-        tell: Is given every exchange as it happens.
+        url: The API's address.
+        key: An API key; None sends none, and then a 403 for lack of a key is as expected.
+        on_exchange: Called with every exchange as it happens.
 
     Raises:
-        InputError: The address is none.
+        InputError: The URL is invalid.
     """
 
     def __init__(
-        self, url: str, key: str | None, tell: Callable[[Exchange], None] = lambda _: None
+        self, url: str, key: str | None, on_exchange: Callable[[Exchange], None] = lambda _: None
     ) -> None:
         self.url = url.rstrip("/")
         try:
@@ -58,26 +58,26 @@ class ApiWalkthrough:
             parsed = httpx.URL("")
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise InputError(
-                f"'{url}' is no address of an API.", field="--url", expected="http://HOST:PORT"
+                f"'{url}' is not the URL of an API.", field="--url", expected="http://HOST:PORT"
             )
-        self._key, self._tell = key, tell
+        self._key, self._on_exchange = key, on_exchange
         self._client = httpx.Client(timeout=30, headers={"X-API-Key": key} if key else {})
 
-    def walk(self, model: str | None = None) -> Iterator[Exchange]:
-        """Everything in turn, with the model named or the server's default.
+    def run(self, model: str | None = None) -> Iterator[Exchange]:
+        """All requests in turn, to the named model or the server's default.
 
         Raises:
-            UnavailableError: Nobody answers, or there is no model to ask.
+            UnavailableError: The API does not respond, or serves no model.
         """
         with self._client:
-            health, _ = self._ask("is it there?", "/health")
+            health, _ = self._send("health", "/health")
             yield health
             if not health.ok:
                 raise UnavailableError(
                     f"{self.url}/health: {health.answer}",
                     remedy="Start it with `tidemill up`, or check the address.",
                 )
-            info, found = self._ask("what does it serve?", "/info")
+            info, found = self._send("models served", "/info")
             yield info
             name = model or _default(found)
             if name is None:
@@ -86,38 +86,38 @@ class ApiWalkthrough:
                 )
             yield from self._model(name)
             yield from self._lists()
-            yield self._ask("what does Prometheus see?", "/metrics")[0]
+            yield self._send("Prometheus metrics", "/metrics")[0]
 
     def _model(self, name: str) -> Iterator[Exchange]:
-        place = f"/models/{quote(name, safe='')}"
-        schema, said = self._ask(f"what does {name} take?", f"{place}/schema")
+        path = f"/models/{quote(name, safe='')}"
+        schema, answer = self._send(f"input schema of {name}", f"{path}/schema")
         yield schema
-        example = _example(said)
+        example = _example(answer)
         if example is None:
             return
-        single, answer = self._ask("one prediction", f"{place}/predict", example, guarded=True)
+        single, answer = self._send("one prediction", f"{path}/predict", example, guarded=True)
         yield single
         batch = {"instances": [example, example]}
-        yield self._ask("two at once", f"{place}/predict_batch", batch, guarded=True)[0]
-        wrong = {"features": WRONG}
-        yield self._ask("input that does not fit", f"{place}/predict", wrong, refused=True)[0]
+        yield self._send("two predictions at once", f"{path}/predict_batch", batch, guarded=True)[0]
+        wrong = {"features": INVALID_ROW}
+        yield self._send("invalid input", f"{path}/predict", wrong, refused=True)[0]
         if isinstance(answer, dict) and "id" in answer:
             label = {"id": answer["id"], "actual": answer["prediction"]}
-            yield self._ask("what turned out to be true", "/feedback", label, guarded=True)[0]
+            yield self._send("feedback: the true label", "/feedback", label, guarded=True)[0]
 
     def _lists(self) -> Iterator[Exchange]:
         for path in LISTS:
-            yield self._ask(f"which {path[1:]}?", path, guarded=True)[0]
+            yield self._send(f"list of {path[1:]}", path, guarded=True)[0]
 
-    def _ask(
+    def _send(
         self, what: str, path: str, body: Any = None, *, guarded: bool = False,
         refused: bool = False,
     ) -> tuple[Exchange, Any]:  # fmt: skip
-        """One exchange, and its answer as a value.
+        """Send one request; returns the exchange and the response's JSON.
 
         Args:
-            guarded: Whether a key may be wanted: without one, 403 is right as well.
-            refused: Whether 422 (or 400) is the right answer.
+            guarded: Whether the route needs a key: without one, 403 is as expected too.
+            refused: Whether 422 (or 400) is the expected status.
         """
         method = "GET" if body is None else "POST"
         headers = {"X-Request-ID": f"{PROBE_PREFIX}{secrets.token_hex(8)}"}
@@ -132,12 +132,12 @@ class ApiWalkthrough:
         ok = good or (self._key is None and status == 403 and (guarded or refused))
         line = curl(self.url + path, body, keyed=self._key is not None)
         found = Exchange(what, method, path, line, status, ok, shortened(text))
-        self._tell(found)
+        self._on_exchange(found)
         return found, value
 
 
 def curl(url: str, body: Any, *, keyed: bool) -> str:
-    """The request for a shell; the key is left to a variable."""
+    """The request as a curl command, with the key in a shell variable."""
     words = ["curl", "-s", shlex.quote(url)]
     if keyed:
         words += ["-H", '"X-API-Key: $TIDEMILL_API_KEY"']
@@ -147,7 +147,7 @@ def curl(url: str, body: Any, *, keyed: bool) -> str:
 
 
 def shortened(text: str) -> str:
-    """A text in one line, as much of it as is worth showing."""
+    """The first characters of a text, in one line."""
     line = " ".join(text.split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]} ... ({len(text):,} characters)"
 
@@ -160,7 +160,7 @@ def _default(info: Any) -> str | None:
 
 
 def _example(schema: Any) -> dict[str, Any] | None:
-    """The first of the schema's examples that is one row."""
+    """The first example in the schema that is a single row."""
     examples = schema.get("examples") if isinstance(schema, dict) else None
     rows = (body for body in (examples or {}).values() if "instances" not in body)
     return next(rows, None)

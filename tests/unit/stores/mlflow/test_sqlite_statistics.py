@@ -1,4 +1,4 @@
-"""SQLite orders MLflow's runs by a metric without comparing each with each."""
+"""SQLite orders MLflow's runs by a metric without comparing every pair of runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.stores.mlflow.query_statistics import STATISTICS, write_query_statistics
+from tidemill.stores.mlflow.sqlite_store import STATISTICS, write_query_statistics
 
-# As MLflow asks for runs ordered by a metric.
+# MLflow's query for runs ordered by a metric.
 QUERY = """
 SELECT DISTINCT runs.*, found.value FROM runs
 LEFT OUTER JOIN (SELECT * FROM latest_metrics WHERE key = 'f1') AS found
@@ -32,11 +32,11 @@ def connection(store: Path) -> Iterator[sqlite3.Connection]:
 
 
 def plan(connection: sqlite3.Connection) -> str:
-    connection.execute("SELECT count(*) FROM runs").fetchone()  # explaining alone looks at no file
+    connection.execute("SELECT count(*) FROM runs").fetchone()  # EXPLAIN reads no file
     return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {QUERY}"))
 
 
-def test_an_open_connection_uses_an_index_from_then_on(
+def test_an_open_connection_uses_an_index_once_statistics_are_written(
     store: Path, connection: sqlite3.Connection
 ) -> None:
     before = plan(connection)
@@ -45,7 +45,7 @@ def test_an_open_connection_uses_an_index_from_then_on(
     assert "INDEX (run_uuid=?)" in plan(connection)
 
 
-def test_it_is_told_once_and_measured_statistics_stay(
+def test_statistics_are_written_once_and_measured_ones_are_kept(
     store: Path, connection: sqlite3.Connection
 ) -> None:
     for _ in range(2):
@@ -68,18 +68,18 @@ def test_other_stores_and_empty_files_are_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [empty]
 
 
-def test_a_locked_store_is_no_error(
+def test_a_locked_store_only_logs_a_warning(
     store: Path,
     connection: sqlite3.Connection,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("tidemill.stores.mlflow.query_statistics.PATIENCE", 0.0)
+    monkeypatch.setattr("tidemill.stores.mlflow.sqlite_store.LOCK_SECONDS", 0.0)
     connection.execute("BEGIN IMMEDIATE")
     write_query_statistics(f"sqlite:///{store}")
     assert "locked" in caplog.text
 
 
-def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
     write_query_statistics(f"sqlite:///{tmp_path}/mlflow.db")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""MLflow's tables in a file of SQLite: whole or not there, whoever makes them and is killed."""
+"""MLflow's tables in an SQLite file: complete or absent, even if their creator is killed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.stores.mlflow.new_database import create_mlflow_tables
+from tidemill.stores.mlflow.sqlite_store import create_mlflow_tables
 from tidemill.stores.mlflow.tracking import Tracking
 
-#: Both ways to MLflow: what tracks runs, and the client that jobs ask. One process for each name.
+#: Opens MLflow in both ways: through Tracking, and through the platform's client. One process for
+#: each name.
 OPEN = """
 import os, sys
 from pathlib import Path
@@ -65,13 +66,13 @@ def opening(uri: str, *names: str) -> Iterator[subprocess.Popen[str]]:
 def test_several_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with opening(uri, "flowers-0", "flowers-1", "flowers-2") as process:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
     names = Tracking(uri).call(lambda client: {e.name for e in client.search_experiments()})
     assert {"flowers-0", "flowers-1", "flowers-2"} <= names
 
 
-def test_a_kill_in_the_making_leaves_nothing_behind_that_matters(tmp_path: Path) -> None:
+def test_a_kill_while_the_tables_are_created_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     draft = tmp_path / ".mlflow.db.draft"
     with opening(f"sqlite:///{file}", "flowers") as process:
@@ -85,7 +86,7 @@ def test_a_kill_in_the_making_leaves_nothing_behind_that_matters(tmp_path: Path)
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:///:memory:", "postgresql://h/d"])
-def test_other_stores_are_left_alone(
+def test_other_stores_are_not_touched(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +94,7 @@ def test_other_stores_are_left_alone(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE mine (id INTEGER)")
