@@ -82,10 +82,10 @@ def _clean_environment(_nothing_left_open: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow takes seconds to make its tables in a new file: each process makes them once."""
+    """MLflow takes seconds to create its tables; each test process creates them once."""
     from tidemill.stores.mlflow import sqlite_store
 
-    make, made = sqlite_store._make, tmp_path_factory.getbasetemp() / "mlflow-tables.db"
+    make, made = sqlite_store._create_tables, tmp_path_factory.getbasetemp() / "mlflow-tables.db"
 
     def copy(file: Path) -> None:
         if not made.exists():
@@ -95,7 +95,7 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         draft.replace(file)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_store, "_make", copy)
+        patch.setattr(sqlite_store, "_create_tables", copy)
         yield
 
 
