@@ -39,7 +39,7 @@ from tidemill.bundle import Bundle
 from tidemill.project import Candidate, Project, sklearn_dataset
 from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 
 PAGE = Path("docs/benchmarks/many-models.md")
 COUNTS = (1, 50, 100, 200)
@@ -81,7 +81,12 @@ def make(folder: Path) -> tuple[list[Bundle], list[Path]]:
         made = folder / name
         bundles.append(
             export_bundle(
-                model, signature, X[450:], y[450:].to_numpy(), made, name=name, X_train=X[:450]
+                model,
+                signature,
+                X[:450],
+                HeldOutRows(X[450:], y[450:].to_numpy()),
+                made,
+                BundleMetadata(name),
             )
         )
         pickles.append(folder / f"{name}.pkl")

@@ -98,17 +98,17 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
     scouting = fitting = 0.0
     pruned, known = 0, []
     while (settings := search.ask()) is not None:
-        trial, watch = Trial(candidate.name, 1, 1, settings), search.watch(settings)
+        trial, callback = Trial(candidate.name, 1, 1, settings), search.pruning_callback(settings)
         ended, value = None, None
         began = time.process_time()
         try:
-            screen_trial(trial, project, data, metric, watch)
+            screen_trial(trial, project, data, metric, callback)
             scouting += time.process_time() - began
             began = time.process_time()
             with contextlib.suppress(ValueError):  # it diverged
-                value = fit_and_evaluate(trial, project, data, watch=watch).evaluation.metrics[
-                    metric
-                ]
+                value = fit_and_evaluate(
+                    trial, project, data, callback=callback
+                ).evaluation.metrics[metric]
             fitting += time.process_time() - began
         except TrialPruned as raised:
             scouting += time.process_time() - began

@@ -26,7 +26,7 @@ from tidemill.serving.shelf.shelf import (
     write_state,
 )
 from tidemill.signature import Column, Signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 from tidemill.stores.predictions.feedback import NewLabel
 
 NAME = "plants"
@@ -73,7 +73,7 @@ def trained() -> tuple[Any, Path]:
     model = LogisticRegression().fit(train, species(train, random))
     folder = Path(tempfile.mkdtemp(prefix="tidemill-test-bundle-")) / "bundle"
     truth = species(test, random)
-    export_bundle(model, SIGNATURE, test, truth, folder, name=NAME, X_train=train)
+    export_bundle(model, SIGNATURE, train, HeldOutRows(test, truth), folder, BundleMetadata(NAME))
     return model, folder
 
 

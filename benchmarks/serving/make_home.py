@@ -16,7 +16,7 @@ from tidemill.bundle import Bundle
 from tidemill.project import Candidate, Project, sklearn_dataset
 from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 
 
 def main(home: Path) -> None:
@@ -40,11 +40,10 @@ def export(name: str, folder: Path) -> Bundle:
     return export_bundle(
         model,
         signature,
-        X_test,
-        y_test.to_numpy(),
+        X_train,
+        HeldOutRows(X_test, y_test.to_numpy()),
         folder,
-        name=name,
-        X_train=X_train,
+        BundleMetadata(name),
     )
 
 

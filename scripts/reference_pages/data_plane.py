@@ -14,7 +14,7 @@ BUNDLE = Path(__file__).parents[2] / "tests" / "data" / "iris-bundle"
 
 def page() -> str:
     """Every route with its answers, and what each refusal means."""
-    from tidemill.serving.protocols.openapi import REFUSALS
+    from tidemill.serving.protocols.openapi import ERRORS
 
     made = _document()
     rows = [
@@ -37,7 +37,7 @@ def page() -> str:
         *table(["route", "what it does", "key", "answers"], rows),
         "## What a refusal means",
         "",
-        *table(["status", "when"], [[str(code), words] for code, words in REFUSALS.items()]),
+        *table(["status", "when"], [[str(code), words] for code, words in ERRORS.items()]),
         "## Errors",
         "",
         "Native routes answer `application/problem+json`:",

@@ -1,4 +1,4 @@
-"""What a user writes: a `Project` with its data, its candidates and its gate.
+"""What a user writes: a `Project` with its data, its candidate models and its gate.
 
     from tidemill import Candidate, Gate, Project, csv
     from sklearn.linear_model import LogisticRegression
@@ -11,8 +11,8 @@
         gate=Gate(metric="f1_score", minimum={"f1_score": 0.7}),
     )
 
-A project only stores what it is given; `tidemill.loop` acts on it. Importing this module loads
-neither pandas nor scikit-learn.
+A project only stores and checks its settings; `tidemill.loop` acts on them. Importing this module
+loads neither pandas nor scikit-learn.
 """
 
 from __future__ import annotations
@@ -57,19 +57,29 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Candidate:
-    """One kind of model to try.
+    """A kind of model to try, with its fixed parameters and those to search.
+
+        Candidate("logistic", LogisticRegression, {"max_iter": 1000}, search={"C": [0.1, 1, 10]})
+        Candidate("sgd", SGDClassifier, search={"alpha": (1e-6, 1e-1)}, trials=30)
 
     Args:
-        name: Names its runs, as in `--set NAME.param=value`.
-        estimator: A scikit-learn-compatible class, an instance, or a function of keyword
-            parameters that returns an estimator.
-        params: Parameters given to every fit.
-        search: Parameters to search over: a list of values each, or a `(low, high)` tuple for a
-            range (a float range that spans more than two powers of ten is searched on a log scale).
-        trials: How many settings to try. None tries the whole grid when every entry is a list, and
-            20 otherwise.
-        prune: Let a search of 10 or more trials that does not try its whole grid give up those
-            that are plainly behind while they learn. What is registered is always a whole fit.
+        name: Names the candidate's runs, and its parameters in `--set NAME.param=value`. Without
+            slash, backslash, colon and dot.
+        estimator: A scikit-learn-compatible class or instance, or a function that takes keyword
+            parameters and returns an estimator.
+        params: Fixed parameters of every fit.
+        search: Parameters to search over. A list holds the values to try; a tuple `(low, high)` is
+            a range of numbers, of integers if both ends are. A float range above 0 that spans more
+            than two powers of ten is searched on a log scale.
+        trials: How many settings to try. None tries every combination if all entries are lists,
+            otherwise 20 settings.
+        prune: Whether to end trials early that are clearly behind while they are fitted. Applies to
+            searches of 10 or more trials that do not try every combination. The registered model is
+            always fitted completely.
+
+    Raises:
+        ProjectError: The name is not valid, `trials` is below 1, or an entry of `search` is neither
+            a list of values nor a range.
     """
 
     name: str
@@ -82,13 +92,13 @@ class Candidate:
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/:\\."):
             raise ProjectError(
-                f"'{self.name}' cannot name a candidate.",
+                f"'{self.name}' is not a valid name for a candidate.",
                 field="name",
-                expected="a text without slash, backslash, colon or dot",
+                expected="a text without slash, backslash, colon and dot",
             )
         if self.trials is not None and self.trials < 1:
             raise ProjectError(
-                f"Candidate '{self.name}' asks for {self.trials} trials.",
+                f"Candidate '{self.name}' sets trials={self.trials}.",
                 field="trials",
                 expected="1 or more, or None",
             )
@@ -101,17 +111,17 @@ class Candidate:
                 )
 
     def build(self, **params: Any) -> Any:
-        """A fresh, unfitted estimator with `self.params` overridden by `params`.
+        """Return a new, unfitted estimator with `self.params`, overridden by `params`.
 
         Raises:
-            ProjectError: The estimator does not take one of the parameters.
+            ProjectError: The estimator does not have one of the parameters.
         """
         settings = {**self.params, **params}
         accepted = self.parameters()
         for name in settings:
             if accepted is not None and name not in accepted:
                 raise ProjectError(
-                    f"Candidate '{self.name}' takes no parameter '{name}'.",
+                    f"Candidate '{self.name}' has no parameter '{name}'.",
                     field=name,
                     expected=f"one of {', '.join(sorted(accepted))}",
                 )
@@ -122,7 +132,7 @@ class Candidate:
         return self.estimator(**settings)
 
     def parameters(self) -> dict[str, Any] | None:
-        """Parameter names with their defaults; None when the estimator takes any keyword."""
+        """The estimator's parameters with their defaults; None if it accepts any keyword."""
         if hasattr(self.estimator, "get_params") and not inspect.isclass(self.estimator):
             return dict(self.estimator.get_params(deep=True))
         found = inspect.signature(self.estimator).parameters.values()
@@ -142,16 +152,25 @@ def _searchable(values: Any) -> bool:
 
 @dataclass(frozen=True)
 class Gate:
-    """The evidence a version must bring to become champion.
+    """The evidence that a version needs to become champion.
+
+        Gate(metric="roc_auc", minimum={"roc_auc": 0.8, "recall": 0.6}, max_latency_ms=5.0)
+
+    The metrics are those of `tidemill.metrics.METRICS`.
 
     Args:
-        metric: The metric that decides; None takes f1_score for classifiers, rmse for regressors.
-        minimum: The worst acceptable value of any metric on held-out rows (for rmse, mae and
-            log_loss, the largest).
-        confidence: How sure the paired bootstrap must be that the challenger is not worse by
-            more than `tolerance`.
-        tolerance: How much worse, in units of the metric, still counts as not worse.
-        max_latency_ms: The longest one row may take in the compiled model; None for no limit.
+        metric: The metric that decides between models. None uses f1_score for classification and
+            rmse for regression.
+        minimum: Bounds that the metrics on held-out rows must meet: the lowest acceptable value, or
+            the highest for rmse, mae and log_loss.
+        confidence: The required probability, by a paired bootstrap on the same held-out rows, that
+            the challenger is not worse than the champion by more than `tolerance`.
+        tolerance: How much worse still counts as not worse, in units of the metric.
+        max_latency_ms: The longest that the compiled model may take for one row, in milliseconds;
+            None for no limit.
+
+    Raises:
+        ProjectError: A metric is unknown, or `confidence` is not between 0 and 1.
     """
 
     metric: str | None = None
@@ -176,7 +195,7 @@ class Gate:
             )
 
     def deciding_metric(self, task: Task) -> str:
-        """The metric that decides between models: `metric`, or the task's default.
+        """The metric that decides between models: `metric`, otherwise the task's default.
 
         Raises:
             ProjectError: The gate names a metric of the other task.
@@ -193,36 +212,43 @@ class Gate:
 
 @dataclass(frozen=True)
 class Project:
-    """A model to train, gate, serve and keep right.
+    """A model to train, promote, serve and monitor.
+
+    Relative paths start at the folder of the project file (`root`, set by `load_project`).
 
     Args:
-        name: The registered model's name in MLflow.
-        data: A `Source`, or any function without arguments that returns a DataFrame.
+        name: The registered model's name in MLflow. Without slash, backslash and colon.
+        data: A `Source`, or a function without arguments that returns a pandas DataFrame.
         target: The column to predict.
-        candidates: What to try; each is searched on its own, the best of all is registered.
-        task: Guessed from the target when None: text, booleans and few whole numbers are classes.
-        gate: What a version must show before it is promoted.
-        drift: When moved data is an alarm.
-        decay: When a worse model is an alarm.
-        retrain: Which alarms, or what else, train the model again.
-        contest: What a retraining learns from, and how its models compete with the champion.
-        challenge: When a challenger is taken out of the traffic.
-        drop: Columns that are neither input nor target (ids, leaks).
-        rename: New names for raw columns, applied before anything else.
-        preprocess: None builds imputation, scaling and one-hot encoding from the columns' types;
-            "none" passes columns on as they are; otherwise an unfitted scikit-learn transformer,
-            put in front of every candidate.
-        tensor: Set when all inputs together are one tensor: its name and its shape without rows.
-        unknown_categories: "refuse" answers 422 to a text never seen in training; "accept" lets
-            the model see it (one-hot encoding then ignores it).
-        test_size: Share of rows held out, stratified for classes.
-        shuffle: False holds out the last rows in the order they came: for a table ordered by time,
-            or one with an official split.
-        seed: Fixes the split and every random choice that follows.
-        autolog: Also switch on `mlflow.sklearn.autolog()`.
-        processed: A folder for `train.csv` and `test.csv` after cleaning and splitting.
-        description: For the registered model's page.
-        tags: For every run and version.
+        candidates: The models to try. Each is searched separately; the best of all is registered.
+        task: "classification" or "regression". None infers it from the target: text, booleans and
+            up to 20 different integers with at least ten rows each are classes.
+        gate: The evidence that a version needs to be promoted.
+        drift: When changed input data is an alarm.
+        decay: When a degraded model is an alarm.
+        retrain: Which alarms and other causes retrain the model.
+        contest: What a retraining is trained on, and how new models compete with the champion.
+        challenge: When a challenger is withdrawn from traffic.
+        drop: Columns that are neither input nor target, such as ids and leaks.
+        rename: New names for columns of the source, by old name; applied first.
+        preprocess: None builds imputation, scaling and one-hot encoding from the columns' types.
+            "none" passes columns on unchanged. An unfitted scikit-learn transformer is put in front
+            of every candidate.
+        tensor: Set if all inputs together form one tensor: its name, and its shape without rows.
+        unknown_categories: What serving does with a text that training has not seen: "refuse"
+            responds with 422, "accept" passes it to the model (one-hot encoding ignores it).
+        test_size: Share of rows to hold out, between 0 and 1; stratified by class.
+        shuffle: False holds out the last rows, for a table ordered by time or with an official
+            split.
+        seed: Fixes the split and every random choice after it.
+        autolog: Whether to also enable `mlflow.sklearn.autolog()`.
+        processed: A folder to write `train.csv` and `test.csv` to, after cleaning and splitting.
+        description: Shown on the registered model's page.
+        tags: Set on every run and version.
+        root: The folder that relative paths start at.
+
+    Raises:
+        ProjectError: A setting is not valid; the message names it.
     """
 
     name: str
@@ -254,13 +280,14 @@ class Project:
         names = [candidate.name for candidate in self.candidates]
         if not self.name or set(self.name) & set("/:\\"):
             raise ProjectError(
-                f"'{self.name}' cannot name a model.",
+                f"'{self.name}' is not a valid name for a model.",
                 field="name",
-                expected="a text without slash, backslash or colon",
+                expected="a text without slash, backslash and colon",
             )
         if not names or len(set(names)) != len(names):
             raise ProjectError(
-                "A project needs candidates, each with a name of its own.", field="candidates"
+                "A project needs at least one candidate, and every candidate its own name.",
+                field="candidates",
             )
         if self.decay.metric is not None and self.decay.metric not in METRICS:
             raise ProjectError(
@@ -269,14 +296,18 @@ class Project:
                 expected=f"one of {', '.join(METRICS)}",
             )
         if self.target in self.drop:
-            raise ProjectError(f"The target '{self.target}' is also dropped.", field="drop")
+            raise ProjectError(f"The target '{self.target}' is also in `drop`.", field="drop")
         if not 0 < self.test_size < 1:
             raise ProjectError(
                 f"test_size is {self.test_size}.", field="test_size", expected="between 0 and 1"
             )
 
     def candidate(self, name: str) -> Candidate:
-        """The candidate of that name, or a ProjectError that lists the names there are."""
+        """Return the candidate of that name.
+
+        Raises:
+            ProjectError: There is none; the message lists the names.
+        """
         for candidate in self.candidates:
             if candidate.name == name:
                 return candidate
@@ -288,32 +319,41 @@ class Project:
 
 
 def load_project(reference: str | Path, *, home: Path | None = None) -> Project:
-    """The project in a Python file, or `gallery:NAME`.
+    """Load the project that a Python file defines, or one of the gallery.
+
+        project = load_project("churn/project.py")
+        project = load_project("gallery:iris")
+
+    The file is executed with its folder on `sys.path`, like a script.
 
     Args:
-        home: Where a gallery project keeps its files; None is `TIDEMILL_HOME`, or else `.tidemill`.
+        reference: The path of a Python file, or `gallery:NAME`.
+        home: Where a gallery project keeps its files; None uses `TIDEMILL_HOME`, or `.tidemill`.
 
     Raises:
-        ProjectError: There is no such file, it fails to run, or it holds not exactly one project.
+        ProjectError: There is no such file or gallery project, the file raises an exception, or it
+            does not define exactly one project.
     """
     text = str(reference)
     if text.startswith("gallery:"):
         name = text.removeprefix("gallery:")
         home = home or Path(os.environ.get("TIDEMILL_HOME", ".tidemill"))
-        return _rooted(_gallery(name), home.expanduser().absolute() / "gallery" / name)
+        return _with_root(
+            _load_gallery_project(name), home.expanduser().absolute() / "gallery" / name
+        )
     path = Path(text).resolve()
     if not path.is_file():
         raise ProjectError(
-            f"There is no project file {path}.",
-            remedy="Write one with `tidemill init NAME`, or name one with --project.",
+            f"The project file {path} does not exist.",
+            remedy="Create one with `tidemill init NAME`, or choose one with --project.",
         )
-    found = {id(v): v for v in vars(_run(path)).values() if isinstance(v, Project)}
+    found = {id(v): v for v in vars(_import_file(path)).values() if isinstance(v, Project)}
     if len(found) != 1:
-        raise ProjectError(f"{path} holds {len(found)} projects; exactly one is expected.")
-    return _rooted(found.popitem()[1], path.parent)
+        raise ProjectError(f"{path} defines {len(found)} projects; it must define exactly one.")
+    return _with_root(found.popitem()[1], path.parent)
 
 
-def _rooted(project: Project, folder: Path) -> Project:
+def _with_root(project: Project, folder: Path) -> Project:
     data = project.data
     if isinstance(data, Source) and data.at is not None:
         data = data.at(folder)
@@ -321,12 +361,12 @@ def _rooted(project: Project, folder: Path) -> Project:
 
 
 def gallery() -> list[str]:
-    """The names of the projects that come with Tidemill."""
+    """The names of the example projects that are installed with Tidemill."""
     folder = Path(__file__).parent / "gallery"
     return sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
 
 
-def _gallery(name: str) -> Project:
+def _load_gallery_project(name: str) -> Project:
     if name not in gallery():
         raise ProjectError(
             f"There is no gallery project '{name}'.", expected=f"one of {', '.join(gallery())}"
@@ -336,8 +376,8 @@ def _gallery(name: str) -> Project:
     return project
 
 
-def _run(path: Path) -> Any:
-    """The module that a project file makes, with its folder importable as a script's would be."""
+def _import_file(path: Path) -> Any:
+    """Execute a project file and return it as a module."""
     spec = importlib.util.spec_from_file_location(f"tidemill_project_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ProjectError(f"{path} is not a Python file.")
@@ -349,7 +389,7 @@ def _run(path: Path) -> Any:
     except ProjectError:
         raise
     except (Exception, SystemExit) as error:
-        raise ProjectError(f"{path} fails with {type(error).__name__}: {error}") from error
+        raise ProjectError(f"{path} raises {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
     return module

@@ -1,6 +1,10 @@
-"""Where a project's rows come from: a CSV file, scikit-learn's own data sets, or openml.org.
+"""Where a project's rows come from: a CSV file, a data set of scikit-learn, or openml.org.
 
-Importing this module loads neither pandas nor scikit-learn; calling `load()` of a source does.
+    data=csv("data/churn.csv", sep=";")
+    data=sklearn_dataset("wine")
+    data=openml("mnist_784")
+
+Importing this module loads neither pandas nor scikit-learn; `load()` of a source does.
 """
 
 from __future__ import annotations
@@ -24,29 +28,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from: `load()` gives them, `describe` says it in the run's tags.
+    """Where a project's rows come from.
 
-    A source that only knows while loading where its rows came from says so in the frame:
-    `frame.attrs["source"]` then takes the place of `describe`.
+    A source of your own is a name and a function:
+
+        Source("warehouse:churn", lambda: pd.read_sql("select * from churn", connection))
+
+    Attributes:
+        describe: A short description, recorded in the tags of every run. A source that only knows
+            it after loading sets `frame.attrs["source"]`, which replaces this text.
+        load: Returns the rows as a DataFrame.
+        at: Returns the same source with relative paths starting at a folder; None if it has none.
     """
 
     describe: str
     load: Callable[[], pd.DataFrame]
-    at: Callable[[Path], Source] | None = None  # the same, with paths relative to a folder
+    at: Callable[[Path], Source] | None = None
 
 
 def csv(path: str | Path, *, make: Callable[[Path], None] | None = None, **options: Any) -> Source:
-    """Rows of a CSV file; a relative path starts at the project file's folder.
+    """The rows of a CSV file.
+
+        csv("data/churn.csv", sep=";", decimal=",")
+
+    `load()` raises DataError if the file does not exist, cannot be read as CSV, or has two columns
+    of the same name.
 
     Args:
-        make: Called with the path when there is no such file yet, to write it.
-        options: Go to `pandas.read_csv`.
+        path: A relative path starts at the project file's folder.
+        make: Called with the path to write the file if it does not exist.
+        options: Passed to `pandas.read_csv`.
     """
 
     def source(file: Path) -> Source:
         def load() -> pd.DataFrame:
             if make is not None and not file.exists():
-                _write_whole(file, make)
+                _write_atomically(file, make)
             return _read_csv(file, options)
 
         return Source(f"csv:{path}", load, at=lambda folder: source(folder / path))
@@ -54,8 +71,8 @@ def csv(path: str | Path, *, make: Callable[[Path], None] | None = None, **optio
     return source(Path(path))
 
 
-def _write_whole(file: Path, make: Callable[[Path], None]) -> None:
-    """Write beside the file and rename, so that another process never reads half of it."""
+def _write_atomically(file: Path, make: Callable[[Path], None]) -> None:
+    """Write to a temporary file and rename it, so that no process reads an incomplete file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")
     make(part)
@@ -67,50 +84,57 @@ def _read_csv(file: Path, options: Mapping[str, Any]) -> pd.DataFrame:
 
     if not file.is_file():
         raise DataError(
-            f"There is no data file {file}.",
+            f"The data file {file} does not exist.",
             field="data",
-            remedy="Put it there, or change the path in the project file.",
+            remedy="Copy it there, or change the path in the project file.",
         )
     try:
         with warnings.catch_warnings():
-            # Of lines longer than the header pandas makes an index, or cuts them.
+            # For lines longer than the header, pandas makes an index of the first fields or drops
+            # the last ones.
             warnings.filterwarnings("error", "Length of header", pd.errors.ParserWarning)
             frame: pd.DataFrame = pd.read_csv(file, **{"index_col": False, **options})
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # parsers raise ValueErrors
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # parsers raise ValueError
         why = str(error).strip().rstrip(".")
         raise DataError(f"{file} cannot be read as CSV: {why}.", field="data") from error
     _refuse_repeated_names(file, frame, options)
     return frame
 
 
-#: Options of `pandas.read_csv` that say how the file is written, not what to make of it.
-_WRITTEN = frozenset({"sep", "delimiter", "encoding", "skiprows", "quotechar", "compression"})
+#: Options of `pandas.read_csv` that are needed to read the header.
+_FORMAT_OPTIONS = frozenset(
+    {"sep", "delimiter", "encoding", "skiprows", "quotechar", "compression"}
+)
 
 
 def _refuse_repeated_names(file: Path, frame: pd.DataFrame, options: Mapping[str, Any]) -> None:
-    """Pandas numbers the columns of one name; only the file still tells `x.1` from a second `x`."""
+    """Raise if the header repeats a name: pandas would rename the second `x` to `x.1`."""
     import pandas as pd
 
     numbered = [name for name in map(str, frame.columns) if re.search(r"\.\d+$", name)]
     if not numbered or {"names", "header"} & options.keys():
         return
-    written = {name: options[name] for name in _WRITTEN & options.keys()}
+    written = {name: options[name] for name in _FORMAT_OPTIONS & options.keys()}
     first = pd.read_csv(file, header=None, nrows=1, dtype=str, **written)
     names = first.iloc[0].dropna().tolist()
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
         raise DataError(
-            f"{file} has several columns of the name {', '.join(map(repr, twice))}.",
-            field=twice[0],
-            remedy="Rename them in the file's first line, or leave out all but one.",
+            f"{file} has several columns named {', '.join(map(repr, repeated))}.",
+            field=repeated[0],
+            remedy="Rename them in the first line of the file, or delete all but one.",
         )
 
 
 def sklearn_dataset(name: str) -> Source:
-    """One of scikit-learn's own data sets: "breast_cancer", "california_housing", "wine", ...
+    """One of scikit-learn's data sets: "breast_cancer", "california_housing", "wine", ...
 
-    The target is the column scikit-learn calls so: `target` for most, holding class names where
-    there are any; `MedHouseVal` for California Housing.
+    The target column is `target` for most, with class names if there are any, and `MedHouseVal` for
+    California Housing. Data sets that are not part of scikit-learn are downloaded once into its
+    data home.
+
+    `load()` raises ProjectError if there is no such table, and DataError if it cannot be
+    downloaded.
     """
 
     def load() -> pd.DataFrame:
@@ -132,20 +156,24 @@ def _loader(name: str) -> Callable[..., Any]:
         loader: Callable[..., Any] | None = getattr(datasets, function, None)
         if loader is not None and "as_frame" in inspect.signature(loader).parameters:
             return loader
-    raise ProjectError(f"scikit-learn has no table '{name}'.", field="data")
+    raise ProjectError(f"scikit-learn has no data set '{name}'.", field="data")
 
 
 def openml(name: str, version: int | str = 1) -> Source:
-    """A data set of openml.org by name, kept in scikit-learn's data home after the first load.
+    """A data set of openml.org, downloaded once into scikit-learn's data home.
 
-    Nominal columns are texts, or whole numbers where they are written as such.
+    Nominal columns are texts, or integers if they are written as such. `load()` raises DataError if
+    the data set cannot be downloaded.
+
+    Args:
+        version: The version of the data set, or "active" for the latest active one.
     """
 
     def load() -> pd.DataFrame:
         from sklearn.datasets import fetch_openml
 
-        # Types are left to pandas. Told which columns are nominal, some versions of it make
-        # numbers of them that scikit-learn fails on, after removing the file from its data home.
+        # Let pandas infer the types. If told which columns are nominal, some versions convert them
+        # to numbers, and scikit-learn then fails and removes the file from its data home.
         options: dict[str, Any] = {"parser": "pandas", "read_csv_kwargs": {"dtype": None}}
         what = f"OpenML's '{name}'"
         loaded = _fetch(what, fetch_openml, name=name, version=version, as_frame=True, **options)
@@ -168,9 +196,9 @@ def _fetch(what: str, loader: Callable[..., Any], **options: Any) -> Any:
             return loader(**options, n_retries=1) if _retries(loader) else loader(**options)
     except (OSError, EOFError, ValueError) as error:
         raise DataError(
-            f"{what} is not in scikit-learn's data home and could not be fetched: {error}.",
+            f"{what} is not in scikit-learn's data home and could not be downloaded: {error}.",
             field="data",
-            remedy="Allow the download once, or point SCIKIT_LEARN_DATA at a folder that has it.",
+            remedy="Allow the download once, or set SCIKIT_LEARN_DATA to a folder with the data.",
         ) from error
 
 
@@ -180,7 +208,7 @@ def _retries(loader: Callable[..., Any]) -> bool:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Scikit-learn's downloads take no timeout: without this a silent network hangs them."""
+    """Set a default timeout: scikit-learn's downloads have none and could hang forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -25,6 +25,8 @@ from tidemill.loop.training.new_project import write_project
 from tidemill.loop.training.train import train
 from tidemill.project import Project, load_project
 from tidemill.steps.data.prepare import PreparedData, prepare
+from tidemill.steps.search.search import SearchOptions
+from tidemill.stores.mlflow.tracking import Tracking
 
 OWN = ["churn", "orders"]  # projects that `tidemill init` writes
 CLASSIFIERS = ["breast_cancer", "wine", "iris", *OWN]
@@ -269,9 +271,8 @@ def test_autolog_can_be_switched_on_in_a_project_started_from_iris(machine: Mach
         warnings.simplefilter("ignore")  # MLflow's own, about what it logs
         train(
             load_project(folder / "project.py"),
-            tracking_uri=machine.store,
-            artifact_root=machine.home / "artifacts",
-            only=["random_forest"],
+            Tracking(machine.store, artifact_root=machine.home / "artifacts"),
+            SearchOptions(only=["random_forest"]),
         )
     (run,) = machine.runs("flowers", "trial").to_dict("records")
     assert "metrics.training_score" in run, "what scikit-learn's autolog adds"

@@ -300,7 +300,7 @@ def test_a_revoked_or_expired_key_is_refused_within_seconds(
     api.platform.keys.revoke(record.id, actor="test")
     wait_until(lambda: api.get("/jobs", "extra").status_code == 403, "the key to be gone")
     later = SimpleNamespace(time=lambda: time.time() + 3601)
-    monkeypatch.setattr("tidemill.api.access.time", later)
+    monkeypatch.setattr("tidemill.api.dependencies.time", later)
     assert api.get("/jobs", "brief").status_code == 403
 
 

@@ -30,7 +30,7 @@ from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.policies import Contest
 from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.http.server import ServingServer, config
+from tidemill.serving.http.server import ServingServer
 from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
@@ -38,8 +38,10 @@ from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.serving.shelf.traffic_rules import TrafficRule, read_traffic
 from tidemill.settings import Settings
 from tidemill.steps.retraining.contest import decide_contest
+from tidemill.steps.search.search import SearchOptions
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.evidence import read_intervals
+from tidemill.stores.mlflow.tracking import Tracking
 from tidemill.stores.retraining.contests import ContestChallenger, NewContest
 
 # MLflow's own use of SQLAlchemy.
@@ -115,8 +117,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
     platform = Platform.open(made)
     project = platform.projects.get("flowers").project
     for only in ("logistic", "second"):
-        where = {"tracking_uri": made.mlflow_uri, "artifact_root": made.artifact_root}
-        train(project, only=[only], **where)  # type: ignore[arg-type]
+        tracking = Tracking(made.mlflow_uri, artifact_root=made.artifact_root)
+        train(project, tracking, SearchOptions(only=[only]))
     promote(
         project, platform.registry, "flowers", version=1, force=True, reason="first",
         audit=platform.audit_transition,
@@ -150,7 +152,7 @@ class both_planes:  # noqa: N801
         serving = load({}, home=str(platform.settings.home), port=0, rate_limit="off", poll=0.05)
         self.listener = bind("127.0.0.1", 0)
         app = ServingApp(Service(serving), create_app(platform))
-        self.server = ServingServer(config(serving, app))
+        self.server = ServingServer(serving, app)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     def __enter__(self) -> str:
@@ -461,7 +463,7 @@ def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) ->
     ("fields", "text"),
     [
         ({"use.logistic": "yes", "set.logistic.C": "wide"}, "C"),
-        ({"use.logistic": "yes", "set.logistic.depth": "3"}, "takes no parameter 'depth'"),
+        ({"use.logistic": "yes", "set.logistic.depth": "3"}, "has no parameter 'depth'"),
         ({"use.logistic": "yes", "trials": "none"}, "no number of trials"),
         ({}, "at least one candidate"),
         ({"use.logistic": "yes", "kind": "probe"}, "no kind of training"),

@@ -79,7 +79,7 @@ def test_a_shelf_gives_its_default_or_the_model_named(tmp_path: Path) -> None:
     write_state(tmp_path, ShelfState(default="iris", models={"iris": placed}))
     assert Scorer.open(tmp_path).version == "7"
     assert Scorer.open(tmp_path, "iris").name == "iris"
-    with pytest.raises(InputError, match="holds iris, not 'oak'"):
+    with pytest.raises(InputError, match="'oak' is not on the shelf"):
         Scorer.open(tmp_path, "oak")
 
 

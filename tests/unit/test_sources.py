@@ -84,7 +84,7 @@ def test_columns_of_one_name_are_refused_and_names_that_end_in_a_number_are_not(
 ) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("a;b;a\n1;2;3\n")
-    with pytest.raises(DataError, match="several columns of the name 'a'"):
+    with pytest.raises(DataError, match="several columns named 'a'"):
         csv(file, sep=";", usecols=["b", "a", "a.1"]).load()
     file.write_text("a,a.1,b.2\n1,2,3\n")
     assert list(csv(file).load()) == ["a", "a.1", "b.2"]
@@ -138,7 +138,7 @@ def test_a_quantity_stays_a_number() -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "svmlight_file", "sample_image"])
 def test_a_data_set_scikit_learn_has_no_table_of_is_named(name: str) -> None:
-    with pytest.raises(ProjectError, match=f"no table '{name}'"):
+    with pytest.raises(ProjectError, match=f"no data set '{name}'"):
         sklearn_dataset(name).load()
 
 

@@ -1,4 +1,4 @@
-"""Serve the control plane alone: python -m tidemill.api [--host HOST] [--port PORT]."""
+"""Serve the control plane alone: `python -m tidemill.api [--host HOST] [--port PORT]`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tidemill.api.app import create_app
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 
-GRACE_SECONDS = 15
+SHUTDOWN_SECONDS = 15
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Answer until SIGTERM or SIGINT; running requests get some seconds to end.
+    """Serve until SIGTERM or SIGINT; running requests get `SHUTDOWN_SECONDS` to finish.
 
     Raises:
-        SettingsError: The database is at another schema, or a setting cannot be understood.
+        SettingsError: The database has another schema version, or a setting is invalid.
         UnavailableError: The database cannot be reached.
     """
     logs.configure(
@@ -34,7 +34,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             access_log=False,
             server_header=False,
             headers=[("server", "tidemill")],
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     finally:
         platform.close()
@@ -44,8 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.api", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="the port")
-    given = parser.parse_args()
-    serve(Settings(), given.host, given.port)
+    options = parser.parse_args()
+    serve(Settings(), options.host, options.port)
 
 
 if __name__ == "__main__":

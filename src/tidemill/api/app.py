@@ -1,4 +1,4 @@
-"""The control plane as one ASGI application: mounted behind the data plane, or served alone."""
+"""The control plane as one ASGI application, behind the data plane or served alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from starlette.responses import RedirectResponse
 
 import tidemill
 from tidemill.api import problems
+from tidemill.api.dependencies import ApiState
 from tidemill.api.metrics import ApiMetrics
+from tidemill.api.middleware import BodyLimit, RequestRecorder, Tracing
 from tidemill.api.monitoring_metrics import MonitoringMetrics
-from tidemill.api.request_log import BodyLimit, RequestRecorder
 from tidemill.api.routes import (
     experiments,
     feedback,
@@ -23,27 +24,26 @@ from tidemill.api.routes import (
     train,
 )
 from tidemill.api.schemas import Problem
-from tidemill.api.state import ApiState
-from tidemill.api.tracing import Tracing
+from tidemill.console.app import create_console
 from tidemill.platform import Platform
 from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.rate_limits import RateLimits
 from tidemill.traces import open_traces
 
 ERRORS = {
-    code: {"model": Problem, "description": words}
-    for code, words in {
-        "4XX": "What was wrong with the request",
-        "5XX": "What is wrong here",
+    code: {"model": Problem, "description": description}
+    for code, description in {
+        "4XX": "The request was refused",
+        "5XX": "The server failed",
     }.items()
 }
 
 
 def create_app(platform: Platform) -> FastAPI:
-    """The application over a platform, which the caller opens and closes.
+    """Create the application for a platform, which the caller opens and closes.
 
     Raises:
-        SettingsError: The rate limit or its URL cannot be understood.
+        SettingsError: The rate limit or its URL is invalid.
     """
     settings = platform.settings
     state = ApiState(
@@ -58,7 +58,7 @@ def create_app(platform: Platform) -> FastAPI:
     app = FastAPI(
         title="Tidemill",
         version=tidemill.__version__,
-        description="Train, register, promote and look after models.",
+        description="Train, register, promote, monitor and retrain models.",
         openapi_url="/api/openapi.json",
         docs_url="/api/docs",
         redoc_url=None,
@@ -91,9 +91,7 @@ def create_app(platform: Platform) -> FastAPI:
 
 
 def _add_console(app: FastAPI, state: ApiState) -> None:
-    """The pages for people, and `/` as the way to them."""
-    from tidemill.console.app import create_console
-
+    """Mount the console, and redirect `/` to it."""
     app.mount("/console", create_console(state.platform, state.keyring, state.limits))
 
     @app.get("/", include_in_schema=False)
@@ -102,7 +100,7 @@ def _add_console(app: FastAPI, state: ApiState) -> None:
 
 
 def _add_short_paths(app: FastAPI) -> None:
-    """Where people look for the documentation when the control plane is served alone."""
+    """Redirect the usual paths of the API documentation."""
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> RedirectResponse:

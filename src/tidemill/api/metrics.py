@@ -14,11 +14,11 @@ from tidemill.loop.ingest.state import IngestMetrics, read_state
 from tidemill.stores.jobs.jobs import Jobs
 
 ACTIVE = ("running",)
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class JobMetrics(Collector):
-    """Jobs by state, read from the database when Prometheus asks; silent while it is away."""
+    """Jobs by state, read from the database at each scrape; nothing while the database is down."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -35,41 +35,41 @@ class JobMetrics(Collector):
 
     def _families(self, counts: dict[str, int], age: float) -> Iterator[Metric]:
         active = sum(counts.get(state, 0) for state in ACTIVE)
-        yield GaugeMetricFamily("training_jobs_active", "Jobs that run now", value=active)
+        yield GaugeMetricFamily("training_jobs_active", "Jobs running now", value=active)
         by_state = GaugeMetricFamily("tidemill_jobs", "Jobs by state", labels=["state"])
         for state, count in sorted(counts.items()):
             by_state.add_metric([state], count)
         yield by_state
         yield GaugeMetricFamily(
-            "tidemill_job_queue_age_seconds", "Longest wait of a job that is due", value=age
+            "tidemill_job_queue_age_seconds", "Age of the oldest job that is due", value=age
         )
 
 
 class ApiMetrics:
-    """Counts of requests by route template, method and status; the jobs, and ingest's state.
+    """HTTP requests, labels, jobs and ingest.
 
     Args:
-        home: Where ingest says how it is doing.
+        home: The home folder, where ingest writes its state.
     """
 
     def __init__(self, jobs: Jobs, home: Path) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "http_requests",
-            "Requests answered",
+            "HTTP requests",
             ["method", "route", "code"],
             registry=self.registry,
         )
         self.seconds = Histogram(
             "http_request_duration_seconds",
-            "Time to answer",
+            "Duration of HTTP requests",
             ["method", "route"],
             registry=self.registry,
-            buckets=SECONDS,
+            buckets=BUCKETS_SECONDS,
         )
         self.labels = Counter(
             "tidemill_feedback_labels",
-            "Labels that arrived, by what came of them",
+            "Labels received, by outcome",
             ["outcome"],
             registry=self.registry,
         )
@@ -77,15 +77,15 @@ class ApiMetrics:
         self.registry.register(IngestMetrics(lambda: read_state(home)))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
+        """Count one request."""
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(method, route).observe(seconds)
 
     def count_labels(self, outcomes: Mapping[str, int]) -> None:
-        """Count labels by their outcome."""
+        """Add the number of labels with each outcome."""
         for outcome, count in outcomes.items():
             self.labels.labels(outcome).inc(count)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

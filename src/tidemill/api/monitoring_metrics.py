@@ -1,4 +1,4 @@
-"""What watching found, for Prometheus: read from the database when it asks."""
+"""Monitoring results as Prometheus metrics, read from the database at each scrape."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tidemill.errors import UnavailableError
 from tidemill.stores.monitoring.results import MonitoredModel, MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
 
-#: Features with their own series, the largest effect first: more would swamp Prometheus.
-FEATURES = 100
+#: Features with series of their own, largest effect first: more would overload Prometheus.
+MAX_FEATURES = 100
 STATES = ("unknown", "steady", "data moved", "model degraded", "data moved and model degraded")
 #: Former names of states: deprecated, exported for one more release.
 OLD_STATES = {
@@ -24,7 +24,7 @@ OLD_STATES = {
 
 
 class MonitoringMetrics(Collector):
-    """The last verdict on each model, and its triggers; silent while the database is away."""
+    """Each model's last verdict, and its triggers; nothing while the database is down."""
 
     def __init__(self, watching: MonitoringResults, triggers: Triggers) -> None:
         self._watching = watching
@@ -45,24 +45,40 @@ def _families(
     watched: list[MonitoredModel], counts: list[tuple[str, str, int]]
 ) -> Iterator[Metric]:
     gauge = GaugeMetricFamily
-    score = gauge("tidemill_drift_score", "Share of rows that moved", labels=["model", "feature"])
-    live = gauge("tidemill_live_metric", "On labelled rows", labels=["model", "version", "metric"])
-    low = gauge("tidemill_live_metric_low", "Its bound", labels=["model", "version", "metric"])
-    high = gauge("tidemill_live_metric_high", "Its bound", labels=["model", "version", "metric"])
-    guess = gauge(
-        "tidemill_estimated_accuracy", "From confidences alone", labels=["model", "version"]
+    score = gauge(
+        "tidemill_drift_score",
+        "Effect size of the drift: share of rows that moved",
+        labels=["model", "feature"],
+    )
+    live = gauge(
+        "tidemill_live_metric",
+        "Metric on labelled live rows",
+        labels=["model", "version", "metric"],
+    )
+    low = gauge(
+        "tidemill_live_metric_low", "Lower bound of it", labels=["model", "version", "metric"]
+    )
+    high = gauge(
+        "tidemill_live_metric_high", "Upper bound of it", labels=["model", "version", "metric"]
+    )
+    estimate = gauge(
+        "tidemill_estimated_accuracy",
+        "Accuracy estimated from confidences",
+        labels=["model", "version"],
     )
     state = gauge(
-        "tidemill_model_state", "1 for the state a model is in", labels=["model", "state"]
+        "tidemill_model_state", "1 for the model's current state", labels=["model", "state"]
     )
-    age = gauge("tidemill_watch_age_seconds", "Since somebody looked", labels=["model"])
-    checked = gauge("tidemill_check_age_seconds", "Since a check was due", labels=["model"])
+    age = gauge(
+        "tidemill_watch_age_seconds", "Time since the model was last looked at", labels=["model"]
+    )
+    checked = gauge("tidemill_check_age_seconds", "Time since its last check", labels=["model"])
     for row in watched:
         verdict = row.verdict or {}
         _add_scores(score, row.model, verdict)
         _add_live((live, low, high), row, verdict.get("live"))
         if verdict.get("estimate"):
-            guess.add_metric([row.model, row.version], verdict["estimate"]["value"])
+            estimate.add_metric([row.model, row.version], verdict["estimate"]["value"])
         for name in STATES:
             value = float(verdict.get("state") == name)
             state.add_metric([row.model, name], value)
@@ -72,16 +88,16 @@ def _families(
         if verdict.get("checked"):
             checked.add_metric([row.model], max(0.0, time.time() - verdict["checked"]))
     triggers = CounterMetricFamily(
-        "tidemill_triggers", "Recorded decisions", labels=["model", "cause"]
+        "tidemill_triggers", "Triggers opened", labels=["model", "cause"]
     )
     for model, cause, count in counts:
         triggers.add_metric([model, cause], count)
-    yield from (score, live, low, high, guess, state, age, checked, triggers)
+    yield from (score, live, low, high, estimate, state, age, checked, triggers)
 
 
 def _add_scores(family: GaugeMetricFamily, model: str, verdict: Mapping[str, Any]) -> None:
     scores = sorted((verdict.get("scores") or {}).items(), key=lambda entry: -(entry[1] or 0.0))
-    for feature, effect in scores[:FEATURES]:
+    for feature, effect in scores[:MAX_FEATURES]:
         if effect is not None:
             family.add_metric([model, feature], effect)
 

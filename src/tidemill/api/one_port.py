@@ -1,9 +1,9 @@
-"""Both planes on one port: the data plane answers its own paths, the control plane the rest.
+"""Serve both planes on one port: the data plane its own paths, the control plane the rest.
 
     python -m tidemill.api.one_port --port 8000
 
-The data plane is there within a second. The control plane's packages take several; they are
-imported by a thread, and only a request for one of its own paths waits for them.
+The data plane is ready within a second. The control plane takes several seconds to import, which
+happens in a thread; only requests for its own paths wait for it.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ from tidemill.serving import settings as serving_settings
 from tidemill.serving.http import server
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
-ENDING = "tidemill.ending"
+#: The key of an `asyncio.Event` in the ASGI scope that is set when the server shuts down.
+SHUTDOWN_EVENT = "tidemill.shutdown"
 BuiltApp = tuple[AsgiApp, Callable[[], None]]
 log = logging.getLogger(__name__)
 
 
 class BackgroundApp:
-    """An ASGI application that is made by a thread while others are already served.
+    """An ASGI application that a thread builds while the server already runs.
 
     Args:
-        make: Gives the application and what closes it at the end.
+        build: Returns the application and a function that closes it.
     """
 
-    def __init__(self, make: Callable[[], BuiltApp]) -> None:
-        self._make = make
-        self._making: asyncio.Task[BuiltApp] | None = None
-        self._ending = asyncio.Event()
+    def __init__(self, build: Callable[[], BuiltApp]) -> None:
+        self._build = build
+        self._building: asyncio.Task[BuiltApp] | None = None
+        self._shutdown = asyncio.Event()
 
-    def end(self) -> None:
-        """Tell what would go on for long, as streams do, that the server wants to end."""
-        self._ending.set()
+    def shut_down(self) -> None:
+        """Tell long responses, such as event streams, to end."""
+        self._shutdown.set()
 
     def describe(self) -> dict[str, Any]:
-        """The application's OpenAPI document; empty until it is there."""
-        made = self._made()
-        document: dict[str, Any] = made[0].openapi() if made else {}  # type: ignore[attr-defined]
+        """The application's OpenAPI document; empty until the application is built."""
+        built = self._built()
+        document: dict[str, Any] = built[0].openapi() if built else {}  # type: ignore[attr-defined]
         return document
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -54,38 +55,39 @@ class BackgroundApp:
             await self._lifespan(receive, send)
             return
         try:
-            app, _ = await asyncio.shield(self._begin())
+            app, _ = await asyncio.shield(self._start())
         except Exception as error:
             await _unavailable(send, error)
             return
-        scope[ENDING] = self._ending
+        scope[SHUTDOWN_EVENT] = self._shutdown
         await app(scope, receive, send)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
-        self._begin()
+        self._start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        made = self._made()
-        if made is not None:
-            await asyncio.to_thread(made[1])
+        built = self._built()
+        if built is not None:
+            await asyncio.to_thread(built[1])
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _begin(self) -> asyncio.Task[BuiltApp]:
-        """Start to make the application, or give the making under way; a failure is tried again."""
-        if self._making is None or (self._making.done() and self._making.exception() is not None):
-            self._making = asyncio.create_task(asyncio.to_thread(self._logged))
-        return self._making
+    def _start(self) -> asyncio.Task[BuiltApp]:
+        """The task that builds the application; a new one after a failure."""
+        task = self._building
+        if task is None or (task.done() and task.exception() is not None):
+            self._building = task = asyncio.create_task(asyncio.to_thread(self._build_logged))
+        return task
 
-    def _made(self) -> BuiltApp | None:
-        making = self._making
-        if making is None or not making.done() or making.exception() is not None:
+    def _built(self) -> BuiltApp | None:
+        task = self._building
+        if task is None or not task.done() or task.exception() is not None:
             return None
-        return making.result()
+        return task.result()
 
-    def _logged(self) -> BuiltApp:
+    def _build_logged(self) -> BuiltApp:
         try:
-            return self._make()
+            return self._build()
         except Exception:
             log.exception("the control plane did not start")
             raise
@@ -93,7 +95,7 @@ class BackgroundApp:
 
 async def _unavailable(send: Any, cause: Exception) -> None:
     problem = UnavailableError(
-        f"The control plane did not start: {cause}", remedy="See logs/api.log in the home."
+        f"The control plane did not start: {cause}", remedy="See logs/api.log in the home folder."
     ).problem()
     headers = [(b"content-type", b"application/problem+json"), (b"retry-after", b"5")]
     await send({"type": "http.response.start", "status": problem["status"], "headers": headers})
@@ -101,25 +103,29 @@ async def _unavailable(send: Any, cause: Exception) -> None:
 
 
 def main() -> None:
-    """Serve both planes until a signal ends it; the data plane's settings are the environment's."""
+    """Serve both planes until a signal arrives; the data plane is configured by the environment."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.api.one_port")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--name", default="api", help="what its log file is called")
+    parser.add_argument("--name", default="api", help="name of the log file")
     options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO)
-    late = BackgroundApp(partial(control_plane, options.pop("name")))
+    control = BackgroundApp(partial(control_plane, options.pop("name")))
     server.run(
-        serving_settings.load(**options), fallback=late, describe=late.describe, on_ending=late.end
+        serving_settings.load(**options),
+        fallback=control,
+        describe=control.describe,
+        on_ending=control.shut_down,
     )
 
 
 def control_plane(name: str) -> BuiltApp:
-    """The control plane's application over the platform that the settings describe.
+    """Build the control plane that the settings describe.
 
     Args:
-        name: What its log file is called.
+        name: The name of the log file.
     """
+    # Seconds of imports, which must run in the thread that builds the application.
     from tidemill import logs
     from tidemill.api.app import create_app
     from tidemill.platform import Platform

@@ -1,4 +1,4 @@
-"""Errors as answers: the one place where the control plane turns what went wrong into HTTP."""
+"""Turn errors into responses: the one place where the control plane does so."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error on this application with problem+json."""
-    app.add_exception_handler(TidemillError, _answer_own)
-    app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(HTTPException, _answer_http)
+    """Answer every error of this application with problem+json."""
+    app.add_exception_handler(TidemillError, _handle_own)
+    app.add_exception_handler(RequestValidationError, _handle_validation)
+    app.add_exception_handler(HTTPException, _handle_http)
 
 
 class CatchAll:
-    """Answers what no handler knows, inside the recorder, so that the log has it too."""
+    """Answers unhandled errors, inside `RequestRecorder` so that they are logged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -42,21 +42,21 @@ class CatchAll:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def note(message: Message) -> None:
+        async def send_started(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, note)
+            await self._app(scope, receive, send_started)
         except Exception as error:
             if started:
                 raise
-            await _answer_any(error)(scope, receive, send)
+            await _unexpected(error)(scope, receive, send)
 
 
 def problem_response(error: TidemillError, headers: Mapping[str, str] | None = None) -> Response:
-    """The error as a response."""
+    """The error as a problem+json response (RFC 9457)."""
     fields = dict(headers or {})
     if isinstance(error, UnavailableError):
         fields.setdefault("Retry-After", "5")
@@ -69,10 +69,10 @@ def problem_response(error: TidemillError, headers: Mapping[str, str] | None = N
 
 
 def validation_problem(errors: list[dict[str, Any]]) -> TidemillError:
-    """The first thing wrong with a request, named; how many more there are is said."""
+    """The first validation error of a request, with the number of further ones."""
     first = errors[0]
     if first["type"] in ("json_invalid", "missing") and first["loc"] in (("body",), ()):
-        return MalformedError("The request needs a body of JSON.", field="body")
+        return MalformedError("The request needs a JSON body.", field="body")
     if first["loc"] == ("body",):
         return RequestError(
             "The body is not a JSON object sent as application/json.",
@@ -87,32 +87,35 @@ def validation_problem(errors: list[dict[str, Any]]) -> TidemillError:
     return RequestError(f"'{field}' in the {where[0]}: {first['msg']}{more}.", field=field)
 
 
-async def _answer_own(_: Request, error: Exception) -> Response:
+async def _handle_own(_: Request, error: Exception) -> Response:
     assert isinstance(error, TidemillError)
     if error.status >= 500:
         log.warning("%s", error)
     return problem_response(error)
 
 
-async def _answer_validation(_: Request, error: Exception) -> Response:
+async def _handle_validation(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return problem_response(validation_problem(list(error.errors())))
 
 
-async def _answer_http(request: Request, error: Exception) -> Response:
+async def _handle_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kinds: dict[int, type[TidemillError]] = {404: NotFoundError, 405: MethodError}
     otherwise = MalformedError if error.status_code < 500 else TidemillError
     kind = kinds.get(error.status_code, otherwise)
-    words = {404: f"There is nothing at {request.url.path}.", 405: "Another verb is needed here."}
+    words = {
+        404: f"There is no route {request.url.path}.",
+        405: f"{request.method} is not allowed here.",
+    }
     problem = kind(words.get(error.status_code, str(error.detail)))
     return problem_response(problem, error.headers)
 
 
-def _answer_any(error: Exception) -> Response:
-    """A part that is down is a 503; anything else is a fault of ours, told without its inside."""
+def _unexpected(error: Exception) -> Response:
+    """503 if a service is down; otherwise 500 without details, which are only logged."""
     if classify(error).retryable:
-        log.warning("a part is unreachable: %s", error)
-        return problem_response(UnavailableError(f"A part that is needed is down: {error}"))
-    log.error("a request failed", exc_info=error)
-    return problem_response(TidemillError("Something went wrong here; the log says what."))
+        log.warning("a service is down: %s", error)
+        return problem_response(UnavailableError(f"A required service is down: {error}"))
+    log.error("request failed", exc_info=error)
+    return problem_response(TidemillError("Internal error; see the server's log."))

@@ -1,4 +1,4 @@
-"""What the control plane's routes answer, as OpenAPI shows it. Times are ISO 8601, UTC."""
+"""Queries and responses that several routes share. Times are ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.stores.database.pages import MAX_LIMIT
+from tidemill.stores.database.queries import MAX_LIMIT
 from tidemill.stores.jobs.jobs import Job
 
 T = TypeVar("T")
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many to give at most.")]
-Cursor = Annotated[
-    str | None, Query(max_length=2_000, description="The `next` of the page before.")
-]
-Since = Annotated[datetime | None, Query(description="Only what happened then or later.")]
-Until = Annotated[datetime | None, Query(description="Only what happened earlier.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of items.")]
+Cursor = Annotated[str | None, Query(max_length=2_000, description="`next` of the previous page.")]
+Since = Annotated[datetime | None, Query(description="Only items from this time on.")]
+Until = Annotated[datetime | None, Query(description="Only items before this time.")]
 Filter = Annotated[str | None, Query(max_length=255)]
 
 
 class PageQuery(BaseModel):
-    """What the query of a list may say; a route's own filters are further fields."""
+    """The query of a list; routes add their filters as fields."""
 
     limit: Limit = 50
     cursor: Cursor = None
 
-    def asked(self) -> dict[str, Any]:
-        """The fields as stores take them, moments as seconds since the epoch."""
+    def filters(self) -> dict[str, Any]:
+        """The fields as stores take them: times are seconds since the epoch."""
         return {
             name: to_epoch(value) if isinstance(value, datetime) else value for name, value in self
         }
@@ -39,11 +37,14 @@ class Listing(BaseModel, Generic[T]):
     """One page, newest first."""
 
     items: list[T]
-    next: str | None = Field(default=None, description="Give this as `cursor` for the next page.")
+    next: str | None = Field(
+        default=None,
+        description="Pass this as `cursor` to get the next page; null on the last one.",
+    )
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,7 +58,7 @@ class Problem(BaseModel):
 
 
 class JobAccepted(BaseModel):
-    """A job that will be done, whatever happens to the server that accepted it."""
+    """A stored job. It runs even if the server that accepted it fails."""
 
     job_id: str
     status: str
@@ -66,17 +67,19 @@ class JobAccepted(BaseModel):
 
 
 class JobView(BaseModel):
-    """One job. `progress` runs from 0 to 1."""
+    """One job. `progress` is between 0 and 1."""
 
     job_id: str
     kind: str
     model: str | None
-    parent: str | None = Field(description="The job that this one is a part of")
+    parent: str | None = Field(description="The job of which this is a part")
     status: str = Field(description="queued, running, waiting, succeeded, failed or cancelled")
     progress: float
     stage: str | None
-    details: dict[str, Any] | None = Field(description="candidate, trial, best metric so far")
-    metrics: dict[str, Any] | None = Field(description="of the registered version, at the end")
+    details: dict[str, Any] | None = Field(description="Candidate, trial and best metric so far")
+    metrics: dict[str, Any] | None = Field(
+        description="Metrics of the registered version, once the job has succeeded"
+    )
     result: dict[str, Any] | None
     error: dict[str, Any] | None
     params: dict[str, Any]
@@ -86,11 +89,11 @@ class JobView(BaseModel):
     updated: datetime
     started: datetime | None
     finished: datetime | None
-    next_try: datetime | None = Field(description="when a waiting job is tried again")
+    next_try: datetime | None = Field(description="When a waiting job is retried")
 
 
 def job_view(job: Job) -> JobView:
-    """The job as routes show it."""
+    """The job as a response."""
     result = dict(job.result) if job.result is not None else None
     return JobView(
         job_id=job.id,
@@ -116,19 +119,19 @@ def job_view(job: Job) -> JobView:
 
 
 def to_datetime(seconds: float) -> datetime:
-    """Seconds since the epoch as a moment in UTC."""
+    """Seconds since the epoch as a UTC time."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def to_epoch(value: datetime | None) -> float | None:
-    """A moment as seconds since the epoch; one without a zone is UTC."""
+    """A time as seconds since the epoch; without a time zone it is UTC."""
     if value is None:
         return None
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
 def with_datetimes(row: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The row with these of its fields as moments."""
+    """The row with the named fields converted from seconds to times."""
     return {
         name: to_datetime(value) if name in names and value is not None else value
         for name, value in row.items()

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tidemill.cli import terminal
 from tidemill.errors import InputError, RequestError
-from tidemill.stores.predictions.feedback import CONFLICT, REFUSED, Feedback, NewLabel
+from tidemill.stores.predictions.feedback import Feedback, NewLabel
+from tidemill.stores.predictions.label_joins import CONFLICT, REFUSED
 
 CHUNK = 1_000
 IDS, ACTUALS = ("id", "prediction_id"), ("actual", "label", "target")

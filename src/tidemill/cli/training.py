@@ -14,7 +14,9 @@ from tidemill.loop.training.progress import Progress as TrainingProgress
 from tidemill.loop.training.train import TrainResult, train
 from tidemill.project import Project
 from tidemill.settings import Settings
-from tidemill.steps.search.search import parse_overrides
+from tidemill.steps.search.parameters import parse_overrides
+from tidemill.steps.search.search import SearchOptions
+from tidemill.stores.mlflow.tracking import Tracking
 
 HEADLINES = ("accuracy", "f1_score", "roc_auc", "rmse", "mae", "r2")
 
@@ -34,18 +36,12 @@ def train_project(
         trials: Settings to try for each candidate; None for the project's number.
         only: The candidates to train; none means all.
     """
-    parsed = parse_overrides(project, overrides or [])
+    options = SearchOptions(parse_overrides(project, overrides or []), trials, only or ())
+    tracking = Tracking(
+        settings.mlflow_uri, settings.registry_uri, artifact_root=settings.artifact_root
+    )
     with _progress_bar(project.name) as on_progress:
-        return train(
-            project,
-            tracking_uri=settings.mlflow_uri,
-            registry_uri=settings.registry_uri,
-            artifact_root=settings.artifact_root,
-            overrides=parsed,
-            trials=trials,
-            only=only or [],
-            on_progress=on_progress,
-        )
+        return train(project, tracking, options, on_progress=on_progress)
 
 
 @contextlib.contextmanager

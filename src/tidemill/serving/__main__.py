@@ -1,4 +1,4 @@
-"""Serve a shelf with the base dependencies alone: python -m tidemill.serving --shelf DIR."""
+"""Serve a shelf with only the base dependencies: python -m tidemill.serving --shelf DIR."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tidemill.errors import TidemillError
 from tidemill.serving.settings import load
@@ -13,7 +14,7 @@ from tidemill.serving.telemetry import logs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, serve, and end with a clear message when that cannot be."""
+    """Parse the command line and serve; exit with a message if that fails."""
     options = vars(_parser().parse_args(arguments))
     try:
         settings = load(**options)
@@ -29,26 +30,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tidemill serve",
-        description="Answer predictions out of a shelf of bundles.",
-        epilog="Every other setting is a TIDEMILL_ variable of the environment.",
+        description="Serve predictions from a shelf of bundles.",
+        epilog="All other settings are TIDEMILL_ environment variables.",
     )
     add = parser.add_argument
     add("--shelf", dest="shelf_dir", metavar="DIR", help="the folder of bundles")
-    add("--home", metavar="DIR", help="where keys and journal are kept (.tidemill)")
-    add("--models", metavar="NAMES", help="serve only these, with commas")
+    add("--home", metavar="DIR", help="the folder for keys and journal (.tidemill)")
+    add("--models", metavar="NAMES", help="serve only these models, separated by commas")
     add("--host", help="the address to listen on (127.0.0.1)")
-    add("--port", type=int, help="the port (8000); 0 takes a free one")
-    add("--workers", type=int, help="processes that share the port (1)")
+    add("--port", type=int, help="the port (8000); 0 for a free one")
+    add("--workers", type=int, help="the number of processes that share the port (1)")
     add("--journal", dest="journal_dir", metavar="DIR", help="the journal's folder")
-    add("--no-journal", dest="journal", action="store_const", const="off", help="record nothing")
-    add("--no-auth", dest="auth", action="store_const", const="off", help="ask for no key")
+    off: dict[str, Any] = {"action": "store_const", "const": "off"}
+    add("--no-journal", dest="journal", help="do not record predictions", **off)
+    add("--no-auth", dest="auth", help="do not require API keys", **off)
     add("--log-level", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     return parser
 
 
 def _warn(auth: str, host: str) -> None:
     if auth == "off":
-        logging.warning("keys are off: whoever reaches %s can ask for predictions", host)
+        logging.warning("API keys are off: anyone who can reach %s can request predictions", host)
 
 
 if __name__ == "__main__":

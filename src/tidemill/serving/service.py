@@ -21,12 +21,15 @@ from tidemill.serving.http.routes import Router
 from tidemill.serving.http.tracing import RunTracer, TracedDispatcher
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.journal.policy import JournalOptions, RecordingRule, parse_recording_rules
+from tidemill.serving.model.cache_options import CacheOptions
 from tidemill.serving.model.challenger import ChallengerPredictor
 from tidemill.serving.model.challengers import Challengers
+from tidemill.serving.model.context import PredictorContext
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
 from tidemill.serving.model.pool import ModelPool
-from tidemill.serving.model.predictor import Predictor, PredictorContext
-from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
+from tidemill.serving.model.predictor import Predictor
+from tidemill.serving.model.response_cache import ResponseCache
+from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch
@@ -183,11 +186,9 @@ class Service:
 
 
 def _load_runtime(settings: ServingSettings) -> LoadRuntime:
-    from tidemill.serving.model import runtime
-
     trusted = frozenset(t.strip() for t in settings.trusted_types.split(",") if t.strip())
     home, seconds = Path(settings.home), settings.timeout
-    return partial(runtime.load_runtime, trusted=trusted, home=home, seconds=seconds)
+    return partial(load_runtime, trusted=trusted, home=home, seconds=seconds)
 
 
 def _journal(settings: ServingSettings, worker: str) -> Journal | None:

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, func, insert, select, text
 from tidemill.errors import SettingsError
 from tidemill.settings import Settings
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import ResultPage, conditions, json_safe, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, json_safe, read_page
 from tidemill.stores.database.tables import audit
 from tidemill.stores.file_lock import file_lock
 

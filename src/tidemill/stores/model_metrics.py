@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert
 
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import ResultPage, conditions, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, read_page
 from tidemill.stores.database.tables import model_metrics
 
 

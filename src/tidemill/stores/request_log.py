@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.errors import UnavailableError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import ResultPage, conditions, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, read_page
 from tidemill.stores.database.tables import api_metrics, request_log
 
 MAX_BUFFERED = 20_000

@@ -14,6 +14,7 @@ from tidemill.errors import ProjectError
 from tidemill.loop.training.progress import Progress
 from tidemill.loop.training.sweep import (
     OpenedSweep,
+    SweepStore,
     TrialTask,
     TrialTaskResult,
     close_sweep,
@@ -24,6 +25,7 @@ from tidemill.loop.training.sweep import (
 from tidemill.metrics import METRICS
 from tidemill.platform import Platform
 from tidemill.steps.search.pruning import Pruning
+from tidemill.steps.search.search import SearchOptions
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.tracking import Tracking
 from tidemill.worker.job_kinds import (
@@ -44,7 +46,7 @@ def fans_out(platform: Platform, job: Job) -> bool:
     wish = platform.settings.fan_out
     if wish == "off" or (wish == "auto" and platform.database.dialect != "postgresql"):
         return False
-    return count_trials(load_job_project(job), **_asked(job)) > 1
+    return count_trials(load_job_project(job), search_options(job)) > 1
 
 
 def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
@@ -53,9 +55,8 @@ def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
     Raises:
         Parked: They have not; the job is to wait for them.
     """
-    project, tracking = with_job_tag(load_job_project(job), job), tracking_of(platform)
-    mark = (JOB_TAG, job.id)
-    opened = open_sweep(project, tracking, mark, **_asked(job), storage=_storage(platform))
+    project, store = with_job_tag(load_job_project(job), job), _store(platform)
+    opened = open_sweep(project, store, (JOB_TAG, job.id), search_options(job))
     parts = [_part(platform, job, opened, task) for task in opened.tasks]
     if not all(part.done for part in parts):
         for part in parts:
@@ -67,7 +68,7 @@ def run_sweep(platform: Platform, job: Job, report: ReportProgress) -> None:
         report(JobReport(max(85.0, progress.percent), progress.stage, vars(progress)))
 
     results = [_result(part, task) for part, task in zip(parts, opened.tasks, strict=True)]
-    close_sweep(project, tracking, opened.run_id, results, on_progress=forward)
+    close_sweep(project, store.tracking, opened.run_id, results, on_progress=forward)
 
 
 def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
@@ -81,10 +82,9 @@ def run_trial(platform: Platform, job: Job, report: ReportProgress) -> dict[str,
     report(JobReport(5.0, "fit", {"candidate": job.params["task"]["candidate"]}))
     result = run_task(
         with_job_tag(load_job_project(job), job),
-        tracking_of(platform),
+        _store(platform),
         job.params["sweep"],
         TrialTask(**job.params["task"]),
-        storage=_storage(platform),
         overrides=job.params["overrides"],
         owner=job.id,
     )
@@ -102,12 +102,13 @@ def tracking_of(platform: Platform) -> Tracking:
     )
 
 
-def _asked(job: Job) -> dict[str, Any]:
-    return {
-        "overrides": job.params.get("overrides") or {},
-        "trials": job.params.get("trials"),
-        "only": job.params.get("only") or (),
-    }
+def search_options(job: Job) -> SearchOptions:
+    """The options that a training was submitted with."""
+    return SearchOptions(
+        overrides=job.params.get("overrides") or {},
+        trials=job.params.get("trials"),
+        only=job.params.get("only") or (),
+    )
 
 
 def _part(platform: Platform, job: Job, opened: OpenedSweep, task: TrialTask) -> Job:
@@ -154,9 +155,9 @@ def _show(platform: Platform, job: Job, result: TrialTaskResult) -> None:
     platform.jobs.show_children(job.parent, 5 + 80 * done / len(parts), progress)
 
 
-def _storage(platform: Platform) -> str:
-    """Where Optuna keeps studies: our PostgreSQL, or a file of its own beside SQLite."""
-    url = platform.database.engine.url
+def _store(platform: Platform) -> SweepStore:
+    """MLflow, and Optuna's database: the platform's PostgreSQL, or a separate SQLite file."""
+    studies = f"sqlite:///{platform.settings.home / 'optuna.db'}"
     if urlsplit(platform.settings.database_uri).scheme.startswith("postgres"):
-        return url.render_as_string(hide_password=False)
-    return f"sqlite:///{platform.settings.home / 'optuna.db'}"
+        studies = platform.database.engine.url.render_as_string(hide_password=False)
+    return SweepStore(tracking_of(platform), studies)

@@ -21,7 +21,7 @@ from tidemill.worker.job_kinds import (
     load_job_project,
     with_job_tag,
 )
-from tidemill.worker.sweep import fans_out, run_sweep
+from tidemill.worker.sweep import fans_out, run_sweep, search_options, tracking_of
 
 
 def run_train(platform: Platform, job: Job, report: ReportProgress) -> dict[str, Any]:
@@ -52,17 +52,8 @@ def _train(platform: Platform, job: Job, report: ReportProgress) -> None:
     def forward(progress: Progress) -> None:
         report(job_report(progress))
 
-    settings = platform.settings
-    train(
-        with_job_tag(load_job_project(job), job),
-        tracking_uri=settings.mlflow_uri,
-        registry_uri=settings.registry_uri,
-        artifact_root=settings.artifact_root,
-        overrides=job.params.get("overrides") or {},
-        trials=job.params.get("trials"),
-        only=job.params.get("only") or (),
-        on_progress=forward,
-    )
+    project = with_job_tag(load_job_project(job), job)
+    train(project, tracking_of(platform), search_options(job), on_progress=forward)
 
 
 def _settled(platform: Platform, job: Job) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from tidemill import keyring
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.bundle import RowPrediction as Given
 from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.http.server import ServingServer, config
+from tidemill.serving.http.server import ServingServer
 from tidemill.serving.http.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings, load
@@ -261,7 +261,7 @@ class Tidemill(Running):
     def __init__(self, settings: ServingSettings, fallback: Any = None) -> None:
         self.service = Service(settings)
         app = ServingApp(self.service, fallback)
-        super().__init__(ServingServer(config(settings, app)))
+        super().__init__(ServingServer(settings, app))
 
 
 class Answer(NamedTuple):

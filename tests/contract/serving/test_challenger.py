@@ -117,7 +117,7 @@ def test_the_champions_answer_leaves_before_its_shadow_begins(
 def test_shadows_that_do_not_fit_the_queue_are_dropped_and_counted(
     beside: Callable[..., Tidemill], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(challengers, "QUEUE", 2)
+    monkeypatch.setattr(challengers, "QUEUE_SIZE", 2)
     monkeypatch.setattr(challengers, "IDLE_SECONDS", 0.3)
     running = beside(TrafficRule("shadow"))
     for _ in range(8):

@@ -120,7 +120,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
     [
         ("classifier", {"inputs": []}, "'inputs' is empty"),
         ("classifier", {}, "missing required field `inputs`"),
-        ("classifier", b"{", "not of the protocol"),
+        ("classifier", b"{", "not an inference request"),
         ("classifier", {"inputs": [tensor(shape=[1, 5])]}, "has 6 values"),
         ("classifier", {"inputs": [tensor(shape=[1, 5], data=ROW[:5])]}, "Missing"),
         ("classifier", {"inputs": [tensor(datatype="FP99")]}, "datatype 'FP99'"),
@@ -128,7 +128,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ("classifier", {"inputs": [tensor(data=None)]}, "no data"),
         ("classifier", {"inputs": [tensor(shape=[0, 6], data=[])]}, "no rows"),
         ("classifier", {"inputs": [tensor(shape=[-1, 6])]}, "has the shape"),
-        ("classifier", {"inputs": [tensor(), tensor()]}, "given twice"),
+        ("classifier", {"inputs": [tensor(), tensor()]}, "appears twice"),
         ("classifier", {"inputs": [tensor()], "outputs": [{"name": "odds"}]}, "output 'odds'"),
         ("regressor", houses(side=["west"]), "which the model never saw"),
         ("regressor", houses(area=[1.0, 2.0]), "different numbers of rows"),
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_a_400_that_says_why(
 @pytest.mark.parametrize(
     ("length", "announced", "tail", "said"),
     [
-        ("12", 48, b"", "not of the protocol"),
+        ("12", 48, b"", "not an inference request"),
         ("x", 48, b"", "Inference-Header-Content-Length"),
         ("999999", 48, b"", "Inference-Header-Content-Length"),
         (None, 44, struct.pack("<5d", *ROW[:5]) + b"1234", "no FP64"),

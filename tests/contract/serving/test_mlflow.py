@@ -25,7 +25,7 @@ from tidemill import Candidate, Project, sklearn_dataset
 from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 
 CITIES = ["Bremen", "Emden", "Husum"]
 
@@ -88,7 +88,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]
         project = Project(name, sklearn_dataset("iris"), "y", [Candidate("c", type(estimator))])
         model = models[name] = build_pipeline(estimator, table, project).fit(table, y)
         signature = infer_signature(table, y, task, project)
-        made = export_bundle(model, signature, table, y, home / name, name=name, X_train=table)
+        made = export_bundle(
+            model, signature, table, HeldOutRows(table, y), home / name, BundleMetadata(name)
+        )
         placed[name] = install_bundle(home / "shelf", name, "1", made.path, made.digest)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -25,7 +25,7 @@ from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports
 from tidemill.loop.monitoring.api_probe import ApiProber
 from tidemill.settings import Settings
-from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
+from tidemill.steps.plots.timelines import ProbeSeries, plot_api_monitor
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import monitor_results
 from tidemill.stores.monitoring.api_probes import ApiProbes, Probe

@@ -183,7 +183,7 @@ def test_a_version_that_does_not_answer_its_example_is_refused(
 
     promote(home, put(home / "shelf", "classifier", "2", bundle.read(lying.path)))
     why = wait_until(lambda: running.service.models.problems.get("classifier"), "the refusal")
-    assert "does not answer its own example" in why
+    assert "of its own example differently than in training" in why
     assert serving(running) == "1"
 
 

@@ -17,7 +17,7 @@ from tidemill.console.pages import activity, predict, settings, sign_in, trainin
 from tidemill.errors import InputError, RequestError
 from tidemill.project import Candidate
 from tidemill.settings import Settings, describe_settings
-from tidemill.stores.database.pages import ResultPage
+from tidemill.stores.database.queries import ResultPage
 
 TABLE: dict[str, Any] = {
     "inputs": [

@@ -1,23 +1,20 @@
-"""Experiments and their runs, as MLflow has them. Open to everyone, as a result board is."""
+"""MLflow's experiments and runs. No key is needed."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from tidemill.api.access import Anyone
-from tidemill.api.mlflow_errors import quote, translated_mlflow_errors
-from tidemill.api.schemas import Cursor, Filter, Limit, Listing
-from tidemill.api.state import platform_of
+from tidemill.api.dependencies import Anyone, PlatformDep
+from tidemill.api.mlflow_queries import mlflow_time, quote, translated_mlflow_errors
+from tidemill.api.schemas import Cursor, Filter, Limit, Listing, PageQuery
 from tidemill.errors import NotFoundError
-from tidemill.platform import Platform
 
 router = APIRouter(tags=["experiments"])
 
-ThePlatform = Annotated[Platform, Depends(platform_of)]
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 
 
@@ -32,7 +29,7 @@ class ExperimentView(BaseModel):
 
 
 class RunView(BaseModel):
-    """One run. `parent` is the run of the sweep that a trial belongs to."""
+    """One run. `parent` is the sweep of a trial."""
 
     id: str
     name: str | None
@@ -42,24 +39,40 @@ class RunView(BaseModel):
     parent: str | None
     params: dict[str, str]
     metrics: dict[str, float | None]
-    tags: dict[str, str] = Field(description="without MLflow's own")
+    tags: dict[str, str] = Field(description="Without MLflow's own tags")
+
+
+class RunQuery(PageQuery):
+    """Filters and order of runs."""
+
+    status: Status | None = None
+    where: Annotated[
+        str | None,
+        Field(
+            max_length=2_000, description="A filter in MLflow's language: metrics.f1_score > 0.9"
+        ),
+    ] = None
+    order_by: Annotated[
+        str | None, Field(max_length=255, description="For example metrics.f1_score DESC.")
+    ] = None
+    parent: Filter = None
 
 
 @router.get("/experiments")
 def list_experiments(
     _: Anyone,
-    platform: ThePlatform,
-    name: Annotated[str | None, Query(max_length=255, description="A part of the name.")] = None,
+    platform: PlatformDep,
+    name: Annotated[str | None, Query(max_length=255, description="Part of the name.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Listing[ExperimentView]:
-    """Experiments, the one that changed last first."""
+    """List experiments, the most recently updated first."""
     client = platform.require_mlflow()
-    wanted = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
+    name_filter = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
     with translated_mlflow_errors():
         page = client.search_experiments(
             max_results=limit,
-            filter_string=wanted,
+            filter_string=name_filter,
             order_by=["last_update_time DESC"],
             page_token=cursor,
         )
@@ -68,35 +81,22 @@ def list_experiments(
 
 @router.get("/experiments/{experiment_id}/runs")
 def list_runs(
-    experiment_id: str,
-    _: Anyone,
-    platform: ThePlatform,
-    status: Status | None = None,
-    where: Annotated[
-        str | None,
-        Query(max_length=2_000, description="MLflow's own: metrics.f1_score > 0.9"),
-    ] = None,
-    order_by: Annotated[
-        str | None, Query(max_length=255, description="metrics.f1_score DESC")
-    ] = None,
-    parent: Filter = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    experiment_id: str, _: Anyone, platform: PlatformDep, query: Annotated[RunQuery, Query()]
 ) -> Listing[RunView]:
-    """Runs of an experiment, by its id or its name; the newest first unless ordered otherwise."""
+    """List the runs of an experiment, given by id or name; newest first by default."""
     client = platform.require_mlflow()
     conditions = [
-        f"attributes.status = {quote(status)}" if status else None,
-        f"tags.`mlflow.parentRunId` = {quote(parent)}" if parent else None,
-        where,
+        f"attributes.status = {quote(query.status)}" if query.status else None,
+        f"tags.`mlflow.parentRunId` = {quote(query.parent)}" if query.parent else None,
+        query.where,
     ]
     with translated_mlflow_errors():
         page = client.search_runs(
             [_experiment_id(client, experiment_id)],
             filter_string=" AND ".join(each for each in conditions if each),
-            max_results=limit,
-            order_by=[order_by or "attributes.start_time DESC"],
-            page_token=cursor,
+            max_results=query.limit,
+            order_by=[query.order_by or "attributes.start_time DESC"],
+            page_token=query.cursor,
         )
     return Listing(items=[_view_run(each) for each in page], next=page.token or None)
 
@@ -133,8 +133,3 @@ def _view_run(run: Any) -> RunView:
         metrics=dict(run.data.metrics),
         tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
     )
-
-
-def mlflow_time(milliseconds: int | None) -> datetime | None:
-    """A time as MLflow gives it."""
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,4 +1,4 @@
-"""Registered models and their versions, as MLflow has them."""
+"""The registered models and versions of MLflow."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from tidemill.api.access import KeyHolder
-from tidemill.api.mlflow_errors import quote, translated_mlflow_errors
-from tidemill.api.routes.experiments import mlflow_time
+from tidemill.api.dependencies import KeyHolder, PlatformDep
+from tidemill.api.mlflow_queries import mlflow_time, quote, translated_mlflow_errors
 from tidemill.api.schemas import Cursor, Listing
-from tidemill.api.state import platform_of
-from tidemill.platform import Platform
 from tidemill.stores.mlflow.evidence import read_evidence
 
 router = APIRouter(tags=["models"])
 
-ThePlatform = Annotated[Platform, Depends(platform_of)]
 GATE_TAG = "tidemill.gate."
-# A model's page shows this many of its newest versions; the rest by the list of versions.
+# Of the newest versions in a model's response; /models/{name}/versions lists all of them.
 SHOWN_VERSIONS = 20
 
 
 class VersionView(BaseModel):
-    """One version. `stage` is None, Staging, Production or Archived, as older tools know it."""
+    """One version. `stage` is None, Staging, Production or Archived."""
 
     model: str
     version: str
@@ -36,9 +32,9 @@ class VersionView(BaseModel):
     run_id: str | None
     candidate: str | None
     description: str | None
-    bundle: str | None = Field(description="The digest of what is deployed")
+    bundle: str | None = Field(description="Digest of the bundle")
     metrics: dict[str, float | None]
-    gate: dict[str, str] = Field(description="What the gate said of it, in short")
+    gate: dict[str, str] = Field(description="The gate's verdict in short")
     tags: dict[str, str]
 
 
@@ -49,7 +45,7 @@ class ModelView(BaseModel):
     description: str | None
     created: datetime | None
     updated: datetime | None
-    aliases: dict[str, str] = Field(description="alias: version")
+    aliases: dict[str, str] = Field(description="Version by alias")
     tags: dict[str, str]
     versions: list[VersionView]
 
@@ -57,20 +53,20 @@ class ModelView(BaseModel):
 @router.get("/models")
 def list_models(
     _: KeyHolder,
-    platform: ThePlatform,
-    name: Annotated[str | None, Query(max_length=255, description="A part of the name.")] = None,
+    platform: PlatformDep,
+    name: Annotated[str | None, Query(max_length=255, description="Part of the name.")] = None,
     stage: Annotated[
         str | None, Query(max_length=32, description="Only versions in this stage.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Cursor = None,
 ) -> Listing[ModelView]:
-    """Registered models by name, each with its newest versions, their stages and metrics."""
+    """List registered models by name, each with its newest versions, their stages and metrics."""
     client = platform.require_mlflow()
-    wanted = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
+    name_filter = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
     with translated_mlflow_errors():
         page = client.search_registered_models(
-            filter_string=wanted, max_results=limit, order_by=["name ASC"], page_token=cursor
+            filter_string=name_filter, max_results=limit, order_by=["name ASC"], page_token=cursor
         )
         versions = {model.name: _newest_versions(client, model.name) for model in page}
         metrics = _metrics_by_run(client, versions)
@@ -79,8 +75,8 @@ def list_models(
 
 
 @router.get("/models/{name}")
-def get_model(name: str, _: KeyHolder, platform: ThePlatform) -> ModelView:
-    """One model with its newest versions: stages, aliases, metrics, what the gate said."""
+def get_model(name: str, _: KeyHolder, platform: PlatformDep) -> ModelView:
+    """Get a model with its newest versions: stages, aliases, metrics, gate verdicts."""
     client = platform.require_mlflow()
     with translated_mlflow_errors():
         model = client.get_registered_model(name)
@@ -92,11 +88,11 @@ def get_model(name: str, _: KeyHolder, platform: ThePlatform) -> ModelView:
 def list_versions(
     name: str,
     _: KeyHolder,
-    platform: ThePlatform,
+    platform: PlatformDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Cursor = None,
 ) -> Listing[VersionView]:
-    """Every version of a model, newest first."""
+    """List all versions of a model, newest first."""
     client = platform.require_mlflow()
     with translated_mlflow_errors():
         page = client.search_model_versions(
@@ -106,14 +102,14 @@ def list_versions(
             page_token=cursor,
         )
         if not page and cursor is None:
-            client.get_registered_model(name)  # tells a model without versions from no model
+            client.get_registered_model(name)  # raises if there is no such model
         metrics = _metrics_by_run(client, {name: page})
     return Listing(items=[_view_version(each, metrics) for each in page], next=page.token or None)
 
 
 @router.get("/models/{name}/versions/{version}/evidence")
-def get_evidence(name: str, version: str, _: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
-    """The whole of what the gate looked at when it judged this version."""
+def get_evidence(name: str, version: str, _: KeyHolder, platform: PlatformDep) -> dict[str, Any]:
+    """Get all the evidence on which the gate decided about this version."""
     client = platform.require_mlflow()
     with translated_mlflow_errors():
         found = client.get_model_version(name, version)
@@ -133,7 +129,7 @@ def _newest_versions(client: Any, name: str) -> list[Any]:
 def _metrics_by_run(
     client: Any, versions: Mapping[str, Iterable[Any]]
 ) -> dict[str, dict[str, float]]:
-    """The metrics of the runs behind the versions, in two questions however many there are."""
+    """The metrics of the versions' runs, by run id; two queries for any number of versions."""
     run_ids = {v.run_id for found in versions.values() for v in found if v.run_id}
     if not run_ids:
         return {}

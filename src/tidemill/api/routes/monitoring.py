@@ -1,30 +1,27 @@
-"""What watching found, and asking it to look or to retrain."""
+"""Monitoring results and triggers; check or retrain a model now."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from tidemill.api.access import KeyHolder, Trainer
+from tidemill.api.dependencies import KeyHolder, PlatformDep, Trainer
 from tidemill.api.schemas import Filter, Listing, PageQuery, Since, to_datetime, with_datetimes
-from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
-from tidemill.platform import Platform
 from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"])
 
-ThePlatform = Annotated[Platform, Depends(platform_of)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class DriftQuery(PageQuery):
-    """Which results of checks."""
+    """Filters of drift results."""
 
     model: Filter = None
     version: Filter = None
@@ -32,25 +29,27 @@ class DriftQuery(PageQuery):
     test: Filter = None
     drifted: bool | None = None
     whole: bool | None = Field(
-        default=None, description="true: whole windows only; false: features only."
+        default=None, description="true: only whole windows; false: only features."
     )
     since: Since = None
 
 
 class PerformanceQuery(PageQuery):
-    """Which live metrics."""
+    """Filters of live metrics."""
 
     model: Filter = None
     version: Filter = None
     metric: Filter = None
     source: str = Field(
-        default="live", max_length=32, description="live (labels), or estimate (confidences)."
+        default="live",
+        max_length=32,
+        description="live (from labels), or estimate (from confidences).",
     )
     since: Since = None
 
 
 class TriggerQuery(PageQuery):
-    """Which triggers."""
+    """Filters of triggers."""
 
     model: Filter = None
     cause: Filter = None
@@ -59,46 +58,50 @@ class TriggerQuery(PageQuery):
 
 
 class ModelHealth(BaseModel):
-    """What is known of one model."""
+    """The monitoring state of one model."""
 
     model: str
     version: str
     state: str = Field(
         description="unknown, steady, data moved, model degraded, or data moved and model degraded"
     )
-    basis: str = Field(description="What told it: labels, confidences, or nothing")
+    basis: str = Field(description="The evidence: labels, confidences, or nothing")
     summary: str
-    why: str = Field(description="What the policy made of it")
-    alarms: dict[str, str] = Field(description="Alarms that are not over, with their reasons")
-    drift: dict[str, Any] | None = Field(description="The last check of the data")
-    live: dict[str, Any] | None = Field(description="The last check of labelled rows")
-    estimate: dict[str, Any] | None = Field(description="Accuracy as confidences let expect it")
-    looked: datetime = Field(description="When somebody last looked")
-    checked: datetime | None = Field(description="When a check was last due")
+    why: str = Field(description="What the policy decided, and why")
+    alarms: dict[str, str] = Field(description="Active alarms with their reasons")
+    drift: dict[str, Any] | None = Field(description="The last drift check")
+    live: dict[str, Any] | None = Field(description="The last check of the live metric")
+    estimate: dict[str, Any] | None = Field(description="Accuracy estimated from confidences")
+    looked: datetime = Field(description="When the model was last looked at")
+    checked: datetime | None = Field(description="When a check last ran")
     open_triggers: int
 
 
 class CheckRequest(BaseModel):
-    """Which model to look at."""
+    """The model to check."""
 
     model: Name
 
 
 class TriggerRequest(BaseModel):
-    """A retraining asked for by hand."""
+    """A manual retraining."""
 
     model: Name
-    reason: Annotated[str, Field(min_length=1, max_length=2_000, description="Why.")]
+    reason: Annotated[
+        str, Field(min_length=1, max_length=2_000, description="Reason, for the record.")
+    ]
 
 
 class DismissRequest(BaseModel):
-    """Why nothing follows from a trigger."""
+    """Why a trigger is dismissed."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=2_000, description="Why.")]
+    reason: Annotated[
+        str, Field(min_length=1, max_length=2_000, description="Reason, for the record.")
+    ]
 
 
 class TriggerView(BaseModel):
-    """One recorded decision."""
+    """One trigger: a recorded decision that a model needs retraining or a look."""
 
     id: str
     time: datetime
@@ -117,8 +120,8 @@ class TriggerView(BaseModel):
 
 
 @router.get("/health")
-def monitoring_health(_: KeyHolder, platform: ThePlatform, model: Filter = None) -> dict[str, Any]:
-    """How each watched model is: its state, what told it, and what the policy made of it."""
+def monitoring_health(_: KeyHolder, platform: PlatformDep, model: Filter = None) -> dict[str, Any]:
+    """Get the state of each monitored model: drift, decay, the evidence, the policy's decision."""
     opened = platform.triggers.opened(model)
     found = [
         _view_health(row, sum(t.model == row.model for t in opened))
@@ -130,36 +133,34 @@ def monitoring_health(_: KeyHolder, platform: ThePlatform, model: Filter = None)
 
 @router.get("/drift")
 def list_drift(
-    _: KeyHolder, platform: ThePlatform, query: Annotated[DriftQuery, Query()]
+    _: KeyHolder, platform: PlatformDep, query: Annotated[DriftQuery, Query()]
 ) -> Listing[dict[str, Any]]:
-    """What checks found, newest first: a row for each feature, and for each whole window."""
-    page = platform.monitoring_results.results(**query.asked())
+    """List drift results, newest first: one row per feature, and one per window."""
+    page = platform.monitoring_results.results(**query.filters())
     times = ("time", "window_start", "window_end")
     return Listing(items=[with_datetimes(row, *times) for row in page.items], next=page.next)
 
 
 @router.get("/performance")
 def list_performance(
-    _: KeyHolder, platform: ThePlatform, query: Annotated[PerformanceQuery, Query()]
+    _: KeyHolder, platform: PlatformDep, query: Annotated[PerformanceQuery, Query()]
 ) -> Listing[dict[str, Any]]:
-    """The live metric of each window with its interval, newest first."""
-    page = model_values(platform.database, **query.asked())
+    """List the live metric of each window with its confidence interval, newest first."""
+    page = model_values(platform.database, **query.filters())
     return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/report", response_class=HTMLResponse)
 def monitoring_report(
     _: KeyHolder,
-    platform: ThePlatform,
+    platform: PlatformDep,
     model: Annotated[str, Query(max_length=255)],
     window: Annotated[
-        int | None, Query(description="The id of a whole window in /monitoring/drift.")
+        int | None, Query(description="The id of a window in /monitoring/drift.")
     ] = None,
 ) -> HTMLResponse:
-    """One self-contained page: what moved, how good the model is, what was decided and why."""
-    from tidemill.loop.monitoring.report import (
-        make_report,  # matplotlib: a second that no start should pay
-    )
+    """Get a model's monitoring report as one self-contained HTML page."""
+    from tidemill.loop.monitoring.report import make_report  # matplotlib: a second at each start
 
     page = make_report(platform.monitoring_results, platform.triggers, model, window)
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -168,23 +169,23 @@ def monitoring_report(
 
 @router.get("/triggers")
 def list_triggers(
-    _: KeyHolder, platform: ThePlatform, query: Annotated[TriggerQuery, Query()]
+    _: KeyHolder, platform: PlatformDep, query: Annotated[TriggerQuery, Query()]
 ) -> Listing[TriggerView]:
-    """Recorded decisions that a model needs retraining or a look, newest first."""
-    page = platform.triggers.page(**query.asked())
+    """List triggers, newest first."""
+    page = platform.triggers.page(**query.filters())
     return Listing(items=[_view(trigger) for trigger in page.items], next=page.next)
 
 
 @router.get("/triggers/{trigger_id}")
-def get_trigger(trigger_id: str, _: KeyHolder, platform: ThePlatform) -> TriggerView:
-    """One trigger with its evidence."""
+def get_trigger(trigger_id: str, _: KeyHolder, platform: PlatformDep) -> TriggerView:
+    """Get one trigger with its evidence."""
     return _view(platform.triggers.get(trigger_id))
 
 
 @router.post("/check")
-def check_now(order: CheckRequest, _: Trainer, platform: ThePlatform) -> dict[str, Any]:
-    """Check a model's newest rows now, due or not; the policy counts it like any other check."""
-    tick = platform.watcher.check(order.model, forced=True)
+def check_now(body: CheckRequest, _: Trainer, platform: PlatformDep) -> dict[str, Any]:
+    """Check a model's newest rows now, even if no check is due; counts as a check in the policy."""
+    tick = platform.watcher.check(body.model, forced=True)
     return {
         "model": tick.model,
         "version": tick.version,
@@ -195,13 +196,13 @@ def check_now(order: CheckRequest, _: Trainer, platform: ThePlatform) -> dict[st
 
 
 @router.post("/triggers", status_code=202)
-def trigger_by_hand(order: TriggerRequest, caller: Trainer, platform: ThePlatform) -> TriggerView:
-    """Retrain a model by hand; 409 while it is being retrained."""
-    watched = platform.monitoring_results.get(order.model)
+def open_trigger(body: TriggerRequest, caller: Trainer, platform: PlatformDep) -> TriggerView:
+    """Open a manual trigger, which retrains a model; 409 while it is being retrained."""
+    watched = platform.monitoring_results.get(body.model)
     new = NewTrigger(
-        order.model,
+        body.model,
         "manual",
-        order.reason,
+        body.reason,
         version=None if watched is None else watched.version,
         actor=caller.actor,
     )
@@ -210,16 +211,16 @@ def trigger_by_hand(order: TriggerRequest, caller: Trainer, platform: ThePlatfor
 
 @router.post("/triggers/{trigger_id}/dismiss")
 def dismiss_trigger(
-    trigger_id: str, order: DismissRequest, caller: Trainer, platform: ThePlatform
+    trigger_id: str, body: DismissRequest, caller: Trainer, platform: PlatformDep
 ) -> TriggerView:
-    """Close a trigger from which nothing is to follow; one that is being retrained for stays."""
+    """Dismiss an open trigger; 409 if it is being retrained for, or closed."""
     trigger = platform.triggers.get(trigger_id)
     if trigger.state != "open":
         raise ConflictError(
             f"Trigger {trigger_id} is {trigger.state}.",
             remedy="Cancel its job to end a retraining." if trigger.closed is None else None,
         )
-    evidence = {"dismissed_by": caller.actor, "dismissed_because": order.reason}
+    evidence = {"dismissed_by": caller.actor, "dismissed_because": body.reason}
     return _view(platform.triggers.close(trigger_id, "dismissed", evidence))
 
 
@@ -251,7 +252,7 @@ def _view_health(row: Any, triggers: int) -> ModelHealth:
 
 
 def _readable(verdict: Any) -> dict[str, Any]:
-    """The verdict with its times as moments."""
+    """The verdict with its times converted."""
     times = ("time", "checked", "window_start", "window_end")
     shown = with_datetimes(dict(verdict), *times)
     for part in ("drift", "live", "estimate"):

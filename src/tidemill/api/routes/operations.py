@@ -1,17 +1,15 @@
-"""What operators look at and clear: requests, metrics, the audit log, the database."""
+"""For operators: the audit log, the request log, metrics, and the size of the database."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from tidemill.api.access import Admin, KeyHolder
+from tidemill.api.dependencies import Admin, KeyHolder, PlatformDep
 from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, to_epoch, with_datetimes
-from tidemill.api.state import platform_of
-from tidemill.platform import Platform
 from tidemill.stores.audit import AuditEntry
 from tidemill.stores.database import maintenance
 from tidemill.stores.model_metrics import model_values
@@ -19,11 +17,9 @@ from tidemill.stores.request_log import api_minutes
 
 router = APIRouter(tags=["operations"])
 
-ThePlatform = Annotated[Platform, Depends(platform_of)]
-
 
 class AuditQuery(PageQuery):
-    """Which rows of the audit log."""
+    """Filters of the audit log."""
 
     action: Filter = None
     subject: Filter = None
@@ -32,7 +28,7 @@ class AuditQuery(PageQuery):
 
 
 class LogQuery(PageQuery):
-    """Which requests."""
+    """Filters of the request log."""
 
     route: Filter = None
     method: Filter = None
@@ -42,7 +38,7 @@ class LogQuery(PageQuery):
 
 
 class MinutesQuery(PageQuery):
-    """Which minutes of which route."""
+    """Filters of request metrics."""
 
     route: Filter = None
     since: Since = None
@@ -50,7 +46,7 @@ class MinutesQuery(PageQuery):
 
 
 class MetricsQuery(PageQuery):
-    """Which metrics of which versions."""
+    """Filters of model metrics."""
 
     model: Filter = None
     version: Filter = None
@@ -60,7 +56,7 @@ class MetricsQuery(PageQuery):
 
 
 class ClearRequest(BaseModel):
-    """What to delete. Only tables of records can be cleared, never jobs that run or the audit."""
+    """What to delete. Running jobs and the audit log cannot be deleted."""
 
     tables: list[str] = Field(min_length=1, description=", ".join(maintenance.CLEARABLE))
     before: datetime = Field(description="Only rows older than this.")
@@ -68,7 +64,7 @@ class ClearRequest(BaseModel):
 
 
 class ClearResult(BaseModel):
-    """How many rows went, by table."""
+    """Number of deleted rows by table."""
 
     deleted: dict[str, int]
     before: datetime
@@ -76,70 +72,70 @@ class ClearResult(BaseModel):
 
 @router.get("/audit")
 def list_audit(
-    _: Admin, platform: ThePlatform, query: Annotated[AuditQuery, Query()]
+    _: Admin, platform: PlatformDep, query: Annotated[AuditQuery, Query()]
 ) -> Listing[dict[str, Any]]:
-    """Who did what, when and why, newest first."""
-    page = platform.audit.page(**query.asked())
+    """List who changed what, when and why, newest first."""
+    page = platform.audit.page(**query.filters())
     return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/audit/verify")
-def verify_audit(_: Admin, platform: ThePlatform) -> dict[str, Any]:
-    """Whether every row is what was written; names the first that is changed or missing."""
+def verify_audit(_: Admin, platform: PlatformDep) -> dict[str, Any]:
+    """Verify the hash chain of the audit log; names the first changed or missing row."""
     return vars(platform.audit.verify())
 
 
 @router.get("/logs")
 def list_logs(
-    _: Admin, platform: ThePlatform, query: Annotated[LogQuery, Query()]
+    _: Admin, platform: PlatformDep, query: Annotated[LogQuery, Query()]
 ) -> Listing[dict[str, Any]]:
-    """Requests that were answered, newest first."""
-    page = platform.requests.page(**query.asked())
+    """List the requests handled by the control plane, newest first."""
+    page = platform.requests.page(**query.filters())
     return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/metrics/api")
 def api_metrics(
-    _: KeyHolder, platform: ThePlatform, query: Annotated[MinutesQuery, Query()]
+    _: KeyHolder, platform: PlatformDep, query: Annotated[MinutesQuery, Query()]
 ) -> Listing[dict[str, Any]]:
-    """Requests by minute, route and status: how many, how long on average and at worst."""
-    page = api_minutes(platform.database, **query.asked())
+    """List the number, mean and maximum duration of requests by minute, route and status."""
+    page = api_minutes(platform.database, **query.filters())
     return Listing(items=[with_datetimes(row, "minute") for row in page.items], next=page.next)
 
 
 @router.get("/metrics/models")
 def model_metrics(
-    _: KeyHolder, platform: ThePlatform, query: Annotated[MetricsQuery, Query()]
+    _: KeyHolder, platform: PlatformDep, query: Annotated[MetricsQuery, Query()]
 ) -> Listing[dict[str, Any]]:
-    """What is known of how good each version is: at training, at the gate, live."""
-    page = model_values(platform.database, **query.asked())
+    """List the metrics of each version: in training, at the gate, and live."""
+    page = model_values(platform.database, **query.filters())
     return Listing(items=[with_datetimes(row, "time") for row in page.items], next=page.next)
 
 
 @router.get("/database/stats")
-def database_stats(_: KeyHolder, platform: ThePlatform) -> dict[str, Any]:
-    """Rows by table, and the size of it all."""
+def database_stats(_: KeyHolder, platform: PlatformDep) -> dict[str, Any]:
+    """Get the number of rows by table, and the size of the database."""
     return maintenance.database_stats(platform.database)
 
 
 @router.post("/database/clear")
 def clear_database(
-    order: ClearRequest, request: Request, caller: Admin, platform: ThePlatform
+    body: ClearRequest, request: Request, caller: Admin, platform: PlatformDep
 ) -> ClearResult:
-    """Delete old rows of the named tables; recorded in the audit log."""
-    before = to_epoch(order.before)
+    """Delete old rows of the given tables; recorded in the audit log."""
+    before = to_epoch(body.before)
     assert before is not None
-    maintenance.check_clearable(order.tables)
+    maintenance.check_clearable(body.tables)
     platform.audit.append(
         AuditEntry(
             caller.actor,
             "database.clear",
-            subject=",".join(order.tables)[:255],
+            subject=",".join(body.tables)[:255],
             origin=caller.address,
-            reason=order.reason,
-            details={"before": order.before.isoformat(), "request_id": request.state.request_id},
+            reason=body.reason,
+            details={"before": body.before.isoformat(), "request_id": request.state.request_id},
         )
     )
     return ClearResult(
-        deleted=maintenance.clear(platform.database, order.tables, before), before=order.before
+        deleted=maintenance.clear(platform.database, body.tables, before), before=body.before
     )

@@ -1,4 +1,4 @@
-"""Who serves: through the gate, by a named person's override, or back by a rollback."""
+"""Promote, roll back, move and challenge versions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from tidemill.api.access import Caller, Promoter
-from tidemill.api.state import platform_of
+from tidemill.api.dependencies import Caller, PlatformDep, Promoter
 from tidemill.errors import GateError, NotFoundError
 from tidemill.loop.promotion.challenge import challenge
 from tidemill.loop.promotion.promote import (
@@ -26,12 +25,13 @@ from tidemill.project import Project
 
 router = APIRouter(tags=["models"])
 
-ThePlatform = Annotated[Platform, Depends(platform_of)]
-Reason = Annotated[str | None, Field(max_length=2_000, description="Why; kept in the audit log.")]
+Reason = Annotated[
+    str | None, Field(max_length=2_000, description="Reason, kept in the audit log.")
+]
 
 
 class TransitionRequest(BaseModel):
-    """Which version to move where."""
+    """A version and its new stage."""
 
     name: str
     version: str | int
@@ -40,33 +40,36 @@ class TransitionRequest(BaseModel):
 
 
 class PromoteRequest(BaseModel):
-    """What to let through the gate: a named version, or the best on a metric."""
+    """The version to promote; null for the best by the metric."""
 
     version: str | int | None = None
     metric: str | None = Field(default=None, description=", ".join(METRICS))
-    force: bool = Field(default=False, description="Whatever the gate says; needs a reason.")
+    force: bool = Field(default=False, description="Override the gate; needs a reason.")
     reason: Reason = None
 
 
 class RollbackRequest(BaseModel):
-    """Why the champion before is to serve again."""
+    """The reason for a rollback."""
 
     reason: Reason = None
 
 
 class ChallengeRequest(BaseModel):
-    """What a model's challenger is to see of the traffic."""
+    """The traffic that a model's challenger receives."""
 
     mode: Literal["off", "shadow", "canary"]
-    share: float = Field(default=1.0, gt=0, le=1, description="Of the requests.")
+    share: float = Field(
+        default=1.0, gt=0, le=1, description="The share of callers, 0 to 1, that a canary answers."
+    )
     version: str | int | None = Field(
-        default=None, description="Made challenger first; null takes the one that is."
+        default=None,
+        description="Make this version challenger first; null for the current challenger.",
     )
     reason: Reason = None
 
 
 class ChallengeView(BaseModel):
-    """The rule in force now; running servers take it up within two seconds."""
+    """The traffic rule in force; running servers apply it within two seconds."""
 
     model: str
     version: str | None
@@ -75,30 +78,30 @@ class ChallengeView(BaseModel):
 
 
 class TransitionView(BaseModel):
-    """A change of stage that took place."""
+    """A completed change of stage."""
 
     model: str
     version: str
     action: str
-    origin: str = Field(description="The stage the version comes from")
+    origin: str = Field(description="The version's stage before")
     stage: str
-    replaced: str | None = Field(description="The champion that made way")
+    replaced: str | None = Field(description="The champion that it replaced")
     reason: str | None
     actor: str
 
 
 @router.post("/models/transition")
 def move_version(
-    order: TransitionRequest, caller: Promoter, platform: ThePlatform
+    body: TransitionRequest, caller: Promoter, platform: PlatformDep
 ) -> TransitionView:
-    """Move a version to a stage by hand; to Production it is an override and needs a reason."""
+    """Move a version to a stage. To Production is an override of the gate and needs a reason."""
     platform.require_mlflow()
     done = transition(
         platform.registry,
-        order.name,
-        order.version,
-        order.stage,
-        reason=order.reason,
+        body.name,
+        body.version,
+        body.stage,
+        reason=body.reason,
         actor=caller.actor,
         audit=_audit(platform, caller),
     )
@@ -107,26 +110,26 @@ def move_version(
 
 @router.post("/models/{name}/promote")
 def promote_version(
-    name: str, caller: Promoter, platform: ThePlatform, order: PromoteRequest | None = None
+    name: str, caller: Promoter, platform: PlatformDep, body: PromoteRequest | None = None
 ) -> dict[str, Any]:
-    """Let the best version, or the one named, try to become champion; 409 if it may not."""
-    order = order or PromoteRequest()
+    """Promote the best or the given version if the gate allows it; 409 if it does not."""
+    body = body or PromoteRequest()
     platform.require_mlflow()
     verdict = promote(
         _project(platform, name),
         platform.registry,
         name,
-        metric=order.metric,
-        version=order.version,
-        force=order.force,
-        reason=order.reason,
+        metric=body.metric,
+        version=body.version,
+        force=body.force,
+        reason=body.reason,
         actor=caller.actor,
         audit=_audit(platform, caller),
     )
     if not verdict.promoted:
         raise GateError(
             " ".join(verdict.reasons),
-            remedy=f"The evidence is at /models/{name}/versions/{verdict.version}/evidence.",
+            remedy=f"See the evidence at /models/{name}/versions/{verdict.version}/evidence.",
         )
     shown: dict[str, Any] = msgspec.to_builtins(verdict)
     return shown
@@ -134,18 +137,18 @@ def promote_version(
 
 @router.post("/models/{name}/challenge")
 def challenge_champion(
-    name: str, order: ChallengeRequest, caller: Promoter, platform: ThePlatform
+    name: str, body: ChallengeRequest, caller: Promoter, platform: PlatformDep
 ) -> ChallengeView:
-    """Let the challenger answer in the champion's shadow, or a share of the callers, or nobody."""
+    """Run the challenger as a shadow or a canary, or take it out of the traffic."""
     platform.require_mlflow()
     done = challenge(
         platform.registry,
         platform.settings.shelf,
         name,
-        mode=order.mode,
-        share=order.share,
-        version=order.version,
-        reason=order.reason,
+        mode=body.mode,
+        share=body.share,
+        version=body.version,
+        reason=body.reason,
         actor=caller.actor,
         audit=platform.audit.append,
         origin=caller.address,
@@ -157,14 +160,14 @@ def challenge_champion(
 
 @router.post("/models/{name}/rollback")
 def roll_back(
-    name: str, caller: Promoter, platform: ThePlatform, order: RollbackRequest | None = None
+    name: str, caller: Promoter, platform: PlatformDep, body: RollbackRequest | None = None
 ) -> TransitionView:
-    """Make the version that was champion before champion again."""
+    """Roll back to the previous champion."""
     platform.require_mlflow()
     done = rollback(
         platform.registry,
         name,
-        reason=order.reason if order else None,
+        reason=body.reason if body else None,
         actor=caller.actor,
         audit=_audit(platform, caller),
     )
@@ -176,7 +179,7 @@ def _audit(platform: Platform, caller: Caller) -> AuditTransition:
 
 
 def _project(platform: Platform, name: str) -> Project | None:
-    """The model's project; None for a model that others registered."""
+    """The model's project; None for a model that another program registered."""
     try:
         return platform.projects.get(name).project
     except NotFoundError:

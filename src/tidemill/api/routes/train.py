@@ -1,40 +1,38 @@
-"""Asking for a training. The answer is a job, within milliseconds, while others train."""
+"""Train and retrain models. The response is a job, which a worker runs."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api.access import Caller, KeyHolder, Trainer
+from tidemill.api.dependencies import Caller, KeyHolder, PlatformDep, Trainer
 from tidemill.api.schemas import JobAccepted, JobView, job_view
-from tidemill.api.state import platform_of
 from tidemill.errors import ConflictError
 from tidemill.loop.monitoring.trigger_actions import ORDER
 from tidemill.loop.training.submit import training_job
 from tidemill.platform import Platform
 from tidemill.steps.search.parameters import check_params
-from tidemill.stores.database.pages import json_safe
+from tidemill.stores.database.queries import json_safe
 from tidemill.stores.jobs.jobs import Job, NewJob, idempotency_conflict
 from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.projects import KnownProject
 
 router = APIRouter(tags=["training"])
 
-ThePlatform = Annotated[Platform, Depends(platform_of)]
 Idempotency = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
         max_length=255,
-        description="The same key again gives the same job again, not a second one.",
+        description="A repeated request with the same key returns the same job.",
     ),
 ]
 
 
 class TrainRequest(BaseModel):
-    """What to train. Any further field is a parameter of the candidates, `C` or `logistic.C`."""
+    """Options of a training. Further fields are parameters of candidates: `C` or `logistic.C`."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -42,23 +40,27 @@ class TrainRequest(BaseModel):
     )
 
     candidates: list[str] | None = Field(
-        default=None, description="Only these candidates.", min_length=1
+        default=None, description="Train only these candidates.", min_length=1
     )
     trials: int | None = Field(
-        default=None, ge=1, le=10_000, description="Settings to try of each."
+        default=None, ge=1, le=10_000, description="Settings to try for each candidate."
     )
-    time_limit: float | None = Field(default=None, gt=0, description="Seconds the job may run.")
-    memory_limit_mb: int | None = Field(default=None, ge=64, description="Megabytes it may hold.")
+    time_limit: float | None = Field(
+        default=None, gt=0, description="Time limit of the job in seconds."
+    )
+    memory_limit_mb: int | None = Field(
+        default=None, ge=64, description="Memory limit of the job in MiB."
+    )
     params: dict[str, Any] = Field(
-        default={}, description="Parameters, where a name is taken above."
+        default={}, description="Parameters whose names are taken by the fields above."
     )
 
 
 class NamedTrainRequest(TrainRequest):
-    """A `TrainRequest` that names its model."""
+    """A `TrainRequest` with its model."""
 
     model: str | None = Field(
-        default=None, description="Which model; may be left out where there is one."
+        default=None, description="The model; optional if only one is configured."
     )
 
 
@@ -66,21 +68,24 @@ class RetrainRequest(NamedTrainRequest):
     """A `NamedTrainRequest` with a reason."""
 
     reason: str = Field(
-        default="asked for by hand", min_length=1, max_length=2_000, description="For the record."
+        default="manual retraining",
+        min_length=1,
+        max_length=2_000,
+        description="Reason, recorded with the trigger.",
     )
 
 
 @router.post("/train", status_code=202)
 def train(
-    order: NamedTrainRequest,
+    body: NamedTrainRequest,
     request: Request,
     response: Response,
     caller: Trainer,
-    platform: ThePlatform,
+    platform: PlatformDep,
     key: Idempotency = None,
 ) -> JobAccepted:
     """Train a model's candidates and register the best."""
-    new = _job("train", platform.projects.get(order.model), order, request, caller, key)
+    new = _job("train", platform.projects.get(body.model), body, request, caller, key)
     return _accepted(*platform.submit(new), response)
 
 
@@ -90,13 +95,13 @@ def train_model(
     request: Request,
     response: Response,
     caller: Trainer,
-    platform: ThePlatform,
-    order: TrainRequest | None = None,
+    platform: PlatformDep,
+    body: TrainRequest | None = None,
     key: Idempotency = None,
 ) -> JobAccepted:
     """Train the named model's candidates and register the best."""
     known = platform.projects.get(name)
-    new = _job("train", known, order or TrainRequest(), request, caller, key)
+    new = _job("train", known, body or TrainRequest(), request, caller, key)
     return _accepted(*platform.submit(new), response)
 
 
@@ -105,43 +110,43 @@ def retrain(
     request: Request,
     response: Response,
     caller: Trainer,
-    platform: ThePlatform,
-    order: RetrainRequest | None = None,
+    platform: PlatformDep,
+    body: RetrainRequest | None = None,
     key: Idempotency = None,
 ) -> JobAccepted:
-    """Open a trigger: train again in the background, and promote what proves better.
+    """Retrain a model: open a trigger, train new versions, and promote one that proves better.
 
     409 while the model is being retrained.
     """
-    order = order or RetrainRequest()
-    known = platform.projects.get(order.model)
-    new = _job("retrain", known, order, request, caller, key)
-    return _accepted(*_trigger(platform, new, order.reason, caller), response)
+    body = body or RetrainRequest()
+    known = platform.projects.get(body.model)
+    new = _job("retrain", known, body, request, caller, key)
+    return _accepted(*_trigger(platform, new, body.reason, caller), response)
 
 
 @router.get("/train/status/{job_id}")
-def training_status(job_id: str, _: KeyHolder, platform: ThePlatform) -> JobView:
-    """How far a training is, its metrics, or what went wrong."""
+def training_status(job_id: str, _: KeyHolder, platform: PlatformDep) -> JobView:
+    """Get a training's progress, its metrics, or its error."""
     return job_view(platform.jobs.get(job_id))
 
 
 def _job(
     kind: str,
     known: KnownProject,
-    order: TrainRequest,
+    body: TrainRequest,
     request: Request,
     caller: Caller,
     key: str | None,
 ) -> NewJob:
-    given = {**(order.model_extra or {}), **order.params}
-    megabytes = order.memory_limit_mb
+    given = {**(body.model_extra or {}), **body.params}
+    megabytes = body.memory_limit_mb
     return training_job(
         kind,
         known,
         check_params(known.project, given),
-        only=order.candidates,
-        trials=order.trials,
-        time_limit=order.time_limit,
+        only=body.candidates,
+        trials=body.trials,
+        time_limit=body.time_limit,
         memory_limit=None if megabytes is None else megabytes * 2**20,
         idempotency_key=None if key is None else f"{caller.key_id}:{key}",
         key_id=caller.key_id,
@@ -151,25 +156,25 @@ def _job(
 
 
 def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tuple[Job, bool]:
-    """The retraining's job, by a trigger as every retraining has one, and whether it is new."""
+    """Open a trigger and return its retraining job, and whether the job is new."""
     model = str(new.model)
-    ordered = ("params", "time_limit", "memory_limit", "key_id", "request_id", "traceparent")
-    order = json_safe({name: getattr(new, name) for name in ordered})
+    fields = ("params", "time_limit", "memory_limit", "key_id", "request_id", "traceparent")
+    order = json_safe({name: getattr(new, name) for name in fields})
     key = None if new.idempotency_key is None else f"order:{new.idempotency_key}"
-    consequences = platform.watcher.trigger_actions
+    actions = platform.watcher.trigger_actions
     earlier = None
     try:
-        asked = NewTrigger(
+        trigger_request = NewTrigger(
             model, "manual", reason, cause_key=key, actor=caller.actor, evidence={ORDER: order}
         )
-        trigger = consequences.ask(asked)
+        trigger = actions.ask(trigger_request)
     except ConflictError:
         earlier = None if key is None else platform.triggers.by_key(model, key)
         if earlier is None:
             raise
         if earlier.evidence[ORDER]["params"] != order["params"]:
             raise idempotency_conflict(f"trigger {earlier.id}") from None
-        trigger = earlier if earlier.job_id else consequences.retrain(earlier)
+        trigger = earlier if earlier.job_id else actions.retrain(earlier)
     return platform.jobs.get(str(trigger.job_id)), earlier is None
 
 

@@ -12,7 +12,7 @@ from tidemill.cli.command_help import Exit, command_app, notes
 from tidemill.cli.context import HomeOption, JsonOption, open_settings
 from tidemill.cli.control_plane import open_platform
 from tidemill.cli.label_file import LabelFile
-from tidemill.stores.predictions.feedback import CONFLICT, REFUSED
+from tidemill.stores.predictions.label_joins import CONFLICT, REFUSED
 
 FEEDBACK_KEYS = (
     "the labels that were joined, waiting, duplicate, conflict, replaced, refused, "

@@ -12,7 +12,7 @@ from typing import Any
 from tidemill.console import log_files
 from tidemill.console.page_request import Download, PageRequest, View
 from tidemill.errors import RequestError
-from tidemill.stores.database.pages import MAX_LIMIT, ResultPage
+from tidemill.stores.database.queries import MAX_LIMIT, ResultPage
 
 AUDIT_FIELDS = (
     "seq", "time", "actor", "action", "subject", "version", "origin", "reason", "details",

@@ -1,10 +1,10 @@
-"""Predictions and their labels as Parquet, a file for each model and day (UTC):
+"""Archives predictions and their labels as Parquet, one file for each model and day (UTC):
 
     URL/model=churn/day=2026-03-01/predictions.parquet
 
-A day is written again when it has more rows than its file, or other labels; all else is left as it
-is. A file appears whole or not at all. What retention has deleted stays in the files: a day of
-which the database has fewer rows than the file is not touched.
+A day is rewritten only if the database has more rows than its file, or other labels. A file appears
+complete or not at all. Rows that retention has deleted stay in the files: a day with fewer rows in
+the database than in its file is not rewritten.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 DAY = 86400
 FILE = "predictions.parquet"
 MARK = b"tidemill"
-CHUNK = 20_000
+CHUNK_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class ArchiveDay:
-    """One model's day as the database has it; `newest` is when its last label was joined."""
+    """A model's predictions of one day in the database; `newest` is its last label's join time."""
 
     model: str
     start: float
@@ -53,7 +53,7 @@ class ArchiveDay:
 
     @property
     def mark(self) -> bytes:
-        """What tells whether a file is of this state."""
+        """The state of the day, stored in its file to tell whether the file is up to date."""
         return f"{self.rows} {self.labels} {self.newest!r}".encode()
 
 
@@ -61,17 +61,17 @@ class PredictionArchive:
     """Writes days to a folder or an object store.
 
     Args:
-        url: A folder, or s3://bucket/prefix, gs://...; for S3 the usual AWS variables hold, and
-            MLFLOW_S3_ENDPOINT_URL names another server.
+        url: A folder, s3://bucket/prefix or gs://...; S3 uses the standard AWS variables, and
+            MLFLOW_S3_ENDPOINT_URL for another server.
 
     Raises:
-        SettingsError: The URL is of an unknown kind.
+        SettingsError: The URL is not supported.
     """
 
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
         self._predictions = Predictions(database)
-        self._files, self._root = open_filesystem(url)
+        self._filesystem, self._root = open_filesystem(url)
 
     def run(
         self,
@@ -80,16 +80,16 @@ class PredictionArchive:
         until: float | None = None,
         progress: Callable[[ArchiveDay, int, int], None] = lambda day, number, count: None,
     ) -> list[ArchiveDay]:
-        """Write every day that changed; those days, oldest first.
+        """Write every day that changed and return those days, oldest first.
 
         Args:
-            models: Only these; () means all.
-            until: Only days that begin before this moment.
-            progress: Hears of each day, its number and how many there are.
+            models: Only these models; () for all.
+            until: Only days that start before this time, in seconds since the epoch.
+            progress: Called with each day, its number and the number of days.
 
         Raises:
-            UnavailableError: The database or the place cannot be reached. Files that are written
-                stay; the next run goes on.
+            UnavailableError: The database or the archive cannot be reached. Files written so far
+                stay, and the next run continues after them.
         """
         names = models or self._predictions.models()
         days = [day for model in names for day in self._days(model, until)]
@@ -97,14 +97,14 @@ class PredictionArchive:
         for number, day in enumerate(days):
             progress(day, number, len(days))
             with _translated(self._root):
-                if self._needs(day):
+                if self._is_outdated(day):
                     self._write(day)
                     written.append(day)
         return written
 
-    def before(self, model: str, moment: float) -> None:
-        """Write a model's days before a moment; what retention calls before it deletes."""
-        self.run([model], until=moment)
+    def write_before(self, model: str, time: float) -> None:
+        """Write a model's days before a time; retention calls this before it deletes them."""
+        self.run([model], until=time)
 
     def _days(self, model: str, until: float | None) -> Iterator[ArchiveDay]:
         times = predictions.c.time
@@ -134,35 +134,36 @@ class PredictionArchive:
     def _path(self, day: ArchiveDay) -> str:
         return f"{self._root}/model={quote(day.model, safe='')}/day={day.date}"
 
-    def _needs(self, day: ArchiveDay) -> bool:
+    def _is_outdated(self, day: ArchiveDay) -> bool:
         path = f"{self._path(day)}/{FILE}"
-        if self._files.get_file_info(path).type == pafs.FileType.NotFound:
+        if self._filesystem.get_file_info(path).type == pafs.FileType.NotFound:
             return True
-        with self._files.open_input_file(path) as file:
-            found = pq.ParquetFile(file)
-            held, mark = found.metadata.num_rows, (found.schema_arrow.metadata or {}).get(MARK)
-        if held > day.rows:
-            logger.warning("%s has more rows than the database; it is left alone", path)
+        with self._filesystem.open_input_file(path) as file:
+            archived = pq.ParquetFile(file)
+            rows = archived.metadata.num_rows
+            mark = (archived.schema_arrow.metadata or {}).get(MARK)
+        if rows > day.rows:
+            logger.warning("%s has more rows than the database; it is not rewritten", path)
             return False
         return bool(mark != day.mark)
 
     def _write(self, day: ArchiveDay) -> None:
         folder = self._path(day)
-        self._files.create_dir(folder, recursive=True)
+        self._filesystem.create_dir(folder, recursive=True)
         draft = f"{folder}/_draft-{secrets.token_hex(6)}"
         signatures = self._predictions.signatures(day.model)
         layout = make_layout(signatures.values(), every=len(signatures) == self._versions(day))
         schema = layout.schema.with_metadata({MARK: day.mark})
         try:
             with (
-                self._files.open_output_stream(draft) as sink,
+                self._filesystem.open_output_stream(draft) as sink,
                 pq.ParquetWriter(sink, schema, compression="zstd") as writer,
             ):
                 self._write_rows(writer, day, layout, schema)
-            self._files.move(draft, f"{folder}/{FILE}")
+            self._filesystem.move(draft, f"{folder}/{FILE}")
         except BaseException:
             with contextlib.suppress(OSError):
-                self._files.delete_file(draft)
+                self._filesystem.delete_file(draft)
             raise
 
     def _write_rows(
@@ -170,7 +171,7 @@ class PredictionArchive:
     ) -> None:
         signatures = self._predictions.signatures(day.model)
         chunks = self._predictions.chunks(
-            day.model, since=day.start, until=day.start + DAY, size=CHUNK
+            day.model, since=day.start, until=day.start + DAY, size=CHUNK_ROWS
         )
         for rows in chunks:
             table = make_table(day.model, rows, signatures, layout)
@@ -181,21 +182,21 @@ class PredictionArchive:
 
 
 def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:
-    """The file system that a URL is on, and the path there.
+    """Return the file system of a URL, and the path in it.
 
     Raises:
-        SettingsError: Nothing here can write to such a URL.
+        SettingsError: The URL is not supported.
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return _s3(), f"{parts.netloc}{parts.path}".rstrip("/")
-    if len(parts.scheme) < 2:  # a path, or a drive's letter
+    if len(parts.scheme) < 2:  # a path, or a drive letter
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
     try:
         files, path = pafs.FileSystem.from_uri(url)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise SettingsError(
-            f"'{url}' is no place that can be exported to: {error}",
+            f"Predictions cannot be exported to '{url}': {error}",
             field="url",
             expected="a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX",
         ) from error
@@ -220,5 +221,5 @@ def _translated(root: str) -> Iterator[None]:
     except OSError as error:
         raise UnavailableError(
             f"Exporting to {root} failed: {error}",
-            remedy="What was written stays; try again when it can be reached.",
+            remedy="Files written so far stay; try again when it can be reached.",
         ) from error

@@ -1,19 +1,19 @@
-"""Ingest: what the journal holds goes into the database, every record exactly once.
+"""The ingest process: moves the journal's records into the database, each exactly once.
 
     python -m tidemill.loop.ingest          until SIGTERM; `tidemill ingest --once` drains and ends
 
-Rows and the offset behind them are stored in one transaction. So after a crash, at any point, the
-next process goes on behind the last row that is there, and of two processes at work on one segment
-only one moves its offset; the other drops what it read. A segment is deleted when it is closed and
-stored to its end. What each kind of trouble comes to:
+Rows and the segment's new offset are stored in one transaction. After a crash at any point the next
+process resumes after the last stored row. If two processes read one segment, only one of them can
+move its offset; the other discards what it read. A segment is deleted when it is closed and stored
+completely. What happens when something is wrong:
 
-    the database is away         the journal grows, ingest tries again; nothing is lost
-    a frame cut off at the end   of a segment that is written: read when it is whole; of a closed
-                                 one: its answers never left, it is skipped and counted
-    a damaged frame              skipped and counted; reading goes on at the next whole one
-    a record that is nonsense,   set aside in `rejected.jsonl` beside the segments, and counted
-    or no database takes it
-    an id that is there already  the row stays as it is, and is counted
+    the database is down         the journal grows and ingest retries; nothing is lost
+    a frame is cut off at the    in an open segment: read once it is complete; in a closed one:
+    end of a segment             skipped and counted, its response was never sent
+    a frame is damaged           skipped and counted; reading resumes at the next intact frame
+    a record is inconsistent,    written to `rejected.jsonl` beside the segments, and counted
+    or the database refuses it
+    an id is stored already      the row is not changed; counted as a duplicate
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tidemill.errors import SettingsError, UnavailableError
 from tidemill.loop.ingest.drain import Ingest
 from tidemill.loop.ingest.retention import Retention
 from tidemill.loop.ingest.signatures import SignatureLookup, registry_finder, shelf_finder
-from tidemill.loop.ingest.state import IngestState, serve_metrics, write_state
+from tidemill.loop.ingest.state import IngestState, MetricsServer, write_state
 from tidemill.loop.operations.signals import stop_event
 from tidemill.settings import Settings
 from tidemill.stores.database.schema import open_database
@@ -39,7 +39,7 @@ from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_
 from tidemill.stores.mlflow.registry import Registry
 
 logger = logging.getLogger(__name__)
-PAUSES = (0.5, 1.0, 2.0, 5.0)  # between tries while the database is away
+RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0)  # between attempts while the database is down
 
 
 def follow(
@@ -48,40 +48,44 @@ def follow(
     *,
     interval: float,
     retention: Retention,
-    tell: Callable[[IngestState], None] = lambda state: None,
+    report: Callable[[IngestState], None] = lambda state: None,
 ) -> None:
-    """Drain again and again, and delete what is old, until `stop` is set.
+    """Drain the journal and apply the retention repeatedly, until `stop` is set.
 
-    Whatever goes wrong is told once, and tried again.
+    Each problem is logged once; everything is retried.
+
+    Args:
+        interval: Seconds between two drains.
+        report: Called with the state after every drain.
     """
-    failures, trouble = 0, None
+    failures, problem = 0, None
     while not stop.is_set():
         try:
             ingest.drain(stop=stop)
             if retention.apply_if_due(stop):
                 ingest.delete_stale_offsets()
-            if trouble is not None:
-                logger.info("ingest goes on")
-            failures, trouble = 0, None
+            if problem is not None:
+                logger.info("ingest has resumed")
+            failures, problem = 0, None
         except UnavailableError as error:
-            if trouble is None:
-                logger.warning("the journal waits: %s", error)
-            failures, trouble = failures + 1, str(error)
+            if problem is None:
+                logger.warning("ingest is waiting: %s", error)
+            failures, problem = failures + 1, str(error)
         except Exception as error:
-            if trouble != str(error):
+            if problem != str(error):
                 logger.exception("ingest failed")
-            failures, trouble = failures + 1, str(error)
+            failures, problem = failures + 1, str(error)
         ingest.counts.errors += failures > 0
-        tell(ingest.state(trouble))
-        stop.wait(PAUSES[min(failures, len(PAUSES)) - 1] if failures else interval)
+        report(ingest.state(problem))
+        stop.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1] if failures else interval)
 
 
 @contextlib.contextmanager
 def open_ingest(settings: Settings) -> Iterator[tuple[Ingest, Retention]]:
-    """Ingest and retention as the settings have them.
+    """Open the database, and yield ingest and retention as configured in the settings.
 
     Raises:
-        SettingsError: The database is at another schema.
+        SettingsError: The database has another schema version.
         UnavailableError: The database cannot be reached.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ def open_ingest(settings: Settings) -> Iterator[tuple[Ingest, Retention]]:
 
 
 def reduce_gc() -> None:
-    """Let Python look for cycles seldom: rows make none, and looking takes a fifth of the time."""
+    """Collect garbage rarely: rows form no cycles, and collecting takes a fifth of the time."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
 
@@ -106,28 +110,28 @@ def _registry(settings: Settings) -> Registry:
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Ingest until `stop` is set; a database that is away at the start is waited for."""
-    metrics = serve_metrics(settings)
+    """Ingest until `stop` is set; waits for a database that is down at the start."""
+    metrics = MetricsServer(settings)
 
-    def tell(state: IngestState) -> None:
+    def report(state: IngestState) -> None:
         write_state(settings.home, state)
 
     try:
         while not stop.is_set():
             try:
                 with open_ingest(settings) as (ingest, retention):
-                    pause = settings.ingest_interval
-                    follow(ingest, stop, interval=pause, retention=retention, tell=tell)
+                    interval = settings.ingest_interval
+                    follow(ingest, stop, interval=interval, retention=retention, report=report)
             except (SettingsError, UnavailableError) as error:
                 logger.warning("ingest waits for its database: %s", error)
-                tell(IngestState(updated=time.time(), problem=str(error)))
-                stop.wait(PAUSES[-1])
+                report(IngestState(updated=time.time(), problem=str(error)))
+                stop.wait(RETRY_SECONDS[-1])
     finally:
         metrics.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ingest until SIGTERM or SIGINT; what the settings say holds."""
+    """Ingest until SIGTERM or SIGINT, as configured in the settings."""
     argparse.ArgumentParser(prog="python -m tidemill.loop.ingest").parse_args(arguments)
     settings = Settings()
     logs.configure(

@@ -1,6 +1,6 @@
-"""Finds the signature of a version that predictions came from: on the shelf, else in the registry.
+"""Finds the signatures of versions with recorded predictions: on the shelf, else in the registry.
 
-Ingest runs beside the server, so the version's bundle is normally on the same shelf.
+Ingest runs beside the server, so a version's bundle is normally on the same shelf.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from tidemill.stores.mlflow.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 Finder = Callable[[str, str], Signature | None]
 
 
 class SignatureLookup:
-    """What is known of versions' signatures; a version that was not found is looked for again.
+    """Caches the signatures of versions; a version that was not found is looked up again later.
 
     Args:
-        finders: Asked in order, for the signature of (model, version).
+        finders: Called in order with (model, version) until one returns a signature.
     """
 
     def __init__(self, *finders: Finder) -> None:
         self._finders = finders
         self._known: dict[tuple[str, str], Signature] = {}
-        self._again: dict[tuple[str, str], float] = {}
+        self._retry_at: dict[tuple[str, str], float] = {}
 
     def find(self, model: str, version: str) -> Signature | None:
-        """The signature, None where nobody knows it now."""
+        """Return the signature of a version; None if it cannot be found now."""
         key = (model, version)
-        if key in self._known or time.monotonic() < self._again.get(key, 0.0):
+        if key in self._known or time.monotonic() < self._retry_at.get(key, 0.0):
             return self._known.get(key)
         for find in self._finders:
             found = find(model, version)
             if found is not None:
                 self._known[key] = found
                 return found
-        logger.warning("%s: nobody knows the signature of version %s now", model, version)
-        self._again[key] = time.monotonic() + AGAIN_SECONDS
+        logger.warning("%s: the signature of version %s cannot be found now", model, version)
+        self._retry_at[key] = time.monotonic() + RETRY_SECONDS
         return None
 
 
 def shelf_finder(shelf: Path) -> Finder:
-    """Looks among the bundles of a shelf, the newest first."""
+    """Return a finder that searches the bundles of a shelf, newest first."""
 
     def find(model: str, version: str) -> Signature | None:
         start = shelf / folder_name(model, version, "")
@@ -69,17 +69,17 @@ def shelf_finder(shelf: Path) -> Finder:
 
 
 def registry_finder(registry: Callable[[], Registry]) -> Finder:
-    """Downloads the version's bundle.
+    """Return a finder that downloads the version's bundle.
 
     Args:
-        registry: Gives the registry when it is needed; importing MLflow takes a second.
+        registry: Opens the registry on first use, because importing MLflow takes a second.
     """
 
     def find(model: str, version: str) -> Signature | None:
         try:
             with tempfile.TemporaryDirectory(prefix="tidemill-ingest-") as scratch:
-                held = registry()
-                return held.fetch_bundle(held.version(model, version), Path(scratch)).signature
+                opened = registry()
+                return opened.fetch_bundle(opened.version(model, version), Path(scratch)).signature
         except TidemillError as error:
             logger.debug("%s: version %s: %s", model, version, error)
             return None

@@ -1,4 +1,4 @@
-"""How ingest is doing: a file in the home, from which the API and the doctor tell it."""
+"""The state of ingest: a file in the home, which the API and its metrics read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ STALE_SECONDS = 30.0
 
 
 class IngestState(msgspec.Struct, frozen=True):
-    """What one ingest process says of itself; counts are since its start.
+    """The state of an ingest process; counts are since its start.
 
     Attributes:
-        updated: When it said so, in seconds since the epoch.
-        lag_seconds: Time since the last moment at which the whole journal was stored.
-        backlog_bytes: What of the journal is not stored.
-        problem: Why it does not get on, None when it does.
+        updated: When the state was written, in seconds since the epoch.
+        lag_seconds: Time since the whole journal was last stored.
+        backlog_bytes: Bytes of the journal not stored yet.
+        problem: Why ingest makes no progress; None if it does.
+        rows, duplicates: Predictions stored, and those that were stored before.
+        rejected: Records that could not be stored.
+        damaged_bytes: Bytes of the journal that were skipped.
+        errors: Attempts to drain the journal that failed.
+        unreadable: Journal files that could not be read.
     """
 
     updated: float
@@ -43,12 +48,12 @@ class IngestState(msgspec.Struct, frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether the process has not been heard of for a while."""
+        """Whether the process has not written its state for `STALE_SECONDS`."""
         return time.time() - self.updated > STALE_SECONDS
 
 
 def write_state(home: Path, state: IngestState) -> None:
-    """Replace the file; a disk that is full costs the news, not the work."""
+    """Replace the file; errors such as a full disk are ignored."""
     draft = home / f".{FILE}.{os.getpid()}"
     with contextlib.suppress(OSError):
         draft.write_bytes(msgspec.json.encode(state))
@@ -56,7 +61,7 @@ def write_state(home: Path, state: IngestState) -> None:
 
 
 def read_state(home: Path) -> IngestState | None:
-    """What ingest last said; None where it never ran, or the file is not readable."""
+    """Return the last state; None if ingest has never run or the file cannot be read."""
     try:
         return msgspec.json.decode((home / FILE).read_bytes(), type=IngestState)
     except (OSError, msgspec.DecodeError):
@@ -64,7 +69,7 @@ def read_state(home: Path) -> IngestState | None:
 
 
 class IngestMetrics(Collector):
-    """Ingest in numbers, for Prometheus; silent where it never ran."""
+    """Prometheus metrics of ingest; none if it has never run."""
 
     def __init__(self, state: Callable[[], IngestState | None]) -> None:
         self._state = state
@@ -79,34 +84,40 @@ class IngestMetrics(Collector):
 
 
 def _families(state: IngestState) -> Iterator[Metric]:
-    silent = max(0.0, time.time() - state.updated) if state.stale else 0.0
+    unreported = max(0.0, time.time() - state.updated) if state.stale else 0.0
     gauges = {
         "tidemill_ingest_lag_seconds": (
-            "Time since the whole journal was stored, or ingest was heard of",
-            state.lag_seconds + silent,
+            "Seconds since the whole journal was stored, counting time in which ingest is down",
+            state.lag_seconds + unreported,
         ),
-        "tidemill_ingest_backlog_bytes": ("Bytes of the journal that wait", state.backlog_bytes),
+        "tidemill_ingest_backlog_bytes": (
+            "Bytes of the journal not stored yet",
+            state.backlog_bytes,
+        ),
         "tidemill_ingest_up": (
-            "1 while ingest runs and gets on",
+            "1 while ingest runs without problems",
             float(state.problem is None and not state.stale),
         ),
     }
-    for name, (words, value) in gauges.items():
-        yield GaugeMetricFamily(name, words, value=value)
+    for name, (help_text, value) in gauges.items():
+        yield GaugeMetricFamily(name, help_text, value=value)
     counters = {
         "tidemill_ingest_rows": ("Predictions stored", state.rows),
-        "tidemill_ingest_duplicates": ("Predictions that were there already", state.duplicates),
-        "tidemill_ingest_rejected": ("Records that no table takes", state.rejected),
-        "tidemill_ingest_damaged_bytes": ("Bytes of the journal skipped", state.damaged_bytes),
-        "tidemill_ingest_unreadable": ("Files of the journal left alone", state.unreadable),
-        "tidemill_ingest_errors": ("Looks at the journal that failed", state.errors),
+        "tidemill_ingest_duplicates": ("Predictions that had been stored before", state.duplicates),
+        "tidemill_ingest_rejected": ("Records that could not be stored", state.rejected),
+        "tidemill_ingest_damaged_bytes": (
+            "Damaged bytes of the journal that were skipped",
+            state.damaged_bytes,
+        ),
+        "tidemill_ingest_unreadable": ("Journal files that could not be read", state.unreadable),
+        "tidemill_ingest_errors": ("Attempts to drain the journal that failed", state.errors),
     }
-    for name, (words, value) in counters.items():
-        yield CounterMetricFamily(name, words, value=value)
+    for name, (help_text, value) in counters.items():
+        yield CounterMetricFamily(name, help_text, value=value)
 
 
 class MetricsServer:
-    """The metrics on a port of their own, where the settings name one."""
+    """Serves the metrics on a port of their own if the settings name one."""
 
     def __init__(self, settings: Settings) -> None:
         self.port: int | None = None
@@ -120,13 +131,8 @@ class MetricsServer:
         self.port = self._server.server_port
 
     def close(self) -> None:
-        """Free the port."""
+        """Stop serving the metrics."""
         if self.port is not None:
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
-
-
-def serve_metrics(settings: Settings) -> MetricsServer:
-    """Show the metrics if the settings say where."""
-    return MetricsServer(settings)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
 from tidemill.steps.plots.style import to_png
+from tidemill.steps.plots.timelines import ProbeSeries, plot_api_monitor
 from tidemill.stores.monitoring.api_probes import Probe
 
 PICTURE, SUMMARY = "api_monitoring_report.png", "monitoring_summary.json"

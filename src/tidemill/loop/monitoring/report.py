@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from tidemill.errors import NotFoundError
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, FeatureDrift
-from tidemill.steps.plots.drift import plot_drift, plot_live_metric
+from tidemill.steps.plots.drift import plot_drift
+from tidemill.steps.plots.timelines import plot_live_metric
 from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Trigger, Triggers
 

@@ -121,8 +121,8 @@ def restore(
                 _require_empty(ours, theirs)
             _check_versions(contents, ours, theirs)
             _move_places(folder / "mlflow", contents.artifact_root, _root(settings))
-            read_dump(theirs, folder / "mlflow", leave=frozenset((MLFLOW_VERSION_TABLE,)))
-            read_dump(ours, folder / "database", leave=frozenset((VERSION_TABLE,)))
+            read_dump(theirs, folder / "mlflow", keep=frozenset((MLFLOW_VERSION_TABLE,)))
+            read_dump(ours, folder / "database", keep=frozenset((VERSION_TABLE,)))
             _place_files(folder, settings)
             audit = AuditLog.from_settings(ours, settings)
             made = {"file": file.name, "created": contents.created, "rows": contents.rows}

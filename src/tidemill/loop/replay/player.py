@@ -22,7 +22,8 @@ from tidemill.loop.replay.setup import ReplaySetup, requests_of
 from tidemill.signature import Signature
 from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.monitoring.triggers import Triggers
-from tidemill.stores.predictions.feedback import JOINED, Feedback
+from tidemill.stores.predictions.feedback import Feedback
+from tidemill.stores.predictions.label_joins import JOINED
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import Contests
 

@@ -17,8 +17,8 @@ from tidemill.loop.replay.baselines import Baseline
 from tidemill.loop.replay.player import ReplayPace, ReplayRecord, answers_of
 from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.project import Task
-from tidemill.steps.plots.replay import plot_replay
 from tidemill.steps.plots.style import to_png
+from tidemill.steps.plots.timelines import plot_replay
 from tidemill.steps.replay.comparison import StrategyResult, comparison_sentence, strategy_result
 
 JSON_FILE, HTML_FILE = "replay.json", "replay.html"

@@ -24,7 +24,7 @@ from tidemill.loop.operations.signals import exit_on_sigterm
 from tidemill.loop.training.progress import OnProgress, Reporter
 from tidemill.loop.training.provenance import origin_tags
 from tidemill.loop.training.publish import PublishedVersion, publish
-from tidemill.loop.training.train import NO_OVERRIDES, plan_searches, try_candidate
+from tidemill.loop.training.train import NO_OPTIONS, try_candidate
 from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, run_trial
 from tidemill.metrics import METRICS
 from tidemill.project import Project
@@ -33,7 +33,7 @@ from tidemill.steps.data.fingerprint import fingerprint
 from tidemill.steps.data.prepare import PreparedData
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback
 from tidemill.steps.retraining.training_windows import TrainingWindow, training_windows
-from tidemill.steps.search.search import Search, Trial
+from tidemill.steps.search.search import Search, SearchOptions, Trial, plan_searches
 from tidemill.stores.mlflow.tracking import NOTE_TAG, Tracking
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def retrain(
     tracking_uri: str,
     registry_uri: str | None = None,
     artifact_root: Path | str | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] = NO_OVERRIDES,
+    overrides: Mapping[str, Mapping[str, Any]] = NO_OPTIONS.overrides,
     trials: int | None = None,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
@@ -102,7 +102,7 @@ def retrain(
     whole = _part(project, cleaned, TrainingWindow("all", 0, end))
     metric = _metric(project, whole)
     maximize = METRICS[metric].higher_is_better
-    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
+    searches = plan_searches(project, SearchOptions(overrides, trials, only), maximize=maximize)
     total = sum(search.total for search in searches.values())
     report.planned(total + (len(windows) - 1) * len(searches), metric)
     tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}

@@ -236,18 +236,18 @@ def _ask_once(model: ExternalModel, folder: Path, signature: Signature, rows: In
     with tempfile.TemporaryDirectory(prefix="tidemill-") as scratch:
         socket = Path(scratch, "worker.sock")
         process = start_worker(folder, socket, model.folder)
-        link = WorkerConnection(socket, ANSWER_SECONDS)
+        connection = WorkerConnection(socket, ANSWER_SECONDS)
         try:
             deadline = time.monotonic() + START_SECONDS
             while not socket.exists():
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise ExportError(f"Its worker does not start (exit {process.returncode}).")
                 time.sleep(0.05)
-            return link.ask(input_arrays(rows, input_layout(signature)))
+            return connection.run(input_arrays(rows, input_layout(signature)))
         except UnavailableError as error:
             raise ExportError(f"Its worker went away: {error.detail}") from error
         finally:
-            link.close()
+            connection.close()
             stop_process(process, STOP_SECONDS)
 
 

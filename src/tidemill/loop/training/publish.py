@@ -17,12 +17,13 @@ from tidemill.errors import ExportError
 from tidemill.loop.training.progress import Reporter
 from tidemill.loop.training.provenance import package_versions
 from tidemill.loop.training.trial import CANDIDATE_TAG, Sweep, TrainedModel, TrialOutcome, describe
+from tidemill.project import Project
 from tidemill.signature import Signature
 from tidemill.steps.data.prepare import input_matrix, target_array
 from tidemill.steps.data.preprocessing import find_scaler
 from tidemill.steps.data.signature_inference import infer_signature
 from tidemill.steps.evaluation.intervals import metric_intervals
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 from tidemill.steps.gate import gate
 from tidemill.steps.gate.freshness import cut_of
 from tidemill.steps.plots import evaluation as pictures
@@ -85,28 +86,32 @@ def publish(ranked: Sequence[TrialOutcome], sweep: Sweep, report: Reporter) -> P
         report.registering()
         version = _register(outcome, outcome.trained, sweep, bundle, logged)
         return PublishedVersion(version, outcome, bundle.digest, refused)
+    raise none_servable(sweep.project, refused)
+
+
+def none_servable(project: Project, refused: Mapping[str, str]) -> ExportError:
+    """The error to raise when no trained model can be served, with the reason for each run."""
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise ExportError(f"No candidate of '{sweep.project.name}' can be served. {reasons}")
+    return ExportError(f"No candidate of '{project.name}' can be served. {reasons}")
 
 
 def _keep(
-    outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep, run: TrackedRun
+    outcome: TrialOutcome, trained: TrainedModel, sweep: Sweep, run: TrackedRun
 ) -> tuple[Bundle, LoggedModel]:
     """Put all that a version needs into its run: bundle, MLflow model, pictures, scaler."""
     signature = _signature(sweep)
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
-        bundle = _export(Path(folder, BUNDLE_PATH), outcome, learned, signature, sweep)
+        bundle = _export(Path(folder, BUNDLE_PATH), outcome, trained, signature, sweep)
         logged = log_model(
-            sweep.tracking,
             run,
-            learned.model,
+            trained.model,
             signature,
             _inputs(sweep, "train")[:EXAMPLE_ROWS],
-            params=learned.params,
-            metrics=learned.evaluation.metrics,
+            params=trained.params,
+            metrics=trained.evaluation.metrics,
         )
         run.log_folder(bundle.path, BUNDLE_PATH)
-    run.log_files(_files(outcome, learned, sweep))
+    run.log_files(_files(outcome, trained, sweep))
     return bundle, logged
 
 
@@ -131,7 +136,7 @@ def _signature(sweep: Sweep) -> Signature:
 
 
 def _export(
-    folder: Path, outcome: TrialOutcome, learned: TrainedModel, signature: Signature, sweep: Sweep
+    folder: Path, outcome: TrialOutcome, trained: TrainedModel, signature: Signature, sweep: Sweep
 ) -> Bundle:
     source = {
         "run_id": outcome.run_id,
@@ -139,40 +144,37 @@ def _export(
         "data_fingerprint": sweep.data.fingerprint,
         "git_commit": sweep.tags.get("tidemill.git_commit", ""),
     }
-    return export_bundle(
-        learned.model,
-        signature,
-        _inputs(sweep, "test"),
-        target_array(sweep.data.test, sweep.project),
-        folder,
-        name=sweep.project.name,
-        X_train=_inputs(sweep, "train"),
-        metrics=dict(learned.evaluation.metrics),
+    metadata = BundleMetadata(
+        sweep.project.name,
+        metrics=dict(trained.evaluation.metrics),
         versions=package_versions(),
         source={key: value for key, value in source.items() if value},
     )
+    held_out = HeldOutRows(_inputs(sweep, "test"), target_array(sweep.data.test, sweep.project))
+    X_train = _inputs(sweep, "train")
+    return export_bundle(trained.model, signature, X_train, held_out, folder, metadata)
 
 
-def _files(outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep) -> dict[str, bytes]:
+def _files(outcome: TrialOutcome, trained: TrainedModel, sweep: Sweep) -> dict[str, bytes]:
     """What only the winner's page shows: intervals, curves, calibration, and the fitted scaler."""
-    probabilities, labels = learned.predicted.probabilities, learned.labels
+    probabilities, labels = trained.predicted.probabilities, trained.labels
     y = target_array(sweep.data.test, sweep.project)
-    given = gate.VersionEvidence(learned.predicted.values, probabilities, labels)
+    given = gate.VersionEvidence(trained.predicted.values, probabilities, labels)
     intervals = metric_intervals(sweep.data.task, y, given)
     files = {INTERVALS_FILE: msgspec.json.format(msgspec.json.encode(intervals))}
     if probabilities is not None:
-        answers, title = learned.predicted.values, f"{sweep.project.name}: {outcome.trial.name}"
+        answers, title = trained.predicted.values, f"{sweep.project.name}: {outcome.trial.name}"
         curves = pictures.plot_roc_pr_curves(y, probabilities, labels, title)
         calibration = pictures.plot_calibration(y, probabilities, answers, labels, title)
         files |= {CURVES_FILE: style.to_png(curves), CALIBRATION_FILE: style.to_png(calibration)}
-    scaler = find_scaler(learned.model)
+    scaler = find_scaler(trained.model)
     if scaler is not None:
         files[SCALER_FILE] = pickle.dumps(scaler)
     return files
 
 
 def _register(
-    outcome: TrialOutcome, learned: TrainedModel, sweep: Sweep, bundle: Bundle, logged: LoggedModel
+    outcome: TrialOutcome, trained: TrainedModel, sweep: Sweep, bundle: Bundle, logged: LoggedModel
 ) -> str:
     tags = {
         **sweep.project.tags,
@@ -192,7 +194,7 @@ def _register(
         run_id=outcome.run_id,
         model_id=logged.id,
         description=sweep.project.description,
-        version_description=describe(outcome.trial, learned, sweep.project),
+        version_description=describe(outcome.trial, trained, sweep.project),
         tags=tags,
     )
     logger.info("%s: version %s is %s", sweep.project.name, version, outcome.trial.name)

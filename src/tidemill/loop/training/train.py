@@ -1,17 +1,14 @@
-"""Train a project: load, clean, split; fit, evaluate and log every trial; register the best.
+"""Train a project: prepare its data, run every trial, and register the best model.
 
-result = train(project, tracking_uri="sqlite:///.tidemill/mlflow.db",
-               artifact_root=Path(".tidemill/artifacts"))
+tracking = Tracking("sqlite:///.tidemill/mlflow.db", artifact_root=Path(".tidemill/artifacts"))
+result = train(project, tracking)
 print(result.version, result.metrics)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -27,60 +24,57 @@ from tidemill.loop.training.result import (
     summarize,
     write_processed,
 )
-from tidemill.loop.training.trial import KIND_TAG, Sweep, TrialOutcome, all_trials_failed, run_trial
+from tidemill.loop.training.trial import (
+    KIND_TAG,
+    Sweep,
+    TrialOutcome,
+    all_trials_failed,
+    run_trial,
+)
 from tidemill.metrics import METRICS, is_better
 from tidemill.project import Project
 from tidemill.steps.data.prepare import prepare
-from tidemill.steps.search.search import Search, Trial, open_search
+from tidemill.steps.search.search import Search, SearchOptions, Trial, plan_searches
 from tidemill.stores.mlflow.tracking import Tracking
 
 __all__ = ["Cancelled", "Progress", "TrainResult", "TrialResult", "train"]
 
-NO_OVERRIDES: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+NO_OPTIONS = SearchOptions()
 
 
 def train(
     project: Project,
+    tracking: Tracking,
+    options: SearchOptions = NO_OPTIONS,
     *,
-    tracking_uri: str,
-    registry_uri: str | None = None,
-    artifact_root: Path | str | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] = NO_OVERRIDES,
-    trials: int | None = None,
-    only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
     extra_rows: pd.DataFrame | None = None,
 ) -> TrainResult:
     """Fit every candidate, track each trial as a run, and register the best as a new version.
 
-    A trial that fails is marked so and the others go on. Ctrl-C, SIGTERM or `Cancelled`
-    (raise it from `on_progress`) end the open runs as KILLED, and nothing is registered.
+    A trial that fails is marked as failed and the others continue. Ctrl-C, SIGTERM and `Cancelled`
+    (raised from `on_progress`) end the open runs as KILLED, and nothing is registered.
 
     Args:
-        tracking_uri: MLflow's server or store.
-        artifact_root: Where artifacts of a new experiment go; a server decides that itself.
-        overrides: Parameters by candidate that are set rather than searched; see
-            `tidemill.steps.search.search.parse_overrides`.
-        trials: How many settings of each candidate to try; None takes the project's numbers.
-        only: The candidates to try; none given means all.
-        on_progress: Is told about every step, in this thread.
-        extra_rows: More rows under the project's own column names, such as labelled feedback.
+        tracking: The MLflow server or store, and where a new experiment keeps its artifacts.
+        options: Fixed parameters, number of trials and choice of candidates.
+        on_progress: Called with every step, in this thread.
+        extra_rows: Additional rows under the project's column names, such as labelled predictions.
 
     Raises:
         DataError: The data cannot be used.
-        ProjectError: An unknown candidate, or every candidate failed (the message says why each).
-        ExportError: No model that was trained can be served.
+        ProjectError: The options name an unknown candidate, or every candidate failed; the message
+            gives the reason for each.
+        ExportError: None of the trained models can be served.
         UnavailableError: MLflow cannot be reached.
     """
     report = Reporter(on_progress)
     report.loading()
-    tracking = Tracking(tracking_uri, registry_uri, artifact_root=artifact_root)
-    tracking.experiment(project.name)  # before the work, so that MLflow being away costs none
+    tracking.experiment(project.name)  # fails before any work is done if MLflow is unavailable
     data = prepare(project, extra_rows=extra_rows)
     write_processed(project, data)
     metric = project.gate.deciding_metric(data.task)
-    maximize = METRICS[metric].higher_is_better
-    searches = plan_searches(project, overrides, trials, only, maximize=maximize)
+    searches = plan_searches(project, options, maximize=METRICS[metric].higher_is_better)
     report.planned(sum(search.total for search in searches.values()), metric)
     tags = origin_tags(project, data)
     with (
@@ -88,68 +82,45 @@ def train(
         tracking.run(project.name, "train", tags={**tags, KIND_TAG: "sweep"}) as run,
     ):
         sweep = Sweep(project, data, metric, tracking, run, tags)
-        record_data(sweep)
-        outcomes = [
-            outcome
-            for candidate, search in searches.items()
-            for outcome in try_candidate(candidate, search, sweep, report)
-        ]
-        published = publish(rank_outcomes(outcomes, sweep), sweep, report)
-        result = summarize(sweep, outcomes, published)
-        record_result(sweep, result)
+        result = _run_sweep(sweep, searches, report)
     report.done()
     return result
 
 
-def plan_searches(
-    project: Project,
-    overrides: Mapping[str, Mapping[str, Any]],
-    trials: int | None,
-    only: Sequence[str],
-    *,
-    maximize: bool,
-) -> dict[str, Search]:
-    """The search of each candidate that is to be tried, by name.
-
-    Raises:
-        ProjectError: A name that no candidate has.
-    """
-    for name in [*only, *overrides]:
-        project.candidate(name)
-    chosen = [c for c in project.candidates if not only or c.name in only]
-    return {
-        candidate.name: open_search(
-            candidate,
-            pinned=overrides.get(candidate.name),
-            trials=trials,
-            seed=project.seed,
-            maximize=maximize,
-        )
-        for candidate in chosen
-    }
+def _run_sweep(sweep: Sweep, searches: dict[str, Search], report: Reporter) -> TrainResult:
+    record_data(sweep)
+    outcomes = [
+        outcome
+        for candidate, search in searches.items()
+        for outcome in try_candidate(candidate, search, sweep, report)
+    ]
+    published = publish(rank_outcomes(outcomes, sweep), sweep, report)
+    result = summarize(sweep, outcomes, published)
+    record_result(sweep, result)
+    return result
 
 
 def try_candidate(
     candidate: str, search: Search, sweep: Sweep, report: Reporter, window: str = ""
 ) -> list[TrialOutcome]:
-    """Run every trial the search asks for; only the best outcome keeps its model in memory."""
+    """Run every trial of a candidate's search; only the best outcome keeps its model in memory."""
     outcomes: list[TrialOutcome] = []
     best: int | None = None
     while (settings := search.ask()) is not None:
         report.fitting(candidate)
         trial = Trial(candidate, len(outcomes) + 1, search.total, settings, window)
-        outcome = run_trial(trial, sweep, report.within, search.watch(settings))
+        outcome = run_trial(trial, sweep, report.within, search.pruning_callback(settings))
         search.tell(settings, outcome.value, outcome.pruned)
         report.fitted(outcome.value)
         outcomes.append(outcome)
-        best = _drop_worse(outcomes, best, sweep.metric)
+        best = _drop_worse_model(outcomes, best, sweep.metric)
     return outcomes
 
 
-def _drop_worse(outcomes: list[TrialOutcome], best: int | None, metric: str) -> int | None:
-    """Take the model out of the worse of the best outcome and the newest; gives the best's place.
+def _drop_worse_model(outcomes: list[TrialOutcome], best: int | None, metric: str) -> int | None:
+    """Drop the worse model of the best and the newest outcome; returns the index of the best.
 
-    `outcomes` is changed in place.
+    Changes `outcomes` in place.
     """
     newest = len(outcomes) - 1
     value = outcomes[newest].value
@@ -157,8 +128,8 @@ def _drop_worse(outcomes: list[TrialOutcome], best: int | None, metric: str) -> 
         return best
     if best is None:
         return newest
-    was = outcomes[best].value
-    worse = best if was is None or is_better(metric, value, was) else newest
+    best_value = outcomes[best].value
+    worse = best if best_value is None or is_better(metric, value, best_value) else newest
     outcomes[worse] = replace(outcomes[worse], trained=None)
     return newest if worse == best else best
 
@@ -167,10 +138,10 @@ def rank_outcomes(outcomes: Sequence[TrialOutcome], sweep: Sweep) -> list[TrialO
     """Every candidate's best outcome, best first; of equal ones, the one tried first.
 
     Raises:
-        ProjectError: All failed; the message gives each reason once.
+        ProjectError: All trials failed; the message gives each reason once.
     """
-    fine = [outcome for outcome in outcomes if outcome.trained is not None]
-    if not fine:
+    fitted = [outcome for outcome in outcomes if outcome.trained is not None]
+    if not fitted:
         raise all_trials_failed(sweep.project, outcomes)
     maximize = METRICS[sweep.metric].higher_is_better
-    return sorted(fine, key=lambda o: o.value or 0.0, reverse=maximize)
+    return sorted(fitted, key=lambda o: o.value or 0.0, reverse=maximize)

@@ -1,4 +1,4 @@
-"""One trial: fit one setting, see how good it is, and track it as a run of its own."""
+"""One trial: fit one setting, evaluate it, and track it as a run."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ WARNINGS_TAG, PRUNED_TAG = "tidemill.warnings", "tidemill.pruned"
 MATRIX_FILE, RESIDUALS_FILE = "confusion_matrix.png", "residuals.png"
 REPORT_TEXT, REPORT_JSON = "classification_report.txt", "classification_report.json"
 WARNINGS_FILE = "warnings.txt"
-_UNSET_DEFAULTS = ("deprecated", "warn")  # defaults with which scikit-learn says "not given"
+_UNSET_DEFAULTS = ("deprecated", "warn")  # scikit-learn's defaults that mean "not set"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials of one training share: the project and its data, and where they are tracked.
+    """What all trials of one training share.
 
-    `metric` decides which trial is best; `tags` go on every run.
+    Attributes:
+        metric: The metric that decides which trial is best.
+        run: The parent run of the trials.
+        tags: Set on every run.
     """
 
     project: Project
@@ -55,7 +58,14 @@ class Sweep:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A fitted model with its answers to the held-out rows."""
+    """A fitted model with its predictions for the held-out rows.
+
+    Attributes:
+        labels: The classes, in the order of the probabilities; empty for regression.
+        params: The estimator's parameters, under the project's names where it has its own.
+        seconds: How long fitting took.
+        warnings: What fitting and predicting warned about.
+    """
 
     model: Any
     labels: tuple[Label, ...]
@@ -68,9 +78,11 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial went: `learned` and `value` (of the deciding metric), or why there are none.
+    """The result of a trial: a model, an error, or where it was pruned.
 
-    That is the `error`, or when it was `pruned`.
+    Attributes:
+        value: The deciding metric on held-out rows; None if the trial failed or was pruned.
+        trained: The model; None if there is none, or it is no longer needed in memory.
     """
 
     trial: Trial
@@ -85,46 +97,46 @@ class TrialOutcome:
 def run_trial(
     trial: Trial,
     sweep: Sweep,
-    tell: Callable[[float], None] = lambda share: None,
-    watch: PruningCallback | None = None,
+    on_epoch: Callable[[float], None] = lambda share: None,
+    callback: PruningCallback | None = None,
 ) -> TrialOutcome:
-    """Fit, evaluate and log one setting as a child run of the sweep's.
+    """Fit, evaluate and log one setting as a child run of the sweep's run.
 
-    What the model's own code raises ends this run as FAILED and is returned as the outcome's error;
-    what MLflow raises comes through, because it would meet the next trial too.
+    An exception of the model's own code ends the run as FAILED and is returned as the outcome's
+    error. An exception of MLflow is raised, since it would affect the next trial too.
 
     Args:
-        tell: Hears the share of a network's epochs that is done.
-        watch: Hears how good the setting is while it learns, and may end it: the run then ends
-            FINISHED, with a tag that says when.
+        on_epoch: Called with the completed share of a network's epochs, 0 to 1.
+        callback: Receives intermediate scores and may prune the trial; its run then ends as
+            FINISHED with a tag that says at which step.
     """
     project, tracking = sweep.project, sweep.tracking
-    marks = {**sweep.tags, KIND_TAG: "trial", CANDIDATE_TAG: trial.candidate}
-    with tracking.run(project.name, trial.name, parent=sweep.run, tags=marks) as run:
+    tags = {**sweep.tags, KIND_TAG: "trial", CANDIDATE_TAG: trial.candidate}
+    with tracking.run(project.name, trial.name, parent=sweep.run, tags=tags) as run:
         run.log_params(trial.params)
         try:
-            screen_trial(trial, sweep.project, sweep.data, sweep.metric, watch)
-            with autologging(tracking, run) if project.autolog else nullcontext():
-                learned = fit_and_evaluate(trial, project, sweep.data, tell, watch)
-            value = _deciding(learned.evaluation, sweep.metric)
+            screen_trial(trial, sweep.project, sweep.data, sweep.metric, callback)
+            with autologging(run) if project.autolog else nullcontext():
+                trained = fit_and_evaluate(trial, project, sweep.data, on_epoch, callback)
+            value = _deciding_value(trained.evaluation, sweep.metric)
         except TrialPruned as ended:
-            run.set_tags({PRUNED_TAG: str(ended), NOTE_TAG: f"Given up early, at {ended}."})
-            logger.info("%s: %s is pruned at %s", project.name, trial.name, ended)
+            run.set_tags({PRUNED_TAG: str(ended), NOTE_TAG: f"Pruned at {ended}."})
+            logger.info("%s: %s pruned at %s", project.name, trial.name, ended)
             return TrialOutcome(trial, run.id, pruned=ended.pruning)
         except Exception as error:
             logger.exception("%s: trial %s failed", project.name, trial.name)
             run.fail(error)
             return TrialOutcome(trial, run.id, error=f"{type(error).__name__}: {error}")
-        _log(run, trial, project, sweep.data, learned)
-    said = (project.name, trial.name, sweep.metric, value, learned.seconds)
-    logger.info("%s: %s has %s %.4f after %.2f s", *said)
-    return TrialOutcome(trial, run.id, value, learned, metrics=learned.evaluation.metrics)
+        _log_trial(run, trial, project, sweep.data, trained)
+    shown = (project.name, trial.name, sweep.metric, value, trained.seconds)
+    logger.info("%s: %s: %s %.4f, fitted in %.2f s", *shown)
+    return TrialOutcome(trial, run.id, value, trained, metrics=trained.evaluation.metrics)
 
 
 def all_trials_failed(project: Project, outcomes: Sequence[TrialOutcome]) -> ProjectError:
-    """What to say when no trial has a model; each reason once.
+    """The error to raise when no trial has a model; gives each reason once.
 
-    That all were pruned takes a study that prunes its first trials, which ours does not.
+    All trials can only be pruned in a study that prunes its first ones, which ours does not do.
     """
     reasons = dict.fromkeys(
         f"{o.trial.candidate}: {o.error if o.pruned is None else 'pruned'}" for o in outcomes
@@ -132,44 +144,48 @@ def all_trials_failed(project: Project, outcomes: Sequence[TrialOutcome]) -> Pro
     return ProjectError(
         f"No candidate of '{project.name}' could be trained. {'; '.join(reasons)}",
         field="candidates",
-        remedy="Their runs in MLflow hold the tracebacks.",
+        remedy="See the tracebacks in their MLflow runs.",
     )
 
 
 def screen_trial(
-    trial: Trial, project: Project, data: PreparedData, metric: str, watch: PruningCallback | None
+    trial: Trial,
+    project: Project,
+    data: PreparedData,
+    metric: str,
+    callback: PruningCallback | None,
 ) -> None:
-    """See on some of the training rows whether the setting is worth a fit.
+    """Prune a setting that some passes over part of the training rows show to be clearly behind.
 
     Raises:
-        Pruned: It is not.
+        TrialPruned: It is.
     """
-    if watch is not None:
+    if callback is not None:
         estimator = project.candidate(trial.candidate).build(**trial.params)
-        screen(estimator, project, data, metric, watch)
+        screen(estimator, project, data, metric, callback)
 
 
 def fit_and_evaluate(
     trial: Trial,
     project: Project,
     data: PreparedData,
-    tell: Callable[[float], None] = lambda share: None,
-    watch: PruningCallback | None = None,
+    on_epoch: Callable[[float], None] = lambda share: None,
+    callback: PruningCallback | None = None,
 ) -> TrainedModel:
-    """Fit one setting on the training rows and evaluate it on the held-out ones.
+    """Fit one setting on the training rows and evaluate it on the held-out rows.
 
     Raises:
-        Pruned: `watch` ended the fit of a network.
+        TrialPruned: `callback` ended the fit of a network.
     """
     candidate = project.candidate(trial.candidate)
     estimator = candidate.build(**trial.params)
-    everything = data.train if project.tensor else data.frame
-    pipeline = build_pipeline(estimator, input_matrix(everything, data.inputs, project), project)
+    all_rows = data.train if project.tensor else data.frame
+    pipeline = build_pipeline(estimator, input_matrix(all_rows, data.inputs, project), project)
     y_train, y_test = target_array(data.train, project), target_array(data.test, project)
     X_train = input_matrix(data.train, data.inputs, project)
-    listener = None if watch is None else watch.report
+    listener = None if callback is None else callback.report
     by_loss = data.task == "regression" or project.gate.metric == "log_loss"
-    with report_epochs(pipeline, tell, listener, by_loss=by_loss):
+    with report_epochs(pipeline, on_epoch, listener, by_loss=by_loss):
         fitted = fit(pipeline, X_train, y_train, seed=project.seed)
     predicted = predict(fitted.model, input_matrix(data.test, data.inputs, project))
     labels = _labels(fitted.model, y_train) if data.task == "classification" else ()
@@ -189,7 +205,7 @@ def _labels(model: Any, y: Any) -> tuple[Label, ...]:
 
 
 def _all_params(candidate: Candidate, estimator: Any, trial: Trial) -> dict[str, Any]:
-    """What the estimator was made with, under the project's own names where it has any."""
+    """The estimator's parameters, under the project's names where it has its own."""
     inner = {
         name: value
         for name, value in {**_own_params(estimator), **_defaults(candidate)}.items()
@@ -204,27 +220,27 @@ def _own_params(estimator: Any) -> dict[str, Any]:
 
 
 def _defaults(candidate: Candidate) -> dict[str, Any]:
-    """What a function that makes the estimator takes; an estimator tells its parameters itself."""
+    """The parameters of a function that builds the estimator; empty for an estimator itself."""
     made_by_function = not hasattr(candidate.estimator, "get_params")
     return (candidate.parameters() or {}) if made_by_function else {}
 
 
-def _deciding(evaluation: Evaluation, metric: str) -> float:
+def _deciding_value(evaluation: Evaluation, metric: str) -> float:
     value = evaluation.metrics.get(metric)
     if value is None:
         raise ProjectError(
-            f"The gate decides by {metric}, which needs what this model does not give: "
-            "probabilities, and rows of at least two classes held out.",
+            f"The gate decides by {metric}, which this model does not have. It requires "
+            "probabilities and held-out rows of at least two classes.",
             field="gate",
             expected=f"one of {', '.join(evaluation.metrics)}",
         )
     return value
 
 
-def _log(
-    run: TrackedRun, trial: Trial, project: Project, data: PreparedData, learned: TrainedModel
+def _log_trial(
+    run: TrackedRun, trial: Trial, project: Project, data: PreparedData, trained: TrainedModel
 ) -> None:
-    """Everything a trial's page shows; cheap enough to do for every one of them."""
+    """Log everything that a trial's page shows; cheap enough to do for every trial."""
     facts = {
         "candidate": trial.candidate,
         "dataset_name": data.source,
@@ -234,41 +250,41 @@ def _log(
         "test_size": project.test_size,
         "seed": project.seed,
     }
-    # MLflow refuses a second value for a name: a model's own parameter comes before a fact of ours,
-    # and what autologging has written stays.
+    # MLflow refuses a second value for a parameter: the model's own have precedence over these
+    # facts, and those that autologging has logged stay.
     known = run.params() if project.autolog else trial.params
-    all_params = {**facts, **learned.params}
+    all_params = {**facts, **trained.params}
     run.log_params({name: value for name, value in all_params.items() if name not in known})
     run.log_data(data_used(project, data))
-    run.log_metrics({**learned.evaluation.metrics, "fit_seconds": learned.seconds})
-    run.log_files(_files(trial, project, data, learned))
-    if learned.warnings:
-        run.set_tags({WARNINGS_TAG: "\n".join(learned.warnings)})
-    run.set_tags({NOTE_TAG: describe(trial, learned, project)})
+    run.log_metrics({**trained.evaluation.metrics, "fit_seconds": trained.seconds})
+    run.log_files(_files(trial, project, data, trained))
+    if trained.warnings:
+        run.set_tags({WARNINGS_TAG: "\n".join(trained.warnings)})
+    run.set_tags({NOTE_TAG: describe(trial, trained, project)})
 
 
 def _files(
-    trial: Trial, project: Project, data: PreparedData, learned: TrainedModel
+    trial: Trial, project: Project, data: PreparedData, trained: TrainedModel
 ) -> dict[str, bytes]:
-    found, title = learned.evaluation, f"{project.name}: {trial.name}"
+    found, title = trained.evaluation, f"{project.name}: {trial.name}"
     files = {}
     if found.confusion is None:
         y = target_array(data.test, project)
-        figure = pictures.plot_residuals(y, learned.predicted.values, title, project.target)
+        figure = pictures.plot_residuals(y, trained.predicted.values, title, project.target)
         files[RESIDUALS_FILE] = style.to_png(figure)
     else:
         figure = pictures.plot_confusion_matrix(found.confusion, found.labels, title)
         files[MATRIX_FILE] = style.to_png(figure)
         files[REPORT_TEXT] = found.report_text.encode()
         files[REPORT_JSON] = json.dumps(found.report, indent=2).encode()
-    if learned.warnings:
-        files[WARNINGS_FILE] = "\n".join(learned.warnings).encode()
+    if trained.warnings:
+        files[WARNINGS_FILE] = "\n".join(trained.warnings).encode()
     return files
 
 
-def describe(trial: Trial, learned: TrainedModel, project: Project) -> str:
-    """One sentence for people: what was fitted, and how good it is."""
-    metrics = ", ".join(f"{key} {value:.4g}" for key, value in learned.evaluation.metrics.items())
+def describe(trial: Trial, trained: TrainedModel, project: Project) -> str:
+    """A short description of a trial: its settings and its metrics."""
+    metrics = ", ".join(f"{key} {value:.4g}" for key, value in trained.evaluation.metrics.items())
     chosen = {**project.candidate(trial.candidate).params, **trial.params}
     settings = ", ".join(f"{key}={value}" for key, value in chosen.items())
     return f"{trial.candidate} with {settings or 'its defaults'}. On held-out rows: {metrics}."

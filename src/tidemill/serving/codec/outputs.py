@@ -12,6 +12,8 @@ from tidemill.errors import InputError
 from tidemill.signature import Label
 
 Array = np.ndarray[Any, Any]
+#: What a runtime returns: label indices, probabilities and values (the arguments of `Outputs`).
+RawOutputs = tuple[Array | None, Array | None, Array | None]
 FLOAT32 = np.dtype("<f4")
 SMALL = 256  # up to this many numbers, plain Python sums faster than a numpy call takes
 

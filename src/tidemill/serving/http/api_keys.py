@@ -1,4 +1,4 @@
-"""Who may ask: API keys out of the keyring file, which may change while the server runs."""
+"""API keys from the keyring file, which may change while the server runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tidemill.keyring import KeyRecord, Keyring, Scope
 from tidemill.serving.http.routes import RequestHead
 
 log = logging.getLogger(__name__)
-REMEMBERED = 4096
+MAX_CACHED = 4096
 
 
 class ApiKeys:
-    """The keyring in force; `refresh` takes up a changed file.
+    """The current keyring; `refresh` reloads a changed file.
 
     Args:
-        path: The keyring file; it may come later. None lets everyone in.
+        path: The keyring file, which need not exist yet. None turns keys off.
 
-    `generation` is another object after each change, so that whoever remembers an admission can
-    tell that it may no longer hold.
+    `generation` is a new object after each change: an admission made under another generation is
+    out of date.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -34,7 +34,7 @@ class ApiKeys:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; True if it did. An unreadable file locks all out."""
+        """Reload the file if it changed; True if it did. If it is unreadable, no key is valid."""
         if self.path is None:
             return False
         stamp = _stamp(self.path)
@@ -47,16 +47,16 @@ class ApiKeys:
         return True
 
     def admit(self, head: RequestHead, scope: Scope) -> KeyRecord | None:
-        """The key of the request; None when keys are off.
+        """The key of the request; None if keys are off.
 
         Raises:
-            AccessError: No key, an unknown or expired one, or one without the scope.
+            AccessError: The key is missing, unknown, expired, or lacks the scope.
         """
         if self.path is None:
             return None
         token = _token(head)
         if token is None:
-            raise AccessError("This request carries no API key.", remedy=self._remedy())
+            raise AccessError("The request has no API key.", remedy=self._remedy())
         record = self._find(token)
         if record is None:
             raise AccessError("The API key is not known here.", remedy=self._remedy())
@@ -68,7 +68,7 @@ class ApiKeys:
         record = self._known.get(token)
         if record is None:
             record = self._ring.find(token.decode("utf-8", "replace"))
-            if record is not None and len(self._known) < REMEMBERED:
+            if record is not None and len(self._known) < MAX_CACHED:
                 self._known[token] = record
         return record
 
@@ -78,15 +78,15 @@ class ApiKeys:
             ring = keyring.load(self.path)
             bytes.fromhex(ring.pepper)
         except (SettingsError, ValueError) as error:
-            log.error("No key is accepted until this is mended: %s", error)
+            log.error("no API key is accepted until this is fixed: %s", error)
             return Keyring(pepper="00")
         return ring
 
     def _remedy(self) -> str:
         if not self._ring.keys:
             return (
-                "No key was made on this server yet: make one with `tidemill keys create` and send"
-                " it in the X-API-Key header."
+                "This server has no keys yet: create one with `tidemill keys create` and send it in"
+                " the X-API-Key header."
             )
         return "Send a key of this server in the X-API-Key header, or as Authorization: Bearer."
 

@@ -1,4 +1,4 @@
-"""The ordinary lane: an ASGI app. What is not the data plane's it hands to the control plane."""
+"""The ASGI app of the data plane. It passes paths it does not know to the control plane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServingApp:
     """The data plane as an ASGI app.
 
     Args:
-        fallback: Answers every path that the data plane does not know.
+        fallback: The app for every path that the data plane does not know.
     """
 
     def __init__(self, service: Service, fallback: ASGIApp | None = None) -> None:
@@ -45,7 +45,7 @@ class ServingApp:
         head = _head(scope)
         match = self._dispatcher.find(head, scope.get("raw_path"))
         if match is None and self._fallback is not None:
-            await self._hand_on(scope, receive, send)
+            await self._call_fallback(scope, receive, send)
             return
         admission = self._dispatcher.admit(head, match)
         body: bytes | None = b""
@@ -53,7 +53,7 @@ class ServingApp:
             body = await self._body(admission, receive)
         if body is None:
             return
-        response, block = await self._answered(admission, body)
+        response, block = await self._dispatch(admission, body)
         closing = _must_close(admission) or self.service.models.draining
         await send(
             {
@@ -64,8 +64,8 @@ class ServingApp:
         )
         await send({"type": "http.response.body", "body": response.body})
 
-    async def _answered(self, admission: Admission, body: bytes) -> tuple[Response, bytes]:
-        """The answer, once it may leave."""
+    async def _dispatch(self, admission: Admission, body: bytes) -> tuple[Response, bytes]:
+        """The response and its header lines, once it may be sent."""
         future: asyncio.Future[tuple[Response, bytes]] = asyncio.get_running_loop().create_future()
 
         def respond(response: Response, block: bytes) -> None:
@@ -76,9 +76,9 @@ class ServingApp:
         return await future
 
     async def _body(self, admission: Admission, receive: Receive) -> bytes | None:
-        """The whole body; None when the client went away. A body over the limit makes the
-        admission a refusal, after as much again was read, so that most clients read the answer
-        before they find the connection closed."""
+        """The whole body; None if the client disconnected. A body over the limit sets the
+        admission's refusal, after up to twice the limit was read, so that most clients read the
+        response before they notice that the connection is closed."""
         declared = admission.head.header(b"content-length")
         expects = admission.head.header(b"expect") is not None
         too_large = declared is not None and declared.isdigit() and int(declared) > self._limit
@@ -98,27 +98,27 @@ class ServingApp:
             admission.refusal = _too_large(self._limit)
         return b"".join(chunks)
 
-    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the control plane answer, and count it under its own route's template."""
+    async def _call_fallback(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the control plane answer, and count the response under its route template."""
         assert self._fallback is not None
         status = 500
         started = time.monotonic()
 
-        async def noting(message: Message) -> None:
+        async def recording(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._fallback(scope, receive, noting)
+            await self._fallback(scope, receive, recording)
         finally:
             route = getattr(scope.get("route"), "path", None) or "unmatched"
             series = self.service.metrics.request(_verb(scope["method"]), route, status)
             series.observe(time.monotonic() - started)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start and stop the service, and the fallback within it."""
+        """Start and stop the service, with the fallback inside."""
         if self._fallback is None:
             await receive()
             await self.service.start()
@@ -176,8 +176,8 @@ def _headers(response: Response, block: bytes, *, closing: bool) -> list[tuple[b
 
 
 def _must_close(admission: Admission) -> bool:
-    """Whether part of the request is left unread, so that nothing can follow it: a body over the
-    limit, or one that the client holds back until it is asked for."""
+    """Whether part of the request stays unread, so the connection cannot be reused: a body over
+    the limit, or one that the client sends only after `100 Continue`."""
     if admission.refusal is None:
         return False
     unread = isinstance(admission.refusal, TooLargeError)

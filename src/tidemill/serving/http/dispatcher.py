@@ -106,7 +106,7 @@ class Dispatcher:
     def _over_limit(self, bucket: TokenBucket) -> RateLimitError:
         self._limited.add()
         return RateLimitError(
-            f"More than {bucket.policy.quota} requests in {bucket.policy.window} s.",
+            f"More than {bucket.limit.quota} requests in {bucket.limit.window} s.",
             remedy=f"Retry in {bucket.retry_after()} s.",
         )
 

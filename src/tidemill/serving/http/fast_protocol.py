@@ -20,11 +20,14 @@ from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
-import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tidemill.serving.http.addresses import ClientAddresses, DefaultLines
 from tidemill.serving.http.asgi import ServingApp
+from tidemill.serving.http.connection import (
+    ClientAddresses,
+    DefaultLines,
+    KnownHead,
+)
 from tidemill.serving.http.dispatcher import Dispatcher
 from tidemill.serving.http.routes import Admission, RequestHead, Response
 
@@ -33,15 +36,6 @@ LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNO
 #: Headers that send a request through the ASGI app.
 SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 MOST_HEAD = 64 << 10  # bytes of a head that may follow the read in which it began
-
-
-class KnownHead(msgspec.Struct, frozen=True):
-    """An admitted request head, split around the digits of its content length."""
-
-    before: bytes
-    after: bytes
-    admission: Admission
-    generation: object
 
 
 class PendingResponse:
@@ -259,7 +253,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def _client(self) -> str:
         peer = self.client[0] if self.client else ""
-        return self.addresses.behind(peer, self.headers)
+        return self.addresses.of(peer, self.headers)
 
     def _learn(self, admission: Admission) -> None:
         """Keep the bytes of the head, to recognise the next request by them."""

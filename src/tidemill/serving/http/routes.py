@@ -1,4 +1,4 @@
-"""Routes, how a path finds one, and what passes through: Head, Admission, Call, Reply."""
+"""Routes, how a path finds one, and the values of a request from its head to its response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RequestHead(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct):
-    """A whole answer. The gateway adds the request id and the rate limit's headers to it."""
+    """A complete response. The responder adds the headers for the request id and the rate limit."""
 
     body: bytes
     status: int = 200
@@ -48,14 +48,15 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def problem_response(error: TidemillError) -> Response:
-    """The error as RFC 9457 says; the shape of the native routes."""
+    """The error in the format of RFC 9457, as on the native routes."""
     return Response(msgspec.json.encode(error.problem()), error.status, PROBLEM)
 
 
 class Admission(msgspec.Struct):
-    """What a head alone decides: the route, the caller, their share. The same head, the same one.
+    """What the head of a request decides: the route, the caller and their rate limit. Requests with
+    equal heads share one.
 
-    `refusal` is set when the request is turned away whatever its body says.
+    `refusal` is the error, if the request is refused whatever its body is.
     """
 
     route: Route
@@ -64,26 +65,31 @@ class Admission(msgspec.Struct):
     key_id: str | None = None
     bucket: TokenBucket | None = None
     request_id: str | None = None
-    deadline: float = float("inf")  # on the monotonic clock: when the key expires
+    deadline: float = float("inf")  # when the key expires, on the monotonic clock
     refusal: TidemillError | None = None
-    extra: bytes = b""  # header lines that every answer to this head carries
+    extra: bytes = b""  # header lines of every response to this head
 
 
 class Canary(Protocol):
-    """What the gateway knows of a challenger that answered for a champion, or failed to."""
+    """A challenger that handles requests in place of the champion."""
 
     def fell_back(self) -> None:
-        """Count a request that the champion answered after all."""
+        """Count a request that the champion answered because the challenger failed."""
         ...
 
 
 class Request(msgspec.Struct):
-    """One request on its way to its answer.
+    """One request until it is answered.
 
-    `respond(reply, block)` is called exactly once, on the loop's thread, when the answer may leave;
-    `block` holds the header lines without status line, content length and default headers.
-    `canary` is the challenger that answers in the champion's place, `shadow` says that one answers
-    for the journal alone.
+    Attributes:
+        id: The prediction's id.
+        started: When it arrived, on the monotonic clock.
+        respond: Called exactly once as `respond(response, block)` on the event loop's thread, when
+            the response may be sent; `block` holds the header lines without status line, content
+            length and default headers.
+        canary: The challenger that answers in place of the champion.
+        shadow: The request is a copy for a challenger, whose answer is only recorded.
+        champion_only: The canary has failed on it; the champion must answer.
     """
 
     admission: Admission
@@ -93,7 +99,7 @@ class Request(msgspec.Struct):
     respond: Callable[[Response, bytes], None]
     canary: Canary | None = None
     shadow: bool = False
-    champion_only: bool = False  # the canary failed; the champion answers, come what may
+    champion_only: bool = False
 
     @property
     def head(self) -> RequestHead:
@@ -111,13 +117,13 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     """One path and verb.
 
     Attributes:
-        path: The template: `/models/{name}/predict`; a parameter never spans a slash.
-        handler: Gives the reply, or None when it handed rows to a predictor, which will answer.
-        scope: What a key must carry; None for a public route.
-        problem: The shape of errors here.
-        media: Content types that bodies may have, in lower case without parameters; a body without
-            a type is taken, too. None takes any.
-        fast: Whether the fast lane may answer; for POSTs whose body is all that varies.
+        path: The template, such as `/models/{name}/predict`; a parameter never spans a slash.
+        handler: Returns the response, or None if it passed rows to a predictor, which will answer.
+        scope: The scope that a key needs; None for a public route.
+        problem: Builds the response for an error.
+        media: Accepted content types in lower case without parameters; a body without a content
+            type is accepted, too. None accepts any.
+        fast: Whether the fast protocol may answer: for POSTs in which only the body varies.
     """
 
     method: str
@@ -130,10 +136,10 @@ class Route(msgspec.Struct, frozen=True, eq=False):
 
 
 class ServingProtocol(NamedTuple):
-    """One way to talk to the models: its routes, and what OpenAPI says of them.
+    """One serving protocol: its routes and their OpenAPI description.
 
-    `paths()` gives OpenAPI path items by path, `schemas()` what they refer to in the components;
-    both are asked anew whenever a model changes.
+    `paths()` returns the OpenAPI path items by path, `schemas()` the component schemas that they
+    refer to; both depend on the models in service.
     """
 
     name: str
@@ -148,7 +154,7 @@ class RouteMatch(NamedTuple):
 
 
 class Router:
-    """All routes; a path without parameters is found by one look-up."""
+    """Finds the routes of a path; a path without parameters takes one look-up."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[str, dict[str, Route]] = {}
@@ -159,9 +165,10 @@ class Router:
             methods["OPTIONS"] = _options(route.path, methods)
 
     def find(self, path: str, raw_path: bytes | None = None) -> RouteMatch | None:
-        """The routes of a path by method, and the parameters in it; None for an unknown path.
+        """The routes of a path by method, and its parameters; None for an unknown path.
 
-        `raw_path`, where given, keeps an encoded slash inside a parameter from splitting it.
+        `raw_path`, if given, is split instead of `path`, so that a parameter may contain an encoded
+        slash.
         """
         fixed = self._fixed.get(path)
         if fixed is not None:
@@ -186,24 +193,24 @@ class Router:
 
 
 def allowed(methods: Mapping[str, Route]) -> str:
-    """The verbs of a path, as the Allow header lists them."""
+    """The methods of a path, as in the Allow header."""
     return ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
 
 
 def _options(path: str, methods: Mapping[str, Route]) -> Route:
-    def answer(request: Request) -> Response:
+    def respond(request: Request) -> Response:
         return Response(b"", 204, headers=((b"allow", allowed(methods).encode()),))
 
-    return Route("OPTIONS", path, answer)
+    return Route("OPTIONS", path, respond)
 
 
 def _bind(template: list[str], parts: list[str]) -> dict[str, str] | None:
     params = {}
-    for wanted, found in zip(template, parts, strict=True):
-        if wanted.startswith("{"):
+    for part, found in zip(template, parts, strict=True):
+        if part.startswith("{"):
             if not found:
                 return None
-            params[wanted[1:-1]] = unquote(found)
-        elif wanted != found:
+            params[part[1:-1]] = unquote(found)
+        elif part != found:
             return None
     return params

@@ -1,4 +1,4 @@
-"""Running the data plane: one process behind one socket, until a signal ends it."""
+"""Runs the data plane in one process, until a signal stops it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -24,7 +25,6 @@ from tidemill.serving.settings import ServingSettings
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from tidemill.serving.model.pool import ModelPool
 
 GC_THRESHOLDS = (50_000, 20, 50)
 
@@ -38,18 +38,17 @@ def run(
     on_started: Callable[[str], None] | None = None,
     on_ending: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; running requests get `settings.grace` seconds to end.
+    """Serve until SIGTERM or SIGINT; running requests get `settings.grace` seconds to finish.
 
     Args:
-        fallback: Answers every path that the data plane does not know.
-        registry: Gives what is shown at /metrics with the data plane's own; None while it is not
-            there yet.
-        describe: The fallback's OpenAPI document, merged into the data plane's.
+        fallback: The app for every path that the data plane does not know.
+        registry: Returns more metrics to show at /metrics; None while there are none yet.
+        describe: Returns the fallback's OpenAPI document, merged into the data plane's.
         on_started: Called with the base URL when the port is open and the first models are loaded.
-        on_ending: Called when the server begins to end, before it waits for running requests.
+        on_ending: Called when the shutdown begins, before running requests are awaited.
 
     Raises:
-        SettingsError: The port is taken, or a setting does not hold.
+        SettingsError: The port is taken, or a setting is invalid.
     """
     listener = bind(settings.host, settings.port)
     service = Service(settings, registry=registry, describe=describe)
@@ -64,19 +63,14 @@ def serve(
     parent: int | None = None,
     on_ending: Callable[[], None] | None = None,
 ) -> None:
-    """Serve one app on a bound socket, in this process; no longer than a given parent lives."""
-    server = ServingServer(config(settings, app))
-    server.parent = parent
-    server.drain = settings.drain
-    server.models = app.service.models
-    server.on_ending = on_ending
-    if on_started is not None:
-        server.on_started = lambda: on_started(url_of(listener))
+    """Serve one app on a bound socket in this process, at most until the parent process ends."""
+    started = partial(on_started, url_of(listener)) if on_started is not None else None
+    server = ServingServer(settings, app, parent=parent, on_started=started, on_ending=on_ending)
     server.run([listener])
 
 
 def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:
-    """How uvicorn runs the app."""
+    """The uvicorn configuration for the app."""
     return uvicorn.Config(
         app,
         http=protocol_class(app),
@@ -94,13 +88,23 @@ def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:
 
 
 class ServingServer(uvicorn.Server):
-    """uvicorn's server, which tells when it listens and ends when its parent did."""
+    """uvicorn's server, with callbacks, a drain period, and a check that the parent is alive."""
 
-    on_started: Callable[[], None] | None = None
-    on_ending: Callable[[], None] | None = None
-    parent: int | None = None
-    models: ModelPool | None = None
-    drain: float = 0.0
+    def __init__(
+        self,
+        settings: ServingSettings,
+        app: ServingApp,
+        *,
+        parent: int | None = None,
+        on_started: Callable[[], None] | None = None,
+        on_ending: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(config(settings, app))
+        self._models = app.service.models
+        self._drain_seconds = settings.drain
+        self._parent = parent
+        self._on_started = on_started
+        self._on_ending = on_ending
 
     async def on_tick(self, counter: int) -> bool:
         if self._orphaned():
@@ -108,46 +112,46 @@ class ServingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _orphaned(self) -> bool:
-        return self.parent is not None and os.getppid() != self.parent
+        return self._parent is not None and os.getppid() != self._parent
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What start-up made stays: the collector need not walk it again and again.
-        # Requests make none of the cycles it looks for, so it looks seldom.
+        # Objects from the start-up live as long as the process, so the collector skips them.
+        # Requests create no reference cycles, so it rarely runs.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        if self.started and self.on_started is not None:
-            self.on_started()
+        if self.started and self._on_started is not None:
+            self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self.on_ending is not None:
-            self.on_ending()
-        if self.drain and self.models is not None:
-            await self._turn_away(self.models)
+        if self._on_ending is not None:
+            self._on_ending()
+        if self._drain_seconds:
+            await self._drain()
         await super().shutdown(sockets)
 
-    async def _turn_away(self, models: ModelPool) -> None:
-        """Answer on for a while, but not ready, and end every connection with its next answer.
+    async def _drain(self) -> None:
+        """Keep answering while not ready, and close every connection after its next response.
 
-        A balancer then asks elsewhere before the port closes, and none of its connections is
-        closed at the moment in which it sends a request over it.
+        A load balancer then stops using this server before the port closes, and never finds a
+        connection closed at the moment it sends a request.
         """
-        models.draining = True
+        self._models.draining = True
         protocol: Any = self.config.http_protocol_class
         protocol.draining = True
         for connection in self.server_state.connections:
             if isinstance(connection, protocol):
                 connection.ending = True
-        until = time.monotonic() + self.drain
+        until = time.monotonic() + self._drain_seconds
         while time.monotonic() < until and not self.force_exit and not self._orphaned():
             await self.on_tick(0)
             await asyncio.sleep(0.1)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as the wish to end, and end with exit code 0; uvicorn's own
-        version raises the signal again afterwards."""
+        """Stop with exit code 0 on SIGTERM and SIGINT; uvicorn's own version raises the signal
+        again afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

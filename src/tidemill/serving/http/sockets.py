@@ -8,10 +8,10 @@ from tidemill.errors import SettingsError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, not listening yet.
+    """A bound socket that does not listen yet.
 
     Raises:
-        SettingsError: The port is taken or not ours to take.
+        SettingsError: The port is taken, or we may not use it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -23,13 +23,13 @@ def bind(host: str, port: int) -> socket.socket:
         raise SettingsError(
             f"Port {port} on {host} cannot be used: {error.strerror}.",
             field="TIDEMILL_PORT",
-            remedy="Stop what listens there, or choose another port with --port.",
+            remedy="Stop the program that uses it, or choose another port with --port.",
         ) from error
     return listener
 
 
 def url_of(listener: socket.socket) -> str:
-    """The base URL of a socket, as a browser on this machine would write it."""
+    """The base URL of a socket, for clients on this machine."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"

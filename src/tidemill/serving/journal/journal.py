@@ -285,7 +285,7 @@ class Journal:
             trial.path.unlink()
         except OSError as error:
             raise SettingsError(
-                f"The journal folder {self.folder} cannot be used: {error}.",
+                f"The journal folder {self.folder} cannot be used: {error}",
                 field="TIDEMILL_JOURNAL_DIR",
                 remedy="Set it to a writable folder on a local file system.",
             ) from error

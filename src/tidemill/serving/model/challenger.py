@@ -1,9 +1,9 @@
-"""A challenger beside its champion: it answers after it for the journal alone (shadow), or answers
-a share of its callers (canary).
+"""A challenger next to its champion: it answers a copy of the traffic for the journal alone
+(shadow), or answers a share of the requests instead of the champion (canary).
 
-A shadowed request is handled anew from its body, in whatever protocol it came, once the champion's
-answer has left. It waits until a turn of the loop has gone by without requests; while the server is
-busy a few are let through now and then, and what does not fit the queue is dropped and counted.
+A shadow handles the request's body again, in the same protocol, after the champion's response has
+left. Copies are queued until the server is idle; on a busy server a few run at intervals. Copies
+that do not fit into the queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,83 +20,89 @@ from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.http.batch_commit import BatchCommit
 from tidemill.serving.http.routes import Request, Response
 from tidemill.serving.model.batching import BatchItem, LatencyEstimate
-from tidemill.serving.model.predictor import Predictor, PredictorContext, Runtime
-from tidemill.serving.shelf.traffic_rules import TrafficRule, is_chosen
+from tidemill.serving.model.context import PredictorContext
+from tidemill.serving.model.predictor import Predictor
+from tidemill.serving.model.runtime import Runtime
+from tidemill.serving.shelf.traffic_rules import TrafficRule, is_selected
 from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-QUEUE = 512  # requests that may wait for a shadow
-FEW = 16  # requests that are shadowed at once
-IDLE_SECONDS = 0.002  # without a request, until the server counts as idle
-BUSY_SECONDS = 0.05  # between two shadow runs of a busy server
-PATIENCE = 1 / 3  # of the time limit, so that the champion has the rest
+QUEUE_SIZE = 512  # copied requests that may wait
+SHADOW_BATCH = 16  # copied requests that are run at once
+IDLE_SECONDS = 0.002  # without a request, after which the server counts as idle
+BUSY_SECONDS = 0.05  # between two shadow runs on a busy server
+TIMEOUT_SHARE = 1 / 3  # of the request timeout, so that the champion has the rest
 
 
 class ChallengerPredictor(Predictor):
-    """A challenger in memory; its answers are recorded under their role, and counted apart."""
+    """A challenger's predictor: records answers under its role and counts them separately.
+
+    Attributes:
+        open: Number of copied requests being answered.
+    """
 
     def __init__(
         self, name: str, version: str, bundle: Bundle, runtime: Runtime, latency: LatencyEstimate,
         context: PredictorContext,
     ) -> None:  # fmt: skip
         super().__init__(name, version, bundle, runtime, latency, context)
-        self._timeout = context.settings.timeout * PATIENCE
-        self.open = 0  # shadowed requests that are on their way
+        self._timeout = context.settings.timeout * TIMEOUT_SHARE
+        self.open = 0
         self._metrics = context.metrics
         self.take_role("shadow")
 
     def take_role(self, role: str) -> None:
-        """Count under a role from now on."""
+        """Set the role that metrics are counted under, `shadow` or `canary`."""
         labels = {"model": self.name, "version": self.version, "role": role}
         self._answers = self._metrics.counter("tidemill_role_predictions_total", **labels)
         self._errors = self._metrics.counter("tidemill_role_errors_total", **labels)
         self._seconds = self._metrics.histogram("tidemill_role_seconds", **labels)
 
     def fell_back(self) -> None:
-        """Count a canary's request that the champion answered after all."""
+        """Count a canary request that the champion answered instead."""
         labels = {"model": self.name, "version": self.version}
         self._metrics.counter("tidemill_canary_fallbacks_total", **labels).add()
 
     def refused(self) -> None:
-        """Count a shadowed request that does not fit this version, or finds no room."""
+        """Count a copied request that does not fit this version's signature, or its queue."""
         self._errors.add()
 
-    def _make_reply(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
+    def _make_response(self, item: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
         try:
-            if work.request.shadow:
+            if item.request.shadow:
                 outputs.check(start, stop)
             else:
-                super()._make_reply(work, outputs, start, stop)
+                super()._make_response(item, outputs, start, stop)
         except TidemillError:
             self._errors.add()
             raise
 
-    def _record(self, works: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
+    def _record(self, items: list[BatchItem], outputs: Outputs, now: tuple[float, float]) -> None:
         assert self._recorder is not None
         for role, shadow in (("shadow", True), ("canary", False)):
-            some = [work for work in works if work.request.shadow is shadow]
-            if some:
-                self._recorder.write(some, outputs, role, now)
+            of_role = [item for item in items if item.request.shadow is shadow]
+            if of_role:
+                self._recorder.write(of_role, outputs, role, now)
 
-    def _send(self, work: BatchItem) -> None:
-        self._answers.add(work.count)
-        if work.response is None:
+    def _send(self, item: BatchItem) -> None:
+        self._answers.add(item.count)
+        if item.response is None:
             self.open -= 1
             self._batch_commit.schedule()
         else:
-            self._predictions.add(work.count)
-            self._batch_commit.release(work.request, work.response)
+            self._predictions.add(item.count)
+            self._batch_commit.release(item.request, item.response)
 
-    def _fail(self, work: BatchItem, error: TidemillError) -> None:
-        if work.request.shadow:
+    def _fail(self, item: BatchItem, error: TidemillError) -> None:
+        if item.request.shadow:
             self.open -= 1
         else:
-            self._batch_commit.fail(work.request, error)
+            self._batch_commit.fail(item.request, error)
 
 
 class ChallengerTraffic:
-    """The challenger of a champion under a rule; see `tidemill.serving.model.predictor`."""
+    """Applies a traffic rule to a champion and its challenger; implements `TrafficSplit`."""
 
     def __init__(
         self,
@@ -110,7 +116,8 @@ class ChallengerTraffic:
         self._batch_commit = batch_commit
         self._queue: deque[Request] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._seen = self._ran = 0.0
+        self._commits = 0
+        self._last_run = 0.0
         labels = {"model": challenger.name, "version": challenger.version}
         self._dropped = metrics.counter("tidemill_shadow_dropped_total", **labels)
         self._share = metrics.gauge("tidemill_challenger_share", **labels, role=rule.mode)
@@ -118,29 +125,31 @@ class ChallengerTraffic:
         challenger.take_role(rule.mode)
 
     def pick(self, request: Request) -> Predictor | None:
+        """The challenger, if it answers this request; else None."""
         if request.shadow:
             return self.challenger
         if (
             self.rule.mode != "canary"
             or request.champion_only
-            or not is_chosen(self.rule, request.admission)
+            or not is_selected(self.rule, request.admission)
         ):
             return None
         request.canary = self.challenger
         return self.challenger
 
     def mirror(self, request: Request) -> None:
-        """Have the challenger answer the same, later."""
-        if self.rule.mode != "shadow" or not is_chosen(self.rule, request.admission):
+        """Queue a copy of the request for a shadow, if the rule selects it."""
+        if self.rule.mode != "shadow" or not is_selected(self.rule, request.admission):
             return
-        if len(self._queue) >= QUEUE:
+        if len(self._queue) >= QUEUE_SIZE:
             self._dropped.add()
             return
         self._queue.append(request)
         if self._timer is None:
-            self._wait()
+            self._schedule()
 
     def state(self) -> dict[str, Any]:
+        """The challenger's version and its traffic rule, for the status routes."""
         rule = self.rule
         return {
             "version": self.challenger.version,
@@ -151,48 +160,48 @@ class ChallengerTraffic:
         }
 
     def close(self) -> None:
-        """End: what waits is dropped."""
+        """Stop; queued copies are dropped."""
         if self._timer is not None:
             self._timer.cancel()
         self._dropped.add(len(self._queue))
         self._queue.clear()
         self._share.set(0.0)
 
-    def _wait(self) -> None:
-        self._seen = self._batch_commit.commits
+    def _schedule(self) -> None:
+        self._commits = self._batch_commit.commits
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(IDLE_SECONDS, self._look)
+        self._timer = loop.call_later(IDLE_SECONDS, self._run_if_idle)
 
-    def _look(self) -> None:
-        """Run a few when the server is idle, or has been busy for long."""
+    def _run_if_idle(self) -> None:
+        """Run some copies if the server is idle, or was busy for `BUSY_SECONDS`."""
         self._timer = None
         now = time.monotonic()
-        idle = self._batch_commit.commits == self._seen
-        if not self.challenger.open and (idle or now - self._ran > BUSY_SECONDS):
-            self._ran = now
+        idle = self._batch_commit.commits == self._commits
+        if not self.challenger.open and (idle or now - self._last_run > BUSY_SECONDS):
+            self._last_run = now
             self._run()
         if self._queue:
-            self._wait()
+            self._schedule()
 
     def _run(self) -> None:
-        for _ in range(min(FEW, len(self._queue))):
+        for _ in range(min(SHADOW_BATCH, len(self._queue))):
             request = self._queue.popleft()
-            again = Request(
-                request.admission, request.body, request.id, time.monotonic(), _nobody, shadow=True
+            copy = Request(
+                request.admission, request.body, request.id, time.monotonic(), _discard, shadow=True
             )
             self.challenger.open += 1
             try:
-                request.admission.route.handler(again)
-            except TidemillError as error:
-                self._refused(error)
-            except Exception as error:  # a challenger must not end the loop's callback
-                log.error("the shadow of a request failed", exc_info=error)
-                self._refused(error)
+                request.admission.route.handler(copy)
+            except TidemillError:
+                self._failed()
+            except Exception as error:  # must not escape into the event loop
+                log.error("the challenger failed on a copied request", exc_info=error)
+                self._failed()
 
-    def _refused(self, error: Exception) -> None:
+    def _failed(self) -> None:
         self.challenger.open -= 1
         self.challenger.refused()
 
 
-def _nobody(response: Response, block: bytes) -> None:
-    """Takes the answer that nobody waits for."""
+def _discard(response: Response, block: bytes) -> None:
+    """Ignore a shadow's response."""

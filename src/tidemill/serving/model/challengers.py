@@ -1,4 +1,4 @@
-"""Sets challengers beside the champions, as the shelf's state and its traffic rules say."""
+"""Loads challengers and connects them to their champions, following the shelf's traffic rules."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
-Load = Callable[[str, ShelfEntry], ChallengerPredictor]
+LoadChallenger = Callable[[str, ShelfEntry], ChallengerPredictor]
 
 
 class Challengers:
-    """The challengers in memory, by model name.
+    """The loaded challengers, by model name.
 
-    A rule or a state that cannot be read, and a challenger that cannot be loaded, change nothing
-    for the champions: it is logged and tried again.
+    Champions are not affected by rules that cannot be read or a challenger that cannot be loaded:
+    the error is logged and the operation retried.
 
     Args:
-        load: Makes a challenger of a placed bundle; runs in a thread, raises TidemillError.
-        watch: Gives the rules when they changed.
+        load: Loads the challenger of a shelf entry; runs in a thread, raises TidemillError.
+        watch: Returns the rules when they have changed.
     """
 
     def __init__(
         self,
-        load: Load,
+        load: LoadChallenger,
         watch: FileWatch[dict[str, TrafficRule]],
         batch_commit: BatchCommit,
         metrics: Metrics,
@@ -43,71 +43,79 @@ class Challengers:
         self._batch_commit = batch_commit
         self._metrics = metrics
         self._rules: Mapping[str, TrafficRule] = {}
-        self._beside: dict[str, ChallengerTraffic] = {}
-        self._retry: dict[tuple[str, str], float] = {}
-        self._trouble = ""
+        self._traffic: dict[str, ChallengerTraffic] = {}
+        self._retry_at: dict[tuple[str, str], float] = {}
+        self._last_error = ""
 
     async def follow(self, state: ShelfState, champions: Mapping[str, Predictor]) -> None:
-        """Bring every champion's companion up to date; cheap when nothing changed."""
-        await self._read()
-        for name in self._rules.keys() | self._beside.keys():
+        """Update the challenger of every champion; cheap if nothing has changed."""
+        await self._read_rules()
+        for name in self._rules.keys() | self._traffic.keys():
             champion = champions.get(name)
-            wanted = self._wanted(name, state, champion)
+            entry = self._find_entry(name, state, champion)
             try:
-                await self._set(name, champion, wanted)
+                await self._connect(name, champion, entry)
             except TidemillError as error:
-                self._refused(name, wanted, error)
+                self._load_failed(name, entry, error)
 
-    async def _read(self) -> None:
+    async def _read_rules(self) -> None:
         try:
             rules = await asyncio.to_thread(self._watch.poll)
         except BundleError as error:
-            if self._trouble != str(error):
-                log.error("the traffic rules stay as they were: %s", error)
-            self._trouble = str(error)
+            if self._last_error != str(error):
+                log.error("keeping the previous traffic rules: %s", error)
+            self._last_error = str(error)
             return
         if rules is not None:
-            self._rules, self._trouble = rules, ""
+            self._rules, self._last_error = rules, ""
 
-    def _wanted(
+    def _find_entry(
         self, name: str, state: ShelfState, champion: Predictor | None
     ) -> ShelfEntry | None:
-        """The challenger that should stand beside the champion; None for none."""
-        rule, placed = self._rules.get(name, OFF), state.challengers.get(name)
-        if champion is None or placed is None or rule.mode == "off" or rule.share == 0:
+        """The shelf entry of the challenger that the champion should have; None for none."""
+        rule, entry = self._rules.get(name, OFF), state.challengers.get(name)
+        if champion is None or entry is None or rule.mode == "off" or rule.share == 0:
             return None
-        return None if placed.digest == champion.bundle.digest else placed
+        return None if entry.digest == champion.bundle.digest else entry
 
-    async def _set(self, name: str, champion: Predictor | None, wanted: ShelfEntry | None) -> None:
-        found = self._beside.get(name)
-        if wanted is None or champion is None:
+    async def _connect(
+        self, name: str, champion: Predictor | None, entry: ShelfEntry | None
+    ) -> None:
+        current = self._traffic.get(name)
+        if entry is None or champion is None:
             self._drop(name, champion)
             return
         rule = self._rules[name]
-        if found is None or found.challenger.bundle.digest != wanted.digest:
-            if time.monotonic() < self._retry.get((name, wanted.digest), 0.0):
+        if current is None or current.challenger.bundle.digest != entry.digest:
+            if time.monotonic() < self._retry_at.get((name, entry.digest), 0.0):
                 return
-            challenger = await asyncio.to_thread(self._load, name, wanted)
-        elif found.rule == rule:
-            champion.traffic_split = found  # a new champion has none yet
+            challenger = await asyncio.to_thread(self._load, name, entry)
+        elif current.rule == rule:
+            champion.traffic_split = current  # the champion may be new
             return
         else:
-            challenger = found.challenger
+            challenger = current.challenger
         self._drop(name, champion)
-        self._beside[name] = ChallengerTraffic(challenger, rule, self._batch_commit, self._metrics)
-        champion.traffic_split = self._beside[name]
-        log.info("%s version %s: %s of %g", name, wanted.version, rule.mode, rule.share)
+        self._traffic[name] = ChallengerTraffic(challenger, rule, self._batch_commit, self._metrics)
+        champion.traffic_split = self._traffic[name]
+        log.info(
+            "%s: version %s is the challenger (%s, share %g)",
+            name,
+            entry.version,
+            rule.mode,
+            rule.share,
+        )
 
     def _drop(self, name: str, champion: Predictor | None) -> None:
-        found = self._beside.pop(name, None)
+        removed = self._traffic.pop(name, None)
         if champion is not None:
             champion.traffic_split = None
-        if found is not None:
-            found.close()
-            log.info("%s: no challenger is asked any more", name)
+        if removed is not None:
+            removed.close()
+            log.info("%s: removed the challenger", name)
 
-    def _refused(self, name: str, wanted: ShelfEntry | None, error: TidemillError) -> None:
-        if wanted is not None:
-            self._retry[name, wanted.digest] = time.monotonic() + RETRY_SECONDS
+    def _load_failed(self, name: str, entry: ShelfEntry | None, error: TidemillError) -> None:
+        if entry is not None:
+            self._retry_at[name, entry.digest] = time.monotonic() + RETRY_SECONDS
         self._metrics.counter("tidemill_model_refusals_total", model=name).add()
-        log.error("the challenger of %s stays away: %s", name, error)
+        log.error("the challenger of %s cannot be loaded: %s", name, error)

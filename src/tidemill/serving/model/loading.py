@@ -1,4 +1,4 @@
-"""From a placed bundle to a predictor: verify, load, check against its own example, measure."""
+"""Loads a predictor from the shelf: verify the bundle, load it, test it on its example, time it."""
 
 from __future__ import annotations
 
@@ -17,58 +17,67 @@ from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.request_parsing import Row
 from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.model.batching import LatencyEstimate, pad_single_row
-from tidemill.serving.model.predictor import Predictor, PredictorContext, Runtime
+from tidemill.serving.model.context import PredictorContext
+from tidemill.serving.model.predictor import Predictor
+from tidemill.serving.model.runtime import Runtime
 from tidemill.serving.shelf.shelf import ShelfEntry, open_bundle
 from tidemill.signature import Signature
 
-TOLERANCE = 1e-4  # relative; another processor's arithmetic may differ in the last digits
-FEW, MANY = 1, 16  # rows in the runs that are timed
+TOLERANCE = 1e-4  # relative; the last digits may differ between processors
+FEW, MANY = 1, 16  # rows in the timed runs
 ROUNDS = 7
+MAX_SECONDS = 0.5  # of timed runs
 P = TypeVar("P", bound=Predictor)
 LoadRuntime = Callable[[Bundle], Runtime]
 
 
 def load_predictor(
-    shelf: Path, name: str, placed: ShelfEntry, context: PredictorContext,
+    shelf: Path, name: str, entry: ShelfEntry, context: PredictorContext,
     load_runtime: LoadRuntime,
     kind: type[P] = Predictor,  # type: ignore[assignment]
 ) -> P:  # fmt: skip
-    """The version as a predictor of some kind that is ready for traffic.
+    """Load a version as a predictor that is ready for traffic.
+
+    Args:
+        kind: The class of the predictor.
 
     Raises:
-        BundleError: The bundle is not whole, cannot be loaded, or does not answer its own example
-            as it did in training.
+        BundleError: The bundle is corrupt, cannot be loaded, or answers its example differently
+            than in training.
     """
-    bundle = open_bundle(shelf, placed)
+    bundle = open_bundle(shelf, entry)
     try:
         runtime = load_runtime(bundle)
         latency = smoke_test(bundle, runtime)
-        return kind(name, placed.version, bundle, runtime, latency, context)
+        return kind(name, entry.version, bundle, runtime, latency, context)
     except BundleError:
         raise
-    except Exception as error:  # a model library may fail in any way; the old version goes on
-        what = error.detail if isinstance(error, TidemillError) else f"{type(error).__name__}: "
-        what += "" if isinstance(error, TidemillError) else str(error)
-        raise BundleError(f"{bundle.path} cannot be loaded: {what}") from error
+    except Exception as error:  # a model library may fail in any way; the old version stays
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, TidemillError):
+            reason = error.detail
+        raise BundleError(f"{bundle.path} cannot be loaded: {reason}") from error
 
 
 def smoke_test(bundle: Bundle, runtime: Runtime) -> LatencyEstimate:
-    """Answer the bundle's example, compare, and measure.
+    """Run the model on the bundle's example, compare the answers, and measure the latency.
 
     Raises:
-        BundleError: An answer differs from the one that was given in training.
+        BundleError: An answer differs from the one recorded in training.
     """
     example = bundle.example()
     if not example.rows:
-        raise BundleError(f"{bundle.path} holds no example to check against.")
+        raise BundleError(
+            f"{bundle.path} contains no example rows, so it cannot be tested before it is served."
+        )
     encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
     rows = [list(row) for row in example.rows]
     outputs = Outputs(*runtime.run(encoder.encode(rows).arrays))
-    for place, answer in enumerate(example.answers):
-        if not _agrees(bundle.signature, outputs, place, answer):
+    for row, answer in enumerate(example.answers):
+        if not _matches(bundle.signature, outputs, row, answer):
             raise BundleError(
-                f"{bundle.path} does not answer its own example: row {place} should give"
-                f" {answer.prediction!r}."
+                f"{bundle.path} answers row {row} of its own example differently than in training;"
+                f" expected {answer.prediction!r}."
             )
     return measure_latency(encoder, runtime, rows)
 
@@ -76,7 +85,7 @@ def smoke_test(bundle: Bundle, runtime: Runtime) -> LatencyEstimate:
 def measure_latency(
     encoder: TensorEncoder, runtime: Runtime, rows: Sequence[Row]
 ) -> LatencyEstimate:
-    """How long a run takes by its rows, and whether one row alone needs padding."""
+    """Measure how long a run takes per row, and whether a single row needs padding."""
     cycle = [rows[i % len(rows)] for i in range(MANY)]
     one, many = encoder.encode(cycle[:FEW]).arrays, encoder.encode(cycle).arrays
     pad = not _same_digits(runtime, one, many, pad=False) and _same_digits(
@@ -96,29 +105,29 @@ def _same_digits(runtime: Runtime, one: list[Array], many: list[Array], *, pad: 
 
 
 def _median_seconds(runtime: Runtime, arrays: list[Array]) -> float:
-    """The median of a few runs; of fewer when one takes long."""
+    """The median of `ROUNDS` runs, or of fewer if they take longer than `MAX_SECONDS`."""
     times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
         runtime.run(arrays)
         times.append(time.perf_counter() - started)
-        if sum(times) > 0.5:
+        if sum(times) > MAX_SECONDS:
             break
     return statistics.median(times)
 
 
-def _agrees(signature: Signature, outputs: Outputs, place: int, answer: RowPrediction) -> bool:
+def _matches(signature: Signature, outputs: Outputs, row: int, answer: RowPrediction) -> bool:
     if outputs.labels is None:
-        return _close(outputs.value_list[place], answer.prediction)
-    if signature.labels[outputs.label_list[place]] != answer.prediction:
+        return _close(outputs.value_list[row], answer.prediction)
+    if signature.labels[outputs.label_list[row]] != answer.prediction:
         return False
     if answer.probabilities is None or outputs.probabilities is None:
         return True
-    found = outputs.probability_rows[place]
+    found = outputs.probability_rows[row]
     return len(found) == len(answer.probabilities) and all(map(_close, found, answer.probabilities))
 
 
-def _close(found: float, wanted: object) -> bool:
-    if not isinstance(wanted, int | float):
+def _close(found: float, expected: object) -> bool:
+    if not isinstance(expected, int | float):
         return False
-    return math.isclose(found, wanted, rel_tol=TOLERANCE, abs_tol=1e-6)
+    return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=1e-6)

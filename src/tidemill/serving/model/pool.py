@@ -1,7 +1,7 @@
-"""The models in service: which name is answered by which version, and how that changes.
+"""The models in service: which version answers under which name, and how versions are swapped.
 
-A version is loaded and tried out in a thread while the old one answers; then one assignment puts it
-in its place. Requests that began with the old one end with it.
+A new version is loaded and tested in a thread while the old one keeps answering; then a single
+assignment replaces it. Requests that started with the old version finish with it.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
-Load = Callable[[str, ShelfEntry], Predictor]
+LoadPredictor = Callable[[str, ShelfEntry], Predictor]
 
 
 class ModelPool:
-    """The predictors by name.
+    """The predictors by model name.
 
     Args:
-        load: Makes a predictor of a placed bundle; runs in a thread, raises TidemillError.
-        wanted: Names to serve; empty serves all of the shelf.
-        challengers: Sets challengers beside the champions; None for none.
+        load: Loads the predictor of a shelf entry; runs in a thread, raises TidemillError.
+        names: Models to serve; empty serves everything on the shelf.
+        challengers: Loads challengers; None to ignore them.
 
-    `problems` tells by model name why its wanted version is not in service. `ready` is set when the
-    shelf was read once and everything in it is in service or has a problem. `leaving` is set when
-    this process is to end soon: it answers still, but nobody should begin to ask it.
+    Attributes:
+        problems: Why a model's intended version is not in service, by model name.
+        ready: Set once the shelf has been read and each model is in service or has a problem.
+        draining: Set before shutdown: the process still answers, but should get no new clients.
     """
 
     def __init__(
         self,
-        load: Load,
+        load: LoadPredictor,
         metrics: Metrics,
-        wanted: frozenset[str] = frozenset(),
+        names: frozenset[str] = frozenset(),
         challengers: Challengers | None = None,
     ) -> None:
         self._load = load
         self._challengers = challengers
-        self._wanted = wanted
+        self._names = names
         self._metrics = metrics
         self._predictors: Mapping[str, Predictor] = {}
         self._default: str | None = None
@@ -58,12 +59,12 @@ class ModelPool:
 
     @property
     def predictors(self) -> Mapping[str, Predictor]:
-        """The versions in service by model name; replaced as a whole, never changed."""
+        """The versions in service by model name; replaced as a whole, never modified."""
         return self._predictors
 
     @property
-    def serves(self) -> bool:
-        """Whether there is a model to ask, and will be."""
+    def is_serving(self) -> bool:
+        """Whether requests are welcome: models are in service and the process is not draining."""
         return self.ready.is_set() and bool(self._predictors) and not self.draining
 
     @property
@@ -73,49 +74,48 @@ class ModelPool:
 
     @property
     def default(self) -> str | None:
-        """The model that answers where none is named."""
+        """The model that answers requests without a model name; None if there is none."""
         if self._default in self._predictors:
             return self._default
         return next(iter(self._predictors)) if len(self._predictors) == 1 else None
 
     def find(self, name: str | None, version: str | None = None) -> Predictor:
-        """The predictor of a model; the default one when no name is given.
+        """The predictor of a model, or of the default model if no name is given.
 
         Raises:
             NotFoundError: No such model or version is in service.
-            ConflictError: No name is given and there are several models.
-            UnavailableError: The model is wanted but not in service yet, or nothing is.
+            ConflictError: No name is given, and none of several models is the default.
+            UnavailableError: The model should be in service but is not, or no model is.
         """
         if name is None:
             name = self._default_name()
         predictor = self._predictors.get(name)
         if predictor is None:
-            raise self._missing(name)
+            raise self._not_found(name)
         if version is not None and predictor.version != version:
             raise NotFoundError(
-                f"Version {version[:40]} of '{name}' is not in service; version"
-                f" {predictor.version} is.",
+                f"Version {version[:40]} of '{name}' is not in service.",
                 field="version",
+                expected=f"version {predictor.version}",
             )
         return predictor
 
     def pick(self, request: Request) -> Predictor:
-        """The predictor that answers a request for rows: the champion, or a challenger in its
-        place.
+        """The predictor that answers a prediction request: the champion or its challenger.
 
         Raises:
-            NotFoundError, ConflictError, UnavailableError: As of `find`.
+            NotFoundError, ConflictError, UnavailableError: As in `find`.
         """
         predictor = self.find(request.params.get("name"))
-        companion = predictor.traffic_split
-        return predictor if companion is None else companion.pick(request) or predictor
+        split = predictor.traffic_split
+        return predictor if split is None else split.pick(request) or predictor
 
     def install(self, predictor: Predictor) -> None:
-        """Put a predictor in service, in place of its model's old version."""
+        """Put a predictor in service, replacing its model's old version."""
         old = self._predictors.get(predictor.name)
         self._predictors = {**self._predictors, predictor.name: predictor}
         self._metrics.counter("tidemill_model_loads_total").add()
-        self._retired(old)
+        self._close(old)
         self._mark(predictor, 1.0)
         log.info("serving %s version %s", predictor.name, predictor.version)
 
@@ -123,21 +123,21 @@ class ModelPool:
         """Take a model out of service."""
         old = self._predictors.get(name)
         self._predictors = {k: v for k, v in self._predictors.items() if k != name}
-        self._retired(old)
+        self._close(old)
         log.info("no longer serving %s", name)
 
     async def watch(self, watch: StateWatch, seconds: float) -> None:
-        """Follow the shelf's state for ever, looking every `seconds`."""
+        """Poll the shelf's state forever, every `seconds` seconds."""
         while True:
             try:
                 await self.poll(watch)
-            except Exception as error:  # the watch must outlive whatever one look meets
-                log.error("the shelf cannot be followed: %s", error)
+            except Exception as error:  # the loop must survive any error of a single poll
+                log.error("the shelf cannot be read: %s", error)
                 self.problems = {**self.problems, "": str(error)}
             await asyncio.sleep(seconds)
 
     async def poll(self, watch: StateWatch) -> None:
-        """Take up the state if it changed, and try again what failed before."""
+        """Apply the shelf's state if it has changed, and retry what failed before."""
         state = await asyncio.to_thread(watch.poll)
         if state is not None:
             self._state = state
@@ -148,38 +148,38 @@ class ModelPool:
             await self._challengers.follow(self._state, self._predictors)
 
     async def _apply(self, state: ShelfState) -> None:
-        targets = {n: p for n, p in state.models.items() if not self._wanted or n in self._wanted}
+        targets = {n: entry for n, entry in state.models.items() if self._includes(n)}
         self._default = state.default
-        problems = {n: why for n, why in state.problems.items() if self._serves(n)}
-        for name in self._wanted - state.models.keys() - problems.keys():
+        problems = {n: why for n, why in state.problems.items() if self._includes(n)}
+        for name in self._names - state.models.keys() - problems.keys():
             problems[name] = "It is not on the shelf."
-        for name, placed in targets.items():
+        for name, entry in targets.items():
             try:
-                await self._bring(name, placed)
+                await self._update(name, entry)
             except TidemillError as error:
                 problems[name] = str(error)
-                self._refused(name, placed, error)
+                self._load_failed(name, entry, error)
         for name in self._predictors.keys() - targets.keys():
             self.remove(name)
         self.problems = problems
         self.ready.set()
 
-    async def _bring(self, name: str, placed: ShelfEntry) -> None:
+    async def _update(self, name: str, entry: ShelfEntry) -> None:
         serving = self._predictors.get(name)
-        if serving is not None and _is(serving, placed):
+        if serving is not None and _is_loaded(serving, entry):
             return
-        self.install(await asyncio.to_thread(self._load, name, placed))
+        self.install(await asyncio.to_thread(self._load, name, entry))
 
-    def _serves(self, name: str) -> bool:
-        return not self._wanted or name in self._wanted
+    def _includes(self, name: str) -> bool:
+        return not self._names or name in self._names
 
-    def _refused(self, name: str, placed: ShelfEntry, error: TidemillError) -> None:
+    def _load_failed(self, name: str, entry: ShelfEntry, error: TidemillError) -> None:
         if self.problems.get(name) == str(error):
             return
         self._metrics.counter("tidemill_model_refusals_total", model=name).add()
-        log.error("version %s of %s is refused: %s", placed.version, name, error)
+        log.error("version %s of %s cannot be loaded: %s", entry.version, name, error)
 
-    def _retired(self, old: Predictor | None) -> None:
+    def _close(self, old: Predictor | None) -> None:
         if old is not None:
             self._mark(old, 0.0)
             old.close()
@@ -196,32 +196,34 @@ class ModelPool:
         if len(self._predictors) == 1:
             return next(iter(self._predictors))
         if not self._predictors:
-            raise self._nothing()
+            raise self._no_model()
         urls = [f"/models/{quote(n, safe='')}/predict" for n in sorted(self._predictors)[:10]]
         raise ConflictError(
             f"{len(self._predictors)} models are in service and none is the default.",
             field="name",
-            expected="a model in the path",
-            remedy=f"Ask {', '.join(urls)}.",
+            expected="a model name in the path",
+            remedy=f"Use {', '.join(urls)}.",
         )
 
-    def _missing(self, name: str) -> TidemillError:
-        if name in self.problems or (not self.ready.is_set() and self._serves(name)):
+    def _not_found(self, name: str) -> TidemillError:
+        if name in self.problems or (not self.ready.is_set() and self._includes(name)):
             why = self.problems.get(name, "It is being loaded.")
             return UnavailableError(f"The model '{name[:100]}' is not in service: {why}")
         if not self._predictors:
-            return self._nothing()
+            return self._no_model()
         names = ", ".join(f"'{n}'" for n in sorted(self._predictors)[:20])
         return NotFoundError(
-            f"There is no model '{name[:100]}' here.", field="name", expected=f"one of {names}"
+            f"No model named '{name[:100]}' is in service.",
+            field="name",
+            expected=f"one of {names}",
         )
 
-    def _nothing(self) -> UnavailableError:
+    def _no_model(self) -> UnavailableError:
         return UnavailableError(
             "No model is in service yet.",
-            remedy="Train and promote one: `tidemill train`, then `tidemill promote`.",
+            remedy="Run `tidemill train`, then `tidemill promote`.",
         )
 
 
-def _is(predictor: Predictor, placed: ShelfEntry) -> bool:
-    return predictor.version == placed.version and predictor.bundle.digest == placed.digest
+def _is_loaded(predictor: Predictor, entry: ShelfEntry) -> bool:
+    return predictor.version == entry.version and predictor.bundle.digest == entry.digest

@@ -1,13 +1,13 @@
-"""A model that runs in a process of its own, reached over a socket of this machine.
+"""Runs a model in a worker process, reached over a local socket.
 
 The data plane imports no MLflow and unpickles nothing. A version that only MLflow's `pyfunc` can
-run is answered by a worker (`tidemill.loop.sync.pyfunc_server`), which
-`tidemill.loop.sync.pyfunc_supervisor` starts. Between
-them pass numbers and texts in MessagePack, each message behind its length (4 bytes, little-endian):
+run is loaded by a worker (`tidemill.loop.sync.pyfunc_server`), which
+`tidemill.loop.sync.pyfunc_supervisor` starts. They exchange numbers and strings in MessagePack;
+each message is preceded by its length (4 bytes, little-endian):
 
     {"inputs": [tensor, ...]}  ->  {"output": tensor} or {"error": "why"}
 
-where a tensor is [dtype, shape, bytes], or ["str", shape, texts].
+where a tensor is [dtype, shape, bytes], or ["str", shape, strings].
 """
 
 from __future__ import annotations
@@ -21,57 +21,61 @@ import struct
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from tidemill.errors import BundleError, TidemillError, UnavailableError
+from tidemill.serving.codec.outputs import Array, RawOutputs
 from tidemill.signature import Label, Signature
 
-Array = np.ndarray[Any, Any]
-Answers = tuple[Array | None, Array | None, Array | None]
 WireTensor = tuple[str, tuple[int, ...], bytes | list[str]]
 
 LENGTH = struct.Struct("<I")
-LONGEST_PATH = 100  # bytes; a socket's address holds 107
+LONGEST_PATH = 100  # bytes; a socket address has room for 107
 CONNECT_SECONDS = 2.0
 TEXT = "str"
 
 
 class RunRequest(msgspec.Struct):
+    """The inputs of one run, in the order of the manifest."""
+
     inputs: list[WireTensor]
 
 
 class RunResponse(msgspec.Struct):
+    """The model's output, or why it failed."""
+
     output: WireTensor | None = None
     error: str | None = None
 
 
 def socket_path(home: Path, digest: str) -> Path:
-    """Where the worker of a bundle listens: in the home, or in the user's own folder among the
-    temporary ones when that path is too long for a socket."""
-    own = home.resolve() / "run" / f"{digest[:12]}.sock"
-    if len(os.fsencode(own)) <= LONGEST_PATH:
-        return own
-    where = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
-    return Path(tempfile.gettempdir(), f"tidemill-{os.getuid()}-{where}", own.name)
+    """Where the worker of a bundle listens: in the home, or in a temporary folder of this user if
+    that path is too long for a socket."""
+    path = home.resolve() / "run" / f"{digest[:12]}.sock"
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        return path
+    home_id = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
+    return Path(tempfile.gettempdir(), f"tidemill-{os.getuid()}-{home_id}", path.name)
 
 
 def loaded_mark(socket: Path) -> Path:
-    """The file that a worker puts beside its socket once its model is loaded."""
+    """The file that a worker creates next to its socket once its model is loaded."""
     return socket.with_suffix(".loaded")
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder of sockets that somebody else could have put there.
+    """Refuse a socket folder in which another user could have placed a socket.
 
     Raises:
-        BundleError: It is another user's, or others may write to it.
+        BundleError: The folder belongs to another user, or others may write to it.
     """
     found = folder.stat()
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise BundleError(f"{folder} is not this user's alone; no worker there is asked.")
+        raise BundleError(
+            f"{folder} belongs to another user or is writable by others; its workers are not used."
+        )
 
 
 def send(connection: socket.socket, message: msgspec.Struct) -> None:
@@ -81,29 +85,29 @@ def send(connection: socket.socket, message: msgspec.Struct) -> None:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Read one message; empty when the other side is gone.
+    """Read one message; empty if the other side has closed the connection.
 
     Raises:
-        ConnectionError: It went in the middle of one.
+        ConnectionError: The connection ended in the middle of a message.
     """
-    head = _exactly(connection, LENGTH.size)
-    return _exactly(connection, LENGTH.unpack(head)[0], whole=True) if head else b""
+    head = _read_exactly(connection, LENGTH.size)
+    return _read_exactly(connection, LENGTH.unpack(head)[0], whole=True) if head else b""
 
 
 def to_wire(array: Array) -> WireTensor:
-    """An array as it travels."""
+    """Convert an array for a message."""
     if array.dtype.kind in "OUS":
         return TEXT, array.shape, [str(text) for text in array.reshape(-1).tolist()]
     return array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes()
 
 
-def from_wire(packed: WireTensor) -> Array:
-    """The array that travelled.
+def from_wire(wire: WireTensor) -> Array:
+    """Convert an array from a message.
 
     Raises:
-        ValueError: The bytes are not of that shape, or of a type that is no number.
+        ValueError: The bytes do not have that shape, or the type is not numeric.
     """
-    kind, shape, data = packed
+    kind, shape, data = wire
     if isinstance(data, bytes):
         dtype = np.dtype(kind)
         if dtype.kind not in "fiub":
@@ -115,7 +119,12 @@ def from_wire(packed: WireTensor) -> Array:
 
 
 class WorkerConnection:
-    """One worker, asked by one caller at a time; a connection that broke is made anew."""
+    """A connection to one worker, used by one caller at a time and renewed when it breaks.
+
+    Args:
+        path: The worker's socket.
+        seconds: Time limit for an answer.
+    """
 
     def __init__(self, path: Path, seconds: float) -> None:
         self._path = path
@@ -124,48 +133,49 @@ class WorkerConnection:
         self._connection: socket.socket | None = None
         self._decode = msgspec.msgpack.Decoder(RunResponse).decode
 
-    def ask(self, inputs: list[Array]) -> Array:
-        """What the model answers.
+    def run(self, inputs: list[Array]) -> Array:
+        """Run the model.
 
         Raises:
-            UnavailableError: The worker is not there, went away, or takes too long.
-            TidemillError: The model failed; tells how.
+            UnavailableError: The worker is not running, stopped, or takes too long.
+            TidemillError: The model failed; contains its error.
         """
-        question = RunRequest([to_wire(array) for array in inputs])
+        request = RunRequest([to_wire(array) for array in inputs])
         with self._lock:
             try:
-                reply = self._asked(question)
+                response = self._exchange(request)
             except (OSError, msgspec.MsgspecError) as error:
                 self.close()
                 raise UnavailableError(
-                    f"The model's worker does not answer: {error or type(error).__name__}.",
-                    remedy="It is started again by itself; its log says why it went.",
+                    f"The model's worker process does not answer: {error or type(error).__name__}.",
+                    remedy="It is restarted automatically; its log says why it stopped.",
                 ) from error
-        if reply.output is None:
-            raise TidemillError(f"The model failed in its worker: {reply.error}")
-        return from_wire(reply.output)
+        if response.output is None:
+            raise TidemillError(f"The model failed in its worker process: {response.error}")
+        return from_wire(response.output)
 
     def close(self) -> None:
+        """Close the connection, if there is one."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.close()
             self._connection = None
 
-    def _asked(self, question: RunRequest) -> RunResponse:
-        for fresh in (False, True):
-            known = self._connection is not None
+    def _exchange(self, request: RunRequest) -> RunResponse:
+        for retried in (False, True):
+            reused = self._connection is not None
             connection = self._connection or self._connect()
             try:
-                send(connection, question)
+                send(connection, request)
                 if data := receive(connection):
                     return self._decode(data)
             except (BrokenPipeError, ConnectionResetError):
-                if fresh or not known:
+                if retried or not reused:
                     raise
             self.close()
-            if not known:
+            if not reused:
                 break
-        raise ConnectionError("it went away")
+        raise ConnectionError("it closed the connection")
 
     def _connect(self) -> socket.socket:
         check_folder(self._path.parent)
@@ -190,69 +200,71 @@ class RemoteRuntime:
 
     waits = True
 
-    def __init__(self, link: WorkerConnection, signature: Signature) -> None:
-        self._link = link
+    def __init__(self, connection: WorkerConnection, signature: Signature) -> None:
+        self._connection = connection
         self._labels = signature.labels
 
     def __del__(self) -> None:
-        self._link.close()
+        self._connection.close()
 
-    def run(self, inputs: list[Array]) -> Answers:
-        """Labels, probabilities and values.
+    def run(self, inputs: list[Array]) -> RawOutputs:
+        """Label indices, probabilities and values.
 
         Raises:
-            UnavailableError: The worker cannot be asked now.
-            TidemillError: The model failed, or answered what its signature does not hold.
+            UnavailableError: The worker does not answer.
+            TidemillError: The model failed, or its output does not fit its signature.
         """
-        return read_output(self._link.ask(inputs), len(inputs[0]), self._labels)
+        return read_output(self._connection.run(inputs), len(inputs[0]), self._labels)
 
 
-def read_output(output: Array, rows: int, labels: tuple[Label, ...]) -> Answers:
-    """What a model gave, as labels, probabilities or values.
+def read_output(output: Array, rows: int, labels: tuple[Label, ...]) -> RawOutputs:
+    """Interpret a model's output as labels, probabilities or values.
 
     Args:
-        output: [rows] or [rows, 1] labels or numbers, or [rows, labels] probabilities. Scores of
-            another kind (logits, margins) tell the label, and no probability.
+        output: [rows] or [rows, 1] labels or numbers, or [rows, labels] probabilities. Other
+            scores (logits, margins) determine the label, but give no probabilities.
 
     Raises:
-        TidemillError: It is none of these.
+        TidemillError: The output is none of these.
     """
     if output.ndim == 2 and output.shape[1] == 1:
         output = output[:, 0]
     if labels and output.shape == (rows, len(labels)) and output.dtype.kind == "f":
-        shares = output.astype(np.float64)
-        if _are_probabilities(shares):
-            return None, shares, None
-        if not np.isfinite(shares).all():
-            raise TidemillError("The model gave scores that are not finite.")
-        return shares.argmax(axis=1), None, None
+        scores = output.astype(np.float64)
+        if _are_probabilities(scores):
+            return None, scores, None
+        if not np.isfinite(scores).all():
+            raise TidemillError("The model returned scores that are not finite.")
+        return scores.argmax(axis=1), None, None
     if output.shape != (rows,):
-        raise TidemillError(f"The model gave {list(output.shape)} for {rows} rows.")
+        raise TidemillError(
+            f"The model returned an output of shape {list(output.shape)} for {rows} rows."
+        )
     if not labels:
         if output.dtype.kind not in "fiub":
-            raise TidemillError("The model gave texts where its answers are numbers.")
+            raise TidemillError("The model returned strings, but its signature declares numbers.")
         return None, None, output.astype(np.float64)
-    places = {label: place for place, label in enumerate(labels)}
-    found = [places.get(value, -1) for value in output.tolist()]
-    if -1 in found:
-        strange = output.tolist()[found.index(-1)]
-        raise TidemillError(f"The model gave {strange!r:.80}, which is none of its labels.")
-    return np.array(found, np.int64), None, None
+    index = {label: i for i, label in enumerate(labels)}
+    indices = [index.get(value, -1) for value in output.tolist()]
+    if -1 in indices:
+        unknown = output.tolist()[indices.index(-1)]
+        raise TidemillError(f"The model returned {unknown!r:.80}, which is not one of its labels.")
+    return np.array(indices, np.int64), None, None
 
 
-def _are_probabilities(shares: Array) -> bool:
-    """Whether every row holds shares of one, as far as 32-bit numbers tell."""
-    return bool((shares >= 0).all() and (abs(shares.sum(axis=1) - 1) < 1e-3).all())
+def _are_probabilities(scores: Array) -> bool:
+    """Whether every row sums to 1, within the precision of 32-bit floats."""
+    return bool((scores >= 0).all() and (abs(scores.sum(axis=1) - 1) < 1e-3).all())
 
 
-def _exactly(connection: socket.socket, count: int, *, whole: bool = False) -> bytes:
+def _read_exactly(connection: socket.socket, count: int, *, whole: bool = False) -> bytes:
     parts: list[bytes] = []
     missing = count
     while missing:
         part = connection.recv(min(missing, 1 << 20))
         if not part:
             if parts or whole:
-                raise ConnectionError("it went in the middle of a message")
+                raise ConnectionError("it ended in the middle of a message")
             return b""
         parts.append(part)
         missing -= len(part)

@@ -1,7 +1,7 @@
-"""A bundle as a plain function: rows in, answers out, on the caller's thread.
+"""Scores rows with a bundle on the caller's thread, without a server.
 
-The same checks and the same answers as the server's, for programs that have one of their own (a
-Flask app) or none (scoring a file). Nothing is recorded, cached or counted.
+Checks and answers are the same as the server's, for programs with a server of their own (a Flask
+app) or without one (scoring a file). Nothing is recorded, cached or counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tidemill import bundle
+from tidemill import bundle as bundles
 from tidemill.bundle import Bundle, RowPrediction
 from tidemill.errors import InputError
 from tidemill.serving.codec.answer_encoder import AnswerEncoder
@@ -21,63 +21,71 @@ from tidemill.serving.codec.tensor_encoder import TensorEncoder
 from tidemill.serving.journal.prediction_ids import id_source
 from tidemill.serving.model.batching import pad_single_row
 from tidemill.serving.model.loading import smoke_test
+from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.signature import Label
 
 
 class Scorer:
-    """One version of a model, loaded and checked against its own example. Safe for threads.
+    """One version of a model, loaded and tested on its own example. Thread-safe.
 
     Raises:
-        BundleError: The bundle is not whole, cannot be loaded, or answers otherwise.
+        BundleError: The bundle cannot be loaded, or answers its example differently than in
+            training.
     """
 
-    def __init__(self, held: Bundle, name: str | None = None, version: str = "-") -> None:
-        from tidemill.serving.model.runtime import load_runtime
-
-        self.bundle = held
-        self.name = name or held.manifest.model
+    def __init__(self, bundle: Bundle, name: str | None = None, version: str = "-") -> None:
+        self.bundle = bundle
+        self.name = name or bundle.manifest.model
         self.version = version
-        self.signature = held.signature
-        self._runtime = load_runtime(held)
-        self._pad = smoke_test(held, self._runtime).pad
-        self._tensor_encoder = TensorEncoder(held.signature, held.manifest.inputs)
+        self.signature = bundle.signature
+        self._runtime = load_runtime(bundle)
+        self._pad = smoke_test(bundle, self._runtime).pad
+        self._tensor_encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
         self._next_id = id_source()
 
     @classmethod
-    def open(cls, place: Path | str, model: str | None = None) -> Scorer:
-        """The bundle in a folder, or a model on a shelf (its default when none is named).
+    def open(cls, source: Path | str, model: str | None = None) -> Scorer:
+        """Load the bundle in a folder, or a model from a shelf.
+
+        Args:
+            source: A bundle's folder, or a shelf.
+            model: The model's name on the shelf; by default the shelf's default model.
 
         Raises:
-            InputError: The shelf does not hold that model.
+            InputError: The model is not on the shelf.
+            BundleError: As in the constructor.
         """
-        folder = Path(place)
-        if (folder / bundle.MANIFEST).exists():
-            return cls(bundle.read(folder), model)
+        folder = Path(source)
+        if (folder / bundles.MANIFEST).exists():
+            return cls(bundles.read(folder), model)
         state = read_state(folder)
         name = model or state.default or next(iter(state.models), None)
         if name not in state.models:
-            held = ", ".join(state.models) or "no model"
             raise InputError(
-                f"The shelf {folder} holds {held}, not '{name}'.", field="model", expected=held
+                f"The model '{name}' is not on the shelf {folder}."
+                if name
+                else f"The shelf {folder} is empty, and is not a bundle either.",
+                field="model",
+                expected=", ".join(state.models) or "a shelf with a model",
             )
-        placed = state.models[name]
-        return cls(open_bundle(folder, placed), name, placed.version)
+        entry = state.models[name]
+        return cls(open_bundle(folder, entry), name, entry.version)
 
     def outputs(self, rows: Sequence[Row]) -> Outputs:
         """The model's outputs for checked rows.
 
         Raises:
-            InputError: A number is beyond what the model's type holds.
+            InputError: A number does not fit into the model's type, or an answer is not finite.
         """
-        packed = self._tensor_encoder.encode(rows)
-        found = self._runtime.run(pad_single_row(packed.arrays, packed.count, self._pad))
-        outputs = Outputs(*found).part(0, packed.count)
-        outputs.check(0, packed.count)
+        encoded = self._tensor_encoder.encode(rows)
+        raw = self._runtime.run(pad_single_row(encoded.arrays, encoded.count, self._pad))
+        outputs = Outputs(*raw).part(0, encoded.count)
+        outputs.check(0, encoded.count)
         return outputs
 
     def score(self, rows: Sequence[Row]) -> list[RowPrediction]:
-        """One answer a row, for checked rows."""
+        """Predict checked rows, one prediction per row."""
         outputs = self.outputs(rows)
         labels = self.signature.labels
         if outputs.labels is None:
@@ -89,7 +97,7 @@ class Scorer:
         return [RowPrediction(label, tuple(row)) for label, row in pairs]
 
     def answer(self, body: bytes) -> bytes:
-        """The server's answer to a request's body, in every form that `/predict` takes.
+        """Answer a request body as the server's `/predict` does, in every form that it accepts.
 
         Raises:
             InputError: The body does not fit the signature; names the field.

@@ -1,8 +1,8 @@
-"""The native fallback: a scikit-learn model out of a skops file, for what has no compiled form.
+"""The native fallback: runs a scikit-learn model from a skops file if it cannot be compiled.
 
-Loaded only for a bundle that asks for it. skops rebuilds objects by type, without unpickling,
-and refuses types outside of its own list and the one here; the list in a bundle's manifest has no
-say. Needs `pip install 'tidemill[native]'`.
+Imported only for a bundle that needs it. skops rebuilds objects by type, without unpickling, and
+refuses every type that is neither in its own list nor in the one here; the list in a bundle's
+manifest is ignored. Needs `pip install 'tidemill[native]'`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ import numpy as np
 
 from tidemill.bundle import Bundle, ModelInput
 from tidemill.errors import BundleError
+from tidemill.serving.codec.outputs import Array, RawOutputs
 from tidemill.signature import Signature
 
-Array = np.ndarray[Any, Any]
-Answers = tuple[Array | None, Array | None, Array | None]
-
-#: What this server rebuilds beyond what skops trusts by itself: parts of fitted scikit-learn
-#: estimators that only hold numbers, and functions that only compute. Nothing here calls what a
-#: bundle names, reads files or imports. Compiled types (trees) believe the indices they are given:
-#: a forged one can end the process, so the bundle's digest has to vouch for what comes here.
+#: Types that this server rebuilds in addition to those that skops trusts itself: parts of fitted
+#: scikit-learn estimators that only store numbers, and functions that only compute. None of them
+#: calls what a bundle names, reads files or imports modules. Compiled types (trees) do not check
+#: their indices, so a forged file can crash the process: load only bundles with a known digest.
 TRUSTED = frozenset(
     {
         "numpy.dtype",
@@ -90,41 +88,42 @@ TRUSTED = frozenset(
 
 
 def load_native(bundle: Bundle, *, trusted: Iterable[str] = ()) -> NativeRuntime:
-    """The model of a bundle of the native fallback.
+    """Load the model of a native-fallback bundle.
 
     Raises:
-        BundleError: scikit-learn or skops is missing, or the model asks for a type that is trusted
-            neither here nor by the operator, or it cannot be rebuilt.
+        BundleError: scikit-learn or skops is not installed, the model contains a type that is
+            trusted neither here nor by the operator, or it cannot be rebuilt.
     """
     model = rebuild(bundle.model_path.read_bytes(), trusted=trusted)
     return NativeRuntime(model, bundle.manifest.inputs, bundle.signature)
 
 
 def rebuild(content: bytes, *, trusted: Iterable[str] = ()) -> Any:
-    """The model in a skops file, if all its types are trusted.
+    """Rebuild the model in a skops file, if all of its types are trusted.
 
     Raises:
-        BundleError: As of `load_native`.
+        BundleError: As in `load_native`.
     """
     skops = _skops()
     allowed = TRUSTED | frozenset(trusted)
-    asked = _asked(skops, content)
-    if refused := [name for name in asked if name not in allowed]:
+    needed = _untrusted_types(skops, content)
+    if refused := [name for name in needed if name not in allowed]:
         raise BundleError(
-            f"The bundle's model asks for {', '.join(refused)}, which this server does not trust.",
-            remedy="Use an estimator that compiles to ONNX, or let the server's operator trust it.",
+            f"The bundle's model contains {', '.join(refused)}, which this server does not trust.",
+            remedy="Use an estimator that compiles to ONNX, or add the type to"
+            " TIDEMILL_TRUSTED_TYPES.",
         )
     try:
-        return skops.loads(content, trusted=asked)
-    except Exception as error:  # whatever a file that was tampered with leads to
+        return skops.loads(content, trusted=needed)
+    except Exception as error:  # a manipulated file may fail in any way
         raise BundleError(f"The bundle's model cannot be rebuilt: {error}") from error
 
 
-def _asked(skops: ModuleType, content: bytes) -> list[str]:
+def _untrusted_types(skops: ModuleType, content: bytes) -> list[str]:
     try:
         return sorted(str(name) for name in skops.get_untrusted_types(data=content))
     except Exception as error:
-        raise BundleError(f"The bundle's model is no skops file: {error}") from error
+        raise BundleError(f"The bundle's model is not a skops file: {error}") from error
 
 
 def _skops() -> ModuleType:
@@ -133,46 +132,48 @@ def _skops() -> ModuleType:
         return importlib.import_module("skops.io")
     except ImportError as error:
         raise BundleError(
-            "This bundle is served by scikit-learn itself, which is not installed here.",
+            "This bundle needs scikit-learn and skops, which are not installed.",
             remedy="pip install 'tidemill[native]'",
         ) from error
 
 
 class NativeRuntime:
-    """A scikit-learn model that takes the arrays of the manifest's inputs.
+    """Runs a scikit-learn model on the arrays of the manifest's inputs.
 
     Args:
-        model: Fitted, and able to take arrays; its columns stand in the signature's order.
+        model: Fitted; takes arrays with the columns in the signature's order.
     """
 
     def __init__(self, model: Any, inputs: tuple[ModelInput, ...], signature: Signature) -> None:
         self._model = model
         self._inputs = inputs
-        self._places = [[signature.names.index(c) for c in i.columns] for i in inputs]
+        self._indices = [[signature.names.index(c) for c in i.columns] for i in inputs]
         self._width = len(signature.columns)
         self._classes = np.asarray(model.classes_) if signature.labels else None
-        self._likely = self._classes is not None and hasattr(model, "predict_proba")
+        self._gives_probabilities = self._classes is not None and hasattr(model, "predict_proba")
 
-    def run(self, inputs: list[Array]) -> Answers:
-        """Labels, probabilities and values, as `tidemill.serving.model.runtime.Runtime` says."""
+    def run(self, inputs: list[Array]) -> RawOutputs:
+        """Label indices, probabilities and values; see `tidemill.serving.model.runtime.Runtime`."""
         rows = self._rows(inputs)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they say, they said in training
+            warnings.simplefilter("ignore")  # they were shown in training
             found = np.asarray(self._model.predict(rows)).reshape(len(rows))
             if self._classes is None:
                 return None, None, found.astype(np.float64)
             labels = np.searchsorted(self._classes, found)
-            likely = self._model.predict_proba(rows) if self._likely else None
-        return labels, None if likely is None else np.asarray(likely, np.float64), None
+            if not self._gives_probabilities:
+                return labels, None, None
+            probabilities = self._model.predict_proba(rows)
+        return labels, np.asarray(probabilities, np.float64), None
 
     def _rows(self, inputs: list[Array]) -> Array:
-        """All columns in the signature's order; objects where there are texts."""
+        """All columns in the signature's order; of type object if there are strings."""
         if len(inputs) == 1 and self._inputs[0].dtype != "string":
             return inputs[0]
         rows = np.empty((len(inputs[0]), self._width), dtype=object)
-        for entry, places, array in zip(self._inputs, self._places, inputs, strict=True):
-            rows[:, places] = array
+        for entry, indices, array in zip(self._inputs, self._indices, inputs, strict=True):
+            rows[:, indices] = array
             if entry.missing is not None:
-                gaps = array == entry.missing
-                rows[:, places] = np.where(gaps, np.nan, array)
+                missing = array == entry.missing
+                rows[:, indices] = np.where(missing, np.nan, array)
         return rows

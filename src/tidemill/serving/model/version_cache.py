@@ -1,4 +1,4 @@
-"""What one version has answered before: the cache's side of a predictor."""
+"""A predictor's access to the response cache."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from tidemill.serving.model.response_cache import ResponseCache
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.telemetry.metrics import Metrics
 
-#: Seconds that a model must take for one row before the cache is asked on its own accord; below,
-#: asking costs a good part of running the model.
+#: Seconds that a model must take for one row for `cache = auto` to use the cache; for a faster
+#: model, a look-up costs a large part of a run.
 PAYS_ABOVE = 100e-6
 
 
-def should_cache(settings: ServingSettings, seconds: float, *, known: bool = True) -> bool:
-    """Whether a model that takes so long for one row should have its answers kept.
+def should_cache(settings: ServingSettings, seconds: float, *, deterministic: bool = True) -> bool:
+    """Whether to cache the answers of a model that takes this many seconds for one row.
 
     Args:
-        known: False for code of others, which need not answer the same to the same; its answers
-            are kept only where the operator says so.
+        deterministic: False for external code, which may answer the same input differently; its
+            answers are cached only if the operator sets `cache = on`.
     """
     if settings.cache == "auto":
-        return known and seconds > PAYS_ABOVE
+        return deterministic and seconds > PAYS_ABOVE
     return settings.cache == "on"
 
 
 class VersionCache:
-    """The answers of one version.
+    """The cached answers of one version.
 
     Args:
-        seconds: What warm-up measured for one row; the cache compares it with Redis's time.
-        hit: Called on the loop with a work and its outputs when the cache knew them.
-        miss: Called when Redis was asked first and did not know.
+        seconds: Time for one row, as measured at warm-up; compared with Redis's round trip.
+        hit: Called on the event loop with an item and its cached outputs.
+        miss: Called with an item that was looked up in Redis and not found.
     """
 
     def __init__(
@@ -56,44 +56,47 @@ class VersionCache:
             tier: metrics.counter("tidemill_cache_hits_total", tier=tier)
             for tier in ("memory", "redis")
         }
-        self._asking: set[asyncio.Task[None]] = set()
+        self._look_ups: set[asyncio.Task[None]] = set()
 
-    def take(self, work: BatchItem) -> bool:
-        """Whether the answer is known, or Redis is being asked; then `hit` or `miss` follows."""
-        assert work.rows is not None
-        work.cache_key = work.rows.cache_key()
-        stored = self._cache.get(self._scope, work.cache_key)
+    def take(self, item: BatchItem) -> bool:
+        """Look an item up. True if it is cached, or being looked up in Redis: `hit` or `miss`
+        follows."""
+        assert item.rows is not None
+        item.cache_key = item.rows.cache_key()
+        stored = self._cache.get(self._scope, item.cache_key)
         if stored is not None:
-            self._found(work, stored, "memory")
+            self._deliver(item, stored, "memory")
             return True
         if not self._cache.pays_remote(self._scope):
             self._misses.add()
             return False
-        task = asyncio.get_running_loop().create_task(self._ask(work, work.cache_key))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        task = asyncio.get_running_loop().create_task(self._look_up_remote(item, item.cache_key))
+        self._look_ups.add(task)
+        task.add_done_callback(self._look_ups.discard)
         return True
 
-    def keep(self, work: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
-        """Remember the answer of a work that was not known before."""
-        if work.cache_key is not None and work.cache_tier is None:
-            self._cache.put(self._scope, work.cache_key, outputs.part(start, stop).encode())
+    def keep(self, item: BatchItem, outputs: Outputs, start: int, stop: int) -> None:
+        """Store the answer of an item that was not cached."""
+        if item.cache_key is not None and item.cache_tier is None:
+            self._cache.put(self._scope, item.cache_key, outputs.part(start, stop).encode())
 
     def observe(self, seconds: float) -> None:
+        """Add a measured time of the model."""
         self._cache.observe(self._scope, seconds)
 
     def forget(self) -> None:
+        """Drop the version's entries from memory."""
         self._cache.forget(self._scope)
 
-    async def _ask(self, work: BatchItem, key: bytes) -> None:
+    async def _look_up_remote(self, item: BatchItem, key: bytes) -> None:
         stored = await self._cache.get_remote(self._scope, key)
         if stored is None:
             self._misses.add()
-            self._miss(work)
+            self._miss(item)
         else:
-            self._found(work, stored, "redis")
+            self._deliver(item, stored, "redis")
 
-    def _found(self, work: BatchItem, stored: bytes, tier: str) -> None:
+    def _deliver(self, item: BatchItem, stored: bytes, tier: str) -> None:
         self._hits[tier].add()
-        work.cache_tier = tier
-        self._hit(work, decode_outputs(stored))
+        item.cache_tier = tier
+        self._hit(item, decode_outputs(stored))

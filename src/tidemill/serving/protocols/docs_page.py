@@ -1,4 +1,4 @@
-"""The documentation page: the OpenAPI document for people, in one file that loads nothing else."""
+"""The documentation page: the OpenAPI document as one HTML file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ td:first-child { white-space: nowrap; font-weight: 600 }
 
 
 def docs_page(document: dict[str, Any]) -> bytes:
-    """The page as UTF-8."""
+    """The page as UTF-8 HTML."""
     info = document["info"]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
@@ -35,7 +35,7 @@ def docs_page(document: dict[str, Any]) -> bytes:
         f"<title>{escape(info['title'])}</title><style>{STYLE}</style>",
         f"<h1>{escape(info['title'])}</h1>",
         f"<p>{escape(info.get('description', ''))} Version {escape(info['version'])}."
-        ' The same for programs: <a href="/openapi.json">/openapi.json</a>.</p>',
+        ' Machine-readable: <a href="/openapi.json">/openapi.json</a>.</p>',
         *_groups(document),
     ]
     return "".join(parts).encode()
@@ -54,7 +54,9 @@ def _groups(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _route(document: dict[str, Any], path: str, verb: str, operation: dict[str, Any]) -> str:
-    lock = '<span class=lock title="needs a key">key</span>' if operation.get("security") else ""
+    lock = (
+        '<span class=lock title="needs an API key">key</span>' if operation.get("security") else ""
+    )
     return "".join(
         [
             "<details class=route><summary>",
@@ -93,7 +95,7 @@ def _request(document: dict[str, Any], path: str, operation: dict[str, Any]) -> 
 
 
 def _responses(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[str]:
-    yield "<h3>Answers</h3><table>"
+    yield "<h3>Responses</h3><table>"
     for code, response in operation.get("responses", {}).items():
         schemas = [c.get("schema") for c in response.get("content", {}).values()]
         shown = "".join(_schema("schema", s, document) for s in schemas[:1])
@@ -110,7 +112,7 @@ def _schema(title: str, schema: Any, document: dict[str, Any]) -> str:
 
 
 def _resolved(schema: Any, document: dict[str, Any]) -> Any:
-    """The schema with its outermost references looked up."""
+    """The schema with its outermost references resolved."""
     if isinstance(schema, dict) and "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return document.get("components", {}).get("schemas", {}).get(name, schema)

@@ -1,15 +1,14 @@
-"""The Open Inference Protocol, version 2: what KServe, Triton and MLServer clients speak.
+"""The Open Inference Protocol, version 2, as KServe, Triton and MLServer clients use it.
 
-A table model takes one input a column, each of shape [n] or [n, 1]; one whose columns are all
-numbers also takes them as a single matrix [n, columns] under any name. A tensor model takes its
-tensor. Answers are `prediction` [n] and, from classifiers, `probabilities` [n, labels]. Tensors
-travel as JSON or, by the binary tensor extension, as bytes behind the JSON.
+A table model has one input per column, each of shape [n] or [n, 1]; if all columns are numeric, it
+also accepts them as a single matrix [n, columns] with any name. A tensor model has one input, its
+tensor. The outputs are `prediction` [n] and, for classifiers, `probabilities` [n, labels]. Tensors
+are sent as JSON or, with the binary tensor extension, as bytes after the JSON.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +16,6 @@ import numpy as np
 
 from tidemill.errors import InputError, MalformedError, TidemillError
 from tidemill.serving.codec.outputs import Outputs
-from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.http.routes import (
     JSON,
     Request,
@@ -28,39 +26,34 @@ from tidemill.serving.http.routes import (
 )
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import inference_schema
+from tidemill.serving.protocols.inference_metadata import model_metadata, model_outputs
+from tidemill.serving.protocols.inference_rows import rows_of
 from tidemill.serving.protocols.tensors import (
-    BYTES,
-    DTYPES,
     Array,
     TensorIn,
     datatype_of,
     read_tensors,
     tensor_bytes,
 )
-from tidemill.signature import KIND_WORDS, Column, Kind, Signature, Tensor
+from tidemill.signature import Signature
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
 
-__all__ = ["BYTES", "DTYPES", "InferenceHandlers", "model_metadata", "protocol"]
-
 LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 EXTENSIONS = ("binary_tensor_data", "model_repository")
-DATATYPES: dict[Kind, str] = {
-    "number": "FP64", "integer": "INT64", "boolean": "BOOL", "text": BYTES,
-}  # fmt: skip
 
 
 class RequestedOutput(msgspec.Struct):
-    """An output that the client asks for."""
+    """An output that the client requests."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
 class InferRequest(msgspec.Struct):
-    """The JSON of an inference request."""
+    """The JSON part of an inference request."""
 
     inputs: list[TensorIn]
     id: str | None = None
@@ -69,7 +62,7 @@ class InferRequest(msgspec.Struct):
 
 
 def protocol(models: ModelPool) -> ServingProtocol:
-    """Routes and description of the protocol."""
+    """The routes of the protocol and their description."""
     v2 = InferenceHandlers(models)
     routes = [
         Route("GET", "/v2", v2.server, problem=refusal),
@@ -89,7 +82,7 @@ def protocol(models: ModelPool) -> ServingProtocol:
 
 
 def refusal(error: TidemillError) -> Response:
-    """An error as the protocol writes it: a sentence, and 400 for all that is wrong with input."""
+    """The protocol's error object; every error in the input has status 400."""
     status = 400 if error.status == 422 else error.status
     return json_response({"error": str(error)}, status)
 
@@ -101,21 +94,21 @@ class InferenceHandlers:
         self._models = models
 
     def server(self, request: Request) -> Response:
-        """Who answers here."""
+        """The server's name, version and extensions."""
         version = importlib.metadata.version("tidemill")
         return json_response({"name": "tidemill", "version": version, "extensions": EXTENSIONS})
 
     def live(self, request: Request) -> Response:
-        """That the process answers."""
+        """Whether the process answers."""
         return json_response({"live": True})
 
     def ready(self, request: Request) -> Response:
         """Whether models are in service."""
-        ready = self._models.serves
+        ready = self._models.is_serving
         return json_response({"ready": ready}, 200 if ready else 503)
 
     def index(self, request: Request) -> Response:
-        """The models in service, and those that should be but have a problem."""
+        """The models in service, and those that cannot be served because of a problem."""
         found = [
             {"name": p.name, "version": p.version, "state": "READY", "reason": ""}
             for _, p in sorted(self._models.predictors.items())
@@ -136,7 +129,7 @@ class InferenceHandlers:
         return json_response({"name": found.name, "version": found.version, "ready": True})
 
     def infer(self, request: Request) -> None:
-        """Answer rows."""
+        """Predict."""
         predictor = (
             self._find(request) if "version" in request.params else self._models.pick(request)
         )
@@ -146,7 +139,7 @@ class InferenceHandlers:
         rows = rows_of(predictor, tensors)
 
         def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
-            return answer(predictor, infer_request, outputs, (start, stop), request.id)
+            return infer_response(predictor, infer_request, outputs, (start, stop), request.id)
 
         predictor.submit(request, rows, finish)
 
@@ -155,10 +148,10 @@ class InferenceHandlers:
 
 
 def read_request(request: Request) -> tuple[InferRequest, bytes]:
-    """The JSON of a request, and the bytes behind it.
+    """The JSON part of a request, and the bytes after it.
 
     Raises:
-        MalformedError: The length is none, or the JSON is not of the protocol.
+        MalformedError: The declared length is invalid, or the JSON is not an inference request.
     """
     declared = request.head.header(LENGTH)
     length = len(request.body)
@@ -172,53 +165,13 @@ def read_request(request: Request) -> tuple[InferRequest, bytes]:
     try:
         infer_request = msgspec.json.decode(request.body[:length], type=InferRequest)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise MalformedError(f"The request is not of the protocol: {error}.") from error
+        raise MalformedError(f"The body is not an inference request: {error}.") from error
     return infer_request, request.body[length:]
-
-
-def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> EncodedRows:
-    """The tensors as checked rows.
-
-    Raises:
-        InputError: Names the input and what was expected.
-    """
-    if not tensors:
-        raise InputError("'inputs' is empty.", field="inputs", expected="at least one tensor")
-    signature = predictor.signature
-    if signature.tensor is not None:
-        return predictor.encoder.encode_tensor(_only(signature.tensor, tensors))
-    named = set(tensors) == set(signature.names)
-    matrix = _stacked(signature, tensors) if named else _matrix(signature, tensors)
-    if matrix is not None and (rows := predictor.encoder.encode_matrix(matrix)) is not None:
-        return rows
-    if not named:
-        if matrix is None:
-            raise _wrong_inputs(signature, tensors)
-        tensors = {name: matrix[:, i] for i, name in enumerate(signature.names)}
-    counts = {name: len(array) for name, array in tensors.items()}
-    if len(set(counts.values())) != 1:
-        raise InputError(f"The inputs have different numbers of rows: {counts}.", field="inputs")
-    columns = {c.name: _column(c, tensors[c.name]) for c in signature.columns}
-    if not len(next(iter(columns.values()))):
-        raise InputError("The inputs have no rows.", field="inputs", expected="at least one row")
-    return predictor.encoder.encode_columns(columns)
-
-
-def model_metadata(predictor: Predictor) -> dict[str, Any]:
-    """What one model takes and answers, as the protocol describes it."""
-    signature = predictor.signature
-    return {
-        "name": predictor.name,
-        "versions": [predictor.version],
-        "platform": f"tidemill_{predictor.bundle.manifest.runtime}",
-        "inputs": _inputs(signature),
-        "outputs": _outputs(signature),
-    }
 
 
 def check_outputs(signature: Signature, infer_request: InferRequest) -> None:
     """Refuse a request for an output that the model does not have."""
-    known = [output["name"] for output in _outputs(signature)]
+    known = [output["name"] for output in model_outputs(signature)]
     for wanted in infer_request.outputs or []:
         if wanted.name not in known:
             raise InputError(
@@ -228,20 +181,20 @@ def check_outputs(signature: Signature, infer_request: InferRequest) -> None:
             )
 
 
-def answer(
+def infer_response(
     predictor: Predictor,
     infer_request: InferRequest,
     outputs: Outputs,
     span: tuple[int, int],
-    call_id: str,
+    request_id: str,
 ) -> Response:
-    """The reply, in JSON or with the outputs that the client wants as bytes behind it."""
+    """The response: JSON, followed by the outputs that the client requests as bytes."""
     found = _arrays(predictor.signature, outputs, span)
     by_default = bool(infer_request.parameters.get("binary_data_output", False))
     wanted = infer_request.outputs or [RequestedOutput(name) for name in found]
     described, tail = [], []
     for output in wanted:
-        if output.name not in found:  # a classifier that gives no probabilities
+        if output.name not in found:  # a classifier without probabilities
             continue
         array = found[output.name]
         entry: dict[str, Any] = {
@@ -256,8 +209,8 @@ def answer(
     head = {
         "model_name": predictor.name,
         "model_version": predictor.version,
-        "id": infer_request.id if infer_request.id is not None else call_id,
-        "parameters": {"prediction_id": call_id},
+        "id": infer_request.id if infer_request.id is not None else request_id,
+        "parameters": {"prediction_id": request_id},
         "outputs": described,
     }
     text = msgspec.json.encode(head)
@@ -272,93 +225,3 @@ def _arrays(signature: Signature, outputs: Outputs, span: tuple[int, int]) -> di
     if outputs.probabilities is not None:
         found["probabilities"] = outputs.probabilities[slice(*span)]
     return found
-
-
-def _inputs(signature: Signature) -> list[dict[str, Any]]:
-    tensor = signature.tensor
-    if tensor is not None:
-        kind = {"float32": "FP32", "float64": "FP64"}[tensor.dtype]
-        return [{"name": tensor.name, "datatype": kind, "shape": [-1, *tensor.shape]}]
-    return [
-        {"name": column.name, "datatype": DATATYPES[column.kind], "shape": [-1, 1]}
-        for column in signature.columns
-    ]
-
-
-def _outputs(signature: Signature) -> list[dict[str, Any]]:
-    if not signature.labels:
-        return [{"name": "prediction", "datatype": "FP64", "shape": [-1]}]
-    kind = datatype_of(np.array(list(signature.labels)))
-    return [
-        {"name": "prediction", "datatype": kind, "shape": [-1]},
-        {"name": "probabilities", "datatype": "FP64", "shape": [-1, len(signature.labels)]},
-    ]
-
-
-def _only(tensor: Tensor, tensors: dict[str, Array]) -> Array:
-    """The one tensor of a tensor model."""
-    if set(tensors) != {tensor.name}:
-        raise InputError(
-            f"The inputs are {', '.join(repr(name[:80]) for name in tensors)}.",
-            field="inputs",
-            expected=f"'{tensor.name}' alone",
-        )
-    array = tensors[tensor.name]
-    if array.dtype.kind not in "fiu":
-        raise InputError(
-            f"'{tensor.name}' is no tensor of numbers.", field=tensor.name, expected="numbers"
-        )
-    return array
-
-
-def _stacked(signature: Signature, tensors: dict[str, Array]) -> Array | None:
-    """One matrix of all columns, where each is of numbers and they are of one shape."""
-    arrays = [tensors[name] for name in signature.names]
-    shape = arrays[0].shape
-    if shape[1:] not in ((), (1,)) or any(
-        a.shape != shape or a.dtype.kind not in "fiu" for a in arrays
-    ):
-        return None
-    return np.concatenate(arrays).reshape(len(arrays), -1).T
-
-
-def _matrix(signature: Signature, tensors: dict[str, Array]) -> Array | None:
-    """The one matrix that stands for all columns, where that is what was sent."""
-    if len(tensors) != 1 or any(c.kind == "text" for c in signature.columns):
-        return None
-    (matrix,) = tensors.values()
-    fits = matrix.ndim == 2 and matrix.shape[1] == len(signature.columns)
-    return matrix if fits and matrix.dtype.kind in "fiu" else None
-
-
-def _column(column: Column, array: Array) -> Array | list[Any]:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise InputError(
-            f"'{column.name}' has the shape {list(array.shape)}.",
-            field=column.name,
-            expected=f"[n] or [n, 1]: {KIND_WORDS[column.kind]} for each row",
-        )
-    if column.kind == "boolean" and array.dtype.kind in "fiu":
-        return [_truth(value) for value in array.tolist()]
-    return array
-
-
-def _truth(value: float) -> Any:
-    """Zero and one stand for a boolean in a matrix of numbers; the rest is refused by its name."""
-    if value != value:
-        return None
-    return bool(value) if value in (0, 1) else value
-
-
-def _wrong_inputs(signature: Signature, tensors: dict[str, Array]) -> InputError:
-    missing = [name for name in signature.names if name not in tensors]
-    unknown = [name for name in tensors if name not in signature.names]
-    parts = [f"Missing: {json.dumps(missing[:10])}."] if missing else []
-    parts += [f"Unknown: {json.dumps([name[:80] for name in unknown[:10]])}."] if unknown else []
-    return InputError(
-        " ".join(parts),
-        field=(missing or unknown)[0][:80],
-        expected=f"the inputs {', '.join(signature.names[:30])}",
-    )

@@ -1,12 +1,13 @@
-"""OpenAPI of the Open Inference Protocol, with examples out of the models in service."""
+"""OpenAPI of the Open Inference Protocol, with examples from the models in service."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.protocols import inference
-from tidemill.serving.protocols.openapi import REFUSALS, SECURITY, answer, reference
+from tidemill.serving.protocols.inference_metadata import model_metadata
+from tidemill.serving.protocols.openapi import ERRORS, SECURITY, reference, response
+from tidemill.serving.protocols.tensors import BYTES, DTYPES
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
@@ -18,11 +19,11 @@ SHAPE = {"type": "array", "items": {"type": "integer"}}
 
 
 def schemas() -> dict[str, Any]:
-    """The protocol's own objects."""
+    """The component schemas of the protocol."""
     tensor = {
         "name": WORD,
         "shape": {**SHAPE, "minItems": 1, "maxItems": 8},
-        "datatype": {"enum": [*inference.DTYPES, inference.BYTES]},
+        "datatype": {"enum": [*DTYPES, BYTES]},
         "data": {"type": "array"},
         "parameters": {"type": "object"},
     }
@@ -68,27 +69,27 @@ def paths(models: ModelPool) -> dict[str, Any]:
     """The path items of the protocol for the models in service."""
     anything = {"type": "object"}
     found: dict[str, Any] = {
-        "/v2": {"get": _get("v2_server", "Who answers here", anything)},
+        "/v2": {"get": _get("v2_server", "The server's name, version and extensions", anything)},
         "/v2/health/live": {"get": _get("v2_live", "Whether the process answers", anything)},
         "/v2/health/ready": {"get": _get("v2_ready", "Whether models are served", anything, 503)},
         "/v2/repository/index": {"post": _index()},
     }
     for name, predictor in sorted(models.predictors.items()):
         root = f"/v2/models/{quote(name, safe='')}"
-        for place, kind in ((root, ""), (f"{root}/versions/{predictor.version}", "_version")):
+        for path, kind in ((root, ""), (f"{root}/versions/{predictor.version}", "_version")):
             own = f"{kind}_{name}"
-            found[place] = {
-                "get": _get(f"v2_metadata{own}", "Its inputs and outputs", anything, 404)
-            }
-            found[f"{place}/ready"] = {"get": _get(f"v2_model_ready{own}", "Ready?", anything, 404)}
-            found[f"{place}/infer"] = {"post": _infer(predictor, f"v2_infer{own}")}
+            metadata = _get(f"v2_metadata{own}", "The model's inputs and outputs", anything, 404)
+            ready = _get(f"v2_model_ready{own}", "Whether the model is in service", anything, 404)
+            found[path] = {"get": metadata}
+            found[f"{path}/ready"] = {"get": ready}
+            found[f"{path}/infer"] = {"post": _infer(predictor, f"v2_infer{own}")}
     return found
 
 
 def example(predictor: Predictor) -> dict[str, Any]:
-    """A request out of the bundle's example."""
+    """A request with the first row of the bundle's example."""
     row = predictor.attached("example", lambda p: p.bundle.example()).rows[0]
-    inputs = inference.model_metadata(predictor)["inputs"]
+    inputs = model_metadata(predictor)["inputs"]
     values = [list(row)] if predictor.signature.tensor else [[value] for value in row]
     return {
         "inputs": [
@@ -101,7 +102,7 @@ def example(predictor: Predictor) -> dict[str, Any]:
 def _infer(predictor: Predictor, operation: str) -> dict[str, Any]:
     shown = {"schema": reference("V2Request"), "example": example(predictor)}
     octets = {"schema": {"type": "string", "format": "binary"}}
-    good = answer("The outputs.", reference("V2Response"))
+    good = response("The outputs.", reference("V2Response"))
     good["content"]["application/octet-stream"] = octets
     return {
         "operationId": operation,
@@ -117,24 +118,24 @@ def _index() -> dict[str, Any]:
     listed = {"type": "array", "items": {"type": "object"}}
     return {
         "operationId": "v2_index",
-        "summary": "The models here",
+        "summary": "The models of this server",
         "tags": ["Open Inference Protocol v2"],
         "security": SECURITY,
-        "responses": {"200": answer("All models.", listed), **_errors(400, 403, 413, 429)},
+        "responses": {"200": response("All models.", listed), **_errors(400, 403, 413, 429)},
     }
 
 
 def _get(operation: str, summary: str, schema: dict[str, Any], *codes: int) -> dict[str, Any]:
-    responses = {"200": answer(summary, schema), **_errors(*codes, 500)}
+    responses = {"200": response(summary, schema), **_errors(*codes, 500)}
     if 503 in codes:
-        responses["503"] = answer("Not now.", schema)
+        responses["503"] = response("Not ready.", schema)
     tags = ["Open Inference Protocol v2"]
     return {"operationId": operation, "summary": summary, "tags": tags, "responses": responses}
 
 
 def _errors(*codes: int) -> dict[str, Any]:
     content = {"application/json": {"schema": reference("V2Error")}}
-    return {str(code): {"description": REFUSALS[code], "content": content} for code in codes}
+    return {str(code): {"description": ERRORS[code], "content": content} for code in codes}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

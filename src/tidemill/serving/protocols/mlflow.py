@@ -1,9 +1,9 @@
 """MLflow's scoring protocol: a drop-in for `mlflow models serve`, for many models on one port.
 
-POST /invocations (the default model) and /invocations/{name} take JSON with exactly one of
-`dataframe_split`, `dataframe_records`, `instances` or `inputs`, CSV with a header, or Parquet (with
-pyarrow installed); the answer is `{"predictions": [...]}`. As in MLflow, columns that the model
-does not know are left aside, and `params` is taken and has no effect on models without parameters.
+POST /invocations (the default model) and /invocations/{name} accept JSON with exactly one of
+`dataframe_split`, `dataframe_records`, `instances` or `inputs`, CSV with a header, or Parquet (if
+pyarrow is installed), and return `{"predictions": [...]}`. As in MLflow, columns that the model
+does not have are ignored, and `params` is accepted and has no effect on models without parameters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
-FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 CSV, PARQUET = b"text/csv", b"application/vnd.apache.parquet"
 CODES = {
     403: "PERMISSION_DENIED",
@@ -52,7 +52,7 @@ CODES = {
 
 
 def protocol(models: ModelPool) -> ServingProtocol:
-    """Routes and description of the protocol."""
+    """The routes of the protocol and their description."""
     scoring = ScoringHandlers(models)
     routes = [
         Route("GET", "/ping", scoring.ping, problem=refusal),
@@ -72,7 +72,7 @@ def protocol(models: ModelPool) -> ServingProtocol:
 
 
 def refusal(error: TidemillError) -> Response:
-    """An error as MLflow writes it; 400 for all that is wrong with the input."""
+    """An error in MLflow's format; every error in the input has status 400."""
     status = 400 if error.status in (409, 422) else error.status
     code = CODES.get(status, "BAD_REQUEST")
     return json_response({"error_code": code, "message": str(error)}, status)
@@ -85,19 +85,19 @@ class ScoringHandlers:
         self._models = models
 
     def ping(self, request: Request) -> Response:
-        """An empty 200 when models are in service, 404 when none is."""
+        """An empty 200 if models are in service, 404 if not."""
         ready = self._models.ready.is_set() and bool(self._models.predictors)
         return Response(b"\n", 200 if ready else 404)
 
     def version(self, request: Request) -> Response:
-        """The version of MLflow that the default model was made with; without one, Tidemill's."""
+        """The MLflow version that the default model was trained with, or else Tidemill's."""
         default = self._models.predictors.get(self._models.default or "")
         made_with = default.bundle.manifest.versions if default else {}
         text = made_with.get("mlflow") or f"tidemill {made_with.get('tidemill', '')}".strip()
         return Response(text.encode(), content_type=b"text/html; charset=utf-8")
 
     def invoke(self, request: Request) -> None:
-        """Answer rows."""
+        """Predict."""
         predictor = self._models.pick(request)
         media = (request.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
         rows = READERS[media](predictor, request.body)
@@ -113,22 +113,25 @@ def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a JSON body.
 
     Raises:
-        InputError: Names what is wrong.
+        MalformedError: The body is not JSON, or has none or several of the four formats.
+        InputError: The rows do not fit the signature; names the column.
     """
-    if (rows := _usual(predictor, body)) is not None:
+    if (rows := _fast_rows(predictor, body)) is not None:
         return rows
     payload = read_json(body)
     if not isinstance(payload, dict):
-        raise MalformedError("The body is no JSON object.", expected=f"one of {', '.join(FORMS)}")
-    given = [form for form in FORMS if form in payload]
-    unknown = [key for key in payload if key not in (*FORMS, "params")]
+        raise MalformedError(
+            "The body is not a JSON object.", expected=f"one of {', '.join(FORMATS)}"
+        )
+    given = [name for name in FORMATS if name in payload]
+    unknown = [key for key in payload if key not in (*FORMATS, "params")]
     if len(given) != 1 or unknown:
         raise MalformedError(
             f"The body holds {', '.join(key[:40] for key in payload) or 'nothing'}.",
-            expected=f"exactly one of {', '.join(FORMS)}, and optionally params",
+            expected=f"exactly one of {', '.join(FORMATS)}, and optionally params",
         )
     if not isinstance(payload.get("params") or {}, dict):
-        raise InputError("'params' is no object.", field="params", expected="an object")
+        raise InputError("'params' is not an object.", field="params", expected="an object")
     signature = predictor.signature
     if signature.tensor is not None:
         return predictor.encoder.encode_tensor(
@@ -137,9 +140,9 @@ def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
     return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
 
 
-def _usual(predictor: Predictor, body: bytes) -> EncodedRows | None:
-    """The rows of a body in one of the usual forms, read several times quicker; None for every
-    other body, also for one with something wrong in it."""
+def _fast_rows(predictor: Predictor, body: bytes) -> EncodedRows | None:
+    """The rows of a body in one of the usual formats, parsed several times faster; None for any
+    other body, and for any body with an error."""
     split = body.startswith(b'{"dataframe_split"')
     found = predictor.decoder.split(body) if split else predictor.decoder.many(body)
     return None if found is None else predictor.encoder.encode(found)
@@ -150,12 +153,12 @@ def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     try:
         lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise MalformedError(f"The body is no CSV: {error}.") from error
+        raise MalformedError(f"The body is not CSV: {error}.") from error
     lines = [line for line in lines if line]
     header, records = (lines[0], lines[1:]) if lines else ([], [])
     _refuse_repeated(header)
     if odd := [i for i, record in enumerate(records, 2) if len(record) != len(header)]:
-        raise MalformedError(f"Line {odd[0]} has another number of cells than the header.")
+        raise MalformedError(f"Line {odd[0]} has a different number of cells than the header.")
     cells = dict(zip(header, zip(*records, strict=True), strict=True)) if records else {}
     signature = predictor.signature
     if signature.tensor is not None:
@@ -184,13 +187,13 @@ def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise MediaTypeError(
-            "Parquet is not read here, because pyarrow is not installed.",
+            "The server cannot read Parquet, because pyarrow is not installed.",
             remedy="Send JSON or CSV, or install pyarrow on the server.",
         ) from error
     try:
         table = parquet.ParquetFile(io.BytesIO(body)).read()
-    except Exception as error:  # pyarrow has many errors for what is not Parquet
-        raise MalformedError(f"The body is no Parquet file: {error}") from error
+    except Exception as error:  # pyarrow raises many errors for invalid files
+        raise MalformedError(f"The body is not a Parquet file: {error}") from error
     _refuse_repeated(table.column_names)
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     if predictor.signature.tensor is not None:
@@ -203,7 +206,7 @@ READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: rea
 
 
 def columns_rows(predictor: Predictor, columns: Columns) -> EncodedRows:
-    """Checked rows out of named columns; those that the model does not know are left aside."""
+    """Checked rows from named columns; columns that the model does not have are ignored."""
     names = predictor.signature.names
     if missing := [name for name in names if name not in columns]:
         raise InputError(
@@ -216,16 +219,16 @@ def columns_rows(predictor: Predictor, columns: Columns) -> EncodedRows:
     return predictor.encoder.encode_columns({name: columns[name] for name in names})
 
 
-def _columns(signature: Signature, form: str, given: Any) -> Columns:
-    if form == "dataframe_split":
+def _columns(signature: Signature, name: str, given: Any) -> Columns:
+    if name == "dataframe_split":
         return _split(signature, given)
-    if form == "inputs" and isinstance(given, dict):
+    if name == "inputs" and isinstance(given, dict):
         return _by_column(given)
-    return _by_row(signature, form, given)
+    return _by_row(signature, name, given)
 
 
 def _split(signature: Signature, given: Any) -> Columns:
-    """pandas' split orientation; without `columns` the order is the signature's."""
+    """pandas' split orientation; without `columns`, in the order of the signature."""
     if not isinstance(given, dict) or not isinstance(given.get("data"), list):
         raise MalformedError(
             '\'dataframe_split\' is not {"columns": [...], "data": [[...]]}.',
@@ -234,7 +237,7 @@ def _split(signature: Signature, given: Any) -> Columns:
     names = given.get("columns", list(signature.names))
     rows = given["data"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise MalformedError("'columns' is no list of names.", field="columns")
+        raise MalformedError("'columns' is not a list of names.", field="columns")
     return _transposed(names, rows)
 
 
@@ -245,40 +248,42 @@ def _by_column(given: dict[str, Any]) -> Columns:
     return {name: [_scalar(value) for value in values] for name, values in columns.items()}
 
 
-def _by_row(signature: Signature, form: str, given: Any) -> Columns:
+def _by_row(signature: Signature, name: str, given: Any) -> Columns:
     if not isinstance(given, list) or not given:
-        raise InputError(f"'{form}' is no list of rows.", field=form, expected="at least one row")
+        raise InputError(
+            f"'{name}' is not a list of rows.", field=name, expected="at least one row"
+        )
     if all(isinstance(row, dict) for row in given):
         names = list(dict.fromkeys(name for row in given for name in row))
         return {name: [_scalar(row.get(name)) for row in given] for name in names}
-    if form == "dataframe_records":
-        raise InputError(f"A row of '{form}' is no object.", field=form, expected="objects")
+    if name == "dataframe_records":
+        raise InputError(f"A row of '{name}' is not an object.", field=name, expected="objects")
     return _transposed(list(signature.names), given)
 
 
 def _transposed(names: list[str], rows: list[Any]) -> Columns:
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(names):
             raise InputError(
-                f"Row {place} does not have {len(names)} values.",
+                f"Row {index} does not have {len(names)} values.",
                 expected=f"{len(names)} values: {', '.join(names[:30])}",
             )
     return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
 def _scalar(value: Any) -> Any:
-    """MLflow's clients write a column of tensors of one value as lists of one."""
+    """MLflow's clients send a column of one-element tensors as one-element lists."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _tensor(tensor: Tensor, form: str, given: Any) -> npt.NDArray[Any]:
-    if form == "dataframe_split" and isinstance(given, dict):
+def _tensor(tensor: Tensor, name: str, given: Any) -> npt.NDArray[Any]:
+    if name == "dataframe_split" and isinstance(given, dict):
         given = given.get("data")
     if isinstance(given, dict):
         if set(given) != {tensor.name}:
             raise InputError(
-                f"'{form}' holds {', '.join(key[:40] for key in given)}.",
-                field=form,
+                f"'{name}' holds {', '.join(key[:40] for key in given)}.",
+                field=name,
                 expected=f"'{tensor.name}' alone",
             )
         given = given[tensor.name]
@@ -292,7 +297,7 @@ def _array(tensor: Tensor, given: Any) -> npt.NDArray[Any]:
         array = np.array(msgspec.convert(given, list[Any]), dtype=np.float64)
     except (ValueError, TypeError, OverflowError, msgspec.ValidationError) as error:
         raise InputError(
-            f"'{tensor.name}' is no regular array of numbers.",
+            f"'{tensor.name}' is not a rectangular array of numbers.",
             field=tensor.name,
             expected=f"[rows, {', '.join(map(str, tensor.shape))}]",
         ) from error

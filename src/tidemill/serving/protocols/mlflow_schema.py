@@ -1,25 +1,25 @@
-"""OpenAPI of MLflow's scoring protocol, with examples out of the models in service."""
+"""OpenAPI of MLflow's scoring protocol, with examples from the models in service."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.protocols.openapi import REFUSALS, SECURITY, answer, reference
+from tidemill.serving.protocols.openapi import ERRORS, SECURITY, reference, response
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
     from tidemill.serving.model.predictor import Predictor
 
-ERRORS = (400, 403, 404, 413, 415, 429, 500, 503, 504)
+INVOKE_ERRORS = (400, 403, 404, 413, 415, 429, 500, 503, 504)
 TAGS = ["MLflow scoring protocol"]
 
 
 def schemas() -> dict[str, Any]:
-    """The protocol's own objects."""
+    """The component schemas of the protocol."""
     word = {"type": "string"}
     anything: dict[str, Any] = {}
-    forms = ("dataframe_split", "dataframe_records", "instances", "inputs")
+    formats = ("dataframe_split", "dataframe_records", "instances", "inputs")
     return {
         "MlflowError": {
             "type": "object",
@@ -30,11 +30,11 @@ def schemas() -> dict[str, Any]:
             "oneOf": [
                 {
                     "type": "object",
-                    "required": [form],
-                    "properties": {form: anything, "params": {"type": ["object", "null"]}},
+                    "required": [name],
+                    "properties": {name: anything, "params": {"type": ["object", "null"]}},
                     "additionalProperties": False,
                 }
-                for form in forms
+                for name in formats
             ]
         },
         "MlflowResponse": {
@@ -49,7 +49,7 @@ def paths(models: ModelPool) -> dict[str, Any]:
     """The path items of the protocol for the models in service."""
     found: dict[str, Any] = {
         "/ping": {"get": _get("ping", "Whether models are served", 404)},
-        "/version": {"get": _get("mlflow_version", "The version of MLflow")},
+        "/version": {"get": _get("mlflow_version", "The MLflow version of the default model")},
     }
     for name, predictor in sorted(models.predictors.items()):
         found[f"/invocations/{quote(name, safe='')}"] = {"post": _invoke(predictor, f"_{name}")}
@@ -59,7 +59,7 @@ def paths(models: ModelPool) -> dict[str, Any]:
 
 
 def example(predictor: Predictor) -> dict[str, Any]:
-    """A request out of the bundle's example."""
+    """A request with the first row of the bundle's example."""
     row = list(predictor.attached("example", lambda p: p.bundle.example()).rows[0])
     if predictor.signature.tensor is not None:
         return {"inputs": {predictor.signature.tensor.name: [row]}}
@@ -75,14 +75,14 @@ def _invoke(predictor: Predictor, suffix: str) -> dict[str, Any]:
         "text/csv": text,
         "application/vnd.apache.parquet": octets,
     }
-    good = answer("One prediction a row.", reference("MlflowResponse"))
+    good = response("One prediction per row.", reference("MlflowResponse"))
     return {
         "operationId": f"invocations{suffix}",
         "summary": f"Predict {predictor.signature.target}",
         "tags": TAGS,
         "security": SECURITY,
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": good, **_errors(*ERRORS)},
+        "responses": {"200": good, **_errors(*INVOKE_ERRORS)},
     }
 
 
@@ -90,11 +90,11 @@ def _get(operation: str, summary: str, *codes: int) -> dict[str, Any]:
     content = {"application/json": {}, "text/html; charset=utf-8": {"schema": {"type": "string"}}}
     responses = {
         "200": {"description": summary, "content": content},
-        **{str(c): {"description": REFUSALS[c], "content": content} for c in (*codes, 500)},
+        **{str(c): {"description": ERRORS[c], "content": content} for c in (*codes, 500)},
     }
     return {"operationId": operation, "summary": summary, "tags": TAGS, "responses": responses}
 
 
 def _errors(*codes: int) -> dict[str, Any]:
     content = {"application/json": {"schema": reference("MlflowError")}}
-    return {str(code): {"description": REFUSALS[code], "content": content} for code in codes}
+    return {str(code): {"description": ERRORS[code], "content": content} for code in codes}

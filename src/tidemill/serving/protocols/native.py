@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def protocol(models: ModelPool) -> ServingProtocol:
-    """Routes and description of the native protocol."""
+    """The routes of the native protocol and their description."""
     native = NativeHandlers(models)
     predict: dict[str, Any] = {"scope": "predict", "media": JSON_MEDIA, "fast": True}
     routes = [
@@ -48,7 +48,7 @@ class NativeHandlers:
         self._models = models
 
     def predict(self, request: Request) -> None:
-        """One row, or many under `instances`."""
+        """Predict for one row, or for many under `instances`."""
         predictor = self._models.pick(request)
         version = predictor.attached("native", NativeResponder)
         body = request.body
@@ -59,20 +59,20 @@ class NativeHandlers:
             predictor.submit_row(request, row, version.finish_one)
 
     def predict_batch(self, request: Request) -> None:
-        """Many rows under `instances`."""
+        """Predict for many rows under `instances`."""
         predictor = self._models.pick(request)
         version = predictor.attached("native", NativeResponder)
         predictor.submit(request, predictor.read_many(request.body), version.finish_many)
 
     def schema(self, request: Request) -> Response:
-        """The JSON Schema of requests and answers, with an example."""
+        """The JSON Schema of requests and responses, with examples."""
         return json_response(
             native_schema.model_schema(self._models.find(request.params.get("name")))
         )
 
 
 class NativeResponder:
-    """What the native protocol keeps for one version."""
+    """Builds the responses of one version."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._encoder = AnswerEncoder(predictor.signature, predictor.name, predictor.version)

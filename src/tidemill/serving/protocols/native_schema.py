@@ -1,4 +1,4 @@
-"""JSON Schema and OpenAPI of the native protocol, made from the signatures in service."""
+"""JSON Schema and OpenAPI of the native protocol, built from the models' signatures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tidemill.serving.codec.answer_encoder import label_text
-from tidemill.serving.protocols.openapi import SECURITY, answer, component, reference, refusals
+from tidemill.serving.protocols.openapi import (
+    SECURITY,
+    component,
+    error_responses,
+    reference,
+    response,
+)
 from tidemill.signature import Column, Label, Signature, Tensor, Value
 
 if TYPE_CHECKING:
@@ -14,7 +20,7 @@ if TYPE_CHECKING:
     from tidemill.serving.model.predictor import Predictor
 
 ERRORS = (400, 403, 404, 413, 415, 422, 429, 500, 503, 504)
-#: Where numbers no longer round to a single-precision one.
+#: Numbers beyond these overflow in single precision.
 SINGLE = {"exclusiveMinimum": -float(2**128 - 2**103), "exclusiveMaximum": float(2**128 - 2**103)}
 INT64 = 1 << 63
 
@@ -33,8 +39,8 @@ def paths(models: ModelPool) -> dict[str, Any]:
             found["/predict_batch"] = {"post": _batch(predictor, "predict_batch")}
             found["/schema"] = {"get": _schema("schema")}
     if default is None:
-        found["/predict"] = {"post": _nameless("predict")}
-        found["/predict_batch"] = {"post": _nameless("predict_batch")}
+        found["/predict"] = {"post": _no_default("predict")}
+        found["/predict_batch"] = {"post": _no_default("predict_batch")}
         found["/schema"] = {"get": _schema("schema")}
     return found
 
@@ -49,7 +55,7 @@ def schemas(models: ModelPool) -> dict[str, Any]:
 
 
 def model_schema(predictor: Predictor) -> dict[str, Any]:
-    """What one model takes and answers, as JSON Schema, with an example of each form."""
+    """JSON Schema of one model's requests and responses, with an example of each request format."""
     parts = {name: _inlined(predictor, part) for name, part in _parts(predictor).items()}
     return {
         "model": predictor.name,
@@ -63,7 +69,7 @@ def model_schema(predictor: Predictor) -> dict[str, Any]:
 
 
 def examples(predictor: Predictor) -> dict[str, Any]:
-    """A request of each form, out of the bundle's own example."""
+    """A request in each format, from the bundle's example."""
     rows = predictor.attached("example", lambda p: p.bundle.example()).rows[:2]
     signature = predictor.signature
     if signature.tensor is not None:
@@ -86,15 +92,15 @@ def _parts(predictor: Predictor) -> dict[str, Any]:
     single = predictor.encoder.dtype.name == "float32"
     row = reference(component(name, "Row"))
     if signature.tensor is not None:
-        forms = _tensor_forms(signature.tensor)
+        formats = _tensor_formats(signature.tensor)
     else:
-        forms = _table_forms(signature, single=single)
+        formats = _table_formats(signature, single=single)
     instances = {"instances": {"type": "array", "minItems": 1, "items": row}}
     batch = _object(instances)
     one = _answer(signature, {})
     return {
-        "Row": {"anyOf": forms[0]},
-        "Request": {"anyOf": [*forms[1], batch]},
+        "Row": {"anyOf": formats[0]},
+        "Request": {"anyOf": [*formats[1], batch]},
         "BatchRequest": batch,
         "Answer": _answer(signature, _identity()),
         "BatchAnswer": {
@@ -115,7 +121,7 @@ def _parts(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _table_forms(signature: Signature, *, single: bool) -> tuple[list[Any], list[Any]]:
+def _table_formats(signature: Signature, *, single: bool) -> tuple[list[Any], list[Any]]:
     """The schemas of a row, and of a request for one row."""
     columns = [_column(column, single=single) for column in signature.columns]
     listed = {
@@ -130,7 +136,7 @@ def _table_forms(signature: Signature, *, single: bool) -> tuple[list[Any], list
     return [listed, named, wrapped], [wrapped, named]
 
 
-def _tensor_forms(tensor: Tensor) -> tuple[list[Any], list[Any]]:
+def _tensor_formats(tensor: Tensor) -> tuple[list[Any], list[Any]]:
     number: dict[str, Any] = {"type": "number"}
     if tensor.dtype == "float32":
         number |= SINGLE
@@ -181,7 +187,7 @@ def _identity() -> dict[str, Any]:
     return {
         "model": {"type": "string"},
         "version": {"type": "string"},
-        "id": {"type": "string", "description": "Names the prediction, for feedback."},
+        "id": {"type": "string", "description": "The prediction's id, to send feedback for it."},
     }
 
 
@@ -196,71 +202,74 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _predict(predictor: Predictor, operation: str) -> dict[str, Any]:
     return _operation(
-        predictor, operation, "Request", "Answer", f"Predict {predictor.signature.target}",
-        "One row in any form, or many under `instances`.", examples(predictor),
+        predictor, operation, ("Request", "Answer"), f"Predict {predictor.signature.target}",
+        "One row in any format, or many rows under `instances`.", examples(predictor),
     )  # fmt: skip
 
 
 def _batch(predictor: Predictor, operation: str) -> dict[str, Any]:
     shown = {"instances": examples(predictor)["instances"]}
     return _operation(
-        predictor, operation, "BatchRequest", "BatchAnswer",
+        predictor, operation, ("BatchRequest", "BatchAnswer"),
         f"Predict {predictor.signature.target} for many rows",
-        "Rows under `instances`, each in any form of one row.", shown,
+        "Rows under `instances`, each in any format for one row.", shown,
     )  # fmt: skip
 
 
 def _operation(
-    predictor: Predictor, operation: str, request: str, response: str, summary: str, words: str,
+    predictor: Predictor, operation: str, parts: tuple[str, str], summary: str, description: str,
     shown: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    name = predictor.name
-    schema = reference(component(name, response))
+    name, (request, answer) = predictor.name, parts
+    schema = reference(component(name, answer))
     if request == "Request":
         schema = {"anyOf": [schema, reference(component(name, "BatchAnswer"))]}
     body = {
         "schema": reference(component(name, request)),
-        "examples": {form: {"value": value} for form, value in shown.items()},
+        "examples": {name: {"value": value} for name, value in shown.items()},
     }
     return {
         "operationId": operation,
         "summary": summary,
-        "description": f"{words} Model {name}, version {predictor.version}.",
+        "description": f"{description} Model {name}, version {predictor.version}.",
         "tags": ["predict"],
         "security": SECURITY,
         "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": {"200": answer("The answer.", schema), **refusals(*ERRORS)},
+        "responses": {"200": response("The predictions.", schema), **error_responses(*ERRORS)},
     }
 
 
-def _nameless(operation: str) -> dict[str, Any]:
-    """`/predict` where no model is the default."""
+def _no_default(operation: str) -> dict[str, Any]:
+    """`/predict` when no model is the default."""
     body = {"schema": {"type": "object"}}
     return {
         "operationId": operation,
         "summary": "Predict with the default model",
-        "description": "No model is the default now: name one in the path.",
+        "description": "There is no default model at the moment: name one in the path.",
         "tags": ["predict"],
         "security": SECURITY,
         "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": {"200": answer("The answer.", body["schema"]), **refusals(*ERRORS, 409)},
+        "responses": {
+            "200": response("The predictions.", body["schema"]),
+            **error_responses(*ERRORS, 409),
+        },
     }
 
 
 def _schema(operation: str) -> dict[str, Any]:
     return {
         "operationId": operation,
-        "summary": "What the model takes and answers",
+        "summary": "The model's input and output schema",
         "tags": ["describe"],
         "responses": {
-            "200": answer("JSON Schema of requests and answers.", {"type": "object"}),
-            **refusals(404, 409, 503),
+            "200": response("JSON Schema of requests and responses.", {"type": "object"}),
+            **error_responses(404, 409, 503),
         },
     }
 
 
 def _inlined(predictor: Predictor, part: Any) -> Any:
-    """The schema with the reference to the row's schema replaced by it."""
+    """The schema with references to the row's schema replaced by that schema."""
     row = reference(component(predictor.name, "Row"))
     if part == row:
         return _parts(predictor)["Row"]

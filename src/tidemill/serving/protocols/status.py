@@ -1,4 +1,4 @@
-"""What the server says of itself: /health, /ready, /info, /metrics, /openapi.json and /docs."""
+"""The server's own state: /health, /ready, /info, /metrics, /openapi.json and /docs."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ class StatusHandlers:
         self._probes = probes
 
     def health(self, request: Request) -> Response:
-        """Whether the process answers at all."""
+        """Whether the process answers."""
         return json_response({"status": "ok", "timestamp": _now()})
 
     def ready(self, request: Request) -> Response:
-        """Whether predictions can be answered; 503 when not."""
+        """Whether the server can predict; 503 if not."""
         journal = self._journal()
         models = self._models
-        ready = models.serves and journal != "refusing" and not self._probes.unmet()
+        ready = models.is_serving and journal != "refusing" and not self._probes.unmet()
         well = not models.problems and journal != "full" and not self._probes.unreachable()
         status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {
@@ -98,7 +98,7 @@ class StatusHandlers:
         return json_response(body, 200 if ready else 503)
 
     def info(self, request: Request) -> Response:
-        """What is served."""
+        """All models in service."""
         return json_response(
             {
                 "service": "tidemill",
@@ -109,7 +109,7 @@ class StatusHandlers:
         )
 
     def model_info(self, request: Request) -> Response:
-        """What is known of one model."""
+        """One model in service."""
         return json_response(describe(self._models.find(request.params["name"])))
 
     def _shelf(self) -> dict[str, Any]:
@@ -129,24 +129,24 @@ class StatusHandlers:
 
 
 class InThread:
-    """Makes handlers of functions that may take a while: they run in a thread."""
+    """Turns slow functions into handlers that run in a thread."""
 
     def __init__(self, batch_commit: BatchCommit) -> None:
         self._batch_commit = batch_commit
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, make: Callable[[], Response]) -> Handler:
+    def __call__(self, build: Callable[[], Response]) -> Handler:
         def handler(request: Request) -> None:
-            task = asyncio.get_running_loop().create_task(self._run(request, make))
+            task = asyncio.get_running_loop().create_task(self._run(request, build))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         return handler
 
-    async def _run(self, request: Request, make: Callable[[], Response]) -> None:
+    async def _run(self, request: Request, build: Callable[[], Response]) -> None:
         try:
-            response = await asyncio.to_thread(make)
-        except Exception as error:  # the caller must be answered whatever went wrong
+            response = await asyncio.to_thread(build)
+        except Exception as error:  # whatever failed, the client must get a response
             log.error("%s failed", request.admission.route.path, exc_info=error)
             self._batch_commit.fail(request, TidemillError("The server failed on this request."))
         else:
@@ -154,7 +154,7 @@ class InThread:
 
 
 def describe(predictor: Predictor) -> dict[str, Any]:
-    """One model in service, for people and programs."""
+    """The details of one model in service, as JSON."""
     manifest = predictor.bundle.manifest
     return {
         "name": predictor.name,

@@ -1,11 +1,11 @@
-"""OpenAPI of what the server says of itself."""
+"""OpenAPI of the status routes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tidemill.serving.protocols.openapi import answer, component, reference, refusals
+from tidemill.serving.protocols.openapi import component, error_responses, reference, response
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
@@ -55,10 +55,13 @@ def schemas() -> dict[str, Any]:
                 "metrics": {"type": "object"},
                 "source": {"type": "object"},
                 "loaded_at": TIME,
-                "run_seconds": {"type": "number", "description": "One row's time in the model."},
+                "run_seconds": {
+                    "type": "number",
+                    "description": "Seconds per run of one row.",
+                },
                 "challenger": {
                     "type": ["object", "null"],
-                    "description": "The challenger's version, and what it sees.",
+                    "description": "The challenger's version, and the traffic that it gets.",
                 },
             }
         ),
@@ -70,24 +73,25 @@ def paths(models: ModelPool) -> dict[str, Any]:
     found = {
         "/health": _get("health", "Whether the process answers", "Health"),
         "/ready": _get("ready", "Whether predictions can be answered", "Ready"),
-        "/info": _get("info", "What is served", "Info"),
+        "/info": _get("info", "The models in service", "Info"),
         "/metrics": _plain("metrics", "Metrics for Prometheus", "text/plain"),
         "/openapi.json": _get("openapi", "This document", None),
-        "/docs": _plain("docs", "This document, for people", "text/html"),
+        "/docs": _plain("docs", "This document as a web page", "text/html"),
     }
-    found["/ready"]["get"]["responses"]["503"] = answer(
-        "A part that is needed is not there.", reference("Ready")
+    found["/ready"]["get"]["responses"]["503"] = response(
+        "No predictions: no model is in service, or a required dependency is unreachable.",
+        reference("Ready"),
     )
     for name in sorted(models.predictors):
-        item = _get(f"info_{component(name, 'info')}", "What is known of the model", "ModelInfo")
-        item["get"]["responses"] |= refusals(404, 503)
+        item = _get(f"info_{component(name, 'info')}", "Details of the model", "ModelInfo")
+        item["get"]["responses"] |= error_responses(404, 503)
         found[f"/models/{quote(name, safe='')}/info"] = item
     return found
 
 
 def _get(operation: str, summary: str, schema: str | None) -> dict[str, Any]:
     content = reference(schema) if schema else {"type": "object"}
-    responses = {"200": answer(summary + ".", content), **refusals(500)}
+    responses = {"200": response(summary + ".", content), **error_responses(500)}
     return {
         "get": {
             "operationId": operation,

@@ -1,4 +1,4 @@
-"""Tensors on the wire, as the Open Inference Protocol has them: JSON data, or raw bytes."""
+"""The wire format of tensors in the Open Inference Protocol: JSON data or raw bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tidemill.errors import InputError, MalformedError
 
 Array = npt.NDArray[Any]
 BYTES = "BYTES"
-#: The protocol's names of number types; little-endian on the wire.
+#: The protocol's numeric datatypes; little-endian on the wire.
 DTYPES = {
     "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
     "INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
@@ -27,9 +27,10 @@ NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
 class TensorIn(msgspec.Struct):
-    """One input of a request; `data` flat or nested, or bytes announced by a parameter.
+    """One input of a request: `data` as a flat or nested list, or bytes after the JSON, whose
+    number is in the parameter `binary_data_size`.
 
-    What `data` holds is read when its datatype is known, which is several times quicker.
+    `data` is decoded once its datatype is known, which is several times faster.
     """
 
     name: str
@@ -40,21 +41,22 @@ class TensorIn(msgspec.Struct):
 
 
 def read_tensors(inputs: Sequence[TensorIn], tail: bytes) -> dict[str, Array]:
-    """The inputs as arrays by name; `tail` holds their bytes in order.
+    """The inputs as arrays by name; `tail` holds their bytes in the order of the inputs.
 
     Raises:
-        InputError: A tensor is not what it says it is; names it.
+        InputError: A tensor does not match its declared datatype or shape; names it.
+        MalformedError: The data is not JSON, or bytes are left over.
     """
     found: dict[str, Array] = {}
-    place = 0
+    offset = 0
     for entry in inputs:
         _check(entry, found)
         size = entry.parameters.get("binary_data_size")
         if size is None:
             flat = _from_json(entry)
         else:
-            flat = _from_bytes(entry, _slice(entry, tail, place, size))
-            place += size
+            flat = _from_bytes(entry, _slice(entry, tail, offset, size))
+            offset += size
         if len(flat) != math.prod(entry.shape):
             raise InputError(
                 f"'{entry.name}' has {len(flat)} values, and its shape {entry.shape} has "
@@ -62,13 +64,13 @@ def read_tensors(inputs: Sequence[TensorIn], tail: bytes) -> dict[str, Array]:
                 field=entry.name,
             )
         found[entry.name] = flat.reshape(entry.shape)
-    if place != len(tail):
-        raise MalformedError(f"{len(tail) - place} bytes behind the JSON belong to no input.")
+    if offset != len(tail):
+        raise MalformedError(f"{len(tail) - offset} bytes after the JSON belong to no input.")
     return found
 
 
 def tensor_bytes(array: Array) -> bytes:
-    """An array as the extension sends it; each text with its length in front."""
+    """An array in the binary format of the extension; each text is prefixed with its length."""
     if datatype_of(array) != BYTES:
         dtype = np.dtype(DTYPES[datatype_of(array)])
         return np.ascontiguousarray(array, dtype).tobytes()
@@ -77,13 +79,13 @@ def tensor_bytes(array: Array) -> bytes:
 
 
 def datatype_of(array: Array) -> str:
-    """The protocol's name of an array's type."""
+    """The protocol's datatype for an array."""
     return NAMES.get(array.dtype, BYTES)
 
 
 def _check(entry: TensorIn, found: dict[str, Array]) -> None:
     if entry.name in found:
-        raise InputError(f"'{entry.name[:80]}' is given twice.", field=entry.name)
+        raise InputError(f"'{entry.name[:80]}' appears twice.", field=entry.name)
     if entry.datatype != BYTES and entry.datatype not in DTYPES:
         raise InputError(
             f"'{entry.name[:80]}' has the datatype '{entry.datatype[:40]}'.",
@@ -98,15 +100,15 @@ def _check(entry: TensorIn, found: dict[str, Array]) -> None:
         )
 
 
-def _slice(entry: TensorIn, tail: bytes, place: int, size: Any) -> bytes:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0 or place + size > len(tail):
+def _slice(entry: TensorIn, tail: bytes, offset: int, size: Any) -> bytes:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0 or offset + size > len(tail):
         raise InputError(
-            f"'{entry.name}' says it has {str(size)[:40]} bytes; {len(tail) - place} are left.",
+            f"'{entry.name}' declares {str(size)[:40]} bytes; {len(tail) - offset} are left.",
             field=entry.name,
         )
     if bytes(entry.data) not in (b"", b"null"):
         raise InputError(f"'{entry.name}' has both data and bytes.", field=entry.name)
-    return tail[place : place + size]
+    return tail[offset : offset + size]
 
 
 def _from_bytes(entry: TensorIn, raw: bytes) -> Array:
@@ -115,7 +117,8 @@ def _from_bytes(entry: TensorIn, raw: bytes) -> Array:
     dtype = np.dtype(DTYPES[entry.datatype])
     if len(raw) % dtype.itemsize:
         raise InputError(
-            f"'{entry.name}' has {len(raw)} bytes, which are no {entry.datatype}.", field=entry.name
+            f"'{entry.name}' has {len(raw)} bytes, which are no {entry.datatype} array.",
+            field=entry.name,
         )
     if entry.datatype == "BOOL":
         return np.frombuffer(raw, np.uint8).astype(bool)
@@ -123,14 +126,14 @@ def _from_bytes(entry: TensorIn, raw: bytes) -> Array:
 
 
 def _texts(entry: TensorIn, raw: bytes) -> list[str]:
-    texts, place = [], 0
-    while place < len(raw):
-        (length,) = struct.unpack_from("<I", raw, place) if place + 4 <= len(raw) else (len(raw),)
-        place += 4
-        if place + length > len(raw):
-            raise InputError(f"'{entry.name}' ends in the middle of a text.", field=entry.name)
-        texts.append(_decoded(entry, raw[place : place + length]))
-        place += length
+    texts, offset = [], 0
+    while offset < len(raw):
+        (length,) = struct.unpack_from("<I", raw, offset) if offset + 4 <= len(raw) else (len(raw),)
+        offset += 4
+        if offset + length > len(raw):
+            raise InputError(f"'{entry.name}' ends within a text.", field=entry.name)
+        texts.append(_decoded(entry, raw[offset : offset + length]))
+        offset += length
     return texts
 
 
@@ -139,12 +142,12 @@ def _decoded(entry: TensorIn, raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise InputError(
-            f"'{entry.name}' holds a text that is not UTF-8.", field=entry.name
+            f"'{entry.name}' contains text that is not UTF-8.", field=entry.name
         ) from error
 
 
 def _from_json(entry: TensorIn) -> Array:
-    """JSON data, flat, as the type that was announced; null stands for missing."""
+    """JSON data as a flat array of the declared datatype; null is a missing value."""
     if (numbers := _plain_numbers(entry)) is not None:
         return numbers
     flat = _flat(_decoded_data(entry))
@@ -153,24 +156,24 @@ def _from_json(entry: TensorIn) -> Array:
     if entry.datatype == BYTES or None in flat:
         return np.array([*flat, None], dtype=object)[:-1]
     dtype = np.dtype(DTYPES[entry.datatype])
-    wanted = bool if entry.datatype == "BOOL" else int if dtype.kind in "iu" else (int, float)
+    expected = bool if entry.datatype == "BOOL" else int if dtype.kind in "iu" else (int, float)
     for value in flat:
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise InputError(
-                f"'{entry.name}' holds {str(value)[:40]!r}, which is no {entry.datatype}.",
+                f"'{entry.name}' contains {str(value)[:40]!r}, which is no {entry.datatype}.",
                 field=entry.name,
             )
     try:
         return np.array(flat, dtype=dtype)
     except OverflowError as error:
         raise InputError(
-            f"'{entry.name}' holds a number beyond {entry.datatype}.", field=entry.name
+            f"'{entry.name}' contains a number out of range for {entry.datatype}.", field=entry.name
         ) from error
 
 
 def _plain_numbers(entry: TensorIn) -> Array | None:
-    """Numbers in a list, or in rows, as the fractions they were announced as; None where `data`
-    is anything else."""
+    """A list of numbers, or of rows of numbers, as the declared FP64 or FP32; None if `data` is
+    anything else."""
     if entry.datatype not in ("FP64", "FP32"):
         return None
     try:
@@ -192,11 +195,11 @@ def _decoded_data(entry: TensorIn) -> Any:
     try:
         return msgspec.json.decode(entry.data) if bytes(entry.data) else None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise MalformedError(f"The data of '{entry.name[:80]}' is no JSON: {error}.") from error
+        raise MalformedError(f"The data of '{entry.name[:80]}' is not JSON: {error}.") from error
 
 
 def _flat(data: Any) -> Any:
-    """Nested lists as one; what is not a list comes back as it is."""
+    """Nested lists flattened; anything else is returned as it is."""
     while isinstance(data, list) and data and all(isinstance(item, list) for item in data):
         data = [value for item in data for value in item]
     return data

@@ -92,7 +92,7 @@ def traffic_watch(shelf: Path) -> FileWatch[dict[str, TrafficRule]]:
     return FileWatch(shelf / TRAFFIC, lambda: read_traffic(shelf))
 
 
-def is_chosen(rule: TrafficRule, admission: Admission) -> bool:
+def is_selected(rule: TrafficRule, admission: Admission) -> bool:
     """Whether a request belongs to the rule's share."""
     if rule.share >= 1.0:
         return True

@@ -32,28 +32,28 @@ class StateGauges:
 
     def update(self) -> None:
         """Read the state of models, disks, journal and cache."""
-        gauge, models = self._metrics.gauge, self._models
-        gauge("tidemill_models").set(len(models.predictors))
-        gauge("tidemill_shelf_problems").set(len(models.problems))
-        gauge("tidemill_shelf_synced_timestamp_seconds").set(models.state.synced_at)
+        metrics, models = self._metrics, self._models
+        metrics.gauge("tidemill_models").set(len(models.predictors))
+        metrics.gauge("tidemill_shelf_problems").set(len(models.problems))
+        metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(models.state.synced_at)
         self._disk("shelf", self._settings.shelf)
         if self._journal is not None:
             self._update_journal(self._journal)
         if self._cache is not None:
             cache = self._cache.state()
-            gauge("tidemill_cache_entries").set(cache.entries)
-            self._metrics.counter("tidemill_cache_errors_total").set(cache.remote_errors)
+            metrics.gauge("tidemill_cache_entries").set(cache.entries)
+            metrics.counter("tidemill_cache_errors_total").set(cache.remote_errors)
 
     def _update_journal(self, journal: Journal) -> None:
         self._disk("journal", self._settings.journal_folder)
-        counter, gauge, state = self._metrics.counter, self._metrics.gauge, journal.state()
-        counter("tidemill_journal_records_total").set(state.records)
-        counter("tidemill_journal_bytes_total").set(state.bytes)
-        counter("tidemill_journal_dropped_total").set(state.dropped)
-        counter("tidemill_journal_refused_total").set(state.refused)
-        gauge("tidemill_journal_folder_bytes").set(state.folder_bytes)
-        gauge("tidemill_journal_lag_seconds").set(state.lag_seconds)
-        gauge("tidemill_journal_full").set(state.full)
+        metrics, state = self._metrics, journal.state()
+        metrics.counter("tidemill_journal_records_total").set(state.records)
+        metrics.counter("tidemill_journal_bytes_total").set(state.bytes)
+        metrics.counter("tidemill_journal_dropped_total").set(state.dropped)
+        metrics.counter("tidemill_journal_refused_total").set(state.refused)
+        metrics.gauge("tidemill_journal_folder_bytes").set(state.folder_bytes)
+        metrics.gauge("tidemill_journal_lag_seconds").set(state.lag_seconds)
+        metrics.gauge("tidemill_journal_full").set(state.full)
 
     def _disk(self, name: str, folder: Path) -> None:
         """Free and total bytes of the disk under a folder; unchanged if the folder is missing."""

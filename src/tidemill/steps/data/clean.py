@@ -23,10 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CleanedData:
-    """Rows with the project's names, each column of one kind, every row with a target.
+    """Rows under the project's column names: each column of one kind, each row with a target.
 
-    `inputs` are the columns a model is given: constant ones stay in the frame but are left out.
-    `kinds` are theirs, also where missing values make float64 of integers and booleans.
+    Attributes:
+        inputs: The model's columns; constant columns stay in `frame` but are not among them.
+        kinds: The kinds of the inputs, also if missing values convert integers and booleans to
+            float64.
     """
 
     frame: pd.DataFrame
@@ -39,11 +41,14 @@ class CleanedData:
 def clean(
     frame: pd.DataFrame, project: Project, *, extra_rows: pd.DataFrame | None = None
 ) -> CleanedData:
-    """Rename, drop, bring every column to its kind, and check.
+    """Rename and drop columns, convert each to its kind, and check the table.
+
+    Args:
+        extra_rows: Additional rows under the project's column names; appended at the end.
 
     Raises:
-        DataError: A missing or unusable target, columns of one name, dates or mixed values,
-            infinite values, too few rows in all or of a class.
+        DataError: The target is missing or cannot be used, columns have the same name, dates or
+            mixed or infinite values, or there are too few rows in total or of a class.
     """
     frame = _named(frame, project)
     _require(project.target, frame, "target", "The target")
@@ -58,8 +63,8 @@ def clean(
     task = resolve_task(frame[project.target], project)
     checks.check_usable(frame, project, task)
     inputs, constant = _inputs(frame, project)
-    doubts = () if project.tensor else checks.find_warnings(frame, inputs, project.target, task)
-    warnings = (*dropped, *numbers, *constant, *doubts)
+    doubtful = () if project.tensor else checks.find_warnings(frame, inputs, project.target, task)
+    warnings = (*dropped, *numbers, *constant, *doubtful)
     for warning in warnings:
         logger.warning("%s: %s", project.name, warning.text)
     of_inputs = {name: kinds[name] for name in inputs if name in kinds}
@@ -67,16 +72,16 @@ def clean(
 
 
 def _named(frame: pd.DataFrame, project: Project) -> pd.DataFrame:
-    """The frame under the project's names, without the columns it drops."""
+    """The frame under the project's column names, without the dropped columns."""
     for name in project.rename:
         _require(name, frame, "rename", "The renamed column")
     frame = frame.rename(columns=dict(project.rename))
     frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
-    twice = frame.columns[frame.columns.duplicated()].unique()
-    if len(twice):
+    repeated = frame.columns[frame.columns.duplicated()].unique()
+    if len(repeated):
         raise DataError(
-            f"Several columns have the name {', '.join(repr(name) for name in twice)}.",
-            field=str(twice[0]),
+            f"Several columns are named {', '.join(repr(name) for name in repeated)}.",
+            field=str(repeated[0]),
             remedy="Rename or drop them in the data function.",
         )
     for name in project.drop:
@@ -95,12 +100,12 @@ def _require(name: str, frame: pd.DataFrame, field: str, what: str) -> None:
         f"{what} '{name}' is not in the data.",
         field=field,
         expected=f"one of {', '.join(shown)}",
-        remedy=f"Did you mean '{shown[0]}'?" if near else f"There are {', '.join(shown)}.",
+        remedy=f"Did you mean '{shown[0]}'?" if near else f"Columns: {', '.join(shown)}.",
     )
 
 
 def _joined(frame: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
-    """Both tables' rows in one, under the first one's columns and types where they fit."""
+    """The rows of both tables, with the first one's columns, and its types if they fit."""
     missing = [name for name in frame.columns if name not in extra.columns]
     if missing:
         raise DataError(f"The extra rows lack {', '.join(missing)}.", field=missing[0])
@@ -109,7 +114,7 @@ def _joined(frame: pd.DataFrame, extra: pd.DataFrame) -> pd.DataFrame:
 
 
 def _like(series: pd.Series[Any], other: pd.Series[Any]) -> pd.Series[Any]:
-    """The column in the other's type, if that changes none of its values."""
+    """The column in the other's type, unless that changes a value."""
     try:
         cast = series.astype(other.dtype)
     except (TypeError, ValueError):
@@ -125,12 +130,12 @@ def _category_codes(frame: pd.DataFrame, project: Project) -> list[DataWarning]:
         and is_numeric(pd.Series(frame[name].cat.categories))
         and name != project.target
     ]
-    text = "Column '{}' holds categories that are numbers; it is used as a number."
+    text = "Column '{}' has numeric categories; it is used as a number."
     return [DataWarning(text.format(name), name) for name in coded]
 
 
 def _with_target(frame: pd.DataFrame, project: Project) -> tuple[pd.DataFrame, list[DataWarning]]:
-    """The rows that have a target, and a warning if some have none."""
+    """The rows with a target, and a warning if others were left out."""
     known = frame[project.target].notna()
     if known.all():
         return frame, []
@@ -143,7 +148,7 @@ def _with_target(frame: pd.DataFrame, project: Project) -> tuple[pd.DataFrame, l
 
 
 def _in_kinds(frame: pd.DataFrame, project: Project) -> pd.DataFrame:
-    """Every column as one of the four kinds; a tensor's inputs only have to be numbers."""
+    """Convert every column to its kind; a tensor's inputs only need to be numeric."""
     target = as_kind(frame[project.target])
     if project.tensor is None:
         return pd.DataFrame({name: as_kind(frame[name]) for name in frame.columns})
@@ -163,19 +168,19 @@ def _check_tensor(inputs: pd.DataFrame, project: Project) -> None:
     if bad or bool(inputs.isna().to_numpy().any()):
         name = bad[0] if bad else inputs.columns[inputs.isna().any()][0]
         raise DataError(
-            f"Column '{name}' holds values that are missing or no numbers; a tensor takes none.",
+            f"Column '{name}' has missing or non-numeric values, which a tensor cannot have.",
             field=str(name),
         )
 
 
 def _inputs(frame: pd.DataFrame, project: Project) -> tuple[tuple[str, ...], list[DataWarning]]:
-    """The columns to learn from, and a warning for every column that always says the same."""
+    """The input columns, and a warning for every constant column."""
     names = [name for name in frame.columns if name != project.target]
     if project.tensor is not None:
         return tuple(names), []
     constant = [name for name in names if frame[name].nunique(dropna=False) < 2]
     inputs = tuple(name for name in names if name not in constant)
     if not inputs:
-        raise DataError("No column is left to learn from.", field="data")
-    text = "Column '{}' holds one value only; it is left out."
+        raise DataError("No input columns are left.", field="data")
+    text = "Column '{}' has only one value; it is left out."
     return inputs, [DataWarning(text.format(name), name) for name in constant]

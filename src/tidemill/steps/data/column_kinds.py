@@ -1,6 +1,6 @@
-"""The four kinds of column a model can take, and how whatever pandas holds becomes one of them.
+"""The four kinds of column that a model can take, and the conversion of pandas' types to them.
 
-number = float64, integer = int64, boolean = bool, text = pandas' text (NaN where missing). Integers
+number = float64, integer = int64, boolean = bool, text = pandas' text (NaN if missing). Integers
 and booleans with missing values become float64 with NaN.
 """
 
@@ -15,13 +15,13 @@ from pandas.api import types
 from tidemill.errors import DataError
 from tidemill.signature import Kind
 
-_DATES = "Make numbers of it in the data function (a year, a weekday, days since), or drop it."
-_MIXED = "Make it one kind in the data function, or read it with dtype=str."
+_DATES = "Convert it to numbers in the data function (year, weekday, days since), or drop it."
+_MIXED = "Convert it to one type in the data function, or read it with dtype=str."
 _WORDS = {"integer": "numbers", "floating": "numbers", "string": "texts", "boolean": "booleans"}
 
 
 def infer_kind(series: pd.Series[Any]) -> Kind:
-    """The kind a column is meant to be, also where missing values will turn it into float64."""
+    """The kind of a column's values, also if missing values will convert it to float64."""
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
     found = types.infer_dtype(series, skipna=True)
@@ -30,10 +30,10 @@ def infer_kind(series: pd.Series[Any]) -> Kind:
 
 
 def as_kind(series: pd.Series[Any]) -> pd.Series[Any]:
-    """The column as one of the four kinds; the index is kept.
+    """Convert a column to one of the four kinds, keeping its index.
 
     Raises:
-        DataError: The column holds dates, bytes, complex numbers, lists, or a mixture.
+        DataError: The column contains dates, bytes, complex numbers, lists, or mixed types.
     """
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(series.cat.categories.dtype)
@@ -46,7 +46,7 @@ def as_kind(series: pd.Series[Any]) -> pd.Series[Any]:
         return series.astype("float64")
     if types.is_object_dtype(dtype) or types.is_string_dtype(dtype):
         return _from_objects(series)
-    raise _refusal(series, f"holds {dtype}")
+    raise _unsupported(series, f"contains {dtype}")
 
 
 def _as_boolean(series: pd.Series[Any]) -> pd.Series[Any]:
@@ -77,11 +77,13 @@ def _from_objects(series: pd.Series[Any]) -> pd.Series[Any]:
         return _as_integer_if_it_fits(series)
     if found in ("integer", "floating", "mixed-integer-float", "decimal"):
         return series.astype("float64")
-    raise _refusal(series, _mixture(series) if found.startswith("mixed") else f"holds {found}")
+    raise _unsupported(
+        series, _mixture(series) if found.startswith("mixed") else f"contains {found}"
+    )
 
 
 def _as_text(series: pd.Series[Any]) -> pd.Series[Any]:
-    """Texts with NaN where missing, whether pandas marked that as None, NA or NaN."""
+    """Texts with NaN for missing values, which pandas may mark as None, NA or NaN."""
     if isinstance(series.dtype, pd.StringDtype) and series.dtype.na_value is np.nan:
         return series
     return series.astype(object).where(series.notna(), np.nan)
@@ -93,11 +95,11 @@ def _mixture(series: pd.Series[Any]) -> str:
 
     counts = series.dropna().map(word).value_counts()
     if len(counts) == 1:
-        return f"holds {counts.index[0]}"
+        return f"contains {counts.index[0]}"
     return "mixes " + " and ".join(f"{kind} ({count})" for kind, count in counts.items())
 
 
-def _refusal(series: pd.Series[Any], what: str) -> DataError:
+def _unsupported(series: pd.Series[Any], what: str) -> DataError:
     dates = "date" in what or "time" in what or "period" in what
     return DataError(
         f"Column '{series.name}' {what}.",

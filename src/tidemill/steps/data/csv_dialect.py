@@ -1,4 +1,4 @@
-"""How a CSV file is written: its separator, its decimal mark, its encoding."""
+"""Detection of a CSV file's separator, decimal mark and encoding."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from tidemill.errors import DataError
 from tidemill.sources import csv
 
 SEPARATORS = (",", ";", "\t", "|")
-_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-SAMPLED_ROWS = 100_000  # rows that guesses about a table rest on
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SAMPLED_ROWS = 100_000  # what is inferred about a table is inferred from its first rows
 _DECIMAL_COMMA = r"\s*[-+]?\d+,\d+\s*"
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The first rows of a CSV file, and what `pandas.read_csv` needs to be told to read it.
+    """Read the first rows of a CSV file; returns them and the options that `read_csv` needs.
 
     Raises:
-        DataError: It is no table with a header, two columns and a row.
+        DataError: The file is not a table with a header, at least two columns and a row.
     """
     options = csv_options(path)
     more: dict[str, Any] = {"nrows": SAMPLED_ROWS, **options}
     frame = csv(path, **more).load()
     if frame.shape[1] < 2 or frame.empty:
         raise DataError(
-            f"{path} holds {frame.shape[1]} columns and {len(frame)} rows.",
+            f"{path} has {frame.shape[1]} columns and {len(frame)} rows.",
             field="data",
-            expected="a line of column names, then rows of two columns or more",
+            expected="a line of column names, then rows of at least two columns",
         )
     if all(_is_number(name) for name in frame.columns):
         raise DataError(
-            f"The first line of {path} holds numbers only.",
+            f"The first line of {path} contains only numbers.",
             field="data",
             expected="a line of column names",
         )
@@ -42,7 +42,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def csv_options(path: Path) -> dict[str, str]:
-    """Options of `pandas.read_csv` that differ from its defaults, best guess."""
+    """Infer the options of `pandas.read_csv` that differ from its defaults."""
     encoding = detect_encoding(path)
     options = {} if encoding == "utf-8" else {"encoding": encoding}
     widths = {separator: _width(path, separator, options) for separator in SEPARATORS}
@@ -58,7 +58,7 @@ def csv_options(path: Path) -> dict[str, str]:
 
 
 def _width(path: Path, separator: str, options: dict[str, str]) -> int:
-    """How many columns the file has under this separator; 0 when it does not fit."""
+    """How many columns the file has with this separator; 0 if it cannot be read."""
     more: Any = options
     try:
         return int(pd.read_csv(path, sep=separator, nrows=1000, **more).shape[1])
@@ -75,14 +75,17 @@ def _is_number(text: object) -> bool:
 
 
 def detect_encoding(path: Path) -> str:
-    """The first of UTF-16 (with its mark), UTF-8, Windows' and Latin-1 that fits the whole file."""
+    """The first encoding that can decode the whole file.
+
+    Tries UTF-16 (if the file has its byte order mark), UTF-8, Windows-1252 and Latin-1.
+    """
     with path.open("rb") as file:
-        if file.read(2) in _MARKS and _is(path, "utf-16"):
+        if file.read(2) in _BYTE_ORDER_MARKS and _decodes(path, "utf-16"):
             return "utf-16"
-    return next(name for name in ("utf-8", "cp1252", "latin-1") if _is(path, name))
+    return next(name for name in ("utf-8", "cp1252", "latin-1") if _decodes(path, name))
 
 
-def _is(path: Path, encoding: str) -> bool:
+def _decodes(path: Path, encoding: str) -> bool:
     try:
         with path.open(encoding=encoding) as file:
             return all(True for _ in file)

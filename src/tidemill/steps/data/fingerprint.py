@@ -1,7 +1,7 @@
-"""What a table holds, as numbers: one hash a row, one fingerprint for the whole.
+"""Hashes of a table's contents: one for each row, and one fingerprint for the whole table.
 
-Both depend on the values alone, not on how pandas happens to store them: a whole number counts the
-same as int64, float32 or float64, and a text the same in any of pandas' text types.
+Both depend on the values alone, not on the types in which pandas stores them: an integer has the
+same hash as int64, float32 or float64, and a text the same in any of pandas' text types.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pandas.api import types
 
 
 def row_hashes(frame: pd.DataFrame) -> npt.NDArray[np.uint64]:
-    """One number a row [rows], equal for equal rows, the same on every machine."""
+    """One hash for each row [rows]: equal for equal rows, and the same on every machine."""
     plain = pd.DataFrame({name: _plain(frame[name]) for name in frame.columns}, copy=False)
     return np.asarray(pd.util.hash_pandas_object(plain, index=False), dtype=np.uint64)
 
 
 def seeded_row_hashes(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.uint64]:
-    """A random number a row [rows], decided by what the row holds and by the seed.
+    """A pseudo-random number for each row [rows], determined by the row's contents and the seed.
 
-    A row draws the same number wherever it stands and whatever rows come beside it. Equal rows
-    each draw their own: the first of them, the second, and so on.
+    A row gets the same number whatever its position and the other rows. Equal rows get different
+    numbers: the first of them always the same one, the second, and so on.
     """
     hashes = pd.Series(row_hashes(frame))
-    twins = hashes.groupby(hashes).cumcount().to_numpy(dtype="uint64")
+    occurrence = hashes.groupby(hashes).cumcount().to_numpy(dtype="uint64")
     salt = int.from_bytes(hashlib.sha256(f"split {seed}".encode()).digest()[:8], "little")
-    return pd.util.hash_array((hashes.to_numpy() + twins) ^ np.uint64(salt))
+    return pd.util.hash_array((hashes.to_numpy() + occurrence) ^ np.uint64(salt))
 
 
 def fingerprint(frame: pd.DataFrame) -> str:
-    """The sha256 of the columns' names and of the rows, whatever order the rows are in."""
+    """The SHA-256 of the column names and the rows, independent of the order of the rows."""
     digest = hashlib.sha256("\x1f".join(map(str, frame.columns)).encode())
     digest.update(np.sort(row_hashes(frame)).astype("<u8").tobytes())
     return digest.hexdigest()
@@ -42,5 +42,5 @@ def fingerprint(frame: pd.DataFrame) -> str:
 
 def _plain(series: pd.Series[Any]) -> pd.Series[Any]:
     if types.is_numeric_dtype(series.dtype) or types.is_bool_dtype(series.dtype):
-        return series.astype("float64") + 0.0  # -0.0 is 0.0, which older pandas hashes apart
+        return series.astype("float64") + 0.0  # -0.0 becomes 0.0, for older pandas
     return series.astype(object)

@@ -50,16 +50,16 @@ def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prep
     """Load, clean and split a project's rows.
 
     Args:
-        extra_rows: More rows, such as labelled feedback, under the project's own column names; they
-            come last.
+        extra_rows: Additional rows, such as labelled feedback, under the project's column names;
+            appended at the end.
 
     Raises:
-        DataError: The data cannot be loaded or cannot be used; the message says why.
+        DataError: The data cannot be loaded or used; the message gives the reason.
     """
     raw = load_frame(project)
     cleaned = clean(raw, project, extra_rows=extra_rows)
     parts = split(cleaned.frame, project)
-    _refuse_unlearnable(parts, project, cleaned.task)
+    _check_trainable(parts, project, cleaned.task)
     logger.info(
         "%s: %d rows to train on, %d held out", project.name, len(parts.train), len(parts.test)
     )
@@ -78,17 +78,21 @@ def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prep
 
 
 def load_frame(project: Project) -> pd.DataFrame:
-    """The rows as the project's source gives them."""
+    """Load the rows from the project's source.
+
+    Raises:
+        DataError: The source did not return a DataFrame, or one without rows.
+    """
     data = project.data
     frame = data.load() if isinstance(data, Source) else data()
     if not isinstance(frame, pd.DataFrame):
         raise DataError(
-            f"The data function gave {type(frame).__name__}.",
+            f"The data function returned {type(frame).__name__}.",
             field="data",
             expected="a pandas DataFrame",
         )
     if frame.empty:
-        raise DataError("The data hold no rows.", field="data")
+        raise DataError("The data have no rows.", field="data")
     logger.debug("%s: loaded %d rows, %d columns", project.name, *frame.shape)
     return frame
 
@@ -101,30 +105,30 @@ def _source(frame: pd.DataFrame, project: Project) -> str:
     return str(frame.attrs.get("source", described))
 
 
-def _refuse_unlearnable(parts: Split, project: Project, task: Task) -> None:
-    """Without shuffling, the first rows may lack what the last ones have."""
+def _check_trainable(parts: Split, project: Project, task: Task) -> None:
+    """Raise if all training rows are of one class, which can happen without shuffling."""
     if task == "classification" and parts.train[project.target].nunique() < 2:
         raise DataError(
-            "The rows to train on hold one class only.",
+            "The training rows have only one class.",
             field=project.target,
-            remedy="Let the project shuffle, or order the rows by time.",
+            remedy="Set shuffle=True, or check the order of the rows.",
         )
 
 
 def input_matrix(
     frame: pd.DataFrame, inputs: Sequence[str], project: Project
 ) -> pd.DataFrame | npt.NDArray[np.float32]:
-    """What a model is given: the input columns, or float32 [rows, *shape] for a tensor."""
+    """The model's input: the input columns, or a float32 array [rows, *shape] for a tensor."""
     table = frame[list(inputs)]
     if project.tensor is None:
         return table
-    # A copy in row order: pandas' own array is read-only, which PyTorch warns of, and transposed.
+    # A copy in row order: pandas' array is transposed and read-only, which PyTorch warns about.
     flat = np.array(table.to_numpy(), dtype=np.float32, order="C")
     return flat.reshape(-1, *project.tensor.shape)
 
 
 def target_array(frame: pd.DataFrame, project: Project) -> npt.NDArray[Any]:
-    """What a model learns to answer [rows]: texts, whole numbers, booleans or float64."""
+    """The targets [rows]: texts, integers, booleans or float64."""
     target = frame[project.target]
     plain = target.dtype.kind in "fib"
     return target.to_numpy(copy=True) if plain else _texts(target)

@@ -1,12 +1,12 @@
-"""Preprocessing is part of the model: a scikit-learn Pipeline made from the columns' types.
+"""Preprocessing as part of the model: a scikit-learn Pipeline built from the columns' types.
 
     number, integer   missing values become the median; then StandardScaler
     boolean           0.0 or 1.0; missing values become the more frequent one
     text              missing values become the text "missing"; then one-hot, at most 256 columns
-    tensor            untouched
+    tensor            unchanged
 
-Only scikit-learn, pandas and the standard library take part, so that a logged model loads where
-Tidemill is not installed.
+Only scikit-learn, pandas and the standard library are used, so that a logged model can be loaded
+without Tidemill.
 """
 
 from __future__ import annotations
@@ -36,40 +36,40 @@ MAX_CATEGORIES = 256
 
 
 def build_pipeline(estimator: Any, X: Any, project: Project) -> Pipeline:
-    """An unfitted Pipeline of two steps, "preprocess" and "model".
+    """Build an unfitted Pipeline of two steps, "preprocess" and "model".
 
     Args:
-        estimator: Unfitted; it becomes the step "model" as it is.
-        X: The training rows, a DataFrame whose types choose the preprocessing; an array [rows,
-            *shape] for a tensor, which is passed on untouched.
-        project: Its `preprocess` replaces what would be chosen: "none" passes columns on as they
-            are, a transformer is cloned.
+        estimator: Unfitted; becomes the step "model" without being cloned.
+        X: The training rows: a DataFrame, whose types determine the preprocessing, or an array
+            [rows, *shape] for a tensor, which is not preprocessed.
+        project: Its `preprocess` replaces the default: "none" passes columns on unchanged, a
+            transformer is cloned.
     """
     return Pipeline([("preprocess", _preprocess(X, project.preprocess)), ("model", estimator)])
 
 
 def find_scaler(pipeline: Any) -> StandardScaler | None:
-    """The fitted StandardScaler in a pipeline, where it has one."""
+    """The fitted StandardScaler in a pipeline; None if it has none."""
     return next((s for s in _steps(pipeline) if isinstance(s, StandardScaler)), None)
 
 
 def preprocessor(X: pd.DataFrame) -> ColumnTransformer:
-    """The unfitted transformer of a DataFrame's columns to one matrix of float64."""
+    """Build the unfitted transformer of a DataFrame's columns to one float64 matrix."""
     groups: dict[str, list[str]] = {"number": [], "boolean": [], "text": []}
     for name in X.columns:
         groups[_group(X[name])].append(name)
     parts = {"number": _numbers, "boolean": _booleans, "text": _texts}
     chosen = [(group, parts[group](), columns) for group, columns in groups.items() if columns]
-    # Dense, because histogram boosting and naive Bayes refuse sparse matrices.
+    # Dense, because histogram boosting and naive Bayes do not accept sparse matrices.
     return ColumnTransformer(chosen, sparse_threshold=0.0)
 
 
-def _preprocess(X: Any, wanted: Any) -> Any:
-    if wanted is None and isinstance(X, pd.DataFrame):
+def _preprocess(X: Any, setting: Any) -> Any:
+    if setting is None and isinstance(X, pd.DataFrame):
         return preprocessor(X)
-    if wanted is None or isinstance(wanted, str):
+    if setting is None or isinstance(setting, str):
         return "passthrough"
-    return clone(wanted)
+    return clone(setting)
 
 
 def _group(column: pd.Series[Any]) -> str:
@@ -79,22 +79,22 @@ def _group(column: pd.Series[Any]) -> str:
 
 
 def _numbers() -> Pipeline:
-    # The median is not moved by a few wild values. Columns without any value are kept, so that the
-    # width of the matrix depends on the columns alone.
+    # The median is robust to outliers. Columns without any value are kept, so that the width of the
+    # matrix depends on the columns alone.
     fill = SimpleImputer(strategy="median", keep_empty_features=True)
     return Pipeline([("impute", fill), ("scale", StandardScaler())])
 
 
 def _booleans() -> Pipeline:
-    # The imputer takes no booleans. Dividing by the largest absolute value, which is 1, makes 0.0
-    # and 1.0 of them and keeps what is missing.
+    # The imputer does not accept booleans. Dividing by the largest absolute value, 1, converts them
+    # to 0.0 and 1.0 and keeps missing values.
     fill = SimpleImputer(strategy="most_frequent", keep_empty_features=True)
     return Pipeline([("number", MaxAbsScaler()), ("impute", fill)])
 
 
 def _texts() -> Pipeline:
-    # scikit-learn's imputer knows NaN but neither None nor pandas.NA beside it; pandas knows all
-    # three. As objects first, because a categorical or an all-NaN column takes no new text.
+    # scikit-learn's imputer recognizes NaN but neither None nor pandas.NA; pandas recognizes all
+    # three. As objects first, because a categorical or an all-NaN column accepts no new text.
     objects = FunctionTransformer(methodcaller("astype", "object"), feature_names_out="one-to-one")
     fill = FunctionTransformer(methodcaller("fillna", MISSING_TEXT), feature_names_out="one-to-one")
     onehot = OneHotEncoder(
@@ -104,7 +104,7 @@ def _texts() -> Pipeline:
 
 
 def _steps(part: Any) -> Iterator[Any]:
-    """Every transformer in a pipeline, in order, however nested."""
+    """Every transformer in a pipeline, in order, at any depth."""
     if isinstance(part, Pipeline):
         for _, step in part.steps:
             yield from _steps(step)

@@ -1,4 +1,4 @@
-"""The files of a new project, rendered from a description of its table."""
+"""The files of a new project, rendered from the description of its table."""
 
 from __future__ import annotations
 
@@ -64,29 +64,29 @@ from tidemill import Candidate, Gate, Project, csv
 
 project = Project(
     name={name},
-    # A function without arguments that returns a pandas DataFrame can stand here as well.
+    # Also possible: a function without arguments that returns a pandas DataFrame.
     data=csv({data}),
     target={target},
     task="{task}",
 {drop}\
-    # Each is trained and recorded; the best of all is registered as a new version.
+    # All are trained and tracked; the best is registered as a new version.
     candidates=[
 {candidates}\
     ],
-    # What a version must show, on rows it has not seen, before it is promoted. It may also set
-    # bounds: minimum={{{bound}}}.
+    # The evidence on held-out rows that a version needs to be promoted. It can also require
+    # minimum values: minimum={{{bound}}}.
     gate=Gate(metric="{metric}"),
-    # "accept" lets the model see texts that were not in the table; "refuse" answers 422.
+    # For texts that are not in the table: "refuse" responds with 422, "accept" predicts anyway.
     unknown_categories="refuse",
 )
 '''
 
 
 def render_project(name: str, table: TableSpec, metric: str | None = None) -> str:
-    """The project file for a table, as ordinary Python.
+    """Render the project file for a table.
 
     Args:
-        metric: The gate's; None takes the usual one of the task.
+        metric: The gate's metric; None uses the task's default.
     """
     imports, candidates, usual = _ESTIMATORS[table.task]
     arguments = [_quoted(table.path), *(f"{k}={_quoted(v)}" for k, v in table.options.items())]
@@ -105,24 +105,24 @@ def render_project(name: str, table: TableSpec, metric: str | None = None) -> st
 
 def _drop_text(drop: Mapping[str, str]) -> str:
     if not drop:
-        return "    drop=[],  # columns to leave out: ids, and what is only known afterwards\n"
+        return "    drop=[],  # columns to leave out: ids, and values known only afterwards\n"
     lines = [f"        {_quoted(name)},  # {reason}\n" for name, reason in drop.items()]
     return (
-        "    # Left out: a guess, change it where it is wrong.\n    drop=[\n"
+        "    # Left out automatically: change this if it is wrong.\n    drop=[\n"
         + "".join(lines)
         + "    ],\n"
     )
 
 
 def _quoted(text: str) -> str:
-    """A Python literal in double quotes."""
+    """A Python string literal in double quotes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 _README = """\
 # {name}
 
-`project.py` says what to train; `data/` holds the rows.
+`project.py` defines what to train; `data/` contains the rows.
 
 ```console
 tidemill train                # try every candidate, register the best
@@ -130,24 +130,24 @@ tidemill promote {name}
 tidemill serve {name}
 ```
 
-`serve` stays. It prints a request to paste; from another terminal in this folder:
+`serve` keeps running. Send a request from another terminal in this folder:
 
 ```console
-{ask}
+{request}
 ```
 
-`tidemill models` lists the versions, `tidemill rollback {name}` goes back to the one before, and
+`tidemill models` lists the versions, `tidemill rollback {name}` restores the previous one, and
 `tidemill predict {name} rows.csv -o scored.csv` scores a file.
 """
 
 
 def render_readme(name: str, row: Mapping[str, Any] | None) -> str:
-    """The commands that come next, with a request that works when pasted."""
+    """Render the README: the next commands, and a request that works when pasted."""
     key = '-H "X-API-Key: $(cat .tidemill/key)"'
     base = "curl -s http://127.0.0.1:8000"
-    ask = f"{base}/schema {key}"
+    request = f"{base}/schema {key}"
     if row is not None:
         body = json.dumps(dict(row), ensure_ascii=False).replace("'", "'\\''")
         form = "-H 'Content-Type: application/json'"
-        ask = f"{base}/predict {key} \\\n  {form} \\\n  -d '{body}'"
-    return _README.format(name=name, ask=ask)
+        request = f"{base}/predict {key} \\\n  {form} \\\n  -d '{body}'"
+    return _README.format(name=name, request=request)

@@ -1,4 +1,4 @@
-"""The signature of a model, read off its training rows."""
+"""Inference of a model's signature from its training rows."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def infer_signature(
     project: Project,
     kinds: Mapping[str, Kind] | None = None,
 ) -> Signature:
-    """The signature that training rows call for.
+    """Infer the signature of a model from its training rows.
 
     Args:
-        X: The rows a model is fitted on: a DataFrame, or an array [rows, *shape] for a tensor.
-            A column is nullable when it misses values here.
-        y: The targets [rows]; for classes, every label must occur.
-        kinds: The kind of columns whose type does not tell it, such as booleans with missing values
-            held as float64.
+        X: The rows that the model is fitted on: a DataFrame, or an array [rows, *shape] for a
+            tensor. A column is nullable if it has missing values here.
+        y: The targets [rows]; every label must occur.
+        kinds: Kinds of columns that their type does not show, such as booleans with missing values
+            stored as float64.
 
     Raises:
-        DataError: A column is of no kind that a model takes.
+        DataError: A column is of a type that a model cannot take.
     """
     labels = distinct_labels(y) if task == "classification" else ()
     if project.tensor is not None or not isinstance(X, pd.DataFrame):
@@ -53,10 +53,10 @@ def distinct_labels(y: Iterable[Any]) -> tuple[Label, ...]:
 
 
 def conform(frame: pd.DataFrame, signature: Signature) -> pd.DataFrame:
-    """The signature's columns out of a frame, in order, each of the type that its kind has.
+    """Select the signature's columns in order, each converted to the type of its kind.
 
-    number = float64, integer = int64, boolean = bool, text = object with NaN where missing;
-    integers and booleans that miss values here are float64.
+    number = float64, integer = int64, boolean = bool, text = object with NaN if missing. Integers
+    and booleans with missing values become float64.
     """
     series = {c.name: _series(_plain(frame[c.name]), c) for c in signature.columns}
     return pd.DataFrame(series).set_axis(frame.index)
@@ -85,7 +85,7 @@ def _kind(values: pd.Series[Any]) -> Kind:
     if found in ("string", "empty") or isinstance(dtype, pd.CategoricalDtype):
         return "text"
     raise DataError(
-        f"Column '{values.name}' holds {found} ({dtype}).",
+        f"Column '{values.name}' contains {found} ({dtype}).",
         field=str(values.name),
         expected="numbers, booleans or texts",
     )

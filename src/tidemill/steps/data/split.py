@@ -1,4 +1,4 @@
-"""Which rows are held out: decided by what a row holds, so that it stays so when rows are added."""
+"""Which rows are held out: decided by their contents, so that it is stable when rows are added."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tidemill.steps.data.task import resolve_task
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on and rows held out, each in the order they came."""
+    """Rows to train on and held-out rows, each in their original order."""
 
     train: pd.DataFrame
     test: pd.DataFrame
 
 
 def split(frame: pd.DataFrame, project: Project) -> Split:
-    """Hold out `project.test_size` of the rows, of every class alike.
+    """Hold out `project.test_size` of the rows, stratified by class.
 
-    Every row draws a number from its own content and the project's seed; the rows with the lowest
-    numbers of their class are held out. So the same rows give the same split in any order, and a
-    table that grew keeps nearly all of its old rows on the side where they were: what an earlier
-    version learned from stays out of what it is later tested on. `project.shuffle=False` holds
-    out the last rows instead.
+    Every row gets a number from its contents and the project's seed; of each class, the rows with
+    the lowest numbers are held out. So the same rows give the same split in any order, and when a
+    table grows, nearly all of its old rows stay on their side of the split: rows that an earlier
+    version was trained on are not used to test it later. `project.shuffle=False` holds out the last
+    rows instead.
 
     Args:
-        frame: Cleaned rows, with the target; see `tidemill.steps.data.prepare.clean`.
+        frame: Cleaned rows with the target; see `tidemill.steps.data.clean.clean`.
     """
     if not project.shuffle:
         first = len(frame) - _share(len(frame), project.test_size)
@@ -42,12 +42,12 @@ def split(frame: pd.DataFrame, project: Project) -> Split:
 
 
 def _held_out(frame: pd.DataFrame, project: Project, task: Task) -> npt.NDArray[np.bool_]:
-    lots = seeded_row_hashes(frame, project.seed)
+    numbers = seeded_row_hashes(frame, project.seed)
     strata = _strata(frame[project.target], task)
     held = np.zeros(len(frame), dtype=bool)
     for stratum, count in enumerate(allocate(np.bincount(strata), project.test_size)):
         rows = np.flatnonzero(strata == stratum)
-        held[rows[np.argsort(lots[rows], kind="stable")[:count]]] = True
+        held[rows[np.argsort(numbers[rows], kind="stable")[:count]]] = True
     return held
 
 
@@ -58,18 +58,18 @@ def _strata(target: pd.Series[Any], task: Task) -> npt.NDArray[np.intp]:
 
 
 def allocate(counts: npt.NDArray[np.intp], share: float) -> list[int]:
-    """How many rows of each class to hold out, adding up to the share of all rows.
+    """How many rows of each class to hold out: the share of all rows in total.
 
-    Whole parts first, then one more each to the largest remainders (Hamilton's method); every class
-    with two rows or more keeps at least one on either side.
+    By the largest remainder method (Hamilton's): the integer parts first, then one more for the
+    largest remainders. Every class with two or more rows keeps at least one on either side.
     """
-    wanted = counts * share
-    parts = np.floor(wanted).astype(int)
+    quotas = counts * share
+    parts = np.floor(quotas).astype(int)
     short = max(_share(int(counts.sum()), share) - int(parts.sum()), 0)
-    parts[np.argsort(parts - wanted, kind="stable")[:short]] += 1
+    parts[np.argsort(parts - quotas, kind="stable")[:short]] += 1
     return [int(n) for n in np.clip(parts, np.minimum(counts - 1, 1), np.maximum(counts - 1, 0))]
 
 
 def _share(rows: int, share: float) -> int:
-    """At least one row on either side."""
+    """The number of rows in the share, leaving at least one row on either side."""
     return min(max(round(rows * share), 1), rows - 1)

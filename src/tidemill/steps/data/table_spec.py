@@ -1,4 +1,4 @@
-"""What a new project says about a table nobody has described: target, task, what to drop."""
+"""Inference of a new project's settings from its table: the target, the task, what to drop."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ID_NAME = re.compile(r"(^|[^a-z])(id|uuid|guid|index|unnamed: 0)$|[a-z]I[dD]$")
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table as a project describes it.
+    """A table, as a project file describes it.
 
-    Args:
+    Attributes:
         path: The CSV file, relative to the project.
-        options: What `pandas.read_csv` needs to be told about it.
-        drop: Columns to leave out, and why.
-        row: One row of inputs, as a request holds it.
+        options: Options that `pandas.read_csv` needs for it.
+        drop: Columns to leave out, with the reason for each.
+        row: One row of inputs, as in a request.
     """
 
     path: str
@@ -44,12 +44,14 @@ class TableSpec:
 def infer_table_spec(
     frame: pd.DataFrame, path: str, *, target: str | None = None, options: Mapping[str, str]
 ) -> TableSpec:
-    """Guess how a table is meant.
+    """Infer the settings for a table.
 
-    The target is the one given, else a column with a usual name, else the last column.
+    Args:
+        target: The column to predict; None uses a column with a common name (target, label, class,
+            outcome, y), otherwise the last column.
 
     Raises:
-        ProjectError: There is no such target, or nothing is left to learn from.
+        ProjectError: There is no such target, or no column to predict it from.
     """
     columns = [str(name) for name in frame.columns]
     frame = frame.set_axis(columns, axis="columns")
@@ -62,7 +64,7 @@ def infer_table_spec(
     inputs = [name for name in columns if name != target and name not in drop]
     if not inputs:
         raise ProjectError(
-            f"Nothing in the table is left to predict '{target}' from.",
+            f"The table has no columns to predict '{target}' from.",
             field="drop" if drop else "data",
             expected="at least one column besides the target that is not an id",
         )
@@ -70,15 +72,15 @@ def infer_table_spec(
     return TableSpec(path, target, task, options, drop, _example(frame[inputs]))
 
 
-def _target(columns: list[str], wanted: str | None) -> str:
-    if wanted is None:
+def _target(columns: list[str], target: str | None) -> str:
+    if target is None:
         usual = [name for name in columns if name.casefold() in USUAL_TARGETS]
         return usual[-1] if usual else columns[-1]
-    if wanted in columns:
-        return wanted
-    near = difflib.get_close_matches(wanted, columns, n=1)
+    if target in columns:
+        return target
+    near = difflib.get_close_matches(target, columns, n=1)
     raise ProjectError(
-        f"The table has no column '{wanted}'.",
+        f"The table has no column '{target}'.",
         field="target",
         expected=f"one of {', '.join(columns[:20])}",
         remedy=f"Did you mean '{near[0]}'?" if near else None,
@@ -86,10 +88,10 @@ def _target(columns: list[str], wanted: str | None) -> str:
 
 
 def _reason_to_drop(series: pd.Series[Any]) -> str | None:
-    """Why a column tells one row from another instead of one kind of row from another."""
+    """Why a column identifies rows instead of describing them; None if it does not."""
     present = series.dropna()
     if present.empty:
-        return "holds nothing"
+        return "empty"
     distinct = present.nunique()
     whole = pd.api.types.is_integer_dtype(series.dtype)
     text = not pd.api.types.is_numeric_dtype(series.dtype)
@@ -98,12 +100,12 @@ def _reason_to_drop(series: pd.Series[Any]) -> str | None:
     if distinct == len(series) and (whole or text) and _ID_NAME.search(_spaced(str(series.name))):
         return "an id"
     if text and distinct > MAX_DISTINCT_TEXTS and distinct > len(present) / 2:
-        return "nearly as many different texts as rows"
+        return "nearly as many distinct texts as rows"
     return None
 
 
 def _spaced(name: str) -> str:
-    """A name in which `customerId`, `CustomerID` and `customer_id` all end in a word of its own."""
+    """Split camel case, so that `customerId`, `CustomerID` and `customer_id` end in a word "id"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
@@ -115,10 +117,10 @@ def _example(inputs: pd.DataFrame) -> dict[str, Any]:
 
 
 def sample_customers(rows: int = 600, seed: int = 7) -> pd.DataFrame:
-    """Numbers, texts, booleans and gaps, and the text target `churned` ("yes" or "no").
+    """Generate a table of customers with the target `churned` ("yes" or "no").
 
-    Who leaves depends on the plan, the months stayed, the calls for help and the fee, with noise:
-    a good model gets about five in six right.
+    It has numbers, texts, booleans and missing values. Churn depends on the plan, the months, the
+    support calls and automatic payment, with noise: a good model has an accuracy of about 5/6.
     """
     rng = np.random.default_rng(seed)
     plan = rng.choice(["basic", "plus", "pro"], rows, p=[0.5, 0.3, 0.2])
@@ -128,8 +130,8 @@ def sample_customers(rows: int = 600, seed: int = 7) -> pd.DataFrame:
         rng.normal(20.0, 4.0, rows) + 12.0 * (plan == "plus") + 30.0 * (plan == "pro"), 2
     )
     autopay = rng.random(rows) < 0.6
-    leaning = 1.5 * (plan == "basic") - 0.08 * (months - 24) + 0.9 * (calls - 2) - 1.2 * autopay
-    churned = rng.random(rows) < 1.0 / (1.0 + np.exp(-2.0 * leaning))
+    logit = 1.5 * (plan == "basic") - 0.08 * (months - 24) + 0.9 * (calls - 2) - 1.2 * autopay
+    churned = rng.random(rows) < 1.0 / (1.0 + np.exp(-2.0 * logit))
     return pd.DataFrame(
         {
             "customer_id": [f"C{number:05d}" for number in range(1, rows + 1)],

@@ -1,4 +1,4 @@
-"""Whether a target holds classes or quantities, and whether it can."""
+"""Classification or regression: inferring the task from a target, and converting the target."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MANY_CLASSES = 20
 
 
 def resolve_task(target: pd.Series[Any], project: Project) -> Task:
-    """The project's task, or a guess."""
+    """The project's task, or the one inferred from the target."""
     return project.task or infer_task(target)
 
 
 def infer_task(target: pd.Series[Any]) -> Task:
-    """Text, booleans and few whole numbers are classes, other numbers are quantities.
+    """Infer the task: text, booleans and few distinct integers are classes, other numbers are not.
 
-    Whole numbers are few when there are at most 20 of them and ten rows or more for each.
+    Integers are few if there are at most two, or at most 20 with on average ten rows each.
     """
     if not is_numeric(target):
         return "classification"
@@ -31,10 +31,10 @@ def infer_task(target: pd.Series[Any]) -> Task:
 
 
 def convert_target(target: pd.Series[Any], project: Project) -> pd.Series[Any]:
-    """The target as its task needs it: classes whole or text, quantities float64.
+    """Convert the target for its task: float64 for regression, integers or texts for classes.
 
     Raises:
-        DataError: Classes with fractions, or quantities that are not numbers.
+        DataError: Classes are fractional numbers, or quantities are not numbers.
     """
     if resolve_task(target, project) == "regression":
         return _as_quantity(target)
@@ -44,17 +44,17 @@ def convert_target(target: pd.Series[Any], project: Project) -> pd.Series[Any]:
 
 
 def is_numeric(series: pd.Series[Any]) -> bool:
-    """Whether the column holds numbers (booleans are none)."""
+    """Whether the column contains numbers; booleans do not count."""
     return types.is_numeric_dtype(series.dtype) and not types.is_bool_dtype(series.dtype)
 
 
 def _as_quantity(target: pd.Series[Any]) -> pd.Series[Any]:
     if not is_numeric(target):
         raise DataError(
-            f"The target '{target.name}' holds {_shown(target)}, which regression cannot predict.",
+            f"The target '{target.name}' contains {_shown(target)}; regression needs numbers.",
             field=str(target.name),
             expected="numbers",
-            remedy='Set task="classification", or leave the task out.',
+            remedy='Set task="classification", or omit the task.',
         )
     return target.astype("float64")
 
@@ -62,10 +62,10 @@ def _as_quantity(target: pd.Series[Any]) -> pd.Series[Any]:
 def _as_class(target: pd.Series[Any]) -> pd.Series[Any]:
     if not _all_whole(target):
         raise DataError(
-            f"The target '{target.name}' holds fractions ({_shown(target)}), which are no classes.",
+            f"The target '{target.name}' contains fractions ({_shown(target)}), not classes.",
             field=str(target.name),
             expected="texts, booleans or whole numbers",
-            remedy='Set task="regression", or make texts of them in the data function.',
+            remedy='Set task="regression", or convert them to text in the data function.',
         )
     return target.astype("int64")
 

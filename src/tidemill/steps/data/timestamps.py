@@ -1,4 +1,4 @@
-"""Texts as moments, so that rows can be put in order; never by guessing which number is the day."""
+"""Parsing of timestamps; ambiguous dates are an error, never a guess."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _EXPECTED = "numbers, or dates such as 2024-05-31 or 2024-05-31T12:00:00"
 
 
 def parse_timestamps(texts: pd.Series[str], column: str) -> pd.Series[pd.Timestamp]:
-    """The moments in UTC [rows]; NaT where a text is none.
+    """Parse texts as timestamps in UTC [rows]; NaT if a text is not a timestamp.
 
-    Dates such as 3/4/2024 are read day first or month first as one for all rows: as those say where
-    one of the numbers is above twelve.
+    Whether dates such as 3/4/2024 have the day or the month first is decided once for all rows, by
+    those in which one of the numbers is above 12.
 
     Args:
-        column: Its name, for errors.
+        column: The column's name, for error messages.
 
     Raises:
-        DataError: Nothing says which number is the day, or rows disagree.
+        DataError: No row shows which number is the day, or rows contradict each other.
     """
     numbers = texts.astype(str).str.extract(_BY_NUMBER).astype(float)
     day_first = bool((numbers[0] > 12).any())
@@ -29,12 +29,12 @@ def parse_timestamps(texts: pd.Series[str], column: str) -> pd.Series[pd.Timesta
     if numbers[0].notna().any() and day_first == month_first:
         example = str(texts[numbers[0].notna()].iloc[0])
         why = (
-            "some put the day first and others the month" if day_first else "either may be the day"
+            "some have the day first and others the month" if day_first else "either may be the day"
         )
         raise DataError(
-            f"Times of '{column}' such as {example!r} can be read in two ways: {why}.",
+            f"Times in '{column}' such as {example!r} are ambiguous: {why}.",
             field="time",
             expected=_EXPECTED,
-            remedy="Write them so, or name no column where the rows are in order already.",
+            remedy="Convert them, or omit the column if the rows are already in order.",
         )
     return pd.to_datetime(texts, errors="coerce", utc=True, format="mixed", dayfirst=day_first)

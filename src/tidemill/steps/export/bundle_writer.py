@@ -1,4 +1,4 @@
-"""From a fitted model to a bundle: compile, check against the model itself, write, seal."""
+"""From a fitted model to a bundle: compile, compare with the original, write and seal."""
 
 from __future__ import annotations
 
@@ -35,23 +35,19 @@ from tidemill.steps.export.compile import Compiled, compile_model, load_compiled
 from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
 from tidemill.steps.export.parity import accepted_rows
 
-__all__ = [
-    "BundleMetadata",
-    "Compiled",
-    "compile_model",
-    "export_bundle",
-    "make_example",
-    "package_versions",
-    "write_bundle",
-]
+EXAMPLE_ROWS = 5
+PACKAGES = ("tidemill", "numpy", "scikit-learn", "onnx", "onnxruntime", "skl2onnx", "skops")
 
 
 @dataclass(frozen=True)
 class BundleMetadata:
-    """Where a model comes from, for its manifest.
+    """What a bundle's manifest says about a model besides its files.
 
     Attributes:
         name: The registered model's name.
+        metrics: On held-out rows; values that are not finite are left out.
+        versions: Package versions besides those that `package_versions` finds.
+        source: Where the model comes from: run_id, candidate, data_fingerprint, git_commit.
         created: ISO 8601, UTC; empty means now.
     """
 
@@ -62,54 +58,47 @@ class BundleMetadata:
     created: str = ""
 
 
-EXAMPLE_ROWS = 5
-PACKAGES = ("tidemill", "numpy", "scikit-learn", "onnx", "onnxruntime", "skl2onnx", "skops")
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Held-out rows for the parity check, the example and the profile.
+
+    Attributes:
+        X: Inputs [rows, ...].
+        y: Targets [rows]; without them, the profile has no held-out metrics.
+    """
+
+    X: InputRows
+    y: npt.NDArray[Any] | None = None
 
 
 def export_bundle(
     model: Any,
     signature: Signature,
-    X_test: InputRows,
-    y_test: npt.NDArray[Any] | None,
-    folder: Path,
-    *,
-    name: str,
     X_train: InputRows,
-    metrics: Mapping[str, float] | None = None,
-    versions: Mapping[str, str] | None = None,
-    source: Mapping[str, str] | None = None,
+    held_out: HeldOutRows,
+    folder: Path,
+    metadata: BundleMetadata,
 ) -> Bundle:
-    """Compile a fitted model and write its bundle.
+    """Compile a fitted model, check it against the original, and write its bundle.
 
     Args:
         model: A fitted pipeline.
-        X_test: Held-out rows: for the parity check, the example and the profile. Those that the
-            signature does not take are left out.
-        y_test: Their targets [rows]; None leaves the held-out metrics out of the profile.
-        folder: Made if it is not there; must be empty.
-        name: The registered model's name.
-        X_train: What the model was fitted on, for the profile.
-        metrics: On held-out rows; those that are not finite are left out.
-        versions: Packages and versions beside those known here.
-        source: Where the model comes from: run_id, candidate, data_fingerprint, git_commit.
+        X_train: The rows that the model was fitted on, for the profile.
+        held_out: Rows that the signature does not accept are left out.
+        folder: Created if it does not exist; must be empty.
 
     Raises:
-        ExportError: Neither ONNX nor the native fallback can serve the model; the message says why.
+        ExportError: Neither ONNX nor the native fallback can serve the model; the message gives
+            the reasons.
     """
     _prepare(folder)
-    X_held, y_held = _held(X_test, y_test, X_train, signature)
+    X_held, y_held = _accepted(held_out, X_train, signature)
     compiled = compile_model(model, signature, X_held)
-    answers = predict_in_batches(
-        load_compiled(compiled, signature), compiled.inputs, signature, X_held
-    )
-    return write_bundle(
-        folder,
-        compiled,
-        signature,
-        make_profile(X_train, signature, answers, y_test=y_held),
-        make_example(X_held, signature, answers),
-        BundleMetadata(name, metrics or {}, versions or {}, source or {}),
-    )
+    runtime = load_compiled(compiled, signature)
+    predictions = predict_in_batches(runtime, compiled.inputs, signature, X_held)
+    profile = make_profile(X_train, signature, predictions, y_test=y_held)
+    example = make_example(X_held, signature, predictions)
+    return write_bundle(folder, compiled, signature, profile, example, metadata)
 
 
 def write_bundle(
@@ -118,24 +107,24 @@ def write_bundle(
     signature: Signature,
     profile: Mapping[str, Any],
     example: Example,
-    made: BundleMetadata,
+    metadata: BundleMetadata,
 ) -> Bundle:
-    """Write and seal a bundle's files; a model that is in the folder already stays as it is."""
+    """Write a bundle's files and seal it; a model file that exists already is kept."""
     _write(folder / SIGNATURE, signature)
     _write(folder / PROFILE, profile)
     _write(folder / EXAMPLE, example)
     model = folder / MODEL_FILES[compiled.runtime]
     if not model.exists():
         model.write_bytes(compiled.content)
-    manifest = _manifest(compiled, made.name)
+    manifest = _manifest(compiled, metadata.name)
     return bundle.seal(
         folder,
         msgspec.structs.replace(
             manifest,
-            created=made.created or manifest.created,
-            versions={**manifest.versions, **made.versions},
-            metrics=_finite(made.metrics),
-            source=dict(made.source),
+            created=metadata.created or manifest.created,
+            versions={**manifest.versions, **metadata.versions},
+            metrics=_finite(metadata.metrics),
+            source=dict(metadata.source),
         ),
     )
 
@@ -143,17 +132,18 @@ def write_bundle(
 def _prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise ExportError(f"{folder} is not empty.", remedy="Give a folder of its own.")
+        raise ExportError(f"{folder} is not empty.", remedy="Use an empty folder.")
 
 
-def _held(
-    X_test: InputRows, y_test: npt.NDArray[Any] | None, X_train: InputRows, signature: Signature
+def _accepted(
+    held_out: HeldOutRows, X_train: InputRows, signature: Signature
 ) -> tuple[InputRows, npt.NDArray[Any] | None]:
-    """The held-out rows that the signature takes; training rows where there is none."""
-    fits = accepted_rows(X_test, signature)
-    if not fits.any():
+    """The held-out rows that the signature accepts; training rows if it accepts none."""
+    accepted = accepted_rows(held_out.X, signature)
+    if not accepted.any():
         return X_train[accepted_rows(X_train, signature)], None
-    return X_test[fits], None if y_test is None else np.asarray(y_test)[fits]
+    y = held_out.y
+    return held_out.X[accepted], None if y is None else np.asarray(y)[accepted]
 
 
 def _manifest(compiled: Compiled, name: str) -> Manifest:
@@ -172,17 +162,21 @@ def _manifest(compiled: Compiled, name: str) -> Manifest:
     )
 
 
-def make_example(X: InputRows, signature: Signature, answers: ModelPredictions) -> Example:
-    """The first rows and their answers, spread over the labels where there are some."""
-    places = _spread(answers)
-    if not places:
-        raise ExportError("The model finds no finite answer to any held-out row.")
-    rows = tuple(_row(X, place, signature) for place in places)
-    return Example(rows, tuple(_answer(answers, place, signature) for place in places))
+def make_example(X: InputRows, signature: Signature, predictions: ModelPredictions) -> Example:
+    """The bundle's example: the first rows with their predictions, of every label if possible.
+
+    Raises:
+        ExportError: No held-out row has a finite prediction.
+    """
+    positions = _example_positions(predictions)
+    if not positions:
+        raise ExportError("The model returns no finite prediction for any held-out row.")
+    rows = tuple(_row(X, position, signature) for position in positions)
+    return Example(rows, tuple(_prediction(predictions, p, signature) for p in positions))
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of what takes part in compiling, and of Python."""
+    """The versions of Python and of the packages that take part in compiling."""
     found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
     for package in PACKAGES:
         try:
@@ -192,20 +186,20 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _spread(answers: ModelPredictions) -> list[int]:
-    """The first row of each label, then the first rows, as many as an example has."""
-    if answers.labels is None:
-        return [int(i) for i in np.flatnonzero(np.isfinite(answers.predictions))[:EXAMPLE_ROWS]]
-    _, places = np.unique(answers.labels, return_index=True)
-    firsts = sorted(places.tolist())[:EXAMPLE_ROWS]
-    others = [i for i in range(min(len(answers.labels), EXAMPLE_ROWS)) if i not in firsts]
+def _example_positions(predictions: ModelPredictions) -> list[int]:
+    """The first row of each label, then the first other rows, up to the example's size."""
+    if predictions.labels is None:
+        return [int(i) for i in np.flatnonzero(np.isfinite(predictions.predictions))[:EXAMPLE_ROWS]]
+    _, positions = np.unique(predictions.labels, return_index=True)
+    firsts = sorted(positions.tolist())[:EXAMPLE_ROWS]
+    others = [i for i in range(min(len(predictions.labels), EXAMPLE_ROWS)) if i not in firsts]
     return sorted([*firsts, *others][:EXAMPLE_ROWS])
 
 
-def _row(X: InputRows, place: int, signature: Signature) -> tuple[Value, ...]:
+def _row(X: InputRows, position: int, signature: Signature) -> tuple[Value, ...]:
     if not isinstance(X, pd.DataFrame):
-        return tuple(np.asarray(X[place], dtype=float).ravel().tolist())
-    row = X[list(signature.names)].iloc[[place]].astype(object).to_numpy()[0]
+        return tuple(np.asarray(X[position], dtype=float).ravel().tolist())
+    row = X[list(signature.names)].iloc[[position]].astype(object).to_numpy()[0]
     pairs = zip(row.tolist(), signature.columns, strict=True)
     return tuple(_value(value, column.kind) for value, column in pairs)
 
@@ -217,18 +211,20 @@ def _value(value: Any, kind: str) -> Value:
     return plain
 
 
-def _answer(answers: ModelPredictions, place: int, signature: Signature) -> RowPrediction:
-    if answers.labels is None:
-        return RowPrediction(float(answers.predictions[place]))
-    likely = answers.probabilities
+def _prediction(
+    predictions: ModelPredictions, position: int, signature: Signature
+) -> RowPrediction:
+    if predictions.labels is None:
+        return RowPrediction(float(predictions.predictions[position]))
+    probabilities = predictions.probabilities
     return RowPrediction(
-        signature.labels[int(answers.labels[place])],
-        None if likely is None else tuple(likely[place].tolist()),
+        signature.labels[int(predictions.labels[position])],
+        None if probabilities is None else tuple(probabilities[position].tolist()),
     )
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """JSON has no NaN and no infinity."""
+    """The finite metrics: JSON has no NaN and no infinity."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from tidemill.bundle import FORMAT, Manifest, ModelInput, ModelOutputs, Parity
 from tidemill.errors import ExportError, TidemillError
-from tidemill.serving.model.runtime import OnnxRuntime, Runtime
+from tidemill.serving.model.onnx_runtime import OnnxRuntime
+from tidemill.serving.model.runtime import Runtime
 from tidemill.serving.model.sklearn_runtime import NativeRuntime, rebuild
 from tidemill.signature import Signature
 from tidemill.steps.convert.model import Converted, convert, signature_block

@@ -1,8 +1,8 @@
-"""Scout a setting before it is fitted: a few cheap passes that say whether it is far behind.
+"""Early screening: a few cheap passes over part of the training rows, before a setting is fitted.
 
-An estimator with `partial_fit` and `max_iter` (SGD, the perceptrons, ...) learns from some of the
-training rows, pass by pass, and is scored on others of them after each. It is thrown away then: a
-setting that is not given up gets its own `fit` of all training rows, as if nothing had been before.
+An estimator with `partial_fit` and `max_iter` (SGD, the perceptrons, ...) is trained pass by pass
+on some of the training rows and scored on others; a setting that is clearly behind is pruned. The
+screened estimator is discarded: a setting that is not pruned is fitted from scratch on all rows.
 """
 
 from __future__ import annotations
@@ -29,95 +29,102 @@ from tidemill.steps.search.pruning import PruningCallback
 
 logger = logging.getLogger(__name__)
 
-# With fewer rows a fit is no longer than scouting it, which costs some 30 ms whatever is learned.
-FEWEST_ROWS, FEWEST_ROWS_OF_A_LINEAR_ONE = 1_000, 10_000
+# Screening costs about 30 ms whatever the rows; below these sizes a fit takes no longer.
+MIN_ROWS, MIN_ROWS_LINEAR = 1_000, 10_000
 PASSES = 6
-SCORED = (3, 6)  # the passes after which it is scored
-LEARNED = 0.2  # share of the training rows; all passes together are little more than one epoch
-CHECKED, MOST_CHECKED = 0.2, 2000  # share of the training rows that score, and how many at most
+SCORED_PASSES = (3, 6)
+TRAINED_SHARE = 0.2  # of the training rows, so that all passes together are about one epoch
+SCORED_SHARE, MAX_SCORED_ROWS = 0.2, 2000
 
 
 def screen(
-    estimator: Any, project: Project, data: PreparedData, metric: str, watch: PruningCallback | None
+    estimator: Any,
+    project: Project,
+    data: PreparedData,
+    metric: str,
+    callback: PruningCallback | None,
 ) -> None:
-    """Report how good the setting is after each pass; held-out rows take no part.
+    """Report the score of a setting after some passes; held-out rows are not used.
 
-    Whatever goes wrong here is logged and the setting fitted: its own `fit` has the last word.
+    An error in screening is logged and the setting is fitted: only its own `fit` decides whether
+    the trial fails.
 
     Args:
-        estimator: Unfitted, built with the setting, and used up by this.
-        watch: None where nothing is pruned.
+        estimator: Unfitted, built with the setting; it cannot be used afterwards.
+        callback: None if the search does not prune.
 
     Raises:
-        Pruned: The setting is behind the others.
+        TrialPruned: The setting is clearly behind the others.
     """
-    if watch is None or not _can_be_scouted(estimator, data):
+    if callback is None or not _can_be_screened(estimator, data):
         return
-    with _generators_kept(), collected_warnings():
+    with _restore_random_state(), collected_warnings():
         try:
-            _scout(estimator, project, data, metric, watch)
+            _screen(estimator, project, data, metric, callback)
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            logger.info("%s is not scouted: %s", type(estimator).__name__, why)
+            reason = f"{type(error).__name__}: {error}"
+            logger.info("%s could not be screened: %s", type(estimator).__name__, reason)
 
 
-def _can_be_scouted(estimator: Any, data: PreparedData) -> bool:
-    """Whether passes are what its fit is made of, and enough of them for scouting to be cheap."""
+def _can_be_screened(estimator: Any, data: PreparedData) -> bool:
+    """Whether its fit consists of passes, and is long enough for screening to pay off."""
     linear = isinstance(estimator, SGDClassifier | SGDRegressor | Perceptron)
-    longest = getattr(estimator, "max_iter", None)
+    max_iter = getattr(estimator, "max_iter", None)
     return (
-        len(data.train) >= (FEWEST_ROWS_OF_A_LINEAR_ONE if linear else FEWEST_ROWS)
-        and not is_network(estimator)  # is watched through its own epochs
+        len(data.train) >= (MIN_ROWS_LINEAR if linear else MIN_ROWS)
+        and not is_network(estimator)  # networks report their own epochs
         and hasattr(estimator, "partial_fit")
-        and isinstance(longest, int)
-        and longest >= PASSES
+        and isinstance(max_iter, int)
+        and max_iter >= PASSES
     )
 
 
-def _scout(
-    estimator: Any, project: Project, data: PreparedData, metric: str, watch: PruningCallback
+def _screen(
+    estimator: Any, project: Project, data: PreparedData, metric: str, callback: PruningCallback
 ) -> None:
-    learned, checked = _parts(len(data.train), project)
-    X, y = _rows(project, data, learned)
-    X_checked, y_checked = _rows(project, data, checked)
+    trained, scored = _split_rows(len(data.train), project)
+    X, y = _rows(project, data, trained)
+    X_scored, y_scored = _rows(project, data, scored)
     pipeline = build_pipeline(estimator, X, project)
     fix_randomness(pipeline, project.seed)
     classes = _classes(project, data)
-    _adapt(estimator, classes, y)
+    _adapt_to_partial_fit(estimator, classes, y)
     X = pipeline[:-1].fit_transform(X, y)
-    X_checked = pipeline[:-1].transform(X_checked)
+    X_scored = pipeline[:-1].transform(X_scored)
     first = {} if classes is None else {"classes": classes}
     labels = () if classes is None else tuple(classes.tolist())
     for step in range(1, PASSES + 1):
         estimator.partial_fit(X, y, **(first if step == 1 else {}))
-        if step in SCORED:
-            answers = predict(estimator, X_checked)
-            value = score(metric, y_checked, answers.values, answers.probabilities, labels)
-            watch.report(step, metric, value, maximize=METRICS[metric].higher_is_better)
+        if step in SCORED_PASSES:
+            found = predict(estimator, X_scored)
+            value = score(metric, y_scored, found.values, found.probabilities, labels)
+            callback.report(step, metric, value, maximize=METRICS[metric].higher_is_better)
 
 
-def _parts(count: int, project: Project) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Which rows are learned from, and which score: the same for every setting.
+def _split_rows(count: int, project: Project) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Indices of the rows to train on and to score on; the same for every setting.
 
-    The last ones score where the project holds out its last rows.
+    If the project holds out its last rows, the last training rows are the ones scored.
     """
     rng = np.random.default_rng(project.seed)
     order = rng.permutation(count) if project.shuffle else np.arange(count)
-    cut = count - min(int(count * CHECKED), MOST_CHECKED)
-    return rng.permutation(order[:cut])[: int(count * LEARNED)], order[cut:]
+    cut = count - min(int(count * SCORED_SHARE), MAX_SCORED_ROWS)
+    return rng.permutation(order[:cut])[: int(count * TRAINED_SHARE)], order[cut:]
 
 
-def _rows(project: Project, data: PreparedData, which: npt.NDArray[Any]) -> tuple[Any, Any]:
-    rows = data.train.iloc[which]
+def _rows(project: Project, data: PreparedData, indices: npt.NDArray[Any]) -> tuple[Any, Any]:
+    rows = data.train.iloc[indices]
     return input_matrix(rows, data.inputs, project), target_array(rows, project)
 
 
 def _classes(project: Project, data: PreparedData) -> npt.NDArray[Any] | None:
-    return np.unique(target_array(data.train, project)) if data.task == "classification" else None
+    if data.task != "classification":
+        return None
+    return np.unique(target_array(data.train, project))
 
 
-def _adapt(estimator: Any, classes: Any, y: npt.NDArray[Any]) -> None:
-    """Put what `partial_fit` refuses into words that it takes."""
+def _adapt_to_partial_fit(estimator: Any, classes: Any, y: npt.NDArray[Any]) -> None:
+    """Replace the parameters that `partial_fit` does not accept by equivalent ones."""
     if getattr(estimator, "early_stopping", False):
         estimator.set_params(early_stopping=False)
     if getattr(estimator, "class_weight", None) == "balanced":
@@ -132,15 +139,15 @@ def _adapt(estimator: Any, classes: Any, y: npt.NDArray[Any]) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Leave the global generators as they were, so that what follows draws the same without us."""
-    plain, of_numpy = random.getstate(), np.random.get_state()
+def _restore_random_state() -> Iterator[None]:
+    """Restore the global random generators, so that screening does not change the fit after it."""
+    python, numpy = random.getstate(), np.random.get_state()
     torch = sys.modules.get("torch")
-    of_torch = torch.get_rng_state() if torch is not None else None
+    torch_state = torch.get_rng_state() if torch is not None else None
     try:
         yield
     finally:
-        random.setstate(plain)
-        np.random.set_state(of_numpy)
+        random.setstate(python)
+        np.random.set_state(numpy)
         if torch is not None:
-            torch.set_rng_state(of_torch)
+            torch.set_rng_state(torch_state)

@@ -1,4 +1,4 @@
-"""Fit a pipeline, with every random choice fixed and every warning kept."""
+"""Fitting and predicting with fixed random seeds and collected warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Inputs = pd.DataFrame | npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted model, the seconds it took, and what it warned about while it learned."""
+    """A fitted model, the seconds that fitting took, and the warnings it raised."""
 
     model: Any
     seconds: float
@@ -30,7 +30,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """A model's answers: values [rows], and probabilities [rows, labels] where it gives them."""
+    """Predictions: values [rows], and probabilities [rows, labels] or None."""
 
     values: npt.NDArray[Any]
     probabilities: npt.NDArray[np.float64] | None
@@ -40,28 +40,28 @@ class PredictResult:
 def fit(model: Any, X: Inputs, y: npt.NDArray[Any], *, seed: int) -> FitResult:
     """Fit an unfitted scikit-learn pipeline on inputs X [rows, ...] and targets y [rows].
 
-    Whatever the model raises comes through; what it warns about is kept instead of printed.
+    Exceptions of the model are not caught; its warnings are collected instead of printed.
     """
     fix_randomness(model, seed)
     started = time.perf_counter()
-    with collected_warnings() as heard:
+    with collected_warnings() as collected:
         fitted = model.fit(X, y)
-    return FitResult(fitted, time.perf_counter() - started, tuple(heard))
+    return FitResult(fitted, time.perf_counter() - started, tuple(collected))
 
 
 def predict(model: Any, X: Inputs) -> PredictResult:
-    """What a fitted model answers to X [rows, ...].
+    """Predict with a fitted model for X [rows, ...].
 
     Raises:
-        ValueError: The answers hold NaN or infinite values.
+        ValueError: The predictions contain NaN or infinite values.
     """
-    with collected_warnings() as heard:
+    with collected_warnings() as collected:
         values = np.asarray(model.predict(X)).reshape(len(X))
         probabilities = _probabilities(model, X)
     for what, numbers in (("predictions", values), ("probabilities", probabilities)):
         if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-            raise ValueError(f"The model's {what} hold NaN or infinite values.")
-    return PredictResult(values, probabilities, tuple(heard))
+            raise ValueError(f"The model's {what} contain NaN or infinite values.")
+    return PredictResult(values, probabilities, tuple(collected))
 
 
 def _probabilities(model: Any, X: Inputs) -> npt.NDArray[np.float64] | None:
@@ -71,10 +71,10 @@ def _probabilities(model: Any, X: Inputs) -> npt.NDArray[np.float64] | None:
 
 
 def fix_randomness(model: Any, seed: int) -> None:
-    """Seed every generator the fit may draw from: the model's own and the global ones.
+    """Seed every random generator that the fit may use: the model's own and the global ones.
 
-    A `random_state` that the project has set is left alone. PyTorch is seeded only where it is
-    already imported.
+    A `random_state` that the project sets is not changed. PyTorch is seeded only if it is already
+    imported.
     """
     unset = {
         name: seed
@@ -83,7 +83,7 @@ def fix_randomness(model: Any, seed: int) -> None:
     }
     model.set_params(**unset)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # what draws without a random_state of its own
+    np.random.seed(seed % 2**32)  # for estimators without a random_state
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(seed)
@@ -91,12 +91,15 @@ def fix_randomness(model: Any, seed: int) -> None:
 
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """The warnings raised inside, as texts with how often each came, filled in at the end."""
-    heard: list[str] = []
+    """Collect the warnings raised inside: one text each, with a count if repeated.
+
+    The list is filled when the block ends.
+    """
+    collected: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield heard
+        yield collected
     counts = Counter(f"{w.category.__name__}: {w.message}" for w in caught)
-    heard.extend(
+    collected.extend(
         text if count == 1 else f"{text} ({count} times)" for text, count in counts.items()
     )

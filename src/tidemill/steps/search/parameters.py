@@ -1,7 +1,7 @@
-"""Parameters from outside, `--set logistic.C=0.5` or a request's JSON: checked and typed.
+"""Parameters set by a user, as `--set logistic.C=0.5` or in a request's JSON: checked and typed.
 
-What a parameter takes is known from the candidate: the annotation in its signature, its default,
-the values it is set to or searched over, and for scikit-learn's own estimators their constraints.
+A parameter's type is known from the candidate: the annotation in its signature, its default, the
+values that it is set to or searched over, and for scikit-learn's own estimators their constraints.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from tidemill.errors import ProjectError
 from tidemill.project import Candidate, Project
 
-Overrides = dict[str, dict[str, Any]]
+Settings = dict[str, Any]
+Overrides = dict[str, Settings]
 
 _WORDS = {
     bool: "true or false",
@@ -32,9 +33,12 @@ _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "
 
 @dataclass(frozen=True)
 class ParameterType:
-    """What a parameter takes: values of some types, or one of fixed choices; nothing is anything.
+    """The values that a parameter accepts; without kinds and choices, any value.
 
-    `none` says whether None (or the text "none") is among them.
+    Attributes:
+        kinds: Types of accepted values.
+        choices: Accepted values.
+        none: Whether None (or the text "none") is accepted.
     """
 
     kinds: tuple[type, ...] = ()
@@ -49,20 +53,24 @@ class ParameterType:
 
 
 def parse_overrides(project: Project, texts: Iterable[str]) -> Overrides:
-    """Parameters by candidate, out of texts like `logistic.C=0.5`.
+    """Parse texts such as `logistic.C=0.5` into parameters by candidate.
 
-    The candidate may be left out where only one candidate takes the parameter.
+        parse_overrides(project, ["logistic.C=0.5"])      {"logistic": {"C": 0.5}}
+
+    The candidate can be omitted if only one candidate has the parameter.
 
     Raises:
-        ProjectError: A text without `=`, an unknown candidate or parameter, one that several
-            candidates take, or a value of another type; the message names it.
+        ProjectError: A text has no `=`, names an unknown candidate or parameter, or one that
+            several candidates have, or its value is of another type; the message names it.
     """
     found: Overrides = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise ProjectError(
-                f"'{text}' sets no parameter.", field=text, expected="candidate.parameter=value"
+                f"'{text}' does not set a parameter.",
+                field=text,
+                expected="candidate.parameter=value",
             )
         candidate, parameter = _resolve(project, name.strip())
         value = _from_text(candidate, parameter, value.strip())
@@ -72,10 +80,10 @@ def parse_overrides(project: Project, texts: Iterable[str]) -> Overrides:
 
 
 def check_params(project: Project, params: Mapping[str, Any]) -> Overrides:
-    """Parameters by candidate, out of a JSON object: typed values under the same names.
+    """Check a JSON object of parameters, and return them by candidate.
 
-    `{"logistic.C": 0.5}`, `{"logistic": {"C": 0.5}}` and, where only one candidate takes it,
-    `{"C": 0.5}` say the same.
+    `{"logistic.C": 0.5}`, `{"logistic": {"C": 0.5}}` and, if only one candidate has the parameter,
+    `{"C": 0.5}` are equivalent.
 
     Raises:
         ProjectError: As for `parse_overrides`.
@@ -93,7 +101,7 @@ def check_params(project: Project, params: Mapping[str, Any]) -> Overrides:
 
 
 def _resolve(project: Project, name: str) -> tuple[Candidate, str]:
-    """The candidate and the parameter a name means."""
+    """The candidate and the parameter that a name refers to."""
     first, dot, rest = name.partition(".")
     names = [candidate.name for candidate in project.candidates]
     if dot and first in names:
@@ -102,35 +110,35 @@ def _resolve(project: Project, name: str) -> tuple[Candidate, str]:
         return candidate, rest
     if dot:
         raise ProjectError(
-            f"There is no candidate '{first}' to set '{rest}' of.",
+            f"There is no candidate '{first}' with a parameter '{rest}'.",
             field=name,
             expected=f"one of {', '.join(names)}",
         )
-    takers = [candidate for candidate in project.candidates if _takes(candidate, name)]
-    if len(takers) == 1:
-        return takers[0], name
-    if not takers:
-        _refuse_unknown(project.candidates, name)
-    options = ", ".join(f"{candidate.name}.{name}" for candidate in takers)
+    owners = [candidate for candidate in project.candidates if _has(candidate, name)]
+    if len(owners) == 1:
+        return owners[0], name
+    if not owners:
+        _raise_unknown(project.candidates, name)
+    options = ", ".join(f"{candidate.name}.{name}" for candidate in owners)
     raise ProjectError(
-        f"Several candidates take '{name}'.", field=name, expected=f"one of {options}"
+        f"Several candidates have a parameter '{name}'.", field=name, expected=f"one of {options}"
     )
 
 
-def _takes(candidate: Candidate, parameter: str) -> bool:
+def _has(candidate: Candidate, parameter: str) -> bool:
     accepted = candidate.parameters()
     return accepted is None or parameter in accepted
 
 
 def _require_parameter(candidate: Candidate, parameter: str) -> None:
-    if not _takes(candidate, parameter):
-        _refuse_unknown([candidate], parameter)
+    if not _has(candidate, parameter):
+        _raise_unknown([candidate], parameter)
 
 
-def _refuse_unknown(candidates: Sequence[Candidate], parameter: str) -> typing.NoReturn:
+def _raise_unknown(candidates: Sequence[Candidate], parameter: str) -> typing.NoReturn:
     known = sorted({name for candidate in candidates for name in candidate.parameters() or ()})
     who = f"Candidate '{candidates[0].name}'" if len(candidates) == 1 else "No candidate"
-    verb = "takes no" if len(candidates) == 1 else "takes a"
+    verb = "has no" if len(candidates) == 1 else "has a"
     raise ProjectError(
         f"{who} {verb} parameter '{parameter}'.",
         field=parameter,
@@ -139,12 +147,12 @@ def _refuse_unknown(candidates: Sequence[Candidate], parameter: str) -> typing.N
 
 
 def parameter_type(candidate: Candidate, parameter: str) -> ParameterType:
-    """What the candidate's parameter takes, as far as the project tells."""
+    """The values that a candidate's parameter accepts, as far as the project shows."""
     hint = _annotation(candidate, parameter)
     if hint is not None:
         return _from_hint(hint)
     if parameter in getattr(candidate.estimator, "_parameter_constraints", ()):
-        return ParameterType()  # scikit-learn knows better than a default can tell
+        return ParameterType()  # its own constraints are more exact than a default
     values = list(_known_values(candidate, parameter))
     kinds = dict.fromkeys(type(value) for value in values if value is not None)
     simple = tuple(kind for kind in kinds if kind in _WORDS)
@@ -154,17 +162,17 @@ def parameter_type(candidate: Candidate, parameter: str) -> ParameterType:
 
 
 def _annotation(candidate: Candidate, parameter: str) -> Any:
-    """The annotation of a candidate's parameter, if it is one we can check against."""
+    """The annotation of a candidate's parameter, if it can be checked."""
     if not callable(candidate.estimator) or hasattr(candidate.estimator, "get_params"):
         return None
     try:
         return typing.get_type_hints(candidate.estimator).get(parameter)
-    except (NameError, TypeError):  # an annotation that only a type checker can resolve
+    except (NameError, TypeError):  # only a type checker can resolve the annotation
         return None
 
 
 def _from_hint(hint: Any) -> ParameterType:
-    """`float`, `int | None`, `Literal["l1", "l2"]`, and unions of them; else anything."""
+    """Interpret `float`, `int | None`, `Literal["l1", "l2"]` and unions of them; else any value."""
     if typing.get_origin(hint) is typing.Literal:
         choices = typing.get_args(hint)
         return ParameterType(
@@ -183,7 +191,7 @@ def _from_hint(hint: Any) -> ParameterType:
 
 
 def _known_values(candidate: Candidate, parameter: str) -> Iterable[Any]:
-    """The default, the value set and the values searched."""
+    """The default, the fixed value and the values to search."""
     default = (candidate.parameters() or {}).get(parameter, inspect.Parameter.empty)
     if default is not inspect.Parameter.empty:
         yield default
@@ -197,11 +205,11 @@ def _from_text(candidate: Candidate, parameter: str, text: str) -> Any:
     for value in _readings(text, accepted):
         if _fits(value, accepted):
             return _as_accepted(value, accepted)
-    raise _ill_typed(candidate, parameter, text, accepted)
+    raise _type_error(candidate, parameter, text, accepted)
 
 
 def _readings(text: str, accepted: ParameterType) -> Iterable[Any]:
-    """What a text may mean, the likeliest first."""
+    """The values that a text may stand for, the most likely first."""
     if text.lower() in ("none", "null"):
         yield None
     if text.lower() in _TRUTHS:
@@ -219,7 +227,7 @@ def _readings(text: str, accepted: ParameterType) -> Iterable[Any]:
 def _typed(candidate: Candidate, parameter: str, value: Any, *, shown: str) -> Any:
     accepted = parameter_type(candidate, parameter)
     if not _fits(value, accepted):
-        raise _ill_typed(candidate, parameter, value, accepted, field=shown)
+        raise _type_error(candidate, parameter, value, accepted, field=shown)
     return _as_accepted(value, accepted)
 
 
@@ -244,7 +252,7 @@ def _is_a(value: Any, kind: type) -> bool:
 
 
 def _as_accepted(value: Any, accepted: ParameterType) -> Any:
-    """1 becomes 1.0 where a number is wanted, and 3.0 becomes 3 where a whole number is."""
+    """Convert 1 to 1.0 where a float is accepted, and 3.0 to 3 where an int is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if type(value) in accepted.kinds or value in accepted.choices:
@@ -255,7 +263,7 @@ def _as_accepted(value: Any, accepted: ParameterType) -> Any:
     return value
 
 
-def _ill_typed(
+def _type_error(
     candidate: Candidate,
     parameter: str,
     value: Any,
@@ -273,15 +281,15 @@ def _ill_typed(
 
 
 def _check_by_estimator(project: Project, overrides: Overrides) -> None:
-    """Let scikit-learn's estimators check the values against the constraints they declare."""
+    """Check the values against the constraints that scikit-learn's estimators declare."""
     for name, params in overrides.items():
         candidate = project.candidate(name)
         if not hasattr(candidate.estimator, "_parameter_constraints"):
-            continue  # a function may need what only a worker has; its annotations must do
+            continue  # calling a function may need what only a worker has; its annotations suffice
         check = getattr(candidate.build(**params), "_validate_params", lambda: None)
         try:
             check()
         except ValueError as error:
             culprit = next((p for p in params if f"'{p}'" in str(error)), None)
-            if culprit is not None:  # only what was given here; the rest fails in its own run
+            if culprit is not None:  # a fault of another parameter fails in its own run
                 raise ProjectError(str(error), field=f"{name}.{culprit}") from error

@@ -1,10 +1,10 @@
-"""Give up the trials of a guided search that are plainly behind the others while they learn.
+"""Pruning: end trials of a guided search early when their intermediate scores are clearly behind.
 
-    watch = Watch(optuna_trial, maximize=True)
-    watch.report(4, "f1_score", 0.31, maximize=True)      raises Pruned
+    callback = PruningCallback(optuna_trial, maximize=True)
+    callback.report(4, "f1_score", 0.31, maximize=True)      raises TrialPruned
 
-A trial is compared with those that ran to their end, at the same step; the first few of a search
-always do, so that there is something to compare with, and a search is never without a model.
+A trial is compared, at the same step, with the trials that ran to their end. The first few trials
+of a search always do, so that there is something to compare with and a search always has a model.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-MIN_TRIALS = 10  # a shorter search has nothing to gain: its first trials are never pruned
-STARTUP_TRIALS = 5  # how many trials run to their end before any is pruned
-WARMUP_STEPS = 3  # steps that say too little about where a trial ends
-KEPT_PERCENTILE = 75.0  # percent: what is better than the worst quarter goes on
+MIN_TRIALS = 10  # a shorter search gains nothing: its first trials are never pruned
+STARTUP_TRIALS = 5  # trials that run to their end before any is pruned
+WARMUP_STEPS = 3  # the first steps say too little about the final score
+KEPT_PERCENTILE = 75.0  # a trial continues while it is better than the worst quarter
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """When a trial was given up: after which step (pass, epoch), and with which score.
+    """When a trial was pruned: after which step (pass or epoch), and with which score.
 
-    The score is None where it was no finite number.
+    The score is None if it was not a finite number.
     """
 
     step: int
@@ -40,7 +40,7 @@ class Pruning:
 
 
 class TrialPruned(BaseException):
-    """Raised into a trial to end it; no Exception, so that no estimator takes it for a fault."""
+    """Ends a pruned trial; not an Exception, so that no estimator handles it as an error."""
 
     def __init__(self, pruning: Pruning) -> None:
         super().__init__(str(pruning))
@@ -48,11 +48,11 @@ class TrialPruned(BaseException):
 
 
 class PruningCallback:
-    """Tells a study how good one of its trials is while it learns.
+    """Reports a trial's intermediate scores to its study, which may prune it.
 
     Args:
-        trial: Optuna's.
-        maximize: Whether the study's values are better when larger.
+        trial: Optuna's trial.
+        maximize: Whether the study maximizes its values.
     """
 
     def __init__(self, trial: Any, *, maximize: bool) -> None:
@@ -60,35 +60,37 @@ class PruningCallback:
         self._maximize = maximize
 
     def report(self, step: int, measure: str, score: float, *, maximize: bool) -> None:
-        """Tell a score; a step that was told before is passed over, as when a network starts anew.
+        """Report a score, unless this step was reported before (a network may start again).
 
-        A study that cannot be reached prunes nothing: the trial goes on.
+        If the study cannot be reached, nothing is pruned and the trial continues.
 
         Args:
-            maximize: Whether more of this score is better.
+            step: Counted from 1.
+            measure: The name of the score.
+            maximize: Whether a higher score is better.
 
         Raises:
-            Pruned: The trial is behind the others.
+            TrialPruned: The trial is clearly behind the others.
         """
         try:
-            # Optuna warns of NaN, which is behind, and of a step told twice, which it passes over.
+            # Optuna warns about NaN, which counts as behind, and about repeated steps.
             with warnings.catch_warnings(action="ignore"):
                 self._trial.report(score if maximize == self._maximize else -score, step)
                 behind = self._trial.should_prune()
         except Exception:
-            logger.warning("The study does not hear of step %d: not pruned", step, exc_info=True)
+            logger.warning("Step %d could not be reported to the study", step, exc_info=True)
             return
         if behind:
             raise TrialPruned(Pruning(step, measure, score if math.isfinite(score) else None))
 
 
-def pruning_enabled(wanted: bool, trials: int) -> bool:
-    """Whether a guided search of so many trials is pruned, where its candidate wants it."""
-    return wanted and trials >= MIN_TRIALS
+def pruning_enabled(allowed: bool, trials: int) -> bool:
+    """Whether a guided search of that many trials prunes, if its candidate allows it."""
+    return allowed and trials >= MIN_TRIALS
 
 
 def make_pruner(active: bool) -> Any:
-    """Optuna's rule for which trials are given up."""
+    """The Optuna pruner; one that never prunes if not active."""
     from optuna.pruners import NopPruner, PercentilePruner
 
     if not active:

@@ -1,7 +1,8 @@
-"""All rows of a database as text, and back, between any two kinds of database.
+"""Dumps all rows of a database as text and loads them, between any two kinds of database.
 
-One file of JSON lines a table: the names of the columns first, then a list a row. What JSON has no
-word for is an object with one key: `$bytes` (base64), `$time` (ISO 8601) or `$number` (text).
+Each table is one file of JSON lines: the column names first, then a list for each row. A value that
+JSON cannot represent is an object with one key: `$bytes` (base64), `$time` (ISO 8601) or `$number`
+(text).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ BATCH = 1_000
 
 
 def write_dump(database: Database, folder: Path) -> dict[str, int]:
-    """Write every table into the folder, as of one moment; the number of rows by table."""
+    """Write a consistent state of every table into the folder; return the rows by table."""
     folder.mkdir(parents=True, exist_ok=True)
     counts = {}
     with database.snapshot() as connection:
@@ -44,18 +45,18 @@ def write_dump(database: Database, folder: Path) -> dict[str, int]:
     return counts
 
 
-def read_dump(database: Database, folder: Path, *, leave: frozenset[str] = frozenset()) -> None:
-    """Put the rows in the folder in place of all that the database holds, or change nothing.
+def read_dump(database: Database, folder: Path, *, keep: frozenset[str] = frozenset()) -> None:
+    """Replace all rows of the database by those in the folder, in one transaction.
 
     Args:
-        leave: Tables that are not touched, such as the one that holds the schema's version.
+        keep: Tables that are not changed, such as the one with the schema version.
 
     Raises:
-        DataError: The folder has a table or column that the database lacks.
+        DataError: The folder has a table or column that the database lacks; nothing was changed.
     """
     with database.write() as connection:
-        tables = [table for table in _tables(connection) if table.name not in leave]
-        _check_known(folder, {table.name for table in tables} | leave)
+        tables = [table for table in _tables(connection) if table.name not in keep]
+        _check_known(folder, {table.name for table in tables} | keep)
         for table in reversed(tables):
             connection.execute(delete(table))
         for table in tables:
@@ -67,7 +68,7 @@ def read_dump(database: Database, folder: Path, *, leave: frozenset[str] = froze
 
 
 def count_rows(database: Database, *names: str) -> int:
-    """How many rows the named tables hold together; a table that is absent holds none."""
+    """Return the total number of rows of the named tables; a missing table has none."""
     with database.read() as connection:
         tables = [table for table in _tables(connection) if table.name in names]
         counts = [select(func.count()).select_from(table) for table in tables]
@@ -75,7 +76,7 @@ def count_rows(database: Database, *names: str) -> int:
 
 
 def _tables(connection: Connection) -> list[Table]:
-    """Every table, those that others refer to first."""
+    """Return every table, referenced tables before those that refer to them."""
     metadata = MetaData()
     metadata.reflect(connection)
     return list(metadata.sorted_tables)
@@ -95,15 +96,15 @@ def _read_table(connection: Connection, table: Table, path: Path) -> None:
     with path.open(encoding="utf-8") as file:
         names = json.loads(next(file))
         if unknown := set(names) - {column.name for column in table.columns}:
-            raise DataError(f"The table {table.name} here has no column {', '.join(unknown)}.")
+            raise DataError(f"The table {table.name} has no column {', '.join(unknown)} here.")
         booleans = {c.name for c in table.columns if isinstance(c.type, Boolean)}
         while texts := list(islice(file, BATCH)):
             rows = [json.loads(each, object_hook=_decode) for each in texts]
-            connection.execute(insert(table), [_fitted(names, row, booleans) for row in rows])
+            connection.execute(insert(table), [_by_name(names, row, booleans) for row in rows])
 
 
-def _fitted(names: list[str], row: list[Any], booleans: set[str]) -> dict[str, Any]:
-    """The row by name, with the numbers that SQLite keeps for true and false as what they mean."""
+def _by_name(names: list[str], row: list[Any], booleans: set[str]) -> dict[str, Any]:
+    """Return the row by column name, with SQLite's 0 and 1 in boolean columns as booleans."""
     return {
         name: bool(value) if name in booleans and value is not None else value
         for name, value in zip(names, row, strict=True)
@@ -114,13 +115,13 @@ def _check_known(folder: Path, known: frozenset[str] | set[str]) -> None:
     found = {path.stem for path in folder.glob("*.jsonl")}
     if unknown := found - known:
         raise DataError(
-            f"The backup holds tables that are not here: {', '.join(sorted(unknown))}.",
+            f"The backup has tables that this database lacks: {', '.join(sorted(unknown))}.",
             remedy="Restore it with the version of Tidemill or MLflow that wrote it.",
         )
 
 
 def _advance_sequences(connection: Connection, table: Table) -> None:
-    """Let the database number new rows behind the ones that were put in with their numbers."""
+    """Continue the numbering of new rows after the numbers of the loaded rows."""
     for column in table.primary_key.columns:
         if isinstance(column.type, Integer):
             connection.execute(
@@ -146,10 +147,10 @@ def _encode(value: Any) -> dict[str, str]:
 
 def _decode(value: dict[str, Any]) -> Any:
     match value:
-        case {"$bytes": str(held), **rest} if not rest:
-            return base64.b64decode(held)
-        case {"$time": str(held), **rest} if not rest:
-            return datetime.fromisoformat(held)
-        case {"$number": str(held), **rest} if not rest:
-            return Decimal(held)
+        case {"$bytes": str(text), **rest} if not rest:
+            return base64.b64decode(text)
+        case {"$time": str(text), **rest} if not rest:
+            return datetime.fromisoformat(text)
+        case {"$number": str(text), **rest} if not rest:
+            return Decimal(text)
     return value

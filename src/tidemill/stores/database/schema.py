@@ -1,4 +1,4 @@
-"""Bringing a database to this Tidemill's schema, and refusing to work with another one."""
+"""Migrates a database to this version's schema, and rejects a database with another one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tidemill.stores.database.database import Database
 
 SCRIPTS = Path(__file__).parents[2] / "migrations"
 VERSION_TABLE = "tidemill_schema"
-# Any number does, as long as nobody else in the database uses it.
+# An arbitrary number that nothing else in the database uses.
 MIGRATION_LOCK = 7_305_451
 
 
 def migrate(database: Database, target: str = "head") -> tuple[str | None, str | None]:
-    """Bring the schema to `target`; several processes may call this at once.
+    """Migrate the schema to `target`; several processes may call this at once.
 
     Returns:
-        The version before and the version after; None is an empty database.
+        The version before and the version after; None for an empty database.
     """
     with database.write() as connection:
         if database.dialect == "postgresql":
@@ -38,13 +38,13 @@ def migrate(database: Database, target: str = "head") -> tuple[str | None, str |
 
 
 def open_database(settings: Settings) -> Database:
-    """The database of the settings, at this Tidemill's schema.
+    """Open the database of the settings and check its schema.
 
-    The embedded database in the home is brought up to date by itself; another one only by
-    `tidemill migrate`, because others may be working with it.
+    The embedded database in the home is migrated automatically; any other only by
+    `tidemill migrate`, because others may be using it.
 
     Raises:
-        SettingsError: The database is at another schema, or its URL is of an unknown kind.
+        SettingsError: The database has another schema version, or its URL is not supported.
         UnavailableError: The database cannot be reached.
     """
     database = Database(settings.database_uri)
@@ -59,50 +59,50 @@ def open_database(settings: Settings) -> Database:
 
 
 def schema_version(database: Database) -> str | None:
-    """The version the database is at; None when it holds no Tidemill tables."""
+    """Return the database's schema version; None if it has no Tidemill tables."""
     with database.read() as connection:
         return _version(connection)
 
 
 def newest_version() -> str:
-    """The version this Tidemill was written for."""
+    """Return the schema version that this version of Tidemill needs."""
     head = _scripts().get_current_head()
     assert head is not None, "the package carries at least one migration"
     return head
 
 
 def check_schema(database: Database) -> None:
-    """Refuse a database whose schema is not the one this Tidemill was written for.
+    """Check that the database has the schema version that this version of Tidemill needs.
 
     Raises:
-        SettingsError: The schema is absent, older or newer; the remedy says what to do.
+        SettingsError: The schema is missing, older or newer; the remedy says what to do.
     """
-    found, wanted = schema_version(database), newest_version()
-    if found == wanted:
+    found, needed = schema_version(database), newest_version()
+    if found == needed:
         return
     where = database.engine.url.render_as_string(hide_password=True)
     if found is None:
         raise SettingsError(
-            f"The database {where} holds no Tidemill tables.", remedy="Run `tidemill migrate`."
+            f"The database {where} has no Tidemill tables.", remedy="Run `tidemill migrate`."
         )
     if found in {script.revision for script in _scripts().walk_revisions()}:
         raise SettingsError(
-            f"The database {where} is at schema {found}; this Tidemill needs {wanted}.",
-            remedy="Run `tidemill migrate`, after a backup.",
+            f"The database {where} has schema {found}; this version of Tidemill needs {needed}.",
+            remedy="Take a backup, then run `tidemill migrate`.",
         )
     raise SettingsError(
-        f"The database {where} is at schema {found}, which this Tidemill does not know.",
-        remedy="It was migrated by a newer Tidemill: install that version here too.",
+        f"The database {where} has schema {found}, which this version of Tidemill does not know.",
+        remedy="It was migrated by a newer version of Tidemill; install that version here too.",
     )
 
 
 def _is_behind(found: str | None, target: str) -> bool:
-    """Whether an upgrade is called for; a database from the future is left alone."""
+    """Whether the database needs an upgrade; raises SettingsError for a newer database."""
     known = {script.revision for script in _scripts().walk_revisions()}
     if found is not None and found not in known:
         raise SettingsError(
-            f"The database is at schema {found}, which this Tidemill does not know.",
-            remedy="It was migrated by a newer Tidemill: install that version here too.",
+            f"The database has schema {found}, which this version of Tidemill does not know.",
+            remedy="It was migrated by a newer version of Tidemill; install that version here too.",
         )
     return found != (newest_version() if target == "head" else target)
 

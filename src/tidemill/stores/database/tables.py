@@ -1,4 +1,4 @@
-"""Every table of Tidemill's own database. Times are seconds since the epoch, UTC.
+"""The tables of Tidemill's own database. Times are in seconds since the epoch.
 
 A change here needs a migration in `tidemill/migrations/versions`; a test compares the two.
 """
@@ -32,7 +32,7 @@ metadata = MetaData(
 )
 
 Json = JSON().with_variant(JSONB(), "postgresql")
-# SQLite numbers rows by itself only for INTEGER keys.
+# SQLite numbers rows automatically only for INTEGER keys.
 Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 jobs = Table(
@@ -41,7 +41,7 @@ jobs = Table(
     Column("id", String(32), primary_key=True),  # sorts by time of creation
     Column("kind", String(32), nullable=False),
     Column("model", String(255)),
-    Column("project", Text),  # where the worker finds the project: a file, or gallery:NAME
+    Column("project", Text),  # a project file, or gallery:NAME
     Column("params", Json, nullable=False),
     Column("state", String(16), nullable=False),
     Column("percent", Double, nullable=False, default=0.0),
@@ -53,11 +53,11 @@ jobs = Table(
     Column("updated", Double, nullable=False),
     Column("started", Double),
     Column("finished", Double),
-    Column("not_before", Double, nullable=False),  # back-off: no worker takes it earlier
+    Column("not_before", Double, nullable=False),  # no worker claims it earlier
     Column("sent", Double),  # when the broker was last told
     Column("attempts", Integer, nullable=False, default=0),  # claims; also the fencing token
-    Column("failures", Integer, nullable=False, default=0),  # faults that count towards the limit
-    Column("waits", Integer, nullable=False, default=0),  # times in a row a part was unreachable
+    Column("failures", Integer, nullable=False, default=0),  # failures that count towards the limit
+    Column("waits", Integer, nullable=False, default=0),  # how often it was given back
     Column("worker", String(255)),
     Column("heartbeat", Double),
     Column("cancel_requested", Boolean, nullable=False, default=False),
@@ -66,8 +66,8 @@ jobs = Table(
     Column("idempotency_key", String(255)),
     Column("key_id", String(64)),
     Column("request_id", String(128)),
-    Column("parent", String(32)),  # the job that this one is a part of
-    Column("traceparent", String(55)),  # the span that asked for it
+    Column("parent", String(32)),  # the job that this one is a child of
+    Column("traceparent", String(55)),  # the span that requested it
     UniqueConstraint("idempotency_key"),
     Index("ix_jobs_state", "state", "not_before"),
     Index("ix_jobs_model", "model", "id"),
@@ -83,9 +83,9 @@ audit = Table(
     Column("action", String(64), nullable=False),
     Column("subject", String(255)),  # the model, key or table acted on
     Column("version", String(64)),
-    Column("origin", String(255)),  # the address or command it came from
+    Column("origin", String(255)),  # the address or command that requested it
     Column("reason", Text),
-    Column("details", JSON(), nullable=False),  # not JSONB: what is hashed must come back as it was
+    Column("details", JSON(), nullable=False),  # not JSONB, which would change the hashed text
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
     Index("ix_audit_subject", "subject", "seq"),
@@ -143,14 +143,14 @@ model_metrics = Table(
 predictions = Table(
     "predictions",
     metadata,
-    # An id names one answered row. A challenger that shadows it answers under the same id.
+    # An id is one answered row. A challenger in shadow mode answers under the same id.
     Column("id", String(64), primary_key=True),
     Column("version", String(64), primary_key=True),
     Column("time", Double, nullable=False),
     Column("model", String(255), nullable=False),
     Column("role", String(16), nullable=False, default="champion"),  # or shadow, canary, probe
     Column("encoding", String(8), nullable=False),  # f4, f8, values, none: as in the journal
-    Column("features", LargeBinary),  # null where the model does not keep inputs
+    Column("features", LargeBinary),  # null if the model's inputs are not recorded
     Column("output", Text, nullable=False),  # JSON
     Column("probabilities", LargeBinary),  # little-endian float32, in the order of the labels
     Column("confidence", Double),
@@ -166,11 +166,11 @@ served_versions = Table(
     metadata,
     Column("model", String(255), primary_key=True),
     Column("version", String(64), primary_key=True),
-    Column("signature", Json),  # null where ingest has not found it yet
+    Column("signature", Json),  # null until ingest finds it
     Column("first_seen", Double, nullable=False),
 )
 
-#: Partial indexes are used only where the query has the very words, not a parameter.
+#: Partial indexes are used only by queries with this literal text, not with a parameter.
 JOINED, WAITING = text("outcome = 'joined'"), text("outcome = 'waiting'")
 
 feedback = Table(
@@ -178,12 +178,12 @@ feedback = Table(
     metadata,
     Column("id", Serial, primary_key=True),  # the order of arrival
     Column("prediction_id", String(64), nullable=False),
-    Column("model", String(255)),  # null until the prediction is known
+    Column("model", String(255)),  # null until the prediction arrives
     Column("actual", Text, nullable=False),  # JSON
     Column("time", Double, nullable=False),
-    Column("joined", Double),  # when both the label and its prediction were known
-    Column("outcome", String(16), nullable=False),  # see tidemill.stores.predictions.feedback
-    Column("replaces", Boolean, nullable=False, default=False),  # may correct an earlier label
+    Column("joined", Double),  # when both the label and its prediction had arrived
+    Column("outcome", String(16), nullable=False),  # see tidemill.stores.predictions.label_joins
+    Column("replaces", Boolean, nullable=False, default=False),  # corrects an earlier label
     Column("reason", Text),  # why it was refused
     Column("key_id", String(64)),
     Index("ix_feedback_prediction", "prediction_id"),
@@ -214,7 +214,7 @@ drift_results = Table(
     Column("time", Double, nullable=False),
     Column("model", String(255), nullable=False),
     Column("version", String(64), nullable=False),
-    Column("feature", String(255)),  # null: the verdict on the whole window
+    Column("feature", String(255)),  # null: the result for the whole window
     Column("test", String(64), nullable=False),
     Column("statistic", Double),
     Column("p_value", Double),
@@ -227,7 +227,7 @@ drift_results = Table(
     Index("ix_drift_results_model", "model", "id"),
 )
 
-#: Partial indexes are used only where the query has the very words, not a parameter.
+#: Partial indexes are used only by queries with this literal text, not with a parameter.
 OPEN, UNDER_WAY = text("closed IS NULL"), text("closed IS NULL AND retrains")
 
 triggers = Table(
@@ -238,17 +238,17 @@ triggers = Table(
     Column("model", String(255), nullable=False),
     Column("version", String(64)),
     Column("cause", String(32), nullable=False),  # see tidemill.policies.Cause
-    Column("cause_key", String(255)),  # the same cause is acted on once
+    Column("cause_key", String(255)),  # the same cause opens one trigger only
     Column("state", String(32), nullable=False),  # see tidemill.stores.monitoring.triggers
     Column("retrains", Boolean, nullable=False, default=False),
-    Column("actor", String(255)),  # who asked for it, where somebody did
+    Column("actor", String(255)),  # who requested it, if a person did
     Column("reason", Text),
     Column("evidence", Json),
     Column("job_id", String(32)),
     Column("closed", Double),
     UniqueConstraint("model", "cause_key"),
     Index("ix_triggers_model", "model", "id"),
-    # No two open triggers for one cause, whoever opens them at the same moment.
+    # At most one open trigger per cause, even if two processes open one at the same time.
     Index(
         "ix_triggers_open",
         "model",
@@ -257,7 +257,7 @@ triggers = Table(
         sqlite_where=OPEN,
         postgresql_where=OPEN,
     ),
-    # A model is retrained for one thing at a time.
+    # A model has at most one retraining at a time.
     Index(
         "ix_triggers_under_way",
         "model",
@@ -273,12 +273,16 @@ contests = Table(
     Column("id", String(32), primary_key=True),
     Column("model", String(255), nullable=False),
     Column("trigger_id", String(32)),
-    Column("job_id", String(32), unique=True),  # a job opens one contest, however often it is tried
+    Column(
+        "job_id", String(32), unique=True
+    ),  # a job opens one contest, however often it is retried
     Column("champion", String(64), nullable=False),
     Column("challengers", Json, nullable=False),
-    Column("cut", Double, nullable=False),  # predictions from then on are judged, earlier learned
-    Column("changed", Double),  # when things probably changed, by the time of a prediction
-    Column("learned", Integer, nullable=False),  # labelled rows since then, or in all
+    Column(
+        "cut", Double, nullable=False
+    ),  # later predictions are compared, earlier ones trained on
+    Column("changed", Double),  # the time of the prediction at which a change is estimated
+    Column("learned", Integer, nullable=False),  # labelled rows since then, or all of them
     Column("scale", Double, nullable=False),
     Column("opened", Double, nullable=False),
     Column("state", String(16), nullable=False),  # open, won, kept
@@ -308,9 +312,9 @@ watches = Table(
     "watches",
     metadata,
     Column("model", String(255), primary_key=True),
-    Column("version", String(64), nullable=False),  # the champion that the state is about
+    Column("version", String(64), nullable=False),  # the champion of this state
     Column("state", Json, nullable=False),  # see tidemill.loop.monitoring.watcher
-    Column("verdict", Json),  # the last one, as people read it
+    Column("verdict", Json),  # the last one, in the form that is shown
     Column("updated", Double, nullable=False),
 )
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.stores.database.database import Database, EpochNow, new_row_id
-from tidemill.stores.database.pages import ResultPage, conditions, json_safe, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, json_safe, read_page
 from tidemill.stores.database.tables import jobs
 
 State = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]

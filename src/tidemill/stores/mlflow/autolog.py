@@ -1,4 +1,4 @@
-"""MLflow's own autologging for scikit-learn, switched on for one fit inside one run of ours."""
+"""MLflow's autologging for scikit-learn, enabled for one fit inside an existing run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tidemill.stores.mlflow.connection import without_warnings
-from tidemill.stores.mlflow.tracking import TrackedRun, Tracking
+from tidemill.stores.mlflow.tracking import TrackedRun
 
 _URI = "MLFLOW_TRACKING_URI"
 
 
 @contextmanager
-def autologging(tracking: Tracking, run: TrackedRun) -> Iterator[None]:
-    """Let what is fitted inside log itself to `run`: all parameters, scores on the training rows.
+def autologging(run: TrackedRun) -> Iterator[None]:
+    """Log the parameters and training scores of what is fitted inside the block to `run`.
 
-    No run and no model is made by it: both are logged once, by us. MLflow's autologging works
-    through an active run of the process, so one process can do this for one fit at a time.
+    Autologging creates no run and no model: Tidemill logs both itself. MLflow's autologging uses
+    the process's active run, so a process can do this for only one fit at a time.
     """
     import mlflow
     import mlflow.sklearn
 
     before, in_environment = mlflow.get_tracking_uri(), os.environ.get(_URI)
-    mlflow.set_tracking_uri(tracking.tracking_uri)
+    mlflow.set_tracking_uri(run.tracking.tracking_uri)
     try:
         with without_warnings():
             mlflow.sklearn.autolog(
@@ -41,7 +41,7 @@ def autologging(tracking: Tracking, run: TrackedRun) -> Iterator[None]:
 
 
 def _restore(value: str | None) -> None:
-    """MLflow also writes its address into the environment, for processes it starts."""
+    """Undo that MLflow also sets its tracking URI in the environment, for its subprocesses."""
     if value is None:
         os.environ.pop(_URI, None)
     else:

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a version beside its bundle: the gate's evidence, intervals, pictures."""
+"""A version's artifacts besides its bundle: the gate's evidence, metric intervals, plots."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ INTERVALS_FILE = "metric_intervals.json"
 
 
 def read_evidence(client: Any, run_id: str | None, number: str) -> dict[str, Any]:
-    """The whole of what the gate looked at when it judged a version.
+    """Return the evidence on which the gate decided about a version.
 
     Args:
-        client: MLflow's.
+        client: MLflow's client.
 
     Raises:
-        NotFoundError: The version was never at the gate.
+        NotFoundError: The gate has never examined the version.
     """
     path = f"gate/evidence-v{number}.json"
-    if run_id is None or not _is_there(client, run_id, "gate", path):
-        raise NotFoundError(f"Version {number} was never at the gate.")
+    if run_id is None or not _exists(client, run_id, "gate", path):
+        raise NotFoundError(f"The gate has never examined version {number}.")
     found: dict[str, Any] = json.loads(_content(client, run_id, path))
     return found
 
 
 def read_intervals(client: Any, run_id: str | None) -> dict[str, tuple[float, float]]:
-    """The 95% interval of each metric of the version that a run became; none where none is kept."""
-    if run_id is None or not _is_there(client, run_id, None, INTERVALS_FILE):
+    """Return the 95% interval (low, high) of each metric of a run; empty if none are stored."""
+    if run_id is None or not _exists(client, run_id, None, INTERVALS_FILE):
         return {}
     found: dict[str, list[float]] = json.loads(_content(client, run_id, INTERVALS_FILE))[
         "intervals"
@@ -39,17 +39,17 @@ def read_intervals(client: Any, run_id: str | None) -> dict[str, tuple[float, fl
 
 
 def read_picture(client: Any, run_id: str | None, name: str) -> bytes:
-    """A picture among the files of a run.
+    """Return a picture among the artifacts of a run.
 
     Raises:
-        NotFoundError: The run has none of that name.
+        NotFoundError: The run has no picture of that name.
     """
-    if run_id is None or not _is_there(client, run_id, None, name):
+    if run_id is None or not _exists(client, run_id, None, name):
         raise NotFoundError(f"The run has no {name}.")
     return _content(client, run_id, name)
 
 
-def _is_there(client: Any, run_id: str, folder: str | None, path: str) -> bool:
+def _exists(client: Any, run_id: str, folder: str | None, path: str) -> bool:
     return any(entry.path == path for entry in client.list_artifacts(run_id, folder))
 
 

@@ -1,4 +1,4 @@
-"""Models that others registered in MLflow: fetched, and described without loading them."""
+"""MLflow models not trained by Tidemill: downloaded, and described without loading them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ LOGGED = "models:/"
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """An MLflow model on this disk.
+    """An MLflow model in a local folder; none of its code was run.
 
     Attributes:
-        folder: Where it is; nothing of it was loaded.
-        flavors: What MLmodel says of each flavour, by its name.
+        flavors: The entries of the MLmodel file for each flavour, by its name.
         inputs, outputs: The entries of its signature's schemas; None without one.
-        example: Rows as the model takes them (a DataFrame, an array, a dict of arrays), if it has
-            some.
+        example: Rows in the model's input format (a DataFrame, an array or a dict of arrays), if
+            it has an input example.
         made_with: The version of MLflow that wrote it.
     """
 
@@ -39,11 +38,11 @@ class ExternalModel:
 
 
 def fetch_model(connection: MlflowConnection, version: ModelVersion, into: Path) -> ExternalModel:
-    """Download a version's MLflow model, from whatever store that keeps artifacts in.
+    """Download a version's MLflow model into the folder `into`.
 
     Raises:
-        NotFoundError: The version points at no MLflow model.
-        ExportError: What it points at cannot be read.
+        NotFoundError: The version has no MLflow model.
+        ExportError: The model cannot be read.
     """
     into.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,8 +56,11 @@ def fetch_model(connection: MlflowConnection, version: ModelVersion, into: Path)
 
 
 def _download(connection: MlflowConnection, version: ModelVersion, into: Path) -> str:
-    """The version's model, from where the registry says; MLflow would look up a `models:/` address
-    in the registry that its environment names, which need not be this one."""
+    """Download the model from the URI in the registry and return its folder.
+
+    A `models:/` URI is resolved here: MLflow would look it up in the registry of its environment
+    variables, which may be another one.
+    """
     from mlflow.artifacts import download_artifacts
 
     client = connection.client
@@ -72,17 +74,17 @@ def _download(connection: MlflowConnection, version: ModelVersion, into: Path) -
 
 
 def read_model_folder(folder: Path) -> ExternalModel:
-    """What the files of an MLflow model say; none of its code is run, nothing is unpickled.
+    """Describe the MLflow model in a folder without running its code or unpickling anything.
 
     Raises:
-        NotFoundError: There is no MLmodel.
-        ExportError: It cannot be read.
+        NotFoundError: The folder has no MLmodel file.
+        ExportError: The MLmodel file cannot be read.
     """
     import yaml  # type: ignore[import-untyped]
 
     path = folder / MODEL_FILE
     if not path.is_file():
-        raise NotFoundError(f"{folder.name} holds no {MODEL_FILE}; it is not an MLflow model.")
+        raise NotFoundError(f"{folder.name} has no {MODEL_FILE}; it is not an MLflow model.")
     try:
         found = yaml.safe_load(path.read_text())
         signature = found.get("signature") or {}
@@ -100,13 +102,13 @@ def _schema(text: str | None) -> list[dict[str, Any]] | None:
 
 
 def _example(folder: Path) -> Any:
-    """The first rows of the input example; None where there is none that can be read."""
+    """Return the first rows of the input example; None if there is none that can be read."""
     from mlflow.models import Model
 
     try:
         with without_warnings():
             found = Model.load(str(folder)).load_input_example(str(folder))
-    except Exception:  # an aid: what is wrong with it is no reason to refuse the model
+    except Exception:  # a broken example is no reason to reject the model
         return None
     if isinstance(found, dict) or found is None or not hasattr(found, "__getitem__"):
         return found

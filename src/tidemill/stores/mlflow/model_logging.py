@@ -1,6 +1,7 @@
-"""A fitted pipeline as an MLflow model that `mlflow.pyfunc.load_model` loads.
+"""Logs a fitted pipeline as an MLflow model, which `mlflow.pyfunc.load_model` can load.
 
-It is kept through skops where that can hold it, which unpickles nothing; else through cloudpickle.
+It is saved with skops, which loads without unpickling, where skops supports it; else with
+cloudpickle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from tidemill.errors import ExportError, TidemillError
 from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.connection import without_warnings
-from tidemill.stores.mlflow.tracking import TrackedRun, Tracking
+from tidemill.stores.mlflow.tracking import TrackedRun
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _NOT_IMPORTABLE = (_PROJECT_MODULES, "__main__")
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A model kept in MLflow: its id, where it is, and the format it was kept in."""
+    """A model logged to MLflow: its id, its URI, and its format, "skops" or "cloudpickle"."""
 
     id: str
     source: str
@@ -41,7 +42,6 @@ class LoggedModel:
 
 
 def log_model(
-    tracking: Tracking,
     run: TrackedRun,
     model: Any,
     signature: Signature,
@@ -50,15 +50,16 @@ def log_model(
     params: Mapping[str, Any],
     metrics: Mapping[str, float],
 ) -> LoggedModel:
-    """Keep a fitted pipeline as the run's MLflow model, under the name "model".
+    """Log a fitted pipeline as the run's MLflow model, under the name "model".
 
     Args:
-        example: Rows as the model takes them; the first few are kept with it.
+        example: Rows in the model's input format; the first few are saved with it.
         params, metrics: Shown on the model's page, as on the run's.
 
     Raises:
-        ExportError: Neither skops nor cloudpickle can hold the model.
+        ExportError: Neither skops nor cloudpickle can save the model.
     """
+    tracking = run.tracking
     shown = {key: str(value)[:250] for key, value in params.items()}
     entity = tracking.call(
         lambda client: client.create_logged_model(
@@ -67,11 +68,11 @@ def log_model(
     )
     try:
         with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
-            place = Path(folder, MODEL_NAME)
-            form = _saved(model, signature, example, place, run, entity)
-            tracking.call(lambda client: client.log_model_artifacts(entity.model_id, str(place)))
+            path = Path(folder, MODEL_NAME)
+            form = _save_or_raise(model, signature, example, path, run, entity)
+            tracking.call(lambda client: client.log_model_artifacts(entity.model_id, str(path)))
     except BaseException:
-        with suppress(TidemillError):  # what went wrong first is what matters
+        with suppress(TidemillError):  # the first error is the one to report
             tracking.call(lambda client: client.finalize_logged_model(entity.model_id, "FAILED"))
         raise
     tracking.call(lambda client: client.finalize_logged_model(entity.model_id, "READY"))
@@ -80,16 +81,16 @@ def log_model(
     return LoggedModel(entity.model_id, entity.artifact_location, form)
 
 
-def _saved(
-    model: Any, signature: Signature, example: Any, place: Path, run: TrackedRun, entity: Any
+def _save_or_raise(
+    model: Any, signature: Signature, example: Any, path: Path, run: TrackedRun, entity: Any
 ) -> str:
-    """Write the MLflow model's folder; gives the format it was kept in."""
+    """Write the MLflow model's folder and return its format."""
     try:
-        return _save(model, signature, example, place, run, entity)
+        return _save(model, signature, example, path, run, entity)
     except Exception as error:  # pickling runs the model's own code
         raise ExportError(
-            f"MLflow cannot keep {type(model).__name__}: {type(error).__name__}: {error}",
-            remedy="Leave out what cannot be pickled, such as open files, locks and connections.",
+            f"MLflow cannot save {type(model).__name__}: {type(error).__name__}: {error}",
+            remedy="Remove what cannot be pickled, such as open files, locks and connections.",
         ) from error
 
 
@@ -100,7 +101,7 @@ def _output(model_id: str) -> Any:
 
 
 def _save(
-    model: Any, signature: Signature, example: Any, place: Path, run: TrackedRun, entity: Any
+    model: Any, signature: Signature, example: Any, path: Path, run: TrackedRun, entity: Any
 ) -> str:
     import mlflow.sklearn
     from mlflow.models import Model
@@ -116,7 +117,7 @@ def _save(
     with without_warnings(), _project_code_by_value():
         mlflow.sklearn.save_model(
             model,
-            str(place),
+            str(path),
             mlflow_model=described,
             serialization_format=form,
             skops_trusted_types=trusted,
@@ -124,15 +125,15 @@ def _save(
             input_example=example[:EXAMPLE_ROWS],
             pip_requirements=requirements(model, form),
         )
-    logger.debug("The model of run %s is kept through %s", run.id, form)
+    logger.debug("The model of run %s is saved with %s", run.id, form)
     return form
 
 
 def skops_types(model: Any) -> list[str] | None:
-    """The types that skops has to be told to trust in order to load the model back.
+    """Return the types that skops must trust to load the model back.
 
-    None when skops cannot hold it, or only by naming code that nobody else can import: lambdas, and
-    what a project file or an interactive session defines.
+    None if skops cannot save the model, or only by naming code that cannot be imported elsewhere:
+    lambdas, and what a project file or an interactive session defines.
     """
     import skops.io
 
@@ -140,15 +141,15 @@ def skops_types(model: Any) -> list[str] | None:
         content = skops.io.dumps(model)
         types: list[str] = skops.io.get_untrusted_types(data=content)
         skops.io.loads(content, trusted=types)
-    except Exception as error:  # skops raises whatever the model's own parts do
-        logger.debug("skops cannot hold %s: %s", type(model).__name__, error)
+    except Exception as error:  # the model's own parts can raise anything
+        logger.debug("skops cannot save %s: %s", type(model).__name__, error)
         return None
     return None if any(name.startswith(_NOT_IMPORTABLE) for name in types) else types
 
 
 @contextmanager
 def _project_code_by_value() -> Iterator[None]:
-    """Pickle what a project file defines into the model: nobody else can import that file."""
+    """Pickle code defined in a project file into the model: it cannot be imported elsewhere."""
     import cloudpickle  # type: ignore[import-untyped]
 
     modules = [
@@ -164,14 +165,14 @@ def _project_code_by_value() -> Iterator[None]:
 
 
 def mlflow_signature(signature: Signature) -> Any:
-    """The same contract in MLflow's words."""
+    """Convert a signature to MLflow's ModelSignature."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     if signature.tensor is not None:
         tensor = signature.tensor
-        # Without a name: a named one must come as a dictionary, which the model would not take.
+        # Without a name: a named tensor must come as a dictionary, which the model cannot take.
         inputs = Schema([TensorSpec(np.dtype(tensor.dtype), (-1, *tensor.shape))])
     else:
         inputs = Schema([ColSpec(_type_of(column), column.name) for column in signature.columns])
@@ -179,7 +180,7 @@ def mlflow_signature(signature: Signature) -> Any:
 
 
 def _type_of(column: Column) -> str:
-    """Booleans and integers that may be missing reach the model as numbers with NaN."""
+    """Return a column's MLflow type; nullable booleans and integers become numbers with NaN."""
     return "double" if column.nullable and column.kind != "text" else _TYPES[column.kind]
 
 
@@ -191,16 +192,16 @@ def _answer_type(signature: Signature) -> str:
 
 
 def requirements(model: Any, form: str) -> list[str]:
-    """What has to be installed to load the model, at the versions it was made with.
+    """Return the packages needed to load the model, pinned to the versions it was trained with.
 
-    Named here, because MLflow would find out by loading the model in another process.
+    Listed here because MLflow would find them by loading the model in another process.
     """
-    wanted = dict.fromkeys([*_ALWAYS_NEEDED, form, *_packages_of(model)])
-    return [f"{name}=={importlib.metadata.version(name)}" for name in wanted]
+    names = dict.fromkeys([*_ALWAYS_NEEDED, form, *_packages_of(model)])
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 
 def _packages_of(model: Any) -> Sequence[str]:
-    """The packages that the pipeline's steps come from, other than the ones always needed."""
+    """Return the packages of the pipeline's steps, except those always needed."""
     steps = [step for _, step in getattr(model, "steps", [("model", model)])]
     modules = {type(part).__module__.split(".")[0] for step in steps for part in _parts(step)}
     modules -= {"sklearn", "builtins", "numpy", "__main__", "tidemill"}
@@ -215,7 +216,7 @@ def _packages_of(model: Any) -> Sequence[str]:
 
 @cache
 def _distributions() -> Mapping[str, Sequence[str]]:
-    """Which packages give which modules: seconds of reading, where much is installed."""
+    """Map modules to packages; takes seconds where many packages are installed."""
     return importlib.metadata.packages_distributions()
 
 

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 BUNDLE_PATH = "bundle"
 PAGE_SIZE = 200
-RUNS_A_QUERY = 50
+RUNS_PER_QUERY = 50
 TAG_BYTES = 5000  # MLflow refuses longer values
 
 
@@ -46,11 +46,11 @@ class Registry:
     """MLflow's registry, and the runs behind its versions.
 
     Args:
-        tracking_uri: Where runs and their artifacts are.
-        registry_uri: Where models are registered; None means in the same place.
+        tracking_uri: The store of runs and their artifacts.
+        registry_uri: The store of registered models; None means the tracking store.
         probe_seconds: How long a server may take to accept a connection.
 
-    Every method raises UnavailableError within seconds when MLflow cannot be reached.
+    Every method raises UnavailableError within seconds if MLflow cannot be reached.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Registry:
 
     @property
     def connection(self) -> MlflowConnection:
-        """The way to MLflow that this registry asks."""
+        """The connection to MLflow."""
         return self._connection
 
     # Reading
 
     def models(self, tag: tuple[str, str] | None = None) -> list[RegisteredModel]:
-        """All registered models by name, or those that carry a tag (key, value)."""
+        """Return all registered models by name, or those with a tag (key, value)."""
         where = f"tags.`{tag[0]}` = {_literal(tag[1])}" if tag else None
         found = self._connection.pages(
             lambda client, token: client.search_registered_models(
@@ -76,10 +76,10 @@ class Registry:
         return [read_model(entity) for entity in found]
 
     def model(self, name: str) -> RegisteredModel:
-        """One registered model.
+        """Return a registered model.
 
         Raises:
-            NotFoundError: There is none of that name; lists those there are.
+            NotFoundError: There is no such model; the remedy lists those that exist.
         """
         try:
             entity = self._connection.call(lambda client: client.get_registered_model(name))
@@ -88,7 +88,7 @@ class Registry:
         return read_model(entity)
 
     def versions(self, name: str, *, metrics: bool = False) -> list[ModelVersion]:
-        """All versions of a model, newest first; with their runs' metrics where asked for.
+        """Return all versions of a model, newest first, with their runs' metrics if `metrics`.
 
         Raises:
             NotFoundError: There is no such model.
@@ -98,10 +98,10 @@ class Registry:
         return self._with_metrics(found) if metrics else found
 
     def version(self, name: str, number: str | int) -> ModelVersion:
-        """One version, with its metrics.
+        """Return a version with its metrics.
 
         Raises:
-            NotFoundError: There is no such model or version; lists those there are.
+            NotFoundError: There is no such model or version; the remedy lists those that exist.
         """
         aliases = self.model(name).aliases
         try:
@@ -113,7 +113,7 @@ class Registry:
         return self._with_metrics([read_version(entity, aliases)])[0]
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
-        """The version that an alias points at, in one cheap call; without metrics.
+        """Return the version that an alias points at, without metrics; one cheap call.
 
         Raises:
             NotFoundError: There is no such model.
@@ -136,37 +136,37 @@ class Registry:
         stage: str | None = None,
         follow: Literal["champion", "latest"] = "champion",
     ) -> ModelVersion:
-        """The version that is meant.
+        """Return the version that a reference names.
 
-        A plain name means the champion; where nothing was ever promoted, or with
-        `follow="latest"`, the newest version that has a bundle (the newest of all if none has).
+        A plain name means the champion. If nothing was ever promoted, or with `follow="latest"`, it
+        means the newest version that has a bundle (the newest of all if none has one).
 
         Args:
-            stage: A stage or alias for a plain name, as `MODEL_STAGE` gives it.
+            stage: A stage or alias for a plain name, as in `MODEL_STAGE`.
 
         Raises:
-            NotFoundError: There is no such model or version; says what there is.
+            NotFoundError: There is no such model or version; the remedy lists what exists.
         """
-        wanted = parse_reference(reference) if isinstance(reference, str) else reference
-        if wanted.version is not None:
-            return self.version(wanted.name, wanted.version)
-        if wanted.alias is not None:
-            return self._require_alias(wanted.name, wanted.alias)
-        chosen = wanted.stage or stage
+        parsed = parse_reference(reference) if isinstance(reference, str) else reference
+        if parsed.version is not None:
+            return self.version(parsed.name, parsed.version)
+        if parsed.alias is not None:
+            return self._require_alias(parsed.name, parsed.alias)
+        chosen = parsed.stage or stage
         if chosen and chosen.lower() != "latest":
-            return self._by_stage(wanted.name, chosen)
+            return self._by_stage(parsed.name, chosen)
         if follow == "champion" and not chosen:
-            champion = self.by_alias(wanted.name, CHAMPION)
+            champion = self.by_alias(parsed.name, CHAMPION)
             if champion is not None:
                 return champion
-            logger.debug("%s has no champion; its latest version is taken", wanted.name)
-        return self.latest(wanted.name)
+            logger.debug("%s has no champion; using its latest version", parsed.name)
+        return self.latest(parsed.name)
 
     def latest(self, name: str) -> ModelVersion:
-        """The newest version that has a bundle; the newest of all where none has.
+        """Return the newest version that has a bundle; the newest of all if none has one.
 
         Raises:
-            NotFoundError: There is no such model, or it has no version.
+            NotFoundError: There is no such model, or it has no versions.
         """
         aliases = self.model(name).aliases
         newest = None
@@ -176,11 +176,11 @@ class Registry:
                 return version
             newest = newest or version
         if newest is None:
-            raise NotFoundError(f"'{name}' has no version.", remedy="Run `tidemill train`.")
+            raise NotFoundError(f"'{name}' has no versions.", remedy="Run `tidemill train`.")
         return newest
 
     def run_tags(self, version: ModelVersion) -> dict[str, str]:
-        """The tags of the run that made a version; empty when the run is gone or never was."""
+        """Return the tags of the run that trained a version; empty if there is no such run."""
         try:
             return dict(self._get_run(version.run_id).data.tags) if version.run_id else {}
         except NotFoundError:
@@ -189,14 +189,14 @@ class Registry:
     # Writing
 
     def set_champion(self, version: ModelVersion) -> ModelVersion | None:
-        """Make a version champion; the one before becomes `previous` and Archived.
+        """Make a version champion; the former champion becomes `previous` and Archived.
 
-        The alias `champion` moves in one step and is never absent. The other marks are set before
-        it, where a half-done crowning leaves them without effect, or after it; crowning the same
-        version again puts right what was left undone.
+        The alias `champion` moves in one step and is never absent. The other aliases and tags are
+        set before it, where they have no effect if the call is interrupted, or after it. Calling
+        again with the same version completes an interrupted call.
 
         Returns:
-            The version that was champion before; None when there was none or it is the same.
+            The former champion; None if there was none or it is the same version.
         """
         old = self.by_alias(version.name, CHAMPION)
         replaced = old if old is not None and old.number != version.number else None
@@ -211,10 +211,10 @@ class Registry:
         return replaced
 
     def set_challenger(self, version: ModelVersion) -> None:
-        """Make a version challenger (Staging); another challenger becomes None again.
+        """Make a version challenger (Staging); a former challenger goes back to stage None.
 
         Raises:
-            ConflictError: It is the champion.
+            ConflictError: The version is the champion.
         """
         self._refuse_champion(version, "Staging")
         self.set_tags(version, {STAGE_TAG: "Staging"})
@@ -224,27 +224,27 @@ class Registry:
     def retire(
         self, version: ModelVersion, stage: Literal["None", "Archived"] = "Archived"
     ) -> None:
-        """Take a version out of the race.
+        """Remove a version's challenger alias and set its stage.
 
         Raises:
-            ConflictError: It is the champion; another one has to be crowned first.
+            ConflictError: The version is the champion; promote another one first.
         """
         self._refuse_champion(version, stage)
         self._remove_alias(version, CHALLENGER)
         self.set_tags(version, {STAGE_TAG: stage})
 
     def set_tags(self, version: ModelVersion, tags: Mapping[str, str]) -> None:
-        """Set tags of a version; values longer than MLflow takes are cut."""
+        """Set tags of a version; values longer than MLflow accepts are cut."""
         for key, value in tags.items():
             self._set_tag(version, key, value.encode()[:TAG_BYTES].decode(errors="ignore"))
 
     def log_evidence(
         self, version: ModelVersion, path: str, document: Mapping[str, Any]
     ) -> str | None:
-        """Keep a JSON document among the artifacts of the version's run.
+        """Store a JSON document among the artifacts of the version's run.
 
         Returns:
-            Its URI; None when the version has no run.
+            Its URI; None if the version has no run.
         """
         if version.run_id is None:
             return None
@@ -255,18 +255,16 @@ class Registry:
     # Bundles
 
     def fetch_bundle(self, version: ModelVersion, into: Path) -> Bundle:
-        """Download a version's bundle into the folder `into`, and check it.
-
-        It comes through MLflow, from whatever store that keeps artifacts in.
+        """Download a version's bundle through MLflow into the folder `into`, and verify it.
 
         Raises:
             NotFoundError: The version has no bundle.
-            BundleError: It is gone, or what was downloaded is not the bundle of that digest.
+            BundleError: The bundle is gone, or its digest is not the version's.
         """
         if version.digest is None or version.run_id is None:
             raise NotFoundError(
                 f"Version {version.number} of '{version.name}' has no bundle.",
-                remedy="Train it with `tidemill train`, so that it gets one.",
+                remedy="Versions trained with `tidemill train` have one.",
             )
         run_id, path = version.run_id, version.tags.get(BUNDLE_PATH_TAG, BUNDLE_PATH)
         into.mkdir(parents=True, exist_ok=True)
@@ -286,7 +284,7 @@ class Registry:
             raise
 
     def _entities(self, name: str, more: str = "") -> Iterator[Any]:
-        """MLflow's versions of a model, newest first."""
+        """Yield MLflow's versions of a model, newest first."""
         return self._connection.pages(
             lambda client, token: client.search_model_versions(
                 f"name = {_literal(name)}{more}",
@@ -301,18 +299,18 @@ class Registry:
         return [replace(v, metrics=found.get(v.run_id or "", {})) for v in versions]
 
     def _metrics(self, runs: set[str]) -> dict[str, dict[str, float]]:
-        """The metrics of runs, with few queries an experiment instead of one a run."""
+        """Return the metrics of runs, with a few queries per experiment instead of one per run."""
         metrics: dict[str, dict[str, float]] = {}
-        while left := sorted(runs - metrics.keys()):
+        while remaining := sorted(runs - metrics.keys()):
             try:
-                first = self._get_run(left[0])
+                first = self._get_run(remaining[0])
             except NotFoundError:
-                metrics[left[0]] = {}
+                metrics[remaining[0]] = {}
                 continue
-            metrics[left[0]] = dict(first.data.metrics)
-            for start in range(1, len(left), RUNS_A_QUERY):
-                some = left[start : start + RUNS_A_QUERY]
-                metrics |= self._metrics_in(first.info.experiment_id, some)
+            metrics[remaining[0]] = dict(first.data.metrics)
+            for start in range(1, len(remaining), RUNS_PER_QUERY):
+                batch = remaining[start : start + RUNS_PER_QUERY]
+                metrics |= self._metrics_in(first.info.experiment_id, batch)
         return metrics
 
     def _metrics_in(self, experiment: str, runs: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -334,12 +332,12 @@ class Registry:
             raise NotFoundError(
                 f"'{name}' has no alias '{alias}'.",
                 expected=known,
-                remedy=f"It has {known}; promote a version with `tidemill promote {name}`.",
+                remedy=f"Its aliases: {known}. Promote a version with `tidemill promote {name}`.",
             )
         return version
 
     def _by_stage(self, name: str, stage: str) -> ModelVersion:
-        """By the alias that the stage means, else by the word itself as tag or MLflow's stage."""
+        """Find a version by the alias of a stage, else by the stage tag or MLflow's own stage."""
         version = self.by_alias(name, ALIAS_OF_STAGE.get(stage.lower(), stage))
         if version is not None:
             return version
@@ -367,7 +365,7 @@ class Registry:
             )
 
     def _relabel_others(self, version: ModelVersion, old: Stage, new: Stage) -> None:
-        """Versions that still carry a stage which only one can have get another."""
+        """Change the stage of all other versions that still have a stage only one may have."""
         more = f" AND tags.`{STAGE_TAG}` = '{old}'"
         for entity in list(self._entities(version.name, more)):
             if str(entity.version) != version.number:
@@ -384,15 +382,17 @@ class Registry:
 
     def _no_model(self, name: str) -> NotFoundError:
         names = [model.name for model in self.models()]
-        known = f"There are {', '.join(names[:20])}." if names else "Nothing is registered yet."
+        known = (
+            f"Known models: {', '.join(names[:20])}." if names else "No model is registered yet."
+        )
         return NotFoundError(f"There is no model '{name}'.", remedy=known)
 
     def _no_version(self, name: str, number: str) -> NotFoundError:
         numbers = [str(entity.version) for entity in self._entities(name)]
-        known = f"There are {', '.join(numbers[:20])}." if numbers else "It has no version."
+        known = f"Its versions: {', '.join(numbers[:20])}." if numbers else "It has no versions."
         return NotFoundError(f"'{name}' has no version {number}.", remedy=known)
 
 
 def _literal(text: str) -> str:
-    """A string in MLflow's filter language."""
+    """Quote a string for MLflow's filter language."""
     return f'"{text}"' if "'" in text else f"'{text}'"

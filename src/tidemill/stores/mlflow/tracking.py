@@ -1,12 +1,11 @@
-"""Runs in MLflow: opened, filled and ended without any state but their own.
+"""Runs in MLflow: started, logged to and ended, without MLflow's process-wide active run.
 
     tracking = Tracking("sqlite:///.tidemill/mlflow.db", artifact_root=Path(".tidemill/artifacts"))
     with tracking.run("iris-classifier", "train") as run:
         run.log_metrics({"accuracy": 0.97})
 
-A run ends FINISHED; FAILED with its traceback when an error leaves the block or is given to
-`fail`; KILLED when the process is interrupted. Nothing here uses MLflow's "active run", so threads
-and processes may track side by side.
+A run ends as FINISHED; as FAILED with its traceback when the block raises or `fail` is called; as
+KILLED when the process is interrupted. Threads and processes can track runs at the same time.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-BATCH = 100  # MLflow takes at most so many parameters or tags at once
+BATCH = 100  # the most parameters or tags that MLflow accepts at once
 PARAM_CHARACTERS = 1000
 TAG_CHARACTERS = 5000
 ERROR_FILE = "error.txt"
@@ -49,7 +48,7 @@ VERSIONS_TAG = "mlflow.modelVersions"
 
 @dataclass(frozen=True)
 class DatasetUsed:
-    """The data of a run, as MLflow shows it beside the run."""
+    """The dataset of a run, as MLflow shows it with the run."""
 
     name: str
     fingerprint: str
@@ -60,15 +59,15 @@ class DatasetUsed:
 
 
 class Tracking:
-    """Where runs go.
+    """Creates runs in an MLflow store.
 
     Args:
         tracking_uri: MLflow's server or store.
-        registry_uri: MLflow's registry; None means in the same place.
-        artifact_root: Where artifacts of new experiments go, a folder or a URI; a server decides
-            that itself.
+        registry_uri: MLflow's registry; None means the tracking store.
+        artifact_root: A folder or URI for the artifacts of new experiments; ignored for a server,
+            which chooses its own.
 
-    Every method raises UnavailableError within seconds when MLflow cannot be reached.
+    Every method raises UnavailableError within seconds if MLflow cannot be reached.
     """
 
     def __init__(
@@ -81,19 +80,19 @@ class Tracking:
         self.tracking_uri = tracking_uri
         self._artifact_root = artifact_root
         self._connection = MlflowConnection(tracking_uri, registry_uri)
-        self._quiet = False
+        self._silenced = False
 
-    def call(self, ask: Callable[[Any], T]) -> T:
-        """What `ask(client)` gives, with MLflow's errors as ours."""
-        if not self._quiet:
-            with without_warnings():  # of what MLflow imports when it opens its store
+    def call(self, request: Callable[[Any], T]) -> T:
+        """Return the result of `request(client)`, raising Tidemill's errors for MLflow's."""
+        if not self._silenced:
+            with without_warnings():  # from what MLflow imports when it opens its store
                 silence_mlflow_output()
                 self._connection.call(lambda client: client.tracking_uri)
-            self._quiet = True
-        return self._connection.call(ask)
+            self._silenced = True
+        return self._connection.call(request)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment, made when there is none and restored when it was deleted."""
+        """Return the id of the experiment, created if missing and restored if deleted."""
         found = self.call(lambda client: client.get_experiment_by_name(name))
         if found is None:
             return self._new_experiment(name)
@@ -102,11 +101,11 @@ class Tracking:
         return str(found.experiment_id)
 
     def _new_experiment(self, name: str) -> str:
-        place = self._artifact_location(name)
+        location = self._artifact_location(name)
         try:
-            made = str(self.call(lambda client: client.create_experiment(name, place)))
+            created = str(self.call(lambda client: client.create_experiment(name, location)))
             write_query_statistics(self.tracking_uri)
-            return made
+            return created
         except ConflictError:  # another process was faster
             found = self.call(lambda client: client.get_experiment_by_name(name))
             if found is None:
@@ -118,7 +117,7 @@ class Tracking:
         if root is None or urlsplit(self.tracking_uri).scheme in ("http", "https"):
             return None
         base = root.absolute().as_uri() if isinstance(root, Path) else root.rstrip("/")
-        # Experiments whose names differ only in odd characters share a folder; their runs do not.
+        # Experiments whose names differ only in special characters share a folder; runs do not.
         return f"{base}/{re.sub('[^A-Za-z0-9._-]', '_', name).strip('.') or '_'}"
 
     @contextmanager
@@ -130,11 +129,11 @@ class Tracking:
         parent: TrackedRun | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Iterator[TrackedRun]:
-        """A new run, ended when the block is left.
+        """Start a run that ends with the block.
 
         Args:
-            experiment: The experiment's name.
-            parent: The run it belongs under.
+            experiment: The experiment's name; ignored with a parent, whose experiment is used.
+            parent: The run that the new one is nested under.
         """
         experiment_id = parent.experiment_id if parent else self.experiment(experiment)
         run = self._open(experiment_id, name, parent, tags or {})
@@ -165,7 +164,7 @@ class Tracking:
         return TrackedRun(self, entity.info.run_id, experiment_id, name)
 
     def reopen(self, run_id: str) -> TrackedRun:
-        """A run that has ended, to add to it; its status stays as it is."""
+        """Return a run that has ended, to log more to it; its status does not change."""
         entity = self.call(lambda client: client.get_run(run_id))
         return TrackedRun(self, run_id, entity.info.experiment_id, entity.info.run_name or run_id)
 
@@ -182,13 +181,13 @@ class Tracking:
     ) -> str:
         """Register a logged model as the next version of a model, in one step with all its tags.
 
-        A registered model is made if there is none of that name; should making the version fail or
-        be interrupted, an empty one is not left behind.
+        The registered model is created if it does not exist, and deleted again if creating the
+        version fails or is interrupted.
 
         Returns:
             The version's number.
         """
-        made = self._new_model(name, description)
+        created = self._create_model(name, description)
         cut = {key: value[:TAG_CHARACTERS] for key, value in tags.items()}
         try:
             version = self.call(
@@ -202,7 +201,7 @@ class Tracking:
                 )
             )
         except BaseException:
-            if made:
+            if created:
                 self._delete_if_empty(name)
             raise
         if model_id is not None:
@@ -210,7 +209,7 @@ class Tracking:
         return str(version.version)
 
     def _link_model(self, model_id: str, name: str, version: str) -> None:
-        """Let the logged model's page name its version, as MLflow's own registering does."""
+        """Link the logged model's page to its version, as MLflow's own registration does."""
         versions = json.dumps([{"name": name, "version": version}])
         try:
             self.call(
@@ -219,7 +218,7 @@ class Tracking:
         except TidemillError:
             logger.warning("Version %s of '%s' is not linked from its logged model", version, name)
 
-    def _new_model(self, name: str, description: str) -> bool:
+    def _create_model(self, name: str, description: str) -> bool:
         try:
             self.call(lambda client: client.get_registered_model(name))
         except NotFoundError:
@@ -241,10 +240,11 @@ class Tracking:
 
 
 class TrackedRun:
-    """One run in MLflow, by its id.
+    """A run in MLflow.
 
     Attributes:
-        failed: Whether `fail` was called; the run then ends FAILED.
+        tracking: The store that the run is in.
+        failed: Whether `fail` was called; the run then ends as FAILED.
     """
 
     def __init__(self, tracking: Tracking, run_id: str, experiment_id: str, name: str) -> None:
@@ -252,21 +252,21 @@ class TrackedRun:
         self.experiment_id = experiment_id
         self.name = name
         self.failed = False
-        self._tracking = tracking
+        self.tracking = tracking
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters as texts; long ones are cut."""
+        """Log parameters as strings; long ones are cut."""
         from mlflow.entities import Param
 
-        entities = [Param(key, _shown(value)) for key, value in params.items()]
+        entities = [Param(key, _cut(value)) for key, value in params.items()]
         self._log_batches("params", entities)
 
     def params(self) -> dict[str, str]:
-        """The parameters logged so far."""
-        return dict(self._tracking.call(lambda client: client.get_run(self.id)).data.params)
+        """Return the parameters logged so far."""
+        return dict(self.tracking.call(lambda client: client.get_run(self.id)).data.params)
 
     def log_metrics(self, metrics: Mapping[str, float], *, model_id: str | None = None) -> None:
-        """Log metrics; with a model's id, as measured on that logged model."""
+        """Log metrics; with `model_id`, as metrics of that logged model too."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -283,15 +283,15 @@ class TrackedRun:
         entities = [RunTag(key, str(value)[:TAG_CHARACTERS]) for key, value in tags.items()]
         self._log_batches("tags", entities)
 
-    def _log_batches(self, what: str, entities: Sequence[Any]) -> None:
+    def _log_batches(self, kind: str, entities: Sequence[Any]) -> None:
         for start in range(0, len(entities), BATCH):
-            self._log_batch(what, list(entities[start : start + BATCH]))
+            self._log_batch(kind, list(entities[start : start + BATCH]))
 
-    def _log_batch(self, what: str, entities: list[Any]) -> None:
-        self._tracking.call(lambda client: client.log_batch(self.id, **{what: entities}))
+    def _log_batch(self, kind: str, entities: list[Any]) -> None:
+        self.tracking.call(lambda client: client.log_batch(self.id, **{kind: entities}))
 
     def log_data(self, data: DatasetUsed) -> None:
-        """Show which data the run used."""
+        """Log which dataset the run used."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
@@ -302,10 +302,10 @@ class TrackedRun:
             profile=json.dumps({"num_rows": data.rows, "num_columns": data.columns}),
         )
         entity = DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)])
-        self._tracking.call(lambda client: client.log_inputs(self.id, [entity]))
+        self.tracking.call(lambda client: client.log_inputs(self.id, [entity]))
 
     def log_files(self, files: Mapping[str, bytes]) -> None:
-        """Keep files as artifacts, by their path in the run; all in one upload."""
+        """Store files as artifacts, by their path in the run, in one upload."""
         with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
             for path, content in files.items():
                 file = Path(folder, path)
@@ -314,11 +314,11 @@ class TrackedRun:
             self.log_folder(Path(folder))
 
     def log_folder(self, folder: Path, path: str | None = None) -> None:
-        """Keep all files of a local folder as artifacts under `path`."""
-        self._tracking.call(lambda client: client.log_artifacts(self.id, str(folder), path))
+        """Store all files of a local folder as artifacts under `path`."""
+        self.tracking.call(lambda client: client.log_artifacts(self.id, str(folder), path))
 
     def fail(self, error: BaseException) -> None:
-        """Record what went wrong; the run ends FAILED."""
+        """Record an error; the run ends as FAILED."""
         self.failed = True
         text = "".join(traceback.format_exception(error))
         try:
@@ -328,13 +328,13 @@ class TrackedRun:
             logger.warning("The error of run %s could not be recorded", self.id, exc_info=True)
 
     def end(self, status: str | None = None) -> None:
-        """End the run; by default FINISHED, or FAILED after `fail`.
+        """End the run, by default as FINISHED, or as FAILED after `fail`.
 
-        MLflow being away must not hide why a run ends, so that is only logged.
+        If MLflow cannot be reached that is only logged, so that it does not hide why a run ends.
         """
         status = status or ("FAILED" if self.failed else "FINISHED")
         try:
-            self._tracking.call(lambda client: client.set_terminated(self.id, status))
+            self.tracking.call(lambda client: client.set_terminated(self.id, status))
         except TidemillError:
             logger.warning("Run %s could not be ended as %s", self.id, status, exc_info=True)
 
@@ -342,10 +342,10 @@ class TrackedRun:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         return "unknown"
 
 
-def _shown(value: Any) -> str:
+def _cut(value: Any) -> str:
     text = str(value)
     return text if len(text) <= PARAM_CHARACTERS else text[: PARAM_CHARACTERS - 1] + "…"

@@ -1,8 +1,8 @@
-"""Registered versions as values: what they are called, what stage they are in, where they point.
+"""Registered models and their versions as values: names, aliases, stages and references.
 
-Aliases are the truth: `champion` is what is served, `challenger` what may come next, `previous`
-what a rollback returns to. The stage words of older MLflow mirror them in the tag `stage`:
-Production = champion, Staging = challenger; Archived and None have no alias.
+Aliases are the truth: `champion` is served, `challenger` may be served next, and a rollback returns
+to `previous`. The stages of older MLflow mirror them in the tag `stage`: Production = champion,
+Staging = challenger; Archived and None have no alias.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CANDIDATE_TAG = "tidemill.candidate"
 
 @dataclass(frozen=True)
 class ModelReference:
-    """What a person wrote to mean one version; at most one of the last three is given."""
+    """A reference to one version; at most one of version, alias and stage is set."""
 
     name: str
     version: str | None = None
@@ -44,14 +44,14 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version.
+    """A registered version of a model.
 
     Attributes:
-        digest: Of its bundle; None for a version that was registered without one.
-        run_id: The run that made it, and that holds the bundle and the evidence.
-        stage: None, Staging, Production or Archived, as the aliases and the stage tag say.
+        digest: The digest of its bundle; None if it was registered without one.
+        run_id: The run that trained it and holds its bundle and the gate's evidence.
+        stage: None, Staging, Production or Archived, from the aliases and the stage tag.
         created: In seconds since the epoch.
-        metrics: On held-out rows, from the run; empty where they were not asked for.
+        metrics: The run's metrics on held-out rows; empty if they were not requested.
     """
 
     name: str
@@ -80,7 +80,7 @@ class RegisteredModel:
 
 
 def parse_reference(text: str) -> ModelReference:
-    """`models:/name/3`, `models:/name@alias`, `models:/name/Production`, `name`, `name@alias`.
+    """Parse `models:/name/3`, `models:/name@alias`, `models:/name/Stage`, `name` or `name@alias`.
 
     Raises:
         NotFoundError: The text has none of these forms.
@@ -88,7 +88,7 @@ def parse_reference(text: str) -> ModelReference:
     match = re.fullmatch(r"(?:models:/+)?([^/:@]+)(?:@([^/:@]+)|/([^/:@]+))?", text.strip())
     if match is None:
         raise NotFoundError(
-            f"'{text}' names no model.",
+            f"'{text}' is not a reference to a model.",
             expected="a name, models:/name/3, models:/name@alias or models:/name/Production",
         )
     name, alias, last = match.groups()
@@ -100,23 +100,23 @@ def parse_reference(text: str) -> ModelReference:
 
 
 def read_model(entity: Any) -> RegisteredModel:
-    """MLflow's registered model as ours."""
+    """Convert MLflow's registered model."""
     aliases = {alias: str(number) for alias, number in dict(entity.aliases).items()}
     return RegisteredModel(entity.name, aliases, entity.description or "", dict(entity.tags))
 
 
 def read_version(entity: Any, aliases: Mapping[str, str]) -> ModelVersion:
-    """MLflow's model version as ours; `aliases` are the model's, as version numbers by alias."""
+    """Convert MLflow's model version; `aliases` maps the model's aliases to version numbers."""
     tags, number = dict(entity.tags), str(entity.version)
     own = tuple(sorted(alias for alias, holder in aliases.items() if holder == number))
-    said = tags.get(STAGE_TAG) or getattr(entity, "current_stage", None)
+    recorded = tags.get(STAGE_TAG) or getattr(entity, "current_stage", None)
     return ModelVersion(
         name=entity.name,
         number=number,
         digest=tags.get(BUNDLE_TAG) or None,
         run_id=tags.get(RUN_TAG) or entity.run_id or None,
         candidate=tags.get(CANDIDATE_TAG),
-        stage=_stage(own, said, aliases),
+        stage=_stage(own, recorded, aliases),
         aliases=own,
         description=entity.description or "",
         source=entity.source or "",
@@ -126,13 +126,15 @@ def read_version(entity: Any, aliases: Mapping[str, str]) -> ModelVersion:
     )
 
 
-def _stage(own: Iterable[str], said: str | None, taken: Iterable[str]) -> Stage:
-    """The version's own aliases decide; then its tag, or the stage of registries that used MLflow's
-    own. A word whose alias another version holds is out of date."""
+def _stage(own: Iterable[str], recorded: str | None, taken: Iterable[str]) -> Stage:
+    """Return a version's stage: from its own aliases, else from its tag or MLflow's own stage.
+
+    A recorded stage whose alias points at another version is out of date.
+    """
     for alias in own:
         if alias in STAGE_OF_ALIAS:
             return STAGE_OF_ALIAS[alias]
-    stage: Stage = next((stage for stage in STAGES if said == stage), "None")
+    stage: Stage = next((stage for stage in STAGES if recorded == stage), "None")
     if stage == "Production" and CHAMPION in taken:
         return "Archived"
     if stage == "Staging" and CHALLENGER in taken:

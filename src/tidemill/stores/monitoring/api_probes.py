@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import ResultPage, read_page
+from tidemill.stores.database.queries import ResultPage, read_page
 from tidemill.stores.database.tables import monitor_results
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.pages import ResultPage, json_safe, read_page
+from tidemill.stores.database.queries import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import drift_results, model_metrics, watches
 from tidemill.stores.monitoring.triggers import (
     NewTrigger,

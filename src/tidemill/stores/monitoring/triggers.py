@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.policies import Cause
 from tidemill.stores.database.database import Database, EpochNow, new_row_id
-from tidemill.stores.database.pages import ResultPage, json_safe, read_page
+from tidemill.stores.database.queries import ResultPage, json_safe, read_page
 from tidemill.stores.database.tables import triggers
 from tidemill.stores.monitoring.webhook_outbox import enqueue_event
 

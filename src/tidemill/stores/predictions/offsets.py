@@ -1,4 +1,4 @@
-"""How far each segment of the journal has been stored: what makes ingest exactly-once."""
+"""How far each journal segment has been stored, which makes ingest exactly-once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tidemill.stores.database.database import Database
+from tidemill.stores.database.queries import matches_any
 from tidemill.stores.database.tables import journal_offsets
-from tidemill.stores.predictions.predictions import matches_any
 
-#: A segment that comes back, out of a backup say, is known for so long after its end.
-REMEMBERED = 30 * 86400.0
+#: A finished segment that reappears, from a backup for example, is recognised for this long.
+OFFSET_SECONDS = 30 * 86400.0
 
 _table = journal_offsets.c
 
 
 def read_offsets(database: Database, names: Sequence[str]) -> dict[str, int]:
-    """The offsets of segments by name; those that nobody has begun are absent."""
+    """Return the offsets of segments by name; a segment not begun yet is absent."""
     with database.read() as connection:
         query = select(_table.segment, _table.offset)
         found = connection.execute(query.where(matches_any(connection, _table.segment, names)))
@@ -27,10 +27,10 @@ def read_offsets(database: Database, names: Sequence[str]) -> dict[str, int]:
 
 
 def advance_offset(connection: Connection, name: str, old: int, new: int) -> bool:
-    """Move a segment's offset in the caller's transaction, which stores what lies between.
+    """Move a segment's offset in the same transaction that stores the records in between.
 
     Returns:
-        False when it is not at `old` any more: another process has stored that part.
+        False if the offset is no longer `old`: another process has stored that part.
     """
     now = time.time()
     if old == 0:
@@ -44,14 +44,14 @@ def advance_offset(connection: Connection, name: str, old: int, new: int) -> boo
 
 
 def delete_stale_offsets(database: Database, present: Collection[str]) -> None:
-    """Drop the offsets of segments that were finished long ago and are in no folder any more.
+    """Delete the offsets of segments that were finished long ago and are no longer in the folder.
 
     Args:
-        present: Names of segments that are there; folders of other machines are not looked at,
-            so no segment may lie in one for longer than `REMEMBERED` without being read on.
+        present: Names of segments in the folder. Folders of other machines are not checked, so a
+            segment there must not stay unread for longer than `OFFSET_SECONDS`.
     """
     with database.write() as connection:
-        old = _table.updated < time.time() - REMEMBERED
+        old = _table.updated < time.time() - OFFSET_SECONDS
         names = connection.execute(select(_table.segment).where(old)).scalars()
         gone = [name for name in names if name not in present]
         if gone:

@@ -14,16 +14,23 @@ import pyarrow as pa
 from tidemill.signature import Signature
 from tidemill.stores.predictions.windows import FIELDS, Window, make_window
 
-#: What a row has behind `FIELDS`.
-MORE = ("milliseconds", "request_id", "key_id")
+#: The columns of a row after `FIELDS`.
+EXTRA_FIELDS = ("milliseconds", "request_id", "key_id")
 TIME = pa.timestamp("us", tz="UTC")
 _KINDS = {"number": "float64", "integer": "int64", "boolean": "bool", "text": "string"}
+_LABEL_TYPES = {str: "string", bool: "bool", int: "int64", float: "float64"}
 
 
 @dataclass(frozen=True)
 class ParquetLayout:
-    """The columns of a file. `features` is a struct by name, or a list for a tensor; `target` is
-    the type of answers and labels, a text of JSON where versions differ."""
+    """The columns of a file.
+
+    Attributes:
+        schema: The column `features` is a struct by name, or a list for a tensor.
+        kinds: The kind of each feature by its name.
+        target: The Arrow type of outputs and labels; "json" for JSON text if versions differ.
+        tensor: Whether the features are a tensor.
+    """
 
     schema: pa.Schema
     kinds: Mapping[str, str]
@@ -32,22 +39,22 @@ class ParquetLayout:
 
 
 def make_layout(signatures: Collection[Signature], *, every: bool = True) -> ParquetLayout:
-    """The layout in which rows of these signatures fit.
+    """Return a layout that fits rows of all these signatures.
 
     Args:
-        every: Whether there are no versions besides, whose signature is unknown.
+        every: Whether these are all versions; False if others have an unknown signature.
     """
     tensor = bool(signatures) and all(s.tensor is not None for s in signatures)
-    kinds = _merged(signatures)
-    target = _target(signatures) if every else "json"
+    kinds = _merged_kinds(signatures)
+    target = _target_type(signatures) if every else "json"
     value = pa.string() if target == "json" else pa.type_for_alias(target)
-    struct = pa.struct([(name, pa.type_for_alias(_KINDS[kind])) for name, kind in kinds.items()])
+    features = pa.list_(pa.float32()) if tensor else _struct(kinds)
     fields = [
         ("id", pa.string()),
         ("time", TIME),
         ("version", pa.string()),
         ("role", pa.string()),
-        *([("features", pa.list_(pa.float32()) if tensor else struct)] if tensor or kinds else []),
+        *([("features", features)] if tensor or kinds else []),
         ("output", value),
         ("probabilities", pa.list_(pa.float32())),
         ("confidence", pa.float64()),
@@ -67,22 +74,24 @@ def make_table(
     signatures: Mapping[str, Signature],
     layout: ParquetLayout,
 ) -> pa.Table:
-    """Rows of `FIELDS` and `MORE` as a table of the layout."""
+    """Return rows of `FIELDS` and `EXTRA_FIELDS` as a table of the layout."""
     window = make_window(model, [row[: len(FIELDS)] for row in rows], signatures)
-    more = dict(zip(MORE, zip(*(row[len(FIELDS) :] for row in rows), strict=True), strict=True))
-    likely = FIELDS.index("probabilities")
+    extra = zip(*(row[len(FIELDS) :] for row in rows), strict=True)
+    stored = FIELDS.index("probabilities")
     columns = {
         "id": window.ids,
-        "time": _moments(window.times),
+        "time": _timestamps(window.times),
         "version": window.versions,
         "role": window.roles,
         "output": _values(window.outputs, layout),
-        "probabilities": [None if r[likely] is None else _floats(r[likely]) for r in rows],
+        "probabilities": [
+            None if row[stored] is None else np.frombuffer(row[stored], "<f4") for row in rows
+        ],
         "confidence": window.confidence,
         "actual": _values(window.actual, layout),
-        "label_time": _moments(window.label_times),
+        "label_time": _timestamps(window.label_times),
         "weight": window.weights,
-        **more,
+        **dict(zip(EXTRA_FIELDS, extra, strict=True)),
     }
     if "features" in layout.schema.names:
         columns["features"] = _features(window, layout)
@@ -90,8 +99,12 @@ def make_table(
     return pa.Table.from_arrays(arrays, schema=layout.schema)
 
 
-def _merged(signatures: Collection[Signature]) -> dict[str, str]:
-    """The kind of each column; one that has several kinds is the one that holds all."""
+def _struct(kinds: Mapping[str, str]) -> pa.StructType:
+    return pa.struct([(name, pa.type_for_alias(_KINDS[kind])) for name, kind in kinds.items()])
+
+
+def _merged_kinds(signatures: Collection[Signature]) -> dict[str, str]:
+    """Return the kind of each column; where versions differ, the kind that fits all of them."""
     kinds: dict[str, str] = {}
     for signature in signatures:
         for column in signature.columns:
@@ -104,11 +117,10 @@ def _merged(signatures: Collection[Signature]) -> dict[str, str]:
     return kinds
 
 
-def _target(signatures: Collection[Signature]) -> str:
-    """The type of answers and labels of all these versions."""
-    names = {str: "string", bool: "bool", int: "int64", float: "float64"}
+def _target_type(signatures: Collection[Signature]) -> str:
+    """Return the type of the outputs and labels of all these versions."""
     found = {
-        "float64" if s.task == "regression" else names[type(label)]
+        "float64" if s.task == "regression" else _LABEL_TYPES[type(label)]
         for s in signatures
         for label in (s.labels or (0.0,))
     }
@@ -121,47 +133,37 @@ def _values(values: Any, layout: ParquetLayout) -> list[Any]:
     return [None if v is None else msgspec.json.encode(v).decode() for v in values]
 
 
-def _moments(seconds: Any) -> pa.Array:
+def _timestamps(seconds: Any) -> pa.Array:
     micros = pd.Series(np.round(seconds * 1e6)).astype("Int64")
     return pa.array(micros, pa.int64(), from_pandas=True).cast(TIME)
 
 
-def _floats(held: bytes) -> Any:
-    return np.frombuffer(held, "<f4")
-
-
 def _features(window: Window, layout: ParquetLayout) -> pa.Array:
-    frame, missing = window.frame, pa.array(~window.stored)
-    if layout.tensor:
-        if frame is None:
-            return pa.nulls(len(window), pa.list_(pa.float32()))
-        rows = frame.to_numpy(np.float32)
-        listed = [row if there else None for row, there in zip(rows, window.stored, strict=True)]
-        return pa.array(listed, pa.list_(pa.float32()))
-    struct = [(name, pa.type_for_alias(_KINDS[kind])) for name, kind in layout.kinds.items()]
+    frame, known = window.frame, window.stored
+    kind = pa.list_(pa.float32()) if layout.tensor else _struct(layout.kinds)
     if frame is None:
-        return pa.nulls(len(window), pa.struct(struct))
+        return pa.nulls(len(window), kind)
+    if layout.tensor:
+        rows = frame.to_numpy(np.float32)
+        return pa.array([row if k else None for row, k in zip(rows, known, strict=True)], kind)
     arrays = [
-        _column(frame[name], kind) if name in frame else pa.nulls(len(window), held)
-        for (name, kind), (_, held) in zip(layout.kinds.items(), struct, strict=True)
+        _column(frame[field.name], layout.kinds[field.name])
+        if field.name in frame
+        else pa.nulls(len(window), field.type)
+        for field in kind
     ]
-    return pa.StructArray.from_arrays(arrays, fields=[pa.field(*f) for f in struct], mask=missing)
+    return pa.StructArray.from_arrays(arrays, fields=list(kind), mask=pa.array(~known))
 
 
 def _column(values: pd.Series[Any], kind: str) -> pa.Array:
+    if kind in ("number", "integer"):
+        floats = pa.array(values.astype("float64"), pa.float64(), from_pandas=True)
+        return floats.cast(pa.type_for_alias(_KINDS[kind]))
+    convert: Any = str if kind == "text" else bool
     known = values.notna()
-    if kind == "text":
-        texts = [str(v) if there else None for v, there in zip(values, known, strict=True)]
-        return pa.array(texts, pa.string())
-    if kind == "boolean":
-        flags = [bool(v) if there else None for v, there in zip(values, known, strict=True)]
-        return pa.array(flags, pa.bool_())
-    return pa.array(values.astype("float64"), pa.float64(), from_pandas=True).cast(
-        pa.type_for_alias(_KINDS[kind])
-    )
+    converted = [convert(v) if k else None for v, k in zip(values, known, strict=True)]
+    return pa.array(converted, pa.type_for_alias(_KINDS[kind]))
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    if isinstance(values, pa.Array):
-        return values
-    return pa.array(values, kind, from_pandas=True)
+    return values if isinstance(values, pa.Array) else pa.array(values, kind, from_pandas=True)

@@ -1,4 +1,4 @@
-"""Records of the journal as rows of the table `predictions`, and many of them into it at once."""
+"""Converts journal records to rows of the table `predictions`, and inserts many rows at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tidemill.serving.journal.record_types import JournalRecord
 
 encode = msgspec.json.Encoder().encode
 NUMBER_BYTES = {"f4": 4, "f8": 8}
-#: Requests with such an id come from the monitor; their role keeps them out of windows.
+#: Requests with such an id come from API monitoring; their role excludes them from windows.
 PROBE_PREFIX = "tidemill-probe-"
 PROBE = "probe"
-MAX_ID = 52  # and "-", and the number of the row in its batch
+MAX_ID = 52  # leaves room for "-" and the number of the row in its batch
 
 
 class PredictionRow(NamedTuple):
@@ -46,26 +46,28 @@ _SQLITE = f"INSERT OR IGNORE INTO predictions ({_COLUMNS}) VALUES ({_MARKS})"
 
 
 def rows_from_record(record: JournalRecord) -> list[PredictionRow]:
-    """The rows of one record: one, or one for each row of a batch.
+    """Return the rows of a record: one, or one for each row of a batch.
 
     Raises:
-        ValueError: The record contradicts itself, or holds what no column takes; says what.
+        ValueError: The record is inconsistent, or has a value that does not fit its column.
     """
     if record.rows == 1 and record.encoding in NUMBER_BYTES:
         return [_single(record)]
     _check(record)
     outputs = [encode(label).decode() for label in record.predictions]
-    inputs, likely = list(_inputs(record)), _shares(record.probabilities, record.rows)
+    inputs = list(_inputs(record))
+    probabilities = _split(record.probabilities, record.rows)
     return [
-        _row(record, id, inputs[i], outputs[i], likely[i]) for i, id in enumerate(record.row_ids())
+        _row(record, id, inputs[i], outputs[i], probabilities[i])
+        for i, id in enumerate(record.row_ids())
     ]
 
 
 def insert_rows(connection: Connection, rows: Sequence[PredictionRow]) -> int:
-    """Put rows into the table, in the caller's transaction; an id that is there stays as it is.
+    """Insert rows in the caller's transaction, skipping ids that exist.
 
     Returns:
-        How many were new.
+        How many rows were new.
     """
     if not rows:
         return 0
@@ -75,22 +77,22 @@ def insert_rows(connection: Connection, rows: Sequence[PredictionRow]) -> int:
 
 
 def _single(record: JournalRecord) -> PredictionRow:
-    """The commonest case, of which there may be 50,000 a second."""
+    """The most common case: up to 50,000 records a second."""
     _check(record)
     output = encode(record.predictions[0]).decode()
     return _row(record, record.id, record.features, output, record.probabilities)  # type: ignore[arg-type]
 
 
 def _row(
-    record: JournalRecord, id: str, features: bytes | None, output: str, likely: bytes | None
+    record: JournalRecord, id: str, features: bytes | None, output: str, probabilities: bytes | None
 ) -> PredictionRow:
     role, request_id = record.role, record.request_id
     if request_id is not None and request_id.startswith(PROBE_PREFIX):
         role = PROBE
     return PredictionRow(
         id, record.version, record.time, record.model, role, record.encoding, features,
-        output, likely, max(array("f", likely)) if likely else None, record.latency * 1000.0,
-        1.0 / record.sample, request_id, record.key_id,
+        output, probabilities, max(array("f", probabilities)) if probabilities else None,
+        record.latency * 1000.0, 1.0 / record.sample, request_id, record.key_id,
     )  # fmt: skip
 
 
@@ -102,16 +104,16 @@ def _check(record: JournalRecord) -> None:
     if record.request_id is not None:
         _check_text("request_id", record.request_id, 128)
     if not 0 < record.sample <= 1:
-        raise ValueError(f"its share is {record.sample}")
-    likely = record.probabilities
-    if likely is not None and len(likely) % (4 * record.rows):
-        raise ValueError(f"{len(likely)} bytes of probabilities for {record.rows} rows")
+        raise ValueError(f"its sampled share is {record.sample}, not between 0 and 1")
+    probabilities = record.probabilities
+    if probabilities is not None and len(probabilities) % (4 * record.rows):
+        raise ValueError(f"{len(probabilities)} bytes of probabilities for {record.rows} rows")
     _check_features(record)
 
 
 @lru_cache(maxsize=1_000)
 def _check_texts(model: str, version: str, role: str, key_id: str | None) -> None:
-    """Of those that are the same in record after record."""
+    """Check the texts that are the same in many records; results are cached."""
     for name, text, limit in (("model", model, 255), ("version", version, 64), ("role", role, 16)):
         _check_text(name, text, limit)
     _check_text("key_id", key_id or "", 64)
@@ -119,34 +121,36 @@ def _check_texts(model: str, version: str, role: str, key_id: str | None) -> Non
 
 def _check_text(name: str, text: str, limit: int) -> None:
     if len(text) > limit or "\0" in text:
-        raise ValueError(f"its {name} is longer than {limit} characters, or holds a zero byte")
+        raise ValueError(f"its {name} is longer than {limit} characters or contains a zero byte")
 
 
 def _check_features(record: JournalRecord) -> None:
-    held = record.features
+    features = record.features
     if record.encoding in NUMBER_BYTES:
         size = NUMBER_BYTES[record.encoding] * record.rows
-        if type(held) is not bytes or len(held) % size:
-            raise ValueError(f"its inputs are no {record.encoding} of {record.rows} rows")
-    elif record.encoding == "values" and (type(held) is not list or len(held) != record.rows):
-        raise ValueError(f"its inputs are no list of {record.rows} rows")
+        if type(features) is not bytes or len(features) % size:
+            raise ValueError(f"its inputs are not {record.rows} rows of {record.encoding} numbers")
+    elif record.encoding == "values" and (
+        type(features) is not list or len(features) != record.rows
+    ):
+        raise ValueError(f"its inputs are not a list of {record.rows} rows")
 
 
 def _inputs(record: JournalRecord) -> Iterator[bytes | None]:
-    held = record.features
-    if record.encoding == "none" or held is None:
+    features = record.features
+    if record.encoding == "none" or features is None:
         return iter([None] * record.rows)
-    if isinstance(held, bytes):
-        return iter(_shares(held, record.rows))
-    return (encode(row) for row in held)
+    if isinstance(features, bytes):
+        return iter(_split(features, record.rows))
+    return (encode(row) for row in features)
 
 
-def _shares(held: bytes | None, rows: int) -> list[bytes | None]:
-    """The bytes of each row of a matrix."""
-    if held is None:
+def _split(matrix: bytes | None, rows: int) -> list[bytes | None]:
+    """Return the bytes of each row of a matrix."""
+    if matrix is None:
         return [None] * rows
-    size = len(held) // rows
-    return [held[at * size : (at + 1) * size] for at in range(rows)]
+    size = len(matrix) // rows
+    return [matrix[at * size : (at + 1) * size] for at in range(rows)]
 
 
 def _copy(connection: Connection, rows: Sequence[PredictionRow]) -> int:
@@ -161,7 +165,7 @@ def _copy(connection: Connection, rows: Sequence[PredictionRow]) -> int:
 
 
 def _copy_new(connection: Connection, rows: Sequence[PredictionRow]) -> int:
-    """The long way, for rows of which some are there already."""
+    """Insert rows some of which exist, through a temporary table."""
     connection.exec_driver_sql(
         "CREATE TEMPORARY TABLE incoming ON COMMIT DROP AS SELECT * FROM predictions LIMIT 0"
     )
@@ -191,5 +195,5 @@ def _copy_into(connection: Connection, table: str, rows: Sequence[PredictionRow]
 
 def _write_all(raw: Any, statement: str, rows: Sequence[PredictionRow]) -> None:
     with raw.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in rows:  # text, float and bytes: what psycopg makes of them fits the columns
+        for row in rows:  # text, float and bytes, whose binary form fits the columns
             copy.write_row(row)

@@ -1,7 +1,8 @@
-"""Windows: predictions as columns, the form in which monitoring and retraining take them."""
+"""Windows: predictions in columns, the form that monitoring and retraining use."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from tidemill.signature import Column, Label, Signature
 
-if TYPE_CHECKING:  # a third of every program's start, and most make no window
+if TYPE_CHECKING:  # a third of a program's start-up time, and most build no window
     import pandas as pd
 
-#: What a query for a window selects, in this order.
+#: The columns that a query for a window selects, in this order.
 FIELDS = (
     "id", "time", "version", "role", "encoding", "features", "output", "probabilities",
     "confidence", "weight", "actual", "joined",
@@ -25,26 +26,27 @@ _DTYPES = {"number": "float64", "integer": "int64", "boolean": "bool"}
 
 @dataclass(frozen=True)
 class Window:
-    """Predictions of one model, in the order of their time, oldest first.
+    """Predictions of one model, oldest first.
 
     Attributes:
         ids: [rows] prediction ids.
-        times: [rows] when it was answered, in seconds since the epoch.
-        versions: [rows].
+        times: [rows] the time of the prediction, in seconds since the epoch.
+        versions: [rows] the version that predicted.
         frame: [rows, columns] the inputs under the signature's names (a tensor's numbers are name0,
             name1, ...), typed as in training: number = float64, integer = int64, boolean = bool,
-            text = object with NaN where missing. None where no row's inputs are known.
-        outputs: [rows] the label or number that was answered.
-        confidence: [rows] the probability of the label; NaN where there is none.
-        probabilities: [rows, labels]; None for regressors and where versions have other labels.
+            text = object with NaN where missing. None if no row's inputs are known.
+        outputs: [rows] the predicted label or number.
+        confidence: [rows] the probability of the predicted label; NaN where there is none.
+        probabilities: [rows, labels]; None for regressors and if versions have different labels.
         labels: The labels of the newest version in the window; () for regressors.
-        actual: [rows] the truth; None where it is not known.
-        label_times: [rows] when both the label and its prediction were known here, in seconds since
-            the epoch; NaN where there is no label.
+        actual: [rows] the true label or number; None where it is not known.
+        label_times: [rows] when both the label and its prediction had arrived, in seconds since the
+            epoch; NaN where there is no label.
         weights: [rows] how many predictions the row stands for: 1 / the share that is recorded.
         roles: [rows] champion, shadow or canary.
-        stored: [rows] whether the inputs of the row are known; in `frame` other rows are missing.
-        signature: Of the newest version in the window whose signature is known.
+        stored: [rows] whether the row's inputs are known; otherwise its row in `frame` is missing
+            values only.
+        signature: The signature of the newest version in the window whose signature is known.
     """
 
     model: str
@@ -75,10 +77,10 @@ class Window:
 def make_window(
     model: str, rows: Sequence[Sequence[Any]], signatures: Mapping[str, Signature]
 ) -> Window:
-    """The window that rows of `FIELDS`, oldest first, make.
+    """Build a window of rows of `FIELDS`, oldest first.
 
     Args:
-        signatures: By version; a version whose signature is unknown is left out.
+        signatures: By version; versions with an unknown signature are absent.
     """
     fields = dict(zip(FIELDS, zip(*rows, strict=True), strict=True)) if rows else {}
     columns: dict[str, Sequence[Any]] = {name: fields.get(name, ()) for name in FIELDS}
@@ -106,7 +108,7 @@ def make_window(
 
 
 def column_names(signature: Signature) -> list[str]:
-    """The names that a window's frame has."""
+    """Return the column names of a window's frame."""
     tensor = signature.tensor
     if tensor is None:
         return list(signature.names)
@@ -114,31 +116,35 @@ def column_names(signature: Signature) -> list[str]:
 
 
 def decode_row(row: Mapping[str, Any], signature: Signature | None) -> dict[str, Any]:
-    """A row of the table, with its label, as plain values.
+    """Decode a row of the table, with its label, to plain values.
 
-    `features` become an object by name, or a list where the signature is not known.
+    `features` become a dictionary by name, or a list if the signature is not known.
     """
     values = _row_values(row["features"], row["encoding"])
     names = column_names(signature) if signature is not None else []
     named = values is not None and len(values) == len(names) and not _is_tensor(signature)
-    likely = row["probabilities"]
+    probabilities = row["probabilities"]
     return {
         **row,
         "features": dict(zip(names, values or (), strict=True)) if named else values,
         "output": msgspec.json.decode(row["output"]),
-        "probabilities": None if likely is None else np.frombuffer(likely, "<f4").tolist(),
+        "probabilities": _float_list(probabilities),
         "actual": None if row["actual"] is None else msgspec.json.decode(row["actual"]),
     }
 
 
-def _row_values(held: bytes | None, encoding: str) -> list[Any] | None:
-    if held is None:
+def _float_list(stored: bytes | None) -> list[float] | None:
+    return None if stored is None else np.frombuffer(stored, "<f4").tolist()
+
+
+def _row_values(stored: bytes | None, encoding: str) -> list[Any] | None:
+    if stored is None:
         return None
     if encoding == "values":
-        decoded: list[Any] = msgspec.json.decode(held)
+        decoded: list[Any] = msgspec.json.decode(stored)
         return decoded
-    numbers: list[float] = np.frombuffer(held, f"<{encoding}").tolist()
-    return [None if number != number else number for number in numbers]
+    numbers: list[float] = np.frombuffer(stored, f"<{encoding}").tolist()
+    return [None if math.isnan(number) else number for number in numbers]
 
 
 def _is_tensor(signature: Signature | None) -> bool:
@@ -146,13 +152,13 @@ def _is_tensor(signature: Signature | None) -> bool:
 
 
 def _objects(values: Sequence[Any]) -> NDArray[np.object_]:
-    held = np.empty(len(values), object)
-    held[:] = values
-    return held
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
 
 
 def _decoded(texts: Sequence[str | None]) -> list[Any]:
-    """JSON scalars, decoded in one call."""
+    """Decode JSON scalars in one call."""
     whole: list[Any] = msgspec.json.decode(f"[{','.join(t or 'null' for t in texts)}]")
     return whole
 
@@ -162,14 +168,14 @@ def _probabilities(
     labels: tuple[Label, ...],
     signatures: Mapping[str, Signature],
 ) -> NDArray[np.float64] | None:
-    held = columns["probabilities"]
+    stored = columns["probabilities"]
     size = 4 * len(labels)
-    if not labels or any(p is None or len(p) != size for p in held):
+    if not labels or any(p is None or len(p) != size for p in stored):
         return None
-    seen = set(columns["version"])
-    if any(v not in signatures or signatures[v].labels != labels for v in seen):
+    versions = set(columns["version"])
+    if any(v not in signatures or signatures[v].labels != labels for v in versions):
         return None
-    return np.frombuffer(b"".join(held), "<f4").reshape(len(held), -1).astype(np.float64)
+    return np.frombuffer(b"".join(stored), "<f4").reshape(len(stored), -1).astype(np.float64)
 
 
 def _frame(
@@ -183,13 +189,13 @@ def _frame(
     parts = list(_parts(columns, versions, signatures))
     if not parts:
         return None, stored
-    for places, _ in parts:
-        stored[places] = True
+    for positions, _ in parts:
+        stored[positions] = True
     frame = parts[0][1] if len(parts) == 1 else pd.concat([part for _, part in parts])
-    places = np.concatenate([places for places, _ in parts])
-    if np.array_equal(places, np.arange(len(versions))):
+    positions = np.concatenate([positions for positions, _ in parts])
+    if np.array_equal(positions, np.arange(len(versions))):
         return frame, stored
-    return frame.set_axis(places).reindex(np.arange(len(versions))), stored
+    return frame.set_axis(positions).reindex(np.arange(len(versions))), stored
 
 
 def _parts(
@@ -197,41 +203,42 @@ def _parts(
     versions: NDArray[np.object_],
     signatures: Mapping[str, Signature],
 ) -> Iterator[tuple[NDArray[np.intp], pd.DataFrame]]:
-    """The rows of each version and encoding, as their places and a frame."""
+    """Yield the rows of each version and encoding, as their positions and a frame."""
     encodings = _objects(columns["encoding"])
     features = columns["features"]
     for version, encoding in dict.fromkeys(zip(columns["version"], encodings, strict=True)):
         signature = signatures.get(version)
         if signature is None or encoding == "none":
             continue
-        places = np.flatnonzero((versions == version) & (encodings == encoding))
-        frame = _decode_inputs([features[place] for place in places.tolist()], encoding, signature)
+        positions = np.flatnonzero((versions == version) & (encodings == encoding))
+        inputs = [features[position] for position in positions.tolist()]
+        frame = _decode_inputs(inputs, encoding, signature)
         if frame is not None:
-            yield places, frame.set_axis(places)
+            yield positions, frame.set_axis(positions)
 
 
 def _decode_inputs(
-    held: Sequence[bytes], encoding: str, signature: Signature
+    stored: Sequence[bytes], encoding: str, signature: Signature
 ) -> pd.DataFrame | None:
-    """The inputs of rows of one version and encoding; None if they do not fit the signature."""
+    """Decode inputs of one version and encoding; None if they do not fit the signature."""
     import pandas as pd
 
     names = column_names(signature)
     if encoding == "values":
-        rows = msgspec.json.decode(b"[" + b",".join(held) + b"]")
+        rows = msgspec.json.decode(b"[" + b",".join(stored) + b"]")
         if any(len(row) != len(names) for row in rows):
             return None
         values = list(zip(*rows, strict=True))
         kinds = signature.columns or [Column(name, "number") for name in names]
         return pd.DataFrame({c.name: _typed(v, c) for c, v in zip(kinds, values, strict=True)})
-    matrix = np.frombuffer(b"".join(held), f"<{encoding}").reshape(len(held), -1)
+    matrix = np.frombuffer(b"".join(stored), f"<{encoding}").reshape(len(stored), -1)
     if matrix.shape[1] != len(names):
         return None
     if signature.tensor is not None:
         return pd.DataFrame(matrix, columns=names)
     frame = pd.DataFrame(matrix.astype(np.float64), columns=names)
-    whole = {c.name: _DTYPES[c.kind] for c in signature.columns if c.kind in ("integer", "boolean")}
-    return frame.astype({n: kind for n, kind in whole.items() if frame[n].notna().all()})
+    exact = {c.name: _DTYPES[c.kind] for c in signature.columns if c.kind in ("integer", "boolean")}
+    return frame.astype({n: dtype for n, dtype in exact.items() if frame[n].notna().all()})
 
 
 def _typed(values: Sequence[Any], column: Column) -> pd.Series[Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
 from tidemill.stores.database.database import Database, EpochNow, new_row_id
-from tidemill.stores.database.pages import json_safe
+from tidemill.stores.database.queries import json_safe
 from tidemill.stores.database.tables import contests
 
 State = Literal["open", "won", "kept"]

@@ -83,7 +83,7 @@ def test_a_job_is_cancelled_by_the_beginning_of_its_id(platform: Platform) -> No
 def test_an_id_that_means_no_job_or_several_is_refused(platform: Platform) -> None:
     for _ in range(2):
         platform.submit(NewJob("train", "flowers"))
-    for start, words in (("1", "More than one job's id"), ("zz", "No job's id"), ("%", "No job's")):
+    for start, words in (("1", "More than one job id"), ("zz", "No job id"), ("%", "No job id")):
         done = runner.invoke(app, ["cancel", start])
         assert done.exit_code != 0
         assert words in str(done.exception)

@@ -21,7 +21,7 @@ from tidemill.serving.codec.values import MISSING
 from tidemill.serving.model.scorer import Scorer
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 
 KINDS = {"age": "float64", "visits": "int64", "member": "bool", "city": object}
 
@@ -50,7 +50,11 @@ def scorer(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Sco
     model = build_pipeline(LogisticRegression(), table, project).fit(table, y)
     signature = infer_signature(table, y, "classification", project)
     folder = tmp_path_factory.mktemp("bundle") / "b"
-    return Scorer(export_bundle(model, signature, table, y, folder, name="churn", X_train=table))
+    return Scorer(
+        export_bundle(
+            model, signature, table, HeldOutRows(table, y), folder, BundleMetadata("churn")
+        )
+    )
 
 
 def scored(

@@ -61,7 +61,7 @@ def ids(*numbers: int) -> list[str]:
     return [f"p{number:05d}" for number in numbers]
 
 
-def test_what_is_journaled_is_stored_and_closed_segments_go(
+def test_journal_records_are_stored_and_closed_segments_deleted(
     database: Database, folder: Path
 ) -> None:
     closed(folder, record(1), record(2))
@@ -80,7 +80,7 @@ def test_what_is_journaled_is_stored_and_closed_segments_go(
     assert Predictions(database).signatures("plants") == {"1": PLANTS, "2": PLANTS}
 
 
-def test_a_busy_writer_keeps_no_other_segment_waiting(
+def test_a_busy_writer_does_not_delay_other_segments(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy, number = Journal(folder), iter(range(100, 150))
@@ -97,7 +97,7 @@ def test_a_busy_writer_keeps_no_other_segment_waiting(
     assert "p00001" in stored(database)
 
 
-def test_it_stops_between_two_pages_when_told(database: Database, folder: Path) -> None:
+def test_it_stops_between_two_pages(database: Database, folder: Path) -> None:
     journal = Journal(folder)
     for number in range(20):
         write(journal, record(number))
@@ -111,10 +111,10 @@ def test_it_stops_between_two_pages_when_told(database: Database, folder: Path) 
     assert ingest.state().lag_seconds == 0
 
 
-def test_a_signature_that_is_found_late_is_told_to_the_database(
+def test_a_signature_found_later_is_stored(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidemill.loop.ingest.signatures.AGAIN_SECONDS", -1.0)
+    monkeypatch.setattr("tidemill.loop.ingest.signatures.RETRY_SECONDS", -1.0)
     known: dict[str, Any] = {}
     ingest = Ingest(database, folder, SignatureLookup(lambda model, version: known.get(model)))
     journal = Journal(folder)
@@ -125,7 +125,7 @@ def test_a_signature_that_is_found_late_is_told_to_the_database(
     assert Predictions(database).signatures("plants") == {"1": PLANTS}
 
 
-def test_the_planner_hears_of_many_new_rows_at_once(database: Database, folder: Path) -> None:
+def test_table_statistics_are_updated_after_many_new_rows(database: Database, folder: Path) -> None:
     def known() -> float:
         query = "SELECT reltuples FROM pg_class WHERE oid = 'predictions'::regclass"
         if database.dialect != "postgresql":
@@ -143,11 +143,11 @@ def test_the_planner_hears_of_many_new_rows_at_once(database: Database, folder: 
         assert counted == [-1, 20, 20, 40]
 
 
-def test_a_folder_that_is_not_there_holds_nothing(database: Database, folder: Path) -> None:
+def test_a_missing_folder_is_empty(database: Database, folder: Path) -> None:
     assert Ingest(database, folder, KNOWN).drain() == 0
 
 
-def test_small_pages_come_to_the_same(database: Database, folder: Path) -> None:
+def test_small_pages_give_the_same_result(database: Database, folder: Path) -> None:
     journal = Journal(folder)
     for number in range(50):
         write(journal, record(number))
@@ -156,7 +156,7 @@ def test_small_pages_come_to_the_same(database: Database, folder: Path) -> None:
     assert segments(folder) == []
 
 
-def test_a_segment_that_comes_back_is_not_stored_again(database: Database, folder: Path) -> None:
+def test_a_segment_that_reappears_is_not_stored_again(database: Database, folder: Path) -> None:
     path = closed(folder, record(1))
     copy = path.read_bytes()
     ingest = Ingest(database, folder, KNOWN)
@@ -166,7 +166,7 @@ def test_a_segment_that_comes_back_is_not_stored_again(database: Database, folde
     assert not path.exists()
 
 
-def test_an_id_that_is_there_already_is_counted_and_left(database: Database, folder: Path) -> None:
+def test_an_id_stored_before_is_counted_and_not_changed(database: Database, folder: Path) -> None:
     Predictions(database).add([record(1)])
     closed(folder, record(1, predictions=["fern"]), record(2))
     ingest = Ingest(database, folder, KNOWN)
@@ -175,13 +175,13 @@ def test_an_id_that_is_there_already_is_counted_and_left(database: Database, fol
     assert Predictions(database).window("plants").outputs.tolist() == ["moss", "fern"]
 
 
-def test_a_crash_before_the_commit_leaves_nothing_behind(
+def test_a_crash_before_the_commit_stores_nothing(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed(folder, record(1))
     ingest = Ingest(database, folder, KNOWN)
     with monkeypatch.context() as patch:
-        patch.setattr("tidemill.loop.ingest.drain.join_waiting", lambda *_: 1 / 0)
+        patch.setattr("tidemill.loop.ingest.page_writer.join_waiting", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ingest.drain()
     assert stored(database) == []
@@ -203,7 +203,7 @@ def test_a_crash_before_the_segment_is_deleted_stores_nothing_twice(
     assert segments(folder) == []
 
 
-def test_two_at_work_store_everything_once(database: Database, folder: Path) -> None:
+def test_two_processes_store_everything_once(database: Database, folder: Path) -> None:
     for start in range(0, 400, 40):
         closed(folder, *(record(number) for number in range(start, start + 40)))
     workers = [Ingest(database, folder, KNOWN, page_bytes=1_000) for _ in range(3)]
@@ -218,7 +218,7 @@ def test_two_at_work_store_everything_once(database: Database, folder: Path) -> 
     assert sum(worker.counts.duplicates for worker in workers) == 0
 
 
-def test_an_offset_moves_only_from_where_it_is(database: Database) -> None:
+def test_an_offset_moves_only_from_its_current_value(database: Database) -> None:
     with database.write() as connection:
         assert advance_offset(connection, "a", 0, 10)
         assert not advance_offset(connection, "a", 0, 10)
@@ -227,7 +227,7 @@ def test_an_offset_moves_only_from_where_it_is(database: Database) -> None:
     assert read_offsets(database, ["a", "b"]) == {"a": 20}
 
 
-def test_old_offsets_are_forgotten_unless_their_segment_is_there(database: Database) -> None:
+def test_old_offsets_are_deleted_unless_their_segment_exists(database: Database) -> None:
     with database.write() as connection:
         for name in ("here", "gone", "new"):
             advance_offset(connection, name, 0, 10)
@@ -238,7 +238,7 @@ def test_old_offsets_are_forgotten_unless_their_segment_is_there(database: Datab
     assert set(read_offsets(database, ["here", "gone", "new"])) == {"here", "new"}
 
 
-def test_damage_costs_its_frame_and_nothing_else(database: Database, folder: Path) -> None:
+def test_a_damaged_frame_loses_only_itself(database: Database, folder: Path) -> None:
     journal = Journal(folder)
     for number in range(3):
         write(journal, record(number))
@@ -255,9 +255,7 @@ def test_damage_costs_its_frame_and_nothing_else(database: Database, folder: Pat
     assert segments(folder) == []
 
 
-def test_a_frame_that_is_still_being_written_is_left_for_later(
-    database: Database, folder: Path
-) -> None:
+def test_an_incomplete_frame_is_read_later(database: Database, folder: Path) -> None:
     journal = Journal(folder)
     write(journal, record(1), record(2))
     (segment,) = segments(folder)
@@ -271,7 +269,7 @@ def test_a_frame_that_is_still_being_written_is_left_for_later(
     assert ingest.drain() == 2
 
 
-def test_a_file_that_cannot_be_read_is_named_and_holds_up_no_other(
+def test_an_unreadable_file_is_named_and_delays_no_other(
     database: Database, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = closed(folder, record(1))
@@ -298,7 +296,7 @@ def test_a_file_that_cannot_be_read_is_named_and_holds_up_no_other(
 @pytest.mark.parametrize(
     "nonsense", [{"rows": 3}, {"id": "\0"}, {"features": b"\0"}, {"model": "m" * 300}]
 )
-def test_nonsense_is_set_aside_and_all_else_is_stored(
+def test_inconsistent_records_are_kept_aside_and_others_stored(
     nonsense: dict[str, Any], database: Database, folder: Path
 ) -> None:
     closed(folder, record(1), record(2, **nonsense), record(3))
@@ -311,7 +309,7 @@ def test_nonsense_is_set_aside_and_all_else_is_stored(
     assert msgspec.convert(json.loads(line)["what"], list)[2] == record(2, **nonsense).model
 
 
-def test_a_row_that_the_database_refuses_holds_up_nobody(database: Database, folder: Path) -> None:
+def test_a_row_refused_by_the_database_delays_no_other(database: Database, folder: Path) -> None:
     trigger = {
         "sqlite": "CREATE TRIGGER no BEFORE INSERT ON predictions WHEN NEW.id = 'p00003' "
         "BEGIN SELECT RAISE(ABORT, 'not this one'); END",
@@ -327,7 +325,7 @@ def test_a_row_that_the_database_refuses_holds_up_nobody(database: Database, fol
     assert len(stored(database)) == 9
 
 
-def test_labels_that_waited_are_joined(database: Database, folder: Path) -> None:
+def test_waiting_labels_are_joined(database: Database, folder: Path) -> None:
     store = Feedback(database)
     store.add([NewLabel("p00001", "moss"), NewLabel("p00009", "moss")])
     closed(folder, record(1))
@@ -335,7 +333,7 @@ def test_labels_that_waited_are_joined(database: Database, folder: Path) -> None
     assert store.counts() == {"joined": 1, "waiting": 1}
 
 
-def test_a_signature_is_found_on_the_shelf_also_later(
+def test_a_signature_is_found_on_the_shelf_even_later(
     database: Database, folder: Path, tmp_path: Path
 ) -> None:
     shelf = tmp_path / "shelf"
@@ -353,9 +351,7 @@ def test_a_signature_is_found_on_the_shelf_also_later(
     assert shelf_finder(shelf)("plants", "11") is None
 
 
-def test_retention_goes_by_age_and_by_rows_and_labels_go_along(
-    database: Database, folder: Path
-) -> None:
+def test_retention_by_age_and_by_rows_deletes_labels_too(database: Database, folder: Path) -> None:
     now = database.now()
     store, reader = Feedback(database), Predictions(database)
     reader.add([record(n, time=now - 100 + n) for n in range(10)])
@@ -370,7 +366,7 @@ def test_retention_goes_by_age_and_by_rows_and_labels_go_along(
     assert Retention(database).apply() == 0
 
 
-def test_retention_exports_whole_days_before_it_deletes_them(database: Database) -> None:
+def test_retention_archives_whole_days_before_it_deletes_them(database: Database) -> None:
     day = 86400.0
     reader = Predictions(database)
     reader.add([record(n, time=n * day / 2) for n in range(5)])
@@ -379,23 +375,23 @@ def test_retention_exports_whole_days_before_it_deletes_them(database: Database)
     def export(model: str, before: float) -> None:
         seen.append((model, before, reader.count(model)))
 
-    assert Retention(database, rows=1, export=export).apply() == 4
+    assert Retention(database, rows=1, archive=export).apply() == 4
     assert seen == [("plants", 2 * day, 5)]
     assert stored(database) == ids(4)
 
 
-def test_retention_deletes_nothing_that_could_not_be_exported(database: Database) -> None:
+def test_retention_deletes_nothing_that_could_not_be_archived(database: Database) -> None:
     Predictions(database).add([record(n) for n in range(4)])
 
     def fail(model: str, before: float) -> None:
         raise UnavailableError("The bucket is away.")
 
     with pytest.raises(UnavailableError):
-        Retention(database, days=1, export=fail).apply()
+        Retention(database, days=1, archive=fail).apply()
     assert len(stored(database)) == 4
 
 
-def test_the_state_is_told_as_metrics(home: Path) -> None:
+def test_the_state_is_exposed_as_metrics(home: Path) -> None:
     registry = CollectorRegistry()
     home.mkdir()
     registry.register(IngestMetrics(lambda: read_state(home)))

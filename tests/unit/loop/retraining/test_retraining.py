@@ -30,6 +30,7 @@ from tidemill.settings import Settings
 from tidemill.steps.decay.holdout import read_holdout, row_losses
 from tidemill.steps.decay.loss_detector import loss_detector
 from tidemill.stores.jobs.jobs import Job, NewJob
+from tidemill.stores.mlflow.tracking import Tracking
 from tidemill.stores.mlflow.versions import CHAMPION
 from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.predictions.feedback import NewLabel
@@ -72,11 +73,7 @@ class Harbour:
 
     def train(self) -> None:
         settings, project = self.platform.settings, self.platform.projects.get("tides").project
-        where: dict[str, Any] = {
-            "tracking_uri": settings.mlflow_uri,
-            "artifact_root": settings.artifact_root,
-        }
-        train(project, **where)
+        train(project, Tracking(settings.mlflow_uri, artifact_root=settings.artifact_root))
         assert promote(project, self.platform.registry, "tides").promoted
 
     @property

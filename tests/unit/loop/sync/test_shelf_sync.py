@@ -488,5 +488,5 @@ def test_the_process_follows_the_registry_and_ends_cleanly_on_sigterm(
 
 
 def test_a_word_that_names_nothing_is_said_to_before_anything_starts() -> None:
-    with pytest.raises(NotFoundError, match="names no model"):
+    with pytest.raises(NotFoundError, match="not a reference to a model"):
         parse_selection(["a/b/c"])

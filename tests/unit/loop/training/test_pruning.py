@@ -95,7 +95,7 @@ def test_a_pruned_trial_is_an_outcome_of_its_own(
 ) -> None:
     uri = f"sqlite:///{mlflow_home / 'mlflow.db'}"
     project = load_project(project_file)
-    result = train(project, tracking_uri=uri, artifact_root=mlflow_home / "artifacts")
+    result = train(project, Tracking(uri, artifact_root=mlflow_home / "artifacts"))
     client = Tracking(uri).call(lambda client: client)
     gone = [trial for trial in result.trials if trial.pruned is not None]
     assert len(result.trials) == 12

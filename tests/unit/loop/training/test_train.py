@@ -24,7 +24,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from tidemill import Candidate, Gate, Project, Tensor, bundle
 from tidemill.errors import DataError, ExportError, ProjectError, UnavailableError
 from tidemill.loop.operations.signals import exit_on_sigterm
-from tidemill.loop.training.train import Cancelled, Progress, TrainResult, plan_searches, train
+from tidemill.loop.training.train import Cancelled, Progress, TrainResult, train
+from tidemill.steps.search.search import SearchOptions, plan_searches
 from tidemill.stores.mlflow.tracking import Tracking
 
 ROWS = 120
@@ -34,13 +35,13 @@ def customers() -> pd.DataFrame:
     """A made-up table with every kind of column, missing values, and a target in words."""
     rng = np.random.default_rng(3)
     age = rng.normal(40, 12, ROWS)
-    plan_searches = rng.choice(["basic", "plus", "family"], ROWS)
-    left = (age + 15 * (plan_searches == "basic") + rng.normal(0, 6, ROWS)) > 46
+    plan = rng.choice(["basic", "plus", "family"], ROWS)
+    left = (age + 15 * (plan == "basic") + rng.normal(0, 6, ROWS)) > 46
     frame = pd.DataFrame(
         {
             "age": np.where(rng.random(ROWS) < 0.1, np.nan, age),
             "visits": rng.integers(0, 30, ROWS),
-            "plan": np.where(rng.random(ROWS) < 0.1, None, plan_searches),
+            "plan": np.where(rng.random(ROWS) < 0.1, None, plan),
             "paid": rng.random(ROWS) < 0.5,
             "country": "NL",
         }
@@ -88,7 +89,10 @@ class Store:
         return Tracking(self.uri).call(lambda client: client)
 
     def train(self, project: Project, **options: Any) -> TrainResult:
-        return train(project, tracking_uri=self.uri, artifact_root=self.artifacts, **options)
+        names = [name for name in ("overrides", "trials", "only") if name in options]
+        search = {name: options.pop(name) for name in names}
+        tracking = Tracking(self.uri, artifact_root=self.artifacts)
+        return train(project, tracking, SearchOptions(**search), **options)
 
     def runs(self, name: str) -> list[Any]:
         """All runs of an experiment, in the order they were started."""
@@ -334,7 +338,7 @@ def test_when_all_fail_each_reason_is_given_and_nothing_registered(store: Store)
     with pytest.raises(ProjectError) as caught:
         store.train(project)
     assert "a: ArithmeticError: these numbers do not add up" in str(caught.value)
-    assert "b: ProjectError: Candidate 'b' takes no parameter 'X'" in str(caught.value)
+    assert "b: ProjectError: Candidate 'b' has no parameter 'X'" in str(caught.value)
     assert [run.info.status for run in store.runs("hopeless")] == ["FAILED"] * 3
     assert "hopeless" not in store.models()
 
@@ -476,7 +480,7 @@ def test_parameters_may_be_set_and_candidates_chosen(store: Store) -> None:
     )
     result = store.train(project, overrides={"logistic": {"C": 0.5}}, only=["logistic"])
     assert [dict(trial.params) for trial in result.trials] == [{"C": 0.5}]
-    planned = plan_searches(project, {}, 2, (), maximize=True)
+    planned = plan_searches(project, SearchOptions(trials=2), maximize=True)
     assert {name: search.total for name, search in planned.items()} == {"logistic": 2, "tree": 2}
 
 
@@ -528,7 +532,7 @@ def test_a_metric_that_needs_probabilities_is_said_to(store: Store) -> None:
     from sklearn.svm import LinearSVC
 
     project = churn("sure", Candidate("svm", LinearSVC), gate=Gate(metric="log_loss"))
-    with pytest.raises(ProjectError, match="decides by log_loss, which needs"):
+    with pytest.raises(ProjectError, match="decides by log_loss, which this model does not have"):
         store.train(project)
 
 
@@ -548,4 +552,4 @@ def test_mlflow_being_away_costs_no_work(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     project = Project("p", data=load, target="y", candidates=[Candidate("a", LogisticRegression)])
     with pytest.raises(UnavailableError, match="cannot be reached"):
-        train(project, tracking_uri=f"http://127.0.0.1:{port}")
+        train(project, Tracking(f"http://127.0.0.1:{port}"))

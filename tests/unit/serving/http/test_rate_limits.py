@@ -1,4 +1,4 @@
-"""Token buckets: what they let through, and what happens to callers without number."""
+"""Token buckets: how many requests pass, and how the table handles many callers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tidemill.errors import SettingsError
 from tidemill.serving.http.rate_limits import (
-    NEAR,
-    PLACES,
+    PROBES,
+    SLOTS,
     BucketTable,
     RateLimit,
     RateLimiter,
@@ -31,18 +31,18 @@ from tidemill.serving.http.rate_limits import (
         ("1/DAY", 1, 86400),
     ],
 )
-def test_policies_are_read(text: str, quota: int, window: int) -> None:
+def test_rate_limits_are_parsed(text: str, quota: int, window: int) -> None:
     assert parse_rate_limit("p", text) == RateLimit("p", quota, window)
 
 
 @pytest.mark.parametrize("text", ["off", "none", "", " Off "])
-def test_a_policy_can_be_off(text: str) -> None:
+def test_a_rate_limit_can_be_off(text: str) -> None:
     assert parse_rate_limit("p", text) is None
     assert RateLimiter(None, BucketTable()).of("x") is None
 
 
 @pytest.mark.parametrize("text", ["0/minute", "-1/minute", "x", "5", "5/fortnight", "5/0seconds"])
-def test_other_texts_are_refused(text: str) -> None:
+def test_other_texts_are_rejected(text: str) -> None:
     with pytest.raises(SettingsError, match="is not a rate limit"):
         parse_rate_limit("p", text)
 
@@ -50,7 +50,7 @@ def test_other_texts_are_refused(text: str) -> None:
 @given(
     st.integers(1, 20), st.integers(1, 100), st.lists(st.floats(0, 30), min_size=1, max_size=200)
 )
-def test_no_more_passes_than_the_quota_and_what_flowed_in(
+def test_no_more_requests_pass_than_the_quota_and_the_refill(
     quota: int, window: int, pauses: list[float]
 ) -> None:
     bucket = TokenBucket(RateLimit("p", quota, window), BucketTable(), "someone")
@@ -60,19 +60,19 @@ def test_no_more_passes_than_the_quota_and_what_flowed_in(
         now += pause
         passed += bucket.take(now)
         assert passed <= quota + (now - start + 1) * quota / window + 1e-6
-        left, full_in = told(bucket)
+        left, full_in = reported(bucket)
         assert 0 <= left <= quota
         assert 0 <= full_in <= window + 1
     assert passed >= min(len(pauses), quota)
 
 
-def told(bucket: TokenBucket) -> tuple[int, int]:
+def reported(bucket: TokenBucket) -> tuple[int, int]:
     line = bucket.lines().decode().split("\r\n")[1]
     left, full_in = (part.partition("=")[2] for part in line.split(";")[1:])
     return int(left), int(full_in)
 
 
-def test_retry_after_is_when_the_next_one_passes() -> None:
+def test_retry_after_is_the_time_until_the_next_request_passes() -> None:
     bucket = TokenBucket(RateLimit("p", 1, 60), BucketTable(), "someone")
     now = time.monotonic() + 1
     assert bucket.take(now)
@@ -83,16 +83,16 @@ def test_retry_after_is_when_the_next_one_passes() -> None:
     assert bucket.take(now + 10 + wait + 0.1)
 
 
-def test_two_buckets_of_one_caller_are_one_share(tmp_path: Path) -> None:
-    policy = RateLimit("p", 3, 3600)
+def test_two_processes_share_the_bucket_of_a_caller(tmp_path: Path) -> None:
+    limit = RateLimit("p", 3, 3600)
     now = time.monotonic() + 1
-    one, other = (TokenBucket(policy, BucketTable(tmp_path), "someone") for _ in range(2))
-    stranger = TokenBucket(policy, BucketTable(tmp_path), "someone else")
+    one, other = (TokenBucket(limit, BucketTable(tmp_path), "someone") for _ in range(2))
+    stranger = TokenBucket(limit, BucketTable(tmp_path), "someone else")
     assert [one.take(now), other.take(now), one.take(now), other.take(now)] == [True] * 3 + [False]
     assert stranger.take(now)
 
 
-def test_policies_do_not_share_a_callers_tokens() -> None:
+def test_two_limits_do_not_share_the_tokens_of_a_caller() -> None:
     table = BucketTable()
     now = time.monotonic() + 1
     one = TokenBucket(RateLimit("key", 1, 60), table, "x")
@@ -101,26 +101,26 @@ def test_policies_do_not_share_a_callers_tokens() -> None:
     assert other.take(now)
 
 
-def test_a_flood_of_callers_takes_no_more_room_and_harms_no_busy_one() -> None:
+def test_many_callers_do_not_grow_the_table_or_reset_a_busy_caller() -> None:
     table = BucketTable()
-    policy = RateLimit("p", 2, 3600)
-    busy = TokenBucket(policy, table, "busy")
+    limit = RateLimit("p", 2, 3600)
+    busy = TokenBucket(limit, table, "busy")
     assert busy.take(time.monotonic())
     assert busy.take(time.monotonic())
-    for number in range(PLACES // 2):
-        TokenBucket(policy, table, f"caller {number}").take(time.monotonic())
+    for number in range(SLOTS // 2):
+        TokenBucket(limit, table, f"caller {number}").take(time.monotonic())
         if number % 64 == 0:
             assert not busy.take(time.monotonic())
-    assert len(table.cells) == PLACES * 3
+    assert len(table.values) == SLOTS * 3
 
 
-def test_a_bucket_whose_place_was_taken_finds_another() -> None:
+def test_a_bucket_whose_slot_was_taken_claims_another() -> None:
     table = BucketTable()
     bucket = TokenBucket(RateLimit("p", 5, 60), table, "x")
     now = time.monotonic() + 1
     assert bucket.take(now)
-    for place in range(0, PLACES * 3, 3):
-        table.cells[place] = 1.0
-    assert NEAR > 1
+    for offset in range(0, SLOTS * 3, 3):
+        table.values[offset] = 1.0
+    assert PROBES > 1
     assert bucket.take(now)
-    assert told(bucket)[0] == 4
+    assert reported(bucket)[0] == 4

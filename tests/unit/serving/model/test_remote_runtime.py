@@ -37,7 +37,7 @@ def test_other_scores_tell_the_label_and_no_probability(scores: Any) -> None:
     [
         ([[np.nan, 1.0]], "not finite"),
         ([[1.0, 2.0, 3.0]], "[1, 3] for 1 rows"),
-        (["eggs"], "none of its labels"),
+        (["eggs"], "not one of its labels"),
     ],
 )
 def test_what_is_no_answer_is_refused(output: Any, told: str) -> None:
@@ -51,5 +51,5 @@ def test_labels_and_numbers_are_taken() -> None:
     assert labels is not None
     assert labels.tolist() == [1, 0]
     assert read_output(np.array([[1], [2]]), 2, ())[2].tolist() == [1.0, 2.0]  # type: ignore[union-attr]
-    with pytest.raises(TidemillError, match="texts"):
+    with pytest.raises(TidemillError, match="strings"):
         read_output(np.array(["a"]), 1, ())

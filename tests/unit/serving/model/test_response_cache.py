@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.errors import SettingsError
-from tidemill.serving.model.response_cache import CacheOptions, ResponseCache
+from tidemill.serving.model.cache_options import CacheOptions
+from tidemill.serving.model.response_cache import ResponseCache
 
 SLOW = 0.5  # seconds: a model any Redis is quicker than
 
@@ -90,7 +91,7 @@ def test_an_unloaded_version_is_forgotten() -> None:
 
 
 def test_a_url_that_is_not_redis_is_a_settings_error() -> None:
-    with pytest.raises(SettingsError, match="cache URL"):
+    with pytest.raises(SettingsError, match="TIDEMILL_CACHE_URL cannot"):
         ResponseCache(CacheOptions(url="http://127.0.0.1"))
 
 
@@ -166,13 +167,13 @@ def test_a_reply_that_belongs_to_another_request_is_a_miss(redis_url: str) -> No
     async def main() -> None:
         import redis.asyncio as aioredis
 
-        from tidemill.serving.model.response_cache import _remote_key
+        from tidemill.serving.model.response_cache import _redis_key
 
         async with started(redis_url) as cache:
             scope = cache.scope("m", "1", uuid.uuid4().hex)
             cache.observe(scope, SLOW)
             client = aioredis.Redis.from_url(redis_url)
-            await client.set(_remote_key(scope, b"in"), b"tidemill:answer:other|answer", ex=60)
+            await client.set(_redis_key(scope, b"in"), b"tidemill:answer:other|answer", ex=60)
             await client.aclose()
             assert await cache.get_remote(scope, b"in") is None
             assert cache.get(scope, b"in") is None

@@ -24,7 +24,7 @@ from tidemill.serving.model import sklearn_runtime as native
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 
 
 def table(texts: bool) -> tuple[pd.DataFrame, Any]:
@@ -41,7 +41,7 @@ def made(folder: Path, estimator: Any, *, texts: bool = False, task: str = "") -
     project = Project("m", lambda: X, "y", [Candidate("c", object)])
     model = build_pipeline(estimator, X, project).fit(X, y)
     signature = infer_signature(X, y, "regression" if task else "classification", project)
-    return export_bundle(model, signature, X, y, folder, name="m", X_train=X)
+    return export_bundle(model, signature, X, HeldOutRows(X, y), folder, BundleMetadata("m"))
 
 
 def rewritten(held: Bundle, **changes: Any) -> Bundle:
@@ -126,7 +126,7 @@ def test_the_native_fallback_gives_label_indices(texts: bool, tmp_path: Path) ->
 def test_a_model_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     held = made(tmp_path / "b", LogisticRegression())
     held.model_path.write_bytes(b"not a model")
-    with pytest.raises(BundleError, match="does not take the bundle's model"):
+    with pytest.raises(BundleError, match="cannot load the bundle's model"):
         load_runtime(rewritten(held))
 
 
@@ -163,7 +163,7 @@ def test_a_type_outside_the_servers_list_is_refused_whatever_the_manifest_says(
     tmp_path: Path,
 ) -> None:
     held = replaced(tmp_path / "b", FunctionTransformer(_double))
-    with pytest.raises(BundleError, match=r"asks for .*_double, which this server does not trust"):
+    with pytest.raises(BundleError, match=r"contains .*_double, which this server does not trust"):
         load_runtime(held)
 
 
@@ -177,7 +177,7 @@ def test_the_operator_may_trust_more(tmp_path: Path) -> None:
 def test_a_file_that_is_no_skops_file_is_refused(tmp_path: Path) -> None:
     held = made(tmp_path / "b", NearestCentroid())
     held.model_path.write_bytes(b"PK\x03\x04 but no zip")
-    with pytest.raises(BundleError, match="no skops file"):
+    with pytest.raises(BundleError, match="not a skops file"):
         load_runtime(rewritten(held))
 
 

@@ -14,7 +14,7 @@ from tidemill.serving.http.routes import Admission, RequestHead, Response, Route
 from tidemill.serving.shelf.traffic_rules import (
     TrafficRule,
     canary_bucket,
-    is_chosen,
+    is_selected,
     read_traffic,
     traffic_watch,
     write_traffic,
@@ -87,7 +87,7 @@ def test_a_watch_tells_each_change_once(tmp_path: Path) -> None:
 
 def test_a_share_is_about_that_many_callers() -> None:
     rule = TrafficRule("canary", 0.2)
-    chosen = sum(is_chosen(rule, asked(key=f"k{i}")) for i in range(4000))
+    chosen = sum(is_selected(rule, asked(key=f"k{i}")) for i in range(4000))
     assert 640 < chosen < 960  # six standard deviations around 800
 
 
@@ -108,10 +108,10 @@ def test_the_header_decides_then_the_key_then_the_address() -> None:
     for i in range(50):
         name = f"c{i}"
         same = {
-            is_chosen(by_header, asked("k", header=name.encode())),
-            is_chosen(by_header, asked(name)),
-            is_chosen(by_key, asked(name, header=b"whatever")),
-            is_chosen(by_key, asked(None, name)),
+            is_selected(by_header, asked("k", header=name.encode())),
+            is_selected(by_header, asked(name)),
+            is_selected(by_key, asked(name, header=b"whatever")),
+            is_selected(by_key, asked(None, name)),
         }
         assert len(same) == 1
 
@@ -119,7 +119,9 @@ def test_the_header_decides_then_the_key_then_the_address() -> None:
 def test_nothing_and_all_are_certain() -> None:
     for sticky in ("key", "header", "none"):
         assert not any(
-            is_chosen(TrafficRule("canary", 0.0, sticky), asked(f"{i}")) for i in range(99)
+            is_selected(TrafficRule("canary", 0.0, sticky), asked(f"{i}")) for i in range(99)
         )
-        assert all(is_chosen(TrafficRule("canary", 1.0, sticky), asked(f"{i}")) for i in range(99))
-    assert not any(is_chosen(TrafficRule("shadow", 0.0), asked()) for _ in range(99))
+        assert all(
+            is_selected(TrafficRule("canary", 1.0, sticky), asked(f"{i}")) for i in range(99)
+        )
+    assert not any(is_selected(TrafficRule("shadow", 0.0), asked()) for _ in range(99))

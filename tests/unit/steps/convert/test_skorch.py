@@ -20,7 +20,7 @@ from tidemill.serving.model.runtime import load_runtime  # noqa: E402
 from tidemill.signature import Tensor  # noqa: E402
 from tidemill.steps.data.preprocessing import build_pipeline  # noqa: E402
 from tidemill.steps.data.signature_inference import infer_signature  # noqa: E402
-from tidemill.steps.export.bundle_writer import export_bundle  # noqa: E402
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle  # noqa: E402
 from tidemill.steps.export.compile import compile_model  # noqa: E402
 
 IMAGE = Tensor("image", (1, 8, 8))
@@ -73,7 +73,9 @@ def classifier(**settings: Any) -> Any:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Any, Any]:
     model, signature, X = learned(classifier(), images()[1])
     folder = tmp_path_factory.mktemp("network") / "b"
-    made = export_bundle(model, signature, X, images()[1], folder, name="n", X_train=X)
+    made = export_bundle(
+        model, signature, X, HeldOutRows(X, images()[1]), folder, BundleMetadata("n")
+    )
     return made, model, X
 
 

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from tidemill.serving.model.runtime import OnnxRuntime
+from tidemill.serving.model.onnx_runtime import OnnxRuntime
 from tidemill.signature import Column, Signature
 from tidemill.steps.convert.trees import _rounded
 from tidemill.steps.export.compile import Compiled, compile_model, load_compiled

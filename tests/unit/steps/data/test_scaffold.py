@@ -109,7 +109,7 @@ def test_columns_that_say_something_are_kept(name: str, values: list[Any]) -> No
 
 
 def test_a_table_of_ids_alone_leaves_nothing_to_learn_from() -> None:
-    with pytest.raises(ProjectError, match="Nothing in the table"):
+    with pytest.raises(ProjectError, match="no columns to predict"):
         guessed(pd.DataFrame({"id": range(10), "y": [0, 1] * 5}))
 
 

@@ -66,7 +66,7 @@ def test_categories_are_left_out_where_unknown_ones_are_accepted_or_there_are_to
 
 
 def test_dates_are_refused_by_name() -> None:
-    with pytest.raises(DataError, match="'x' holds datetime64"):
+    with pytest.raises(DataError, match="'x' contains datetime64"):
         column(pd.to_datetime(["2020-01-01", "2020-01-02"]))
 
 

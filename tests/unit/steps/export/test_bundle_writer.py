@@ -24,7 +24,7 @@ from tidemill.serving.model.loading import smoke_test
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.steps.data.preprocessing import build_pipeline
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.export.bundle_writer import export_bundle
+from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 from tidemill.steps.export.model_io import predict_in_batches
 
 
@@ -56,7 +56,12 @@ def exported(folder: Path, estimator: Any, **settings: Any) -> tuple[Any, Bundle
     task = "regression" if isinstance(estimator, Ridge) else "classification"
     signature = infer_signature(X[:100], y[:100], task, project)
     made = export_bundle(
-        model, signature, X[100:], y[100:], folder, name="iris", X_train=X[:100], **settings
+        model,
+        signature,
+        X[:100],
+        HeldOutRows(X[100:], y[100:]),
+        folder,
+        BundleMetadata("iris", **settings),
     )
     return model, made, X
 
@@ -161,7 +166,12 @@ def test_held_out_rows_that_the_signature_refuses_are_left_out(tmp_path: Path) -
     model = build_pipeline(LogisticRegression(), X, project).fit(X[:100], y[:100])
     signature = infer_signature(X[:100], y[:100], "classification", project)
     made = export_bundle(
-        model, signature, X[100:], y[100:], tmp_path / "b", name="iris", X_train=X[:100]
+        model,
+        signature,
+        X[:100],
+        HeldOutRows(X[100:], y[100:]),
+        tmp_path / "b",
+        BundleMetadata("iris"),
     )
     assert made.manifest.runtime == "onnx"
     assert json.loads((made.path / "profile.json").read_text())["holdout"]["rows"] == 48

@@ -7,8 +7,9 @@ import pytest
 from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import DriftReport, check_drift
 from tidemill.steps.drift.histogram import category_histogram, numeric_histogram
-from tidemill.steps.plots.drift import MAX_PANELS, plot_drift, plot_live_metric
+from tidemill.steps.plots.drift import MAX_PANELS, plot_drift
 from tidemill.steps.plots.style import to_png
+from tidemill.steps.plots.timelines import plot_live_metric
 
 
 def entry(values):

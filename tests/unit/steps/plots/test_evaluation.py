@@ -44,7 +44,7 @@ def test_a_confusion_matrix_shows_every_class(k: int) -> None:
 
 def test_a_confusion_matrix_counts_what_was_right() -> None:
     figure = pictures.plot_confusion_matrix(np.array([[7, 1], [0, 12]]), ["no", "yes"], "t")
-    assert "19 of 20 held-out rows answered right" in texts(figure)
+    assert "19 of 20 held-out rows predicted correctly" in texts(figure)
 
 
 def test_a_class_without_rows_does_not_divide_by_zero() -> None:

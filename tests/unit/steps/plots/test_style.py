@@ -18,9 +18,13 @@ from tidemill.steps.decay.check import DecayReport
 from tidemill.steps.drift.check import check_drift
 from tidemill.steps.plots import evaluation as pictures
 from tidemill.steps.plots import style
-from tidemill.steps.plots.api_monitor import ProbeSeries, plot_api_monitor
-from tidemill.steps.plots.drift import plot_drift, plot_live_metric
-from tidemill.steps.plots.replay import plot_replay
+from tidemill.steps.plots.drift import plot_drift
+from tidemill.steps.plots.timelines import (
+    ProbeSeries,
+    plot_api_monitor,
+    plot_live_metric,
+    plot_replay,
+)
 from tidemill.steps.replay.comparison import StrategyResult, part_edges
 
 RNG = np.random.default_rng(0)

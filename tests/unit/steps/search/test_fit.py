@@ -107,5 +107,5 @@ def test_a_regressor_of_one_column_answers_one_value_a_row() -> None:
 @pytest.mark.parametrize("answer", [np.nan, np.inf])
 def test_answers_that_are_no_numbers_are_an_error(answer: float) -> None:
     model = fit(pipeline(Noisy(0, answer)), X, y, seed=0).model
-    with pytest.raises(ValueError, match="predictions hold NaN or infinite"):
+    with pytest.raises(ValueError, match="predictions contain NaN or infinite"):
         predict(model, X)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project
 from tidemill.errors import ProjectError
-from tidemill.steps.search.search import check_params, parse_overrides
+from tidemill.steps.search.parameters import check_params, parse_overrides
 
 
 def network(
@@ -79,12 +79,12 @@ def test_texts_become_typed_values(text: str, candidate: str, params: dict[str, 
 @pytest.mark.parametrize(
     ("text", "message", "field"),
     [
-        ("logistic.C", "sets no parameter", "logistic.C"),
-        ("=1", "sets no parameter", "=1"),
+        ("logistic.C", "does not set a parameter", "logistic.C"),
+        ("=1", "does not set a parameter", "=1"),
         ("other.C=1", "no candidate 'other'", "other.C"),
-        ("logistic.nope=1", "takes no parameter 'nope'", "nope"),
-        ("nope=1", "No candidate takes a parameter 'nope'", "nope"),
-        ("C=1", "Several candidates take 'C'", "C"),
+        ("logistic.nope=1", "has no parameter 'nope'", "nope"),
+        ("nope=1", "No candidate has a parameter 'nope'", "nope"),
+        ("C=1", "Several candidates have a parameter 'C'", "C"),
         ("logistic.C=abc", "'C' parameter of LogisticRegression must be a float", "logistic.C"),
         ("logistic.C=-1", "must be a float in the range", "logistic.C"),
         ("n_estimators=0", "must be an int in the range", "forest.n_estimators"),
@@ -133,7 +133,7 @@ def test_json_values_keep_their_types(body: Any, expected: Any) -> None:
         ({"epochs": True}, "is True; expected a whole number"),
         ({"epochs": 4.5}, "expected a whole number"),
         ({"epochs": None}, "expected a whole number"),
-        ({"net": {"nope": 1}}, "takes no parameter 'nope'"),
+        ({"net": {"nope": 1}}, "has no parameter 'nope'"),
         ({"logistic": {"C": "1"}}, "must be a float"),
         ({"fast": 1}, "expected true or false"),
     ],

@@ -1,4 +1,4 @@
-"""Pruning: what is plainly behind is given up early, and what is trained stays what it was."""
+"""Pruning ends trials that are clearly behind, and does not change the models that are fitted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from tidemill import Candidate, Project
 from tidemill.loop.training.trial import fit_and_evaluate, screen_trial
 from tidemill.steps.data.prepare import PreparedData, prepare
-from tidemill.steps.search import early_screening as scouting
+from tidemill.steps.search import early_screening
 from tidemill.steps.search.early_screening import screen
+from tidemill.steps.search.optuna_search import shared_study
+from tidemill.steps.search.parameters import Settings
 from tidemill.steps.search.pruning import (
     STARTUP_TRIALS,
     Pruning,
@@ -28,8 +30,7 @@ from tidemill.steps.search.pruning import (
     TrialPruned,
     make_pruner,
 )
-from tidemill.steps.search.search import Settings, Trial, open_search
-from tidemill.steps.search.shared_study import shared_study
+from tidemill.steps.search.search import Trial, open_search
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -71,10 +72,11 @@ def search(data: PreparedData, *, prune: bool) -> Searched:
     asked = open_search(found.candidates[0], seed=3)
     result = Searched([], [], [])
     while (settings := asked.ask()) is not None:
-        trial, watch = Trial("net", 1, 17, settings), asked.watch(settings)
+        trial, callback = Trial("net", 1, 17, settings), asked.pruning_callback(settings)
         try:
-            screen_trial(trial, found, data, "f1_score", watch)
-            value = fit_and_evaluate(trial, found, data, watch=watch).evaluation.metrics["f1_score"]
+            screen_trial(trial, found, data, "f1_score", callback)
+            trained = fit_and_evaluate(trial, found, data, callback=callback)
+            value = trained.evaluation.metrics["f1_score"]
         except TrialPruned as ended:
             result.pruned.append((settings, ended.pruning))
             asked.tell(settings, None, ended.pruning)
@@ -105,7 +107,7 @@ def test_a_pruned_search_gives_up_what_is_plainly_bad_and_finds_the_same_best(
 
 
 class Notes:
-    """Writes down what a watch is told."""
+    """Records what is reported, as a callback that never prunes."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, str, float, bool]] = []
@@ -114,7 +116,7 @@ class Notes:
         self.told.append((step, measure, score, maximize))
 
 
-def scouted(
+def screened(
     estimator: Any, data: PreparedData, metric: str = "f1_score", of: Project | None = None
 ) -> Notes:
     notes: Any = Notes()
@@ -134,8 +136,8 @@ def scouted(
 def test_scores_rise_with_the_passes(
     made: Any, data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scouting, "FEWEST_ROWS_OF_A_LINEAR_ONE", 1000)
-    told = scouted(made, data).told
+    monkeypatch.setattr(early_screening, "MIN_ROWS_LINEAR", 1000)
+    told = screened(made, data).told
     assert [(step, measure, up) for step, measure, _, up in told] == [
         (3, "f1_score", True), (6, "f1_score", True),
     ]  # fmt: skip
@@ -144,38 +146,38 @@ def test_scores_rise_with_the_passes(
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy", "precision_weighted"])
 def test_the_metric_that_decides_is_the_one_that_is_told(metric: str, data: PreparedData) -> None:
-    told = scouted(MLPClassifier(**NET), data, metric).told
+    told = screened(MLPClassifier(**NET), data, metric).told
     assert [(name, up) for _, name, _, up in told] == [(metric, metric != "log_loss")] * 2
 
 
-def test_a_regressor_is_scouted_by_its_error() -> None:
+def test_a_regressor_is_screened_by_its_error() -> None:
     def numbers() -> pd.DataFrame:
         X, y = make_regression(1400, 4, noise=1.0, random_state=0)
         return pd.DataFrame(X, columns=list("abcd")).assign(target=y / y.std())
 
     made = MLPRegressor(hidden_layer_sizes=(8,), learning_rate_init=0.01)
     of = project(data=numbers)
-    told = scouted(made, prepare(of), "rmse", of).told
+    told = screened(made, prepare(of), "rmse", of).told
     assert [(name, up) for _, name, _, up in told] == [("rmse", False)] * 2
     assert told[1][2] < told[0][2]
 
 
 def test_held_out_rows_take_no_part(data: PreparedData) -> None:
     blind = replace(data, test=data.test.iloc[:0])
-    assert scouted(MLPClassifier(**NET), blind).told == scouted(MLPClassifier(**NET), data).told
+    assert screened(MLPClassifier(**NET), blind).told == screened(MLPClassifier(**NET), data).told
 
 
 def test_rows_that_score_are_the_newest_where_the_newest_are_held_out() -> None:
-    learned, checked = scouting._parts(1000, project(shuffle=False))
-    assert checked.tolist() == list(range(800, 1000))
-    assert len(learned) == 200
-    assert learned.max() < 800
-    mixed, others = scouting._parts(1000, project())
+    trained, scored = early_screening._split_rows(1000, project(shuffle=False))
+    assert scored.tolist() == list(range(800, 1000))
+    assert len(trained) == 200
+    assert trained.max() < 800
+    mixed, others = early_screening._split_rows(1000, project())
     assert not set(mixed.tolist()) & set(others.tolist())
-    assert others.tolist() != checked.tolist()
+    assert others.tolist() != scored.tolist()
 
 
-def test_scouting_changes_nothing_that_is_trained(data: PreparedData) -> None:
+def test_screening_does_not_change_the_fit(data: PreparedData) -> None:
     trial = Trial("net", 1, 1, {"learning_rate_init": 0.01})
     random.seed(7)
     np.random.seed(7)
@@ -186,9 +188,9 @@ def test_scouting_changes_nothing_that_is_trained(data: PreparedData) -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     weights = [fit_and_evaluate(trial, project(), data).model["model"].coefs_[0] for _ in range(2)]
     study = optuna.create_study(direction="maximize")
-    watch = PruningCallback(study.ask(), maximize=True)
-    screen_trial(trial, project(), data, "f1_score", watch)
-    watched = fit_and_evaluate(trial, project(), data, watch=watch).model["model"].coefs_[0]
+    callback = PruningCallback(study.ask(), maximize=True)
+    screen_trial(trial, project(), data, "f1_score", callback)
+    watched = fit_and_evaluate(trial, project(), data, callback=callback).model["model"].coefs_[0]
     np.testing.assert_array_equal(weights[0], weights[1])
     np.testing.assert_array_equal(weights[0], watched)
 
@@ -200,7 +202,7 @@ class Stubborn(MLPClassifier):
         raise ZeroDivisionError("not in parts")
 
 
-def test_what_goes_wrong_in_scouting_is_logged_and_the_setting_fitted(
+def test_an_error_in_screening_is_logged_and_the_setting_fitted(
     data: PreparedData, caplog: pytest.LogCaptureFixture
 ) -> None:
     stubborn = project(Candidate("net", Stubborn, NET))
@@ -208,9 +210,10 @@ def test_what_goes_wrong_in_scouting_is_logged_and_the_setting_fitted(
     notes: Any = Notes()
     with caplog.at_level(logging.INFO, "tidemill.steps.search.early_screening"):
         screen_trial(trial, stubborn, data, "f1_score", notes)
-    assert "Stubborn is not scouted: ZeroDivisionError: not in parts" in caplog.text
+    assert "Stubborn could not be screened: ZeroDivisionError: not in parts" in caplog.text
     assert notes.told == []
-    assert fit_and_evaluate(trial, stubborn, data, watch=notes).evaluation.metrics["f1_score"] > 0.5
+    trained = fit_and_evaluate(trial, stubborn, data, callback=notes)
+    assert trained.evaluation.metrics["f1_score"] > 0.5
 
 
 @pytest.mark.parametrize(
@@ -218,18 +221,18 @@ def test_what_goes_wrong_in_scouting_is_logged_and_the_setting_fitted(
     [
         RandomForestClassifier(),
         MLPClassifier(solver="lbfgs"),  # has no partial_fit
-        MLPClassifier(max_iter=3),  # fewer passes than scouting makes
-        SGDClassifier(),  # as quick as scouting with so few rows
+        MLPClassifier(max_iter=3),  # fewer passes than screening makes
+        SGDClassifier(),  # as quick as screening with so few rows
     ],
     ids=["forest", "lbfgs", "short", "linear"],
 )
-def test_what_gains_nothing_is_not_scouted(made: Any, data: PreparedData) -> None:
-    assert scouted(made, data).told == []
+def test_what_gains_nothing_is_not_screened(made: Any, data: PreparedData) -> None:
+    assert screened(made, data).told == []
 
 
-def test_few_rows_are_not_scouted(data: PreparedData) -> None:
+def test_few_rows_are_not_screened(data: PreparedData) -> None:
     few = replace(data, train=data.train.iloc[:999])
-    assert scouted(MLPClassifier(**NET), few).told == []
+    assert screened(MLPClassifier(**NET), few).told == []
 
 
 @pytest.mark.parametrize(
@@ -246,15 +249,15 @@ def test_only_long_guided_searches_are_pruned(candidate: Candidate, watched: boo
     search = open_search(candidate)
     settings = search.ask()
     assert settings is not None
-    assert (search.watch(settings) is not None) is watched
+    assert (search.pruning_callback(settings) is not None) is watched
 
 
 def told(study: Any, steps: dict[int, float], value: float | None = None) -> None:
     """A trial that reports these scores, and ends with the value."""
     trial = study.ask()
-    watch = PruningCallback(trial, maximize=True)
+    callback = PruningCallback(trial, maximize=True)
     for step, score in steps.items():
-        watch.report(step, "f1_score", score, maximize=True)
+        callback.report(step, "f1_score", score, maximize=True)
     study.tell(trial, value)
 
 
@@ -285,10 +288,10 @@ def test_a_study_that_is_away_prunes_nothing(caplog: pytest.LogCaptureFixture) -
         def report(self, value: float, step: int) -> None:
             raise ConnectionError("no route")
 
-    watch = PruningCallback(Away(), maximize=True)
+    callback = PruningCallback(Away(), maximize=True)
     with caplog.at_level(logging.WARNING):
-        watch.report(3, "f1_score", 0.0, maximize=True)
-    assert "does not hear of step 3" in caplog.text
+        callback.report(3, "f1_score", 0.0, maximize=True)
+    assert "Step 3 could not be reported to the study" in caplog.text
 
 
 CANDIDATE = Candidate("net", MLPClassifier, search={"alpha": (1e-6, 1.0)}, trials=12)
@@ -301,19 +304,19 @@ def test_processes_that_share_a_study_prune_by_each_others_trials(postgres_url: 
     with opened() as one:
         for n in range(STARTUP_TRIALS):
             one.ask(CANDIDATE, {}, owner=f"job-{n}")
-            one.watch().report(6, "f1_score", 0.9, maximize=True)
+            one.pruning_callback().report(6, "f1_score", 0.9, maximize=True)
             one.tell(0.9)
     with opened() as other:
         other.ask(CANDIDATE, {}, owner="job-5")
         with pytest.raises(TrialPruned) as ended:
-            other.watch().report(6, "f1_score", 0.2, maximize=True)
+            other.pruning_callback().report(6, "f1_score", 0.2, maximize=True)
         other.tell(None, ended.value.pruning)
         # The next worker reports a score and is killed; its trial is drawn anew and runs well.
         other.ask(CANDIDATE, {}, owner="job-6")
-        other.watch().report(3, "f1_score", 0.95, maximize=True)
+        other.pruning_callback().report(3, "f1_score", 0.95, maximize=True)
     with opened() as again:
         again.ask(CANDIDATE, {}, owner="job-6")
-        again.watch().report(3, "f1_score", 0.95, maximize=True)
+        again.pruning_callback().report(3, "f1_score", 0.95, maximize=True)
         again.tell(0.95)
         trials = again._study.get_trials()
     states = [trial.state.name for trial in trials]
@@ -325,4 +328,4 @@ def test_a_shared_study_without_pruning_has_no_watch(tmp_path: Any) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     with shared_study(storage, "plain", maximize=True, seed=1) as study:
         study.ask(CANDIDATE, {}, owner="job-1")
-        assert study.watch() is None
+        assert study.pruning_callback() is None

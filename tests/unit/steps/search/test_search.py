@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate
-from tidemill.steps.search.search import GridSearch, OptunaSearch, Search, Trial, open_search
+from tidemill.steps.search.optuna_search import OptunaSearch
+from tidemill.steps.search.search import GridSearch, Search, Trial, open_search
 
 
 def candidate(search: dict[str, Any], trials: int | None = None) -> Candidate:

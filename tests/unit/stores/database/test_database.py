@@ -14,7 +14,7 @@ from sqlalchemy import insert, select, text
 
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.pages import json_safe, read_page
+from tidemill.stores.database.queries import json_safe, read_page
 from tidemill.stores.database.schema import (
     VERSION_TABLE,
     check_schema,
@@ -40,7 +40,7 @@ def test_migrating_twice_changes_nothing_and_downgrading_removes_all_tables(
 ) -> None:
     assert migrate(database) == (newest_version(), newest_version())
     assert migrate(database, "base") == (newest_version(), None)
-    with pytest.raises(SettingsError, match="holds no Tidemill tables"):
+    with pytest.raises(SettingsError, match="has no Tidemill tables"):
         check_schema(database)
     migrate(database)
     check_schema(database)

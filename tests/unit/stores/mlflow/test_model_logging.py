@@ -1,4 +1,4 @@
-"""The MLflow model: loaded by mlflow.pyfunc, it answers as the fitted pipeline does."""
+"""The logged MLflow model, loaded by mlflow.pyfunc, predicts as the fitted pipeline does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
 
 @pytest.fixture
 def active(tracking: Tracking) -> Iterator[None]:
-    """The store as the one that `mlflow.pyfunc.load_model` looks in."""
+    """A store that is also MLflow's own tracking URI, for `mlflow.pyfunc.load_model`."""
     tracking.experiment("exp")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking.tracking_uri)
@@ -62,14 +62,12 @@ def fitted(*steps: Any, X: Any = FRAME, y: Any = LABELS) -> Pipeline:
 def keep(tracking: Tracking, model: Any, signature: Signature = SIGNATURE, X: Any = FRAME) -> Any:
     with tracking.run("exp", "run") as run:
         run.log_metrics({"accuracy": 1.0})
-        logged = log_model(
-            tracking, run, model, signature, X, params={"C": 1}, metrics={"accuracy": 1.0}
-        )
+        logged = log_model(run, model, signature, X, params={"C": 1}, metrics={"accuracy": 1.0})
     return run, logged
 
 
 @pytest.mark.usefixtures("active")
-def test_a_common_pipeline_is_kept_without_pickle(tracking: Tracking) -> None:
+def test_a_common_pipeline_is_saved_without_pickle(tracking: Tracking) -> None:
     model = fitted(StandardScaler(), LogisticRegression())
     run, logged = keep(tracking, model)
     assert logged.format == "skops"
@@ -81,7 +79,7 @@ def test_a_common_pipeline_is_kept_without_pickle(tracking: Tracking) -> None:
 
 
 @pytest.mark.usefixtures("active")
-def test_code_of_the_users_own_is_kept_by_cloudpickle(tracking: Tracking) -> None:
+def test_user_code_is_saved_with_cloudpickle(tracking: Tracking) -> None:
     model = fitted(FunctionTransformer(lambda X: X * 2), LogisticRegression())
     run, logged = keep(tracking, model)
     assert logged.format == "cloudpickle"
@@ -90,7 +88,7 @@ def test_code_of_the_users_own_is_kept_by_cloudpickle(tracking: Tracking) -> Non
 
 
 @pytest.mark.usefixtures("active")
-def test_what_a_project_file_defines_loads_where_the_file_is_not(tracking: Tracking) -> None:
+def test_code_from_a_project_file_loads_without_the_file(tracking: Tracking) -> None:
     name = "tidemill_project_mine"
     module = types.ModuleType(name)
     exec("def double(X):\n    return X * 2\n", module.__dict__)
@@ -106,7 +104,7 @@ def test_what_a_project_file_defines_loads_where_the_file_is_not(tracking: Track
 
 
 @pytest.mark.usefixtures("active")
-def test_missing_values_and_texts_pass_mlflows_checks(tracking: Tracking) -> None:
+def test_missing_values_and_text_pass_mlflows_checks(tracking: Tracking) -> None:
     from tidemill.steps.data.preprocessing import preprocessor
 
     frame = pd.DataFrame(
@@ -158,7 +156,7 @@ def test_the_models_page_shows_its_metrics_and_run(tracking: Tracking) -> None:
     assert [output.model_id for output in outputs.model_outputs] == [logged.id]
 
 
-def test_a_model_that_nothing_can_keep_is_marked_failed(tracking: Tracking) -> None:
+def test_a_model_that_cannot_be_saved_is_marked_failed(tracking: Tracking) -> None:
     class Stubborn(LogisticRegression):
         def __reduce__(self) -> Any:
             raise TypeError("not me")
@@ -167,7 +165,7 @@ def test_a_model_that_nothing_can_keep_is_marked_failed(tracking: Tracking) -> N
             raise TypeError("not me")
 
     with pytest.raises(ExportError, match="not me"), tracking.run("exp", "run") as run:
-        log_model(tracking, run, Stubborn().fit(FRAME, LABELS), SIGNATURE, FRAME,
+        log_model(run, Stubborn().fit(FRAME, LABELS), SIGNATURE, FRAME,
                   params={}, metrics={})  # fmt: skip
     found = tracking.call(
         lambda client: client.search_logged_models([run.experiment_id], max_results=1)
@@ -175,7 +173,7 @@ def test_a_model_that_nothing_can_keep_is_marked_failed(tracking: Tracking) -> N
     assert str(found[0].status) == "FAILED"
 
 
-def test_requirements_name_versions_and_foreign_packages() -> None:
+def test_requirements_pin_versions_and_include_third_party_packages() -> None:
     found = requirements(fitted(LogisticRegression()), "skops")
     assert [text.split("==")[0] for text in found] == [
         "mlflow", "scikit-learn", "numpy", "pandas", "skops",
@@ -190,7 +188,7 @@ def test_requirements_name_versions_and_foreign_packages() -> None:
     assert any(text.startswith("matplotlib==") for text in requirements(foreign, "skops"))
 
 
-def test_types_are_none_where_skops_cannot_help() -> None:
+def test_skops_types_is_none_where_skops_cannot_save_the_model() -> None:
     assert skops_types(fitted(LogisticRegression())) is not None
     assert skops_types(FunctionTransformer(lambda X: X)) is None
 
@@ -198,7 +196,7 @@ def test_types_are_none_where_skops_cannot_help() -> None:
 @pytest.mark.parametrize(
     ("labels", "kind"), [(("a", "b"), "string"), ((1, 2), "long"), ((False, True), "boolean")]
 )
-def test_answers_have_the_labels_type(labels: Any, kind: str) -> None:
+def test_the_output_schema_has_the_labels_type(labels: Any, kind: str) -> None:
     X = FRAME.head(len(labels))
     signature = infer_signature(X, np.array(labels), "classification", _Project())
     assert mlflow_signature(signature).outputs.to_dict()[0]["type"] == kind
@@ -208,13 +206,13 @@ class _Project:
     target, tensor, unknown_categories = "y", None, "refuse"
 
 
-def test_autologging_adds_to_the_run_and_makes_neither_run_nor_model(
+def test_autologging_adds_to_the_run_and_creates_no_run_or_model(
     tracking: Tracking, tmp_path: Path
 ) -> None:
     before = mlflow.get_tracking_uri()
     with tracking.run("auto", "one") as run:
         run.log_params({"C": 1})
-        with autologging(tracking, run):
+        with autologging(run):
             fitted(StandardScaler(), LogisticRegression())
         fitted(StandardScaler(), LogisticRegression())
     found = tracking.call(lambda client: client.get_run(run.id))

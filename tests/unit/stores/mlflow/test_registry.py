@@ -104,18 +104,18 @@ def register(client: MlflowClient, registry: Registry, tmp_path: Path) -> Regist
         ("models:/two words/latest", ModelReference("two words", stage="latest")),
     ],
 )
-def test_references_are_read_as_people_write_them(text: str, reference: ModelReference) -> None:
+def test_every_form_of_reference_is_parsed(text: str, reference: ModelReference) -> None:
     assert parse_reference(text) == reference
     assert parse_reference(str(reference)) == reference
 
 
 @pytest.mark.parametrize("text", ["", "models:/", "a/b/c", "a@b@c", "runs:/abc/model", "a@b/3"])
-def test_what_names_no_model_is_said_to(text: str) -> None:
-    with pytest.raises(NotFoundError, match="names no model"):
+def test_an_invalid_reference_is_rejected(text: str) -> None:
+    with pytest.raises(NotFoundError, match="not a reference to a model"):
         parse_reference(text)
 
 
-def test_a_version_carries_what_was_registered(registry: Registry, register: Register) -> None:
+def test_a_version_has_what_was_registered(registry: Registry, register: Register) -> None:
     made = register("m", {"f1_score": 0.75})
     assert made.number == "1"
     assert made.candidate == "ridge"
@@ -126,17 +126,17 @@ def test_a_version_carries_what_was_registered(registry: Registry, register: Reg
     assert registry.versions("m", metrics=True) == [made]
 
 
-def test_unknown_models_versions_and_aliases_list_what_there_is(
+def test_unknown_models_versions_and_aliases_list_the_known_ones(
     registry: Registry, register: Register
 ) -> None:
-    with pytest.raises(NotFoundError, match="Nothing is registered"):
+    with pytest.raises(NotFoundError, match="No model is registered"):
         registry.model("m")
     register("iris")
     register("wine")
     for ask in (registry.model, registry.versions, registry.latest, registry.resolve):
-        with pytest.raises(NotFoundError, match="There are iris, wine"):
+        with pytest.raises(NotFoundError, match="Known models: iris, wine"):
             ask("rose")
-    with pytest.raises(NotFoundError, match=r"no version 9\. There are 1"):
+    with pytest.raises(NotFoundError, match=r"no version 9\. Its versions: 1"):
         registry.resolve("models:/iris/9")
     with pytest.raises(NotFoundError, match=r"no alias 'gold'"):
         registry.resolve("models:/iris@gold")
@@ -144,7 +144,7 @@ def test_unknown_models_versions_and_aliases_list_what_there_is(
         registry.resolve("models:/iris/Production")
 
 
-def test_a_plain_name_is_the_champion_else_the_latest_with_a_bundle(
+def test_a_plain_name_means_the_champion_or_the_latest_with_a_bundle(
     registry: Registry, register: Register
 ) -> None:
     first, second = register(), register()
@@ -158,7 +158,7 @@ def test_a_plain_name_is_the_champion_else_the_latest_with_a_bundle(
     assert registry.resolve("models:/m/2").digest == second.digest
 
 
-def test_a_model_where_no_version_has_a_bundle_gives_its_newest(
+def test_without_any_bundle_the_newest_version_is_used(
     registry: Registry, register: Register
 ) -> None:
     register(bundled=False)
@@ -168,7 +168,7 @@ def test_a_model_where_no_version_has_a_bundle_gives_its_newest(
 
 
 @pytest.mark.parametrize("word", ["Production", "production", "champion"])
-def test_stage_words_and_aliases_find_the_champion(
+def test_stages_and_aliases_find_the_champion(
     word: str, registry: Registry, register: Register
 ) -> None:
     registry.set_champion(register())
@@ -178,7 +178,7 @@ def test_stage_words_and_aliases_find_the_champion(
 
 
 @pytest.mark.filterwarnings("ignore:.*transition_model_version_stage:FutureWarning")
-def test_the_old_stages_of_someone_elses_registry_are_found(
+def test_mlflows_old_stages_are_found(
     registry: Registry, register: Register, client: MlflowClient
 ) -> None:
     register(bundled=False)
@@ -196,7 +196,7 @@ def tags(registry: Registry) -> dict[str, str | None]:
     return {v.number: v.tags.get("stage") for v in registry.versions("m")}
 
 
-def test_crowning_moves_the_alias_and_mirrors_it_in_the_stages(
+def test_set_champion_moves_the_alias_and_mirrors_it_in_the_stages(
     registry: Registry, register: Register
 ) -> None:
     first, second, third = register(), register(), register()
@@ -214,9 +214,7 @@ def test_crowning_moves_the_alias_and_mirrors_it_in_the_stages(
     assert tags(registry) == {"1": "Archived", "2": "Archived", "3": "Production"}
 
 
-def test_crowning_the_champion_again_changes_nothing(
-    registry: Registry, register: Register
-) -> None:
+def test_setting_the_champion_again_changes_nothing(registry: Registry, register: Register) -> None:
     first, second = register(), register()
     registry.set_champion(first)
     registry.set_champion(second)
@@ -267,9 +265,7 @@ def test_there_is_exactly_one_champion_at_every_step_of_set_champion(
     assert not stopped, "the crowning took more steps than the test looked at"
 
 
-def test_a_reader_never_finds_the_model_without_a_champion(
-    uri: str, registry: Registry, register: Register
-) -> None:
+def test_a_reader_always_finds_a_champion(uri: str, registry: Registry, register: Register) -> None:
     versions = [register(), register()]
     registry.set_champion(versions[0])
     done, missing, seen = threading.Event(), [], set()
@@ -292,12 +288,12 @@ def test_a_reader_never_finds_the_model_without_a_champion(
     assert seen <= {"1", "2"}
 
 
-def test_the_champion_can_be_neither_archived_nor_made_challenger(
+def test_the_champion_cannot_be_archived_or_made_challenger(
     registry: Registry, register: Register
 ) -> None:
     first, second = register(), register()
     registry.set_champion(first)
-    for act in (registry.retire, registry.challenge):
+    for act in (registry.retire, registry.set_challenger):
         with pytest.raises(ConflictError, match=r"is the champion.*Promote another"):
             act(first)
     registry.set_challenger(second)
@@ -306,9 +302,7 @@ def test_the_champion_can_be_neither_archived_nor_made_challenger(
     assert stages(registry) == {"1": "Production", "2": "Archived"}
 
 
-def test_a_new_challenger_takes_the_place_of_the_old_one(
-    registry: Registry, register: Register
-) -> None:
+def test_a_new_challenger_replaces_the_old_one(registry: Registry, register: Register) -> None:
     first, second = register(), register()
     registry.set_challenger(first)
     registry.set_challenger(second)
@@ -316,7 +310,7 @@ def test_a_new_challenger_takes_the_place_of_the_old_one(
     assert tags(registry) == {"1": "None", "2": "Staging"}
 
 
-def test_an_alias_moved_by_hand_in_mlflow_is_believed_over_the_tags(
+def test_an_alias_moved_in_mlflow_overrides_the_tags(
     registry: Registry, register: Register, client: MlflowClient
 ) -> None:
     registry.set_champion(register())
@@ -325,7 +319,7 @@ def test_an_alias_moved_by_hand_in_mlflow_is_believed_over_the_tags(
     assert stages(registry) == {"1": "Archived", "2": "Production"}
 
 
-def test_lists_go_through_all_pages(
+def test_lists_read_all_pages(
     registry: Registry,
     register: Register,
     client: MlflowClient,
@@ -333,7 +327,7 @@ def test_lists_go_through_all_pages(
 ) -> None:
     first = register("m", {"f1_score": 0.5})
     monkeypatch.setattr("tidemill.stores.mlflow.registry.PAGE_SIZE", 3)
-    monkeypatch.setattr("tidemill.stores.mlflow.registry.RUNS_A_QUERY", 4)
+    monkeypatch.setattr("tidemill.stores.mlflow.registry.RUNS_PER_QUERY", 4)
     other = client.create_experiment("other")
     for n in range(10):
         run = client.create_run(
@@ -367,12 +361,12 @@ def test_models_are_found_by_their_tag(
     assert [m.name for m in registry.models(tag=("serve", "yes"))] == ["b"]
 
 
-def test_a_name_with_a_quote_in_it_works(registry: Registry, register: Register) -> None:
+def test_a_name_may_contain_a_quote(registry: Registry, register: Register) -> None:
     register("it's")
     assert [v.number for v in registry.versions("it's")] == ["1"]
 
 
-def test_a_fetched_bundle_is_the_one_that_was_registered(
+def test_a_fetched_bundle_is_the_registered_one(
     registry: Registry, register: Register, tmp_path: Path
 ) -> None:
     version = register()
@@ -381,7 +375,7 @@ def test_a_fetched_bundle_is_the_one_that_was_registered(
     assert fetched.model_path.read_bytes() == b"m 0"
 
 
-def test_a_bundle_that_was_changed_in_the_artifact_store_is_refused(
+def test_a_bundle_changed_in_the_artifact_store_is_rejected(
     registry: Registry, register: Register, tmp_path: Path
 ) -> None:
     version = register()
@@ -392,7 +386,7 @@ def test_a_bundle_that_was_changed_in_the_artifact_store_is_refused(
     assert list((tmp_path / "into").iterdir()) == []
 
 
-def test_a_bundle_that_is_gone_or_never_was_is_said_to_be(
+def test_a_missing_bundle_is_reported(
     registry: Registry, register: Register, tmp_path: Path
 ) -> None:
     with pytest.raises(NotFoundError, match="has no bundle"):
@@ -403,7 +397,7 @@ def test_a_bundle_that_is_gone_or_never_was_is_said_to_be(
         registry.fetch_bundle(version, tmp_path / "into")
 
 
-def test_evidence_is_kept_with_the_run(
+def test_evidence_is_stored_with_the_run(
     registry: Registry, register: Register, client: MlflowClient, tmp_path: Path
 ) -> None:
     version = register()
@@ -421,7 +415,7 @@ def test_a_long_tag_is_cut_between_characters(registry: Registry, register: Regi
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """A port where nobody listens."""
+    """A port with no listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -435,7 +429,7 @@ def test_a_server_that_is_down_is_an_error_within_seconds(silent_server: str) ->
     assert time.monotonic() - started < 60, "MLflow's own retries would take minutes"
 
 
-def test_a_store_that_is_no_database_is_an_unavailable_error(tmp_path: Path) -> None:
+def test_a_store_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"certainly not SQLite" * 100)
     with pytest.raises(UnavailableError, match="MLflow failed"):
         Registry(f"sqlite:///{tmp_path / 'mlflow.db'}").models()

@@ -1,4 +1,4 @@
-"""Runs in a real MLflow store: filled, ended as they went, and never in each other's way."""
+"""Runs in a real MLflow store: logged to, ended with the right status, safe with threads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def content(tracking: Tracking, run: TrackedRun, path: str, tmp_path: Path) -> s
     return Path(file).read_text()
 
 
-def test_a_run_holds_what_was_logged_and_ends_finished(tracking: Tracking, tmp_path: Path) -> None:
+def test_a_run_has_what_was_logged_and_ends_finished(tracking: Tracking, tmp_path: Path) -> None:
     with tracking.run("exp", "one", tags={"colour": "red"}) as run:
         run.log_params({"C": 0.5, "penalty": None})
         run.log_metrics({"accuracy": 0.9})
@@ -66,20 +66,20 @@ def test_an_error_ends_a_run_failed_with_its_traceback(tracking: Tracking, tmp_p
     assert "test_tracking.py" in text
 
 
-def test_a_recorded_error_ends_a_run_failed_and_goes_no_further(tracking: Tracking) -> None:
+def test_a_recorded_error_ends_a_run_failed_without_raising(tracking: Tracking) -> None:
     with tracking.run("exp", "bad") as run:
         run.fail(ValueError("no"))
     assert info(tracking, run).info.status == "FAILED"
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interruption_ends_a_run_killed(tracking: Tracking, stop: type[BaseException]) -> None:
+def test_an_interrupted_run_ends_killed(tracking: Tracking, stop: type[BaseException]) -> None:
     with pytest.raises(stop), tracking.run("exp", "stopped") as run:
         raise stop
     assert info(tracking, run).info.status == "KILLED"
 
 
-def test_mlflow_going_away_does_not_hide_why_a_run_ended(
+def test_an_mlflow_outage_does_not_hide_why_a_run_ended(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*args: Any, **kwargs: Any) -> None:
@@ -91,7 +91,7 @@ def test_mlflow_going_away_does_not_hide_why_a_run_ended(
         raise ZeroDivisionError
 
 
-def test_a_child_knows_its_parent(tracking: Tracking) -> None:
+def test_a_nested_run_names_its_parent(tracking: Tracking) -> None:
     with tracking.run("exp", "parent") as parent, tracking.run("x", "c", parent=parent) as child:
         pass
     found = info(tracking, child)
@@ -112,7 +112,7 @@ def test_many_parameters_and_long_values_fit(tracking: Tracking) -> None:
     ("name", "folder"),
     [("a name/with: all", "a_name_with__all"), ("..", "_"), ("iris-2", "iris-2")],
 )
-def test_artifacts_go_under_the_root_by_the_experiments_name(
+def test_artifacts_are_stored_under_the_experiments_name(
     tracking: Tracking, store: tuple[str, Path], name: str, folder: str
 ) -> None:
     with tracking.run(name, "one") as run:
@@ -120,7 +120,7 @@ def test_artifacts_go_under_the_root_by_the_experiments_name(
     assert [p.name for p in store[1].glob(f"{folder}/{run.id}/artifacts/*")] == ["x.txt"]
 
 
-def test_a_server_decides_on_artifacts_itself(tmp_path: Path) -> None:
+def test_a_server_chooses_its_own_artifact_location(tmp_path: Path) -> None:
     remote = Tracking("http://127.0.0.1:1", artifact_root=tmp_path)
     assert remote._artifact_location("exp") is None
     assert Tracking("sqlite://", artifact_root="s3://b/x/")._artifact_location("e") == "s3://b/x/e"
@@ -135,7 +135,7 @@ def test_a_deleted_experiment_is_restored(tracking: Tracking) -> None:
 
 
 def together(count: int, work: Callable[[int], None]) -> None:
-    """Run `work` in threads that all start at one moment; the first error is raised."""
+    """Run `work` in threads that start at the same moment; raise the first error."""
     barrier, errors = threading.Barrier(count), list[BaseException]()
 
     def start(number: int) -> None:
@@ -154,7 +154,7 @@ def together(count: int, work: Callable[[int], None]) -> None:
         raise error
 
 
-def test_threads_make_one_experiment_and_do_not_mix_their_runs(
+def test_threads_create_one_experiment_and_keep_their_runs_apart(
     store: tuple[str, Path],
 ) -> None:
     runs: dict[int, str] = {}
@@ -174,7 +174,7 @@ def test_threads_make_one_experiment_and_do_not_mix_their_runs(
     assert len({run.info.experiment_id for run in found.values()}) == 1
 
 
-def test_nobody_there_is_said_at_once() -> None:
+def test_an_unreachable_server_fails_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -182,7 +182,7 @@ def test_nobody_there_is_said_at_once() -> None:
         Tracking(f"http://127.0.0.1:{port}").experiment("exp")
 
 
-def test_mlflow_says_nothing_on_the_console(
+def test_mlflow_prints_nothing_on_the_console(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracking = Tracking(f"sqlite:///{tmp_path / 'fresh.db'}", artifact_root=tmp_path / "a")
@@ -197,7 +197,7 @@ def register(tracking: Tracking, run: TrackedRun, name: str, **more: Any) -> str
     return tracking.register(name, **{**given, **words, **more})
 
 
-def test_a_version_is_registered_with_all_its_marks(tracking: Tracking) -> None:
+def test_a_version_is_registered_with_all_its_tags(tracking: Tracking) -> None:
     with tracking.run("exp", "one") as run:
         run.log_files({"model/MLmodel": b""})
     assert [register(tracking, run, "new"), register(tracking, run, "new")] == ["1", "2"]
@@ -209,7 +209,7 @@ def test_a_version_is_registered_with_all_its_marks(tracking: Tracking) -> None:
 
 @pytest.fixture
 def broken(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracking]:
-    """A store that is interrupted just as the version is to be made."""
+    """A store interrupted just before the version is created."""
     tracking.experiment("exp")
 
     def stop(*args: Any, **kwargs: Any) -> None:

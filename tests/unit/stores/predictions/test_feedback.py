@@ -1,4 +1,4 @@
-"""Labels: each has a stated outcome, and when the prediction arrives changes nothing."""
+"""Labels: each has an outcome, which does not depend on when its prediction arrives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tidemill.signature import Column, Signature
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback as table
 from tidemill.stores.database.tables import predictions as predictions_table
-from tidemill.stores.predictions.feedback import Feedback, NewLabel, join_waiting
+from tidemill.stores.predictions.feedback import Feedback, NewLabel
+from tidemill.stores.predictions.label_joins import join_waiting
 from tidemill.stores.predictions.prediction_rows import rows_from_record
 from tidemill.stores.predictions.predictions import Predictions
 
@@ -46,7 +47,9 @@ def truth(database: Database) -> dict[str, Any]:
     return dict(zip(window.ids, window.actual, strict=True))
 
 
-def test_a_label_is_joined_again_or_against_another(feedback: Feedback, database: Database) -> None:
+def test_a_second_label_is_a_duplicate_a_conflict_or_a_correction(
+    feedback: Feedback, database: Database
+) -> None:
     arrive(database, record(1))
     assert outcomes(feedback, NewLabel("p00001", "moss")) == ["joined"]
     assert outcomes(feedback, NewLabel("p00001", "moss")) == ["duplicate"]
@@ -61,7 +64,7 @@ def test_a_label_is_joined_again_or_against_another(feedback: Feedback, database
     }  # fmt: skip
 
 
-def test_one_call_may_hold_several_labels_of_one_prediction(
+def test_one_call_may_have_several_labels_of_one_prediction(
     feedback: Feedback, database: Database
 ) -> None:
     arrive(database, record(1), record(2))
@@ -79,9 +82,7 @@ def test_one_call_may_hold_several_labels_of_one_prediction(
     assert truth(database) == {"p00001": "moss", "p00002": "fern"}
 
 
-def test_an_unknown_id_waits_until_its_prediction_comes(
-    feedback: Feedback, database: Database
-) -> None:
+def test_a_label_waits_until_its_prediction_arrives(feedback: Feedback, database: Database) -> None:
     assert outcomes(feedback, NewLabel("p00001", "moss")) == ["waiting"]
     assert outcomes(feedback, NewLabel("p00001", "fern")) == ["waiting"]
     assert outcomes(feedback, NewLabel("p00002", "fern")) == ["waiting"]
@@ -90,7 +91,7 @@ def test_an_unknown_id_waits_until_its_prediction_comes(
     assert feedback.counts() == {"joined": 1, "conflict": 1, "waiting": 1}
 
 
-def test_what_waits_in_vain_expires(feedback: Feedback, database: Database) -> None:
+def test_a_label_that_waits_too_long_expires(feedback: Feedback, database: Database) -> None:
     feedback.add([NewLabel("p00001", "moss")])
     assert feedback.expire(before=1.0) == 0
     assert feedback.expire(before=database.now() + 10) == 1
@@ -99,7 +100,7 @@ def test_what_waits_in_vain_expires(feedback: Feedback, database: Database) -> N
     assert feedback.page(outcome="expired").items[0]["reason"]
 
 
-def test_a_label_that_does_not_fit_the_model_is_refused_and_kept(
+def test_a_label_that_does_not_fit_the_model_is_stored_as_refused(
     feedback: Feedback, database: Database
 ) -> None:
     arrive(database, record(1))
@@ -131,7 +132,7 @@ def test_a_label_that_does_not_fit_the_model_is_refused_and_kept(
         ((), "much", None),
     ],
 )
-def test_a_label_takes_the_form_of_the_models_own(
+def test_a_label_is_converted_to_the_models_type(
     labels: tuple[Any, ...], actual: Any, kept: Any, feedback: Feedback, database: Database
 ) -> None:
     task: Any = "classification" if labels else "regression"
@@ -145,7 +146,7 @@ def test_a_label_takes_the_form_of_the_models_own(
     assert type(found) is type(kept)
 
 
-def test_without_a_signature_a_label_is_taken_as_it_is(
+def test_without_a_signature_a_label_is_not_converted(
     feedback: Feedback, database: Database
 ) -> None:
     arrive(database, record(1, version="7"))
@@ -166,7 +167,7 @@ def test_without_a_signature_a_label_is_taken_as_it_is(
         NewLabel("p00001", ["moss"]),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_no_label_is_refused_with_all_that_came_with_it(
+def test_an_invalid_label_rejects_the_whole_call(
     label: NewLabel, feedback: Feedback, database: Database
 ) -> None:
     with pytest.raises(RequestError) as refusal:
@@ -182,7 +183,9 @@ def test_a_row_of_a_batch_has_its_own_label(feedback: Feedback, database: Databa
     assert truth(database) == {"p00001-0": None, "p00001-1": "moss"}
 
 
-def test_labels_and_predictions_that_race_all_meet(feedback: Feedback, database: Database) -> None:
+def test_concurrent_labels_and_predictions_are_all_joined(
+    feedback: Feedback, database: Database
+) -> None:
     def label() -> None:
         for start in range(0, 200, 10):
             feedback.add([NewLabel(f"p{n:05d}", "moss") for n in range(start, start + 10)])
@@ -205,7 +208,7 @@ LABELS = st.builds(
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.lists(LABELS, max_size=12), places=st.tuples(*[st.integers(0, 12)] * 3))
-def test_when_a_prediction_arrives_among_its_labels_changes_nothing(
+def test_the_arrival_time_of_a_prediction_does_not_change_its_truth(
     labels: list[NewLabel],
     places: tuple[int, int, int],
     feedback: Feedback,

@@ -1,4 +1,4 @@
-"""Predictions in the database: what goes in as records comes out as windows, on both databases."""
+"""Predictions in the database: records in, windows out, on both kinds of database."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def predictions(database: Database) -> Predictions:
     return Predictions(database)
 
 
-def test_a_window_gives_back_what_was_recorded(predictions: Predictions) -> None:
+def test_a_window_has_what_was_recorded(predictions: Predictions) -> None:
     records = [record(n, sample=0.5) for n in (3, 1, 2)]
     assert predictions.add(records, {("plants", "1"): PLANTS}) == 3
     window = predictions.window("plants")
@@ -90,7 +90,7 @@ def test_an_empty_window_has_the_same_shape(predictions: Predictions) -> None:
     assert predictions.count("nobody") == 0
 
 
-def test_windows_are_cut_by_time_count_version_and_role(predictions: Predictions) -> None:
+def test_windows_are_filtered_by_time_count_version_and_role(predictions: Predictions) -> None:
     predictions.add([record(n) for n in range(10)])
     predictions.add([record(n, version="2", role="canary") for n in range(10, 14)])
     predictions.add([record(n, version="3", role="shadow") for n in range(5)])
@@ -105,7 +105,9 @@ def test_windows_are_cut_by_time_count_version_and_role(predictions: Predictions
     assert predictions.models() == ["plants"]
 
 
-def test_texts_gaps_and_booleans_come_back_as_training_had_them(predictions: Predictions) -> None:
+def test_texts_gaps_and_booleans_have_their_training_types(
+    predictions: Predictions,
+) -> None:
     rows = [[30.5, "basic", True, 1], [None, None, False, 2]]
     one = record(1, rows=2, encoding="values", features=rows, predictions=[True, False])
     predictions.add([one], {("plants", "1"): MIXED})
@@ -118,7 +120,7 @@ def test_texts_gaps_and_booleans_come_back_as_training_had_them(predictions: Pre
     assert predictions.window("plants").outputs.tolist() == [True, False]
 
 
-def test_a_batch_is_a_row_for_each_of_its_rows(predictions: Predictions) -> None:
+def test_each_row_of_a_batch_is_a_row(predictions: Predictions) -> None:
     features = np.arange(6, dtype="<f8").reshape(3, 2).tobytes()
     likely = np.array([[0.9, 0.1], [0.4, 0.6], [1, 0]], "<f4").tobytes()
     batch = record(
@@ -145,7 +147,7 @@ def test_a_regressors_window_has_no_probabilities(predictions: Predictions) -> N
     assert np.isnan(window.confidence).all()
 
 
-def test_a_tensor_is_as_many_columns_as_it_has_numbers(predictions: Predictions) -> None:
+def test_a_tensor_has_one_column_per_number(predictions: Predictions) -> None:
     digits = Signature(
         "classification", "digit", tensor=Tensor("image", (1, 28, 28)), labels=tuple(range(10))
     )
@@ -162,7 +164,7 @@ def test_a_tensor_is_as_many_columns_as_it_has_numbers(predictions: Predictions)
     assert predictions.get("p00001-1")[0]["features"] == image[1].tolist()
 
 
-def test_rows_without_inputs_or_signature_are_there_all_the_same(
+def test_rows_without_inputs_or_signature_are_in_the_window(
     predictions: Predictions,
 ) -> None:
     predictions.add([record(1)])
@@ -179,7 +181,7 @@ def test_rows_without_inputs_or_signature_are_there_all_the_same(
     assert window.probabilities is None, "version 9 may have other labels"
 
 
-def test_an_id_is_stored_once_and_a_challenger_may_answer_it_too(
+def test_an_id_is_stored_once_per_version(
     predictions: Predictions,
 ) -> None:
     assert predictions.add([record(1), record(2)]) == 2
@@ -210,7 +212,7 @@ def test_labels_are_part_of_windows(predictions: Predictions, database: Database
     assert shadow.actual.tolist() == ["fern"], "a label is of the request, whoever answered it"
 
 
-def test_pages_go_through_everything_once(predictions: Predictions) -> None:
+def test_pages_list_everything_once(predictions: Predictions) -> None:
     predictions.add([record(n) for n in range(7)], {("plants", "1"): PLANTS})
     for model in ("plants", None):
         seen, cursor = [], None
@@ -226,7 +228,7 @@ def test_pages_go_through_everything_once(predictions: Predictions) -> None:
         predictions.page(cursor="yesterday~")
 
 
-def test_large_windows_are_columns_and_not_objects(predictions: Predictions) -> None:
+def test_large_windows_are_built_from_columns(predictions: Predictions) -> None:
     numbers = np.arange(20_000, dtype="<f4").reshape(-1, 2)
     batch = record(
         1, rows=10_000, features=numbers.tobytes(), predictions=["fern"] * 10_000,
@@ -252,7 +254,7 @@ def test_large_windows_are_columns_and_not_objects(predictions: Predictions) -> 
         {"sample": 0.0},
     ],
 )
-def test_a_record_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> None:
+def test_an_inconsistent_record_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         rows_from_record(record(1, **changes))
 
@@ -270,7 +272,7 @@ def test_a_record_that_contradicts_itself_is_refused(changes: dict[str, Any]) ->
         max_size=5,
     )
 )
-def test_any_values_come_back_as_they_were(
+def test_any_values_round_trip(
     rows: list[tuple[Any, ...]], predictions: Predictions, database: Database
 ) -> None:
     with database.write() as connection:

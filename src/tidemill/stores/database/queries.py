@@ -1,13 +1,28 @@
-"""Reading long tables a page at a time, by key: page 1,000 costs no more than page 1."""
+"""Parts of queries that the stores share: pages, filters, and values that fit every database.
+
+Pages are read by key, so that page 1,000 costs no more than page 1.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Table, select
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    Text,
+    any_,
+    cast,
+    func,
+    select,
+)
 
 from tidemill.errors import RequestError
 from tidemill.stores.database.database import Database
@@ -57,7 +72,7 @@ def _key_value(key: Column[Any], cursor: str) -> Any:
         raise RequestError(
             f"'{cursor}' is not a cursor of this list.",
             field="cursor",
-            expected="the `next` of the page before",
+            expected="the `next` of the previous page",
         ) from None
 
 
@@ -79,6 +94,16 @@ def conditions(
         found += [] if since is None else [time >= since]
         found += [] if until is None else [time < until]
     return tuple(found)
+
+
+def matches_any(
+    connection: Connection, column: ColumnElement[str], values: Sequence[str]
+) -> ColumnElement[bool]:
+    """Return the condition that a text column has one of many values, as a single parameter."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(cast(list(values), ARRAY(Text)))
+    listed = func.json_each(msgspec.json.encode(list(values)).decode()).table_valued("value")
+    return column.in_(select(listed.c.value))
 
 
 def json_safe(value: Any) -> Any:

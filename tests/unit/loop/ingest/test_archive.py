@@ -1,4 +1,4 @@
-"""Exports: a file a day, written again only when it changed, and read by DuckDB."""
+"""The archive: one file per day, rewritten only if it changed, and readable by DuckDB."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def predictions(database: Database) -> Predictions:
     return store
 
 
-def written(export: PredictionArchive, **how: Any) -> list[tuple[str, str]]:
-    return [(day.model, day.date) for day in export.run(**how)]
+def written(archive: PredictionArchive, **how: Any) -> list[tuple[str, str]]:
+    return [(day.model, day.date) for day in archive.run(**how)]
 
 
 def ask(folder: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -46,9 +46,9 @@ def test_each_model_and_day_is_a_file_that_duckdb_reads(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
     Feedback(database).add([NewLabel("p00003", "fern")])
-    export = PredictionArchive(database, str(tmp_path / "out"))
+    archive = PredictionArchive(database, str(tmp_path / "out"))
     days = [("plants", "1970-01-01"), ("plants", "1970-01-02"), ("plants", "1970-01-03")]
-    assert written(export) == days
+    assert written(archive) == days
     rows = ask(
         tmp_path / "out",
         "SELECT id, features.height, features.leaves, output, actual, confidence, weight, "
@@ -63,55 +63,55 @@ def test_each_model_and_day_is_a_file_that_duckdb_reads(
     assert held.count_rows() == 5
 
 
-def test_only_what_changed_is_written_again(
+def test_only_changed_days_are_rewritten(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
-    export = PredictionArchive(database, str(tmp_path))
-    assert len(written(export)) == 3
-    assert written(export) == []
+    archive = PredictionArchive(database, str(tmp_path))
+    assert len(written(archive)) == 3
+    assert written(archive) == []
     predictions.add([record(9, time=DAY + 5)])
-    assert written(export) == [("plants", "1970-01-02")]
+    assert written(archive) == [("plants", "1970-01-02")]
     Feedback(database).add([NewLabel("p00000", "moss")])
-    assert written(export) == [("plants", "1970-01-01")]
+    assert written(archive) == [("plants", "1970-01-01")]
     Feedback(database).add([NewLabel("p00000", "fern", replace=True)])
-    assert written(export) == [("plants", "1970-01-01")]
+    assert written(archive) == [("plants", "1970-01-01")]
     assert ask(tmp_path, "SELECT actual FROM FILES WHERE id = 'p00000'") == [("fern",)]
-    assert written(export, models=["others"]) == []
+    assert written(archive, models=["others"]) == []
 
 
-def test_what_retention_deleted_stays_in_the_files(
+def test_rows_deleted_by_retention_stay_in_the_files(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
-    export = PredictionArchive(database, str(tmp_path))
-    keep = Retention(database, rows=1, export=export.before)
+    archive = PredictionArchive(database, str(tmp_path))
+    keep = Retention(database, rows=1, archive=archive.write_before)
     assert keep.apply() == 4, "the last day is not over, and stays"
     assert ask(tmp_path, "SELECT count(*) FROM FILES") == [(4,)]
     assert predictions.count("plants") == 1
-    assert written(export) == [("plants", "1970-01-03")]
+    assert written(archive) == [("plants", "1970-01-03")]
     assert ask(tmp_path, "SELECT count(*) FROM FILES") == [(5,)]
 
 
 def test_a_day_that_lost_rows_keeps_its_file(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
-    export = PredictionArchive(database, str(tmp_path))
-    export.run()
+    archive = PredictionArchive(database, str(tmp_path))
+    archive.run()
     Retention(database, rows=4).apply()
-    assert written(export) == []
+    assert written(archive) == []
     assert ask(tmp_path, "SELECT count(*) FROM FILES") == [(5,)]
 
 
-def test_retention_with_an_export_that_fails_deletes_nothing(
+def test_retention_deletes_nothing_if_archiving_fails(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    export = PredictionArchive(database, str(tmp_path / "file"))
+    archive = PredictionArchive(database, str(tmp_path / "file"))
     with pytest.raises(UnavailableError):
-        Retention(database, rows=1, export=export.before).apply()
+        Retention(database, rows=1, archive=archive.write_before).apply()
     assert predictions.count("plants") == 5
 
 
-def test_versions_with_other_columns_and_labels_share_a_file(
+def test_versions_with_different_columns_and_labels_share_a_file(
     database: Database, tmp_path: Path
 ) -> None:
     store = Predictions(database)
@@ -160,7 +160,7 @@ def test_numbers_tensors_and_unknown_versions(database: Database, tmp_path: Path
     assert duckdb.sql(f"SELECT output FROM '{raw}'").fetchall() == [('"moss"',)]
 
 
-def test_a_place_of_an_unknown_kind_is_refused(database: Database) -> None:
+def test_an_unsupported_url_is_rejected(database: Database) -> None:
     with pytest.raises(SettingsError, match="ftp"):
         PredictionArchive(database, "ftp://somewhere/x")
 
@@ -197,15 +197,15 @@ def s3() -> Iterator[str]:
         server.stop()
 
 
-def test_an_object_store_does_as_well_as_a_folder(
+def test_an_object_store_works_like_a_folder(
     predictions: Predictions, database: Database, s3: str
 ) -> None:
     url = f"{s3}/{database.dialect}"
-    export = PredictionArchive(database, url)
-    assert len(written(export)) == 3
-    assert written(export) == []
+    archive = PredictionArchive(database, url)
+    assert len(written(archive)) == 3
+    assert written(archive) == []
     Feedback(database).add([NewLabel("p00000", "moss")])
-    assert written(export) == [("plants", "1970-01-01")]
+    assert written(archive) == [("plants", "1970-01-01")]
     files, path = open_filesystem(url)
     held = pyarrow.dataset.dataset(path, filesystem=files, partitioning="hive")
     assert held.count_rows() == 5
