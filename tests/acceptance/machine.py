@@ -96,7 +96,7 @@ class Machine:
         finally:
             server.client.close()
             process.terminate()
-            process.wait(60)
+            process.wait(300)
 
     def native(self, model: str) -> Any:
         """The champion as MLflow's users load it, once."""
@@ -128,7 +128,7 @@ class Server:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30.0))
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=PATIENCE))
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()

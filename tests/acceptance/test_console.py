@@ -192,7 +192,7 @@ def ask(served: Up, path: str, body: Any) -> Any:
     """What the API answers to the first key."""
     key = (served.output.parent / ".tidemill" / "key").read_text().strip()
     headers = {"X-API-Key": key}
-    answer = httpx.post(f"{served.api}{path}", json=body, headers=headers, timeout=60)
+    answer = httpx.post(f"{served.api}{path}", json=body, headers=headers, timeout=300)
     assert answer.is_success, answer.text
     return answer.json()
 

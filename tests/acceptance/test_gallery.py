@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,9 +45,11 @@ AT_MOST = {"california_housing": {"rmse": 0.48, "mae": 0.33}}
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def machine(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Machine:
     """A machine on which nothing has happened but `tidemill init`."""
     fresh = Machine(tmp_path_factory.mktemp("machine"))
+    fresh.home.mkdir()
+    shutil.copy(mlflow_template, fresh.home / "mlflow.db")
     fresh.run("init", "churn")
     write_orders(fresh.folder / "orders.csv")
     fresh.run("init", "orders", "--from", "orders.csv")

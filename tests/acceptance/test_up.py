@@ -36,16 +36,20 @@ class Up:
         # Not the next one, which a second API would take.
         self.ports = (port, next(p for p in iter(free_port, None) if abs(p - port) > 1))
         options = ["--home", str(home), "--port", str(self.ports[0])]
-        options += ["--mlflow-port", str(self.ports[1]), *more]
+        options += ["--mlflow-port", str(self.ports[1])]
         self.output = home.parent / "up.txt"
         self.api = f"http://127.0.0.1:{self.ports[0]}"
         self.mlflow = f"http://127.0.0.1:{self.ports[1]}"
+        self.command = [*UP, *options]
+        self.start(*more)
+
+    def start(self, *more: str) -> None:
         with self.output.open("w") as out:
             # MLflow's client leaves its settings in the environment of a process that used it.
             clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
             environment = {**clean, "COLUMNS": "300"}
             self.process = subprocess.Popen(
-                [*UP, *options], stdout=out, stderr=subprocess.STDOUT, env=environment
+                [*self.command, *more], stdout=out, stderr=subprocess.STDOUT, env=environment
             )
 
     def await_text(self, text: str, timeout: float = 300) -> str:
@@ -58,7 +62,7 @@ class Up:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @contextlib.contextmanager
@@ -72,7 +76,7 @@ def running(home: Path, *more: str) -> Iterator[Up]:
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=120) as answer:  # its packages may still be loading
+    with urllib.request.urlopen(url, timeout=300) as answer:  # its packages may still be loading
         body: bytes = answer.read()
         return body
 
@@ -111,27 +115,27 @@ def alive(pid: int) -> bool:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`tidemill up` from nothing, in a folder of its own."""
     home = tmp_path_factory.mktemp("up") / ".tidemill"
-    with running(home) as up:
-        up.await_text("from ClassificationModel")
+    with running(home, "--first", "gallery:iris") as up:
+        up.await_text("from iris-classifier")
         yield up
 
 
 def test_from_nothing_to_a_prediction_with_the_printed_command(served: Up) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed, and the printed command uses it")
-    command = served.await_text("-d ").partition("from ClassificationModel:")[2]
+    command = served.await_text("-d ").partition("from iris-classifier:")[2]
     done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=120, check=True
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, check=True
     )
     answer = json.loads(done.stdout)
-    assert answer["prediction"] in ("malignant", "benign")
-    assert answer["model"] == "ClassificationModel"
+    assert answer["prediction"] in ("Iris-setosa", "Iris-versicolor", "Iris-virginica")
+    assert answer["model"] == "iris-classifier"
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_mlflow_server_shows_the_registered_model(served: Up) -> None:
     await_fetch(f"{served.mlflow}/health")
-    url = f"{served.mlflow}/api/2.0/mlflow/registered-models/get?name=ClassificationModel"
+    url = f"{served.mlflow}/api/2.0/mlflow/registered-models/get?name=iris-classifier"
     model = json.loads(fetch(url))["registered_model"]
     assert {"alias": "champion", "version": "1"} in model["aliases"]
     assert b"<html" in fetch(served.mlflow)[:500].lower()
@@ -144,27 +148,27 @@ def test_mlflow_answers_no_foreign_host_and_no_foreign_page(served: Up) -> None:
     for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
         request = urllib.request.Request(create, b'{"name": "x"}', {**as_json, **foreign})
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=120)
+            urllib.request.urlopen(request, timeout=300)
         with refused.value as answer:
             assert answer.status == 403
     page = urllib.request.Request(
         f"{served.mlflow}/version", headers={"Origin": "http://evil.example"}
     )
-    with urllib.request.urlopen(page, timeout=120) as answer:
+    with urllib.request.urlopen(page, timeout=300) as answer:
         assert "access-control-allow-origin" not in answer.headers
 
 
 def test_both_planes_answer_on_one_port(served: Up) -> None:
     ready = json.loads(fetch(f"{served.api}/ready"))
     assert ready["status"] == "ready"
-    assert "ClassificationModel" in fetch(f"{served.api}/experiments").decode()
+    assert "iris-classifier" in fetch(f"{served.api}/experiments").decode()
     assert "/predict" in json.loads(fetch(f"{served.api}/openapi.json"))["paths"]
 
 
 def test_without_a_key_nothing_is_predicted(served: Up) -> None:
     request = urllib.request.Request(f"{served.api}/predict", b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=120)
+        urllib.request.urlopen(request, timeout=300)
     with refused.value as answer:
         assert answer.status == 403
         assert json.load(answer)["title"] == "Forbidden"
@@ -196,20 +200,17 @@ def test_a_port_in_use_is_named_with_the_option_to_change(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_every_process_and_the_next_up_goes_on(
-    tmp_path: Path, number: signal.Signals
+    served: Up, number: signal.Signals
 ) -> None:
-    home = tmp_path / ".tidemill"
-    with running(home, "--first", "gallery:iris") as up:
-        up.await_text("from iris-classifier")
-        await_fetch(f"{up.mlflow}/health")
-        children = descendants(up.process.pid)
-        assert len(children) >= 5
-        assert up.end(number) == 0
+    await_fetch(f"{served.mlflow}/health")
+    children = descendants(served.process.pid)
+    assert len(children) >= 5
+    assert served.end(number) == 0
     assert [pid for pid in children if alive(pid)] == []
-    assert "Traceback" not in up.output.read_text()
-    with running(home) as again:
-        printed = again.await_text("from iris-classifier")
-        assert "created now" not in printed
-        key = re.search(r"\$\(cat (\S+)\)", printed)
-        assert key is not None
-        assert Path(key[1]).stat().st_mode & 0o777 == 0o600
+    assert "Traceback" not in served.output.read_text()
+    served.start()
+    printed = served.await_text("from iris-classifier")
+    assert "created now" not in printed
+    key = re.search(r"\$\(cat (\S+)\)", printed)
+    assert key is not None
+    assert Path(key[1]).stat().st_mode & 0o777 == 0o600

@@ -159,7 +159,7 @@ class System:
             worker.terminate()
         for worker in self.workers:
             try:
-                worker.wait(60)
+                worker.wait(300)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()

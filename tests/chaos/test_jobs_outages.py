@@ -47,7 +47,7 @@ def test_a_redis_that_comes_back_empty_loses_nothing(
         probes = [system.probe(1) for _ in range(8)]
         wait_until(lambda: system.job(probes[0]).done, "the first job", LONG)
         redis.stop()
-        with httpx.Client(headers={"X-API-Key": key}, timeout=60) as client:
+        with httpx.Client(headers={"X-API-Key": key}, timeout=300) as client:
             answer = client.post(f"{url}/train", json={"candidates": ["patient"]})
             assert answer.status_code == 202
             later = answer.json()["job_id"]
@@ -64,7 +64,7 @@ def test_a_postgresql_that_restarts_loses_nothing_and_is_a_503_meanwhile(
 ) -> None:
     system, postgres, _ = scaled
     system.start_worker(**LIGHT, **UNHURRIED)
-    with serving(create_app(system.platform)) as url, httpx.Client(timeout=60) as client:
+    with serving(create_app(system.platform)) as url, httpx.Client(timeout=300) as client:
         key, _ = system.platform.keys.create(("train",), actor="test")
         headers = {"X-API-Key": key}
         running, queued = (system.probe(seconds) for seconds in (20, 1))

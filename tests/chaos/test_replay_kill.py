@@ -59,7 +59,7 @@ class Killer:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(300)
 
     def _run(self) -> None:
         victims = ["ingest", "database", "worker"]

@@ -81,7 +81,7 @@ def served(settings: Settings, *scopes: str, **changes: Any) -> Iterator[Api]:
     """A control plane over these settings with a key for each scope."""
     platform = Platform.open(settings.model_copy(update=changes))
     keys = {scope: platform.keys.create((scope,), actor="test")[0] for scope in scopes}
-    with serving(create_app(platform)) as url, httpx.Client(timeout=30) as client:
+    with serving(create_app(platform)) as url, httpx.Client(timeout=300) as client:
         yield Api(platform, url, keys, client)
     platform.close()
 

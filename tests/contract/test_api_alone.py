@@ -33,7 +33,7 @@ def test_it_answers_logs_json_and_ends_when_it_is_told_to(home: Path) -> None:
         assert httpx.post(f"http://127.0.0.1:{port}/train", json={}).status_code == 403
     finally:
         process.send_signal(signal.SIGTERM)
-        ended = process.wait(60)
+        ended = process.wait(300)
     assert ended in (0, -signal.SIGTERM)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert {line["process"] for line in lines} == {"api"}

@@ -94,7 +94,7 @@ class House:
 
     def visitor(self, scope: str | None = "admin") -> Visitor:
         """A new browser, signed in with a key of the scope; None stays outside."""
-        client = httpx.Client(timeout=60, follow_redirects=True)
+        client = httpx.Client(timeout=300, follow_redirects=True)
         made = Visitor(client, self.url, self.keys[scope] if scope else "")
         self.visitors.append(made)
         if scope:
@@ -162,7 +162,7 @@ class both_planes:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
-        self.thread.join(60)
+        self.thread.join(300)
 
 
 def words(answer: httpx.Response) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.servers import free_port
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 STAYS = re.compile(r"^(make up|tidemill (up|serve|api))\b")
 UP = "Tidemill is up."
 PORT = re.compile(r"(?<=:)\d{4}\b|(?<=port )\d{4}\b|(?<=PORT=)\d{4}\b")

@@ -52,7 +52,10 @@ def _ask(up: Up, key: str) -> None:
 
     rows = load_breast_cancer().data[:ASKED].tolist()
     answer = httpx.post(
-        f"{up.api}/predict_batch", json={"instances": rows}, headers={"X-API-Key": key}, timeout=60
+        f"{up.api}/predict_batch",
+        json={"instances": rows},
+        headers={"X-API-Key": key},
+        timeout=SECONDS,
     )
     assert answer.status_code == 200, answer.text
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+from tests.servers import PATIENCE
 from tidemill import bundle as bundles
 from tidemill import keyring
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
@@ -229,11 +230,11 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(60)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive(), "the server did not stop"
 
     def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
@@ -242,7 +243,7 @@ class Running:
         headers: dict[str, str] | None = None,
     ) -> Answer:  # fmt: skip
         """One request on a connection of its own; `body` is sent as JSON unless it is bytes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         data = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
         sent = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
         verb = method or ("GET" if body is None else "POST")
@@ -272,7 +273,7 @@ class Answer(NamedTuple):
         return msgspec.json.decode(self.body)
 
 
-def wait_until(holds: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """The first true value that `holds` gives."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -314,9 +315,11 @@ def starting(home: Path) -> Iterator[Start]:
         running.append(Tidemill(load({}, **given), fallback))
         return running[-1]
 
-    yield begin
-    for each in running:
-        each.stop()
+    try:
+        yield begin
+    finally:
+        for each in running:
+            each.stop()
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_a_key_that_expires_stops_working_on_an_open_connection(
 ) -> None:
     _, good = add(home, keyring.new_keyring(), "predict", expires=time.time() + 3600)
     running = begin(home, start)
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=300)
     body, headers = msgspec.json.encode(BODY), {"X-API-Key": good}
 
     def status() -> int:

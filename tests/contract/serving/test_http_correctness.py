@@ -99,8 +99,10 @@ def serving(kind: str, home: Path, keep_alive: int = 120) -> Iterator[Running]:
         return
     options = {"http": "httptools", "log_config": None, "timeout_keep_alive": keep_alive}
     running = Running(uvicorn.Server(uvicorn.Config(plain, **options)))
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="module", params=["tidemill", "uvicorn"])
@@ -385,7 +387,7 @@ def test_a_slow_reader_gets_every_answer(connect: Connect) -> None:
     sender.start()
     time.sleep(0.2)
     assert [id_of(client.read()) for _ in range(count)] == [b"n%d" % n for n in range(count)]
-    sender.join(60)
+    sender.join(300)
 
 
 def test_stopping_answers_what_was_asked_and_closes_the_idle(mortal: Running) -> None:
@@ -404,7 +406,7 @@ def test_stopping_answers_what_was_asked_and_closes_the_idle(mortal: Running) ->
     assert busy.closed()
     idle.socket.close()
     busy.socket.close()
-    mortal.thread.join(60)
+    mortal.thread.join(300)
     assert not mortal.thread.is_alive()
     with pytest.raises(OSError, match=r"refused|reset"):
         mortal.connect()

@@ -109,7 +109,7 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
 ) -> None:
     server = start()
     url, model = address(server), next(iter(server.service.models.predictors))
-    prober, stop = ApiProber(url, models=[model], timeout=30), threading.Event()
+    prober, stop = ApiProber(url, models=[model], timeout=300), threading.Event()
     looks: list[bool] = []
 
     def tell(look: Any) -> None:
@@ -136,10 +136,10 @@ def test_ctrl_c_writes_the_report_of_what_there_is(home: Path, served: Tidemill)
     command = [sys.executable, "-m", "tidemill", *words, "--home", str(home)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
-        wait_until(lambda: "ok" in process.stderr.readline(), "the first look", 120)
+        wait_until(lambda: "ok" in process.stderr.readline(), "the first look")
         process.send_signal(signal.SIGINT)
         process.stderr.read()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     summary = json.loads((reports / "monitoring_summary.json").read_text())
     assert summary["healthy"]
     assert (reports / "api_monitoring_report.png").exists()

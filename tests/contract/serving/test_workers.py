@@ -43,7 +43,7 @@ class Serving:
         return url.split()[0] if url else None
 
     def ask(self, path: str, body: Any = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             data = None if body is None else msgspec.json.encode(body)
             connection.request("GET" if body is None else "POST", path, data)
@@ -53,7 +53,7 @@ class Serving:
             connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        self.kept.append(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30))
+        self.kept.append(http.client.HTTPConnection("127.0.0.1", self.port, timeout=300))
         return self.kept[-1]
 
     def total(self, name: str) -> float:
@@ -67,7 +67,7 @@ class Serving:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @pytest.fixture
@@ -142,6 +142,22 @@ def test_workers_end_with_their_parent(begin: Begin) -> None:
     wait_until(lambda: not any(map(alive, children)), "the workers to end")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_background_server_ends_at_a_signal_that_its_shell_ignored(
+    begin: Begin, number: int, workers: str
+) -> None:
+    ignored = (signal.SIGTERM, signal.SIGINT)
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in ignored}
+    try:
+        serving = begin("--workers", workers)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    serving.process.send_signal(number)
+    assert serving.process.wait(300) == 0
+
+
 def alive(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -152,7 +168,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ending_drains(begin: Begin, number: int) -> None:
     serving = begin("--workers", "2")
-    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=300)
     data = msgspec.json.encode(BODY)
     connection.putrequest("POST", "/predict")
     connection.putheader("Content-Length", str(len(data)))
@@ -163,7 +179,7 @@ def test_ending_drains(begin: Begin, number: int) -> None:
     connection.send(data[5:])
     assert connection.getresponse().status == 200
     connection.close()
-    assert serving.process.wait(60) == 0
+    assert serving.process.wait(300) == 0
 
 
 def test_a_taken_port_is_a_clear_message(begin: Begin, home: Path) -> None:
@@ -171,7 +187,7 @@ def test_a_taken_port_is_a_clear_message(begin: Begin, home: Path) -> None:
     command = [sys.executable, "-m", "tidemill.serving", "--port", str(serving.port)]
     for more in ([], ["--workers", "2"]):
         found = subprocess.run(
-            [*command, *more, "--home", str(home)], capture_output=True, text=True, timeout=120
+            [*command, *more, "--home", str(home)], capture_output=True, text=True, timeout=300
         )
         assert found.returncode == 1
         assert f"Port {serving.port} on 127.0.0.1 cannot be used" in found.stderr
@@ -183,7 +199,7 @@ def test_a_process_that_cannot_start_ends_all_with_its_reason(home: Path) -> Non
     (home / "journal").write_text("in the way")
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
     for more in ([], ["--workers", "2"]):
-        found = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120)
+        found = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300)
         assert found.returncode == 1
         assert "journal folder" in found.stderr
 

@@ -26,7 +26,7 @@ def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
     may_finish, closed = threading.Event(), threading.Event()
 
     def make() -> BuiltApp:
-        assert may_finish.wait(60)
+        assert may_finish.wait(300)
         return answer, closed.set
 
     async def run() -> None:

@@ -135,16 +135,19 @@ def test_ctrl_c_ends_with_130_and_no_traceback(home: Path) -> None:
     platform = Platform.open(Settings(home=home))
     platform.submit(NewJob("train", "flowers"))
     platform.close()
-    watching = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "tidemill", "jobs", "--watch", "--home", str(home)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "FORCE_COLOR": "1"},
-    )  # fmt: skip
-    assert watching.stdout is not None
-    while "flowers" not in watching.stdout.readline():
-        assert watching.poll() is None
-    watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=60)
+    ) as watching:  # fmt: skip
+        try:
+            assert watching.stdout is not None
+            while "flowers" not in watching.stdout.readline():
+                assert watching.poll() is None
+            watching.send_signal(signal.SIGINT)
+            _, said = watching.communicate(timeout=300)
+        finally:
+            watching.kill()
     assert watching.returncode == command_help.Exit.INTERRUPTED
     assert "Traceback" not in said
 
@@ -163,7 +166,7 @@ def test_bash_completes_commands_after_evaluating_the_script(tmp_path: Path) -> 
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True,
-        check=False, timeout=120,
+        check=False, timeout=300,
     )  # fmt: skip
     assert done.stdout.split() == ["rollback"], done.stderr
 

@@ -23,7 +23,7 @@ def test_a_slow_answer_is_shown_as_loading_and_then_as_it_came(recent: Backgroun
     may_answer = threading.Event()
 
     def slow() -> str:
-        assert may_answer.wait(60)
+        assert may_answer.wait(300)
         return "here"
 
     asked = recent.get("slow", slow, patience=0.0)
@@ -82,7 +82,7 @@ def test_two_who_ask_at_once_share_one_question(recent: BackgroundCache) -> None
 
     def slow() -> str:
         asked.append(1)
-        assert may_answer.wait(60)
+        assert may_answer.wait(300)
         return "x"
 
     recent.get("key", slow, patience=0.0)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
 from pathlib import Path
 
 from tidemill.serving.journal.segments import is_closed
@@ -29,6 +30,8 @@ class OpenSegment:
         draft = folder / f"{name}{DRAFT}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(draft, flags, 0o640)
+        # A journal that is dropped without `close` must not keep its segment locked.
+        self._release = weakref.finalize(self, os.close, self._descriptor)
         self.size = 0
         self.started = time.monotonic()
         try:
@@ -51,7 +54,7 @@ class OpenSegment:
     def close(self) -> None:
         """Close the file, which releases the lock."""
         with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+            self._release()
 
 
 def remove_dead_drafts(folder: Path) -> None:

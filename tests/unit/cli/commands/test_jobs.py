@@ -59,7 +59,7 @@ def test_watching_shows_bars_and_ends_with_the_job(platform: Platform) -> None:
     watching.start()
     wait_until(watching.is_alive, "the watching")
     platform.jobs.succeed(job, {"version": "7"})
-    watching.join(60)
+    watching.join(300)
     assert not watching.is_alive()
     assert "100%" in printed[0]
     assert "succeeded" in printed[0]

@@ -13,7 +13,7 @@ import pytest
 from tidemill.cli.local.supervisor import Child, StopRequestedError, supervising
 from tidemill.errors import UnavailableError
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(900)"
 
 
 def child(tmp_path: Path, code: str, name: str = "sleeper") -> Child:
@@ -28,7 +28,7 @@ def gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z")
 
 
-def wait_for(condition: object, timeout: float = 60.0) -> None:
+def wait_for(condition: object, timeout: float = 300.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "waited in vain"
@@ -48,11 +48,11 @@ def test_grandchildren_end_too(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, time;"
         f"p = subprocess.Popen([sys.executable, '-c', {SLEEP!r}]);"
-        "print(p.pid, flush=True); time.sleep(60)"
+        "print(p.pid, flush=True); time.sleep(900)"
     )
     with supervising() as supervisor:
         parent = supervisor.start(child(tmp_path, code))
-        supervisor.wait_until(lambda: parent.tail().strip().isdigit(), "the grandchild", 60)
+        supervisor.wait_until(lambda: parent.tail().strip().isdigit(), "the grandchild", 300)
         grandchild = int(parent.tail())
     wait_for(lambda: gone(grandchild))
 
@@ -76,7 +76,7 @@ def test_a_child_that_keeps_dying_is_reported_with_its_last_words(
     with supervising() as supervisor:
         supervisor.start(child(tmp_path, "raise SystemExit('no bread left')"))
         with pytest.raises(UnavailableError, match="no bread left"):
-            supervisor.wait_until(lambda: False, "the baker", 60)
+            supervisor.wait_until(lambda: False, "the baker", 300)
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:
@@ -111,6 +111,33 @@ with supervising() as s:
         pid = int(run.stdout.readline())
         run.kill()
     wait_for(lambda: gone(pid))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_background_job_stops_at_a_signal_that_its_shell_ignored(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Its children get the default action back as well."""
+    says = "import signal, time; print(signal.getsignal(signal.SIGINT)); time.sleep(600)"
+    code = f"""
+import sys
+from pathlib import Path
+from tidemill.cli.local.supervisor import Child, supervising
+with supervising() as s:
+    c = s.start(Child("c", [sys.executable, "-uc", {says!r}], Path({str(tmp_path / "o")!r})))
+    s.wait_until(c.tail, "the child", 300)
+    print(c.process.pid, c.tail().strip(), flush=True)
+    s.run()
+"""
+    script = 'trap \'\' INT TERM; exec "$0" -c "$1"'
+    command = ["sh", "-c", script, sys.executable, code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid, handler = run.stdout.readline().split(maxsplit=1)
+        assert "default_int_handler" in handler
+        run.send_signal(number)
+        assert run.wait(300) == 0
+    wait_for(lambda: gone(int(pid)))
 
 
 def test_trust_reaches_the_sync_and_the_pyfunc_supervisor(tmp_path: Path) -> None:

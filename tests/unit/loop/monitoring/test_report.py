@@ -45,7 +45,7 @@ def client(platform: Platform) -> Iterator[httpx.Client]:
     headers = {"X-API-Key": token}
     with (
         serving(create_app(platform)) as url,
-        httpx.Client(base_url=url, headers=headers, timeout=60) as made,
+        httpx.Client(base_url=url, headers=headers, timeout=300) as made,
     ):
         yield made
 

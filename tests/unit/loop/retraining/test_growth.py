@@ -16,7 +16,11 @@ from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import ContestChallenger, Contests, NewContest
 
 PROJECT = Project(
-    "plants", csv("none.csv"), "kind", [Candidate("c", object)], contest=Contest(spar=False)
+    "plants",
+    csv("none.csv"),
+    "kind",
+    [Candidate("c", object)],
+    contest=Contest(staleness_check=False),
 )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,15 +67,12 @@ class Harbour:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "project.py"
-        self.file.write_text(PROJECT)
-        table = rows(400, seed=1)
-        table.loc[:9, "wind"] = np.nan  # no later row misses it, and none tells of this port
-        table.loc[10:19, "port"] = "Husum"
-        table.to_csv(folder / "rows.csv", index=False)
         settings = Settings(home=folder / "home", project=str(self.file))
         self.platform = Platform.open(settings)
         self.clock = itertools.count()
-        project = self.platform.projects.get("tides").project
+
+    def train(self) -> None:
+        settings, project = self.platform.settings, self.platform.projects.get("tides").project
         train(project, Tracking(settings.mlflow_uri, artifact_root=settings.artifact_root))
         assert promote(project, self.platform.registry, "tides").promoted
 
@@ -127,8 +127,44 @@ class Harbour:
 
 
 @pytest.fixture(scope="module")
-def harbour(tmp_path_factory: pytest.TempPathFactory) -> Harbour:
-    return Harbour(tmp_path_factory.mktemp("harbour"))
+def trained(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
+    """The folder of a harbour with its first champion, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "project.py").write_text(PROJECT)
+    table = rows(400, seed=1)
+    table.loc[:9, "wind"] = np.nan  # no later row misses it, and none tells of this port
+    table.loc[10:19, "port"] = "Husum"
+    table.to_csv(folder / "rows.csv", index=False)
+    (folder / "home").mkdir()
+    shutil.copy(mlflow_template, folder / "home" / "mlflow.db")
+    made = Harbour(folder)
+    made.train()
+    made.platform.close()
+    return folder
+
+
+@contextmanager
+def copied(source: Path, folder: Path) -> Iterator[Harbour]:
+    """A harbour of its own with what the other has come to; their artifacts are shared."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    made = Harbour(folder)
+    try:
+        yield made
+    finally:
+        made.platform.close()
+
+
+@pytest.fixture(scope="module")
+def harbour(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbour]:
+    with copied(trained, tmp_path_factory.mktemp("harbour")) as made:
+        yield made
+
+
+@pytest.fixture
+def fresh(trained: Path, tmp_path: Path) -> Iterator[Harbour]:
+    """A harbour for one test, in which nothing has happened since the training."""
+    with copied(trained, tmp_path) as made:
+        yield made
 
 
 def test_the_loop_closes(harbour: Harbour) -> None:
@@ -188,20 +224,27 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     assert grown["contest"]["state"] in ("open", "won", "kept")
 
 
+@pytest.fixture(scope="module")
+def retrained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a harbour whose tide has turned, and whose second champion knows."""
+    folder = tmp_path_factory.mktemp("retrained")
+    with copied(trained, folder) as made:
+        made.live(rows(200, seed=2))
+        made.live(rows(280, seed=4, turned=True))
+        assert made.retrain(made.job())["contest"]["state"] == "won"
+        assert made.champion != "1"
+    return folder
+
+
 @pytest.fixture
-def turned(tmp_path: Path) -> Harbour:
-    """A harbour whose tide has turned, and whose second champion knows."""
-    made = Harbour(tmp_path)
-    made.live(rows(200, seed=2))
-    made.live(rows(280, seed=4, turned=True))
-    assert made.retrain(made.job())["contest"]["state"] == "won"
-    assert made.champion != "1"
-    return made
+def turned(retrained: Path, tmp_path: Path) -> Iterator[Harbour]:
+    with copied(retrained, tmp_path) as made:
+        yield made
 
 
-def test_a_retraining_that_waited_waits_no_longer(tmp_path: Path) -> None:
+def test_a_retraining_that_waited_waits_no_longer(fresh: Harbour) -> None:
     """Losses that begin to run again and again leave too few rows since the newest beginning."""
-    harbour = Harbour(tmp_path)
+    harbour = fresh
     harbour.live(rows(200, seed=2))
     harbour.live(rows(80, seed=3, turned=True))
     job = harbour.job()
@@ -342,9 +385,9 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     assert found["partner_loss"] < 0.5 * found["champion_loss"]
 
 
-def test_a_bad_day_among_others_is_no_change(tmp_path: Path) -> None:
+def test_a_bad_day_among_others_is_no_change(fresh: Harbour) -> None:
     """Days of forty rows, every fourth of them bad: no run of losses says that things changed."""
-    harbour = Harbour(tmp_path)
+    harbour = fresh
     frame = rows(2000, seed=30)
     random, day = np.random.default_rng(31), np.arange(2000) // 40
     wrong = (day % 4 == 3) & (random.random(2000) < 0.5)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,46 +14,60 @@ import pytest
 from tidemill.stores.mlflow.sqlite_store import create_mlflow_tables
 from tidemill.stores.mlflow.tracking import Tracking
 
-#: Opens MLflow in both ways: through Tracking, and through the platform's client.
+#: Opens MLflow in both ways: through Tracking, and through the platform's client. One process for
+#: each name.
 OPEN = """
-import sys
+import os, sys
 from pathlib import Path
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.mlflow.tracking import Tracking
-uri, name = sys.argv[1:]
+import mlflow.store.db.utils
+uri, name, *more = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+for another in more:
+    if os.fork() == 0:
+        name, more = another, []
+        break
 tracking = Tracking(uri)
 home = Path(uri.removeprefix("sqlite:///")).with_name(name)
 platform = Platform.open(Settings(home=home, tracking_uri=uri))
-import mlflow.store.db.utils
-print("ready", flush=True)
-sys.stdin.readline()
 if name.endswith("0"):
     platform.tracking.search_experiments()
 tracking.experiment(name)
 platform.close()
+assert [os.wait()[1] for _ in more] == [0] * len(more)
 """
 
 
-def start(uri: str, name: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-c", OPEN, uri, name]
+@pytest.fixture(autouse=True, scope="module")
+def mlflow_tables() -> None:
+    """Made anew here, by what is tested."""
+
+
+@contextmanager
+def opening(uri: str, *names: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has loaded what it needs and opens the store from now on."""
+    command = [sys.executable, "-W", "ignore", "-c", OPEN, uri, *names]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            yield process
+        finally:
+            process.kill()
 
 
 def test_several_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    started = [start(uri, f"flowers-{number}") for number in range(3)]
-    for each in started:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n"
-    for each in started:
-        assert each.stdin is not None
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    for each in started:
-        _, errors = each.communicate(timeout=120)
-        assert each.returncode == 0, errors
+    with opening(uri, "flowers-0", "flowers-1", "flowers-2") as process:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
     names = Tracking(uri).call(lambda client: {e.name for e in client.search_experiments()})
     assert {"flowers-0", "flowers-1", "flowers-2"} <= names
 
@@ -62,16 +75,9 @@ def test_several_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
 def test_a_kill_while_the_tables_are_created_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     draft = tmp_path / ".mlflow.db.draft"
-    first = start(f"sqlite:///{file}", "flowers")
-    assert first.stdout is not None
-    assert first.stdin is not None
-    assert first.stdout.readline() == "ready\n"
-    first.stdin.write("go\n")
-    first.stdin.flush()
-    while not draft.exists() and not file.exists():
-        assert first.poll() is None
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate(timeout=60)
+    with opening(f"sqlite:///{file}", "flowers") as process:
+        while not draft.exists() and not file.exists():
+            assert process.poll() is None
     assert draft.exists(), "it was killed too late"
     assert not file.exists()
 
