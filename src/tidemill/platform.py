@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from tidemill.loop.monitoring.watcher import Watcher
     from tidemill.loop.promotion.promote import Transition
     from tidemill.loop.retraining.contest import ContestService
-    from tidemill.loop.retraining.growth import RetrainingScheduler
     from tidemill.loop.retraining.probation import ProbationService
+    from tidemill.loop.retraining.scheduler import RetrainingScheduler
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Platform:
     @cached_property
     def follow_ups(self) -> RetrainingScheduler:
         """Sees to retrainings that wait for more labels."""
-        from tidemill.loop.retraining.growth import RetrainingScheduler
+        from tidemill.loop.retraining.scheduler import RetrainingScheduler
 
         def champion(model: str) -> str | None:
             found = self.registry.by_alias(model, "champion")

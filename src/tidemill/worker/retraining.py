@@ -8,10 +8,10 @@ from typing import Any
 from tidemill.errors import BundleError, NotFoundError
 from tidemill.loop.promotion.challenge import end_canary
 from tidemill.loop.promotion.promote import GATE_TAG, ROLLED_BACK_TAG, promote
+from tidemill.loop.retraining.challengers import RetrainingResult, retrain
 from tidemill.loop.retraining.contest_bundles import cached_bundle
 from tidemill.loop.retraining.feedback_data import RetrainingData, gather_retraining_data
-from tidemill.loop.retraining.growth import CHANGED, POSTPONED
-from tidemill.loop.retraining.retrain import RetrainingResult, retrain
+from tidemill.loop.retraining.scheduler import CHANGED, POSTPONED
 from tidemill.loop.training.progress import Progress
 from tidemill.platform import Platform
 from tidemill.project import Project
@@ -38,7 +38,7 @@ def run_retrain(platform: Platform, job: Job, report: ReportProgress) -> dict[st
     """Learn from what came back labelled, too, and let the new versions compete with the champion.
 
     Without labelled predictions, or without a champion, the new version goes to the gate. Too soon
-    after a change nothing is trained; `tidemill.loop.retraining.growth` asks again.
+    after a change nothing is trained; `tidemill.loop.retraining.scheduler` asks again.
     """
     opened = platform.contests.by_job(job.id)
     if opened is None:

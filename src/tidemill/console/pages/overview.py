@@ -8,7 +8,7 @@ from tidemill.console import monitoring_summary, queries
 from tidemill.console.monitoring_summary import StepStatus
 from tidemill.console.page_request import PageRequest, View
 from tidemill.errors import NotFoundError
-from tidemill.loop.retraining.growth import POSTPONED
+from tidemill.loop.retraining.scheduler import POSTPONED
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import ModelVersion
 from tidemill.stores.model_metrics import model_values

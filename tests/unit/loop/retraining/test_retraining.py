@@ -21,7 +21,8 @@ from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, promote
 from tidemill.loop.replay.player import ReplayPace, ReplayPlayer, ReplayStores
 from tidemill.loop.retraining.contest_bundles import cached_bundle
 from tidemill.loop.retraining.feedback_data import gather_retraining_data
-from tidemill.loop.retraining.growth import CHANGED, POSTPONED
+from tidemill.loop.retraining.scheduler import CHANGED, POSTPONED
+from tidemill.loop.retraining.staleness import run_staleness_check, settings_of
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
@@ -35,7 +36,6 @@ from tidemill.stores.mlflow.versions import CHAMPION
 from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.predictions.feedback import NewLabel
 from tidemill.worker.retraining import run_retrain
-from tidemill.worker.staleness import run_staleness_check, settings_of
 
 PROJECT = """
 from sklearn.linear_model import LogisticRegression

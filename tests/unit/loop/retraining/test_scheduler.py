@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.stores.predictions.test_predictions import PLANTS, record
-from tidemill.loop.retraining.growth import RetrainingScheduler
+from tidemill.loop.retraining.scheduler import RetrainingScheduler
 from tidemill.policies import Contest
 from tidemill.project import Candidate, Project, csv
 from tidemill.stores.database.database import Database

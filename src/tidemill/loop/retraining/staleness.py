@@ -1,7 +1,7 @@
 """Sparring as a job: whether a model of the champion's kind from newer rows is clearly better.
 
 Nothing is tracked or registered; what comes of it is the job's result, and a trigger where the
-champion is out of date (`tidemill.loop.retraining.growth`).
+champion is out of date (`tidemill.loop.retraining.scheduler`).
 """
 
 from __future__ import annotations
