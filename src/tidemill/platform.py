@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tidemill.errors import UnavailableError
@@ -41,9 +40,8 @@ if TYPE_CHECKING:
 
     from tidemill.loop.monitoring.watcher import Watcher
     from tidemill.loop.promotion.promote import Transition
-    from tidemill.loop.retraining.contest import ContestService
-    from tidemill.loop.retraining.probation import ProbationService
-    from tidemill.loop.retraining.scheduler import RetrainingScheduler
+    from tidemill.loop.retraining.retraining import RetrainingService
+    from tidemill.loop.retraining.staleness import StalenessCheck
 
 
 @dataclass(frozen=True)
@@ -144,18 +142,7 @@ class Platform:
         """The monitoring of models, built on first use because importing it takes a second."""
         from tidemill.loop.monitoring.wiring import make_watcher
 
-        return make_watcher(
-            settings=self.settings,
-            predictions=self.predictions,
-            watching=self.monitoring_results,
-            triggers=self.triggers,
-            submit=self.submit,
-            job=self.jobs.get,
-            projects=self.projects,
-            registry=lambda: self.registry,
-            contest=self.contest,
-            audit=self.audit.append,
-        )
+        return make_watcher(self, lambda model: self.retraining.advance(model))
 
     def mlflow_problem(self) -> str | None:
         """Return why MLflow cannot be reached, or None; takes a second at most for each server."""
@@ -181,73 +168,19 @@ class Platform:
     def triggers(self) -> Triggers:
         return Triggers(self.database)
 
-    @property
-    def bundles(self) -> Path:
-        """Where bundles are kept while their versions compete."""
-        return self.settings.home / "contestants"
+    @cached_property
+    def retraining(self) -> RetrainingService:
+        """Runs retrainings and advances contests."""
+        from tidemill.loop.retraining.wiring import make_retraining
+
+        return make_retraining(self)
 
     @cached_property
-    def contest_service(self) -> ContestService:
-        """Judges the contests between challengers and champions."""
-        from tidemill.loop.retraining.contest import ContestService
+    def staleness_check(self) -> StalenessCheck:
+        """Compares champions with models trained on newer rows."""
+        from tidemill.loop.retraining.wiring import make_staleness_check
 
-        return ContestService(
-            database=self.database,
-            registry=self.registry,
-            predictions=self.predictions,
-            project=lambda model: self.projects.get(model).project,
-            folder=self.bundles,
-            audit=partial(self.audit_transition, origin="contest"),
-        )
-
-    @cached_property
-    def probation(self) -> ProbationService:
-        """Watches over promotions that contests led to."""
-        from tidemill.loop.retraining.probation import ProbationService
-
-        return ProbationService(self.contest_service)
-
-    @cached_property
-    def follow_ups(self) -> RetrainingScheduler:
-        """Sees to retrainings that wait for more labels."""
-        from tidemill.loop.retraining.scheduler import RetrainingScheduler
-
-        def champion(model: str) -> str | None:
-            found = self.registry.by_alias(model, "champion")
-            return None if found is None else found.number
-
-        @cache  # it does not change, and every look wants to know
-        def learned(model: str, version: str) -> int:
-            run = self.registry.version(model, version).run_id
-            params = self.tracking.get_run(run).data.params if run else {}
-            return int(params.get("rows_train", 0))
-
-        def last_spar(model: str) -> Job | None:
-            found = self.jobs.page(model=model, kind="spar", limit=1).items
-            return found[0] if found else None
-
-        return RetrainingScheduler(
-            triggers=self.triggers,
-            contests=self.contests,
-            predictions=self.predictions,
-            submit=self.submit,
-            job=self.jobs.get,
-            project=lambda model: self.projects.get(model).project,
-            place=lambda model: self.projects.get(model).reference,
-            champion=champion,
-            last_spar=last_spar,
-            learned=learned,
-        )
-
-    def contest(self, model: str) -> None:
-        """Let a model's challengers compete, or the champion that was beaten before; and retrain
-        again where there is more to learn from.
-
-        Raises:
-            UnavailableError: MLflow or the database cannot be reached.
-        """
-        if self.contest_service.judge(model) is None and self.follow_ups.follow(model) is None:
-            self.probation.judge(model)
+        return make_staleness_check(self)
 
     def close(self) -> None:
         """Write what is still buffered and close every connection."""

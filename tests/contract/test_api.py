@@ -16,7 +16,7 @@ import pytest
 
 from tests.servers import free_port, serving, wait_until
 from tidemill.api.app import create_app
-from tidemill.loop.monitoring.trigger_actions import ORDER
+from tidemill.loop.retraining.jobs import JOB_FIELDS
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.database.database import Database
@@ -158,9 +158,9 @@ def test_a_retraining_has_a_trigger_that_keeps_what_was_asked_for(api: Api) -> N
 def test_a_trigger_without_its_job_still_gets_what_was_asked_for(api: Api) -> None:
     """As when the API dies between the two."""
     order = {"params": {"trials": 3}, "time_limit": 60.0, "key_id": "abc"}
-    new = NewTrigger("flowers", "manual", "new tariffs", evidence={ORDER: order})
+    new = NewTrigger("flowers", "manual", "new tariffs", evidence={JOB_FIELDS: order})
     trigger = api.platform.triggers.open(new)
-    api.platform.watcher.trigger_actions.follow("flowers")
+    api.platform.watcher.trigger_actions.follow_up("flowers")
     job = api.platform.jobs.get(str(api.platform.triggers.get(trigger.id).job_id))
     assert (job.kind, job.time_limit, job.key_id) == ("retrain", 60.0, "abc")
     assert job.params == {"trials": 3, "trigger": trigger.id, "reason": "new tariffs"}

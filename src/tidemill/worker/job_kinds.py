@@ -25,7 +25,8 @@ PROBE_STEP_SECONDS = 0.1
 JOB_KINDS = {
     "train": "tidemill.worker.training:run_train",
     "retrain": "tidemill.worker.retraining:run_retrain",
-    "spar": "tidemill.loop.retraining.staleness:run_staleness_check",
+    "staleness_check": "tidemill.worker.retraining:run_staleness_check",
+    "spar": "tidemill.worker.retraining:run_staleness_check",  # the former name, of older rows
     "probe": "tidemill.worker.job_kinds:run_probe",
     "trial": "tidemill.worker.sweep:run_trial",
     "clean_up": "tidemill.worker.job_kinds:clean_up",

@@ -206,7 +206,7 @@ def open_trigger(body: TriggerRequest, caller: Trainer, platform: PlatformDep) -
         version=None if watched is None else watched.version,
         actor=caller.actor,
     )
-    return _view(platform.watcher.trigger_actions.ask(new))
+    return _view(platform.watcher.trigger_actions.request(new))
 
 
 @router.post("/triggers/{trigger_id}/dismiss")

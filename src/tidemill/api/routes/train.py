@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tidemill.api.dependencies import Caller, KeyHolder, PlatformDep, Trainer
 from tidemill.api.schemas import JobAccepted, JobView, job_view
 from tidemill.errors import ConflictError
-from tidemill.loop.monitoring.trigger_actions import ORDER
+from tidemill.loop.retraining.jobs import JOB_FIELDS
 from tidemill.loop.training.submit import training_job
 from tidemill.platform import Platform
 from tidemill.steps.search.parameters import check_params
@@ -165,14 +165,14 @@ def _trigger(platform: Platform, new: NewJob, reason: str, caller: Caller) -> tu
     earlier = None
     try:
         trigger_request = NewTrigger(
-            model, "manual", reason, cause_key=key, actor=caller.actor, evidence={ORDER: order}
+            model, "manual", reason, cause_key=key, actor=caller.actor, evidence={JOB_FIELDS: order}
         )
-        trigger = actions.ask(trigger_request)
+        trigger = actions.request(trigger_request)
     except ConflictError:
         earlier = None if key is None else platform.triggers.by_key(model, key)
         if earlier is None:
             raise
-        if earlier.evidence[ORDER]["params"] != order["params"]:
+        if earlier.evidence[JOB_FIELDS]["params"] != order["params"]:
             raise idempotency_conflict(f"trigger {earlier.id}") from None
         trigger = earlier if earlier.job_id else actions.retrain(earlier)
     return platform.jobs.get(str(trigger.job_id)), earlier is None

@@ -38,7 +38,7 @@ def retrain(
     """
     with open_platform(open_settings(home)) as platform:
         request = NewTrigger(model, "manual", reason, actor="cli")
-        trigger = platform.watcher.trigger_actions.ask(request)
+        trigger = platform.watcher.trigger_actions.request(request)
     if as_json:
         terminal.print_json({"trigger": trigger.id, "job": trigger.job_id})
         return

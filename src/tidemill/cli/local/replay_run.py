@@ -32,7 +32,6 @@ from tidemill.loop.replay.player import (
 )
 from tidemill.loop.replay.report import ReplayReport, make_report
 from tidemill.loop.replay.setup import ReplaySetup, prepare_replay
-from tidemill.loop.retraining.contest_bundles import cached_bundle
 from tidemill.loop.training.train import TrainResult
 from tidemill.metrics import is_better
 from tidemill.platform import Platform
@@ -160,9 +159,8 @@ class _ReplayRun:
         separate = self.options.separate_ingest
         children = start_processes(self.supervisor, self.settings, at, separate_ingest=separate)
         with contextlib.closing(Platform.open(self.settings)) as platform:
-            original = cached_bundle(
-                platform.registry, self.setup.project.name, self.first.version, platform.bundles
-            )
+            contests = platform.retraining.contests
+            original = contests.bundle(self.setup.project.name, self.first.version)
             with (
                 open_client(at, key) as client,
                 _progress_bar("playing") as bar,

@@ -8,7 +8,7 @@ from tidemill.console import monitoring_summary, queries
 from tidemill.console.monitoring_summary import StepStatus
 from tidemill.console.page_request import PageRequest, View
 from tidemill.errors import NotFoundError
-from tidemill.loop.retraining.scheduler import POSTPONED
+from tidemill.loop.retraining.jobs import read_retraining_result
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import ModelVersion
 from tidemill.stores.model_metrics import model_values
@@ -159,13 +159,13 @@ def _told(trigger: Trigger) -> str:
 
 def _came_to(request: PageRequest, job: Job) -> tuple[str, str]:
     """What a retraining led to, which a contest may have decided long after it ended."""
-    result = job.result or {}
-    if POSTPONED in result:
+    result = read_retraining_result(job.result)
+    if result.postponed is not None:
         return "watch", "waits for more labels"
     contest = request.context.platform.contests.by_job(job.id)
     if contest is None:
-        gate = result.get("gate") or {}
-        return "good", "new champion" if gate.get("promoted") else "kept the champion"
+        promoted = result.gate is not None and result.gate.promoted
+        return "good", "new champion" if promoted else "kept the champion"
     if contest.state == "open":
         return "busy", "a contest decides"
     if contest.resulting_champion == contest.winner:

@@ -1,8 +1,8 @@
-"""One look at a model: the windows that are due, and what the checks say of them.
+"""One monitoring check of a model: the windows that are due, and what the tests find in them.
 
-Windows do not overlap, so that each row is judged once and a chance of one in a hundred stays one:
-a check is due when enough rows came since the last, or enough time passed. A look by hand takes the
-newest rows whether a check is due or not.
+Windows do not overlap, so every row is tested once and a false-alarm probability of one in a
+hundred stays that. A check is due when enough rows have arrived since the last one, or enough time
+has passed. A forced check takes the newest rows whether one is due or not.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import numpy as np
 from tidemill.errors import DataError, ProjectError
 from tidemill.loop.monitoring.reference import ChampionReference
 from tidemill.metrics import METRICS
-from tidemill.policies import Decay, Drift, Duration, seconds
-from tidemill.steps.decay.autocorrelation import AUTOCORRELATION_ROWS, robust_autocorrelation_time
+from tidemill.policies import Decay, Drift, seconds
+from tidemill.steps.decay.autocorrelation import (
+    AUTOCORRELATION_ROWS,
+    robust_autocorrelation_time,
+)
 from tidemill.steps.decay.cbpe import AccuracyEstimate, estimate_accuracy
 from tidemill.steps.decay.check import DecayReport, check_decay
 from tidemill.steps.decay.holdout import Holdout, row_losses
@@ -34,22 +37,26 @@ from tidemill.steps.retraining.trigger_policy import PolicyState, Signal
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
 
-#: Labels taken at one look; the rest at the next.
+#: Labels that the detector processes in one check; the rest follow in the next.
 LABELS_PER_CHECK = 50_000
 
 
 class MonitoringState(msgspec.Struct, frozen=True):
-    """What is remembered of a model between looks; times in seconds since the epoch.
+    """What is stored of a model between checks; times in seconds since the epoch.
 
     Attributes:
         policy: The alarms of this version.
-        since: Rows answered earlier belong to an earlier reign of the same version.
-        ticked: When the last look was.
-        drift_end, decay_end: The last row, and the last label, that was judged.
+        since: Rows predicted earlier belong to an earlier time of the same version as champion.
+        ticked: When the last check ran.
+        drift_end, decay_end: The last row, and the last label, that was tested.
         drift_checked, decay_checked: When.
-        cursor: The last label that the detector took.
+        cursor: The last label that the detector processed.
         detector: The sequential detector of losses; None before the first label.
-        kept: How many retrainings in a row ended with this version kept, the last `kept_at`.
+        run_start: When the first row of the detector's current run above expectation was predicted;
+            None where there is no run.
+        changed: The change point of the first alarm that has not led to a retraining.
+        kept: Number of consecutive retrainings after which this version was kept; the last ended
+            at `kept_at`.
     """
 
     policy: PolicyState
@@ -61,13 +68,20 @@ class MonitoringState(msgspec.Struct, frozen=True):
     decay_checked: float = 0.0
     cursor: float = 0.0
     detector: PageHinkley | None = None
+    run_start: float | None = None
+    changed: float | None = None
     kept: int = 0
     kept_at: float = 0.0
+
+    @property
+    def change_point(self) -> float | None:
+        """When the data probably changed, if the model has degraded; None where unknown."""
+        return self.run_start if self.changed is None else self.changed
 
 
 @dataclass(frozen=True)
 class ChampionKept:
-    """A retraining that ended with the champion kept: when, and on how many labelled rows."""
+    """A retraining after which the champion was kept: when it ended, and on how many rows."""
 
     at: float
     rows: int
@@ -75,7 +89,7 @@ class ChampionKept:
 
 @dataclass(frozen=True)
 class WindowSpan:
-    """A window's rows and time."""
+    """A monitoring window's rows and time, in seconds since the epoch."""
 
     rows: int
     start: float
@@ -84,9 +98,9 @@ class WindowSpan:
 
 @dataclass(frozen=True)
 class MonitoringCheck:
-    """What was found, the state after it, and what the policy is told.
+    """The results of a check, the state after it, and the signals for the trigger policy.
 
-    A report is None where no check was due. `sequential` is a sentence when the detector alarmed.
+    A report is None where no check was due; `sequential` is a sentence if the detector alarmed.
     """
 
     state: MonitoringState
@@ -100,14 +114,14 @@ class MonitoringCheck:
 
     @property
     def checked(self) -> bool:
-        """Whether anything was judged."""
+        """Whether anything was tested."""
         found = (self.drift, self.decay, self.estimate, self.sequential)
         return any(part is not None for part in found)
 
 
 @dataclass(frozen=True)
 class MonitoringRules:
-    """The project's policies, with the metric that decay is judged by."""
+    """The project's policies, and the metric of the decay check."""
 
     drift: Drift
     decay: Decay
@@ -115,10 +129,10 @@ class MonitoringRules:
 
 
 def initial_state(version: str, now: float, before: MonitoringState | None) -> MonitoringState:
-    """The state of a version that has just become champion.
+    """Return the state of a version that has just become champion.
 
-    Its rows begin at the last look, when it was not champion yet; those of the first champion
-    there ever was begin at the beginning.
+    Its rows begin at the last check, when it was not champion yet; those of a model's first
+    champion begin with its first prediction.
     """
     since = before.ticked if before is not None else 0.0
     return MonitoringState(
@@ -131,119 +145,116 @@ def initial_state(version: str, now: float, before: MonitoringState | None) -> M
     )
 
 
-def run_checks(
-    reference: ChampionReference,
-    rules: MonitoringRules,
-    predictions: Predictions,
-    state: MonitoringState,
-    now: float,
-    *,
-    kept: ChampionKept | None = None,
-    forced: bool = False,
-) -> MonitoringCheck:
-    """Make the checks that are due.
-
-    Args:
-        kept: The last retraining, where it found nothing better than this version.
-        now: In seconds since the epoch.
-        by_hand: Check the newest rows even if nothing is due.
-    """
-    looker = _Looker(reference, rules, predictions, now, forced, kept)
-    look = looker.sequential(MonitoringCheck(msgspec.structs.replace(state, ticked=now)))
-    look = looker.decay(look)
-    return looker.drift(look)
-
-
 @dataclass(frozen=True)
-class _Looker:
+class CheckRunner:
+    """Runs the checks of one champion that are due.
+
+    Attributes:
+        now: In seconds since the epoch.
+        forced: Check the newest rows even if no check is due.
+        kept: The last retraining, where the champion was kept after it.
+    """
+
     reference: ChampionReference
     rules: MonitoringRules
     predictions: Predictions
     now: float
-    forced: bool
-    kept: ChampionKept | None
+    forced: bool = False
+    kept: ChampionKept | None = None
 
-    def drift(self, look: MonitoringCheck) -> MonitoringCheck:
-        """Drift, and the estimate without labels, of the rows since the last check."""
-        state, policy = look.state, self.rules.drift
+    def run(self, state: MonitoringState) -> MonitoringCheck:
+        """Run the sequential detector, the decay check and the drift check."""
+        check = MonitoringCheck(msgspec.structs.replace(state, ticked=self.now))
+        return self._drift(self._decay(self._sequential(check)))
+
+    def _drift(self, check: MonitoringCheck) -> MonitoringCheck:
+        """Drift, and the accuracy estimate, of the rows since the last check."""
+        state, policy = check.state, self.rules.drift
         new = self._count(since=_after(state.drift_end, state))
-        if not self._due(new, policy.rows, policy.age, policy.min_rows, state.drift_checked):
-            return look
+        if not self._is_due(policy, new, state.drift_checked):
+            return check
         begin = state.since if self.forced else _after(state.drift_end, state)
         window = self._window(since=begin, last=policy.rows)
         if len(window) == 0:
-            return look
-        span = WindowSpan(len(window), float(window.times[0]), float(window.times[-1]))
+            return check
+        span = _span(window)
         report = self._drift_report(window)
         estimate = self._estimate(window)
-        signals = list(look.signals)
+        signals = list(check.signals)
         if report is not None and report.enough:
             signals.append(Signal("drift", report.moved, report.summary, policy.consecutive))
         if estimate is not None:
-            signals.append(self._estimate_signal(estimate, window, look))
+            signals.append(self._estimate_signal(estimate, window, check))
         after = msgspec.structs.replace(state, drift_end=span.end, drift_checked=self.now)
         return _replace(
-            look, state=after, signals=tuple(signals), drift=report, drift_span=span,
+            check, state=after, signals=tuple(signals), drift=report, drift_span=span,
             estimate=estimate,
         )  # fmt: skip
 
-    def decay(self, look: MonitoringCheck) -> MonitoringCheck:
+    def _decay(self, check: MonitoringCheck) -> MonitoringCheck:
         """The live metric of the labels since the last check."""
-        state, policy = look.state, self.rules.decay
+        state, policy = check.state, self.rules.decay
         new = self._count(since=state.since, labelled_since=_later(state.decay_end))
-        if not self._due(new, policy.rows, policy.age, policy.min_rows, state.decay_checked):
-            return look
+        if not self._is_due(policy, new, state.decay_checked):
+            return check
         begin = 0.0 if self.forced else _later(state.decay_end)
         window = self._window(since=state.since, labelled_since=begin, last=policy.rows)
         if len(window) == 0:
-            return look
+            return check
         report = self._decay_report(window)
-        ended = float(window.label_times.max())
-        span = WindowSpan(len(window), float(window.times[0]), float(window.times[-1]))
-        signals = look.signals
+        signals = check.signals
         alarmed = any(signal.cause == "decay" for signal in signals)
         if report is not None and report.enough and not alarmed:
             found = Signal("decay", report.degraded, report.summary, policy.consecutive)
             signals = (*signals, found)
+        ended = float(window.label_times.max())
         after = msgspec.structs.replace(state, decay_end=ended, decay_checked=self.now)
-        return _replace(look, state=after, signals=signals, decay=report, decay_span=span)
+        return _replace(check, state=after, signals=signals, decay=report, decay_span=_span(window))
 
-    def sequential(self, look: MonitoringCheck) -> MonitoringCheck:
-        """The detector's verdict on every new label."""
+    def _sequential(self, check: MonitoringCheck) -> MonitoringCheck:
+        """The detector, updated with every new label."""
         holdout = self.reference.holdout
         if holdout is None:
-            return look
-        state = self._accepted(look.state, holdout)
-        look = _replace(look, state=state)
+            return check
+        state = self._accept_losses(check.state, holdout)
+        check = _replace(check, state=state)
         begin = _later(state.cursor)
         window = self._window(since=state.since, labelled_since=begin, last=LABELS_PER_CHECK)
         if len(window) == 0:
-            return look
+            return check
         losses = row_losses(holdout.task, window.actual, window.outputs)
-        detector = state.detector or self._detector(holdout)
-        detector = msgspec.structs.replace(detector)
+        detector = msgspec.structs.replace(state.detector or self._detector(holdout))
+        processed = detector.rows
         detector.update(losses)
-        newest = float(window.label_times.max())
-        said = None
+        run_start = _run_start(detector, window, processed, state.run_start)
+        changed, alarm = state.changed, None
         if detector.alarm:
-            said = _alarm(detector, losses)
+            alarm = _alarm(detector, losses)
+            changed = run_start if changed is None else changed
+            run_start = None
             detector.reset()
-        after = msgspec.structs.replace(state, detector=detector, cursor=newest)
-        signals = (Signal("decay", True, said, new_evidence=self.kept is not None),) if said else ()
-        return _replace(look, state=after, sequential=said, signals=(*look.signals, *signals))
+        after = msgspec.structs.replace(
+            state, detector=detector, cursor=float(window.label_times.max()), run_start=run_start,
+            changed=changed,
+        )  # fmt: skip
+        signals = check.signals
+        if alarm is not None:
+            signals += (Signal("decay", True, alarm, new_evidence=self.kept is not None),)
+        return _replace(check, state=after, sequential=alarm, signals=signals)
 
     def _detector(self, holdout: Holdout) -> PageHinkley:
         return loss_detector(holdout, self.rules.decay, tau=self._autocorrelation_time(holdout))
 
     def _autocorrelation_time(self, holdout: Holdout) -> float:
-        """Whether losses have come in spells lately, whichever version answered."""
+        """Of the newest losses, whichever version made the predictions."""
         window = self.predictions.window(
             self.reference.model, labelled_since=0.0, last=AUTOCORRELATION_ROWS
         )
-        return robust_autocorrelation_time(row_losses(holdout.task, window.actual, window.outputs))
+        losses = row_losses(holdout.task, window.actual, window.outputs)
+        return robust_autocorrelation_time(losses)
 
-    def _accepted(self, state: MonitoringState, holdout: Holdout) -> MonitoringState:
-        """After a retraining that found nothing better, what the version loses is the usual."""
+    def _accept_losses(self, state: MonitoringState, holdout: Holdout) -> MonitoringState:
+        """After a retraining that kept the champion, expect the losses that it has now."""
         if self.kept is None or self.kept.at <= state.kept_at:
             return state
         rows = max(self.kept.rows, MIN_RETAINED_ROWS)
@@ -254,20 +265,22 @@ class _Looker:
         detector = retained_champion_detector(before, holdout.task, losses, self.rules.decay)
         newest = float(window.label_times.max()) if len(window) else state.cursor
         return msgspec.structs.replace(
-            state, detector=detector, cursor=newest, kept=state.kept + 1, kept_at=self.kept.at
-        )
+            state, detector=detector, cursor=newest, run_start=None, changed=None,
+            kept=state.kept + 1, kept_at=self.kept.at,
+        )  # fmt: skip
 
     def _drift_report(self, window: Window) -> DriftReport | None:
         if window.frame is None or not window.stored.any():
             return None
         kept = window.stored
-        columns = self._columns(window)
-        policy = self.rules.drift
         confidence = window.confidence[kept]
-        sure = None if np.isnan(confidence).any() else confidence
         try:
             return check_drift(
-                self.reference.profile, columns, window.outputs[kept], policy, confidence=sure
+                self.reference.profile,
+                self._columns(window),
+                window.outputs[kept],
+                self.rules.drift,
+                confidence=None if np.isnan(confidence).any() else confidence,
             )
         except DataError as error:
             return DriftReport(len(window), 0, False, False, f"No verdict: {error.detail}")
@@ -280,34 +293,35 @@ class _Looker:
         return {str(name): frame[name].to_numpy() for name in frame.columns}
 
     def _estimate(self, window: Window) -> AccuracyEstimate | None:
-        holdout = self.reference.holdout
+        holdout, policy = self.reference.holdout, self.rules.decay
         known = window.confidence[~np.isnan(window.confidence)]
-        wanted = self.rules.decay.estimate and known.size >= self.rules.decay.min_rows
-        if not wanted or holdout is None or holdout.calibration is None:
+        if not policy.estimate or known.size < policy.min_rows:
+            return None
+        if holdout is None or holdout.calibration is None:
             return None
         share = METRICS[self.rules.metric].uses_labels
         return estimate_accuracy(
             holdout.calibration,
             known,
-            alpha=self.rules.decay.alpha,
-            tolerance=self.rules.decay.tolerance if share else 0.0,
+            alpha=policy.alpha,
+            tolerance=policy.tolerance if share else 0.0,
         )
 
     def _estimate_signal(
-        self, estimate: AccuracyEstimate, window: Window, look: MonitoringCheck
+        self, estimate: AccuracyEstimate, window: Window, check: MonitoringCheck
     ) -> Signal:
-        """Where labels of the same rows can judge, confidences have no say."""
-        judged = int(window.labelled.sum()) >= self.rules.decay.min_rows
-        judged = judged or (look.decay is not None and look.decay.enough)
+        """The signal of the estimate; off where labels of the same rows decide."""
+        labelled = int(window.labelled.sum()) >= self.rules.decay.min_rows
+        labelled = labelled or (check.decay is not None and check.decay.enough)
         needs = self.rules.decay.consecutive
-        return Signal("estimate", estimate.degraded and not judged, estimate.summary, needs)
+        return Signal("estimate", estimate.degraded and not labelled, estimate.summary, needs)
 
     def _decay_report(self, window: Window) -> DecayReport | None:
         holdout, metric = self.reference.holdout, self.rules.metric
         if holdout is None or metric not in holdout.metrics:
             return None
-        regression = self.reference.signature.task == "regression"
-        kind = np.float64 if regression else object
+        signature = self.reference.signature
+        kind = np.float64 if signature.task == "regression" else object
         try:
             return check_decay(
                 holdout.metrics[metric],
@@ -315,17 +329,20 @@ class _Looker:
                 window.outputs.astype(kind),
                 window.probabilities,
                 metric=metric,
-                labels=self.reference.signature.labels,
+                labels=signature.labels,
                 policy=self.rules.decay,
                 tau=self._autocorrelation_time(holdout),
             )
         except ProjectError:
             return None
 
-    def _due(self, new: int, rows: int, age: Duration | None, least: int, checked: float) -> bool:
-        if self.forced or new >= rows:
+    def _is_due(self, policy: Drift | Decay, new: int, checked: float) -> bool:
+        """Whether a check with that many new rows is due; the last one was at `checked`."""
+        if self.forced or new >= policy.rows:
             return True
-        return age is not None and new >= least and self.now - checked >= seconds(age)
+        if policy.age is None or new < policy.min_rows:
+            return False
+        return self.now - checked >= seconds(policy.age)
 
     def _count(self, **where: Any) -> int:
         model, version = self.reference.model, self.reference.version
@@ -336,8 +353,12 @@ class _Looker:
         return self.predictions.window(model, version=version, **where)
 
 
+def _span(window: Window) -> WindowSpan:
+    return WindowSpan(len(window), float(window.times[0]), float(window.times[-1]))
+
+
 def _after(moment: float, state: MonitoringState) -> float:
-    """Just later than what was judged; the first rows of all begin with the reign."""
+    """The next moment after the last tested row; the start of the version's rows at first."""
     return state.since if moment <= state.since else _later(moment)
 
 
@@ -345,14 +366,24 @@ def _later(moment: float) -> float:
     return math.nextafter(moment, math.inf)
 
 
+def _run_start(
+    detector: PageHinkley, window: Window, processed: int, before: float | None
+) -> float | None:
+    """When the detector's current run started: in this window, or `before` it."""
+    row = detector.run_start - processed
+    if row < 0:
+        return before
+    return float(window.times[row]) if row < len(window) else None
+
+
 def _alarm(detector: PageHinkley, losses: Any) -> str:
-    ago = detector.rows - detector.run_start
+    rows = detector.rows - detector.run_start
     return (
-        f"Losses have run above what held-out rows promise for {ago:,} labelled rows: the mean of "
-        f"the newest {len(losses):,} is {float(np.mean(losses)):.4g}, expected is at most "
-        f"{detector.max_expected:.4g}."
+        f"Losses have exceeded those on held-out rows for {rows:,} labelled rows: the mean of the "
+        f"newest {len(losses):,} is {float(np.mean(losses)):.4g}; at most "
+        f"{detector.max_expected:.4g} was expected."
     )
 
 
-def _replace(look: MonitoringCheck, **changes: Any) -> MonitoringCheck:
-    return MonitoringCheck(**{**vars(look), **changes})
+def _replace(check: MonitoringCheck, **changes: Any) -> MonitoringCheck:
+    return MonitoringCheck(**{**vars(check), **changes})

@@ -1,4 +1,4 @@
-"""A look as rows of tables, and as the one verdict that people and Prometheus read."""
+"""A check's results as table rows, and as the verdict shown in the console, API and metrics."""
 
 from __future__ import annotations
 
@@ -16,73 +16,73 @@ from tidemill.steps.retraining.trigger_policy import TriggerDecision
 Row = dict[str, Any]
 
 
-def results_of(look: MonitoringCheck, decision: TriggerDecision) -> list[Row]:
-    """Rows of `drift_results`: one for each whole check with its report, one for each feature."""
+def results_of(check: MonitoringCheck, decision: TriggerDecision) -> list[Row]:
+    """Make rows of `drift_results`: one for each test with its report, and one for each feature."""
     rows = []
-    said = {
+    decided = {
         "why": decision.why,
         "fired": [f"{f.cause}{'' if f.retrains else ' (report)'}" for f in decision.proposals],
     }
-    if look.drift is not None and look.drift_span is not None:
-        rows += _drift_rows(look.drift, look.drift_span, said)
-    if look.decay is not None and look.decay_span is not None:
-        rows.append(_decay_row(look.decay, look.decay_span, said))
-    if look.estimate is not None and look.drift_span is not None:
-        rows.append(_estimate_row(look.estimate, look.drift_span, said))
-    if look.sequential is not None:
-        details = {**said, "report": {"summary": look.sequential}}
+    if check.drift is not None and check.drift_span is not None:
+        rows += _drift_rows(check.drift, check.drift_span, decided)
+    if check.decay is not None and check.decay_span is not None:
+        rows.append(_decay_row(check.decay, check.decay_span, decided))
+    if check.estimate is not None and check.drift_span is not None:
+        rows.append(_estimate_row(check.estimate, check.drift_span, decided))
+    if check.sequential is not None:
+        details = {**decided, "report": {"summary": check.sequential}}
         rows.append({"test": "sequential", "drifted": True, "rows": 0, "details": details})
     return rows
 
 
-def metrics_of(look: MonitoringCheck) -> list[Row]:
-    """Rows of `model_metrics`: the live metric, and accuracy as confidences let expect it."""
+def metrics_of(check: MonitoringCheck) -> list[Row]:
+    """Make rows of `model_metrics`: the live metric, and the estimated accuracy."""
     rows = []
-    if look.decay is not None and look.decay.value is not None:
-        rows.append(_metric(look.decay.metric, look.decay, "live"))
-    if look.estimate is not None:
-        rows.append(_metric("accuracy", look.estimate, "estimate"))
+    if check.decay is not None and check.decay.value is not None:
+        rows.append(_metric(check.decay.metric, check.decay, "live"))
+    if check.estimate is not None:
+        rows.append(_metric("accuracy", check.estimate, "estimate"))
     return rows
 
 
 def verdict_of(
-    look: MonitoringCheck,
+    check: MonitoringCheck,
     decision: TriggerDecision,
     metric: str,
     now: float,
     last: Mapping[str, Any] | None,
 ) -> Row:
-    """What is known of the model now: of each check the newest report, and what was decided.
+    """Make the model's current verdict: the newest report of each test, and the decision.
 
     Args:
-        last: The verdict before, of the same version: checks that were not due keep its parts.
+        last: The previous verdict on the same version, for tests that were not due.
     """
     kept = dict(last or {})
     parts: Row = {name: kept.get(name) for name in ("drift", "live", "estimate")}
     scores = dict(kept.get("scores") or {})
-    if look.drift is not None:
-        parts["drift"] = _drift_part(look.drift, look.drift_span, now)
-        scores = {f.name: f.effect for f in _all(look.drift)} or scores
-    if look.decay is not None:
-        parts["live"] = {**msgspec.to_builtins(look.decay), **_when(look.decay_span, now)}
-    if look.estimate is not None:
-        parts["estimate"] = {**msgspec.to_builtins(look.estimate), **_when(look.drift_span, now)}
-    judgement = assess(
-        _again(parts["drift"], DriftReport), _again(parts["live"], DecayReport),
-        _again(parts["estimate"], AccuracyEstimate),
+    if check.drift is not None:
+        parts["drift"] = _drift_part(check.drift, check.drift_span, now)
+        scores = {f.name: f.effect for f in _all(check.drift)} or scores
+    if check.decay is not None:
+        parts["live"] = {**msgspec.to_builtins(check.decay), **_when(check.decay_span, now)}
+    if check.estimate is not None:
+        parts["estimate"] = {**msgspec.to_builtins(check.estimate), **_when(check.drift_span, now)}
+    assessment = assess(
+        _read(parts["drift"], DriftReport), _read(parts["live"], DecayReport),
+        _read(parts["estimate"], AccuracyEstimate),
     )  # fmt: skip
     alarms = {c: a.reason for c, a in decision.state.alarms.items() if a.raised}
-    state = judgement.state
-    if "decay" in alarms and not judgement.degraded:
-        state = "data moved and model degraded" if judgement.moved else "model degraded"
+    state = assessment.state
+    if "decay" in alarms and not assessment.degraded:
+        state = "data moved and model degraded" if assessment.moved else "model degraded"
     return {
         **parts,
         "time": now,
-        "checked": now if look.checked else kept.get("checked"),
+        "checked": now if check.checked else kept.get("checked"),
         "metric": metric,
         "state": state,
-        "basis": judgement.basis,
-        "summary": judgement.summary or "Nothing was checked yet: too few rows came.",
+        "basis": assessment.basis,
+        "summary": assessment.summary or "Nothing was checked yet: too few rows have arrived.",
         "alarms": alarms,
         "why": decision.why,
         "scores": scores,
@@ -95,7 +95,7 @@ def _drift_part(report: DriftReport, span: WindowSpan | None, now: float) -> Row
     return {**built, "drifted": list(report.drifted), **_when(span, now)}
 
 
-def _again(part: Mapping[str, Any] | None, kind: type[Any]) -> Any:
+def _read(part: Mapping[str, Any] | None, kind: type[Any]) -> Any:
     return None if part is None else msgspec.convert(part, kind)
 
 
@@ -104,12 +104,12 @@ def _when(span: WindowSpan | None, now: float) -> Row:
     return {**window, "checked": now}
 
 
-def _drift_rows(report: DriftReport, span: WindowSpan, said: Row) -> list[Row]:
+def _drift_rows(report: DriftReport, span: WindowSpan, decided: Row) -> list[Row]:
     whole: Row = {
         "test": "window",
         "drifted": report.moved,
         "rows": report.rows,
-        "details": {**said, "report": msgspec.to_builtins(report)},
+        "details": {**decided, "report": msgspec.to_builtins(report)},
         **_bounds(span),
     }
     effects = [feature.effect for feature in _all(report)]
@@ -157,7 +157,7 @@ def _all(report: DriftReport) -> list[FeatureDrift]:
     return [*report.features, *extra]
 
 
-def _decay_row(report: DecayReport, span: WindowSpan, said: Row) -> Row:
+def _decay_row(report: DecayReport, span: WindowSpan, decided: Row) -> Row:
     return {
         "test": "decay",
         "statistic": report.value,
@@ -165,19 +165,19 @@ def _decay_row(report: DecayReport, span: WindowSpan, said: Row) -> Row:
         "effect": report.loss,
         "drifted": report.degraded,
         "rows": report.rows,
-        "details": {**said, "report": msgspec.to_builtins(report)},
+        "details": {**decided, "report": msgspec.to_builtins(report)},
         **_bounds(span),
     }
 
 
-def _estimate_row(estimate: AccuracyEstimate, span: WindowSpan, said: Row) -> Row:
+def _estimate_row(estimate: AccuracyEstimate, span: WindowSpan, decided: Row) -> Row:
     return {
         "test": "estimate",
         "statistic": estimate.value,
         "effect": estimate.reference - estimate.value,
         "drifted": estimate.degraded,
         "rows": estimate.rows,
-        "details": {**said, "report": msgspec.to_builtins(estimate)},
+        "details": {**decided, "report": msgspec.to_builtins(estimate)},
         **_bounds(span),
     }
 

@@ -1,45 +1,39 @@
-"""What follows from a trigger: its file, its retraining job, and its end when the job ends badly.
+"""Follow up triggers: write their files, submit their retraining jobs, close them after failures.
 
-Each step looks at what is there and does what is missing, so that it can be repeated at any time.
+Every step looks at what was done and completes it, so it can be repeated at any time.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+import msgspec
 
 from tidemill.errors import NotFoundError, ProjectError
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
-from tidemill.stores.jobs.jobs import Job, NewJob
-from tidemill.stores.monitoring.triggers import NewTrigger, Trigger, Triggers
-
-logger = logging.getLogger(__name__)
-
-#: What a person who asks for a retraining wants of its job: `params`, limits, `key_id` ...
-ORDER = "order"
-
-Submit = Callable[[NewJob], tuple[Job, bool]]
+from tidemill.loop.retraining.jobs import Submit, read_retraining_result, submit_retraining
+from tidemill.stores.jobs.jobs import Job
+from tidemill.stores.monitoring.triggers import NewTrigger, Trigger, Triggers, TriggerState
 
 
 @dataclass(frozen=True)
 class TriggerActions:
-    """Sees to the triggers of a model.
+    """Follows up the triggers of models.
 
     Attributes:
-        submit: Accepts a job.
-        job: Gives a job by its id.
-        place: Where a worker finds the project that trains a model.
+        submit: Submits a job.
+        job: Returns a job by its id.
+        reference: Returns the reference of the project that trains a model.
     """
 
     triggers: Triggers
     submit: Submit
     job: Callable[[str], Job]
-    place: Callable[[str], str]
+    reference: Callable[[str], str]
     files: TriggerFiles
 
-    def follow(self, model: str) -> None:
+    def follow_up(self, model: str) -> None:
         """Do what the open triggers of a model still lack."""
         for trigger in self.triggers.opened(model):
             self.files.write(trigger)
@@ -48,61 +42,49 @@ class TriggerActions:
             if trigger.job_id is None:
                 self.retrain(trigger)
             else:
-                self._settle(trigger)
+                self._close_if_ended(trigger)
         self.files.refresh(model)
 
-    def ask(self, new: NewTrigger) -> Trigger:
-        """Open a trigger by hand and begin its retraining.
+    def request(self, new: NewTrigger) -> Trigger:
+        """Open a manual trigger and submit its retraining.
 
-        What the job is to be given beside the trigger is in the evidence, under `ORDER`.
+        The evidence may have fields of the job, under `tidemill.loop.retraining.jobs.JOB_FIELDS`.
 
         Raises:
             ConflictError: The model is being retrained.
-            NotFoundError: No project here trains the model.
+            NotFoundError: No known project trains the model.
         """
-        self.place(new.model)
-        self.follow(new.model)  # what has ended must not stand in the way
+        self.reference(new.model)
+        self.follow_up(new.model)  # a retraining that has ended is no conflict
         trigger = self.triggers.open(new)
         self.files.write(trigger)
         return self.retrain(trigger)
 
     def retrain(self, trigger: Trigger) -> Trigger:
-        """Submit the trigger's job, once however often it is asked."""
+        """Submit the trigger's job, once however often it is called."""
         try:
-            project = self.place(trigger.model)
+            project = self.reference(trigger.model)
         except (NotFoundError, ProjectError) as error:
             return self.triggers.close(trigger.id, "failed", {"error": str(error)})
-        order = dict(trigger.evidence.get(ORDER) or {})
-        params = dict(order.pop("params", {}))
-        job, _ = self.submit(
-            NewJob(
-                "retrain",
-                trigger.model,
-                project=project,
-                params={**params, "trigger": trigger.id, "reason": trigger.reason},
-                idempotency_key=f"trigger:{trigger.id}",
-                **order,
-            )
-        )
-        logger.info("%s is retrained by job %s: %s", trigger.model, job.id, trigger.reason)
-        return self.triggers.start(trigger.id, job.id)
+        return submit_retraining(self.submit, self.triggers, trigger, project)
 
-    def _settle(self, trigger: Trigger) -> None:
-        """Close a trigger whose job ended for good; a contest, or labels to come, keep it open."""
+    def _close_if_ended(self, trigger: Trigger) -> None:
+        """Close a trigger whose job ended, unless a contest or a postponement keeps it open."""
         try:
             job = self.job(str(trigger.job_id))
         except NotFoundError:
-            self.triggers.close(trigger.id, "failed", {"error": "Its job is gone."})
+            self.triggers.close(trigger.id, "failed", {"error": "Its job no longer exists."})
             return
         if not job.done:
             return
-        result: Mapping[str, Any] = job.result or {}
-        if job.state == "succeeded" and ("contest" in result or "postponed" in result):
-            return
-        if job.state == "succeeded":
-            gate: Mapping[str, Any] = result.get("gate") or {}
-            state = "promoted" if gate.get("promoted") else "kept champion"
-            self.triggers.close(trigger.id, state, {"gate": dict(gate)})  # type: ignore[arg-type]
-        else:
+        if job.state != "succeeded":
             error = dict(job.error) if job.error else {"detail": f"The job was {job.state}."}
             self.triggers.close(trigger.id, "failed", {"error": error})
+            return
+        result = read_retraining_result(job.result)
+        if result.contest is not None or result.postponed is not None:
+            return
+        promoted = result.gate is not None and result.gate.promoted
+        evidence = {} if result.gate is None else msgspec.to_builtins(result.gate)
+        state: TriggerState = "promoted" if promoted else "kept champion"
+        self.triggers.close(trigger.id, state, {"gate": evidence})

@@ -1,11 +1,12 @@
 """Trigger files: `triggers/<id>.trigger` in the home, for programs that watch folders.
 
-Each trigger has one, JSON, written again when it closes. A file that somebody else drops there
-asks for a retraining by hand:
+Every trigger has one, as JSON, written again when it closes. A file that another program drops in
+the folder requests a retraining:
 
     echo '{"model": "churn", "reason": "new prices"}' > .tidemill/triggers/prices.trigger
 
-It is answered beside it, in `prices.answer.json`, and renamed: `prices.taken`, `prices.refused`.
+The answer is written to `prices.answer.json`, and the file is renamed to `prices.taken` or
+`prices.refused`.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ logger = logging.getLogger(__name__)
 
 SUFFIX, TAKEN, REFUSED, ANSWER = ".trigger", ".taken", ".refused", ".answer.json"
 MAX_BYTES = 64 * 1024
-#: A file that makes no sense may be half written; after so long it is what it is.
+#: An invalid file may be half written; after this long it is refused.
 SETTLE_SECONDS = 2.0
-#: Files of closed triggers stay so long.
+#: How long files of closed triggers are kept.
 KEEP_SECONDS = 30 * 86400.0
 
-Ask = Callable[[NewTrigger], Trigger]
+#: Opens a manual trigger and submits its retraining.
+RequestRetraining = Callable[[NewTrigger], Trigger]
 
 
 class DroppedTrigger(msgspec.Struct, forbid_unknown_fields=True):
-    """What a dropped file says."""
+    """The contents of a dropped file."""
 
     model: str
     reason: str = "a trigger file"
@@ -52,11 +54,9 @@ class TriggerFiles:
         self._triggers = triggers
         self._written: dict[str, str] = {}
         self._settled: set[str] = set()
-        #: Opens a trigger by hand; set when it is known, since that needs this object.
-        self.ask: Ask | None = None
 
     def write(self, trigger: Trigger) -> None:
-        """Write the trigger's file where it is missing or says something else."""
+        """Write the trigger's file if it is missing or out of date."""
         text = json.dumps(as_document(trigger), indent=2)
         path = self._folder / f"{trigger.id}{SUFFIX}"
         if self._written.get(trigger.id) == text and path.exists():
@@ -81,16 +81,16 @@ class TriggerFiles:
             elif trigger.model == model:
                 self.write(trigger)
 
-    def take_up(self) -> list[Trigger]:
-        """Open a trigger for every file that somebody dropped; answer those that make no sense."""
+    def open_dropped(self, request: RequestRetraining) -> list[Trigger]:
+        """Open a trigger for every dropped file; refuse invalid ones."""
         taken = []
         for path in self._dropped():
-            trigger = self._take(path)
+            trigger = self._take(path, request)
             taken += [] if trigger is None else [trigger]
         return taken
 
     def _dropped(self) -> list[Path]:
-        """Files that are not of our triggers, oldest name first; old files of ours go."""
+        """Files of unknown triggers, by name; removes old files of closed triggers."""
         if not self._folder.is_dir():
             return []
         found = []
@@ -113,25 +113,26 @@ class TriggerFiles:
             self.write(trigger)  # another process may have closed it
         return trigger is not None
 
-    def _take(self, path: Path) -> Trigger | None:
+    def _take(self, path: Path, request: RequestRetraining) -> Trigger | None:
         try:
             stamp = path.lstat()
-            wish = self._read(path)
+            dropped = self._read(path)
         except FileNotFoundError:
-            return None  # another process was faster
+            return None  # another process took it
         except (OSError, ValueError) as error:
             if time.time() - path.lstat().st_mtime >= SETTLE_SECONDS:
                 self._answer(path, REFUSED, {"accepted": False, "detail": str(error)})
             return None
-        # The same file gives the same key, should this process die before it is renamed.
+        # The same file has the same key, in case this process dies before it is renamed.
         key = f"file:{path.name[:180]}:{stamp.st_ino}:{stamp.st_mtime_ns}"
-        new = NewTrigger(wish.model, "manual", wish.reason[:2000], cause_key=key, actor="file")
-        return self._open(path, new)
+        new = NewTrigger(
+            dropped.model, "manual", dropped.reason[:2000], cause_key=key, actor="file"
+        )
+        return self._open(path, new, request)
 
-    def _open(self, path: Path, new: NewTrigger) -> Trigger | None:
-        assert self.ask is not None
+    def _open(self, path: Path, new: NewTrigger, request: RequestRetraining) -> Trigger | None:
         try:
-            trigger = self.ask(new)
+            trigger = request(new)
         except UnavailableError:
             raise
         except TidemillError as error:
@@ -166,7 +167,7 @@ class TriggerFiles:
 
 
 def _replace(path: Path, text: str) -> None:
-    """So that nobody reads half of it."""
+    """Replace the file in one step, so that no reader sees half of it."""
     draft = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
         draft.write_text(text)

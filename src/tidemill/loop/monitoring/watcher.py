@@ -1,13 +1,12 @@
-"""Watching: look at what a model was asked and answered, decide, and see to what follows.
+"""The monitor: checks models, decides on triggers and follows them up.
 
-    tick = watcher.tick("churn")     # one look at one model
-    watcher.run(stop, every=30.0)    # all models, again and again
+    result = watcher.check("churn")    # one check of one model
+    watcher.run(stop, every=30.0)      # all models, repeatedly
 
-A look makes the checks that are due (`tidemill.loop.monitoring.checks`), lets the policy decide
-(`tidemill.steps.retraining.trigger_policy`) and writes what was found, the state and the triggers
-in one transaction.
-What follows from a trigger (its file, its job, its end) is made good at every tick, so that a
-process that dies in between loses nothing.
+A check runs the tests that are due (`tidemill.loop.monitoring.checks`), lets the policy decide
+(`tidemill.steps.retraining.trigger_policy`), and writes findings, state and triggers in one
+transaction. What follows from a trigger (its file, its job, its end) is completed in every check,
+so a process that dies in between loses nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from tidemill.errors import (
 )
 from tidemill.loop.monitoring.checks import (
     ChampionKept,
+    CheckRunner,
     MonitoringCheck,
     MonitoringRules,
     MonitoringState,
     initial_state,
-    run_checks,
 )
 from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
 from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
@@ -49,7 +48,12 @@ from tidemill.steps.retraining.trigger_policy import (
     TriggerProposal,
     decide_triggers,
 )
-from tidemill.stores.monitoring.results import MonitoringResults, MonitoringUpdate, TriggerClosure
+from tidemill.stores.monitoring.results import (
+    MonitoredModel,
+    MonitoringResults,
+    MonitoringUpdate,
+    TriggerClosure,
+)
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger, Triggers
 from tidemill.stores.predictions.predictions import Predictions
 
@@ -58,18 +62,16 @@ logger = logging.getLogger(__name__)
 EVERY_SECONDS = 30.0
 ATTEMPTS = 3
 
-#: For a model that no project here trains: everything is reported, nothing can be retrained.
+#: For models that no known project trains: alarms are reported, and nothing can be retrained.
 REPORT_ONLY = Retraining(on=(), report=("drift", "decay", "estimate"))
 
-ProjectOf = Callable[[str], Project]
-Contest = Callable[[str], object]
-#: Takes a model, its champion's version and the policy for its challenger.
-Guard = Callable[[str, str, Challenge], object]
+#: Takes a model, its champion's version and the policy for its canary.
+CheckCanary = Callable[[str, str, Challenge], object]
 
 
 @dataclass(frozen=True)
 class WatchResult:
-    """What one look at a model came to."""
+    """The result of one check of a model; `why` explains the policy's decision."""
 
     model: str
     version: str
@@ -81,14 +83,13 @@ class WatchResult:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Looks at models.
+    """Checks models.
 
     Attributes:
-        project: Finds the project that trains a model; NotFoundError where nobody knows one.
-        contest: Lets the challengers of a model, if there are any, compete with its champion on
-            labelled live rows; None where there is no such thing.
-        guard: Takes a canary that is worse than allowed out of the traffic.
-        clock: Seconds since the epoch.
+        project: Returns the project that trains a model; raises NotFoundError for an unknown one.
+        advance_retraining: Advances a model's contest and retrainings; None does not.
+        check_canary: Takes a canary that is worse than allowed out of the traffic.
+        clock: Returns seconds since the epoch.
     """
 
     predictions: Predictions
@@ -97,16 +98,16 @@ class Watcher:
     triggers: Triggers
     trigger_actions: TriggerActions
     files: TriggerFiles
-    project: ProjectOf
-    contest: Contest | None = None
-    guard: Guard | None = None
+    project: Callable[[str], Project]
+    advance_retraining: Callable[[str], object] | None = None
+    check_canary: CheckCanary | None = None
     clock: Callable[[], float] = time.time
 
     def check(self, model: str, *, forced: bool = False) -> WatchResult:
-        """One look at one model, and what follows from it.
+        """Check a model, and follow up its triggers, canary and contest.
 
         Args:
-            by_hand: Check the newest rows even if no check is due.
+            forced: Check the newest rows even if no check is due.
 
         Raises:
             NotFoundError: The model has no champion.
@@ -114,91 +115,108 @@ class Watcher:
         """
         for _ in range(ATTEMPTS):
             try:
-                tick = self._look(model, forced)
+                result = self._check(model, forced)
                 break
-            except ConflictError as error:  # somebody else looked at the same moment
-                overtaken = error
+            except ConflictError as error:  # another process checked it at the same moment
+                conflict = error
         else:
-            raise overtaken
-        self.trigger_actions.follow(model)
-        self._guard(tick)
-        self._compete(model)
-        return tick
-
-    def _look(self, model: str, forced: bool) -> WatchResult:
-        reference = self.references.of(model)
-        policy, rules = self._policies(model, reference)
-        now = self.clock()
-        held = self.monitoring_results.get(model)
-        before = None if held is None else msgspec.convert(held.state, MonitoringState)
-        follows = before is not None and before.policy.version == reference.version
-        state = before if before and follows else initial_state(reference.version, now, before)
-        newest = self.triggers.newest(model)
-        kept = _kept(newest, state)
-        look = run_checks(reference, rules, self.predictions, state, now, kept=kept, forced=forced)
-        facts = self._facts(model, look.state, newest, now)
-        decision = decide_triggers(policy, look.state.policy, look.signals, facts)
-        last = held.verdict if held is not None and follows else None
-        verdict = verdict_of(look, decision, rules.metric, now, last)
-        findings = MonitoringUpdate(
-            model=model,
-            version=reference.version,
-            state=msgspec.to_builtins(msgspec.structs.replace(look.state, policy=decision.state)),
-            verdict=verdict,
-            results=results_of(look, decision),
-            metrics=metrics_of(look),
-            triggers=[_new_trigger(reference, firing, look) for firing in decision.proposals],
-            closing=self._closing(model, decision, replaced=bool(before) and not follows),
-            seen=None if held is None else held.updated,
-        )
-        opened = self.monitoring_results.save(findings)
-        return WatchResult(
-            model, reference.version, decision.why, verdict, look.checked, tuple(opened)
-        )
+            raise conflict
+        self.trigger_actions.follow_up(model)
+        self._check_canary(result)
+        self._advance(model)
+        return result
 
     def models(self) -> list[str]:
-        """The models that can be watched: those that were ever asked."""
+        """Return the models that have predictions."""
         return self.predictions.models()
 
     def check_all(self, names: Sequence[str] = ()) -> list[WatchResult]:
-        """A tick for each model, and whatever trigger files ask for; no names means all.
+        """Check models, and open triggers for dropped files; no names means all models.
 
-        What goes wrong with one model is told, and the others go on.
+        An error with one model is logged, and the others are checked.
 
         Raises:
-            UnavailableError: Something that was needed is away; what could be done was done.
+            UnavailableError: A server was unavailable; everything else was done.
         """
-        self.files.take_up()
-        ticks: list[WatchResult] = []
-        away: UnavailableError | None = None
+        self.files.open_dropped(self.trigger_actions.request)
+        results: list[WatchResult] = []
+        unavailable: UnavailableError | None = None
         for model in names or self.models():
             try:
-                ticks.append(self.check(model))
+                results.append(self.check(model))
             except NotFoundError as error:
-                logger.debug("%s is not watched: %s", model, error)
+                logger.debug("%s is not monitored: %s", model, error)
             except UnavailableError as error:
-                away = error
+                unavailable = error
             except TidemillError as error:
                 logger.warning("%s could not be checked: %s", model, error)
             except Exception:
                 logger.exception("%s could not be checked", model)
-        if away is not None:
-            raise away
-        return ticks
+        if unavailable is not None:
+            raise unavailable
+        return results
 
     def run(self, stop: threading.Event, names: Sequence[str] = (), *, every: float) -> None:
-        """Sweep every so many seconds until `stop` is set; outages are told once and outlasted."""
-        trouble: str | None = None
+        """Check all models every so many seconds until `stop` is set; retry during outages."""
+        outage = False
         while not stop.is_set():
             started = time.monotonic()
             try:
                 self.check_all(names)
-                trouble = None
+                outage = False
             except UnavailableError as error:
-                if trouble is None:
-                    logger.warning("watching waits: %s", error)
-                trouble = str(error)
+                if not outage:
+                    logger.warning("monitoring is paused: %s", error)
+                outage = True
             stop.wait(max(0.1, every - (time.monotonic() - started)))
+
+    def _check(self, model: str, forced: bool) -> WatchResult:
+        reference = self.references.of(model)
+        policy, rules = self._policies(model, reference)
+        now = self.clock()
+        row = self.monitoring_results.get(model)
+        before = None if row is None else msgspec.convert(row.state, MonitoringState)
+        same_version = before is not None and before.policy.version == reference.version
+        state = before if before and same_version else initial_state(reference.version, now, before)
+        newest = self.triggers.newest(model)
+        kept = _champion_kept(newest, state)
+        runner = CheckRunner(reference, rules, self.predictions, now, forced, kept)
+        check = runner.run(state)
+        context = self._context(model, check.state, newest, now)
+        decision = decide_triggers(policy, check.state.policy, check.signals, context)
+        last = row.verdict if row is not None and same_version else None
+        verdict = verdict_of(check, decision, rules.metric, now, last)
+        replaced = before is not None and not same_version
+        opened = self._save(reference, check, decision, verdict, row, replaced=replaced)
+        return WatchResult(
+            model, reference.version, decision.why, verdict, check.checked, tuple(opened)
+        )
+
+    def _save(
+        self,
+        reference: ChampionReference,
+        check: MonitoringCheck,
+        decision: TriggerDecision,
+        verdict: Mapping[str, Any],
+        row: MonitoredModel | None,
+        *,
+        replaced: bool,
+    ) -> list[Trigger]:
+        """Write everything in one transaction; return the triggers that were opened."""
+        state = msgspec.structs.replace(check.state, policy=decision.state)
+        return self.monitoring_results.save(
+            MonitoringUpdate(
+                model=reference.model,
+                version=reference.version,
+                state=msgspec.to_builtins(state),
+                verdict=verdict,
+                results=results_of(check, decision),
+                metrics=metrics_of(check),
+                triggers=[_new_trigger(reference, each, check) for each in decision.proposals],
+                closing=self._closures(reference.model, decision, replaced=replaced),
+                previous=None if row is None else row.updated,
+            )
+        )
 
     def _policies(
         self, model: str, reference: ChampionReference
@@ -207,13 +225,13 @@ class Watcher:
         try:
             project = self.project(model)
         except (NotFoundError, ProjectError) as error:
-            logger.debug("%s is watched by the default policies: %s", model, error)
+            logger.debug("%s is monitored with the default policies: %s", model, error)
             rules = MonitoringRules(Drift(), Decay(), default_metric(task))
             return REPORT_ONLY, rules
         metric = project.decay.metric or project.gate.metric or default_metric(task)
         return project.retrain, MonitoringRules(project.drift, project.decay, metric)
 
-    def _facts(
+    def _context(
         self, model: str, state: MonitoringState, newest: Trigger | None, now: float
     ) -> TriggerContext:
         opened = self.triggers.opened(model)
@@ -224,10 +242,10 @@ class Watcher:
         causes = frozenset(t.cause for t in opened)
         return TriggerContext(now, retrained, labels, active, causes, state.kept)
 
-    def _closing(
+    def _closures(
         self, model: str, decision: TriggerDecision, *, replaced: bool
     ) -> list[TriggerClosure]:
-        """Triggers that only report, and whose alarm is over or was about another champion."""
+        """Reporting triggers whose alarm is over, or was about a champion that was replaced."""
         found: list[TriggerClosure] = []
         for trigger in self.triggers.opened(model):
             if trigger.retrains:
@@ -239,50 +257,52 @@ class Watcher:
                 found.append((trigger.id, "cleared", {"cleared": why}))
         return found
 
-    def _guard(self, tick: WatchResult) -> None:
-        if self.guard is None:
+    def _check_canary(self, result: WatchResult) -> None:
+        if self.check_canary is None:
             return
         try:
-            policy = self.project(tick.model).challenge
+            policy = self.project(result.model).challenge
         except (NotFoundError, ProjectError):
             policy = Challenge()
-        self.guard(tick.model, tick.version, policy)
+        self.check_canary(result.model, result.version, policy)
 
-    def _compete(self, model: str) -> None:
-        if self.contest is None:
+    def _advance(self, model: str) -> None:
+        if self.advance_retraining is None:
             return
         try:
-            self.contest(model)
+            self.advance_retraining(model)
         except TidemillError as error:
-            logger.warning("the challengers of %s could not compete: %s", model, error)
+            logger.warning("the contest of %s could not be evaluated: %s", model, error)
 
 
-def _kept(newest: Trigger | None, state: MonitoringState) -> ChampionKept | None:
-    """The last retraining, if it left this version champion."""
+def _champion_kept(newest: Trigger | None, state: MonitoringState) -> ChampionKept | None:
+    """The last retraining, if this version was kept after it."""
     if newest is None or newest.state != "kept champion" or newest.closed is None:
         return None
     if newest.closed < state.policy.began:
         return None
-    found = (newest.evidence or {}).get("contest") or {}
-    return ChampionKept(newest.closed, int(found.get("rows") or 0))
+    contest = (newest.evidence or {}).get("contest") or {}
+    return ChampionKept(newest.closed, int(contest.get("rows") or 0))
 
 
 def _new_trigger(
-    reference: ChampionReference, firing: TriggerProposal, look: MonitoringCheck
+    reference: ChampionReference, proposal: TriggerProposal, check: MonitoringCheck
 ) -> NewTrigger:
-    reports = {"drift": look.drift, "decay": look.decay, "estimate": look.estimate}
-    evidence: dict[str, Any] = {"sequential": look.sequential} if look.sequential else {}
-    report = reports.get(firing.cause)
+    reports = {"drift": check.drift, "decay": check.decay, "estimate": check.estimate}
+    evidence: dict[str, Any] = {"sequential": check.sequential} if check.sequential else {}
+    report = reports.get(proposal.cause)
     if report is not None:
         evidence["report"] = _short(msgspec.to_builtins(report))
+    degraded = proposal.cause in ("decay", "estimate")
     return NewTrigger(
         model=reference.model,
-        cause=firing.cause,
-        reason=firing.reason,
+        cause=proposal.cause,
+        reason=proposal.reason,
         version=reference.version,
-        cause_key=firing.key,
-        retrains=firing.retrains,
+        cause_key=proposal.key,
+        retrains=proposal.retrains,
         evidence=evidence,
+        changed=check.state.change_point if degraded else None,
     )
 
 

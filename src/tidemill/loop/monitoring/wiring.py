@@ -1,4 +1,4 @@
-"""The parts of watching, put together; and where the project of a model is found."""
+"""Build the monitor from the control plane's stores, and find the project of a model."""
 
 from __future__ import annotations
 
@@ -7,105 +7,92 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidemill.errors import NotFoundError, ProjectError
+from tidemill.loop.control_plane import ControlPlane
 from tidemill.loop.monitoring.reference import ChampionReferences
-from tidemill.loop.monitoring.trigger_actions import Submit, TriggerActions
+from tidemill.loop.monitoring.trigger_actions import TriggerActions
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
-from tidemill.loop.monitoring.watcher import Contest, Watcher
-from tidemill.loop.promotion.challenge import end_bad_canary
-from tidemill.policies import Challenge
+from tidemill.loop.monitoring.watcher import Watcher
+from tidemill.loop.promotion.challenge import CanaryGuard
 from tidemill.project import Project, load_project
-from tidemill.settings import Settings
-from tidemill.stores.audit import AuditEntry
-from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.monitoring.results import MonitoringResults
 from tidemill.stores.monitoring.triggers import Triggers
-from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.projects import KnownProject, Projects
 
-#: So long it is remembered where a version says its project is, or that it says nothing.
-REMEMBERED_SECONDS = 60.0
+#: How long the project that a version names, or that it names none, is cached.
+CACHE_SECONDS = 60.0
 
 
 def make_watcher(
-    *,
-    settings: Settings,
-    predictions: Predictions,
-    watching: MonitoringResults,
-    triggers: Triggers,
-    submit: Submit,
-    job: Callable[[str], Job],
-    projects: Projects,
-    registry: Callable[[], Registry],
-    contest: Contest | None,
-    audit: Callable[[AuditEntry], object],
+    plane: ControlPlane, advance_retraining: Callable[[str], object] | None
 ) -> Watcher:
-    """A watcher over these stores."""
-    finder = ProjectFinder(projects, registry)
-    files = TriggerFiles(settings.triggers, triggers)
-    trigger_actions = TriggerActions(
-        triggers, submit, job, lambda model: finder.get(model).reference, files
-    )
-    files.ask = trigger_actions.ask
+    """Build the monitor; the registry is used only when a bundle or project is not found here."""
 
-    def watch_canary(model: str, champion: str, policy: Challenge) -> None:
-        end_bad_canary(predictions, settings.shelf, model, champion, policy, audit)
+    def registry() -> Registry:
+        return plane.registry
+
+    settings, triggers = plane.settings, Triggers(plane.database)
+    finder = ProjectFinder(plane.projects, registry)
+    files = TriggerFiles(settings.triggers, triggers)
+
+    def reference(model: str) -> str:
+        return finder.get(model).reference
 
     return Watcher(
-        predictions=predictions,
+        predictions=plane.predictions,
         references=ChampionReferences(settings.shelf, registry),
-        monitoring_results=watching,
+        monitoring_results=MonitoringResults(plane.database),
         triggers=triggers,
-        trigger_actions=trigger_actions,
+        trigger_actions=TriggerActions(triggers, plane.submit, plane.jobs.get, reference, files),
         files=files,
         project=finder.project,
-        contest=contest,
-        guard=watch_canary,
+        advance_retraining=advance_retraining,
+        check_canary=CanaryGuard(plane.predictions, settings.shelf, plane.audit.append).check,
     )
 
 
 @dataclass
-class _Place:
+class _CachedReference:
     reference: str | None
     until: float
 
 
 class ProjectFinder:
-    """The project that trains a model: one that is set up here, or where its versions come from."""
+    """Finds the project that trains a model: a configured one, or the one its versions name."""
 
     def __init__(self, projects: Projects, registry: Callable[[], Registry]) -> None:
         self._projects = projects
         self._registry = registry
-        self._places: dict[str, _Place] = {}
+        self._cached: dict[str, _CachedReference] = {}
 
     def project(self, model: str) -> Project:
-        """The project; errors as of `get`."""
+        """Return the project; raises as `get` does."""
         return self.get(model).project
 
     def get(self, model: str) -> KnownProject:
-        """The project and its place.
+        """Return the project and its reference.
 
         Raises:
-            NotFoundError: Nobody knows one.
+            NotFoundError: No project is known.
             ProjectError: It does not load, or trains another model.
-            UnavailableError: Only MLflow could tell, and it cannot be reached.
+            UnavailableError: MLflow is needed and cannot be reached.
         """
         try:
             return self._projects.get(model)
         except NotFoundError as error:
-            place = self._remembered(model)
-            if place is None:
+            reference = self._from_version(model)
+            if reference is None:
                 raise error
-        project = load_project(place)
+        project = load_project(reference)
         if project.name != model:
-            raise ProjectError(f"{place} trains '{project.name}', not '{model}'.")
-        return KnownProject(place, project)
+            raise ProjectError(f"{reference} trains '{project.name}', not '{model}'.")
+        return KnownProject(reference, project)
 
-    def _remembered(self, model: str) -> str | None:
-        held = self._places.get(model)
+    def _from_version(self, model: str) -> str | None:
+        held = self._cached.get(model)
         if held is None or held.until < time.monotonic():
             version = self._registry().latest(model)
             place = version.tags.get("tidemill.project")
-            held = _Place(place, time.monotonic() + REMEMBERED_SECONDS)
-            self._places[model] = held
+            held = _CachedReference(place, time.monotonic() + CACHE_SECONDS)
+            self._cached[model] = held
         return held.reference

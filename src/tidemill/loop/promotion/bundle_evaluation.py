@@ -1,7 +1,7 @@
-"""What a version's bundle answers for held-out rows, and how quickly: the gate's raw material.
+"""Evaluate a version's bundle: its predictions for held-out rows, its latency and its parity.
 
-The bundle is loaded as the server loads it, compiled and without unpickling, so that what is judged
-is what will be served.
+The bundle is loaded as the server loads it, compiled and without unpickling, so that the gate
+decides on what will be served.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS_A_RUN = 2048
 
 
 def accepted_rows(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.bool_]:
-    """Which rows [rows] the server would take; it refuses the others with a 422.
+    """Return which rows [rows] the server accepts; it refuses the others with status 422.
 
     Raises:
         GateError: The frame lacks a column of the signature.
@@ -49,7 +49,7 @@ def accepted_rows(frame: pd.DataFrame, signature: Signature) -> npt.NDArray[np.b
 
 
 class BundleEvaluator:
-    """A bundle, loaded as the server loads it, to be asked as often as there are rows.
+    """A bundle, loaded once, that predicts rows.
 
     Args:
         trusted: Types that this machine trusts a native fallback with.
@@ -66,8 +66,8 @@ class BundleEvaluator:
         except BundleError:
             self._milliseconds = None
 
-    def outcome(self, frame: pd.DataFrame) -> VersionEvidence:
-        """The answers for rows that the bundle accepts, with its parity and its latency."""
+    def evidence(self, frame: pd.DataFrame) -> VersionEvidence:
+        """Predict rows that the bundle accepts; adds its parity and latency."""
         held, labels = self.held, self.held.signature.labels
         outputs = _run(held, self._runtime, frame)
         predicted = outputs.values
@@ -88,16 +88,16 @@ class BundleEvaluator:
 def evaluate_bundle(
     held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()
 ) -> VersionEvidence:
-    """The bundle's answers for rows that it accepts, its parity and its latency.
+    """Predict rows that a bundle accepts; adds its parity and latency.
 
     Args:
-        frame: Cleaned rows; columns beyond the signature's are left alone.
+        frame: Cleaned rows; columns that are not in the signature are ignored.
         trusted: Types that this machine trusts a native fallback with.
 
     Raises:
         BundleError: The model cannot be loaded.
     """
-    return BundleEvaluator(held, trusted=trusted).outcome(frame)
+    return BundleEvaluator(held, trusted=trusted).evidence(frame)
 
 
 def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:

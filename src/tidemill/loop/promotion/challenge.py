@@ -1,10 +1,10 @@
-"""What a challenger sees of its champion's traffic: set by a person, taken back by policy.
+"""Send shadow or canary traffic to a challenger, and end a canary that its policy does not allow.
 
     challenge(registry, shelf, "churn", mode="canary", share=0.1, actor="cli", audit=audit.append)
 
-The rule goes into the shelf's `traffic.json`, where the data plane takes it up; every change is
-recorded before it happens. A canary that is slower, or right less often, than its policy allows is
-taken out of the traffic by `end_bad_canary`.
+The rule is written to the shelf's `traffic.json`, which the data plane follows; every change is
+recorded before it is made. `CanaryGuard` ends a canary that is slower, or has a higher loss, than
+its policy allows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ AppendEntry = Callable[[AuditEntry], object]
 
 @dataclass(frozen=True)
 class Challenged:
-    """The rule in force now."""
+    """A model's challenger and the traffic rule that applies now."""
 
     model: str
     version: str | None
@@ -49,11 +49,11 @@ class Challenged:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a challenger and its champion answered in the same stretch of time.
+    """Latencies and losses of a challenger and the champion over the same time.
 
     Attributes:
-        since: When the challenger's first answer of those looked at was given.
-        rows: How many answers of the challenger are looked at, the newest.
+        since: When the first of the challenger's predictions was made.
+        rows: The number of the challenger's predictions: its newest.
     """
 
     version: str
@@ -76,21 +76,21 @@ def challenge(
     audit: AppendEntry,
     origin: str | None = None,
 ) -> Challenged:
-    """Let a model's challenger see traffic, or none.
+    """Set the traffic of a model's challenger.
 
     Args:
-        mode: shadow (answers for the journal alone), canary (answers callers), or off.
-        share: Of the requests, above 0 and at most 1.
-        version: Made challenger first; None takes the one that is.
+        mode: shadow (predictions go to the journal only), canary (to the callers), or off.
+        share: Share of the requests, above 0 and at most 1.
+        version: Becomes challenger first; None takes the present challenger.
 
     Raises:
-        RequestError: The share is none.
+        RequestError: The share is out of range.
         NotFoundError: There is no such model or version, or no challenger.
         ConflictError: The version is the champion.
     """
     if mode != "off" and not 0 < share <= 1:
         raise RequestError(
-            f"A share of {share} is none.", field="share", expected="above 0 and at most 1"
+            f"{share} is not a valid share.", field="share", expected="above 0 and at most 1"
         )
     found = _challenger(registry, model, version)
     if found is None and mode != "off":
@@ -108,7 +108,7 @@ def challenge(
 
 
 def set_rule(shelf: Path, model: str, rule: TrafficRule) -> None:
-    """Replace one model's rule; those of the others stay."""
+    """Replace the rule of one model."""
     with file_lock(shelf / ".traffic.lock"):
         rules = dict(read_traffic(shelf))
         rules.pop(model, None)
@@ -118,10 +118,10 @@ def set_rule(shelf: Path, model: str, rule: TrafficRule) -> None:
 
 
 def end_canary(shelf: Path, model: str, *, reason: str, audit: AppendEntry) -> bool:
-    """Take a share of the traffic from whoever has it: it was given to another challenger.
+    """End a model's canary, because another version becomes challenger.
 
     Returns:
-        Whether there was one. Shadows stay: whoever is challenger next may be seen beside it.
+        Whether there was one. A shadow rule stays, and applies to the next challenger.
     """
     if read_traffic(shelf).get(model, TrafficRule()).mode != "canary":
         return False
@@ -130,43 +130,46 @@ def end_canary(shelf: Path, model: str, *, reason: str, audit: AppendEntry) -> b
     return True
 
 
-def end_bad_canary(
-    predictions: Predictions,
-    shelf: Path,
-    model: str,
-    champion: str,
-    policy: Challenge,
-    audit: AppendEntry,
-    *,
-    now: Callable[[], float] = time.time,
-) -> str | None:
-    """Take a canary out of the traffic where its policy says so.
+@dataclass(frozen=True)
+class CanaryGuard:
+    """Ends canaries that are worse than their policy allows."""
 
-    Args:
-        champion: The number of the champion's version.
+    predictions: Predictions
+    shelf: Path
+    audit: AppendEntry
+    clock: Callable[[], float] = time.time
 
-    Returns:
-        Why; None where there is no canary, or nothing is wrong with it.
-    """
-    if read_traffic(shelf).get(model, TrafficRule()).mode != "canary":
-        return None
-    found = standing(predictions, model, champion, "canary")
-    if found is None:
-        return None
-    version, verdict = found.version, check_canary(policy, found.challenger, found.champion)
-    if verdict is None:
-        return None
-    details = {"share": 0.0, "rows": found.rows, "time": now()}
-    audit(AuditEntry("policy", "challenge.off", model, version, "watch", verdict, details))
-    set_rule(shelf, model, TrafficRule())
-    logger.warning("%s: the canary, version %s, is out: %s", model, version, verdict)
-    return verdict
+    def check(self, model: str, champion: str, policy: Challenge) -> str | None:
+        """Compare a model's canary with the champion, and end it if it is worse.
+
+        Args:
+            champion: The number of the champion's version.
+
+        Returns:
+            Why it was ended; None where there is no canary, or it goes on.
+        """
+        if read_traffic(self.shelf).get(model, TrafficRule()).mode != "canary":
+            return None
+        found = standing(self.predictions, model, champion, "canary")
+        if found is None:
+            return None
+        reason = check_canary(policy, found.challenger, found.champion)
+        if reason is None:
+            return None
+        details = {"share": 0.0, "rows": found.rows, "time": self.clock()}
+        entry = AuditEntry(
+            "policy", "challenge.off", model, found.version, "watch", reason, details
+        )
+        self.audit(entry)
+        set_rule(self.shelf, model, TrafficRule())
+        logger.warning("%s: ended the canary, version %s: %s", model, found.version, reason)
+        return reason
 
 
 def standing(
     predictions: Predictions, model: str, champion: str, role: Literal["shadow", "canary"]
 ) -> Standing | None:
-    """How whoever answers in a role does beside the champion; None where nobody answered yet.
+    """Compare the version in a role with the champion; None where it made no predictions yet.
 
     Args:
         champion: The number of the champion's version.
@@ -195,7 +198,7 @@ def _sample(
     version: str,
     since: float,
 ) -> TrafficSample:
-    """Latencies and losses of one side; `own` says which rows of the window are its own."""
+    """Latencies and losses of one version; `own` marks its rows in the window."""
     labelled = window.labelled & own
     task: Task = "classification" if window.labels else "regression"
     losses = row_losses(task, window.actual[labelled], window.outputs[labelled])

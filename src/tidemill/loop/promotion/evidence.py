@@ -1,4 +1,4 @@
-"""Gathers what the gate decides on: held-out rows that are fresh, and both versions' answers."""
+"""Collect the gate's evidence: rows that neither version was trained on, and predictions."""
 
 from __future__ import annotations
 
@@ -36,28 +36,29 @@ FEWEST_ROWS = 20
 
 @dataclass(frozen=True)
 class GateRows:
-    """Rows to judge on. `prepared` is what they came out of; None when the caller gave them."""
+    """Rows to compare versions on; without `project` and `prepared` where the caller gave them."""
 
     frame: pd.DataFrame
+    project: Project | None = None
     prepared: PreparedData | None = None
 
 
 def gather_rows(project: Project | None, given: pd.DataFrame | None) -> GateRows:
-    """The rows that the caller gave, else those that the project's data hold out.
+    """Return the rows given by the caller, else the held-out rows of the project's data.
 
     Raises:
-        GateError: There is neither.
+        GateError: There are neither.
         DataError: The project's data cannot be used.
     """
     if given is not None:
         return GateRows(given)
     if project is None:
         raise GateError(
-            "There are no rows to judge on, because no project is known for this model.",
+            "There are no rows to compare versions on: no project is known for this model.",
             remedy="Name its project with --project, or use --force with a reason.",
         )
     prepared = prepare(project)
-    return GateRows(prepared.test, prepared)
+    return GateRows(prepared.test, project, prepared)
 
 
 def compare_versions(
@@ -66,23 +67,22 @@ def compare_versions(
     champion: ModelVersion | None,
     rows: GateRows,
     gate: Gate,
-    project: Project | None = None,
     *,
     trusted: Iterable[str] = (),
 ) -> GateVerdict:
-    """Evaluate both versions' bundles on the same fresh rows, and let the gate decide.
+    """Evaluate both versions' bundles on the same fresh rows and apply the gate.
 
     Raises:
         NotFoundError: One of them has no bundle.
         BundleError: One of their bundles is damaged or cannot be loaded.
-        GateError: No rows are left that neither learned from, or the two cannot be compared.
+        GateError: Too few rows are left that neither was trained on, or the two cannot be compared.
     """
     versions = [challenger] + ([champion] if champion else [])
     with tempfile.TemporaryDirectory(prefix="tidemill-gate-") as scratch:
         bundles = [registry.fetch_bundle(v, Path(scratch) / v.number) for v in versions]
         signature = bundles[0].signature
         _refuse_incomparable(bundles)
-        fresh, notes = _fresh(registry, versions, rows, project, signature)
+        fresh, notes = _fresh(registry, versions, rows, signature)
         taken, refused = _accepted(rows.frame[fresh], bundles)
         frame = rows.frame[fresh][taken]
         _refuse_few(len(frame), len(rows.frame))
@@ -97,11 +97,9 @@ def compare_versions(
     return msgspec.structs.replace(verdict, notes=(*notes, *refused))
 
 
-def record_split(
-    registry: Registry, version: ModelVersion, rows: GateRows, project: Project | None
-) -> None:
-    """Remember which rows a version did not learn from, while its data are still what they were."""
-    prepared = rows.prepared
+def record_split(registry: Registry, version: ModelVersion, rows: GateRows) -> None:
+    """Tag a version with the split of its data, if those have not changed since."""
+    project, prepared = rows.project, rows.prepared
     if project is None or prepared is None or version.tags.get(SPLIT_TAG):
         return
     if registry.run_tags(version).get(TEST_TAG) != prepared.test_fingerprint:
@@ -123,48 +121,44 @@ def _fresh(
     registry: Registry,
     versions: list[ModelVersion],
     rows: GateRows,
-    project: Project | None,
     signature: Signature,
 ) -> tuple[Mask, list[str]]:
-    """Rows that no version learned from, and what cannot be told about that."""
+    """Rows that no version was trained on, with notes where that is uncertain."""
     fresh, notes = np.ones(len(rows.frame), dtype=bool), list[str]()
-    if rows.prepared is None or project is None:
-        return fresh, ["The rows were given by the caller, who vouches that they are fresh."]
+    if rows.prepared is None or rows.project is None:
+        return fresh, ["The rows were given by the caller; whether they are fresh is not checked."]
     for version in versions:
-        known = _fresh_to(registry, version, rows, project, signature)
+        known = _fresh_to(registry, version, rows, signature)
         if isinstance(known, str):
             notes.append(known)
         else:
             fresh &= known
     if not fresh.all():
-        notes.append(f"{int((~fresh).sum())} rows were left out: a version had learned from them.")
+        notes.append(f"{int((~fresh).sum())} rows were left out: a version was trained on them.")
     return fresh, notes
 
 
 def _fresh_to(
-    registry: Registry,
-    version: ModelVersion,
-    rows: GateRows,
-    project: Project,
-    signature: Signature,
+    registry: Registry, version: ModelVersion, rows: GateRows, signature: Signature
 ) -> Mask | str:
-    """The rows that one version did not learn from, or a note that this cannot be told."""
+    """The rows that a version was not trained on, or a note where that is unknown."""
     assert rows.prepared is not None
+    assert rows.project is not None
     found = registry.run_tags(version).get(TEST_TAG)
     if found == rows.prepared.test_fingerprint:
         return np.ones(len(rows.frame), dtype=bool)
-    if not project.shuffle:
+    if not rows.project.shuffle:
         return (
             f"The data have changed since version {version.number} was trained; the last rows are "
-            "held out, which it has not seen if rows were only added at the end."
+            "held out, which it was not trained on if rows were only added at the end."
         )
     cut = _cut(version)
     known = is_fresh(rows.frame, cut, signature.target, signature.task) if cut else None
     if known is not None:
         return known
     return (
-        f"The data have changed since version {version.number} was trained, and it is not known "
-        "which rows it held out; some of these may have been among what it learned from."
+        f"The data have changed since version {version.number} was trained, and which "
+        "rows it held out is unknown; it may have been trained on some of these."
     )
 
 
@@ -177,7 +171,7 @@ def _cut(version: ModelVersion) -> Cut | None:
 
 
 def _accepted(frame: pd.DataFrame, bundles: list[Bundle]) -> tuple[Mask, list[str]]:
-    """Rows that both versions' servers would take; those that one refuses say nothing of it."""
+    """Rows that both versions accept, with notes on those that one refuses."""
     taken, notes = np.ones(len(frame), dtype=bool), list[str]()
     for whose, held in zip(("challenger", "champion"), bundles, strict=False):
         good = accepted_rows(frame, held.signature)

@@ -1,10 +1,10 @@
-"""Who becomes champion: through the gate, by a named person's override, or back by a rollback.
+"""Change the champion: through the gate, by an override with a reason, or by a rollback.
 
     verdict = promote(project, registry, "iris-classifier", actor="cli", audit=record)
 
-Every change is a `Transition`. It is handed to `audit` before anything moves: what cannot be
-recorded does not happen. The evidence stays with the version, as an artifact of its run and as
-tags, whether the gate opened or not.
+Every change is a `Transition`, recorded with `audit` before it is made: a change that cannot be
+recorded does not happen. The evidence is stored with the version, as an artifact of its run and as
+tags, whether it passed the gate or not.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ ROLLED_BACK_TAG = "tidemill.rolled_back"
 
 @dataclass(frozen=True)
 class Transition:
-    """One change of who serves, for the audit log.
+    """A change of a version's stage, for the audit log.
 
     Attributes:
         time: In seconds since the epoch.
-        actor: Who: a key's id, a person, or the part of Tidemill that decided.
+        actor: A key's id, a person, or the part of Tidemill that decided.
         action: `promote` through the gate, `override` against or without it, `rollback`, or
             `transition` to a stage other than Production.
-        origin: The stage that the version comes from.
-        stage: The stage that it goes to.
-        replaced: The champion that makes way; None where none does.
-        evidence: The verdict, or what else it was decided on; plain values, fit for JSON.
-        failed: Why the change did not happen after all; None when this is the record of intent.
+        origin: The version's stage before.
+        stage: Its stage after.
+        replaced: The champion that is replaced, or None.
+        evidence: The verdict, or other grounds; plain values, fit for JSON.
+        failed: Why the change failed; None in the record that precedes it.
     """
 
     actor: str
@@ -102,6 +102,27 @@ class Transition:
 AuditTransition = Callable[[Transition], object]
 
 
+@dataclass(frozen=True)
+class PromotionReason:
+    """Why a version becomes champion: the action, who decided, why, and the evidence for it."""
+
+    action: Literal["promote", "override", "rollback"]
+    actor: str
+    reason: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """What a version is compared on: see `promote`."""
+
+    gate: Gate
+    project: Project | None
+    rows: pd.DataFrame | None
+    force: bool
+    trusted: Iterable[str]
+
+
 def promote(
     project: Project | None,
     registry: Registry,
@@ -116,19 +137,19 @@ def promote(
     audit: AuditTransition | None = None,
     trusted: Iterable[str] = (),
 ) -> GateVerdict:
-    """Let the best version of a model, or the one named, try to become champion.
+    """Promote the best version of a model, or the one named, if it passes the gate.
 
     Without a version, all versions are compared on the metric that their runs recorded, and the
-    best one that was not rolled back goes to the gate. There, its bundle and the champion's answer
+    best one that was not rolled back goes to the gate. There, its bundle and the champion's predict
     the same held-out rows.
 
     Args:
-        project: Gives the gate and the rows; None judges by the default gate, on `rows`.
-        metric: Decides in place of the gate's own.
-        force: Promote whatever the gate says; what it says is kept all the same.
-        reason: Why; needed to force.
-        rows: Cleaned rows, with the target, that neither version has seen; in place of the
-            project's held-out ones.
+        project: Has the gate and the rows; None applies the default gate to `rows`.
+        metric: Replaces the gate's metric.
+        force: Promote even if the gate refuses; its verdict is stored all the same.
+        reason: Needed with `force`.
+        rows: Cleaned rows with the target that neither version was trained on; replace the
+            project's held-out rows.
         trusted: Types that this machine trusts a native fallback with.
 
     Returns:
@@ -136,7 +157,7 @@ def promote(
 
     Raises:
         GateError: Forced without a reason.
-        ConflictError: The version named is the champion already.
+        ConflictError: The version named is already the champion.
         NotFoundError: There is no such model or version, or no version has the metric.
         DataError: The project's data cannot be used.
     """
@@ -151,10 +172,11 @@ def promote(
         challenger, decisive, value = registry.version(name, version), gate.metric or "", None
     if champion is not None and challenger.number == champion.number:
         if version is not None:
-            raise ConflictError(f"Version {version} of '{name}' is the champion already.")
-        why = f"The champion, version {champion.number}, has the best {decisive}: {value:.4g}."
-        return _verdict(name, challenger, None, _refusal(why, decisive, gate))
-    verdict = _judge(registry, challenger, champion, gate, project, rows, force, trusted)
+            raise ConflictError(f"Version {version} of '{name}' is already the champion.")
+        refusal = f"The champion, version {champion.number}, has the best {decisive}: {value:.4g}."
+        return _verdict(name, challenger, None, _refusal(refusal, decisive, gate))
+    request = GateRequest(gate, project, rows, force, trusted)
+    verdict = _gate_verdict(registry, challenger, champion, request)
     promoted = verdict.passed or force
     verdict = _verdict(
         name, challenger, champion, verdict, promoted=promoted, forced=force and not verdict.passed
@@ -163,7 +185,8 @@ def promote(
     if promoted:
         action: Literal["promote", "override"] = "override" if verdict.forced else "promote"
         evidence = msgspec.to_builtins(verdict)
-        set_champion(registry, challenger, champion, action, reason, actor, evidence, audit)
+        why = PromotionReason(action, actor, reason, evidence)
+        set_champion(registry, challenger, champion, why, audit)
     return verdict
 
 
@@ -175,10 +198,10 @@ def rollback(
     actor: str = "cli",
     audit: AuditTransition | None = None,
 ) -> Transition:
-    """Make the version that was champion before champion again.
+    """Make the previous champion champion again.
 
-    What is rolled back is marked so that no automatic choice takes it again, until somebody names
-    it or rolls back to it.
+    The version rolled back is tagged so that it is not chosen automatically again, until it is
+    named or rolled back to.
 
     Raises:
         ConflictError: There is no previous champion.
@@ -190,8 +213,8 @@ def rollback(
             f"'{name}' has no previous champion to go back to.",
             remedy=f"Promote one of its versions with `tidemill promote {name} --version N`.",
         )
-    evidence = {"rolled_back": champion.number}
-    done = set_champion(registry, previous, champion, "rollback", reason, actor, evidence, audit)
+    why = PromotionReason("rollback", actor, reason, {"rolled_back": champion.number})
+    done = set_champion(registry, previous, champion, why, audit)
     registry.set_tags(champion, {ROLLED_BACK_TAG: reason or "rolled back"})
     return done
 
@@ -206,36 +229,37 @@ def transition(
     actor: str = "cli",
     audit: AuditTransition | None = None,
 ) -> Transition:
-    """Move a version to a stage (or the alias that stands for one) by hand.
+    """Move a version to a stage, or to the alias that stands for one, without a comparison.
 
-    To Production it is an override, which needs a reason; nothing is compared.
+    A move to Production is an override and needs a reason.
 
     Raises:
-        ConflictError: It is there already, it is the champion, or the stage is none.
+        ConflictError: It is in that stage already, it is the champion, or there is no such stage.
         GateError: To Production without a reason.
         NotFoundError: There is no such model or version.
     """
-    wanted = _stage(stage)
+    target = _stage(stage)
     found = registry.version(name, version)
-    if found.stage == wanted:
-        raise ConflictError(f"Version {version} of '{name}' is in stage {wanted} already.")
-    if wanted == "Production":
+    if found.stage == target:
+        raise ConflictError(f"Version {version} of '{name}' is in stage {target} already.")
+    if target == "Production":
         if not (reason or "").strip():
             raise GateError("An override needs a reason.", field="reason")
         champion = registry.by_alias(name, CHAMPION)
-        return set_champion(registry, found, champion, "override", reason, actor, {}, audit)
+        why = PromotionReason("override", actor, reason)
+        return set_champion(registry, found, champion, why, audit)
     if found.stage == "Production" and CHAMPION in found.aliases:
         raise ConflictError(
-            f"Version {version} of '{name}' is the champion and cannot become {wanted}.",
+            f"Version {version} of '{name}' is the champion and cannot become {target}.",
             remedy="Promote another version first.",
         )
-    change = Transition(actor, "transition", name, found.number, found.stage, wanted, reason=reason)
+    change = Transition(actor, "transition", name, found.number, found.stage, target, reason=reason)
 
     def move() -> None:
-        if wanted == "Staging":
+        if target == "Staging":
             registry.set_challenger(found)
         else:
-            registry.retire(found, wanted)
+            registry.retire(found, target)
 
     return _record(change, move, audit)
 
@@ -254,7 +278,7 @@ def _best(
     ]
     if not ranked:
         raise NotFoundError(
-            f"No version of '{name}' has the metric {metric} on record.",
+            f"No version of '{name}' has a recorded metric {metric}.",
             remedy=f"Name one: `tidemill promote {name} --version N --force --reason TEXT`.",
         )
     champion = next((v for v in versions if CHAMPION in v.aliases), None)
@@ -269,34 +293,30 @@ def _usual_metric(versions: list[ModelVersion], project: Project | None) -> str:
     return "rmse" if "rmse" in recorded and "f1_score" not in recorded else "f1_score"
 
 
-def _judge(
+def _gate_verdict(
     registry: Registry,
     challenger: ModelVersion,
     champion: ModelVersion | None,
-    gate: Gate,
-    project: Project | None,
-    given: pd.DataFrame | None,
-    force: bool,
-    trusted: Iterable[str],
+    request: GateRequest,
 ) -> GateVerdict:
-    """The gate's verdict; what keeps it from being reached is a refusal.
+    """The gate's verdict; an error that prevents one is a refusal.
 
-    When forced, that goes for anything but an MLflow that cannot be reached.
+    When forced, every error is, except an MLflow that cannot be reached.
     """
     stopping: tuple[type[TidemillError], ...] = (BundleError, GateError, NotFoundError)
-    if force:
+    if request.force:
         stopping = (TidemillError,)
     try:
-        rows = gather_rows(project, given)
+        rows = gather_rows(request.project, request.rows)
         verdict = compare_versions(
-            registry, challenger, champion, rows, gate, project, trusted=trusted
+            registry, challenger, champion, rows, request.gate, trusted=request.trusted
         )
         for version in filter(None, [challenger, champion]):
-            record_split(registry, version, rows, project)
+            record_split(registry, version, rows)
     except UnavailableError:
         raise
     except stopping as error:
-        return _refusal(str(error), gate.metric or "", gate)
+        return _refusal(str(error), request.gate.metric or "", request.gate)
     return verdict
 
 
@@ -331,7 +351,7 @@ def _verdict(
 def store_evidence(
     registry: Registry, version: ModelVersion, verdict: GateVerdict, actor: str, reason: str | None
 ) -> None:
-    """The evidence as an artifact of the version's run, and in short as its tags."""
+    """Store the evidence as an artifact of the version's run, and a summary as tags."""
     document = {
         "verdict": msgspec.to_builtins(verdict),
         "bundle": version.digest,
@@ -344,7 +364,7 @@ def store_evidence(
     try:
         where = registry.log_evidence(version, path, document)
     except TidemillError as error:
-        logger.warning("the evidence for %s stays in tags alone: %s", version.name, error)
+        logger.warning("the evidence for %s is stored in tags only: %s", version.name, error)
         where = None
     registry.set_tags(version, {GATE_TAG + k: v for k, v in _tags(verdict, where).items()})
 
@@ -374,22 +394,20 @@ def set_champion(
     registry: Registry,
     version: ModelVersion,
     champion: ModelVersion | None,
-    action: Literal["promote", "override", "rollback"],
-    reason: str | None,
-    actor: str,
-    evidence: Mapping[str, Any],
+    why: PromotionReason,
     audit: AuditTransition | None,
 ) -> Transition:
+    """Make a version champion in place of `champion`, and record it."""
     change = Transition(
-        actor=actor,
-        action=action,
+        actor=why.actor,
+        action=why.action,
         model=version.name,
         version=version.number,
         origin=version.stage,
         stage="Production",
         replaced=champion.number if champion else None,
-        reason=reason,
-        evidence=evidence,
+        reason=why.reason,
+        evidence=why.evidence,
     )
 
     def move() -> None:
@@ -403,7 +421,7 @@ def set_champion(
 def _record(
     change: Transition, move: Callable[[], None], audit: AuditTransition | None
 ) -> Transition:
-    """Record the intent, then do it; a failure is recorded too."""
+    """Record the change, then make it; a failure is recorded too."""
     if audit is not None:
         audit(change)
     try:

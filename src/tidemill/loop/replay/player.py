@@ -19,6 +19,7 @@ import numpy.typing as npt
 from tidemill.errors import TidemillError, UnavailableError
 from tidemill.loop.promotion.bundle_evaluation import accepted_rows
 from tidemill.loop.replay.setup import ReplaySetup, requests_of
+from tidemill.loop.retraining.jobs import read_retraining_result
 from tidemill.signature import Signature
 from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.monitoring.triggers import Triggers
@@ -293,7 +294,7 @@ class ReplayPlayer:
         if job.state != "succeeded":
             said = (job.error or {}).get("detail", job.state)
             self.record.events.append(ReplayEvent(row, "failed", f"The retraining failed: {said}"))
-        elif "postponed" not in (job.result or {}):
+        elif read_retraining_result(job.result).postponed is None:
             self.record.retrainings.append(row)
 
     def _note(self, row: int) -> bool:

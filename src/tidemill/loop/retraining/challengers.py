@@ -1,10 +1,9 @@
-"""Train again, on several windows of the project's rows and of what came back labelled since.
+"""Train challengers on several training windows of the project's rows and the labelled predictions.
 
-Every candidate is searched on all rows; the best settings of the two leading ones then learn from
-each window. The newest
-labelled rows are held out from all of them. What is best on those is registered, a bundle each, to
-compete with the champion (`tidemill.loop.retraining.contest`): on the held-out rows, and on those
-to come.
+The newest labelled rows are held out. Every candidate is searched on all other rows; the two best
+are then fitted, with their best settings, on every training window. The models that are best on the
+held-out rows are registered with a bundle each, to compete with the champion
+(`tidemill.loop.retraining.contest`).
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ logger = logging.getLogger(__name__)
 WINDOW_TAG, CUT_TAG = "tidemill.window", "tidemill.cut"
 RETRAIN_FILE = "retraining.json"
 
-#: So many candidates are fitted on every window, the others on all rows only, because fits are most
-#: of what a retraining costs.
+#: Candidates that are fitted on every training window. The others are fitted on all rows only, as
+#: fits take most of a retraining's time.
 LEADING = 2
 
 
 @dataclass(frozen=True)
-class NewVersion:
-    """A new version that is to compete: its window, its run, and its metrics on held-out rows."""
+class TrainedChallenger:
+    """A registered challenger: its training window, its run, and its metrics on held-out rows."""
 
     version: str
     window: str
@@ -58,18 +57,18 @@ class NewVersion:
 
 
 @dataclass(frozen=True)
-class RetrainingResult:
-    """What a retraining came to; the challengers are best first."""
+class TrainedChallengers:
+    """The result of the training; the best challenger comes first."""
 
     run_id: str
     metric: str
     windows: tuple[str, ...]
-    challengers: tuple[NewVersion, ...]
+    challengers: tuple[TrainedChallenger, ...]
 
 
-def retrain(
+def train_challengers(
     project: Project,
-    lessons: FeedbackData,
+    feedback: FeedbackData,
     *,
     tracking_uri: str,
     registry_uri: str | None = None,
@@ -78,43 +77,43 @@ def retrain(
     trials: int | None = None,
     only: Sequence[str] = (),
     on_progress: OnProgress = lambda progress: None,
-) -> RetrainingResult:
-    """Fit every candidate on every window, and register the best of the windows.
+) -> TrainedChallengers:
+    """Fit candidates on every training window, and register the best models.
 
     Args:
-        lessons: The labelled predictions, with the time from which on they are held out.
+        feedback: The labelled predictions, and from which time on they are held out.
         tracking_uri, registry_uri, artifact_root, overrides, trials, only, on_progress: As in
             `tidemill.loop.training.train.train`.
 
     Raises:
-        DataError: The data cannot be used, or the predictions have other columns.
+        DataError: The data cannot be used, or the predictions lack a column.
         ProjectError: An unknown candidate, or every candidate failed on every window.
-        ExportError: No model that was trained can be served.
+        ExportError: No trained model can be served.
         UnavailableError: MLflow cannot be reached.
     """
     report = Reporter(on_progress)
     report.loading()
     tracking = Tracking(tracking_uri, registry_uri, artifact_root=artifact_root)
     tracking.experiment(project.name)
-    cleaned, own = clean_with_feedback(project, lessons)
-    end = own + lessons.learned
-    windows = _windows(project, cleaned, lessons, own)
+    cleaned, own = clean_with_feedback(project, feedback)
+    end = own + feedback.learned
+    windows = _windows(project, cleaned, feedback, own)
     whole = _part(project, cleaned, TrainingWindow("all", 0, end))
     metric = _metric(project, whole)
     maximize = METRICS[metric].higher_is_better
     searches = plan_searches(project, SearchOptions(overrides, trials, only), maximize=maximize)
     total = sum(search.total for search in searches.values())
     report.planned(total + (len(windows) - 1) * len(searches), metric)
-    tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{lessons.cut:.6f}"}
+    tags = {**origin_tags(project, whole), KIND_TAG: "sweep", CUT_TAG: f"{feedback.cut:.6f}"}
     with exit_on_sigterm(), tracking.run(project.name, "retrain", tags=tags) as run:
         common = Sweep(project, whole, metric, tracking, run, tags)
         found = _try_windows(common, cleaned, windows, searches, report)
         published = _publish(found, project.contest.challengers, report)
-        result = RetrainingResult(
+        result = TrainedChallengers(
             run.id,
             metric,
             tuple(window.name for window in windows),
-            tuple(_fresh(sweep, each) for sweep, each in published),
+            tuple(_challenger(sweep, each) for sweep, each in published),
         )
         _record(common, result)
     report.done()
@@ -122,12 +121,12 @@ def retrain(
 
 
 def _windows(
-    project: Project, cleaned: CleanedData, lessons: FeedbackData, own: int
+    project: Project, cleaned: CleanedData, feedback: FeedbackData, own: int
 ) -> tuple[TrainingWindow, ...]:
-    """The windows to learn from; those of one class only teach nothing."""
-    since = lessons.since
+    """The training windows, without those that have only one class."""
+    since = feedback.since
     found = training_windows(
-        own + lessons.learned,
+        own + feedback.learned,
         since=None if since is None else own + since,
         lasts=project.contest.windows,
         half_life=project.contest.half_life,
@@ -141,7 +140,7 @@ def _windows(
 
 
 def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> PreparedData:
-    """The data with the window's rows to learn from, and the newest rows held out."""
+    """The data with the window's rows to train on and the newest rows held out."""
     train = cleaned.frame.iloc[window.rows(project.seed)]
     test = cleaned.frame.iloc[window.end :]
     return PreparedData(
@@ -160,7 +159,7 @@ def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> Pre
 
 
 def _metric(project: Project, data: PreparedData) -> str:
-    """What decides between windows; few held-out rows may not define the gate's own metric."""
+    """The metric that ranks models; few held-out rows may not define the gate's metric."""
     if data.task == "classification" and data.test[project.target].nunique() < 2:
         return "accuracy"
     return project.gate.deciding_metric(data.task)
@@ -173,10 +172,10 @@ def _try_windows(
     searches: Mapping[str, Search],
     report: Reporter,
 ) -> list[tuple[Sweep, TrialOutcome]]:
-    """Each window's best outcome, best first.
+    """Each window's best outcome, the best window first.
 
     Raises:
-        ProjectError: Nothing could be trained; gives each reason once.
+        ProjectError: No candidate could be trained; the message has each reason once.
     """
     settings: dict[str, Trial] = {}
     values: dict[str, float] = {}
@@ -203,7 +202,7 @@ def _try_windows(
             best.append((sweep, _best(fine, common.metric)))
     if not best:
         raise ProjectError(
-            f"No candidate of '{common.project.name}' could be trained again. {'; '.join(reasons)}",
+            f"No candidate of '{common.project.name}' could be retrained. {'; '.join(reasons)}",
             field="candidates",
         )
     better = METRICS[common.metric].higher_is_better
@@ -211,7 +210,7 @@ def _try_windows(
 
 
 def _leading(values: Mapping[str, float]) -> list[str]:
-    """The candidates that learn from the other windows, too: those that did best on all rows."""
+    """The candidates fitted on the other windows too: those that were best on all rows."""
     return sorted(values, key=lambda name: values[name], reverse=True)[:LEADING]
 
 
@@ -228,10 +227,10 @@ def _best(outcomes: Sequence[TrialOutcome], metric: str) -> TrialOutcome:
 
 
 def _narrowed(common: Sweep, cleaned: CleanedData, window: TrainingWindow) -> Sweep:
-    """The sweep of one window; its runs and version say which it is."""
+    """The sweep of one window; tags name the window on its runs and version."""
     data = _part(common.project, cleaned, window)
     marks = {WINDOW_TAG: window.name, CUT_TAG: common.tags[CUT_TAG]}
-    # What is held out are the newest rows, so that no cut by content is to be remembered.
+    # The newest rows are held out, so there is no split by content to record.
     project = replace(common.project, shuffle=False, tags={**common.project.tags, **marks})
     fingerprints = {
         "tidemill.data_source": data.source,
@@ -246,10 +245,10 @@ def _narrowed(common: Sweep, cleaned: CleanedData, window: TrainingWindow) -> Sw
 def _publish(
     ranked: Sequence[tuple[Sweep, TrialOutcome]], most: int, report: Reporter
 ) -> list[tuple[Sweep, PublishedVersion]]:
-    """Register the best that can be served and that do not answer alike.
+    """Register the best models that can be served and differ in their predictions.
 
     Raises:
-        ExportError: None can be served.
+        ExportError: No model can be served.
     """
     done: list[tuple[Sweep, PublishedVersion]] = []
     reasons, known = [], list[Any]()
@@ -270,9 +269,9 @@ def _publish(
     return done
 
 
-def _fresh(sweep: Sweep, published: PublishedVersion) -> NewVersion:
+def _challenger(sweep: Sweep, published: PublishedVersion) -> TrainedChallenger:
     outcome = published.outcome
-    return NewVersion(
+    return TrainedChallenger(
         version=published.version,
         window=sweep.tags[WINDOW_TAG],
         candidate=outcome.trial.candidate,
@@ -281,20 +280,20 @@ def _fresh(sweep: Sweep, published: PublishedVersion) -> NewVersion:
     )
 
 
-def _record(sweep: Sweep, result: RetrainingResult) -> None:
-    """Say on the parent run what was tried and what competes."""
+def _record(sweep: Sweep, result: TrainedChallengers) -> None:
+    """Record windows and challengers on the parent run."""
     document = {
         "model": sweep.project.name,
         "metric": result.metric,
         "windows": result.windows,
         "challengers": [
-            {**vars(fresh), "metrics": dict(fresh.metrics)} for fresh in result.challengers
+            {**vars(each), "metrics": dict(each.metrics)} for each in result.challengers
         ],
     }
     sweep.run.log_files({RETRAIN_FILE: json.dumps(document, indent=2).encode()})
     sweep.run.log_params({"windows": ", ".join(result.windows), "metric": result.metric})
     best = result.challengers[0]
-    names = ", ".join(f"{fresh.version} ({fresh.window})" for fresh in result.challengers)
+    names = ", ".join(f"{each.version} ({each.window})" for each in result.challengers)
     sweep.run.log_metrics(best.metrics)
     sweep.run.set_tags({NOTE_TAG: f"Versions to compete with the champion: {names}."})
     logger.info("%s: versions %s compete with the champion", sweep.project.name, names)

@@ -1,23 +1,28 @@
-"""Lets challengers compete with a champion on labelled live rows, until one has won or none can.
+"""Contests: challengers compete with the champion on labelled live rows.
 
-Nothing is sent to them while requests are answered: their bundles answer the recorded inputs of
-predictions whose labels have come, and that were asked after the last row they learned from. So a
-contest costs the champion no latency, and gives the same result whenever it is looked at.
+No requests are sent to challengers. Their bundles predict the recorded inputs of labelled
+predictions that were made after the last row they were trained on. So a contest costs the champion
+no latency, and has the same result whenever it is checked.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from tidemill.loop.promotion.promote import AuditTransition, set_champion, store_evidence
+from tidemill.bundle import Bundle
+from tidemill.loop.promotion.promote import (
+    AuditTransition,
+    PromotionReason,
+    set_champion,
+    store_evidence,
+)
 from tidemill.loop.retraining.contest_bundles import (
     ContestantBundles,
     ContestRows,
@@ -27,7 +32,8 @@ from tidemill.loop.retraining.contest_bundles import (
     take_rows,
 )
 from tidemill.policies import seconds
-from tidemill.project import Project, Task
+from tidemill.project import Project
+from tidemill.signature import Task
 from tidemill.steps.decay.holdout import row_losses
 from tidemill.steps.gate.gate import GateVerdict, VersionEvidence, evaluate_gate
 from tidemill.steps.retraining.contest import (
@@ -41,7 +47,7 @@ from tidemill.stores.database.database import Database
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.model_metrics import record_metrics
-from tidemill.stores.monitoring.triggers import Triggers
+from tidemill.stores.monitoring.triggers import Triggers, TriggerState
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow, Contests
 
@@ -51,25 +57,14 @@ ACTOR = "contest"
 CONTEST_TAG = "tidemill.contest."
 
 
-class Competing(Protocol):
-    """A platform, as far as contests go."""
-
-    def contest(self, model: str) -> None: ...
-
-
-def contest(platform: Competing, model: str) -> None:
-    """Let a model's challengers compete, and retrain again where there is more to learn from."""
-    platform.contest(model)
-
-
 @dataclass(frozen=True)
 class ContestService:
-    """Judges contests.
+    """Advances and decides contests.
 
     Attributes:
-        project: Finds the project that trains a model.
-        folder: Where the bundles of those who compete are kept while they do.
-        audit: Takes a change of champion.
+        project: Returns the project that trains a model.
+        folder: Where the contestants' bundles are kept.
+        audit: Records a change of champion.
         trusted: Types that this machine trusts a native fallback with.
     """
 
@@ -81,7 +76,7 @@ class ContestService:
     audit: AuditTransition
     trusted: tuple[str, ...] = ()
     clock: Callable[[], float] = time.time
-    _competing: dict[str, tuple[tuple[str, ...], ContestantBundles]] = field(default_factory=dict)
+    _loaded: dict[str, tuple[tuple[str, ...], ContestantBundles]] = field(default_factory=dict)
 
     @property
     def contests(self) -> Contests:
@@ -91,11 +86,11 @@ class ContestService:
     def triggers(self) -> Triggers:
         return Triggers(self.database)
 
-    def judge(self, model: str) -> ContestDecision | None:
-        """Look at the model's open contest, and end it if it is decided.
+    def advance(self, model: str) -> ContestDecision | None:
+        """Evaluate the model's open contest on the rows labelled so far; end it if decided.
 
         Returns:
-            How it stands; None where there is none.
+            The decision; None where there is no open contest.
 
         Raises:
             UnavailableError: MLflow or the database cannot be reached.
@@ -107,100 +102,111 @@ class ContestService:
         champion = self.registry.by_alias(model, CHAMPION)
         known = {c.version for c in contest.challengers} | {contest.champion}
         if champion is None or champion.number not in known:
-            return self._called_off(contest, champion)
-        numbers = (contest.champion, *(c.version for c in contest.challengers))
-        competing = self.contestants(contest, numbers, self._memory)
-        rows = labelled_rows(
-            self.predictions, model, contest.cut, competing.bundles, project.contest.rows
-        )
-        task = competing.bundles[contest.champion].signature.task
-        answers = competing.answers(rows.ids, rows.frame)
-        losses = {
-            number: bounded_losses(task, rows.actual, outcome.predicted, scale=contest.scale)
-            for number, outcome in answers.items()
-        }
-        names = {c.name: c for c in contest.challengers}
-        against = {name: losses[c.version] for name, c in names.items()}
-        decision = decide_contest(
-            losses[contest.champion], against, project.contest, tau=competing.tau
-        )
-        decision = self._in_time(contest, decision, project)
+            return self._cancel(contest, champion)
+        compared = self._compare(contest, project)
+        decision = self._expired(contest, compared.decision, project)
         if decision.state == "open":
             self.contests.record_progress(contest.id, decision.rows, msgspec.to_builtins(decision))
             return decision
-        verdict = None
-        if decision.winner is not None:
-            winner = names[decision.winner]
-            verdict = contest_verdict(
-                project, model, (winner.version, contest.champion), answers, rows, decision
-            )
-            if verdict.passed:
-                self._promote(contest, winner, verdict, decision)
-                return decision
-            why = " ".join(verdict.reasons)
-            decision = msgspec.structs.replace(decision, state="kept", winner=None, reason=why)
-        self._keep(contest, decision, verdict)
-        return decision
-
-    def _in_time(
-        self, contest: ContestRow, decision: ContestDecision, project: Project
-    ) -> ContestDecision:
-        age = project.contest.age
-        if decision.state != "open" or age is None:
+        if decision.winner is None:
+            self._keep_champion(contest, decision, None)
             return decision
-        if self.clock() - contest.opened < seconds(age):
-            return decision
-        why = f"The champion stays, because nothing was proven in {age}. {decision.reason}"
-        return msgspec.structs.replace(decision, state="kept", reason=why)
-
-    def _called_off(self, contest: ContestRow, champion: ModelVersion | None) -> ContestDecision:
-        number = champion.number if champion is not None else "none"
-        decision = ContestDecision(
-            "kept", contest.rows, 0.0, 0.0, (), f"Version {number} was made champion meanwhile."
+        winner = next(c for c in contest.challengers if c.name == decision.winner)
+        verdict = contest_verdict(
+            project, contest.model, (winner.version, contest.champion), compared
         )
-        self._keep(contest, decision, None)
+        if verdict.passed:
+            self._promote(contest, winner, verdict, decision)
+            return decision
+        why = " ".join(verdict.reasons)
+        decision = msgspec.structs.replace(decision, state="kept", winner=None, reason=why)
+        self._keep_champion(contest, decision, verdict)
         return decision
 
-    def contestants(
+    def bundle(self, model: str, number: str) -> Bundle:
+        """Return a version's bundle, fetched into `folder` when first needed.
+
+        Raises:
+            NotFoundError: There is no such version, or it has no bundle.
+        """
+        return cached_bundle(self.registry, model, number, self.folder)
+
+    def load(
         self,
         contest: ContestRow,
         numbers: tuple[str, ...],
         tau: Callable[[ContestRow, Task], float],
     ) -> ContestantBundles:
-        """The versions that compete; their bundles are fetched and loaded at the first look.
+        """Return the bundles of versions that compete, loaded when first needed.
 
         Args:
-            memory: How long spells lasted before, as a function of the contest.
+            numbers: The versions.
+            tau: Computes the autocorrelation time of losses before the contest.
 
         Raises:
             NotFoundError: There is no such version, or it has no bundle.
             BundleError: A model cannot be loaded.
         """
-        asked = (contest.id, *numbers)
-        known = self._competing.get(contest.model)
-        if known is not None and known[0] == asked:
-            return known[1]
-        held = {n: cached_bundle(self.registry, contest.model, n, self.folder) for n in numbers}
-        lasted = tau(contest, held[contest.champion].signature.task)
-        found = ContestantBundles(held, lasted, trusted=self.trusted)
-        self._competing[contest.model] = asked, found
+        key = (contest.id, *numbers)
+        loaded = self._loaded.get(contest.model)
+        if loaded is not None and loaded[0] == key:
+            return loaded[1]
+        bundles = {number: self.bundle(contest.model, number) for number in numbers}
+        task = bundles[contest.champion].signature.task
+        found = ContestantBundles(bundles, tau(contest, task), trusted=self.trusted)
+        self._loaded[contest.model] = key, found
         return found
 
-    def release(self, model: str) -> None:
-        """Let go of the bundles of a contest that is over."""
-        self._competing.pop(model, None)
+    def unload(self, model: str) -> None:
+        """Release the bundles of a contest that is over."""
+        self._loaded.pop(model, None)
 
-    def _memory(self, contest: ContestRow, task: Task) -> float:
-        """How long the champion's spells lasted before anything changed, as known at the start."""
+    def _compare(self, contest: ContestRow, project: Project) -> ContestComparison:
+        numbers = (contest.champion, *(c.version for c in contest.challengers))
+        bundles = self.load(contest, numbers, self._prior_autocorrelation)
+        most = project.contest.rows
+        rows = labelled_rows(self.predictions, contest.model, contest.cut, bundles.bundles, most)
+        evidence = bundles.predict(rows.ids, rows.frame)
+        task = bundles.bundles[contest.champion].signature.task
+        losses = {
+            number: bounded_losses(task, rows.actual, each.predicted, scale=contest.scale)
+            for number, each in evidence.items()
+        }
+        challengers = {c.name: losses[c.version] for c in contest.challengers}
+        decision = decide_contest(
+            losses[contest.champion], challengers, project.contest, tau=bundles.tau
+        )
+        return ContestComparison(rows, evidence, decision)
+
+    def _expired(
+        self, contest: ContestRow, decision: ContestDecision, project: Project
+    ) -> ContestDecision:
+        """The decision, or that the champion stays because the contest has lasted too long."""
+        age = project.contest.age
+        if decision.state != "open" or age is None:
+            return decision
+        if self.clock() - contest.opened < seconds(age):
+            return decision
+        why = f"The champion stays, because nothing was decided in {age}. {decision.reason}"
+        return msgspec.structs.replace(decision, state="kept", reason=why)
+
+    def _cancel(self, contest: ContestRow, champion: ModelVersion | None) -> ContestDecision:
+        number = champion.number if champion is not None else "none"
+        why = f"Version {number} became champion meanwhile."
+        decision = ContestDecision("kept", contest.rows, 0.0, 0.0, (), why)
+        self._keep_champion(contest, decision, None)
+        return decision
+
+    def _prior_autocorrelation(self, contest: ContestRow, task: Task) -> float:
+        """Autocorrelation time of the champion's losses before the change, known at the start."""
         moment = contest.cut if contest.changed is None else min(contest.changed, contest.cut)
         window = self.predictions.window(
             contest.model, version=contest.champion, until=moment, labelled=True, last=PRIOR_ROWS
         )
         kept = np.flatnonzero(window.label_times <= contest.opened)
         kept = kept[label_order(window, kept)]
-        return prior_autocorrelation_time(
-            row_losses(task, window.actual[kept], window.outputs[kept])
-        )
+        losses = row_losses(task, window.actual[kept], window.outputs[kept])
+        return prior_autocorrelation_time(losses)
 
     def _promote(
         self,
@@ -209,7 +215,7 @@ class ContestService:
         verdict: GateVerdict,
         decision: ContestDecision,
     ) -> None:
-        """Crown the winner, and close contest and trigger; done again, it changes nothing."""
+        """Make the winner champion, then close contest and trigger; may be repeated."""
         version = self.registry.version(contest.model, winner.version)
         champion = self.registry.by_alias(contest.model, CHAMPION)
         evidence = {
@@ -219,53 +225,55 @@ class ContestService:
         }
         if CHAMPION not in version.aliases:
             store_evidence(self.registry, version, verdict, ACTOR, decision.reason)
-            set_champion(
-                self.registry, version, champion, "promote", decision.reason, ACTOR, evidence,
-                self.audit,
-            )  # fmt: skip
+            why = PromotionReason("promote", ACTOR, decision.reason, evidence)
+            set_champion(self.registry, version, champion, why, self.audit)
         record_metrics(
             self.database, version.name, version.number, dict(verdict.metrics), source="contest",
             run_id=version.run_id,
         )  # fmt: skip
-        self._mark(contest, decision, winner.version)
+        self._tag_challengers(contest, decision, winner.version)
         self.contests.close(
             contest.id, "won", rows=decision.rows, decision=evidence["contest"],
             winner=winner.version,
         )  # fmt: skip
         self._close_trigger(contest, "promoted", decision, winner.version)
 
-    def _keep(
+    def _keep_champion(
         self, contest: ContestRow, decision: ContestDecision, verdict: GateVerdict | None
     ) -> None:
         document = msgspec.to_builtins(decision)
         if verdict is not None:
             document["verdict"] = msgspec.to_builtins(verdict)
-        self._mark(contest, decision, None)
+        self._tag_challengers(contest, decision, None)
         self.contests.close(contest.id, "kept", rows=decision.rows, decision=document)
         self._close_trigger(contest, "kept champion", decision, None)
 
     def _close_trigger(
-        self, contest: ContestRow, state: Any, decision: ContestDecision, winner: str | None
+        self,
+        contest: ContestRow,
+        state: TriggerState,
+        decision: ContestDecision,
+        winner: str | None,
     ) -> None:
-        self.release(contest.model)
+        self.unload(contest.model)
         logger.info("%s: %s", contest.model, decision.reason)
         if contest.trigger_id is not None:
             short = {"reason": decision.reason, "rows": decision.rows, "version": winner}
             self.triggers.close(contest.trigger_id, state, {"contest": {"id": contest.id, **short}})
 
-    def _mark(self, contest: ContestRow, decision: ContestDecision, winner: str | None) -> None:
-        """Leave with each challenger how it did."""
-        found = {c.name: c for c in decision.contestants}
+    def _tag_challengers(
+        self, contest: ContestRow, decision: ContestDecision, winner: str | None
+    ) -> None:
+        """Tag each challenger with its result, store the evidence, and retire the new losers."""
+        results = {c.name: c for c in decision.contestants}
         for challenger in contest.challengers:
             version = self.registry.version(contest.model, challenger.version)
             tags = {"id": contest.id, "rows": str(decision.rows), "reason": decision.reason}
             tags["state"] = "won" if challenger.version == winner else "lost"
-            if (own := found.get(challenger.name)) is not None:
-                tags |= {
-                    "loss": f"{own.loss:.6g}",
-                    "champion_loss": f"{decision.champion_loss:.6g}",
-                }
-                tags |= {"evidence": f"{own.better:.4g} of {decision.bar:.4g}"}
+            if (own := results.get(challenger.name)) is not None:
+                tags["loss"] = f"{own.loss:.6g}"
+                tags["champion_loss"] = f"{decision.champion_loss:.6g}"
+                tags["evidence"] = f"{own.better:.4g} of {decision.bar:.4g}"
             self.registry.set_tags(version, {CONTEST_TAG + k: v for k, v in tags.items()})
             if challenger.former:
                 continue
@@ -276,32 +284,41 @@ class ContestService:
                 self.registry.retire(version, "None")
 
 
+@dataclass(frozen=True)
+class ContestComparison:
+    """Versions compared on rows: their predictions by version number, and the decision."""
+
+    rows: ContestRows
+    evidence: dict[str, VersionEvidence]
+    decision: ContestDecision
+
+
 def contest_verdict(
-    project: Project,
-    model: str,
-    versions: tuple[str, str],
-    answers: Mapping[str, VersionEvidence],
-    rows: ContestRows,
-    decision: ContestDecision,
+    project: Project, model: str, versions: tuple[str, str], compared: ContestComparison
 ) -> GateVerdict:
-    """The gate's own conditions on the rows that decided; the comparison is the contest's.
+    """Apply the gate's conditions to the rows that decided a contest.
+
+    The comparison with the champion is the contest's; the gate adds the project's minimum metrics,
+    parity and latency, and that the winner is not worse on the gate's metric.
 
     Args:
-        versions: The winner, and the champion that it is to replace.
+        versions: The winner, and the champion that it would replace.
     """
     winner, loser = versions
-    count = decision.rows
-    challenger, champion = (take_rows(answers[version], slice(count)) for version in versions)
-    task = "regression" if not challenger.labels else "classification"
-    truth, gate = rows.actual[:count], project.gate
-    alone = evaluate_gate(challenger, None, truth, gate, task)  # type: ignore[arg-type]
-    both = evaluate_gate(challenger, champion, truth, gate, task)  # type: ignore[arg-type]
-    compared = both.comparison
-    worse = compared is not None and compared.difference < 0
-    against = list(alone.reasons) if not alone.passed else []
-    if worse and compared is not None:
-        values = f"{compared.challenger:.4g}, against {compared.champion:.4g}"
-        against.append(f"Its {both.metric} on these rows is {values}.")
+    decision, count = compared.decision, compared.decision.rows
+    challenger, champion = (
+        take_rows(compared.evidence[version], slice(count)) for version in versions
+    )
+    task: Task = "regression" if not challenger.labels else "classification"
+    truth, gate = compared.rows.actual[:count], project.gate
+    alone = evaluate_gate(challenger, None, truth, gate, task)
+    both = evaluate_gate(challenger, champion, truth, gate, task)
+    against: list[str] = list(alone.reasons) if not alone.passed else []
+    if both.comparison is not None and both.comparison.difference < 0:
+        against.append(
+            f"Its {both.metric} on these rows is {both.comparison.challenger:.4g}, against "
+            f"{both.comparison.champion:.4g}."
+        )
     passed = not against
     return msgspec.structs.replace(
         both,

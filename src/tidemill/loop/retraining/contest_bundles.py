@@ -1,7 +1,7 @@
-"""Those who compete in a contest: their bundles, loaded once, their rows, and their answers so far.
+"""The contestants' bundles, loaded once, and the labelled rows they predict.
 
-A contest is looked at after every few labels, and each look needs the answers to all its rows. What
-a bundle answers to a row does not change, so only new rows are asked about.
+A contest is evaluated again after every few labels, on all its rows. A bundle's prediction for a
+row does not change, so only new rows are predicted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ from tidemill.stores.predictions.windows import Window
 
 logger = logging.getLogger(__name__)
 
-#: Seconds by which a label may seem to be known before its prediction was asked: the database has
-#: another clock than the server.
-CLOCKS_APART = 3600.0
+#: Seconds by which a label's time may precede its prediction's: the database and the server have
+#: different clocks.
+CLOCK_SKEW = 3600.0
 
 
 @dataclass(frozen=True)
 class ContestRows:
-    """The rows of a contest in the order in which their labels came, with the predictions' ids."""
+    """Labelled rows in the order in which their labels arrived.
+
+    Attributes:
+        ids: The predictions' ids.
+        frame: [rows, inputs].
+        actual: [rows] the truth.
+    """
 
     ids: list[str]
     frame: Any
@@ -41,10 +47,10 @@ class ContestRows:
 
 
 class ContestantBundles:
-    """The bundles of one contest, by version.
+    """The loaded bundles of one contest, by version number.
 
     Args:
-        memory: How long the champion's spells lasted before the contest.
+        tau: Autocorrelation time of the losses before the contest, in rows.
         trusted: Types that this machine trusts a native fallback with.
 
     Raises:
@@ -52,79 +58,81 @@ class ContestantBundles:
     """
 
     def __init__(
-        self, held: Mapping[str, Bundle], tau: float, *, trusted: Sequence[str] = ()
+        self, bundles: Mapping[str, Bundle], tau: float, *, trusted: Sequence[str] = ()
     ) -> None:
-        self.bundles, self.tau = dict(held), tau
-        self._examiners = {n: BundleEvaluator(each, trusted=trusted) for n, each in held.items()}
-        self._places: dict[str, int] = {}
-        self._answers: dict[str, VersionEvidence] = {}
+        self.bundles, self.tau = dict(bundles), tau
+        self._evaluators = {
+            n: BundleEvaluator(each, trusted=trusted) for n, each in bundles.items()
+        }
+        self._positions: dict[str, int] = {}
+        self._evidence: dict[str, VersionEvidence] = {}
         self._lock = threading.Lock()
 
-    def answers(self, ids: Sequence[str], frame: Any) -> dict[str, VersionEvidence]:
-        """What each version answers to the rows.
+    def predict(self, ids: Sequence[str], frame: Any) -> dict[str, VersionEvidence]:
+        """Predict the rows with every version.
 
         Args:
-            ids: [rows] of the predictions; a row of the same id is the same row.
-            frame: [rows, inputs] that all of them accept.
+            ids: [rows] of the predictions; rows with the same id are the same row.
+            frame: [rows, inputs] that all versions accept.
         """
         with self._lock:
-            new = np.array([place for place, id in enumerate(ids) if id not in self._places], int)
-            if new.size or not self._answers:
-                for number, examiner in self._examiners.items():
-                    found = examiner.outcome(frame.iloc[new])
-                    before = self._answers.get(number)
-                    self._answers[number] = found if before is None else _joined(before, found)
-                first = len(self._places)
-                self._places |= {ids[place]: first + n for n, place in enumerate(new.tolist())}
-            rows = np.array([self._places[id] for id in ids], int)
-            return {number: take_rows(each, rows) for number, each in self._answers.items()}
+            new = np.array([n for n, id in enumerate(ids) if id not in self._positions], int)
+            if new.size or not self._evidence:
+                for number, evaluator in self._evaluators.items():
+                    found = evaluator.evidence(frame.iloc[new])
+                    before = self._evidence.get(number)
+                    self._evidence[number] = found if before is None else _joined(before, found)
+                first = len(self._positions)
+                self._positions |= {ids[row]: first + n for n, row in enumerate(new.tolist())}
+            rows = np.array([self._positions[id] for id in ids], int)
+            return {number: take_rows(each, rows) for number, each in self._evidence.items()}
 
 
-def take_rows(outcome: VersionEvidence, rows: Any) -> VersionEvidence:
-    """The answers to some of the rows: places, or a slice."""
-    chances = outcome.probabilities
+def take_rows(evidence: VersionEvidence, rows: Any) -> VersionEvidence:
+    """Return the predictions of some rows, given by positions or a slice."""
+    probabilities = evidence.probabilities
     return replace(
-        outcome,
-        predicted=outcome.predicted[rows],
-        probabilities=None if chances is None else chances[rows],
+        evidence,
+        predicted=evidence.predicted[rows],
+        probabilities=None if probabilities is None else probabilities[rows],
     )
 
 
 def _joined(before: VersionEvidence, new: VersionEvidence) -> VersionEvidence:
-    chances = before.probabilities
-    if chances is not None:
+    probabilities = before.probabilities
+    if probabilities is not None:
         assert new.probabilities is not None
-        chances = np.concatenate([chances, new.probabilities])
+        probabilities = np.concatenate([probabilities, new.probabilities])
     predicted = np.concatenate([before.predicted, new.predicted])
-    return replace(before, predicted=predicted, probabilities=chances)
+    return replace(before, predicted=predicted, probabilities=probabilities)
 
 
 def labelled_rows(
-    predictions: Predictions, model: str, since: float, held: Mapping[str, Bundle], most: int
+    predictions: Predictions, model: str, since: float, bundles: Mapping[str, Bundle], most: int
 ) -> ContestRows:
-    """The labelled rows asked since then that every bundle takes, the first `most` of them."""
-    asked = 2 * most  # some may not be taken
+    """Return the first `most` labelled rows predicted since then that every bundle accepts."""
+    fetched = 2 * most  # some may not be accepted
     while True:
         window = predictions.window(
-            model, since=since, labelled_since=since - CLOCKS_APART, first=asked
+            model, since=since, labelled_since=since - CLOCK_SKEW, first=fetched
         )
-        found = _taken_by_all(window, held, most)
-        if len(found.ids) == most or len(window) < asked:
+        found = _accepted_by_all(window, bundles, most)
+        if len(found.ids) == most or len(window) < fetched:
             return found
-        asked *= 4
+        fetched *= 4
 
 
-def _taken_by_all(window: Window, held: Mapping[str, Bundle], most: int) -> ContestRows:
+def _accepted_by_all(window: Window, bundles: Mapping[str, Bundle], most: int) -> ContestRows:
     kept = np.flatnonzero(window.stored)
     kept = kept[label_order(window, kept)]
-    first = next(iter(held.values()))
+    first = next(iter(bundles.values()))
     actual = window.actual[kept]
     actual = actual.astype(np.float64) if first.signature.task == "regression" else actual
     if window.frame is None or kept.size == 0:
-        return ContestRows([], _nothing(first), actual[:0])
+        return ContestRows([], _no_rows(first), actual[:0])
     frame = window.frame.iloc[kept].reset_index(drop=True)
     good = np.ones(len(frame), dtype=bool)
-    for each in held.values():
+    for each in bundles.values():
         good &= accepted_rows(frame, each.signature)
     chosen = np.flatnonzero(good)[:most]
     ids = window.ids[kept][chosen].tolist()
@@ -132,28 +140,28 @@ def _taken_by_all(window: Window, held: Mapping[str, Bundle], most: int) -> Cont
 
 
 def cached_bundle(registry: Registry, model: str, number: str, folder: Path) -> Bundle:
-    """A version's bundle out of `folder`, fetched into it when it is not there or is damaged.
+    """Return a version's bundle from `folder`, fetched if it is missing or damaged there.
 
     Raises:
         NotFoundError: There is no such version, or it has no bundle.
     """
     version = registry.version(model, number)
-    place = folder / str(version.digest)
-    for path in (place / "bundle", place):
+    own = folder / str(version.digest)
+    for path in (own / "bundle", own):
         if version.digest is not None and (path / "manifest.json").is_file():
             try:
                 return bundle.read(path, digest=version.digest)
             except BundleError:
-                logger.warning("%s is damaged and is fetched again", path)
-    return registry.fetch_bundle(version, place)
+                logger.warning("%s is damaged; fetching it again", path)
+    return registry.fetch_bundle(version, own)
 
 
 def label_order(window: Window, kept: Any) -> Any:
-    """The order in which labels came; what came at once is in the order of the predictions."""
+    """Order rows by the arrival of their labels; those that arrived together, by prediction."""
     return np.lexsort((window.ids[kept].astype(str), window.times[kept], window.label_times[kept]))
 
 
-def _nothing(held: Bundle) -> Any:
-    import pandas as pd
+def _no_rows(held: Bundle) -> Any:
+    import pandas as pd  # not needed in a process that only reads bundles
 
     return pd.DataFrame({name: [] for name in held.signature.names})

@@ -1,25 +1,39 @@
-"""After a contest, the champion that was beaten goes on competing: rows of a few days decided.
+"""Probation: after a contest, the former champion keeps competing for a number of labelled rows.
 
-What wins while every flight is late need not be the better model once they are not. So for a number
-of labelled rows after a promotion the former champion's bundle answers the recorded inputs, too,
-and if it is proven better under the rules of a contest, it is made champion again.
+A contest is decided on rows of a few days, and the winner need not stay the better model. So the
+former champion's bundle predicts the recorded inputs as well, and becomes champion again as soon as
+it is shown to be better under the contest's rules (docs/decisions/175).
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, set_champion, store_evidence
-from tidemill.loop.retraining.contest import ACTOR, ContestService, contest_verdict
+from tidemill.loop.promotion.promote import (
+    ROLLED_BACK_TAG,
+    PromotionReason,
+    set_champion,
+    store_evidence,
+)
+from tidemill.loop.retraining.contest import (
+    ACTOR,
+    ContestComparison,
+    ContestService,
+    contest_verdict,
+)
 from tidemill.loop.retraining.contest_bundles import ContestantBundles, labelled_rows
-from tidemill.project import Project, Task
-from tidemill.steps.decay.autocorrelation import AUTOCORRELATION_ROWS, robust_autocorrelation_time
+from tidemill.project import Project
+from tidemill.signature import Task
+from tidemill.steps.decay.autocorrelation import (
+    AUTOCORRELATION_ROWS,
+    robust_autocorrelation_time,
+)
 from tidemill.steps.decay.holdout import row_losses
+from tidemill.steps.gate.gate import GateVerdict
 from tidemill.steps.retraining.contest import ContestDecision, bounded_losses, decide_probation
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.retraining.contests import ContestRow
@@ -29,119 +43,129 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProbationService:
-    """Watches over promotions that contests led to."""
+    """Compares winners of contests with the champions they replaced."""
 
-    contest_service: ContestService
+    contests: ContestService
 
-    def judge(self, model: str) -> ContestDecision | None:
-        """Look at the model's newest promotion, and take it back if the last champion was better.
+    def advance(self, model: str) -> ContestDecision | None:
+        """Evaluate the newest promotion, and revert it if the former champion was better.
 
         Returns:
-            How the two compare; None where nobody is on probation, or too few rows tell.
+            The decision; None where nothing is on probation, or too few rows are labelled.
 
         Raises:
             UnavailableError: MLflow or the database cannot be reached.
         """
-        umpire = self.contest_service
-        contest = umpire.contests.newest(model)
+        service = self.contests
+        contest = service.contests.newest(model)
         if contest is None or contest.winner is None or contest.probation is not None:
             return None
-        project = umpire.project(model)
-        if project.contest.probation is None or self._retraining(model):
+        project = service.project(model)
+        if project.contest.probation is None or self._is_retraining(model):
             return None
-        champion = umpire.registry.by_alias(model, CHAMPION)
+        champion = service.registry.by_alias(model, CHAMPION)
         if champion is None or champion.number != contest.winner:
             return None
         try:
-            former = umpire.registry.version(model, contest.champion)
+            former = service.registry.version(model, contest.champion)
             numbers = (champion.number, former.number)
-            competing = umpire.contestants(contest, numbers, self._memory)
+            bundles = service.load(contest, numbers, self._autocorrelation)
         except (BundleError, NotFoundError) as error:
-            self._call_off(contest, str(error))
+            self._cancel(contest, str(error))
             return None
         if former.tags.get(ROLLED_BACK_TAG):
-            self._call_off(contest, f"Version {former.number} was rolled back.")
+            self._cancel(contest, f"Version {former.number} was rolled back.")
             return None
-        return self._compare(contest, project, competing, champion, former)
+        compared = self._compare(contest, project, bundles, champion, former)
+        if compared is not None and compared.decision.state != "open":
+            self._end(contest, project, compared, champion, former)
+        return None if compared is None else compared.decision
 
-    def _call_off(self, contest: ContestRow, reason: str) -> None:
-        self.contest_service.contests.end_probation(contest.id, {"state": "over", "reason": reason})
+    def _cancel(self, contest: ContestRow, reason: str) -> None:
+        self.contests.contests.end_probation(contest.id, {"state": "over", "reason": reason})
 
     def _compare(
         self,
         contest: ContestRow,
         project: Project,
-        competing: ContestantBundles,
+        bundles: ContestantBundles,
         champion: ModelVersion,
         former: ModelVersion,
-    ) -> ContestDecision | None:
-        umpire, model = self.contest_service, contest.model
+    ) -> ContestComparison | None:
         most = project.contest.probation or 0
-        rows = labelled_rows(
-            umpire.predictions, model, contest.closed or 0.0, competing.bundles, most
-        )
+        since = contest.closed or 0.0
+        rows = labelled_rows(self.contests.predictions, contest.model, since, bundles.bundles, most)
         if len(rows.ids) < min(project.contest.fewest, most):
             return None
-        answers = competing.answers(rows.ids, rows.frame)
-        task = competing.bundles[champion.number].signature.task
+        evidence = bundles.predict(rows.ids, rows.frame)
+        task = bundles.bundles[champion.number].signature.task
         of_champion, of_former = (
-            bounded_losses(task, rows.actual, answers[n].predicted, scale=contest.scale)
+            bounded_losses(task, rows.actual, evidence[n].predicted, scale=contest.scale)
             for n in (champion.number, former.number)
         )
-        decision = decide_probation(of_champion, of_former, project.contest, tau=competing.tau)
-        if decision.state == "open":
-            return decision
-        verdict = contest_verdict(
-            project, model, (former.number, champion.number), answers, rows, decision
-        )
-        back = decision.winner is not None and verdict.passed
-        reason = _sentence(decision, former, champion, back=back)
-        if back:
-            verdict = msgspec.structs.replace(verdict, reasons=(reason,))
-            self._bring_back(contest, former, champion, decision, verdict, reason)
-        document = {**msgspec.to_builtins(decision), "state": "back" if back else "over"}
-        umpire.contests.end_probation(contest.id, {**document, "reason": reason})
-        umpire.release(model)
-        logger.info("%s: %s", model, reason)
-        return decision
+        decision = decide_probation(of_champion, of_former, project.contest, tau=bundles.tau)
+        return ContestComparison(rows, evidence, decision)
 
-    def _bring_back(
+    def _end(
         self,
         contest: ContestRow,
-        former: ModelVersion,
+        project: Project,
+        compared: ContestComparison,
         champion: ModelVersion,
+        former: ModelVersion,
+    ) -> None:
+        decision, versions = compared.decision, (former.number, champion.number)
+        verdict = contest_verdict(project, contest.model, versions, compared)
+        returns = decision.winner is not None and verdict.passed
+        reason = _sentence(decision, former, champion, returns=returns)
+        if returns:
+            verdict = msgspec.structs.replace(verdict, reasons=(reason,))
+            self._restore(contest, (former, champion), decision, verdict, reason)
+        document = {**msgspec.to_builtins(decision), "state": "back" if returns else "over"}
+        self.contests.contests.end_probation(contest.id, {**document, "reason": reason})
+        self.contests.unload(contest.model)
+        logger.info("%s: %s", contest.model, reason)
+
+    def _restore(
+        self,
+        contest: ContestRow,
+        versions: tuple[ModelVersion, ModelVersion],
         decision: ContestDecision,
-        verdict: Any,
+        verdict: GateVerdict,
         reason: str,
     ) -> None:
-        registry = self.contest_service.registry
+        """Make the former champion, the first of `versions`, champion again."""
+        former, champion = versions
+        registry = self.contests.registry
         evidence = {
             "probation": msgspec.to_builtins(decision),
             "verdict": msgspec.to_builtins(verdict),
             "contest": contest.id,
         }
         store_evidence(registry, former, verdict, ACTOR, reason)
-        audit = self.contest_service.audit
-        set_champion(registry, former, champion, "promote", reason, ACTOR, evidence, audit)
+        why = PromotionReason("promote", ACTOR, reason, evidence)
+        set_champion(registry, former, champion, why, self.contests.audit)
 
-    def _retraining(self, model: str) -> bool:
-        """Whether a retraining is under way, whose contest both will be part of."""
-        return any(trigger.retrains for trigger in self.contest_service.triggers.opened(model))
+    def _is_retraining(self, model: str) -> bool:
+        """Whether a retraining is running; both versions will be part of its contest."""
+        return any(trigger.retrains for trigger in self.contests.triggers.opened(model))
 
-    def _memory(self, contest: ContestRow, task: Task) -> float:
-        """How long spells lasted before the contest ended, whoever answered."""
-        window = self.contest_service.predictions.window(
+    def _autocorrelation(self, contest: ContestRow, task: Task) -> float:
+        """Autocorrelation time of losses before the contest ended, whichever version answered."""
+        window = self.contests.predictions.window(
             contest.model, until=contest.closed, labelled=True, last=AUTOCORRELATION_ROWS
         )
         return robust_autocorrelation_time(row_losses(task, window.actual, window.outputs))
 
 
 def _sentence(
-    decision: ContestDecision, former: ModelVersion, champion: ModelVersion, *, back: bool
+    decision: ContestDecision, former: ModelVersion, champion: ModelVersion, *, returns: bool
 ) -> str:
     loss = decision.contestants[0].loss
-    against = f"on {decision.rows:,} labelled rows since the promotion of version {champion.number}"
-    against += f": mean loss {loss:.4g} against {decision.champion_loss:.4g}."
-    if back:
-        return f"Version {former.number} is back, because it was better {against}"
+    against = (
+        f"on {decision.rows:,} labelled rows since the promotion of version {champion.number}: "
+        f"mean loss {loss:.4g} against {decision.champion_loss:.4g}."
+    )
+    if returns:
+        return f"Version {former.number} is champion again, because it was better {against}"
     return f"Version {champion.number} stays: version {former.number} was not better {against}"

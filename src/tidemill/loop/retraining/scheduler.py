@@ -1,182 +1,192 @@
-"""Retrains again once there is more to learn from: after a change a model has few rows at first.
+"""Submit the retrainings that become due as labels arrive.
 
-A retraining that came too soon after a change waits until enough rows are labelled; one that was
-done is repeated when there are several times as many, also where a window of the newest rows won.
-And each time as many labels came as the champion learned from, a model from newer rows spars with
-it (`tidemill.steps.retraining.staleness`).
+Three things are due in this order, the first that applies:
+
+1. A postponed retraining resumes once enough rows since the change are labelled.
+2. A model that was trained on few rows is retrained once there are several times as many.
+3. A staleness check runs each time as many labels have arrived as the champion was trained on; if
+   it finds the champion out of date, the model is retrained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tidemill.errors import ConflictError, NotFoundError
+from tidemill.loop.retraining.jobs import (
+    STALENESS_CHECK,
+    STALENESS_KINDS,
+    Postponement,
+    StalenessResult,
+    Submit,
+    read_retraining_result,
+    read_staleness_result,
+    submit_retraining,
+)
 from tidemill.project import Project
 from tidemill.steps.retraining.staleness import MAX_TRAINING_ROWS, MAX_TRAINING_ROWS_AFTER_KEPT
 from tidemill.steps.retraining.training_windows import window_size
-from tidemill.stores.jobs.jobs import Job, NewJob
+from tidemill.stores.jobs.jobs import Job, Jobs, NewJob
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger, Triggers
 from tidemill.stores.predictions.predictions import Predictions
+from tidemill.stores.projects import KnownProject
 from tidemill.stores.retraining.contests import ContestRow, Contests
 
-POSTPONED = "postponed"
-
-#: Since when rows are waited for. A resumed job goes by that moment: where losses begin to run high
-#: again and again, those since the newest beginning never become enough.
-CHANGED = "changed"
-FEWEST_SPAR_ROWS = 200
+#: No staleness check of champions trained on fewer rows.
+MIN_TRAINING_ROWS = 200
 
 
 @dataclass(frozen=True)
 class RetrainingScheduler:
-    """Sees to them.
+    """Submits due retrainings and staleness checks.
 
     Attributes:
-        submit: Accepts a job.
-        job: Gives a job by its id.
-        project: Finds the project that trains a model.
-        place: Where a worker finds it.
-        champion: The number of a model's champion; None where there is none.
-        last_spar: The newest sparring of a model.
-        learned: How many rows a version learned from.
+        submit: Submits a job.
+        project: Returns the project that trains a model.
+        champion: Returns the number of a model's champion, or None.
+        rows_trained: Returns how many rows a version was trained on.
     """
 
     triggers: Triggers
     contests: Contests
     predictions: Predictions
-    submit: Callable[[NewJob], tuple[Job, bool]]
-    job: Callable[[str], Job]
-    project: Callable[[str], Project]
-    place: Callable[[str], str]
+    jobs: Jobs
+    submit: Submit
+    project: Callable[[str], KnownProject]
     champion: Callable[[str], str | None]
-    last_spar: Callable[[str], Job | None]
-    learned: Callable[[str, str], int]
+    rows_trained: Callable[[str, str], int]
 
-    def follow(self, model: str) -> Trigger | None:
-        """Begin what is due for a model, if anything is; the trigger it is for.
+    def submit_due(self, model: str) -> Trigger | None:
+        """Submit what is due for a model; return the trigger of a submitted retraining.
 
         Raises:
             UnavailableError: The database or MLflow cannot be reached.
         """
-        under_way = [t for t in self.triggers.opened(model) if t.retrains]
-        if under_way:
-            return self._resume(under_way[0])
-        return self._grow(model) or self._spar(model)
+        for trigger in self.triggers.opened(model):
+            if trigger.retrains:
+                return self._resume(trigger)
+        return self._retrain_on_growth(model) or self._check_staleness(model)
 
     def _resume(self, trigger: Trigger) -> Trigger | None:
-        """Retrain at last, where the job found too few rows."""
+        """Resubmit a postponed retraining if enough rows since the change are labelled."""
         if trigger.job_id is None:
             return None
         try:
-            result = dict(self.job(trigger.job_id).result or {})
+            job = self.jobs.get(trigger.job_id)
         except NotFoundError:
             return None
-        waiting: dict[str, Any] | None = result.get(POSTPONED)
-        if waiting is None:
+        postponed = read_retraining_result(job.result).postponed
+        if postponed is None:
             return None
-        if self._labelled(trigger.model, waiting[CHANGED]) < waiting["needed"]:
+        since = postponed.changed or 0.0
+        if self._labelled(trigger.model, since) < postponed.needed:
             return None
-        return self._retrain(trigger, f"trigger:{trigger.id}:resumed", changed=waiting[CHANGED])
+        return self._submit(trigger, resumed=postponed)
 
-    def _grow(self, model: str) -> Trigger | None:
-        """Retrain again when there are many times as many rows as the champion learned from."""
+    def _retrain_on_growth(self, model: str) -> Trigger | None:
+        """Retrain a champion that was trained on few rows, when there are many times as many."""
         newest = self.contests.newest(model)
         if newest is None or newest.winner is None:
             return None
-        policy = self.project(model)
-        growth = policy.contest.growth
-        if growth is None or not policy.retrain.on:
+        project = self.project(model).project
+        growth = project.contest.growth
+        if growth is None or not project.retrain.on:
             return None
-        learned = self._few(newest, policy)
-        if learned is None or learned >= policy.contest.growth_limit:
+        trained = self._rows_of_winner(newest, project)
+        if trained is None or trained >= project.contest.growth_limit:
             return None
         if newest.changed is not None:
             rows = self._labelled(model, newest.changed)
-            reason = f"{rows:,} labelled rows came since the change; the last retraining had "
-            reason += f"{learned:,}."
+            reason = (
+                f"{rows:,} labelled rows have arrived since the change; the champion was trained"
+                f" on {trained:,}."
+            )
         else:
-            rows = learned + self._labelled(model, newest.cut)
-            reason = f"The champion learned from the newest {learned:,} rows; there are {rows:,} "
-            reason += "from then on now."
-        if rows < round(growth * learned) or self.champion(model) != newest.resulting_champion:
+            rows = trained + self._labelled(model, newest.cut)
+            reason = (
+                f"The champion was trained on the newest {trained:,} rows; there are {rows:,} now."
+            )
+        if rows < round(growth * trained) or self.champion(model) != newest.resulting_champion:
             return None
-        new = NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}")
-        try:
-            trigger = self.triggers.open(new)
-        except ConflictError:  # somebody was faster, or retrains for another cause
-            return None
-        return self._retrain(trigger, f"trigger:{trigger.id}")
+        return self._open(NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}"))
 
-    def _few(self, won: ContestRow, policy: Project) -> int | None:
-        """The rows since the change, or of the window that won; None if all rows taught it."""
+    def _rows_of_winner(self, won: ContestRow, project: Project) -> int | None:
+        """Rows since the change, or of the training window that won; None if all rows did."""
         if won.changed is not None:
             return won.learned
         window = next((c.window for c in won.challengers if c.version == won.winner), "")
-        return window_size(window, policy.contest.half_life)
+        return window_size(window, project.contest.half_life)
 
-    def _spar(self, model: str) -> Trigger | None:
-        """Act on the last sparring, or begin one when enough labels came since then."""
-        project, champion = self.project(model), self.champion(model)
-        if (
-            not project.contest.staleness_check
-            or "decay" not in project.retrain.on
-            or champion is None
-        ):
+    def _check_staleness(self, model: str) -> Trigger | None:
+        """Retrain if the last check found the champion outdated, else submit a check that is due.
+
+        One is due when half as many rows again as it trains on are labelled.
+        """
+        known, champion = self.project(model), self.champion(model)
+        enabled = known.project.contest.staleness_check and "decay" in known.project.retrain.on
+        if not enabled or champion is None:
             return None
-        last = self.last_spar(model)
+        last = self._last_check(model)
         if last is not None and not last.done:
             return None
-        result = dict(last.result or {}) if last is not None else {}
-        if last is not None and result.get("outdated") and result.get("champion") == champion:
-            opened = self._open_outdated(model, last.id, result)
-            if opened is not None:
-                return opened
-        since = max(self._reign(model), last.created if last is not None else 0.0)
+        if last is not None:
+            found = read_staleness_result(last.result)
+            if found.outdated and found.champion == champion:
+                opened = self._open_outdated(last, found)
+                if opened is not None:
+                    return opened
+        newest = self.contests.newest(model)
+        since = max(_closed(newest), last.created if last is not None else 0.0)
         rows = self.predictions.count(model, version=champion, labelled=True, labelled_since=since)
-        size = min(self.learned(model, champion), self._most(model))
-        if size >= FEWEST_SPAR_ROWS and rows >= size + size // 2:
+        size = min(self.rows_trained(model, champion), _max_training_rows(newest))
+        if size >= MIN_TRAINING_ROWS and rows >= size + size // 2:
+            key = f"{STALENESS_CHECK}:{model}:{champion}:{since:.3f}"
+            params = {"rows": size}
             self.submit(
-                NewJob(
-                    "spar", model, project=self.place(model), params={"rows": size},
-                    idempotency_key=f"spar:{model}:{champion}:{since:.3f}",
-                )
-            )  # fmt: skip
+                NewJob(STALENESS_CHECK, model, known.reference, params, idempotency_key=key)
+            )
         return None
 
-    def _open_outdated(self, model: str, job_id: str, result: dict[str, Any]) -> Trigger | None:
+    def _last_check(self, model: str) -> Job | None:
+        found = [
+            job
+            for kind in STALENESS_KINDS
+            for job in self.jobs.page(model=model, kind=kind, limit=1).items
+        ]
+        return max(found, key=lambda job: job.id, default=None)
+
+    def _open_outdated(self, check: Job, found: StalenessResult) -> Trigger | None:
         reason = (
-            f"A model of as many rows, but newer ones, has a mean loss of "
-            f"{result['partner_loss']:.4g}; the champion has {result['champion_loss']:.4g}."
+            f"A model trained on as many but newer rows has a mean loss of {found.newer_loss:.4g};"
+            f" the champion has {found.champion_loss:.4g}."
         )
-        new = NewTrigger(
-            model, "labels", reason, version=result["champion"], cause_key=f"spar:{job_id}"
+        key = f"{check.kind}:{check.id}"
+        return self._open(
+            NewTrigger(str(check.model), "labels", reason, version=found.champion, cause_key=key)
         )
+
+    def _open(self, new: NewTrigger) -> Trigger | None:
         try:
             trigger = self.triggers.open(new)
-        except ConflictError:  # it was acted on before
+        except ConflictError:  # already opened for this cause, or another retraining has begun
             return None
-        return self._retrain(trigger, f"trigger:{trigger.id}")
+        return self._submit(trigger)
 
-    def _most(self, model: str) -> int:
-        """Rows of a sparring: few after a retraining that did not help, to see soon what does."""
-        newest = self.contests.newest(model)
-        kept = newest is not None and newest.closed is not None and newest.winner is None
-        return MAX_TRAINING_ROWS_AFTER_KEPT if kept else MAX_TRAINING_ROWS
-
-    def _reign(self, model: str) -> float:
-        """When the model's last contest ended."""
-        newest = self.contests.newest(model)
-        return newest.closed or 0.0 if newest is not None else 0.0
-
-    def _retrain(self, trigger: Trigger, key: str, **also: Any) -> Trigger:
-        params = {"trigger": trigger.id, "reason": trigger.reason, **also}
-        place = self.place(trigger.model)
-        job, _ = self.submit(
-            NewJob("retrain", trigger.model, project=place, params=params, idempotency_key=key)
-        )
-        return self.triggers.start(trigger.id, job.id)
+    def _submit(self, trigger: Trigger, *, resumed: Postponement | None = None) -> Trigger:
+        reference = self.project(trigger.model).reference
+        return submit_retraining(self.submit, self.triggers, trigger, reference, resumed=resumed)
 
     def _labelled(self, model: str, since: float) -> int:
         return self.predictions.count(model, since=since, labelled=True)
+
+
+def _closed(contest: ContestRow | None) -> float:
+    """When a model's newest contest ended; 0 where none has."""
+    return contest.closed or 0.0 if contest is not None else 0.0
+
+
+def _max_training_rows(newest: ContestRow | None) -> int:
+    """Fewer rows after a contest that the champion won, so that the next check comes sooner."""
+    kept = newest is not None and newest.closed is not None and newest.winner is None
+    return MAX_TRAINING_ROWS_AFTER_KEPT if kept else MAX_TRAINING_ROWS

@@ -64,28 +64,28 @@ def cut_at(times: npt.NDArray[np.float64], held: int) -> float:
     return float(later[0]) if later.size else moment
 
 
-def clean_with_feedback(project: Project, lessons: FeedbackData) -> tuple[CleanedData, int]:
-    """The project's rows with the lessons after them, cleaned, and how many are the project's.
+def clean_with_feedback(project: Project, feedback: FeedbackData) -> tuple[CleanedData, int]:
+    """The project's rows with the feedback after them, cleaned, and how many are the project's.
 
     Raises:
-        DataError: The project's data cannot be used, or the lessons are not of its columns.
+        DataError: The project's data cannot be used, or the feedback are not of its columns.
     """
     raw = load_frame(project)
     own = clean(raw, project)
-    extra = _under_project_names(project, own.frame, lessons)
+    extra = _under_project_names(project, own.frame, feedback)
     cleaned = clean(raw, project, extra_rows=extra)
     return cleaned, len(cleaned.frame) - len(extra)
 
 
 def _under_project_names(
-    project: Project, own: pd.DataFrame, lessons: FeedbackData
+    project: Project, own: pd.DataFrame, feedback: FeedbackData
 ) -> pd.DataFrame:
-    """The lessons with every column that the project's cleaned rows have.
+    """The feedback with every column that the project's cleaned rows have.
 
     A column that the model is not given, because it always says the same, goes on saying it.
     """
     names = [str(name) for name in own.columns if name != project.target]
-    frame = lessons.frame.reset_index(drop=True)
+    frame = feedback.frame.reset_index(drop=True)
     if project.tensor is not None:
         frame = frame.set_axis(names, axis="columns")
     columns: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def _under_project_names(
                 field=name,
                 remedy="Train and promote once with `tidemill train --promote`.",
             )
-    columns[project.target] = _truth(lessons.actual, own[project.target])
+    columns[project.target] = _truth(feedback.actual, own[project.target])
     return pd.DataFrame(columns)
 
 

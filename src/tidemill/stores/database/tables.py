@@ -246,6 +246,7 @@ triggers = Table(
     Column("evidence", Json),
     Column("job_id", String(32)),
     Column("closed", Double),
+    Column("changed", Double),  # the change point that the alarm found
     UniqueConstraint("model", "cause_key"),
     Index("ix_triggers_model", "model", "id"),
     # At most one open trigger per cause, even if two processes open one at the same time.

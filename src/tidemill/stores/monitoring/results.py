@@ -1,9 +1,9 @@
-"""What checks found, and what is remembered from check to check.
+"""Results of monitoring checks, and the state between checks.
 
-`drift_results` has a row for each feature of a checked window and rows for whole windows, whose
+`drift_results` has a row for each feature of a checked window, and rows for whole windows, whose
 `feature` is null: `window` (drift), `decay`, `estimate` and `sequential`, with the report in
-`details`. `model_metrics` has the live metric and the estimate of each window. `watches` has one
-row a model: the state, and the last verdict.
+`details`. `model_metrics` has the live metric and the accuracy estimate of each window. `watches`
+has one row for each model: the state, and the last verdict.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WHOLE = ("window", "decay", "estimate", "sequential")
 
 @dataclass(frozen=True)
 class MonitoredModel:
-    """The row of one model."""
+    """The row of one model: the state of its checks and the last verdict."""
 
     model: str
     version: str
@@ -47,14 +47,14 @@ TriggerClosure = tuple[str, TriggerState, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class MonitoringUpdate:
-    """What one look leaves behind, written in one transaction.
+    """What one check writes, in one transaction.
 
     Attributes:
         results: Rows of `drift_results`, without model, version and time.
         metrics: Rows of `model_metrics`, likewise.
-        triggers: To be opened; one whose cause was acted on already is left out.
-        closing: Triggers to be closed: id, state and evidence.
-        seen: When the state that this follows from was written; None where there was none.
+        triggers: Triggers to open; those that exist already are left out.
+        closing: Triggers to close: id, state and evidence.
+        previous: When the state that this one replaces was written; None where there was none.
     """
 
     model: str
@@ -65,57 +65,57 @@ class MonitoringUpdate:
     metrics: Sequence[Mapping[str, Any]] = ()
     triggers: Sequence[NewTrigger] = ()
     closing: Sequence[TriggerClosure] = ()
-    seen: float | None = None
+    previous: float | None = None
 
 
 class MonitoringResults:
-    """The three tables in one database."""
+    """The tables `drift_results`, `model_metrics` and `watches` of one database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def get(self, model: str) -> MonitoredModel | None:
-        """What is remembered of a model; None before its first look."""
+        """Return a model's row; None before its first check."""
         found = self._database.rows(select(watches).where(watches.c.model == model))
         return MonitoredModel(**found[0]) if found else None
 
     def all(self) -> list[MonitoredModel]:
-        """Every model that was ever looked at, by name."""
+        """Return the rows of all models that were ever checked, by name."""
         found = self._database.rows(select(watches).order_by(watches.c.model))
         return [MonitoredModel(**row) for row in found]
 
-    def save(self, findings: MonitoringUpdate) -> list[Trigger]:
-        """Write all of it or nothing; the triggers that were opened come back.
+    def save(self, update: MonitoringUpdate) -> list[Trigger]:
+        """Write an update, and return the triggers that were opened.
 
         Raises:
-            ConflictError: Somebody else looked at the model meanwhile.
+            ConflictError: Another process checked the model meanwhile; nothing was written.
         """
         with self._database.write() as connection:
-            self._keep_state(connection, findings)
-            who = {"model": findings.model, "version": findings.version, "time": EpochNow()}
-            for row in findings.results:
+            self._keep_state(connection, update)
+            who = {"model": update.model, "version": update.version, "time": EpochNow()}
+            for row in update.results:
                 connection.execute(insert(drift_results).values(**who, **_plain(row)))
-            for row in findings.metrics:
+            for row in update.metrics:
                 connection.execute(insert(model_metrics).values(**who, **_plain(row)))
-            for trigger_id, state, evidence in findings.closing:
+            for trigger_id, state, evidence in update.closing:
                 close_trigger(connection, trigger_id, state, evidence)
-            return [t for new in findings.triggers if (t := _opened(connection, new)) is not None]
+            return [t for new in update.triggers if (t := _opened(connection, new)) is not None]
 
-    def _keep_state(self, connection: Connection, findings: MonitoringUpdate) -> None:
-        last = (watches.c.model == findings.model, watches.c.updated == findings.seen)
+    def _keep_state(self, connection: Connection, update: MonitoringUpdate) -> None:
+        last = (watches.c.model == update.model, watches.c.updated == update.previous)
         gone = connection.execute(delete(watches).where(*last)).rowcount
-        if findings.seen is not None and gone == 0:
-            raise _overtaken(findings.model)
+        if update.previous is not None and gone == 0:
+            raise _overtaken(update.model)
         values = {
-            "model": findings.model,
-            "version": findings.version,
-            "state": json_safe(dict(findings.state)),
-            "verdict": json_safe(dict(findings.verdict)),
+            "model": update.model,
+            "version": update.version,
+            "state": json_safe(dict(update.state)),
+            "verdict": json_safe(dict(update.verdict)),
         }
         try:
             connection.execute(insert(watches).values(**values, updated=EpochNow()))
         except IntegrityError:
-            raise _overtaken(findings.model) from None
+            raise _overtaken(update.model) from None
 
     def results(
         self,
@@ -130,7 +130,7 @@ class MonitoringResults:
         limit: int = 50,
         cursor: str | None = None,
     ) -> ResultPage[dict[str, Any]]:
-        """Rows of `drift_results`, newest first; `whole` tells windows from features."""
+        """Return a page of `drift_results`, newest first; `whole` selects windows or features."""
         table = drift_results.c
         wanted = {
             table.model: model, table.version: version, table.feature: feature, table.test: test,
@@ -146,7 +146,7 @@ class MonitoringResults:
 
 def _overtaken(model: str) -> ConflictError:
     return ConflictError(
-        f"'{model}' was checked by somebody else at the same time.", remedy="Try again."
+        f"'{model}' was checked by another process at the same time.", remedy="Try again."
     )
 
 
@@ -161,7 +161,7 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _opened(connection: Connection, new: NewTrigger) -> Trigger | None:
-    """The trigger, or None where the database knows this cause, or another one in its way."""
+    """Open a trigger; None where its cause was acted on, or another trigger conflicts."""
     try:
         with connection.begin_nested():
             return open_trigger(connection, new)

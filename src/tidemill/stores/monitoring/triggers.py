@@ -1,11 +1,11 @@
-"""Triggers: recorded decisions that a model needs retraining, or that somebody should look.
+"""Triggers: recorded decisions that a model needs retraining, or needs attention.
 
-    open ──> retraining ──> promoted | kept champion | failed      those that retrain
-    open ──> cleared | dismissed                                    those that only report
+    open ──> retraining ──> promoted | kept champion | failed      triggers that retrain
+    open ──> cleared | dismissed                                    triggers that only report
 
-A row is written before anything follows from it, and a cause has one key, so that it is acted on
-once however often and by whomever it is found. Whatever opens or closes a trigger leaves a notice
-in the same transaction, for the webhook.
+A row is written before anything else is done. Every cause has a key that is unique for the model,
+so it is acted on once, however many processes find it. Opening or closing a trigger puts an event
+for the webhook into the outbox in the same transaction.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ CLOSED: tuple[TriggerState, ...] = ("promoted", "kept champion", "failed", "dism
 
 @dataclass(frozen=True)
 class NewTrigger:
-    """What is to be recorded; `cause_key` None makes it a cause of its own."""
+    """A trigger to open.
+
+    Attributes:
+        version: The champion that it is about.
+        cause_key: Identifies the cause, for the model; None makes it a cause of its own.
+        retrains: Whether it retrains the model, or only reports.
+        actor: Who requested it; None for the monitor.
+        evidence: Why, as plain values.
+        changed: The change point that the alarm found, in seconds since the epoch; None where none
+            is known.
+    """
 
     model: str
     cause: Cause
@@ -43,11 +53,12 @@ class NewTrigger:
     retrains: bool = True
     actor: str | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    changed: float | None = None
 
 
 @dataclass(frozen=True)
 class Trigger(NewTrigger):
-    """One row; times in seconds since the epoch."""
+    """A row of the table; times in seconds since the epoch."""
 
     id: str = ""
     time: float = 0.0
@@ -57,6 +68,8 @@ class Trigger(NewTrigger):
 
 
 _NAMES = tuple(f.name for f in fields(Trigger))
+#: Fields that trigger files and webhooks do not have.
+_INTERNAL = ("cause_key", "changed")
 
 
 class Triggers:
@@ -66,11 +79,11 @@ class Triggers:
         self._database = database
 
     def open(self, new: NewTrigger) -> Trigger:
-        """Record a trigger.
+        """Open a trigger.
 
         Raises:
-            ConflictError: The same cause was acted on before, the model has an open trigger of this
-                cause, or one whose retraining has not ended; names it.
+            ConflictError: The model had a trigger of this cause key, has an open trigger of this
+                cause, or is being retrained; the message names that trigger.
         """
         try:
             with self._database.write() as connection:
@@ -81,11 +94,11 @@ class Triggers:
     def _conflict(self, new: NewTrigger) -> ConflictError:
         for trigger in self.opened(new.model):
             if trigger.cause == new.cause or (trigger.retrains and new.retrains):
-                return in_the_way(trigger)
-        return ConflictError(f"'{new.model}' was triggered for this cause before.")
+                return trigger_conflict(trigger)
+        return ConflictError(f"'{new.model}' has had a trigger for this cause.")
 
     def start(self, trigger_id: str, job_id: str) -> Trigger:
-        """Note that a job retrains for it."""
+        """Record the job that retrains for a trigger."""
         where = (triggers.c.id == trigger_id, triggers.c.closed.is_(None))
         statement = update(triggers).where(*where).values(state="retraining", job_id=job_id)
         with self._database.write() as connection:
@@ -95,7 +108,7 @@ class Triggers:
     def close(
         self, trigger_id: str, state: TriggerState, evidence: Mapping[str, Any] | None = None
     ) -> Trigger:
-        """End a trigger; what is known of it grows by `evidence`. The first end counts.
+        """Close a trigger and add to its evidence; a closed trigger does not change.
 
         Raises:
             NotFoundError: There is no such trigger.
@@ -105,10 +118,10 @@ class Triggers:
         return self.get(trigger_id)
 
     def get(self, trigger_id: str) -> Trigger:
-        """The trigger.
+        """Return a trigger.
 
         Raises:
-            NotFoundError: There is none with that id.
+            NotFoundError: There is no trigger with that id.
         """
         found = self.find(trigger_id)
         if found is None:
@@ -116,25 +129,25 @@ class Triggers:
         return found
 
     def find(self, trigger_id: str) -> Trigger | None:
-        """The trigger, or None."""
+        """Return a trigger, or None."""
         found = self._database.rows(select(triggers).where(triggers.c.id == trigger_id))
         return _trigger(found[0]) if found else None
 
     def by_key(self, model: str, cause_key: str) -> Trigger | None:
-        """The trigger that answered for a cause."""
+        """Return the trigger of a cause key, or None."""
         where = (triggers.c.model == model, triggers.c.cause_key == cause_key)
         found = self._database.rows(select(triggers).where(*where))
         return _trigger(found[0]) if found else None
 
     def opened(self, model: str | None = None) -> list[Trigger]:
-        """Those that are not closed, oldest first."""
+        """Return the triggers that are not closed, oldest first."""
         query = select(triggers).where(triggers.c.closed.is_(None)).order_by(triggers.c.id)
         if model is not None:
             query = query.where(triggers.c.model == model)
         return [_trigger(row) for row in self._database.rows(query)]
 
     def newest(self, model: str, *, retrains: bool = True) -> Trigger | None:
-        """The model's newest trigger that retrains, or that does not."""
+        """Return the model's newest trigger that retrains, or that only reports."""
         query = select(triggers).where(triggers.c.model == model, triggers.c.retrains.is_(retrains))
         found = self._database.rows(query.order_by(triggers.c.id.desc()).limit(1))
         return _trigger(found[0]) if found else None
@@ -149,7 +162,7 @@ class Triggers:
         limit: int = 50,
         cursor: str | None = None,
     ) -> ResultPage[Trigger]:
-        """Triggers, newest first."""
+        """Return a page of triggers, newest first."""
         table = triggers.c
         wanted = {table.model: model, table.cause: cause, table.state: state}
         where = [column == value for column, value in wanted.items() if value is not None]
@@ -160,18 +173,18 @@ class Triggers:
         return ResultPage([_trigger(row) for row in found.items], found.next)
 
     def counts(self) -> list[tuple[str, str, int]]:
-        """How many triggers there were: (model, cause, count)."""
+        """Count triggers, open and closed: (model, cause, count)."""
         query = select(triggers.c.model, triggers.c.cause, func.count().label("n"))
         found = self._database.rows(query.group_by(triggers.c.model, triggers.c.cause))
         return [(row["model"], row["cause"], row["n"]) for row in found]
 
 
 def open_trigger(connection: Connection, new: NewTrigger) -> Trigger:
-    """Record a trigger within a transaction.
+    """Open a trigger within a transaction.
 
     Raises:
-        IntegrityError: The same cause was acted on before or has an open trigger, or the model's
-            last retraining has not ended.
+        IntegrityError: There is a trigger of this cause key, an open trigger of this cause, or a
+            retraining that has not ended.
     """
     identity = new_row_id()
     values: dict[str, Any] = {f.name: getattr(new, f.name) for f in fields(NewTrigger)}
@@ -186,7 +199,7 @@ def open_trigger(connection: Connection, new: NewTrigger) -> Trigger:
 def close_trigger(
     connection: Connection, trigger_id: str, state: TriggerState, evidence: Mapping[str, Any]
 ) -> None:
-    """End a trigger within a transaction; one that is closed already stays as it is."""
+    """Close a trigger within a transaction; a closed trigger does not change."""
     where = (triggers.c.id == trigger_id, triggers.c.closed.is_(None))
     row = connection.execute(select(triggers.c.evidence).where(*where)).one_or_none()
     if row is None:
@@ -201,16 +214,16 @@ def close_trigger(
 
 
 def as_document(trigger: Trigger) -> dict[str, Any]:
-    """The trigger as trigger files and webhooks have it; times are ISO 8601, UTC."""
-    document = {name: getattr(trigger, name) for name in _NAMES if name != "cause_key"}
+    """Return the trigger as trigger files and webhooks have it; times are ISO 8601, UTC."""
+    document = {name: getattr(trigger, name) for name in _NAMES if name not in _INTERNAL}
     document["time"] = _iso(trigger.time)
     document["closed"] = None if trigger.closed is None else _iso(trigger.closed)
     found: dict[str, Any] = json_safe(document)
     return found
 
 
-def in_the_way(trigger: Trigger) -> ConflictError:
-    """Why another trigger cannot be opened beside this one."""
+def trigger_conflict(trigger: Trigger) -> ConflictError:
+    """Return the error of a trigger that cannot be opened while this one is."""
     return ConflictError(
         f"Trigger {trigger.id} of '{trigger.model}' ({trigger.cause}) is {trigger.state}.",
         remedy="Wait until it is closed, or dismiss it.",

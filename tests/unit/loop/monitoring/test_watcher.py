@@ -20,7 +20,7 @@ from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.steps.decay.loss_detector import loss_detector
 from tidemill.stores.model_metrics import model_values
-from tidemill.stores.monitoring.triggers import NewTrigger
+from tidemill.stores.monitoring.triggers import NewTrigger, Trigger
 
 
 @pytest.fixture
@@ -49,7 +49,11 @@ def tick(traffic: Traffic, **how: Any) -> WatchResult:
 
 
 def watcher_of(traffic: Traffic) -> Watcher:
-    return replace(traffic.platform.watcher, contest=None)
+    return replace(traffic.platform.watcher, advance_retraining=None)
+
+
+def open_dropped(watcher: Watcher) -> list[Trigger]:
+    return watcher.files.open_dropped(watcher.trigger_actions.request)
 
 
 def opened(traffic: Traffic) -> list[tuple[str, str, bool]]:
@@ -323,7 +327,7 @@ def test_a_trigger_has_a_file_that_says_how_it_ended(traffic: Traffic) -> None:
     path = traffic.platform.settings.triggers / f"{trigger.id}.trigger"
     said = json.loads(path.read_text())
     assert (said["model"], said["cause"], said["closed"]) == (NAME, "decay", None)
-    watcher_of(traffic).files.take_up()
+    open_dropped(watcher_of(traffic))
     assert len(traffic.platform.triggers.page().items) == 1, "its own files ask for nothing"
     traffic.platform.triggers.close(trigger.id, "promoted", {"version": "2"})
     tick(traffic)
@@ -332,13 +336,13 @@ def test_a_trigger_has_a_file_that_says_how_it_ended(traffic: Traffic) -> None:
 
 def test_a_dropped_file_retrains_by_hand(traffic: Traffic) -> None:
     path = drop(traffic, "prices", '{"model": "plants", "reason": "new prices"}')
-    (trigger,) = watcher_of(traffic).files.take_up()
+    (trigger,) = open_dropped(watcher_of(traffic))
     assert (trigger.cause, trigger.reason, trigger.state) == ("manual", "new prices", "retraining")
     assert answer(path) == {"accepted": True, "trigger": trigger.id}
     assert not path.exists()
-    assert watcher_of(traffic).files.take_up() == []
+    assert open_dropped(watcher_of(traffic)) == []
     second = drop(traffic, "again", '{"model": "plants"}')
-    assert watcher_of(traffic).files.take_up() == []
+    assert open_dropped(watcher_of(traffic)) == []
     assert trigger.id in answer(second)["detail"]
     assert second.with_name("again.refused").exists()
 
@@ -364,7 +368,7 @@ def test_a_file_that_makes_no_sense_is_answered_beside_it(
     path = drop(traffic, "odd", content)
     watcher = watcher_of(traffic)
     monkeypatch.setattr(type(traffic.platform), "registry", NoRegistry())
-    assert watcher.files.take_up() == []
+    assert open_dropped(watcher) == []
     said = answer(path)
     assert said["accepted"] is False
     assert reason in said["detail"]
@@ -381,12 +385,12 @@ class NoRegistry:
 
 def test_a_half_written_file_is_left_alone_for_a_moment(traffic: Traffic) -> None:
     path = drop(traffic, "slow", '{"model": "pla', old=False)
-    watcher_of(traffic).files.take_up()
+    open_dropped(watcher_of(traffic))
     assert path.exists()
 
 
 def test_a_second_trigger_by_hand_is_refused(traffic: Traffic) -> None:
-    consequences = watcher_of(traffic).trigger_actions
-    consequences.ask(NewTrigger(NAME, "manual", "first"))
+    actions = watcher_of(traffic).trigger_actions
+    actions.request(NewTrigger(NAME, "manual", "first"))
     with pytest.raises(ConflictError):
-        consequences.ask(NewTrigger(NAME, "manual", "second"))
+        actions.request(NewTrigger(NAME, "manual", "second"))

@@ -13,16 +13,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
+from tidemill.loop.monitoring.checks import MonitoringState
 from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, promote
 from tidemill.loop.replay.player import ReplayPace, ReplayPlayer, ReplayStores
-from tidemill.loop.retraining.contest_bundles import cached_bundle
-from tidemill.loop.retraining.feedback_data import gather_retraining_data
-from tidemill.loop.retraining.scheduler import CHANGED, POSTPONED
-from tidemill.loop.retraining.staleness import run_staleness_check, settings_of
+from tidemill.loop.retraining.jobs import (
+    read_retraining_params,
+    read_retraining_result,
+    read_staleness_result,
+)
+from tidemill.loop.retraining.retraining import RetrainingService
+from tidemill.loop.retraining.staleness import parse_settings
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.project import Candidate
@@ -35,7 +40,7 @@ from tidemill.stores.mlflow.tracking import Tracking
 from tidemill.stores.mlflow.versions import CHAMPION
 from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.predictions.feedback import NewLabel
-from tidemill.worker.retraining import run_retrain
+from tidemill.worker.retraining import run_retrain, run_staleness_check
 
 PROJECT = """
 from sklearn.linear_model import LogisticRegression
@@ -85,9 +90,8 @@ class Harbour:
     def live(self, frame: pd.DataFrame) -> None:
         """Predict the rows with the champion, record that, and send the truth."""
         from tidemill.loop.promotion.bundle_evaluation import evaluate_bundle
-        from tidemill.loop.retraining.contest_bundles import cached_bundle
 
-        held = cached_bundle(self.platform.registry, "tides", self.champion, self.platform.bundles)
+        held = self.platform.retraining.contests.bundle("tides", self.champion)
         answers = evaluate_bundle(held, frame).predicted
         names = list(held.signature.names)
         records, labels = [], []
@@ -106,16 +110,21 @@ class Harbour:
     def settle(self) -> None:
         """Send turned rows until no contest is open."""
         for seed in range(30, 40):
-            self.platform.contest("tides")
+            self.platform.retraining.advance("tides")
             if self.platform.contests.opened("tides") is None:
                 return
             self.live(rows(200, seed=seed, turned=True))
         raise AssertionError("the contest does not end")
 
-    def job(self, cause: str | None = "decay", attempts: int = 1) -> Job:
+    def job(
+        self, cause: str | None = "decay", attempts: int = 1, changed: float | None = 1200.0
+    ) -> Job:
+        """A retraining job; the alarm that opened its trigger found a change point."""
         params = {}
         if cause is not None:
-            opened = self.platform.triggers.open(NewTrigger("tides", cause, "it got worse"))
+            opened = self.platform.triggers.open(
+                NewTrigger("tides", cause, "it got worse", changed=changed)
+            )
             params = {"trigger": opened.id}
         job, _ = self.platform.submit(
             NewJob("retrain", "tides", project=str(self.file), params=params)
@@ -176,18 +185,20 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     job = harbour.job()
     platform.triggers.start(job.params["trigger"], job.id)
     early = harbour.retrain(job)
-    assert early[POSTPONED]["needed"] == 150
-    assert 60 <= early[POSTPONED]["rows"] <= 90
+    waiting = read_retraining_result(early).postponed
+    assert waiting is not None
+    assert waiting.needed == 150
+    assert 60 <= waiting.rows <= 90
     claimed = platform.jobs.claim(job.id, "worker")
     assert claimed is not None
     platform.jobs.succeed(claimed, early)
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert platform.triggers.get(job.params["trigger"]).job_id == job.id
     # With more rows the newest models compete, and one that learned from them wins.
     harbour.live(rows(200, seed=4, turned=True))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     job = platform.jobs.get(str(platform.triggers.get(job.params["trigger"]).job_id))
-    assert job.params[CHANGED] == early[POSTPONED][CHANGED]
+    assert read_retraining_params(job).changed == waiting.changed
     result = harbour.retrain(replace(job, attempts=1))
     assert result["contest"]["state"] == "won", result
     assert harbour.champion != "1"
@@ -200,9 +211,7 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     assert winner.tags["tidemill.window"] == "since"
     assert winner.tags["tidemill.gate.verdict"] == "passed"
     # It learned from the newest rows only, and takes all that the first champion took.
-    _, wind, port = cached_bundle(
-        platform.registry, "tides", winner.number, platform.bundles
-    ).signature.columns
+    _, wind, port = platform.retraining.contests.bundle("tides", winner.number).signature.columns
     assert wind.nullable
     assert port.categories == ("Brest", "Cuxhaven", "Husum")
     kept = platform.registry.version("tides", "3") if harbour.champion == "2" else winner
@@ -214,11 +223,11 @@ def test_the_loop_closes(harbour: Harbour) -> None:
     assert [version.number for version in platform.registry.versions("tides")] == before
     # There is three times as much to learn from: it is retrained once more, and once only.
     harbour.live(rows(600, seed=5, turned=True))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     more = platform.triggers.newest("tides")
     assert more is not None
     assert (more.cause, more.state) == ("labels", "retraining")
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert platform.triggers.newest("tides") == more
     grown = harbour.retrain(replace(platform.jobs.get(str(more.job_id)), attempts=1))
     assert grown["contest"]["state"] in ("open", "won", "kept")
@@ -248,8 +257,8 @@ def test_a_retraining_that_waited_waits_no_longer(fresh: Harbour) -> None:
     harbour.live(rows(200, seed=2))
     harbour.live(rows(80, seed=3, turned=True))
     job = harbour.job()
-    found = harbour.retrain(replace(job, params={**job.params, CHANGED: 1100.0}))
-    assert POSTPONED not in found
+    found = harbour.retrain(replace(job, params={**job.params, "changed": 1100.0}))
+    assert read_retraining_result(found).postponed is None
     contest = harbour.platform.contests.by_job(job.id)
     assert contest is not None
     assert (contest.changed, contest.learned) == (1100.0, 180)
@@ -275,18 +284,18 @@ def returned(harbour: Harbour, serving: str) -> str | None:
 def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:
     """The rows that decided were of a spell; those since then are as before."""
     platform, winner = turned.platform, turned.champion
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert turned.champion == winner  # no row tells yet
     turned.clock = itertools.count(int(time.time()))  # asked after the contest
     turned.live(rows(59, seed=5))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert turned.champion == winner  # fewer than the fewest
     turned.live(rows(200, seed=6))
     job = turned.job("decay")
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert turned.champion == winner  # a retraining is under way, both will be part of it
     platform.triggers.close(job.params["trigger"], "kept champion", {})
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert turned.champion == "1"
     contest = platform.contests.newest("tides")
     assert contest is not None
@@ -302,10 +311,10 @@ def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:
     assert returned(turned, "1") is None
     # It is over, whatever comes; what was to be learned from more rows is learned all the same.
     turned.live(rows(100, seed=7, turned=True))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert turned.champion == "1"
     turned.live(rows(400, seed=8))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     more = platform.triggers.newest("tides")
     assert more is not None
     assert (more.cause, more.state) == ("labels", "retraining")
@@ -315,14 +324,14 @@ def test_a_champion_that_holds_is_on_probation_no_longer(turned: Harbour) -> Non
     platform, winner = turned.platform, turned.champion
     turned.clock = itertools.count(int(time.time()))
     turned.live(rows(200, seed=5, turned=True))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     contest = platform.contests.newest("tides")
     assert contest is not None
     assert contest.probation is not None
     assert contest.probation["state"] == "over"
     assert contest.resulting_champion == turned.champion == winner
     turned.live(rows(200, seed=6))  # too late for the former champion to be back by itself
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     assert turned.champion == winner
 
 
@@ -332,7 +341,7 @@ def test_nobody_is_on_probation_for_one_that_was_rolled_back(turned: Harbour) ->
     platform.registry.set_tags(former, {ROLLED_BACK_TAG: "it was wrong"})
     turned.clock = itertools.count(int(time.time()))
     turned.live(rows(200, seed=5))
-    platform.contest("tides")
+    platform.retraining.advance("tides")
     contest = platform.contests.newest("tides")
     assert contest is not None
     assert contest.probation == {"state": "over", "reason": "Version 1 was rolled back."}
@@ -352,7 +361,7 @@ def test_a_worker_that_died_halfway_and_an_equal_model(
 
     before = {version.number for version in platform.registry.versions("tides")}
     with monkeypatch.context() as patch:
-        patch.setattr("tidemill.worker.retraining._former", dies)
+        patch.setattr(RetrainingService, "_former_champions", dies)
         with pytest.raises(RuntimeError, match="killed"):
             harbour.retrain(job)
     assert {version.number for version in platform.registry.versions("tides")} > before
@@ -376,13 +385,16 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     platform = harbour.platform
     params = {"rows": 300}
     job, _ = platform.submit(NewJob("spar", "tides", project=str(harbour.file), params=params))
-    assert run_staleness_check(platform, job, lambda report: None)["outdated"] is False
+    before = run_staleness_check(platform, job, lambda report: None)
+    assert read_staleness_result(before).outdated is False
     first = platform.registry.version("tides", "1")
     platform.registry.set_champion(first)
     harbour.live(rows(500, seed=20, turned=True))
-    found = run_staleness_check(platform, job, lambda report: None)
-    assert found["outdated"] is True
-    assert found["partner_loss"] < 0.5 * found["champion_loss"]
+    found = read_staleness_result(run_staleness_check(platform, job, lambda report: None))
+    assert found.outdated is True
+    assert found.newer_loss is not None
+    assert found.champion_loss is not None
+    assert found.newer_loss < 0.5 * found.champion_loss
 
 
 def test_a_bad_day_among_others_is_no_change(fresh: Harbour) -> None:
@@ -394,7 +406,7 @@ def test_a_bad_day_among_others_is_no_change(fresh: Harbour) -> None:
     other = np.where(frame["level"] == "high", "low", "high")
     harbour.live(frame.assign(level=np.where(wrong, other, frame["level"])))
     platform = harbour.platform
-    held = cached_bundle(platform.registry, "tides", "1", platform.bundles)
+    held = platform.retraining.contests.bundle("tides", "1")
     holdout = read_holdout(held.profile())
     assert holdout is not None
     window = platform.predictions.window("tides", labelled=True)
@@ -402,14 +414,16 @@ def test_a_bad_day_among_others_is_no_change(fresh: Harbour) -> None:
     alone = loss_detector(holdout)
     alone.update(losses)
     assert alone.alarm  # it would be a change, if rows said as much as independent ones
-    project = platform.projects.get("tides").project
-    asked: dict[str, Any] = {"champion": "1", "holdout": holdout, "newest": None}
-    found = gather_retraining_data(platform.predictions, project, **asked, suspicious=False)
-    assert found.lessons is not None
-    assert found.lessons.changed is None
+    replace(platform.watcher, advance_retraining=None).check("tides")
+    row = platform.monitoring_results.get("tides")
+    assert row is not None
+    state = msgspec.convert(row.state, MonitoringState)
+    assert state.detector is not None
+    assert state.detector.rows == 2000
+    assert state.changed is None
 
 
 def test_settings_come_back_from_the_texts_that_were_logged() -> None:
     candidate = Candidate("c", object, search={"C": [0.1, 1.0], "depth": [None, 3], "rate": (0, 1)})
     logged = {"C": "0.1", "depth": "None", "rate": "0.25", "other": "x"}
-    assert settings_of(candidate, logged) == {"C": 0.1, "depth": None, "rate": 0.25}
+    assert parse_settings(candidate, logged) == {"C": 0.1, "depth": None, "rate": 0.25}

@@ -13,6 +13,7 @@ from tidemill.stores.jobs.jobs import Jobs
 from tidemill.stores.monitoring.triggers import Triggers
 from tidemill.stores.predictions.feedback import Feedback, NewLabel
 from tidemill.stores.predictions.predictions import Predictions
+from tidemill.stores.projects import KnownProject
 from tidemill.stores.retraining.contests import ContestChallenger, Contests, NewContest
 
 PROJECT = Project(
@@ -30,19 +31,17 @@ def label(database: Database, first: int, last: int) -> None:
     Feedback(database).add([NewLabel(f"p{n:05d}", "fern") for n in range(first, last)])
 
 
-def follow_ups(database: Database) -> RetrainingScheduler:
+def scheduler_of(database: Database) -> RetrainingScheduler:
     jobs = Jobs(database)
     return RetrainingScheduler(
         triggers=Triggers(database),
         contests=Contests(database),
         predictions=Predictions(database),
+        jobs=jobs,
         submit=jobs.submit,
-        job=jobs.get,
-        project=lambda model: PROJECT,
-        place=lambda model: "project.py",
+        project=lambda model: KnownProject("project.py", PROJECT),
         champion=lambda model: "2",
-        last_spar=lambda model: None,
-        learned=lambda model, version: 0,
+        rows_trained=lambda model, version: 0,
     )
 
 
@@ -61,18 +60,18 @@ def test_a_model_of_the_newest_rows_is_retrained_when_there_are_three_times_as_m
 ) -> None:
     won(database, window)
     label(database, 0, 300 + enough - 1)
-    follow = follow_ups(database)
-    assert follow.follow("plants") is None
+    scheduler = scheduler_of(database)
+    assert scheduler.submit_due("plants") is None
     label(database, 300 + enough - 1, 300 + enough)
-    opened = follow.follow("plants")
+    opened = scheduler.submit_due("plants")
     assert opened is not None
     assert (opened.cause, opened.state) == ("labels", "retraining")
-    assert "The champion learned from the newest" in opened.reason
-    assert follow.follow("plants") is None  # once
+    assert "The champion was trained on the newest" in opened.reason
+    assert scheduler.submit_due("plants") is None  # once
 
 
 @pytest.mark.parametrize("window", ["all", "since", "former champion", "last-10000"])
 def test_one_that_learned_from_all_or_from_enough_is_not(window: str, database: Database) -> None:
     won(database, window)
     label(database, 0, 1000)
-    assert follow_ups(database).follow("plants") is None
+    assert scheduler_of(database).submit_due("plants") is None
