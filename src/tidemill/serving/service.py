@@ -34,9 +34,9 @@ from tidemill.serving.protocols import inference, mlflow, native, openapi, statu
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch
 from tidemill.serving.shelf.traffic_rules import traffic_watch
+from tidemill.serving.state_gauges import StateGauges
 from tidemill.serving.telemetry.counters import SharedCounters
 from tidemill.serving.telemetry.dependencies import DependencyProbes
-from tidemill.serving.telemetry.gauges import StateGauges
 from tidemill.serving.telemetry.metrics import Metrics
 from tidemill.traces import open_traces
 

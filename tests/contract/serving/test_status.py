@@ -116,7 +116,7 @@ def test_a_local_store_needs_no_look(home: Path, start: Start) -> None:
 
 
 def test_an_unknown_required_part_is_a_clear_error(start: Start) -> None:
-    with pytest.raises(SettingsError, match="names 'kafka'"):
+    with pytest.raises(SettingsError, match="unknown name 'kafka'"):
         start(ready_requires="mlflow,kafka")
 
 

@@ -1,13 +1,12 @@
-"""The shelf: the serving machine's own bundles, which let it serve while everything else is down.
+"""The shelf: the server's local bundles, with which it can serve while everything else is down.
 
     <shelf>/state.json                                what should be served (`ShelfState`)
-    <shelf>/traffic.json                              what challengers see (`serving.traffic`)
-    <shelf>/<model>/<version>-<first 12 of digest>/   one bundle, never changed once it is there
+    <shelf>/traffic.json                              the challengers' traffic (`traffic_rules`)
+    <shelf>/<model>/<version>-<first 12 of digest>/   one bundle, never modified
 
-The control plane (`tidemill.loop.sync.shelf_sync`) places bundles, writes the state and collects
-garbage; the
-data plane only reads. A bundle is copied under a hidden name, checked against its digest, and only
-then renamed, so a folder with its final name is whole.
+The control plane (`tidemill.loop.sync.shelf_sync`) installs bundles, writes the state and collects
+garbage; the data plane only reads. A bundle is copied under a hidden name, checked against its
+digest and then renamed, so a folder with its final name is always complete.
 """
 
 from __future__ import annotations
@@ -41,10 +40,12 @@ NAME_BYTES = 200
 
 
 class ShelfEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A version that should be served, and the bundle that it is.
+    """A version that should be served, and its bundle.
 
-    `folder` is relative to the shelf. `alias` is the MLflow alias it was found by, None when it was
-    asked for by number.
+    Attributes:
+        folder: Relative to the shelf.
+        digest: Of the bundle.
+        alias: The MLflow alias that it was found by; None if it was selected by number.
     """
 
     version: str
@@ -57,11 +58,11 @@ class ShelfState(msgspec.Struct, frozen=True):
     """What should be served.
 
     Attributes:
-        default: The model that answers where a request names none.
-        models: The version that answers, by model name.
+        default: The model that answers requests without a model name.
+        models: The version to serve, by model name.
         challengers: The version that shadows or shares the traffic, by model name.
-        problems: Why a model's wanted version is not here, by model name, in words for a person.
-            The version in `models`, if there is one, goes on.
+        problems: Why a model's intended version is not here, by model name, as a message for
+            people. The version in `models`, if there is one, stays in service.
         synced_at: When the registry was last reached, in seconds since the epoch.
     """
 
@@ -74,10 +75,10 @@ class ShelfState(msgspec.Struct, frozen=True):
 
 
 def folder_name(model: str, version: str, digest: str) -> str:
-    """Where a bundle lives, relative to the shelf: `<quoted model>/<version>-<digest[:12]>`.
+    """A bundle's folder, relative to the shelf: `<quoted model>/<version>-<digest[:12]>`.
 
-    A name that would be hidden, climb out of the shelf, or be too long for the file system is
-    escaped or cut, with a hash in place of the rest.
+    A name that would be hidden or lead out of the shelf is escaped; one that is too long for the
+    file system is shortened, with a hash of the full name.
     """
     quoted = quote(model, safe="")
     if quoted.startswith("."):
@@ -88,55 +89,58 @@ def folder_name(model: str, version: str, digest: str) -> str:
 
 
 def install_bundle(shelf: Path, model: str, version: str, source: Path, digest: str) -> ShelfEntry:
-    """Copy the bundle in `source` to its place, all of it or nothing.
+    """Copy the bundle in `source` to the shelf, completely or not at all.
 
-    A whole bundle that is already there is left alone; a damaged one is replaced.
+    An intact bundle that is already there is kept; a damaged one is replaced.
 
     Raises:
-        BundleError: The copy is not the bundle of that digest, or the disk would not take it. The
-            shelf is as it was.
+        BundleError: The copy does not have this digest, or cannot be written. The shelf is
+            unchanged.
     """
     name = folder_name(model, version, digest)
     target = shelf / name
-    if _is_whole(target, digest):
+    if _is_intact(target, digest):
         return ShelfEntry(version=version, folder=name, digest=digest)
     incoming = shelf / f"{INCOMING}{secrets.token_hex(6)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy(source, incoming)
         bundle.read(incoming, digest=digest)
-        _throw_away(shelf, target)
+        _remove(shelf, target)
         incoming.rename(target)
         _sync(target.parent)
     except OSError as error:
-        raise BundleError(f"Version {version} of '{model}' cannot be placed: {error}") from error
+        raise BundleError(
+            f"Version {version} of '{model}' cannot be copied to the shelf {shelf}: {error}",
+            remedy="Check the disk space and the permissions of the shelf.",
+        ) from error
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return ShelfEntry(version=version, folder=name, digest=digest)
 
 
-def open_bundle(shelf: Path, placed: ShelfEntry) -> Bundle:
-    """The bundle of an entry of the state, checked against its digest.
+def open_bundle(shelf: Path, entry: ShelfEntry) -> Bundle:
+    """Open the bundle of an entry, checked against its digest.
 
     Raises:
-        BundleError: It is not there, not whole, not that digest, or outside the shelf.
+        BundleError: The bundle is missing, corrupt, has another digest, or is outside the shelf.
     """
-    folder = shelf / placed.folder
+    folder = shelf / entry.folder
     if not folder.resolve().is_relative_to(shelf.resolve()) or folder.resolve() == shelf.resolve():
-        raise BundleError(f"{placed.folder} lies outside the shelf {shelf}.")
+        raise BundleError(f"{entry.folder} lies outside the shelf {shelf}.")
     try:
-        return bundle.read(folder, digest=placed.digest)
+        return bundle.read(folder, digest=entry.digest)
     except OSError as error:
         raise BundleError(f"{folder} cannot be read: {error}") from error
 
 
 def write_state(shelf: Path, state: ShelfState) -> None:
-    """Replace the state so that a reader sees the old or the new one, never a half."""
+    """Replace the state atomically."""
     replace_file(shelf / STATE, msgspec.json.format(msgspec.json.encode(state), indent=2))
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file new contents in one step, flushed to disk."""
+    """Replace the contents of a file atomically and flush them to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -150,10 +154,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def read_state(shelf: Path) -> ShelfState:
-    """The state; an empty one when nothing was ever written.
+    """The state; empty if none has been written.
 
     Raises:
-        BundleError: The file cannot be read or has another format.
+        BundleError: The file cannot be read, or has another format.
     """
     try:
         state = msgspec.json.decode((shelf / STATE).read_bytes(), type=ShelfState)
@@ -163,39 +167,40 @@ def read_state(shelf: Path) -> ShelfState:
         raise BundleError(f"{shelf / STATE} cannot be read: {error}") from error
     if state.format != FORMAT:
         raise BundleError(
-            f"{shelf / STATE} has format {state.format}; this Tidemill reads {FORMAT}."
+            f"{shelf / STATE} has format {state.format}, but this version of Tidemill reads format"
+            f" {FORMAT}."
         )
     return state
 
 
 class FileWatch(Generic[T]):
-    """Reads a file again only when it was replaced: one `stat` a poll.
-
-    poll() gives what was read, or None when nothing changed since the last call.
+    """Reads a file again only if it was replaced, at the cost of one `stat` per poll.
 
     Args:
-        read: Reads the file; gives something also when there is none.
+        read: Reads the file; returns a value even if there is no file.
     """
 
     def __init__(self, path: Path, read: Callable[[], T]) -> None:
         self._path = path
         self._read = read
-        self._seen: tuple[int, int, int] | None = (-1, -1, -1)
+        self._stamp: tuple[int, int, int] | None = (-1, -1, -1)
 
     def poll(self) -> T | None:
-        """What is in the file if it changed, else None. The first call always gives something.
+        """The file's value if it has changed since the last poll, else None.
+
+        The first call always returns a value.
 
         Raises:
-            BundleError: It changed and cannot be read; the next poll looks again.
+            BundleError: The file has changed but cannot be read; the next poll tries again.
         """
-        stamp = self._stamp()
-        if stamp == self._seen:
+        stamp = self._current_stamp()
+        if stamp == self._stamp:
             return None
         found = self._read()
-        self._seen = stamp
+        self._stamp = stamp
         return found
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _current_stamp(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat()
         except FileNotFoundError:
@@ -204,47 +209,47 @@ class FileWatch(Generic[T]):
 
 
 class StateWatch(FileWatch[ShelfState]):
-    """Reads the state again only when its file was replaced."""
+    """Reads the shelf's state again only if its file was replaced."""
 
     def __init__(self, shelf: Path) -> None:
         super().__init__(shelf / STATE, lambda: read_state(shelf))
 
 
 def shelf_bytes(shelf: Path) -> int:
-    """How much disk the shelf takes, in bytes."""
+    """Size of the shelf on disk, in bytes."""
     return sum(_folder_bytes(folder) for folder in shelf.iterdir()) if shelf.is_dir() else 0
 
 
 def collect_garbage(
     shelf: Path, state: ShelfState, *, keep: int = 3, max_bytes: int = 10 << 30
 ) -> list[str]:
-    """Delete bundles that are not in the state, and what dead processes left half done.
+    """Delete bundles that are not in the state, and incomplete files of dead processes.
 
-    Each model keeps its newest `keep` versions, so that a rollback needs no download; beyond
-    `max_bytes` for the whole shelf the oldest of those go too. What the state names always stays.
+    The newest `keep` versions of each model stay, so that a rollback needs no download. If the
+    shelf exceeds `max_bytes`, the oldest of those are deleted too. Bundles in the state stay.
 
     Returns:
-        The folders that were deleted, relative to the shelf.
+        The deleted folders, relative to the shelf.
     """
     _remove_stale(shelf)
-    named = {p.folder for p in (*state.models.values(), *state.challengers.values())}
+    used = {p.folder for p in (*state.models.values(), *state.challengers.values())}
     kept: list[Path] = []
-    gone: list[Path] = []
+    unused: list[Path] = []
     for model in _models(shelf):
-        versions = [p for p in _newest_first(model) if _relative(shelf, p) not in named]
+        versions = [p for p in _newest_first(model) if _relative(shelf, p) not in used]
         spare = max(0, keep - (len(list(model.iterdir())) - len(versions)))
         kept += versions[:spare]
-        gone += versions[spare:]
-    gone += _over_budget(shelf, kept, gone, max_bytes)
-    for folder in gone:
-        _throw_away(shelf, folder)
+        unused += versions[spare:]
+    unused += _over_budget(shelf, kept, unused, max_bytes)
+    for folder in unused:
+        _remove(shelf, folder)
     for model in _models(shelf):
         with contextlib.suppress(OSError):
             model.rmdir()
-    return [_relative(shelf, folder) for folder in gone]
+    return [_relative(shelf, folder) for folder in unused]
 
 
-def _is_whole(folder: Path, digest: str) -> bool:
+def _is_intact(folder: Path, digest: str) -> bool:
     try:
         bundle.read(folder, digest=digest)
     except (BundleError, OSError):
@@ -253,11 +258,11 @@ def _is_whole(folder: Path, digest: str) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the ordinary files of a bundle, flushed to disk before the folder gets its name."""
+    """Copy the regular files of a bundle and flush them to disk."""
     target.mkdir()
     for path in sorted(source.iterdir()):
         if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{path} is not an ordinary file.")
+            raise BundleError(f"{path} is not a regular file.")
         copy = Path(shutil.copyfile(path, target / path.name))
         _sync(copy)
     _sync(target)
@@ -271,8 +276,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _throw_away(shelf: Path, folder: Path) -> None:
-    """Delete a folder so that nobody meets it half deleted."""
+def _remove(shelf: Path, folder: Path) -> None:
+    """Delete a folder so that no reader sees it half deleted."""
     if not folder.exists():
         return
     trash = shelf / f"{TRASH}{secrets.token_hex(6)}"
@@ -281,7 +286,7 @@ def _throw_away(shelf: Path, folder: Path) -> None:
 
 
 def _remove_stale(shelf: Path) -> None:
-    """What a killed process left under a hidden name, once it is surely not being written."""
+    """Delete what killed processes left under hidden names, once it is too old to be in use."""
     for path in shelf.glob(".*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime < STALE_SECONDS:
@@ -297,7 +302,7 @@ def _models(shelf: Path) -> list[Path]:
 
 
 def _newest_first(model: Path) -> list[Path]:
-    """A model's bundles by version number, then by time for versions that are not numbers."""
+    """A model's bundles by version number; by time for versions that are not numbers."""
 
     def rank(path: Path) -> tuple[int, float]:
         number = re.match(r"\d+(?=-)", path.name)
@@ -306,9 +311,9 @@ def _newest_first(model: Path) -> list[Path]:
     return sorted((p for p in model.iterdir() if p.is_dir()), key=rank, reverse=True)
 
 
-def _over_budget(shelf: Path, kept: list[Path], gone: list[Path], max_bytes: int) -> list[Path]:
-    """Of the bundles that could stay, the oldest ones that do not fit into `max_bytes`."""
-    total = shelf_bytes(shelf) - sum(map(_folder_bytes, gone))
+def _over_budget(shelf: Path, kept: list[Path], unused: list[Path], max_bytes: int) -> list[Path]:
+    """The oldest of the kept bundles, as many as exceed `max_bytes`."""
+    total = shelf_bytes(shelf) - sum(map(_folder_bytes, unused))
     extra = []
     for folder in sorted(kept, key=lambda p: p.stat().st_mtime):
         if total <= max_bytes:

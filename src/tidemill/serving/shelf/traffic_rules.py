@@ -1,10 +1,10 @@
-"""How much of a model's traffic its challenger sees: `traffic.json` in the shelf.
+"""The share of a model's traffic that its challenger receives: `traffic.json` on the shelf.
 
     write_traffic(shelf, {"churn": TrafficRule("canary", share=0.1)})
     read_traffic(shelf)["churn"].mode
 
-The control plane writes it; every process of the data plane takes a change up at its next look at
-the shelf. Which version is the challenger stands in the shelf's state.
+The control plane writes it; each process of the data plane applies a change when it next polls the
+shelf. Which version is the challenger is part of the shelf's state.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ Sticky = Literal["key", "header", "none"]
 
 
 class TrafficRule(msgspec.Struct, frozen=True):
-    """What a model's challenger sees.
+    """The traffic of a model's challenger.
 
     Attributes:
-        mode: `shadow`: it answers after the champion, and only the journal is told. `canary`: it
-            answers callers in the champion's place. `off`: neither.
-        share: The share of the requests that it sees, from 0 to 1.
-        sticky: What decides over a canary's request: the caller's API key (or address, without
-            one), the header `X-Request-Key` (without one, the key), or chance. The same key gets
-            the same version for as long as the share stays, and a larger share keeps whom it had.
+        mode: `shadow`: it answers a copy of the request, for the journal alone. `canary`: it
+            answers clients instead of the champion. `off`: neither.
+        share: The share of requests that it receives, from 0 to 1.
+        sticky: What assigns a request to a canary: `key`, the client's API key (its address
+            without one); `header`, the header `X-Request-Key` (the key without one); `none`,
+            chance. The same key always gets the same version while the share is unchanged, and a
+            larger share keeps the clients that it had.
     """
 
     mode: Mode = "off"
@@ -50,50 +51,52 @@ class TrafficRule(msgspec.Struct, frozen=True):
 OFF = TrafficRule()
 
 
-class _File(msgspec.Struct, frozen=True):
+class _TrafficFile(msgspec.Struct, frozen=True):
     models: dict[str, TrafficRule] = {}
     format: int = FORMAT
 
 
 def read_traffic(shelf: Path) -> dict[str, TrafficRule]:
-    """The rules by model name; none when nothing was ever written.
+    """The rules by model name; empty if none have been written.
 
     Raises:
-        BundleError: The file cannot be read, or holds a mode or share that there is not.
+        BundleError: The file cannot be read, or contains an invalid rule.
     """
     path = shelf / TRAFFIC
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File)
+        content = msgspec.json.decode(path.read_bytes(), type=_TrafficFile)
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
-    if found.format != FORMAT:
-        raise BundleError(f"{path} has format {found.format}; this Tidemill reads {FORMAT}.")
-    return found.models
+    if content.format != FORMAT:
+        raise BundleError(
+            f"{path} has format {content.format}; this version of Tidemill reads format {FORMAT}."
+        )
+    return content.models
 
 
 def write_traffic(shelf: Path, rules: Mapping[str, TrafficRule]) -> None:
-    """Replace the rules of all models, so that a reader sees the old or the new ones.
+    """Replace the rules of all models atomically.
 
     Raises:
-        BundleError: A share is not between 0 and 1; nothing was written.
+        BundleError: A rule is invalid; nothing was written.
     """
-    data = msgspec.json.encode(_File(dict(rules)))
+    data = msgspec.json.encode(_TrafficFile(dict(rules)))
     try:
-        msgspec.json.decode(data, type=_File)
+        msgspec.json.decode(data, type=_TrafficFile)
     except msgspec.ValidationError as error:
-        raise BundleError(f"These rules make no {TRAFFIC}: {error}") from error
+        raise BundleError(f"Invalid traffic rules: {error}.") from error
     replace_file(shelf / TRAFFIC, msgspec.json.format(data, indent=2))
 
 
 def traffic_watch(shelf: Path) -> FileWatch[dict[str, TrafficRule]]:
-    """Reads the rules again only when their file was replaced."""
+    """Watch the rules; they are read again only if their file was replaced."""
     return FileWatch(shelf / TRAFFIC, lambda: read_traffic(shelf))
 
 
 def is_selected(rule: TrafficRule, admission: Admission) -> bool:
-    """Whether a request belongs to the rule's share."""
+    """Whether a request belongs to the share of traffic that goes to the challenger."""
     if rule.share >= 1.0:
         return True
     if rule.mode == "shadow" or rule.sticky == "none":
@@ -102,7 +105,8 @@ def is_selected(rule: TrafficRule, admission: Admission) -> bool:
 
 
 def canary_bucket(caller: str, model: str) -> float:
-    """A number from 0 to 1 that is always the same for a caller, and another for each model."""
+    """A number from 0 to 1 that is fixed for each client and model; the canary answers if it is
+    below the share."""
     digest = hashlib.blake2b(f"{model}\0{caller}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

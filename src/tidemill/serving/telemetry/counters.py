@@ -1,10 +1,9 @@
-"""Counters of one process, readable by the others: doubles in a memory-mapped file.
+"""Counters of one process that other processes can read: doubles in a memory-mapped file.
 
-An increment is a store into shared memory, so what a killed process had counted is not lost, and
-any process can sum what all of them counted. `<name>.counts` holds the doubles, `<name>.names` one
-JSON line for each series: [first slot, slots, kind, name, labels]. The owner holds a lock on the
-names, so a series of a dead process is told from one of a living one: counters of the dead still
-count, gauges of the dead do not.
+An increment is a store into shared memory, so the counts of a killed process are not lost, and any
+process can sum the counts of all. `<name>.counts` contains the doubles, `<name>.names` one JSON
+line per series: [first slot, number of slots, kind, name, labels]. The owner locks its names file,
+which tells whether it is alive: counters of dead processes still count, their gauges do not.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Series(NamedTuple):
-    """Numbers under one name and set of labels, and whether the process that counted them lives."""
+    """The numbers of one name and set of labels, and whether their process is alive."""
 
     kind: Kind
     name: str
@@ -38,9 +37,10 @@ class SharedCounters:
     """The counters of this process.
 
     Args:
-        folder: Where processes that share a port find each other's; None keeps them to oneself.
+        folder: Where processes that share a port find each other's counters; None for no sharing.
 
-    `cells` is what is incremented: `counts.cells[slot] += 1`.
+    Attributes:
+        values: The doubles; increment with `counters.values[slot] += 1`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -60,8 +60,11 @@ class SharedCounters:
         self.values: memoryview[float] = memoryview(self._map).cast("d")
 
     def allocate(self, kind: Kind, name: str, labels: dict[str, str], width: int = 1) -> int:
-        """The first of `width` new slots for a series. When all are taken, the last ones serve as
-        a common drain, so that a server with endless label values counts on without growing."""
+        """Reserve `width` new slots for a series; returns the first.
+
+        When all slots are taken, further series share the last ones: a server with unbounded label
+        values keeps running without growing.
+        """
         start = self._next
         if start + width > SLOTS - 64:
             return SLOTS - 64
@@ -73,7 +76,7 @@ class SharedCounters:
         return start
 
     def read(self) -> Iterator[Series]:
-        """Every series of this process and of those that share the folder."""
+        """Every series of this process and of the processes that share the folder."""
         if self._folder is None or self._names is None:
             yield from _series(self._lines, self.values, alive=True)
             return
@@ -83,10 +86,10 @@ class SharedCounters:
 
 
 def remove_dead_processes(folder: Path) -> None:
-    """Delete what dead processes left; for a server's start, before its processes."""
+    """Delete the files of dead processes. Call it when a server starts, before its processes."""
     for path in folder.glob("*.names"):
         with contextlib.suppress(OSError), path.open("rb") as file:
-            if not _is_held(file.fileno()):
+            if not _is_locked(file.fileno()):
                 path.with_suffix(".counts").unlink(missing_ok=True)
                 path.unlink()
 
@@ -100,8 +103,8 @@ def _shared_map(path: Path) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _is_held(descriptor: int) -> bool:
-    """Whether another open file holds the lock; a shared one is let go at once."""
+def _is_locked(descriptor: int) -> bool:
+    """Whether a live process holds the lock; takes a shared lock for an instant."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -112,7 +115,7 @@ def _is_held(descriptor: int) -> bool:
 
 def _read_file(path: Path) -> Iterator[Series]:
     with path.open("rb") as names:
-        alive = _is_held(names.fileno())
+        alive = _is_locked(names.fileno())
         lines = [line for line in names.read().splitlines(keepends=True) if line.endswith(b"\n")]
     data = path.with_suffix(".counts").read_bytes()
     yield from _series(
@@ -120,6 +123,6 @@ def _read_file(path: Path) -> Iterator[Series]:
     )
 
 
-def _series(lines: list[Any], cells: memoryview[float], alive: bool) -> Iterator[Series]:
+def _series(lines: list[Any], values: memoryview[float], alive: bool) -> Iterator[Series]:
     for start, width, kind, name, labels in list(lines):
-        yield Series(kind, name, labels, list(cells[start : start + width]), alive)
+        yield Series(kind, name, labels, list(values[start : start + width]), alive)

@@ -1,4 +1,4 @@
-"""The data plane's log lines, in the schema of the control plane's, without structlog."""
+"""The data plane's logs, in the same schema as the control plane's, without structlog."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import msgspec
 
-#: What every record carries; whatever else is on one was given as `extra` and is shown.
-#: uvicorn repeats some of its messages in colour.
-PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
+#: Attributes of every record; all others were passed as `extra` and are logged.
+#: `color_message` is uvicorn's coloured copy of the message.
+STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message", "asctime", "taskName", "color_message",
 }  # fmt: skip
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: event, level, logger, timestamp, process, then the extras."""
+    """One JSON object per line: event, level, logger, timestamp, process, then the extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -27,17 +27,18 @@ class JsonLines(logging.Formatter):
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "process": "serve",
         }
-        line |= {name: value for name, value in vars(record).items() if name not in PLAIN}
+        line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
-    """Log to the console; as JSON when asked to, or where nobody watches.
+    """Configure logging to the console.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
+        style: `console`, `json`, or `auto`: `console` on a terminal, `json` elsewhere.
     """
     out = sys.stdout if style == "json" else sys.stderr
     handler = logging.StreamHandler(out)

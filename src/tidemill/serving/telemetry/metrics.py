@@ -1,8 +1,7 @@
-"""What is counted, and how Prometheus reads it.
+"""The data plane's metrics, and their export to Prometheus.
 
-The hot path touches three or four slots of `tidemill.serving.telemetry.counters`; names, help
-texts and the
-text format come in only when someone scrapes.
+A request touches three or four slots of `tidemill.serving.telemetry.counters`; names, help texts
+and the text format are only needed when Prometheus scrapes.
 """
 
 from __future__ import annotations
@@ -22,43 +21,43 @@ SECONDS = (
 )  # fmt: skip
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0, 16384.0)
 
-#: name -> (help, bounds of a histogram). Every metric of the data plane is in this table.
+#: name -> (help, bounds of a histogram). Lists every metric of the data plane.
 METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
     "http_requests_total": ("Answered requests.", ()),
-    "http_request_duration_seconds": ("From a request's last byte to its answer.", SECONDS),
+    "http_request_duration_seconds": ("Time from a request's last byte to its response.", SECONDS),
     "model_predictions_total": ("Rows answered, by model and version.", ()),
-    "tidemill_inference_seconds": ("One run of a model.", SECONDS),
-    "tidemill_batch_rows": ("Rows that ran together.", ROWS),
-    "tidemill_inference_errors_total": ("Runs that failed.", ()),
-    "tidemill_rate_limited_total": ("Requests over their caller's share.", ()),
-    "tidemill_cache_hits_total": ("Answers out of the cache, by tier.", ()),
-    "tidemill_cache_misses_total": ("Looks into the cache that found nothing.", ()),
-    "tidemill_cache_entries": ("Answers in the process's memory.", ()),
-    "tidemill_cache_errors_total": ("Failures of the cache's Redis.", ()),
+    "tidemill_inference_seconds": ("Time of one run of a model.", SECONDS),
+    "tidemill_batch_rows": ("Rows in one run of a model.", ROWS),
+    "tidemill_inference_errors_total": ("Failed runs of a model.", ()),
+    "tidemill_rate_limited_total": ("Requests over a rate limit.", ()),
+    "tidemill_cache_hits_total": ("Answers from the cache, by tier.", ()),
+    "tidemill_cache_misses_total": ("Cache misses.", ()),
+    "tidemill_cache_entries": ("Cached answers in memory.", ()),
+    "tidemill_cache_errors_total": ("Failed requests to the cache's Redis.", ()),
     "tidemill_journal_records_total": ("Predictions recorded.", ()),
     "tidemill_journal_bytes_total": ("Bytes written to the journal.", ()),
     "tidemill_journal_dropped_total": ("Predictions answered without a record.", ()),
     "tidemill_journal_refused_total": ("Predictions refused because the journal is full.", ()),
     "tidemill_journal_folder_bytes": ("Bytes in the journal's folder.", ()),
-    "tidemill_journal_lag_seconds": ("Age of the oldest segment that waits for ingest.", ()),
+    "tidemill_journal_lag_seconds": ("Age of the oldest segment that ingest has not taken.", ()),
     "tidemill_journal_full": ("1 while the journal is full.", ()),
-    "tidemill_model_loaded": ("1 for the version of a model that answers.", ()),
+    "tidemill_model_loaded": ("1 for the version of a model that is in service.", ()),
     "tidemill_models": ("Loaded models.", ()),
-    "tidemill_model_loads_total": ("Versions taken into service.", ()),
-    "tidemill_model_refusals_total": ("Versions that could not be taken into service.", ()),
-    "tidemill_shelf_problems": ("Models whose wanted version is not in service.", ()),
+    "tidemill_model_loads_total": ("Versions put into service.", ()),
+    "tidemill_model_refusals_total": ("Versions that could not be put into service.", ()),
+    "tidemill_shelf_problems": ("Models whose intended version is not in service.", ()),
     "tidemill_shelf_synced_timestamp_seconds": ("When the registry was last reached.", ()),
-    "tidemill_challenger_share": ("The share of requests that a challenger sees.", ()),
+    "tidemill_challenger_share": ("Share of requests that a challenger receives.", ()),
     "tidemill_role_predictions_total": ("Rows that challengers answered, by role.", ()),
-    "tidemill_role_seconds": ("One run of a challenger.", SECONDS),
+    "tidemill_role_seconds": ("Time of one run of a challenger.", SECONDS),
     "tidemill_role_errors_total": ("Requests that a challenger failed on, by role.", ()),
-    "tidemill_canary_fallbacks_total": ("Canary requests that the champion answered.", ()),
-    "tidemill_shadow_dropped_total": ("Requests without a shadow, as the server was busy.", ()),
-    "tidemill_disk_free_bytes": ("Room on the disk of a folder.", ()),
-    "tidemill_disk_size_bytes": ("Size of the disk of a folder.", ()),
+    "tidemill_canary_fallbacks_total": ("Canary requests that the champion answered instead.", ()),
+    "tidemill_shadow_dropped_total": ("Requests not copied to a shadow on a busy server.", ()),
+    "tidemill_disk_free_bytes": ("Free bytes on the disk of a folder.", ()),
+    "tidemill_disk_size_bytes": ("Bytes on the disk of a folder.", ()),
 }  # fmt: skip
 
-#: Gauges about something that all processes share, which must not be summed over them.
+#: Gauges of something that all processes share, which must not be summed over processes.
 SHARED = {
     "tidemill_journal_folder_bytes", "tidemill_journal_lag_seconds", "tidemill_journal_full",
     "tidemill_model_loaded", "tidemill_models", "tidemill_shelf_problems",
@@ -69,26 +68,26 @@ SHARED = {
 
 
 class Histogram:
-    """A sum and counts by bound, in slots of `SharedCounters`."""
+    """A histogram: its sum and its counts by bound, in slots of `SharedCounters`."""
 
-    __slots__ = ("_bounds", "_cells", "_first", "_sum")
+    __slots__ = ("_bounds", "_first", "_sum", "_values")
 
     def __init__(self, counts: SharedCounters, name: str, labels: dict[str, str]) -> None:
         self._bounds = METRICS[name][1]
-        self._cells = counts.values
+        self._values = counts.values
         self._sum = counts.allocate("histogram", name, labels, len(self._bounds) + 2)
         self._first = self._sum + 1
 
     def observe(self, value: float) -> None:
-        cells = self._cells
-        cells[self._sum] += value
-        cells[self._first + bisect_left(self._bounds, value)] += 1.0
+        values = self._values
+        values[self._sum] += value
+        values[self._first + bisect_left(self._bounds, value)] += 1.0
 
 
 class Counter:
-    """One number that grows, or a gauge that is set."""
+    """A counter, or a gauge."""
 
-    __slots__ = ("_cells", "_slot")
+    __slots__ = ("_slot", "_values")
 
     def __init__(
         self,
@@ -98,18 +97,18 @@ class Counter:
         *,
         gauge: bool = False,
     ) -> None:
-        self._cells = counts.values
+        self._values = counts.values
         self._slot = counts.allocate("gauge" if gauge else "counter", name, labels or {})
 
     def add(self, amount: float = 1.0) -> None:
-        self._cells[self._slot] += amount
+        self._values[self._slot] += amount
 
     def set(self, value: float) -> None:
-        self._cells[self._slot] = value
+        self._values[self._slot] = value
 
 
 class Metrics:
-    """The series of this process by name and labels, made when first used."""
+    """The series of this process by name and labels; created on first use."""
 
     def __init__(self, counts: SharedCounters) -> None:
         self.counts = counts
@@ -130,15 +129,19 @@ class Metrics:
         return found
 
     def request(self, method: str, route: str, code: int) -> Histogram:
-        """The series of a kind of request; it gives both `http_requests_total` and the durations,
-        so that the hot path observes once."""
+        """The durations of one kind of request. `http_requests_total` is derived from them, so that
+        a request needs one observation."""
         return self.histogram(
             "http_request_duration_seconds", method=method, route=route, code=str(code)
         )
 
     def scrape(self, registry: CollectorRegistry | None = None) -> bytes:
-        """The text that Prometheus reads. With a registry, its metrics come along, but for those
-        that this table has, too: requests of another app behind this one are counted here."""
+        """All metrics in Prometheus's text format.
+
+        Args:
+            registry: Its metrics are added, except those with a name in `METRICS`: requests to an
+                app behind this one are counted here.
+        """
         from prometheus_client import CollectorRegistry as Registry
         from prometheus_client import generate_latest
 
@@ -156,7 +159,7 @@ class Metrics:
 
 
 class _Collector:
-    """Reads the counts of all processes and sums them; then another registry's."""
+    """Collects the sums over all processes, then the metrics of another registry."""
 
     def __init__(self, counts: SharedCounters, other: CollectorRegistry | None) -> None:
         self._counts = counts
@@ -171,7 +174,7 @@ class _Collector:
 
 
 def _family(name: str, group: list[Series]) -> Any:
-    """The series of one name as prometheus_client knows them."""
+    """The series of one name as a metric family of prometheus_client."""
     from prometheus_client import core
 
     help_text, bounds = METRICS[name]
@@ -190,7 +193,7 @@ def _family(name: str, group: list[Series]) -> Any:
 
 
 def _summed(found: Iterable[Series]) -> list[Series]:
-    """One series for each name and labels, and the request counts out of the durations."""
+    """One series per name and labels; request counts are derived from the durations."""
     sums: dict[tuple[str, ...], Series] = {}
     for series in found:
         if series.kind == "gauge" and not series.alive:
@@ -225,7 +228,7 @@ def _grouped(found: list[Series]) -> Iterator[tuple[str, list[Series]]]:
 
 
 def _buckets(bounds: tuple[float, ...], values: list[float]) -> tuple[list[Any], float]:
-    """Prometheus's cumulative buckets out of plain ones, and the sum."""
+    """Prometheus's cumulative buckets, and the sum."""
     total, cumulative, buckets = values[0], 0.0, []
     for bound, count in zip([*map(str, bounds), "+Inf"], values[1:], strict=True):
         cumulative += count
