@@ -1,4 +1,4 @@
-"""Systems to be broken: embedded, and on a PostgreSQL and a Redis of their own."""
+"""Systems for the chaos tests: embedded, and with their own PostgreSQL and Redis servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def embedded(mlflow_home: Path, stack: ExitStack) -> System:
-    """SQLite, a folder as broker, MLflow's SQLite."""
+    """SQLite, a folder as the broker, and MLflow on SQLite."""
     system = System(mlflow_home)
     stack.callback(system.close)
     return system
@@ -47,7 +47,7 @@ def scaled_system(home: Path, stack: ExitStack, **more: Any) -> Iterator[Any]:
 def scaled(
     mlflow_home: Path, stack: ExitStack
 ) -> Iterator[tuple[System, PostgresServer, RedisServer]]:
-    """PostgreSQL and Redis of its own, MLflow's SQLite."""
+    """Its own PostgreSQL and Redis servers, and MLflow on SQLite."""
     with scaled_system(mlflow_home, stack) as opened:
         yield opened
 

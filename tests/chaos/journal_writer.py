@@ -1,7 +1,7 @@
 """A process that writes to the journal until it is killed, for tests that kill it or its reader.
 
-It records predictions in loop turns of random size and acknowledges each turn on its standard
-output only after the commit, as a server's answers leave only then.
+It records predictions in batches of random size, and writes the ids of a batch to standard output
+only after the commit, as a server sends its responses only then.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ folder, name, segment_bytes, pause = Path(sys.argv[1]), sys.argv[2], *map(float,
 journal = Journal(folder, JournalOptions(segment_bytes=int(segment_bytes)), writer=name)
 number = 0
 while True:
-    turn = []
+    batch = []
     for _ in range(random.randint(1, 30)):
-        turn.append(f"{name}.{number}")
+        batch.append(f"{name}.{number}")
         number += 1
         journal.append(
-            id=turn[-1], time=time.time(), model="m", version="1", features=b"\\0" * 120,
+            id=batch[-1], time=time.time(), model="m", version="1", features=b"\\0" * 120,
             encoding="f4", predictions=["yes"], probabilities=b"\\0" * 8, latency=0.0,
         )
     assert journal.commit()
-    sys.stdout.write("\\n".join(turn) + "\\n")
+    sys.stdout.write("\\n".join(batch) + "\\n")
     sys.stdout.flush()
     time.sleep(pause)
 """
@@ -39,12 +39,12 @@ while True:
 def start_writer(
     folder: Path, name: str, *, segment_bytes: int, pause: float = 0.0, **options: Any
 ) -> subprocess.Popen[Any]:
-    """Start one.
+    """Start a writer.
 
     Args:
-        name: Begins the ids of its predictions, `NAME.0`, `NAME.1` ...
-        pause: Seconds between two turns.
-        options: Of `Popen`; its standard output has the ids, a line each.
+        name: The prefix of its prediction ids, `NAME.0`, `NAME.1` ...
+        pause: Seconds between two batches.
+        options: Options of `Popen`; the writer prints the ids, one per line.
     """
     sizes = (str(segment_bytes), str(pause))
     command = [sys.executable, "-c", WRITER, str(folder), name, *sizes]

@@ -1,4 +1,4 @@
-"""A platform on given servers with workers that can be killed, and fits that wait to be let go."""
+"""A platform on given servers, workers that can be killed, and fits that wait for a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tidemill import Candidate, Project, sklearn_dataset
 
 
 def patient(until: str = "", C: float = 1.0) -> LogisticRegression:
-    """A fit that says when it has begun, and waits in its middle for a file to appear."""
+    """A fit that reports its start by a file, and then waits for another file to appear."""
     model = LogisticRegression(C=C, max_iter=200)
 
     def fit(X, y):
@@ -41,7 +41,7 @@ def patient(until: str = "", C: float = 1.0) -> LogisticRegression:
 
 
 def endless() -> MLPClassifier:
-    """A fit that keeps a core busy and listens to nobody."""
+    """A fit that keeps a core busy for ever."""
     return MLPClassifier((16,), max_iter=10**9, tol=0.0, n_iter_no_change=10**9)
 
 
@@ -56,13 +56,13 @@ project = Project(
     ],
 )
 '''
-# Seconds; more on a machine that others keep busy.
+# In seconds; set TIDEMILL_TEST_PATIENCE above 1 on a busy machine.
 LONG = 300.0 * float(os.environ.get("TIDEMILL_TEST_PATIENCE", "1"))
-# A server that is slow on a busy machine has not gone away.
+# A server that is slow on a busy machine is not down.
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-# Without the training libraries, which jobs that train nothing do not need.
+# Without the training libraries, which probes do not need.
 LIGHT = {"TIDEMILL_WORKER_PRELOAD": "false"}
-# A busy machine keeps hearts from beating in time: for tests in which nobody is to be given up.
+# Heartbeats are late on a busy machine: for tests in which no worker may count as lost.
 UNHURRIED = {"TIDEMILL_WORKER_LOST_AFTER": "120"}
 
 
@@ -84,16 +84,16 @@ class System:
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start_worker(self, **changes: str) -> subprocess.Popen[bytes]:
-        held = self.settings.model_dump(
+        values = self.settings.model_dump(
             mode="json", exclude_none=True, exclude={"audit_secret", "model_name", "model_stage"}
         )
-        mine = {f"TIDEMILL_{name.upper()}": str(value) for name, value in held.items()}
+        variables = {f"TIDEMILL_{name.upper()}": str(value) for name, value in values.items()}
         with (self.settings.home / f"worker-{len(self.workers)}.log").open("wb") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "tidemill.worker"],
                 env={
                     **os.environ,
-                    **mine,
+                    **variables,
                     "TIDEMILL_WORKER_CONCURRENCY": "1",
                     **PATIENT,
                     **changes,
@@ -107,18 +107,18 @@ class System:
 
     @property
     def gate(self) -> Path:
-        """The file that held fits wait for."""
+        """The file that waiting fits wait for."""
         return self.settings.home / "go"
 
     def train(self, candidate: str = "patient", *, held: bool = False, **more: Any) -> str:
-        """Submit a training; `held` keeps its fits in their middle until `gate` is there."""
+        """Submit a training; with `held` its fits wait until the file `gate` exists."""
         overrides = {candidate: {"until": str(self.gate)}} if held else {}
         params = {"overrides": overrides, "only": [candidate]}
         new = NewJob("train", "flowers", str(self.project), params, **more)
         return self.platform.submit(new)[0].id
 
     def wait_for_fit(self, C: float = 1.0) -> None:
-        """Wait until a held fit is in its middle."""
+        """Wait until a waiting fit has started."""
         wait_until(Path(f"{self.gate}.{C}.begun").exists, "the fit to begin", LONG)
 
     def probe(self, seconds: float) -> str:
@@ -167,6 +167,6 @@ class System:
 
 
 def kill(worker: subprocess.Popen[bytes]) -> None:
-    """kill -9."""
+    """Kill a worker with SIGKILL."""
     worker.kill()
     worker.wait()

@@ -1,4 +1,4 @@
-"""Ingest is killed at random, or its database goes away: what was acknowledged is stored, once."""
+"""Ingest is killed at random, or its database fails: what was acknowledged is stored once."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from tidemill.stores.database.tables import predictions
 from tidemill.stores.predictions.feedback import Feedback, NewLabel
 
 pytestmark = pytest.mark.chaos
-LIVES = 25
+KILLS = 25
 
-# Imports once, then forks one ingest after another and kills each after a random while. It prints
-# a line for each life, so that the test knows how far it is.
+# Imports once, then forks one ingest process after another and kills each after a random time. It
+# prints a line after each kill, so that the test can follow.
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from tidemill.loop.ingest.drain import Ingest
-from tidemill.loop.ingest.signatures import Signatures
+from tidemill.loop.ingest.signatures import SignatureLookup
 from tidemill.stores.database.database import Database
 
-folder, url, lives = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-database = Database(url)  # without a connection, which no two processes could share
-for life in range(lives):
+folder, url, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+database = Database(url)  # not connected yet: processes cannot share a connection
+for number in range(kills):
     child = os.fork()
     if child == 0:
         size = random.choice([2_000, 60_000])
-        ingest = Ingest(database, folder, Signatures(), page_bytes=size)
+        ingest = Ingest(database, folder, SignatureLookup(), page_bytes=size)
         while True:
             ingest.drain()
             time.sleep(0.001)
     time.sleep(random.uniform(0.02, 1.2))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    print(life, flush=True)
+    print(number, flush=True)
 """
 
 
 def start(folder: Path, output: Path) -> subprocess.Popen[bytes]:
-    """Some 10,000 predictions a second, in small segments."""
+    """Write some 10,000 predictions a second, in small segments."""
     with output.open("wb") as out:
         return start_writer(folder, output.name, segment_bytes=500_000, pause=0.002, stdout=out)
 
@@ -68,7 +68,7 @@ def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
     folder.mkdir()
     writers = [start(folder, tmp_path / name) for name in ("a", "b")]
     labels = Feedback(database)
-    killing = [sys.executable, "-c", KILLED, str(folder), database_url, str(LIVES)]
+    killing = [sys.executable, "-c", KILLED, str(folder), database_url, str(KILLS)]
     with subprocess.Popen(killing, stdout=subprocess.PIPE, text=True) as killer:
         assert killer.stdout
         for line in killer.stdout:
@@ -78,7 +78,7 @@ def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
         writer.kill()
         writer.wait()
     before = len(stored(database))
-    assert before > 0, "the lives were long enough to store something"
+    assert before > 0, "nothing was stored before the kills"
     Ingest(database, folder, SignatureLookup()).drain()
     acknowledged = {
         line for name in ("a", "b") for line in (tmp_path / name).read_text().splitlines()[:-1]
@@ -86,12 +86,12 @@ def test_kill_9_of_ingest_stores_exactly_what_was_acknowledged(
     kept = stored(database)
     assert len(kept) == len(set(kept))
     assert acknowledged <= set(kept)
-    assert len(kept) - len(acknowledged) <= 2 * 30 + 2, "no more than each writer's last turn"
+    assert len(kept) - len(acknowledged) <= 2 * 30 + 2, "no more than each writer's last batch"
     assert segments(folder) == []
-    assert labels.counts() == {"joined": 2 * LIVES}
+    assert labels.counts() == {"joined": 2 * KILLS}
 
 
-def test_an_outage_of_the_database_lets_the_journal_grow_and_ends(
+def test_the_journal_grows_during_a_database_outage_and_is_stored_after_it(
     home: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "journal"
@@ -112,13 +112,15 @@ def test_an_outage_of_the_database_lets_the_journal_grow_and_ends(
             wait_until(lambda: (s := read_state(home)) and s.rows == 1, "the first row")
             server.stop("immediate")
             write(journal, record(2))
-            wait_until(lambda: (s := read_state(home)) and s.problem, "the outage to be told")
+            wait_until(lambda: (s := read_state(home)) and s.problem, "the outage to be reported")
             state = read_state(home)
             assert state is not None
             assert state.backlog_bytes > 0
             server.start()
             wait_until(lambda: (s := read_state(home)) and s.rows == 2, "the second row")
-            wait_until(lambda: (s := read_state(home)) and s.problem is None, "the end of it")
+            wait_until(
+                lambda: (s := read_state(home)) and s.problem is None, "the end of the outage"
+            )
         finally:
             stop.set()
             thread.join()

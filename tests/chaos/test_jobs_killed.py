@@ -1,6 +1,6 @@
-"""Jobs whose workers and servers are killed in the middle of the work.
+"""Jobs whose workers and servers are killed while they run.
 
-In each: every job that was accepted ends exactly once in a final state, none is lost, none takes
+In each test every accepted job ends exactly once in a final state; none is lost, and none takes
 effect twice.
 """
 
@@ -27,7 +27,7 @@ pytestmark = [
 Scaled = tuple[System, PostgresServer, RedisServer]
 
 
-def test_a_worker_killed_in_the_middle_of_a_fit_loses_nothing(system: System) -> None:
+def test_a_worker_killed_during_a_fit_loses_nothing(system: System) -> None:
     first = system.start_worker()
     job_id = system.train(held=True)
     system.wait_for_fit()
@@ -51,16 +51,16 @@ def test_a_worker_killed_just_after_registering_does_not_register_again(embedded
 
 
 def test_an_api_killed_between_row_and_message_loses_nothing(system: System) -> None:
-    held = system.settings.model_dump(mode="json", exclude_none=True, exclude={"audit_secret"})
+    values = system.settings.model_dump(mode="json", exclude_none=True, exclude={"audit_secret"})
     code = f"""
 import os, signal
 from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import NewJob
-platform = Platform.open(Settings(**{held!r}))
+platform = Platform.open(Settings(**{values!r}))
 object.__setattr__(platform.notifier, "send", lambda _: os.kill(os.getpid(), signal.SIGKILL))
 platform.submit(NewJob("probe"))
-platform.close()  # waits for the notifier's thread, which dies with all of us
+platform.close()  # waits for the notifier's thread, which kills the process
 """
     died = subprocess.run([sys.executable, "-c", code], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -71,7 +71,7 @@ platform.close()  # waits for the notifier's thread, which dies with all of us
     assert (job.state, job.attempts) == ("succeeded", 1)
 
 
-def test_a_killed_workers_trial_is_tried_again_and_the_others_are_not(scaled: Scaled) -> None:
+def test_only_the_trial_of_a_killed_worker_is_retried(scaled: Scaled) -> None:
     system, _, _ = scaled
     first = system.start_worker()
     job_id = system.train("three", held=True)
@@ -89,7 +89,7 @@ def test_a_killed_workers_trial_is_tried_again_and_the_others_are_not(scaled: Sc
     assert system.open_runs() == []
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_job_back_at_once(system: System) -> None:
+def test_a_worker_that_is_stopped_gives_its_job_back_at_once(system: System) -> None:
     first = system.start_worker(**LIGHT)
     job_id = system.probe(5)
     system.wait_for_stage(job_id, "probe")
@@ -102,8 +102,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back_at_once(system: System
 
 
 def test_two_hundred_jobs_survive_a_kill_every_two_seconds(scaled: Scaled) -> None:
-    """A worker is a victim once it has ended a job: where two seconds are shorter than a worker's
-    start, nothing could ever be done otherwise. Killed at any moment of a training they are below.
+    """A worker is killed only after it has finished a job: where a worker takes more than two
+    seconds to start, no job would ever run otherwise. Kills during trainings are tested below.
     """
     system, _, _ = scaled
     workers = [system.start_worker(**LIGHT) for _ in range(4)]
@@ -114,24 +114,24 @@ def test_two_hundred_jobs_survive_a_kill_every_two_seconds(scaled: Scaled) -> No
         assert time.monotonic() < deadline, system.platform.jobs.counts()
         time.sleep(2)
         done = _ended_by_process(system)
-        victims = [place for place, worker in enumerate(workers) if done[worker.pid]]
+        victims = [index for index, worker in enumerate(workers) if done[worker.pid]]
         if victims:
-            place = dice.choice(victims)
-            kill(workers[place])
+            index = dice.choice(victims)
+            kill(workers[index])
             kills += 1
-            workers[place] = system.start_worker(**LIGHT)
+            workers[index] = system.start_worker(**LIGHT)
     jobs = [system.job(job_id) for job_id in ids]
     assert {job.state for job in jobs} == {"succeeded"}
     assert kills > 3
 
 
 def _ended_by_process(system: System) -> Counter[int]:
-    """How many jobs each worker has ended, by its process id."""
+    """Return how many jobs each worker has finished, by its process id."""
     ended = system.platform.jobs.page(state="succeeded", limit=500).items
     return Counter(int(str(job.worker).rpartition(":")[2]) for job in ended)
 
 
-def test_trainings_survive_kills_at_any_moment_and_each_registers_once(scaled: Scaled) -> None:
+def test_trainings_survive_kills_at_any_time_and_register_once_each(scaled: Scaled) -> None:
     system, _, _ = scaled
     workers = [system.start_worker() for _ in range(2)]
     ids = [system.train() for _ in range(4)]
@@ -140,23 +140,23 @@ def test_trainings_survive_kills_at_any_moment_and_each_registers_once(scaled: S
         busy = wait_until(lambda: _busy(system, workers), "a worker at work", LONG)
         if busy == "all done":
             break
-        time.sleep(dice.uniform(0.0, 2.0))  # anywhere between its first step and its last
-        place = dice.choice(busy)
-        kill(workers[place])
-        workers[place] = system.start_worker()
+        time.sleep(dice.uniform(0.0, 2.0))  # at any point between its first step and its last
+        index = dice.choice(busy)
+        kill(workers[index])
+        workers[index] = system.start_worker()
     system.assert_one_version_each(system.wait_for(*ids, seconds=2 * LONG))
     assert system.open_runs() == []
 
 
 def _busy(system: System, workers: list[subprocess.Popen[bytes]]) -> list[int] | str:
-    """The places of the workers that hold a job."""
+    """Return the indexes of the workers that run a job."""
     if "queued" not in (counts := system.platform.jobs.counts()) and "running" not in counts:
         return "all done"
-    held = {
+    pids = {
         str(job.worker).rpartition(":")[2]
         for job in system.platform.jobs.page(state="running").items
     }
-    return [place for place, worker in enumerate(workers) if str(worker.pid) in held]
+    return [index for index, worker in enumerate(workers) if str(worker.pid) in pids]
 
 
 def test_cancelling_stops_a_fit_and_frees_the_worker(embedded: System) -> None:
@@ -170,7 +170,7 @@ def test_cancelling_stops_a_fit_and_frees_the_worker(embedded: System) -> None:
     wait_until(lambda: embedded.open_runs() == [], "the cancelled run to be closed", LONG)
 
 
-def test_a_job_is_ended_at_its_limits_and_not_tried_again(embedded: System) -> None:
+def test_a_job_that_exceeds_a_limit_fails_and_is_not_retried(embedded: System) -> None:
     embedded.start_worker()
     long = embedded.train(held=True, time_limit=5)
     large = embedded.train(memory_limit=64 << 20)
@@ -180,7 +180,7 @@ def test_a_job_is_ended_at_its_limits_and_not_tried_again(embedded: System) -> N
     assert "its limit is 64 MB" in str(jobs[1].error)
 
 
-def test_no_process_of_a_killed_worker_goes_on(embedded: System) -> None:
+def test_no_process_of_a_killed_worker_survives(embedded: System) -> None:
     worker = embedded.start_worker()
     job_id = embedded.train("endless")
     embedded.wait_for_stage(job_id, "fit")

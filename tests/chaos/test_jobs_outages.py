@@ -1,7 +1,7 @@
-"""Jobs while the servers they need are stopped, restarted, emptied or full.
+"""Jobs while the servers they need are stopped, restarted, emptied or out of disk space.
 
-In each: every job that was accepted ends exactly once in a final state, none is lost, none takes
-effect twice, and the API says 503 where it must.
+In each test every accepted job ends exactly once in a final state; none is lost, none takes effect
+twice, and the API returns 503 where it must.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = [
 Scaled = tuple[System, PostgresServer, RedisServer]
 
 
-def test_a_redis_that_comes_back_empty_loses_nothing(
+def test_a_redis_that_restarts_empty_loses_nothing(
     scaled: Scaled,
 ) -> None:
     system, _, redis = scaled
@@ -59,7 +59,7 @@ def test_a_redis_that_comes_back_empty_loses_nothing(
     system.assert_one_version_each(jobs[:1])
 
 
-def test_a_postgresql_that_restarts_loses_nothing_and_is_a_503_meanwhile(
+def test_a_postgresql_restart_loses_nothing_and_gives_503_meanwhile(
     scaled: Scaled,
 ) -> None:
     system, postgres, _ = scaled
@@ -87,7 +87,7 @@ def test_a_postgresql_that_restarts_loses_nothing_and_is_a_503_meanwhile(
         )
         jobs = system.wait_for(answer["job_id"], running, queued)
         assert {job.state for job in jobs} == {"succeeded"}
-        # The work went on while nobody could write down that it did.
+        # The job kept running although no heartbeat could be written.
         assert system.job(running).attempts == 1
         system.assert_one_version_each(jobs[:1])
 
@@ -96,10 +96,10 @@ def _accepted(answer: httpx.Response) -> Any:
     return answer.json() if answer.status_code == 202 else None
 
 
-def test_with_mlflow_away_for_half_a_minute_jobs_wait_and_go_on(
+def test_jobs_wait_for_mlflow_during_an_outage_and_resume(
     tmp_path: Path, home: Path, stack: ExitStack
 ) -> None:
-    """One in the middle of its fit, and one that begins while nothing answers."""
+    """One job is in its fit when MLflow stops, the other starts during the outage."""
     server: MlflowServer = stack.enter_context(private_mlflow(tmp_path))
     system = System(home, tracking_uri=server.url)
     stack.callback(system.close)
@@ -110,8 +110,8 @@ def test_with_mlflow_away_for_half_a_minute_jobs_wait_and_go_on(
     system.gate.touch()
     stopped = time.monotonic()
     for job_id in jobs:
-        told = partial(_tells, system, job_id, "cannot be reached")
-        wait_until(told, "the job to wait", LONG)
+        waiting = partial(_has_error, system, job_id, "cannot be reached")
+        wait_until(waiting, "the job to wait", LONG)
     time.sleep(max(0.0, stopped + 30 - time.monotonic()))
     server.start()
     ended = system.wait_for(*jobs)
@@ -119,13 +119,13 @@ def test_with_mlflow_away_for_half_a_minute_jobs_wait_and_go_on(
     system.assert_one_version_each(ended)
 
 
-def _tells(system: System, job_id: str, text: str) -> bool:
+def _has_error(system: System, job_id: str, text: str) -> bool:
     return text in str(system.job(job_id).error)
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
-    """The folder as a disk of one megabyte; call what is given to make room."""
+    """Mount a disk of 256 kB at the folder; yields a function that enlarges it."""
     if os.getuid() != 0:
         pytest.skip("a small disk can only be mounted by root")
     folder.mkdir()
@@ -134,7 +134,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False
     )
     if done.returncode:
-        pytest.skip("this machine does not let a small disk be mounted")
+        pytest.skip("a small disk cannot be mounted on this machine")
     try:
         yield (
             lambda: (
@@ -146,15 +146,15 @@ def small_disk(folder: Path) -> Iterator[Callable[[], None]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_fails_the_job_with_the_reason_and_the_next_one_works(
+def test_a_full_disk_fails_the_job_with_the_reason_and_the_next_job_works(
     embedded: System,
 ) -> None:
     embedded.start_worker()
-    with small_disk(embedded.settings.artifact_root) as make_room:
+    with small_disk(embedded.settings.artifact_root) as enlarge_disk:
         (job,) = embedded.wait_for(embedded.train())
         assert job.state == "failed"
         assert job.failures == embedded.settings.job_max_failures - 1
         assert "No space left" in str(job.error)
         assert embedded.versions() == []
-        make_room()
+        enlarge_disk()
         embedded.assert_one_version_each(embedded.wait_for(embedded.train()))

@@ -1,4 +1,4 @@
-"""A process is killed in the middle of its predictions: what it acknowledged is in the journal."""
+"""A process is killed while it records predictions: what it acknowledged is in the journal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def start(folder: Path, name: str) -> subprocess.Popen[str]:
 
 def test_kill_9_loses_no_acknowledged_prediction(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
-    for life in range(4):
-        workers = [start(tmp_path, f"life{life}worker{n}") for n in range(2)]
+    for run in range(4):
+        workers = [start(tmp_path, f"run{run}worker{n}") for n in range(2)]
         for worker in workers:
             assert worker.stdout
             acknowledged |= {
@@ -36,7 +36,7 @@ def test_kill_9_loses_no_acknowledged_prediction(tmp_path: Path) -> None:
             worker.stdout.close()
     recorded: list[str] = []
     for segment in segments(tmp_path):
-        assert segment.closed, "the kernel lets go of a killed writer's lock"
+        assert segment.closed, "the kernel releases the lock of a killed writer"
         offset, finished = 0, False
         while not finished:
             page = read_segment(segment.path, offset, limit=5000)
@@ -48,30 +48,30 @@ def test_kill_9_loses_no_acknowledged_prediction(tmp_path: Path) -> None:
     assert segments(tmp_path) == []
 
 
-def test_a_reader_beside_a_running_writer_reads_each_record_once_and_in_order(
+def test_a_reader_of_an_open_segment_reads_each_record_once_and_in_order(
     tmp_path: Path,
 ) -> None:
     with start(tmp_path, "w") as worker:
         assert worker.stdout
         offsets: dict[str, int] = {}
-        seen: list[int] = []
+        read: list[int] = []
         acknowledged = -1
-        while len(seen) < 20_000:
+        while len(read) < 20_000:
             acknowledged = int(worker.stdout.readline().partition(".")[2])
             if acknowledged % 97 == 0:
-                seen += poll(tmp_path, offsets)
+                read += poll(tmp_path, offsets)
         worker.send_signal(signal.SIGKILL)
         lines = worker.stdout.read().splitlines(keepends=True)
         finished = [line for line in lines if line.endswith("\n")]
         acknowledged = int(finished[-1].partition(".")[2]) if finished else acknowledged
-    seen += poll(tmp_path, offsets)
-    assert seen == list(range(len(seen)))
-    assert acknowledged < len(seen)
+    read += poll(tmp_path, offsets)
+    assert read == list(range(len(read)))
+    assert acknowledged < len(read)
     assert segments(tmp_path) == []
 
 
 def poll(folder: Path, offsets: dict[str, int]) -> list[int]:
-    """What ingest does: read on from the stored offsets, discard what is finished."""
+    """Read as ingest does: continue at the stored offsets, discard finished segments."""
     numbers: list[int] = []
     for segment in segments(folder):
         key, finished = segment.path.name, False
@@ -88,7 +88,7 @@ def poll(folder: Path, offsets: dict[str, int]) -> list[int]:
     return numbers
 
 
-# The kernel lets a file grow to 20,000 bytes and no further: writes come back short, then fail.
+# The kernel limits files to 20,000 bytes: a write is first cut short, the next one fails.
 SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -114,14 +114,12 @@ print(state.records, file=sys.stderr)
 
 
 @pytest.mark.parametrize("policy", ["drop", "refuse"])
-def test_a_disk_that_fills_up_takes_nothing_that_was_acknowledged(
-    policy: str, tmp_path: Path
-) -> None:
+def test_a_full_disk_loses_nothing_that_was_acknowledged(policy: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SMALL_DISK, str(tmp_path), policy]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     recorded = [r.id for s in segments(tmp_path) for r in read_segment(s.path).records]
     assert 200 < int(done.stderr) < 1000
-    assert len(segments(tmp_path)) > 5, "it went on in new segments"
+    assert len(segments(tmp_path)) > 5, "writing must continue in new segments"
     if policy == "refuse":
         assert set(done.stdout.split()) <= set(recorded)
     assert len(recorded) == len(set(recorded)) == int(done.stderr)

@@ -1,4 +1,4 @@
-"""Ingest, database and worker are killed at random while a table is played: nothing is lost."""
+"""Ingest, database and worker are killed at random during a replay: nothing is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ project = Project(
 
 
 def write_table(folder: Path) -> Path:
-    """2,000 rows whose truth turns around after 1,100."""
+    """Write 2,000 rows whose labels are inverted after row 1,100."""
     drawn = np.random.default_rng(4)
     moon, wind = drawn.normal(size=2000), drawn.normal(size=2000)
     high = (moon + 0.4 * wind > 0) ^ (np.arange(2000) >= 1100)
@@ -47,7 +47,7 @@ def write_table(folder: Path) -> Path:
 
 
 class Killer:
-    """Kills one of the three now and then, until it is stopped."""
+    """Kills one of the three every 5 to 12 seconds until it is stopped."""
 
     def __init__(self, stage: Any, database: PostgresServer) -> None:
         self.kills: dict[str, int] = {"ingest": 0, "worker": 0, "database": 0}
@@ -71,9 +71,7 @@ class Killer:
                 self._database.start()
             else:
                 child = self._stage.children[victim]
-                child.failures = (
-                    0  # it is murder: the supervisor shall not take it for a crash loop
-                )
+                child.failures = 0  # so that the supervisor does not see a crash loop
                 process = child.process
                 if process is not None and process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)

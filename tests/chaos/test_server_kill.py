@@ -1,4 +1,4 @@
-"""A serving process is killed under load: every answer that a client got is in the journal."""
+"""A serving process is killed under load: every response a client received is in the journal."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.contract.serving.conftest import FLOATS, make_shelf
 from tidemill.serving.journal.segments import read_segment, segments
 
 pytestmark = pytest.mark.chaos
-CLIENTS, ANSWERS = 8, 400
+CLIENTS, RESPONSES = 8, 400
 
 
 def serve(home: Path) -> tuple[subprocess.Popen[str], int]:
-    """A data plane in a process of its own, and its port."""
+    """Start a data plane in its own process; return it and its port."""
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
     process = subprocess.Popen([*command, "--no-auth"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if "serving on " in line:
             return process, int(line.rpartition(":")[2])
-    raise AssertionError(f"it ended with {process.wait()}")
+    raise AssertionError(f"the server ended with {process.wait()}")
 
 
-def ask(port: int, got: list[str]) -> None:
-    """Ask until the connection breaks; keep the id of every answer that came whole."""
+def send_requests(port: int, received: list[str]) -> None:
+    """Send requests until the connection breaks; collect the id of every complete response."""
     body = json.dumps({"features": [1.0] * len(FLOATS)})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     try:
@@ -41,22 +41,23 @@ def ask(port: int, got: list[str]) -> None:
             answer = connection.getresponse()
             content = answer.read()
             assert answer.status == 200
-            got.append(json.loads(content)["id"])
+            received.append(json.loads(content)["id"])
     except (OSError, http.client.HTTPException):
         return
     finally:
         connection.close()
 
 
-def test_every_answer_that_left_a_killed_server_is_in_its_journal(tmp_path: Path) -> None:
+def test_every_response_of_a_killed_server_is_in_its_journal(tmp_path: Path) -> None:
     make_shelf(tmp_path / "shelf", ("classifier",))
     process, port = serve(tmp_path)
-    got: list[str] = []
-    clients = [threading.Thread(target=ask, args=(port, got)) for _ in range(CLIENTS)]
+    received: list[str] = []
+    args = (port, received)
+    clients = [threading.Thread(target=send_requests, args=args) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
     deadline = time.monotonic() + 300
-    while len(got) < ANSWERS:
+    while len(received) < RESPONSES:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -67,5 +68,5 @@ def test_every_answer_that_left_a_killed_server_is_in_its_journal(tmp_path: Path
     process.stderr.close()
     found = segments(tmp_path / "journal")
     recorded = [r.id for s in found for r in read_segment(s.path).records]
-    assert len(set(got)) == len(got) >= ANSWERS
-    assert set(got) <= set(recorded)
+    assert len(set(received)) == len(received) >= RESPONSES
+    assert set(received) <= set(recorded)

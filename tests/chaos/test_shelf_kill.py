@@ -1,4 +1,4 @@
-"""The process that places bundles is killed at any moment: what the shelf shows is whole."""
+"""The process that installs bundles is killed at any time: the shelf shows only whole bundles."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tidemill.signature import Column, Signature
 
 pytestmark = pytest.mark.chaos
 
-# Places the same two bundles as ever new versions, and writes the state after each.
-PLACER = """
+# Installs the same two bundles as new versions in turn, and writes the state after each.
+INSTALLER = """
 import itertools, sys
 from pathlib import Path
 from tidemill import bundle
-from tidemill.serving.shelf.shelf import ShelfState, collect_garbage, place, write_state
+from tidemill.serving.shelf.shelf import ShelfState, collect_garbage, install_bundle, write_state
 
 shelf, start = Path(sys.argv[1]), int(sys.argv[2])
 sources = [bundle.read(Path(folder)) for folder in sys.argv[3:]]
 for number in itertools.count(start):
     source = sources[number % len(sources)]
-    placed = place(shelf, "m", str(number), source.path, source.digest)
-    state = ShelfState(default="m", models={"m": placed})
+    entry = install_bundle(shelf, "m", str(number), source.path, source.digest)
+    state = ShelfState(default="m", models={"m": entry})
     write_state(shelf, state)
     collect_garbage(shelf, state, keep=2)
     print(number, flush=True)
@@ -56,21 +56,21 @@ def make_bundle(folder: Path, content: bytes) -> Bundle:
     return bundle.seal(folder, manifest)
 
 
-def test_killed_at_any_moment_the_shelf_shows_whole_bundles_only(tmp_path: Path) -> None:
+def test_a_kill_at_any_time_leaves_only_whole_bundles(tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"
     sources = [make_bundle(tmp_path / str(n), bytes([n]) * 3_000_000) for n in range(2)]
     reached = 0
     for life in range(8):
-        command = [sys.executable, "-c", PLACER, str(shelf), str(reached + 1)]
+        command = [sys.executable, "-c", INSTALLER, str(shelf), str(reached + 1)]
         command += [str(source.path) for source in sources]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as placer:
-            assert placer.stdout
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as installer:
+            assert installer.stdout
             for _ in range(random.randint(1, 4)):
-                reached = int(placer.stdout.readline())
+                reached = int(installer.stdout.readline())
             with pytest.raises(subprocess.TimeoutExpired):
-                placer.wait(random.random() / 20)
-            placer.send_signal(signal.SIGKILL)
-            lines = placer.stdout.read().splitlines(keepends=True)
+                installer.wait(random.random() / 20)
+            installer.send_signal(signal.SIGKILL)
+            lines = installer.stdout.read().splitlines(keepends=True)
             reached = max([reached, *(int(line) for line in lines if line.endswith("\n"))])
         state = read_state(shelf)
         assert int(state.models["m"].version) >= reached, f"life {life}"

@@ -1,4 +1,4 @@
-"""The MLflow server goes away and comes back: the shelf stays as it is, then catches up."""
+"""The MLflow server fails and recovers: the shelf does not change meanwhile, then catches up."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_bundle(folder: Path, content: bytes) -> Bundle:
 
 
 def register(client: MlflowClient, registry: Registry, made: Bundle) -> ModelVersion:
-    """A run that holds the bundle, and a version of the model `m`."""
+    """Create a run with the bundle, and a version of the model `m`."""
     experiment = client.get_experiment_by_name("e")
     run = client.create_run(
         experiment.experiment_id if experiment else client.create_experiment("e")
@@ -70,8 +70,8 @@ def served(shelf: Path) -> str | None:
     return open_bundle(shelf, entry).model_path.read_text() if entry else None
 
 
-class Line:
-    """The way to a server, which can be cut and mended: a server takes long to start again."""
+class Proxy:
+    """A connection to a server that can be cut and restored; restarting a server takes long."""
 
     def __init__(self, to: int) -> None:
         self.port = free_port()
@@ -82,7 +82,7 @@ class Line:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port))
         self._open = [listener]
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
@@ -111,44 +111,44 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
         other.shutdown(socket.SHUT_WR)
 
 
-def cut_and_ask(line: Line, registry: Registry) -> float:
-    """Cut the line; the seconds until the registry says that the server is gone."""
-    line.cut()
+def time_to_fail(proxy: Proxy, registry: Registry) -> float:
+    """Cut the connection; return the seconds until the registry raises UnavailableError."""
+    proxy.cut()
     started = time.monotonic()
     with pytest.raises(UnavailableError, match="cannot be reached"):
         registry.models()
     return time.monotonic() - started
 
 
-def test_the_shelf_outlives_the_server_and_catches_up_with_it(
+def test_the_shelf_survives_a_server_outage_and_catches_up(
     tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # a busy machine is no outage
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # a slow server is not down
     (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
     shelf, stop = tmp_path / "shelf", threading.Event()
     with private_mlflow(tmp_path) as server:
-        line = Line(server.port)
-        line.mend()
-        client, registry = MlflowClient(server.url), Registry(line.url)
+        proxy = Proxy(server.port)
+        proxy.restore()
+        client, registry = MlflowClient(server.url), Registry(proxy.url)
         first, second = (
             register(client, registry, make_bundle(tmp_path / name, name.encode()))
             for name in ("one", "two")
         )
         registry.set_champion(first)
-        sync = ShelfSync(Registry(line.url), shelf, ModelSelection(every=True))
+        sync = ShelfSync(Registry(proxy.url), shelf, ModelSelection(every=True))
         thread = threading.Thread(target=sync_forever, args=(sync, stop), kwargs={"interval": 0.1})
         thread.start()
         try:
             wait_until(lambda: served(shelf) == "one", "the first version on the shelf")
             registry.set_champion(second)
             wait_until(lambda: served(shelf) == "two", "the second version on the shelf")
-            assert cut_and_ask(line, registry) < 60, "not the minutes that MLflow would retry"
+            assert time_to_fail(proxy, registry) < 60, "MLflow itself would retry for minutes"
             Registry(server.url).set_champion(first)
             assert served(shelf) == "two"
-            line.mend()
+            proxy.restore()
             wait_until(lambda: served(shelf) == "one", "the first version back on the shelf")
         finally:
             stop.set()
             thread.join()
-            line.cut()
+            proxy.cut()

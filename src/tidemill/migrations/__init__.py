@@ -1,0 +1,1 @@
+"""Alembic migrations of Tidemill's own database, run by `tidemill.stores.database.schema`."""

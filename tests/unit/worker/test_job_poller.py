@@ -1,4 +1,4 @@
-"""The poller: finds what lost its worker and what nobody heard of, with or without a broker."""
+"""The job poller: finds jobs whose worker or message was lost, with or without a broker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def age(platform: Platform, *columns: str) -> None:
         connection.execute(update(jobs).values({name: jobs.c[name] - 60 for name in columns}))
 
 
-def test_an_idle_worker_takes_what_the_broker_never_told(platform: Platform) -> None:
+def test_an_idle_worker_runs_jobs_whose_message_was_never_sent(platform: Platform) -> None:
     taken: list[str] = []
     waiting = [platform.submit(NewJob("probe"))[0].id for _ in range(3)]
     age(platform, "updated", "not_before")
@@ -49,7 +49,7 @@ def test_an_idle_worker_takes_what_the_broker_never_told(platform: Platform) -> 
     assert set(taken) < set(waiting)
 
 
-def test_a_silent_workers_job_is_taken_by_another(platform: Platform) -> None:
+def test_a_job_without_heartbeat_is_run_by_another_worker(platform: Platform) -> None:
     job = platform.jobs.claim(platform.submit(NewJob("probe"))[0].id, "dead")
     assert job is not None
     age(platform, "heartbeat")
@@ -62,7 +62,7 @@ def test_a_silent_workers_job_is_taken_by_another(platform: Platform) -> None:
     wait_until(lambda: taken == [job.id], "the job to be taken")
 
 
-def test_after_an_outage_nobody_is_held_dead_at_once(
+def test_no_job_counts_as_stalled_right_after_an_outage(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = platform.jobs.claim(platform.submit(NewJob("probe"))[0].id, "alive")
@@ -70,17 +70,17 @@ def test_after_an_outage_nobody_is_held_dead_at_once(
     age(platform, "heartbeat")
     poller = JobPoller(platform, lambda: 0, lambda _: None)
 
-    def away(_: float) -> None:
-        raise UnavailableError("The database is away.")
+    def unavailable(_: float) -> None:
+        raise UnavailableError("The database is down.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(platform.jobs, "requeue_stalled", away)
+        patch.setattr(platform.jobs, "requeue_stalled", unavailable)
         poller.tick()
     poller.tick()
     assert platform.jobs.get(job.id).state == "running"
 
 
-def test_slots_are_given_one_by_one() -> None:
+def test_a_slot_is_entered_only_when_one_is_free() -> None:
     slots = Slots(1)
     entered = threading.Event()
 
@@ -98,10 +98,10 @@ def test_slots_are_given_one_by_one() -> None:
     assert slots.free() == 1
 
 
-def test_it_shows_health_checks_that_it_lives(platform: Platform) -> None:
+def test_it_touches_the_file_for_health_checks(platform: Platform) -> None:
     poller = JobPoller(platform, lambda: 0, lambda _: None)
     poller.start()
     try:
-        wait_until((platform.settings.home / "worker.alive").exists, "the sign of life")
+        wait_until((platform.settings.home / "worker.alive").exists, "the health check file")
     finally:
         poller.stop()

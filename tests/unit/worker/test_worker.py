@@ -1,4 +1,4 @@
-"""What errors mean for a job, and how much memory its process holds."""
+"""Whether errors are retried, a job's memory, and a worker that stops."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         return caught
 
 
-def outside_errors() -> list[BaseException]:
+def retryable_errors() -> list[BaseException]:
     import redis
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
     return [
-        UnavailableError("MLflow is away."),
+        UnavailableError("MLflow is down."),
         ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
         OSError(errno.ENOSPC, "No space left on device"),
         requests.exceptions.ConnectTimeout("slow"),
@@ -44,8 +44,8 @@ def outside_errors() -> list[BaseException]:
     ]
 
 
-@pytest.mark.parametrize("error", outside_errors(), ids=lambda e: type(e).__name__)
-def test_what_lies_outside_the_model_is_tried_again(error: BaseException) -> None:
+@pytest.mark.parametrize("error", retryable_errors(), ids=lambda e: type(e).__name__)
+def test_errors_outside_the_models_code_are_retried(error: BaseException) -> None:
     assert classify(raised(error)).retryable
     assert classify(raised(RuntimeError("while logging"), error)).retryable
 
@@ -62,11 +62,11 @@ def test_what_lies_outside_the_model_is_tried_again(error: BaseException) -> Non
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_what_the_models_own_code_raises_is_not(error: BaseException) -> None:
+def test_errors_of_the_models_own_code_are_not_retried(error: BaseException) -> None:
     assert not classify(raised(error)).retryable
 
 
-def test_a_fault_tells_what_where_and_how_it_came_about() -> None:
+def test_a_failure_has_the_detail_the_field_and_the_traceback() -> None:
     error = classify(raised(ProjectError("Bad C.", field="C"), ValueError("inner")))
     assert error.problem["detail"] == "Bad C."
     assert error.problem["field"] == "C"
@@ -75,18 +75,18 @@ def test_a_fault_tells_what_where_and_how_it_came_about() -> None:
     assert plain["detail"] == "ZeroDivisionError: division by zero"
 
 
-def test_errors_that_refer_to_each_other_in_a_circle_are_judged_too() -> None:
+def test_errors_with_circular_causes_are_classified() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__context__, two.__context__ = two, one
     assert not classify(one).retryable
 
 
-def test_a_killed_process_is_tried_again_and_one_over_its_limit_is_not() -> None:
+def test_a_killed_process_is_retried_and_an_exceeded_limit_is_not() -> None:
     assert process_died("SIGKILL").retryable
     assert not limit_exceeded("too long").retryable
 
 
-def test_the_memory_of_a_group_is_that_of_all_its_processes() -> None:
+def test_the_memory_of_a_group_includes_all_its_processes() -> None:
     code = "import os, sys; held = b'x' * (64 << 20); print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", f"import os; os.fork(); {code}"],
@@ -104,13 +104,13 @@ def test_the_memory_of_a_group_is_that_of_all_its_processes() -> None:
     assert group_memory(os.getpgid(0) + 1_000_000) == 0
 
 
-def test_log_lines_about_a_job_name_it_and_the_request_that_asked_for_it() -> None:
+def test_log_lines_about_a_job_have_its_id_and_its_request() -> None:
     job = Job("train", model="churn", request_id="r1", id="j1")
     assert log_context(job) == {"job_id": "j1", "model": "churn", "request_id": "r1"}
     assert log_context(Job("probe", id="j2")) == {"job_id": "j2"}
 
 
-def test_a_worker_that_is_to_stop_claims_nothing_more(home: Path) -> None:
+def test_a_stopping_worker_claims_no_more_jobs(home: Path) -> None:
     platform = Platform.open(Settings())
     runner = JobRunner(platform, "w")
     job, _ = platform.submit(NewJob("probe"))

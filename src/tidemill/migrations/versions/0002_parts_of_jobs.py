@@ -1,4 +1,4 @@
-"""Jobs may be parts of another job, as the trials of a training are."""
+"""Jobs can be children of another job, as the trials of a training are."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Predictions as the journal holds them, the versions they came from, and labels that wait.
+"""Predictions as in the journal, the versions they are from, and labels that wait for them.
 
-Nothing was written to the two tables before this version, so they are made anew.
+Nothing was written to the two tables before this version, so they are recreated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What watching remembers of each model, who asked for a trigger, and who is to be told of it."""
+"""The monitoring state of each model, the actor of a trigger, and webhook notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contests: which versions compete to become champion, and what came of it."""
+"""Contests: the versions that compete to become champion, and the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs remember the span that asked for them."""
+"""The trace span that requested a job."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def test_an_unreadable_file_is_named_and_delays_no_other(
     database: Database, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = closed(folder, record(1))
-    (folder / f"0-{first.name}").mkdir()  # sorts before all others, and opens for nobody
+    (folder / f"0-{first.name}").mkdir()  # sorts before all others and cannot be opened
     newer = folder / f"1-{first.name}"
     newer.write_bytes(HEADER.pack(b"TMJRNL9\n", 7) + b"what is to come")
     ingest = Ingest(database, folder, KNOWN)
@@ -281,12 +281,12 @@ def test_an_unreadable_file_is_named_and_delays_no_other(
     closed(folder, record(2))
     assert ingest.drain() == 1
     assert stored(database) == ids(1, 2)
-    assert ingest.counts.unreadable == 2  # each counted and told once, though met twice
-    assert caplog.text.count("cannot be read and is left") == 2
+    assert ingest.counts.unreadable == 2  # each counted and logged once, though found twice
+    assert caplog.text.count("cannot be read and is skipped") == 2
     problem = ingest.state().problem
     assert problem is not None
     assert f"0-{first.name}" in problem
-    assert newer.exists()  # nothing that may be read later is thrown away
+    assert newer.exists()  # what a newer version can read is kept
     newer.unlink()
     (folder / f"0-{first.name}").rmdir()
     ingest.drain()

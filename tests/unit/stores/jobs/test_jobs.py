@@ -1,4 +1,4 @@
-"""Jobs: whatever happens to workers and messages, each is done once and none is lost."""
+"""Jobs: whatever happens to workers and messages, each runs once and none is lost."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_job_goes_from_queued_to_succeeded(jobs: Jobs) -> None:
     assert jobs.claim(job.id, "w2") is None
 
 
-def test_only_one_of_many_workers_gets_a_job(jobs: Jobs) -> None:
+def test_only_one_of_many_workers_claims_a_job(jobs: Jobs) -> None:
     job = submitted(jobs)
     got: list[Job | None] = []
     barrier = threading.Barrier(6)
@@ -71,7 +71,7 @@ def test_only_one_of_many_workers_gets_a_job(jobs: Jobs) -> None:
     assert len([job for job in got if job is not None]) == 1
 
 
-def test_the_same_idempotency_key_gives_the_same_job(jobs: Jobs) -> None:
+def test_an_idempotency_key_returns_the_same_job(jobs: Jobs) -> None:
     first, new = jobs.submit(NewJob("train", "iris", params={"C": 1}, idempotency_key="k"))
     again, new_again = jobs.submit(NewJob("train", "iris", params={"C": 1}, idempotency_key="k"))
     assert (new, new_again, again.id) == (True, False, first.id)
@@ -79,7 +79,7 @@ def test_the_same_idempotency_key_gives_the_same_job(jobs: Jobs) -> None:
         jobs.submit(NewJob("train", "iris", params={"C": 2}, idempotency_key="k"))
 
 
-def test_posts_that_race_with_one_idempotency_key_make_one_job(jobs: Jobs) -> None:
+def test_concurrent_requests_with_one_idempotency_key_create_one_job(jobs: Jobs) -> None:
     made: list[tuple[Job, bool]] = []
     barrier = threading.Barrier(5)
 
@@ -96,7 +96,7 @@ def test_posts_that_race_with_one_idempotency_key_make_one_job(jobs: Jobs) -> No
     assert [new for _, new in made].count(True) == 1
 
 
-def test_a_silent_worker_loses_its_job_and_cannot_write_to_it_any_more(
+def test_a_worker_without_heartbeat_loses_its_job_and_cannot_write_to_it(
     jobs: Jobs, database: Database
 ) -> None:
     first = claimed(jobs)
@@ -114,7 +114,7 @@ def test_a_silent_worker_loses_its_job_and_cannot_write_to_it_any_more(
     assert jobs.succeed(second, {}) is not None
 
 
-def test_a_job_that_keeps_losing_workers_ends_as_failed(jobs: Jobs, database: Database) -> None:
+def test_a_job_that_lost_too_many_workers_fails(jobs: Jobs, database: Database) -> None:
     job = claimed(jobs)
     with database.write() as connection:
         connection.execute(update(table).values(attempts=MAX_ATTEMPTS))
@@ -122,7 +122,7 @@ def test_a_job_that_keeps_losing_workers_ends_as_failed(jobs: Jobs, database: Da
     assert [ended.state for ended in jobs.requeue_stalled(10)] == ["failed"]
 
 
-def test_cancelling_is_at_once_for_what_waits_and_a_request_for_what_runs(jobs: Jobs) -> None:
+def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_on_request(jobs: Jobs) -> None:
     waiting = submitted(jobs)
     assert jobs.cancel(waiting.id).state == "cancelled"
     assert jobs.cancel(waiting.id).state == "cancelled"
@@ -136,7 +136,7 @@ def test_cancelling_is_at_once_for_what_waits_and_a_request_for_what_runs(jobs: 
     assert ended.state == "cancelled"
 
 
-def test_what_has_ended_or_was_never_there_cannot_be_cancelled(jobs: Jobs) -> None:
+def test_a_finished_or_unknown_job_cannot_be_cancelled(jobs: Jobs) -> None:
     done = claimed(jobs)
     jobs.succeed(done, {})
     with pytest.raises(ConflictError, match="already succeeded"):
@@ -145,14 +145,14 @@ def test_what_has_ended_or_was_never_there_cannot_be_cancelled(jobs: Jobs) -> No
         jobs.cancel("nothing")
 
 
-def test_a_cancelled_job_whose_worker_died_is_not_run_again(jobs: Jobs, database: Database) -> None:
+def test_a_cancelled_job_whose_worker_died_is_not_retried(jobs: Jobs, database: Database) -> None:
     job = claimed(jobs)
     jobs.cancel(job.id)
     silence(database, job, 100)
     assert [ended.state for ended in jobs.requeue_stalled(10)] == ["cancelled"]
 
 
-def test_a_postponed_job_is_not_to_be_had_before_its_time(jobs: Jobs) -> None:
+def test_a_job_to_be_retried_cannot_be_claimed_before_it_is_due(jobs: Jobs) -> None:
     job = claimed(jobs)
     waiting = jobs.retry_later(job, {"detail": "MLflow is down"}, delay=60, counts=False)
     assert waiting is not None
@@ -171,17 +171,17 @@ def age(database: Database, job: Job, seconds: float, *columns: str) -> None:
         connection.execute(update(table).where(table.c.id == job.id).values(changed))
 
 
-def test_a_job_nobody_was_told_of_is_rung_for_once(jobs: Jobs, database: Database) -> None:
+def test_a_job_whose_message_was_not_sent_is_fetched_once(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
-    age(database, job, -60, "updated")  # made just now, however slow the machine
-    assert jobs.fetch_overdue(10) == []  # whoever made it is about to tell
+    age(database, job, -60, "updated")  # created just now, however slow the machine
+    assert jobs.fetch_overdue(10) == []  # the submitting process is about to send the message
     age(database, job, 65, "updated", "not_before")
     assert [found.id for found in jobs.fetch_overdue(10)] == [job.id]
     age(database, job, -60, "sent")
     assert jobs.fetch_overdue(10) == []
 
 
-def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -> None:
+def test_a_job_whose_message_was_lost_is_fetched(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
     jobs.mark_sent([job.id])
     age(database, job, -60, "sent")
@@ -190,7 +190,7 @@ def test_a_message_that_was_lost_is_sent_again(jobs: Jobs, database: Database) -
     assert [found.id for found in jobs.fetch_overdue(10)] == [job.id]
 
 
-def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Database) -> None:
+def test_a_job_to_be_retried_is_fetched_when_it_is_due(jobs: Jobs, database: Database) -> None:
     job = submitted(jobs)
     jobs.mark_sent([job.id])
     running = jobs.claim(job.id, "w1")
@@ -202,7 +202,7 @@ def test_a_postponed_job_is_rung_for_when_it_is_due(jobs: Jobs, database: Databa
     assert [found.id for found in jobs.fetch_overdue(10)] == [job.id]
 
 
-def test_the_oldest_jobs_are_rung_for_first(jobs: Jobs, database: Database) -> None:
+def test_the_oldest_jobs_are_fetched_first(jobs: Jobs, database: Database) -> None:
     made = [submitted(jobs) for _ in range(4)]
     for number, job in enumerate(made):
         age(database, job, 10 + 10 * number, "updated", "not_before")
@@ -222,7 +222,7 @@ def test_jobs_are_listed_by_page_and_filter(jobs: Jobs) -> None:
 
 
 @given(st.lists(st.integers(1, 2**62), min_size=1, max_size=50))
-def test_ids_sort_in_the_order_they_were_made_whatever_the_clock_says(moments: list[int]) -> None:
+def test_ids_sort_by_creation_whatever_the_clock_says(moments: list[int]) -> None:
     moment = iter(moments)
     next_id = id_source(lambda: next(moment))
     ids = [next_id() for _ in moments]
@@ -230,7 +230,7 @@ def test_ids_sort_in_the_order_they_were_made_whatever_the_clock_says(moments: l
     assert ids == sorted(set(ids))
 
 
-def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order() -> None:
+def test_ids_created_in_threads_are_unique_and_in_each_threads_order() -> None:
     made: list[list[str]] = [[] for _ in range(4)]
     threads = [
         threading.Thread(target=lambda own=own: own.extend(new_row_id() for _ in range(2000)))
@@ -244,49 +244,49 @@ def test_ids_made_in_several_threads_are_all_different_and_in_each_threads_order
     assert len({each for own in made for each in own}) == 8000
 
 
-def test_new_ids_sort_after_those_with_milliseconds_that_are_in_the_table() -> None:
+def test_new_ids_sort_after_older_ids_with_milliseconds() -> None:
     earlier = f"{time.time_ns() // 1_000_000:012x}" + "f" * 20
     assert new_row_id() > earlier
 
 
 class World:
-    """One job, three workers and everything that may happen to them."""
+    """One job, three workers and every event that can happen to them."""
 
     def __init__(self, jobs: Jobs, database: Database) -> None:
         self.jobs, self.database = jobs, database
         self.job = submitted(jobs)
-        self.held = dict.fromkeys(range(3), self.job)
+        self.claimed = dict.fromkeys(range(3), self.job)
         self.endings = 0
 
     def claim(self, worker: int) -> None:
-        self.held[worker] = self.jobs.claim(self.job.id, f"w{worker}") or self.held[worker]
+        self.claimed[worker] = self.jobs.claim(self.job.id, f"w{worker}") or self.claimed[worker]
 
-    def beat(self, worker: int) -> None:
-        self.jobs.heartbeat(self.held[worker], percent=1, stage="fit", progress={})
+    def heartbeat(self, worker: int) -> None:
+        self.jobs.heartbeat(self.claimed[worker], percent=1, stage="fit", progress={})
 
     def succeed(self, worker: int) -> None:
-        self.endings += self.jobs.succeed(self.held[worker], {}) is not None
+        self.endings += self.jobs.succeed(self.claimed[worker], {}) is not None
 
     def fail(self, worker: int) -> None:
-        self.endings += self.jobs.fail(self.held[worker], {}) is not None
+        self.endings += self.jobs.fail(self.claimed[worker], {}) is not None
 
-    def postpone(self, worker: int) -> None:
-        self.jobs.retry_later(self.held[worker], {}, delay=0, counts=True)
+    def retry_later(self, worker: int) -> None:
+        self.jobs.retry_later(self.claimed[worker], {}, delay=0, counts=True)
 
     def die(self, _: int) -> None:
         silence(self.database, self.job, 100)
-        self.endings += sum(reaped.done for reaped in self.jobs.requeue_stalled(10))
+        self.endings += sum(job.done for job in self.jobs.requeue_stalled(10))
 
     def cancel(self, _: int) -> None:
         if not self.jobs.get(self.job.id).done:
             self.endings += self.jobs.cancel(self.job.id).done
 
-    def ring(self, _: int) -> None:
+    def fetch(self, _: int) -> None:
         age(self.database, self.job, 100, "sent", "not_before", "updated")
         self.jobs.fetch_overdue(5)
 
 
-EVENTS = ["claim", "beat", "succeed", "fail", "postpone", "die", "cancel", "ring"]
+EVENTS = ["claim", "heartbeat", "succeed", "fail", "retry_later", "die", "cancel", "fetch"]
 
 
 @given(events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 2)), max_size=40))
@@ -294,7 +294,7 @@ EVENTS = ["claim", "beat", "succeed", "fail", "postpone", "die", "cancel", "ring
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_in_any_order_of_events_a_job_ends_once_and_can_always_go_on(
+def test_in_any_order_of_events_a_job_ends_once_and_never_gets_stuck(
     events: list[tuple[str, int]], jobs: Jobs, database: Database
 ) -> None:
     world = World(jobs, database)
@@ -307,9 +307,7 @@ def test_in_any_order_of_events_a_job_ends_once_and_can_always_go_on(
         assert jobs.get(now.id).done or jobs.claim(now.id, "last") is not None
 
 
-def test_the_age_of_the_queue_is_that_of_the_job_that_waits_longest(
-    jobs: Jobs, database: Database
-) -> None:
+def test_the_queue_age_is_that_of_the_longest_waiting_job(jobs: Jobs, database: Database) -> None:
     assert jobs.queue_age() == 0.0
     old, taken = submitted(jobs), submitted(jobs)
     jobs.claim(taken.id, "w1")
