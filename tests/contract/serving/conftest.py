@@ -1,4 +1,4 @@
-"""Small real bundles on a shelf, and servers that serve them, for the data plane's tests."""
+"""Small real bundles on a shelf, and servers for them, for the data plane's tests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_bundle(
 
 
 def classifier(folder: Path, seed: int = 0) -> Bundle:
-    """Three classes out of six numbers: a softmax over a matrix product, in single precision."""
+    """Three classes from six numbers: a softmax of a matrix product, in single precision."""
     from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def _model(graph: Any) -> bytes:
 
 
 def regressor(folder: Path) -> Bundle:
-    """A mixed table: a number, a whole number that may be missing, a switch and a text."""
+    """A mixed table: a number, a nullable integer, a boolean and a text."""
     from onnx import TensorProto, helper
 
     def info(name: str, kind: int, width: int) -> Any:
@@ -148,7 +148,7 @@ def regressor(folder: Path) -> Bundle:
 
 
 def pictures(folder: Path) -> Bundle:
-    """A tensor model: which quarter of a 4x4 picture is the brightest."""
+    """A tensor model: which quarter of a 4x4 image is the brightest."""
     from onnx import TensorProto, helper
 
     nodes = [
@@ -205,20 +205,20 @@ def make_shelf(
 
 @pytest.fixture
 def shelf(home: Path) -> Path:
-    """A shelf in a fresh home with the three models, `classifier` the default."""
+    """A shelf in a new home with the three models; `classifier` is the default."""
     return make_shelf(home / "shelf")
 
 
 @pytest.fixture
 def key(home: Path) -> str:
-    """A key with the scope predict, in the home's keyring."""
+    """A key with the scope `predict` in the home's keyring."""
     ring, token, _ = keyring.add(keyring.new_keyring(), ("predict",), name="test")
     keyring.save(home / "keys.json", ring)
     return token
 
 
 class Running:
-    """A server in a thread of the test's own process."""
+    """A server in a thread of the test process."""
 
     def __init__(self, server: uvicorn.Server) -> None:
         self.listener = bind("127.0.0.1", 0)
@@ -256,7 +256,7 @@ class Running:
 
 
 class Tidemill(Running):
-    """The data plane in a thread, with its service in reach."""
+    """The data plane in a thread, with access to its service."""
 
     def __init__(self, settings: ServingSettings, fallback: Any = None) -> None:
         self.service = Service(settings)
@@ -274,17 +274,17 @@ class Answer(NamedTuple):
 
 
 def wait_until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """The first true value that `holds` gives."""
+    """The first true value that `holds` returns."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := holds():
             return found
         time.sleep(0.005)
-    raise AssertionError(f"waited {seconds} s in vain for {what}")
+    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 def wait_read(connection: socket.socket) -> None:
-    """Wait until the server has read all that was sent to it so far."""
+    """Wait until the server has read everything sent so far."""
     ours, theirs = _kernels(connection.getsockname()), _kernels(connection.getpeername())
 
     def all_read() -> bool:
@@ -297,7 +297,7 @@ def wait_read(connection: socket.socket) -> None:
 
 
 def _kernels(address: tuple[str, int]) -> str:
-    """An address as /proc/net/tcp writes it."""
+    """An address in the format of /proc/net/tcp."""
     host, port = address
     return f"{socket.inet_aton(host)[::-1].hex().upper()}:{port:04X}"
 
@@ -307,7 +307,7 @@ Start = Callable[..., Tidemill]
 
 @contextlib.contextmanager
 def starting(home: Path) -> Iterator[Start]:
-    """Starts data planes over a home; keyword arguments are their settings."""
+    """Starts data planes with a home; keyword arguments are settings."""
     running: list[Tidemill] = []
 
     def begin(fallback: Any = None, **settings: Any) -> Tidemill:
@@ -324,14 +324,14 @@ def starting(home: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def start(home: Path) -> Iterator[Start]:
-    """Starts data planes over the test's fresh home."""
+    """Starts data planes with the test's home."""
     with starting(home) as begin:
         yield begin
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tidemill]:
-    """A data plane without keys that serves the three models, for tests that change nothing."""
+    """A data plane without keys with the three models, for tests that change nothing."""
     home = tmp_path_factory.mktemp("home")
     make_shelf(home / "shelf")
     with starting(home) as begin:

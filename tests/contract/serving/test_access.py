@@ -1,4 +1,4 @@
-"""Who may ask and how often: keys, scopes, expiry, revocation, rate limits; on both lanes."""
+"""Keys, scopes, expiry, revocation and rate limits, in the fast protocol and the ASGI app."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_bearer_token_is_a_key_too(home: Path, start: Start, path: str) -> Non
     assert running.ask(path, BODY, headers=both).status == 403
 
 
-def test_public_paths_ask_for_no_key(home: Path, start: Start) -> None:
+def test_public_paths_need_no_key(home: Path, start: Start) -> None:
     running = begin(home, start)
     for public in ("/health", "/ready", "/info", "/schema", "/metrics", "/openapi.json", "/docs"):
         assert running.ask(public).status == 200, public
@@ -130,7 +130,7 @@ def test_a_key_that_expires_stops_working_on_an_open_connection(
     connection.close()
 
 
-def test_a_broken_key_file_locks_everyone_out(home: Path, start: Start, path: str) -> None:
+def test_an_unreadable_key_file_rejects_every_key(home: Path, start: Start, path: str) -> None:
     _, good = add(home, keyring.new_keyring(), "predict")
     running = begin(home, start)
     for text in ("{", '{"pepper": "xyz"}', ""):
@@ -138,7 +138,7 @@ def test_a_broken_key_file_locks_everyone_out(home: Path, start: Start, path: st
         wait_until(lambda: running.ask(path, BODY, good).status == 403, "the lock-out")
 
 
-def test_each_key_has_its_own_share(home: Path, start: Start, path: str) -> None:
+def test_each_key_has_its_own_rate_limit(home: Path, start: Start, path: str) -> None:
     ring, one = add(home, keyring.new_keyring(), "predict")
     _, two = add(home, ring, "predict")
     running = begin(home, start, rate_limit="3/hour")
@@ -159,14 +159,14 @@ def test_each_key_has_its_own_share(home: Path, start: Start, path: str) -> None
     assert "tidemill_rate_limited_total 1.0" in running.ask("/metrics").body.decode()
 
 
-def test_both_lanes_take_from_one_share(home: Path, start: Start) -> None:
+def test_fast_protocol_and_asgi_app_share_a_rate_limit(home: Path, start: Start) -> None:
     _, one = add(home, keyring.new_keyring(), "predict")
     running = begin(home, start, rate_limit="4/hour")
     statuses = [running.ask(LANES[i % 2], BODY, one).status for i in range(6)]
     assert statuses == [200] * 4 + [429] * 2
 
 
-def test_strangers_are_limited_by_address(home: Path, start: Start) -> None:
+def test_callers_without_a_key_are_limited_by_address(home: Path, start: Start) -> None:
     _, good = add(home, keyring.new_keyring(), "predict")
     running = begin(home, start, rate_limit_address="2/hour")
     found = [running.ask("/predict", BODY, "wrong") for _ in range(3)]
@@ -176,7 +176,7 @@ def test_strangers_are_limited_by_address(home: Path, start: Start) -> None:
 
 
 @pytest.mark.parametrize(("trusted", "shared"), [("127.0.0.1", False), ("10.0.0.1", True)])
-def test_an_address_behind_a_trusted_proxy_counts_for_itself(
+def test_the_address_behind_a_trusted_proxy_is_limited(
     home: Path, start: Start, path: str, trusted: str, shared: bool
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
@@ -188,7 +188,7 @@ def test_an_address_behind_a_trusted_proxy_counts_for_itself(
     assert statuses == ([200, 429, 429] if shared else [200, 200, 429])
 
 
-def test_limits_can_be_switched_off(home: Path, start: Start, path: str) -> None:
+def test_rate_limits_can_be_turned_off(home: Path, start: Start, path: str) -> None:
     make_shelf(home / "shelf", ("classifier",))
     got = start(rate_limit="off").ask(path, BODY)
     assert got.status == 200

@@ -1,4 +1,4 @@
-"""A challenger beside its champion: in its shadow, or with a share of its callers."""
+"""A challenger next to its champion: as a shadow, or as a canary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BODY = {"features": ROW}
 
 @pytest.fixture
 def beside(home: Path, tmp_path: Path, start: Start) -> Callable[..., Tidemill]:
-    """beside(rule): a server with version 1 as champion and 2 as challenger under a rule."""
+    """beside(rule): a server with version 1 as champion and version 2 as challenger."""
 
     def begin(rule: TrafficRule, challenger: Bundle | None = None, **settings: Any) -> Tidemill:
         shelf = home / "shelf"
@@ -60,9 +60,7 @@ def metric(running: Tidemill, start: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
 
 
-def test_a_shadow_answers_the_same_rows_for_the_journal_alone(
-    beside: Callable[..., Tidemill], home: Path
-) -> None:
+def test_a_shadows_answers_are_only_recorded(beside: Callable[..., Tidemill], home: Path) -> None:
     running = beside(TrafficRule("shadow"))
     headers = {"X-Request-ID": "mine"}
     one = running.ask("/predict", BODY, headers=headers).json()
@@ -91,7 +89,7 @@ def test_a_shadow_answers_the_same_rows_for_the_journal_alone(
     assert sum(float(r.rpartition(" ")[2]) for r in posts) == 4
 
 
-def test_the_champions_answer_leaves_before_its_shadow_begins(
+def test_the_champions_response_is_sent_before_its_shadow_runs(
     beside: Callable[..., Tidemill], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = beside(TrafficRule("shadow"))
@@ -127,7 +125,7 @@ def test_shadows_that_do_not_fit_the_queue_are_dropped_and_counted(
     assert metric(running, found) > 0
 
 
-def test_a_challenger_that_takes_other_inputs_costs_the_champion_nothing(
+def test_a_challenger_with_other_inputs_does_not_affect_the_champion(
     beside: Callable[..., Tidemill], tmp_path: Path, home: Path
 ) -> None:
     running = beside(TrafficRule("shadow"), regressor(tmp_path / "other"))
@@ -137,7 +135,7 @@ def test_a_challenger_that_takes_other_inputs_costs_the_champion_nothing(
     assert not records(home, "shadow")
 
 
-def test_a_canary_has_its_share_of_callers_and_keeps_them(
+def test_a_canary_gets_its_share_of_callers_and_keeps_them(
     beside: Callable[..., Tidemill], home: Path
 ) -> None:
     running = beside(TrafficRule("canary", 0.5, "header"))
@@ -156,7 +154,7 @@ def test_a_canary_has_its_share_of_callers_and_keeps_them(
     )
 
 
-def test_every_protocol_has_canaries(beside: Callable[..., Tidemill], home: Path) -> None:
+def test_canaries_work_in_every_protocol(beside: Callable[..., Tidemill], home: Path) -> None:
     running = beside(TrafficRule("canary", 1.0))
     assert running.ask("/predict", BODY).json()["version"] == "2"
     assert running.ask("/predict_batch", {"instances": [ROW]}).json()["version"] == "2"
@@ -171,7 +169,7 @@ def test_every_protocol_has_canaries(beside: Callable[..., Tidemill], home: Path
 
 
 @pytest.mark.parametrize("how", ["refuses the row", "fails on it", "fails in a thread"])
-def test_where_a_canary_fails_the_champion_answers(
+def test_the_champion_answers_if_the_canary_fails(
     beside: Callable[..., Tidemill],
     tmp_path: Path,
     home: Path,
@@ -200,7 +198,7 @@ def test_where_a_canary_fails_the_champion_answers(
     assert metric(running, 'tidemill_canary_fallbacks_total{model="classifier",version="2"}') == 2
 
 
-def test_rules_are_taken_up_and_off_again_while_serving(
+def test_traffic_rules_can_change_while_serving(
     beside: Callable[..., Tidemill], home: Path
 ) -> None:
     running = beside(TrafficRule("off"))
@@ -220,7 +218,7 @@ def test_rules_are_taken_up_and_off_again_while_serving(
     assert info(running)["challenger"] is None
 
 
-def test_a_champion_that_is_swapped_keeps_its_challenger(
+def test_a_new_champion_keeps_the_challenger(
     beside: Callable[..., Tidemill], home: Path, tmp_path: Path
 ) -> None:
     running = beside(TrafficRule("canary", 1.0))
@@ -237,7 +235,7 @@ def test_a_champion_that_is_swapped_keeps_its_challenger(
     assert running.ask("/predict", BODY).json()["version"] == "2"
 
 
-def test_a_damaged_challenger_stays_away(beside: Callable[..., Tidemill], home: Path) -> None:
+def test_a_damaged_challenger_is_not_served(beside: Callable[..., Tidemill], home: Path) -> None:
     running = beside(TrafficRule("off"))
     (folder,) = [p.folder for p in running.service.models.state.challengers.values()]
     model = home / "shelf" / folder / "model.onnx"

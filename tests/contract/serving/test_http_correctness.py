@@ -1,4 +1,4 @@
-"""HTTP on both lanes is HTTP: the same raw exchanges with Tidemill and with a plain uvicorn app."""
+"""HTTP correctness: the same raw exchanges with Tidemill and with a plain uvicorn app."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Got(NamedTuple):
 
 
 class Client:
-    """A connection that reads answers one by one."""
+    """A connection that reads responses one by one."""
 
     def __init__(self, server: Running) -> None:
         self.socket = server.connect()
@@ -68,7 +68,7 @@ class Client:
 
 
 async def plain(scope: Any, receive: Any, send: Any) -> None:
-    """What a plain ASGI app answers: the length of the body."""
+    """A plain ASGI app that returns the length of the body."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -91,7 +91,7 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
 
 @contextlib.contextmanager
 def serving(kind: str, home: Path, keep_alive: int = 120) -> Iterator[Running]:
-    """Tidemill, or what it must not differ from."""
+    """Tidemill, or the plain app to compare it with."""
     if kind == "tidemill":
         make_shelf(home / "shelf")
         with starting(home) as begin:
@@ -115,21 +115,21 @@ def server(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 @pytest.fixture(params=["tidemill", "uvicorn"])
 def mortal(request: Any, tmp_path: Path) -> Iterator[Running]:
-    """A server of the test's own, to be stopped."""
+    """A server for one test, which may stop it."""
     with serving(request.param, tmp_path) as running:
         yield running
 
 
 @pytest.fixture(scope="module", params=["tidemill", "uvicorn"])
 def impatient(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server that soon closes what is idle."""
+    """A server with a short idle timeout."""
     with serving(request.param, tmp_path_factory.mktemp("home"), KEEP_ALIVE) as running:
         yield running
 
 
 @pytest.fixture
 def connect(server: Running) -> Iterator[Callable[[], Client]]:
-    """Opens connections to the server, which the test's end closes."""
+    """Opens connections to the server and closes them after the test."""
     opened: list[Client] = []
 
     def open_one() -> Client:
@@ -147,7 +147,7 @@ Connect = Callable[[], Client]
 def post(
     body: bytes = ROW, *lines: bytes, path: bytes = b"/predict", number: int | None = None
 ) -> bytes:
-    """A plain POST; `number` goes out as the request id and comes back."""
+    """A plain POST with `number` as the request id, which the response repeats."""
     extra = b"".join(line + b"\r\n" for line in lines)
     if number is not None:
         extra += b"X-Request-ID: n%d\r\n" % number
@@ -170,7 +170,7 @@ def test_a_connection_is_kept_for_the_next_request(connect: Connect) -> None:
         assert got.headers.get(b"connection") is None
 
 
-def test_heads_that_differ_in_anything_but_the_length_are_told_apart(connect: Connect) -> None:
+def test_heads_that_differ_in_more_than_the_length_are_distinguished(connect: Connect) -> None:
     client = connect()
     for number in (1, 1, 2, 2, 3):
         client.send(post(number=number))
@@ -197,7 +197,7 @@ def test_pipelined_requests_with_the_same_head_are_all_answered(connect: Connect
     assert [client.read().status for _ in range(300)] == [200] * 300
 
 
-def test_pipelining_keeps_the_order_over_both_lanes(connect: Connect) -> None:
+def test_pipelining_keeps_the_order_across_fast_protocol_and_asgi_app(connect: Connect) -> None:
     client = connect()
     get = b"GET /health HTTP/1.1\r\nHost: test\r\nX-Request-ID: n%d\r\n\r\n"
     query = b"POST /predict?a=1 HTTP/1.1\r\nHost: test\r\nX-Request-ID: n%d\r\n"
@@ -210,7 +210,7 @@ def test_pipelining_keeps_the_order_over_both_lanes(connect: Connect) -> None:
     assert id_of(client.read()) == b"n99"
 
 
-def test_a_request_may_come_byte_by_byte(connect: Connect) -> None:
+def test_a_request_may_arrive_byte_by_byte(connect: Connect) -> None:
     client = connect()
     for number in (1, 1, 2):
         for byte in post(number=number):
@@ -219,7 +219,7 @@ def test_a_request_may_come_byte_by_byte(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 30, 60, 120, 130, -5, -1])
-def test_a_known_head_may_come_in_two_pieces(connect: Connect, cut: int) -> None:
+def test_a_known_head_may_arrive_in_two_parts(connect: Connect, cut: int) -> None:
     client = connect()
     client.send(post(number=7))
     client.read()
@@ -249,7 +249,7 @@ def test_a_chunked_body_is_read(connect: Connect) -> None:
     assert id_of(client.read()) == b"n1"
 
 
-def test_expect_is_answered_before_the_body_comes(connect: Connect) -> None:
+def test_expect_is_answered_before_the_body_arrives(connect: Connect) -> None:
     client = connect()
     for _ in range(2):
         head, _, body = post(ROW, b"Expect: 100-continue").partition(b"\r\n\r\n")
@@ -298,14 +298,14 @@ def test_head_has_no_body(connect: Connect) -> None:
         b"POST /predict HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_what_is_not_http_gets_400_and_is_closed(connect: Connect, rubbish: bytes) -> None:
+def test_data_that_is_not_http_gets_400_and_is_closed(connect: Connect, rubbish: bytes) -> None:
     client = connect()
     client.send(rubbish)
     assert client.read().status == 400
     assert client.closed()
 
 
-def test_a_known_head_with_a_false_length_is_not_taken(connect: Connect) -> None:
+def test_a_known_head_with_an_invalid_length_is_refused(connect: Connect) -> None:
     for digits in (b"", b"x", b"1x", b"-1", b"+1"):
         client = connect()
         good = post()
@@ -318,7 +318,7 @@ def test_a_known_head_with_a_false_length_is_not_taken(connect: Connect) -> None
             raise AssertionError(f"{digits!r} was not answered") from error
 
 
-def test_a_client_that_leaves_in_the_middle_harms_nobody(connect: Connect) -> None:
+def test_a_client_that_disconnects_mid_request_affects_no_other(connect: Connect) -> None:
     for cut in (10, 100, len(post()) - 3):
         client = connect()
         client.send(post())
@@ -330,7 +330,7 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(connect: Connect) -> No
     assert client.read().status == 200
 
 
-def test_an_idle_connection_is_closed_after_its_time(impatient: Running) -> None:
+def test_an_idle_connection_is_closed_after_the_timeout(impatient: Running) -> None:
     client = Client(impatient)
     client.send(post())
     client.read()
@@ -342,12 +342,12 @@ def test_an_idle_connection_is_closed_after_its_time(impatient: Running) -> None
     client.socket.close()
 
 
-def test_a_busy_connection_is_not_closed_for_being_old(impatient: Running) -> None:
+def test_a_busy_connection_is_not_closed_by_the_idle_timeout(impatient: Running) -> None:
     wait_until(lambda: stays_open(impatient), "a connection that the test itself kept busy")
 
 
 def stays_open(server: Running) -> bool:
-    """Ask for twice the server's patience; False when this machine made a pause of its own."""
+    """Send requests for twice the idle timeout; False if this machine paused meanwhile."""
     client = Client(server)
     opened = last = time.monotonic()
     try:
@@ -367,7 +367,7 @@ def stays_open(server: Running) -> bool:
         client.socket.close()
 
 
-def test_a_client_that_does_not_read_is_not_read_either(connect: Connect) -> None:
+def test_requests_are_not_read_while_the_client_does_not_read_responses(connect: Connect) -> None:
     client = connect()
     client.socket.settimeout(1.0)
     request = post() * 50
@@ -378,7 +378,7 @@ def test_a_client_that_does_not_read_is_not_read_either(connect: Connect) -> Non
     assert other.read().status == 200
 
 
-def test_a_slow_reader_gets_every_answer(connect: Connect) -> None:
+def test_a_slow_reader_gets_every_response(connect: Connect) -> None:
     client = connect()
     count = 3000
     sender = threading.Thread(
@@ -390,7 +390,7 @@ def test_a_slow_reader_gets_every_answer(connect: Connect) -> None:
     sender.join(300)
 
 
-def test_stopping_answers_what_was_asked_and_closes_the_idle(mortal: Running) -> None:
+def test_a_shutdown_answers_open_requests_and_closes_idle_connections(mortal: Running) -> None:
     idle, busy = Client(mortal), Client(mortal)
     for client in (idle, busy):
         client.send(post())
@@ -420,7 +420,7 @@ def accepts(server: Running) -> bool:
     return True
 
 
-def test_a_known_head_that_stopping_cuts_is_answered(mortal: Running) -> None:
+def test_a_known_head_interrupted_by_a_shutdown_is_answered(mortal: Running) -> None:
     client = Client(mortal)
     client.send(post())
     client.read()
@@ -436,7 +436,7 @@ def test_a_known_head_that_stopping_cuts_is_answered(mortal: Running) -> None:
     client.socket.close()
 
 
-def test_a_head_without_end_is_cut_off(server: Running, connect: Connect) -> None:
+def test_an_endless_head_is_refused(server: Running, connect: Connect) -> None:
     if not isinstance(server, Tidemill):
         pytest.skip("uvicorn reads on for ever")
     client = connect()
@@ -485,7 +485,7 @@ KINDS = ("plain", "other", "get", "query", "chunked", "bad")
 
 
 def one_of(kind: str, number: int) -> bytes:
-    """A request of a kind, with its number as the request id."""
+    """A request of one kind, with its number as the request id."""
     line = b"X-Request-ID: n%d" % number
     if kind == "get":
         return b"GET /health HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n" % line
@@ -504,7 +504,7 @@ def one_of(kind: str, number: int) -> bytes:
     st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 3)), min_size=1, max_size=12),
     st.lists(st.integers(1, 400), min_size=1, max_size=30),
 )
-def test_any_requests_cut_anywhere_are_answered_in_order(
+def test_any_requests_split_anywhere_are_answered_in_order(
     server: Running, order: list[tuple[str, int]], cuts: list[int]
 ) -> None:
     stream = b"".join(one_of(kind, number) for kind, number in order)

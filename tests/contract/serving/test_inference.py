@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, asked by Triton's own client and by hand."""
+"""The Open Inference Protocol, with Triton's client and with raw requests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_client_finds_server_and_models(client: Any) -> None:
     assert {(m["name"], m["state"]) for m in index} >= {("classifier", "READY")}
 
 
-def test_metadata_tells_inputs_and_outputs(client: Any) -> None:
+def test_metadata_lists_inputs_and_outputs(client: Any) -> None:
     found = client.get_model_metadata("regressor", "1")
     kinds = {entry["name"]: entry["datatype"] for entry in found["inputs"]}
     assert kinds == TYPES
@@ -93,7 +93,7 @@ def test_triton_sends_texts_and_booleans_as_bytes(served: Any, client: Any) -> N
     assert found.tolist() == [114.5, 206.0]
 
 
-def test_null_is_missing_where_the_model_takes_that(served: Any) -> None:
+def test_null_is_a_missing_value_if_the_column_is_nullable(served: Any) -> None:
     good = infer(served, "regressor", houses(rooms=[None]))
     assert good.json()["outputs"][0]["data"] == [111.5]
     bad = infer(served, "regressor", houses(area=[None]))
@@ -135,7 +135,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ("pictures", {"inputs": [tensor(name="image", shape=[1, 6])]}, "has the shape"),
     ],
 )
-def test_what_does_not_fit_is_a_400_that_says_why(
+def test_invalid_inputs_get_400_with_the_reason(
     served: Any, model: str, body: Any, said: str
 ) -> None:
     answer = infer(served, model, body)
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_a_400_that_says_why(
         (None, 48, struct.pack("<7d", *ROW, 0.0), "belong to no input"),
     ],
 )
-def test_binary_tensors_that_lie_are_refused(
+def test_binary_tensors_with_a_wrong_size_are_refused(
     served: Any, length: str | None, announced: int, tail: bytes, said: str
 ) -> None:
     entry = tensor(parameters={"binary_data_size": announced})
@@ -166,7 +166,7 @@ def test_binary_tensors_that_lie_are_refused(
     assert said in answer.json()["error"]
 
 
-def test_an_unknown_model_or_version_is_a_404_in_the_protocols_shape(served: Any) -> None:
+def test_an_unknown_model_or_version_gets_the_protocols_404(served: Any) -> None:
     for path in ("/v2/models/oak", "/v2/models/classifier/versions/9/ready"):
         answer = served.ask(path)
         assert answer.status == 404
@@ -176,7 +176,7 @@ def test_an_unknown_model_or_version_is_a_404_in_the_protocols_shape(served: Any
 @given(
     st.lists(st.lists(st.floats(-50, 50, width=32), min_size=6, max_size=6), min_size=1, max_size=4)
 )
-def test_every_form_of_the_same_rows_gets_the_same_answer(
+def test_every_format_of_the_same_rows_gets_the_same_answer(
     served: Any, rows: list[list[float]]
 ) -> None:
     native = served.ask("/predict", {"instances": rows}).json()["predictions"]

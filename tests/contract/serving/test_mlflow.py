@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol: the same questions to MLflow's own scoring server and to ours."""
+"""MLflow's scoring protocol: the same requests to MLflow's scoring server and to ours."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def forms(table: pd.DataFrame) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", list(tables()))
 @pytest.mark.parametrize("form", ["split", "records", "instances", "inputs", "params"])
-def test_every_json_form_gets_mlflows_answer(pairs: dict[str, Pair], name: str, form: str) -> None:
+def test_every_json_format_gets_mlflows_answer(
+    pairs: dict[str, Pair], name: str, form: str
+) -> None:
     pair = pairs[name]
     theirs, ours = pair.both(forms(pair.table[:7])[form])
     assert theirs[0] == ours[0] == 200
@@ -159,7 +161,7 @@ def test_any_rows_get_mlflows_answer(pairs: dict[str, Pair], rows: list[tuple[fl
     same(theirs[1], ours[1])
 
 
-def test_columns_in_another_order_and_columns_unknown_do_no_harm(pairs: dict[str, Pair]) -> None:
+def test_column_order_and_unknown_columns_do_not_matter(pairs: dict[str, Pair]) -> None:
     pair = pairs["whole"]
     table = pair.table[:5].iloc[:, ::-1].assign(note="x")
     theirs, ours = pair.both(forms(table)["split"])
@@ -179,14 +181,16 @@ def test_columns_in_another_order_and_columns_unknown_do_no_harm(pairs: dict[str
         b'{"instances": [[1,2,3]], "inputs": [[1,2,3]]}',
     ],
 )
-def test_both_refuse_the_same_input_in_the_same_shape(pairs: dict[str, Pair], body: bytes) -> None:
+def test_both_refuse_the_same_input_with_the_same_error(
+    pairs: dict[str, Pair], body: bytes
+) -> None:
     theirs, ours = pairs["texts"].both(body)
     assert theirs[0] == ours[0] == 400
     assert {"error_code", "message"} <= set(theirs[1])
     assert set(ours[1]) == {"error_code", "message"}
 
 
-def test_csv_that_is_none_is_refused(pairs: dict[str, Pair]) -> None:
+def test_invalid_csv_is_refused(pairs: dict[str, Pair]) -> None:
     for body in (b"", b"a,b,c\n", b"a,b,c\n1,2\n", b'a,b,c\n"1,2,3\n', b"\xff\xfe"):
         answer = pairs["texts"].ours.ask("/invocations", body, headers={"Content-Type": "text/csv"})
         assert answer.status == 400, body
@@ -223,7 +227,7 @@ def test_a_table_with_two_columns_of_one_name_is_refused(pairs: dict[str, Pair])
     ],
     ids=lambda column: str(column.type),
 )
-def test_a_parquet_of_other_types_is_refused_and_never_a_failure(
+def test_a_parquet_file_with_other_types_is_refused_without_a_failure(
     pairs: dict[str, Pair], column: Any
 ) -> None:
     file = io.BytesIO()
@@ -249,7 +253,7 @@ def test_ping_and_version_answer(pairs: dict[str, Pair]) -> None:
     assert ours.ask("/version").status == 200
 
 
-def test_a_tensor_comes_as_instances_or_inputs(served: Any) -> None:
+def test_a_tensor_is_accepted_as_instances_or_inputs(served: Any) -> None:
     pixels = np.zeros((1, 4, 4))
     pixels[0, 2:, 2:] = 1
     bodies = [
@@ -272,7 +276,7 @@ def same(theirs: Any, ours: Any) -> None:
 
 @pytest.fixture(scope="module")
 def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
-    """Models that were logged with a tensor signature, adopted from what MLflow wrote."""
+    """Models that were logged with a tensor signature, converted from MLflow."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's and Starlette's own
         import mlflow.sklearn
@@ -338,7 +342,7 @@ mixed_rows = st.lists(
 @settings(max_examples=25)
 @given(mixed_rows)
 @pytest.mark.parametrize("name", ["whole", "floats"])
-def test_every_form_in_every_protocol_gets_the_native_models_answer(
+def test_every_format_in_every_protocol_gets_the_native_models_answer(
     pairs: dict[str, Pair], name: str, rows: list[dict[str, Any]]
 ) -> None:
     pair = pairs[name]
@@ -349,7 +353,7 @@ def test_every_form_in_every_protocol_gets_the_native_models_answer(
 
 
 def native(pair: Pair, rows: list[dict[str, Any]]) -> Iterator[list[Any]]:
-    """The native protocol's answers, by form."""
+    """The native protocol's answers, by format."""
     path = f"/models/{pair.name}/predict"
     listed = [list(row.values()) for row in rows]
     for form in ({"features": rows[0]}, rows[0], {"features": listed[0]}):
@@ -364,7 +368,7 @@ def native(pair: Pair, rows: list[dict[str, Any]]) -> Iterator[list[Any]]:
 
 
 def invocations(pair: Pair, table: pd.DataFrame) -> Iterator[list[Any]]:
-    """MLflow's protocol's answers, by form and content type."""
+    """MLflow's protocol's answers, by format and content type."""
     parquet = io.BytesIO()
     table.to_parquet(parquet)
     bodies = [(json.dumps(body).encode(), "application/json") for body in forms(table).values()]

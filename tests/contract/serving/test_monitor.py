@@ -1,4 +1,4 @@
-"""The monitor against real servers: well, without a key, down, and going down."""
+"""The monitor with real servers: healthy, without a key, unreachable, and going down."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rows(home: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> None:
+def test_a_healthy_server_is_reported_healthy(home: Path, served: Tidemill) -> None:
     done = run(home, address(served), "--every", "50ms", "--for", "120ms")
     assert done.exit_code == 0, done.output
     summary = json.loads((home.parent / "reports" / "monitoring_summary.json").read_text())
@@ -67,7 +67,7 @@ def test_a_server_that_is_well_is_reported_so(home: Path, served: Tidemill) -> N
     assert all(row["healthy"] and row["status"] == 200 for row in kept)
 
 
-def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf: Path) -> None:
+def test_probes_are_stored_apart_from_traffic(start: Start, shelf: Path) -> None:
     server = start()
     prober = ApiProber(address(server))
     prober.probe_all()
@@ -78,7 +78,7 @@ def test_probes_are_told_from_traffic_where_they_are_stored(start: Start, shelf:
     assert {row.role for record in records for row in rows_from_record(record)} == {"probe"}
 
 
-def test_a_missing_key_is_what_is_wrong_and_the_right_one_helps(
+def test_a_missing_key_is_reported_and_a_valid_key_works(
     start: Start, shelf: Path, key: str, home: Path
 ) -> None:
     url = address(start(auth="on"))
@@ -93,7 +93,7 @@ def test_a_missing_key_is_what_is_wrong_and_the_right_one_helps(
     assert done.exit_code == 0, done.output
 
 
-def test_a_server_that_is_not_there_is_a_finding(home: Path) -> None:
+def test_an_unreachable_server_is_reported(home: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run(home, url, "--every", "10ms", "--for", "15ms", "--json")
     assert done.exit_code == 1
@@ -104,9 +104,7 @@ def test_a_server_that_is_not_there_is_a_finding(home: Path) -> None:
     assert all(not row["healthy"] and "Connect" in row["error"] for row in rows(home))
 
 
-def test_a_server_that_goes_down_is_reported_from_then_on(
-    start: Start, shelf: Path, home: Path
-) -> None:
+def test_a_server_that_goes_down_is_reported(start: Start, shelf: Path, home: Path) -> None:
     server = start()
     url, model = address(server), next(iter(server.service.models.predictors))
     prober, stop = ApiProber(url, models=[model], timeout=300), threading.Event()
@@ -130,7 +128,7 @@ def test_a_server_that_goes_down_is_reported_from_then_on(
     }  # fmt: skip
 
 
-def test_ctrl_c_writes_the_report_of_what_there_is(home: Path, served: Tidemill) -> None:
+def test_ctrl_c_writes_the_report_so_far(home: Path, served: Tidemill) -> None:
     reports = home.parent / "reports"
     words = ["monitor", address(served), "--every", "20ms", "--reports", str(reports)]
     command = [sys.executable, "-m", "tidemill", *words, "--home", str(home)]
@@ -162,19 +160,19 @@ def test_outages_run_from_the_first_failure_to_the_first_answer() -> None:
     assert summary["availability"] == 4 / 7
 
 
-def test_nothing_found_is_a_report_too(tmp_path: Path) -> None:
+def test_a_report_without_findings_is_written(tmp_path: Path) -> None:
     summary = write_reports(tmp_path, "http://x", [], {})
     assert (summary["healthy"], summary["availability"]) == (False, None)
     assert plot_api_monitor({}, "nothing").axes
 
 
-def test_the_picture_marks_failures(tmp_path: Path) -> None:
+def test_the_plot_marks_failures(tmp_path: Path) -> None:
     line = ProbeSeries(np.arange(3.0), np.array([1.0, np.nan, 2.0]), np.array([True, False, True]))
     (axes,) = plot_api_monitor({"health": line}, "t").axes
     assert "1 of 3 failed" in axes.get_title("left")
 
 
-def test_findings_wait_for_a_database_that_is_away(database: Database) -> None:
+def test_findings_are_stored_once_the_database_is_reachable(database: Database) -> None:
     nowhere = Database(f"postgresql://me@127.0.0.1:{free_port()}/x")
     keeper = ProbeBuffer(ApiProbes(nowhere))
     keeper.keep([probe(1, True)])
@@ -188,17 +186,17 @@ def test_findings_wait_for_a_database_that_is_away(database: Database) -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:y", ""])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_invalid_addresses_are_refused(url: str) -> None:
     with pytest.raises(InputError, match="no address"):
         ApiProber(url)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("1.5m", 90)])
-def test_durations(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text, "--every") == seconds
 
 
 @pytest.mark.parametrize("text", ["10", "0s", "ten", "-5s", ""])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="no duration"):
         parse_duration(text, "--every")

@@ -1,4 +1,4 @@
-"""The native protocol over HTTP: each form of a request, each refusal, what an answer says."""
+"""The native protocol over HTTP: every request format, every error, and the responses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_regressor_answers_a_number(served: Tidemill) -> None:
         dict(reversed(NAMED.items())),
     ],
 )
-def test_every_form_of_a_row_gets_the_same_answer(served: Tidemill, body: Any) -> None:
+def test_every_format_of_a_row_gets_the_same_answer(served: Tidemill, body: Any) -> None:
     assert without_id(served.ask("/predict", body)) == without_id(
         served.ask("/predict", {"features": ROW})
     )
@@ -76,7 +76,7 @@ def test_every_form_of_a_row_gets_the_same_answer(served: Tidemill, body: Any) -
         {"features": [PICTURE[i : i + 4] for i in range(0, 16, 4)]},
     ],
 )
-def test_every_form_of_a_picture_gets_the_same_answer(served: Tidemill, body: Any) -> None:
+def test_every_format_of_an_image_gets_the_same_answer(served: Tidemill, body: Any) -> None:
     flat = without_id(predict(served, "pictures", {"image": PICTURE}))
     assert flat["prediction"] in (0, 1, 2, 3)
     assert without_id(predict(served, "pictures", body)) == flat
@@ -95,7 +95,7 @@ def test_every_form_of_a_picture_gets_the_same_answer(served: Tidemill, body: An
         ({"area": 1e300}, 1e300),
     ],
 )
-def test_a_mixed_table_takes_what_its_columns_take(
+def test_a_mixed_table_accepts_what_its_columns_accept(
     served: Tidemill, change: dict[str, Any], price: float
 ) -> None:
     house = {**HOUSE, **change}
@@ -103,7 +103,7 @@ def test_a_mixed_table_takes_what_its_columns_take(
         assert predict(served, "regressor", body).json()["prediction"] == price
 
 
-def test_a_batch_answers_each_row_with_an_id_of_its_own(served: Tidemill) -> None:
+def test_each_row_of_a_batch_has_its_own_id(served: Tidemill) -> None:
     rows: list[Any] = [ROW, NAMED, {"features": ROW}, {"features": NAMED}, ROW[::-1]]
     got = served.ask("/predict_batch", {"instances": rows}).json()
     alone = served.ask("/predict", {"features": ROW}).json()
@@ -124,12 +124,12 @@ def test_a_batch_may_be_sent_to_predict(served: Tidemill) -> None:
     assert found[0] == found[1]
 
 
-def test_a_batch_of_one_has_the_id_of_its_call(served: Tidemill) -> None:
+def test_a_batch_of_one_has_the_id_of_its_request(served: Tidemill) -> None:
     got = served.ask("/predict_batch", {"instances": [ROW]}).json()
     assert got["predictions"][0]["id"] == got["id"]
 
 
-def test_a_batch_is_larger_than_what_runs_together(served: Tidemill) -> None:
+def test_a_batch_may_be_larger_than_a_model_run(served: Tidemill) -> None:
     rows = [[float(i), *ROW[1:]] for i in range(1000)]
     got = served.ask("/predict_batch", {"instances": rows}).json()
     assert len(got["predictions"]) == 1000
@@ -197,7 +197,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "body", "field", "words"), REFUSED)
-def test_what_does_not_fit_is_refused_by_name(
+def test_invalid_values_are_refused_with_their_name(
     served: Tidemill, model: str, body: Any, field: str | None, words: str
 ) -> None:
     got = served.ask(f"/models/{model}/predict", json.dumps(body).encode())
@@ -245,7 +245,7 @@ def test_what_is_not_json_gets_400(served: Tidemill, model: str, body: bytes) ->
     assert got.json()["title"] == "Malformed request"
 
 
-def test_a_name_given_twice_counts_the_last_time(served: Tidemill) -> None:
+def test_the_last_of_two_values_for_a_name_counts(served: Tidemill) -> None:
     twice = msgspec.json.encode(NAMED)[:-1] + b', "mean measure 0": 9.0}'
     last = served.ask("/predict", {**NAMED, FLOATS[0]: 9.0})
     assert without_id(served.ask("/predict", twice)) == without_id(last)
@@ -253,7 +253,7 @@ def test_a_name_given_twice_counts_the_last_time(served: Tidemill) -> None:
     assert predict(served, "regressor", house).json()["prediction"] == 103.0
 
 
-def test_values_without_a_finite_answer_are_refused(served: Tidemill) -> None:
+def test_values_that_are_not_finite_are_refused(served: Tidemill) -> None:
     weights = np.random.default_rng(0).normal(0, 0.3, (6, 3))
     huge = [float(3e38 * np.sign(w)) for w in weights[:, np.abs(weights).sum(axis=0).argmax()]]
     got = served.ask("/predict", {"features": huge})
@@ -264,7 +264,7 @@ def test_values_without_a_finite_answer_are_refused(served: Tidemill) -> None:
     assert "instances[1]" in mixed.json()["detail"]
 
 
-def test_a_batch_route_takes_only_batches(served: Tidemill) -> None:
+def test_the_batch_route_accepts_only_batches(served: Tidemill) -> None:
     got = served.ask("/predict_batch", {"features": ROW})
     assert (got.status, got.json()["field"]) == (422, "instances")
 
@@ -280,7 +280,7 @@ def test_a_batch_route_takes_only_batches(served: Tidemill) -> None:
         ({"Content-Encoding": "identity"}, 200, None),
     ],
 )
-def test_content_types_nobody_reads_get_415(
+def test_unsupported_content_types_get_415(
     served: Tidemill, headers: dict[str, str], status: int, field: str | None
 ) -> None:
     got = served.ask("/predict", {"features": ROW}, headers=headers)
@@ -298,7 +298,7 @@ def test_unknown_models_and_paths_get_404(served: Tidemill) -> None:
     assert served.ask("/models/a%2Fb/predict", {}).status == 404
 
 
-def test_other_verbs_get_405_and_what_is_allowed(served: Tidemill) -> None:
+def test_other_methods_get_405_with_the_allowed_ones(served: Tidemill) -> None:
     for method in ("GET", "PUT", "DELETE", "PATCH", "HEAD"):
         got = served.ask("/predict", method=method)
         assert (got.status, got.headers["allow"]) == (405, "OPTIONS, POST")
@@ -307,7 +307,7 @@ def test_other_verbs_get_405_and_what_is_allowed(served: Tidemill) -> None:
     assert served.ask("/health", b"", method="POST").headers["allow"] == "GET, HEAD, OPTIONS"
 
 
-def test_without_a_default_the_urls_are_named(home: Any, start: Start) -> None:
+def test_without_a_default_the_error_names_the_urls(home: Any, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier", "regressor"), default=None)
     running = start()
     got = running.ask("/predict", {"features": ROW})
@@ -343,7 +343,7 @@ rows = st.lists(numbers, min_size=6, max_size=6)
 
 
 @given(rows)
-def test_all_forms_of_any_row_agree_with_the_model_itself(served: Tidemill, row: Any) -> None:
+def test_all_formats_of_any_row_agree_with_the_model(served: Tidemill, row: Any) -> None:
     named = dict(zip(FLOATS, row, strict=True))
     forms = [{"features": row}, {"features": named}, named]
     answers = [without_id(served.ask("/predict", form)) for form in forms]
@@ -378,9 +378,7 @@ json_values = st.recursive(
     st.sampled_from(("predict", "predict_batch")),
     json_values,
 )
-def test_no_json_at_all_makes_the_server_fail(
-    served: Tidemill, model: str, path: str, value: Any
-) -> None:
+def test_no_json_makes_the_server_fail(served: Tidemill, model: str, path: str, value: Any) -> None:
     body = json.dumps(value).encode("utf-8", "surrogatepass")
     got = served.ask(f"/models/{model}/{path}", body)
     assert got.status in (200, 400, 422)
@@ -388,5 +386,5 @@ def test_no_json_at_all_makes_the_server_fail(
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_at_all_make_the_server_fail(served: Tidemill, body: bytes) -> None:
+def test_no_bytes_make_the_server_fail(served: Tidemill, body: bytes) -> None:
     assert served.ask("/predict", body).status in (400, 422)

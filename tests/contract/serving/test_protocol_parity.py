@@ -1,5 +1,7 @@
-"""Both lanes give the same answers, ids, headers and records; a query sends a request to the
-ordinary one."""
+"""The fast protocol and the ASGI app send the same responses, ids, headers and records.
+
+A query string sends a request through the ASGI app.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 def both(served: Tidemill, path: str, body: Any, **headers: str) -> tuple[Answer, Answer]:
     fast = served.ask(path, body, headers=headers)
-    return fast, served.ask(f"{path}?lane=ordinary", body, headers=headers)
+    return fast, served.ask(f"{path}?path=asgi", body, headers=headers)
 
 
 def comparable(answer: Answer) -> tuple[int, dict[str, str], Any]:
-    """The answer without what differs from one request to the next."""
+    """The response without what differs between requests."""
     changing = {"date", "x-request-id", "ratelimit"}
     headers = {k: v for k, v in answer.headers.items() if k not in changing}
     body = answer.json()
@@ -50,15 +52,17 @@ def comparable(answer: Answer) -> tuple[int, dict[str, str], Any]:
         ("/predict", b""),
     ],
 )
-def test_both_lanes_answer_alike(served: Tidemill, path: str, body: Any) -> None:
+def test_fast_protocol_and_asgi_app_send_the_same_response(
+    served: Tidemill, path: str, body: Any
+) -> None:
     fast, ordinary = both(served, path, body)
     assert comparable(fast) == comparable(ordinary)
 
 
-def test_common_clients_go_the_fast_way(
+def test_common_clients_use_the_fast_protocol(
     home: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Python's own clients send: Connection: keep-alive, and escaped names in the path."""
+    """Requests as Python's clients send them: keep-alive, and escaped names in the path."""
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     ordinary: list[str] = []
@@ -77,14 +81,14 @@ def test_common_clients_go_the_fast_way(
     assert ordinary == ["/predict"]
 
 
-def test_a_request_id_is_taken_over_and_returned(served: Tidemill) -> None:
+def test_the_clients_request_id_is_used_and_returned(served: Tidemill) -> None:
     for answer in both(served, "/predict", GOOD, **{"X-Request-ID": "order-4711"}):
         assert answer.headers["x-request-id"] == "order-4711"
         assert answer.json()["id"] != "order-4711"
 
 
 @pytest.mark.parametrize("bad", ["", "two words", "a" * 129, 'quote"d', "ümlaut", "a,b"])
-def test_a_request_id_that_could_do_harm_is_replaced(served: Tidemill, bad: str) -> None:
+def test_an_unsafe_request_id_is_replaced(served: Tidemill, bad: str) -> None:
     for answer in both(
         served, "/predict", GOOD, **{"X-Request-ID": bad.encode().decode("latin-1")}
     ):
@@ -100,14 +104,14 @@ def test_a_trace_is_continued(served: Tidemill) -> None:
             assert "traceresponse" not in answer.headers
 
 
-def test_errors_carry_the_request_id_as_well(served: Tidemill) -> None:
+def test_errors_have_the_request_id_too(served: Tidemill) -> None:
     for path in ("/predict", "/nowhere"):
         for answer in both(served, path, {}, **{"X-Request-ID": "r1"}):
             assert answer.status in (404, 422)
             assert answer.headers["x-request-id"] == "r1"
 
 
-def test_both_lanes_record_alike(home: Path, start: Start) -> None:
+def test_fast_protocol_and_asgi_app_record_the_same(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start()
     batch = {"instances": [ROW, ROW[::-1]]}
@@ -144,7 +148,7 @@ def test_both_lanes_record_alike(home: Path, start: Start) -> None:
     assert picture.inputs() == [[0.5] * 16]
 
 
-def test_the_answer_never_leaves_before_its_record(home: Path, start: Start) -> None:
+def test_no_response_is_sent_before_its_record_is_written(home: Path, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     for path in ("/predict", "/predict?slow=1"):
@@ -153,7 +157,7 @@ def test_the_answer_never_leaves_before_its_record(home: Path, start: Start) -> 
             assert found in {record.id for record in read_folder(home / "journal")}
 
 
-def test_a_full_journal_refuses_or_drops_as_it_was_told(home: Path, start: Start) -> None:
+def test_a_full_journal_refuses_or_drops_as_configured(home: Path, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier",))
     rows = {"instances": [[float(i), *ROW[1:]] for i in range(3000)]}
     refusing = start(journal_when_full="refuse", journal_max_bytes=1 << 16)
@@ -171,7 +175,7 @@ def test_a_full_journal_refuses_or_drops_as_it_was_told(home: Path, start: Start
     assert "tidemill_journal_full 1.0" in text
 
 
-def test_recording_can_leave_out_inputs_a_share_or_everything(home: Path, start: Start) -> None:
+def test_recording_can_skip_inputs_a_fraction_or_everything(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start(journal_rules="regressor=0, pictures=1:noinputs")
     running.ask("/models/regressor/predict", {"features": [1.0, "north", None, True]})
@@ -185,7 +189,7 @@ def test_recording_can_leave_out_inputs_a_share_or_everything(home: Path, start:
     assert not (home / "other").exists()
 
 
-def test_requests_are_logged_if_asked_for(
+def test_requests_are_logged_if_configured(
     home: Path, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))

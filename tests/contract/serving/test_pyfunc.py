@@ -1,4 +1,4 @@
-"""A model that only MLflow's pyfunc can run: registered by others, run by a worker, served here."""
+"""A model that only MLflow's pyfunc can run, in a worker process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROW = {"size": 21.0, "rooms": 3, "town": "north"}
 
 
 class Particular(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Adds what it is given, and fails on what it does not like."""
+    """Adds its inputs, and fails on some of them."""
 
     def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
         sizes = model_input["size"]
@@ -49,12 +49,12 @@ class Particular(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 
 class Served:
-    """A shelf with the model on it, the keeper of its worker, and a server."""
+    """A shelf with the model, the supervisor of its worker, and a server."""
 
-    def __init__(self, home: Path, running: Tidemill, keeper: PyfuncSupervisor) -> None:
+    def __init__(self, home: Path, running: Tidemill, supervisor: PyfuncSupervisor) -> None:
         self.home = home
         self.running = running
-        self.keeper = keeper
+        self.supervisor = supervisor
 
     def status(self) -> int:
         return self.running.ask("/predict", ROW).status
@@ -70,8 +70,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
         registry, home / "shelf", parse_selection(["m"]), bundle_for=bundle_for
     ).once()
     assert not report.problems
-    stop, keeper = threading.Event(), PyfuncSupervisor(home, home / "shelf")
-    thread = threading.Thread(target=supervise, args=(keeper, stop))
+    stop, supervisor = threading.Event(), PyfuncSupervisor(home, home / "shelf")
+    thread = threading.Thread(target=supervise, args=(supervisor, stop))
     with pytest.MonkeyPatch.context() as patch, starting(home) as begin:
         patch.setattr(fleets, "RETRY_SECONDS", 0.2)
         patch.setattr(pyfunc_supervisor, "LEAVING_SECONDS", 0.0)
@@ -81,11 +81,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
         thread.start()
         try:
             wait_until(lambda: running.ask("/ready").status == 200, "the worker", PATIENCE)
-            yield Served(home, running, keeper)
+            yield Served(home, running, supervisor)
         finally:
             stop.set()
             thread.join(300)
-    assert not keeper.workers
+    assert not supervisor.workers
 
 
 def _registered(folder: Path, template: Path) -> Registry:
@@ -108,7 +108,7 @@ def _registered(folder: Path, template: Path) -> Registry:
     return registry
 
 
-def test_all_protocols_get_the_models_own_answer(served: Served) -> None:
+def test_all_protocols_return_the_models_predictions(served: Served) -> None:
     native = served.running.ask("/predict", ROW).json()
     assert (native["prediction"], native["version"]) == (50.0, "1")
     gap = served.running.ask("/predict", {**ROW, "town": None}).json()
@@ -124,7 +124,7 @@ def test_all_protocols_get_the_models_own_answer(served: Served) -> None:
     assert v2["outputs"][0]["data"] == [50.0]
 
 
-def test_what_does_not_fit_is_refused_before_the_model_sees_it(served: Served) -> None:
+def test_invalid_input_is_refused_before_the_model_runs(served: Served) -> None:
     for wrong, field in (
         ({"rooms": 2.5}, "rooms"),
         ({"size": None}, "size"),
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused_before_the_model_sees_it(served: Served) -
         assert (refused.status, refused.json()["field"]) == (422, field)
 
 
-def test_a_row_that_the_model_fails_on_harms_no_other(served: Served) -> None:
+def test_a_row_that_the_model_fails_on_affects_no_other(served: Served) -> None:
     bad = {**ROW, "size": -1.0}
     found: list[int] = []
 
@@ -150,8 +150,8 @@ def test_a_row_that_the_model_fails_on_harms_no_other(served: Served) -> None:
     assert "failed" in served.running.ask("/predict", bad).json()["detail"]
 
 
-def test_a_worker_that_dies_is_replaced_and_meanwhile_503_says_so(served: Served) -> None:
-    (worker,) = served.keeper.workers.values()
+def test_a_worker_that_dies_is_restarted_and_requests_get_503_meanwhile(served: Served) -> None:
+    (worker,) = served.supervisor.workers.values()
     assert worker.process is not None
     old = worker.process.pid
     os.kill(old, signal.SIGKILL)
@@ -163,12 +163,12 @@ def test_a_worker_that_dies_is_replaced_and_meanwhile_503_says_so(served: Served
     assert worker.process.pid != old
 
 
-def test_the_worker_ends_with_its_version(served: Served) -> None:
-    (worker,) = served.keeper.workers.values()
+def test_the_worker_stops_when_its_version_leaves_the_shelf(served: Served) -> None:
+    (worker,) = served.supervisor.workers.values()
     socket, process = worker.socket, worker.process
     assert socket.parent.stat().st_mode & 0o777 == 0o700
     write_state(served.home / "shelf", ShelfState())
-    wait_until(lambda: not served.keeper.workers, "the end")
+    wait_until(lambda: not served.supervisor.workers, "the end")
     assert process is not None
     assert process.poll() is not None
     assert not socket.exists()

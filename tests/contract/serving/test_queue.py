@@ -1,4 +1,4 @@
-"""Slow models: they run in a thread, together with whoever waits, and nobody waits for ever."""
+"""Slow models: they run in a thread, in batches, and no request waits longer than the timeout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAD = [-99.0, *ROW[1:]]
 
 
 class Slow:
-    """The real model behind a gate, or one that fails on a certain row."""
+    """The real model, which a test can block, or one that fails on a certain row."""
 
     slowness = 0.002
 
@@ -50,7 +50,7 @@ Begin = Callable[..., tuple[Tidemill, Slow]]
 
 @pytest.fixture
 def begin(home: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """Serves the classifier, slowed down; gives the server and the model."""
+    """Serves the slowed-down classifier; returns the server and the model."""
     made: list[Slow] = []
 
     def load(settings: Any) -> Callable[[Any], Slow]:
@@ -77,7 +77,7 @@ def ask_many(running: Tidemill, rows: list[Any]) -> list[Answer]:
         return list(pool.map(lambda row: running.ask("/predict", {"features": row}), rows))
 
 
-def test_what_arrives_while_the_model_works_runs_together(begin: Begin) -> None:
+def test_requests_that_arrive_during_a_run_are_run_together(begin: Begin) -> None:
     running, model = begin()
     model.open.clear()
     with ThreadPoolExecutor(21) as pool:
@@ -98,7 +98,7 @@ def test_what_arrives_while_the_model_works_runs_together(begin: Begin) -> None:
     assert answers[8].json()["probabilities"] == alone["probabilities"]
 
 
-def test_a_row_that_breaks_the_model_breaks_nobody_else(begin: Begin) -> None:
+def test_a_row_that_breaks_the_model_affects_no_other(begin: Begin) -> None:
     running, model = begin()
     model.open.clear()
     with ThreadPoolExecutor(6) as pool:
@@ -128,7 +128,7 @@ def test_a_full_queue_answers_503(begin: Begin) -> None:
         assert [f.result().status for f in asked] == [200] * 4
 
 
-def test_a_model_that_hangs_answers_504_to_all_who_wait(begin: Begin) -> None:
+def test_waiting_requests_of_a_hanging_model_get_504(begin: Begin) -> None:
     running, model = begin(timeout=0.3)
     model.open.clear()
     answers = ask_many(running, [ROW] * 4)
@@ -138,7 +138,7 @@ def test_a_model_that_hangs_answers_504_to_all_who_wait(begin: Begin) -> None:
     wait_until(lambda: running.ask("/predict", {"features": ROW}).status == 200, "recovery")
 
 
-def test_many_rows_at_once_do_not_run_on_the_event_loop(begin: Begin) -> None:
+def test_many_rows_do_not_run_on_the_event_loop(begin: Begin) -> None:
     running, model = begin()
     model.open.clear()
     with ThreadPoolExecutor(1) as pool:
@@ -149,7 +149,7 @@ def test_many_rows_at_once_do_not_run_on_the_event_loop(begin: Begin) -> None:
         assert len(batch.result().json()["predictions"]) == 500
 
 
-def test_repeated_inputs_are_answered_from_memory(begin: Begin) -> None:
+def test_repeated_inputs_are_answered_from_the_cache(begin: Begin) -> None:
     running, model = begin()
     first = running.ask("/predict", {"features": ROW})
     again = running.ask("/predict", dict(zip(FLOATS, ROW, strict=True)))
@@ -163,14 +163,14 @@ def test_repeated_inputs_are_answered_from_memory(begin: Begin) -> None:
     assert "tidemill_cache_misses_total 2.0" in text
 
 
-def test_the_cache_can_be_switched_off(begin: Begin) -> None:
+def test_the_cache_can_be_turned_off(begin: Begin) -> None:
     running, model = begin(cache="off")
     for _ in range(2):
         assert "x-cache" not in running.ask("/predict", {"features": ROW}).headers
     assert model.batches == [1, 1]
 
 
-def test_a_quick_model_can_be_cached_too(home: Path, start: Start) -> None:
+def test_a_fast_model_can_be_cached_too(home: Path, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start(cache="on")
     found = [running.ask("/predict", {"features": ROW}) for _ in range(3)]

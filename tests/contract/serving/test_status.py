@@ -1,4 +1,4 @@
-"""What the server says of itself: health, readiness, models, metrics, OpenAPI and its page."""
+"""The status routes: health, readiness, models, metrics, OpenAPI and its page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_health_says_that_the_process_answers(served: Tidemill) -> None:
     assert datetime.fromisoformat(got.json()["timestamp"]).tzinfo is not None
 
 
-def test_ready_names_every_part(served: Tidemill) -> None:
+def test_ready_lists_every_dependency(served: Tidemill) -> None:
     got = served.ask("/ready")
     found = got.json()
     assert got.status == 200
@@ -44,7 +44,7 @@ def test_ready_names_every_part(served: Tidemill) -> None:
 
 
 class Peer:
-    """Something that answers one line to whoever connects."""
+    """A server that sends one line to every client."""
 
     def __init__(self, line: bytes) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -77,7 +77,7 @@ def redis() -> Iterator[Peer]:
     peer.socket.close()
 
 
-def test_parts_are_asked_in_the_background(
+def test_dependencies_are_probed_in_the_background(
     home: Path, start: Start, mlflow: Peer, redis: Peer
 ) -> None:
     make_shelf(home / "shelf")
@@ -90,7 +90,7 @@ def test_parts_are_asked_in_the_background(
 
 
 @pytest.mark.parametrize(("required", "status"), [("", 200), ("mlflow", 503), ("redis", 503)])
-def test_a_part_that_is_down_counts_only_if_it_is_required(
+def test_an_unreachable_dependency_matters_only_if_required(
     home: Path, start: Start, required: str, status: int
 ) -> None:
     make_shelf(home / "shelf")
@@ -108,14 +108,14 @@ def test_a_part_that_is_down_counts_only_if_it_is_required(
     assert running.ask("/predict", BODY).status == 200
 
 
-def test_a_local_store_needs_no_look(home: Path, start: Start) -> None:
+def test_a_local_store_is_not_probed(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start(tracking_uri="sqlite:///mlflow.db", ready_requires="mlflow")
     assert running.ask("/ready").json()["mlflow"] == "local"
     assert running.ask("/ready").status == 200
 
 
-def test_an_unknown_required_part_is_a_clear_error(start: Start) -> None:
+def test_an_unknown_required_dependency_is_an_error(start: Start) -> None:
     with pytest.raises(SettingsError, match="unknown name 'kafka'"):
         start(ready_requires="mlflow,kafka")
 
@@ -150,7 +150,7 @@ def metrics(running: Tidemill) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics_count_what_was_asked(home: Path, start: Start) -> None:
+def test_metrics_count_the_requests(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start()
     for _ in range(3):
@@ -189,7 +189,7 @@ def test_metrics_show_another_registry_without_doubling_a_name(home: Path, start
 
 
 async def control(scope: Any, receive: Any, send: Any) -> None:
-    """A control plane that answers what the data plane hands on."""
+    """A control plane that answers the paths that the data plane does not know."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -201,7 +201,7 @@ async def control(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 
 
-def test_what_is_not_the_data_planes_goes_to_the_control_plane(home: Path, start: Start) -> None:
+def test_other_paths_go_to_the_control_plane(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start(control)
     for path in ("/experiments/7", "/models", "/models/classifier/versions"):
@@ -235,7 +235,7 @@ def test_openapi_describes_every_route(served: Tidemill) -> None:
                 assert route.method.lower() in document["paths"][path], path
 
 
-def test_every_operation_has_an_id_of_its_own_and_says_what_may_go_wrong(served: Tidemill) -> None:
+def test_every_operation_has_a_unique_id_and_lists_its_errors(served: Tidemill) -> None:
     document = served.ask("/openapi.json").json()
     operations = [o for item in document["paths"].values() for o in item.values()]
     ids = [operation["operationId"] for operation in operations]

@@ -1,4 +1,4 @@
-"""Versions come and go while requests are answered: nobody notices but by the version."""
+"""Versions change while requests are answered, without an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY = {"features": [1.0] * len(FLOATS)}
 
 @pytest.fixture
 def version(home: Path, tmp_path: Path) -> Callable[[int], ShelfEntry]:
-    """Places version N of the classifier, another model each time."""
+    """Installs version N of the classifier, a different model each time."""
 
     def place(number: int) -> ShelfEntry:
         made = classifier(tmp_path / f"made-{number}", seed=number)
@@ -31,7 +31,7 @@ def version(home: Path, tmp_path: Path) -> Callable[[int], ShelfEntry]:
 
 
 def promote(home: Path, placed: ShelfEntry | None, name: str = "classifier") -> None:
-    """Make a version the one to serve."""
+    """Make a version the one in service."""
     shelf = home / "shelf"
     models = {k: v for k, v in read_state(shelf).models.items() if k != name}
     if placed is not None:
@@ -44,7 +44,7 @@ def serving(running: Tidemill) -> str:
     return str(got.json()["version"]) if got.status == 200 else f"status {got.status}"
 
 
-def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
+def test_twenty_swaps_fail_no_request_and_serve_no_old_version(
     home: Path, start: Start, version: Callable[[int], ShelfEntry]
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
@@ -79,7 +79,7 @@ def test_no_request_fails_and_no_old_version_answers_across_twenty_swaps(
 
 
 async def ask(port: int, answers: list[tuple[int, int, float]], done: asyncio.Event) -> None:
-    """Ask over one connection until all is done; any answer but 200 ends it with an error.
+    """Send requests over one connection until stopped; any status but 200 is an error.
 
     An answer is the newest version that had answered anyone when the question went out, the version
     that answers it, and when it went out.
@@ -100,7 +100,7 @@ async def ask(port: int, answers: list[tuple[int, int, float]], done: asyncio.Ev
         writer.close()
 
 
-def test_another_version_gives_other_answers_and_never_cached_ones(
+def test_a_new_version_never_returns_the_old_ones_cached_answers(
     home: Path, start: Start, version: Callable[[int], ShelfEntry]
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
@@ -146,7 +146,7 @@ def damage(folder: Path, how: str) -> None:
         "with another profile",
     ],
 )
-def test_a_damaged_bundle_is_refused_and_the_old_version_goes_on(
+def test_a_damaged_bundle_is_refused_and_the_old_version_stays(
     home: Path, start: Start, version: Callable[[int], ShelfEntry], how: str
 ) -> None:
     make_shelf(home / "shelf", ("classifier",))
@@ -196,7 +196,7 @@ def reseal(folder: Path, example: Example) -> None:
     bundle.seal(folder, manifest)
 
 
-def test_a_refused_version_is_tried_again(
+def test_loading_a_refused_version_is_retried(
     home: Path, start: Start, version: Callable[[int], ShelfEntry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tidemill.serving.model import pool
@@ -214,7 +214,7 @@ def test_a_refused_version_is_tried_again(
     wait_until(lambda: serving(running) == "2", "version 2")
 
 
-def test_models_come_and_go_by_the_state(home: Path, start: Start) -> None:
+def test_models_are_added_and_removed_with_the_state(home: Path, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier", "regressor"))
     running = start()
     house = {"area": 1, "side": "north", "rooms": 2, "garden": True}
@@ -225,7 +225,7 @@ def test_models_come_and_go_by_the_state(home: Path, start: Start) -> None:
     wait_until(lambda: running.ask("/models/pictures/schema").status == 200, "the new model")
 
 
-def test_only_the_wanted_models_are_served(home: Path, start: Start) -> None:
+def test_only_the_configured_models_are_served(home: Path, start: Start) -> None:
     make_shelf(home / "shelf")
     running = start(models="regressor, absent")
     assert list(running.service.models.predictors) == ["regressor"]
@@ -235,7 +235,7 @@ def test_only_the_wanted_models_are_served(home: Path, start: Start) -> None:
     assert "not on the shelf" in absent.json()["detail"]
 
 
-def test_an_unreadable_state_leaves_everything_as_it_was(home: Path, start: Start) -> None:
+def test_an_unreadable_state_changes_nothing(home: Path, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier",))
     running = start()
     state = home / "shelf" / "state.json"
@@ -248,7 +248,7 @@ def test_an_unreadable_state_leaves_everything_as_it_was(home: Path, start: Star
     wait_until(lambda: not running.service.models.problems, "recovery")
 
 
-def test_a_shelf_may_come_later(home: Path, start: Start) -> None:
+def test_the_shelf_may_be_created_later(home: Path, start: Start) -> None:
     running = start()
     assert serving(running) == "status 503"
     assert running.ask("/ready").status == 503

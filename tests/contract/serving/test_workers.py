@@ -1,4 +1,4 @@
-"""Processes: several behind one port, one that dies, and how all end."""
+"""Several processes behind one port: restarts, shutdown, and start-up errors."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def begin(home: Path) -> Iterator[Begin]:
             serving.process.wait()
 
 
-def test_one_process_serves_and_ends_with_zero(begin: Begin, home: Path) -> None:
+def test_one_process_serves_and_exits_with_zero(begin: Begin, home: Path) -> None:
     serving = begin()
     status, body = serving.ask("/predict", BODY)
     assert status == 200
@@ -96,7 +96,7 @@ def test_one_process_serves_and_ends_with_zero(begin: Begin, home: Path) -> None
     assert [r.id for r in read_folder(home / "journal")] == [msgspec.json.decode(body)["id"]]
 
 
-def test_workers_share_the_port_and_their_counts_add_up(begin: Begin, home: Path) -> None:
+def test_workers_share_the_port_and_their_metrics_add_up(begin: Begin, home: Path) -> None:
     serving = begin("--workers", "2")
     assert len(serving.children()) == 2
     statuses = []
@@ -113,14 +113,14 @@ def test_workers_share_the_port_and_their_counts_add_up(begin: Begin, home: Path
     assert serving.total("tidemill_models") == 1
 
 
-def test_workers_count_one_share(begin: Begin) -> None:
+def test_workers_share_rate_limits(begin: Begin) -> None:
     serving = begin("--workers", "2", TIDEMILL_RATE_LIMIT="20/hour")
     statuses = [serving.ask("/predict", BODY)[0] for _ in range(30)]
     assert statuses.count(200) == 20
     assert statuses.count(429) == 10
 
 
-def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(begin: Begin) -> None:
+def test_a_worker_that_dies_is_restarted_and_its_counts_are_kept(begin: Begin) -> None:
     serving = begin("--workers", "2")
     for _ in range(20):
         serving.ask("/predict", BODY)
@@ -166,7 +166,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ending_drains(begin: Begin, number: int) -> None:
+def test_a_shutdown_finishes_running_requests(begin: Begin, number: int) -> None:
     serving = begin("--workers", "2")
     connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=300)
     data = msgspec.json.encode(BODY)
@@ -182,7 +182,7 @@ def test_ending_drains(begin: Begin, number: int) -> None:
     assert serving.process.wait(300) == 0
 
 
-def test_a_taken_port_is_a_clear_message(begin: Begin, home: Path) -> None:
+def test_a_taken_port_is_a_readable_error(begin: Begin, home: Path) -> None:
     serving = begin()
     command = [sys.executable, "-m", "tidemill.serving", "--port", str(serving.port)]
     for more in ([], ["--workers", "2"]):
@@ -194,7 +194,7 @@ def test_a_taken_port_is_a_clear_message(begin: Begin, home: Path) -> None:
         assert "--port" in found.stderr
 
 
-def test_a_process_that_cannot_start_ends_all_with_its_reason(home: Path) -> None:
+def test_a_worker_that_cannot_start_stops_the_server_with_the_reason(home: Path) -> None:
     make_shelf(home / "shelf", ("classifier",))
     (home / "journal").write_text("in the way")
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
@@ -205,10 +205,8 @@ def test_a_process_that_cannot_start_ends_all_with_its_reason(home: Path) -> Non
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_server_that_leaves_answers_on_and_turns_its_callers_away(
-    begin: Begin, workers: str
-) -> None:
-    """Two kept connections: one asks the fast way, the other the ordinary way."""
+def test_a_draining_server_answers_and_closes_connections(begin: Begin, workers: str) -> None:
+    """Two open connections: one to the fast protocol, one to the ASGI app."""
     serving = begin("--workers", workers, TIDEMILL_DRAIN="60")
     fast, plain = serving.connect(), serving.connect()
     for connection in (fast, plain):
@@ -228,7 +226,7 @@ def test_a_server_that_leaves_answers_on_and_turns_its_callers_away(
     assert serving.ask("/predict", BODY)[0] == 200
 
 
-def test_a_server_that_turned_its_callers_away_ends(begin: Begin) -> None:
+def test_a_drained_server_exits(begin: Begin) -> None:
     serving = begin(TIDEMILL_DRAIN="0.5")
     assert post(serving.connect()).status == 200
     assert serving.end() == 0

@@ -1,4 +1,4 @@
-"""Settings come out of the environment, typed, and each says what it does."""
+"""The data plane's settings: typed, described, read from the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidemill.serving.settings import ServingSettings, load, variables
 from tidemill.serving.telemetry.metrics import METRICS
 
 
-def test_the_environment_is_read_and_typed(tmp_path: Path) -> None:
+def test_settings_are_read_from_the_environment_with_their_types(tmp_path: Path) -> None:
     found = load(
         {
             "TIDEMILL_PORT": "9000",
@@ -32,19 +32,19 @@ def test_the_environment_is_read_and_typed(tmp_path: Path) -> None:
     assert found.journal_folder == tmp_path / "journal"
 
 
-def test_what_is_given_goes_before_the_environment() -> None:
+def test_arguments_take_precedence_over_the_environment() -> None:
     found = load({"TIDEMILL_PORT": "9000", "TIDEMILL_HOST": "::1"}, port=0, host=None)
     assert (found.port, found.host) == (0, "::1")
 
 
-def test_folders_can_be_elsewhere(tmp_path: Path) -> None:
+def test_folders_can_be_set(tmp_path: Path) -> None:
     found = load({}, shelf_dir=tmp_path / "s", journal_dir=tmp_path / "j", keys=tmp_path / "k")
     assert (found.shelf, found.journal_folder, found.keys_file) == (
         tmp_path / "s", tmp_path / "j", tmp_path / "k",
     )  # fmt: skip
 
 
-def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
+def test_a_secret_can_be_read_from_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text("redis://:secret@cache:6379\n")
     found = load({"TIDEMILL_CACHE_URL_FILE": str(secret)})
@@ -57,13 +57,13 @@ def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
     ("name", "value"),
     [("PORT", "70000"), ("PORT", "x"), ("WORKERS", "0"), ("AUTH", "maybe"), ("POLL", "0")],
 )
-def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
+def test_an_invalid_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"TIDEMILL_{name} is '{value}'") as caught:
         load({f"TIDEMILL_{name}": value})
     assert caught.value.field == f"TIDEMILL_{name}"
 
 
-def test_every_setting_says_what_it_does() -> None:
+def test_every_setting_has_a_description() -> None:
     table = variables()
     assert [name for name, _, _ in table] != []
     assert len(table) == len(ServingSettings.__struct_fields__)
@@ -72,7 +72,7 @@ def test_every_setting_says_what_it_does() -> None:
         assert words.endswith("."), variable
 
 
-def test_journal_rules_are_read_for_each_model() -> None:
+def test_journal_rules_are_parsed_per_model() -> None:
     general = RecordingRule(0.5, inputs=True)
     assert parse_recording_rules("a=0.1, b=1:noinputs ,c=:noinputs,d=0.2:inputs", general) == {
         "a": RecordingRule(0.1, True),

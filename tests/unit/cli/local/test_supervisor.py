@@ -31,7 +31,7 @@ def gone(pid: int) -> bool:
 def wait_for(condition: object, timeout: float = 300.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
@@ -57,7 +57,7 @@ def test_grandchildren_end_too(tmp_path: Path) -> None:
     wait_for(lambda: gone(grandchild))
 
 
-def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
+def test_a_child_that_dies_is_restarted(tmp_path: Path) -> None:
     with supervising() as supervisor:
         sleeper = supervisor.start(child(tmp_path, SLEEP))
         assert sleeper.process is not None
@@ -69,7 +69,7 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
         assert sleeper.failures == 1
 
 
-def test_a_child_that_keeps_dying_is_reported_with_its_last_words(
+def test_a_child_that_keeps_dying_is_reported_with_the_end_of_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tidemill.cli.local.supervisor.MAX_FAILURES", 2)
@@ -79,14 +79,14 @@ def test_a_child_that_keeps_dying_is_reported_with_its_last_words(
             supervisor.wait_until(lambda: False, "the baker", 300)
 
 
-def test_waiting_has_an_end(tmp_path: Path) -> None:
+def test_waiting_times_out(tmp_path: Path) -> None:
     with supervising() as supervisor:
         supervisor.start(child(tmp_path, SLEEP))
         with pytest.raises(UnavailableError, match="did not become ready within 0 s"):
             supervisor.wait_until(lambda: False, "the tide", 0.1)
 
 
-def test_sigterm_leaves_the_block_quietly(tmp_path: Path) -> None:
+def test_sigterm_leaves_the_block_without_an_error(tmp_path: Path) -> None:
     with supervising() as supervisor:
         sleeper = supervisor.start(child(tmp_path, SLEEP))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -151,7 +151,7 @@ def test_trust_reaches_the_sync_and_the_pyfunc_supervisor(tmp_path: Path) -> Non
     assert process_specs.pyfunc_supervisor(settings, shelf).command[-2:] == ["--shelf", str(shelf)]
 
 
-def test_a_signal_is_heard_even_where_what_it_raised_is_lost() -> None:
+def test_a_signal_whose_exception_is_lost_still_stops_the_supervisor() -> None:
     with supervising() as supervisor:
         with contextlib.suppress(BaseException):  # as Python does around a finalizer
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The keeper of workers: starts, restarts, and ends none before its heir stands."""
+"""The pyfunc supervisor: starts and restarts workers, and stops none before its successor loads."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def make(folder: Path, content: str, model: str = "m", name: str = "MLmodel") ->
 
 
 @pytest.fixture
-def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSupervisor]:
-    """A keeper whose workers only sleep, without pauses and without patience."""
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSupervisor]:
+    """A supervisor whose workers only sleep, without restart delays."""
 
     def start(folder: Path, socket: Path, model: Path) -> subprocess.Popen[bytes]:
         assert (model / "MLmodel").is_file()
@@ -50,15 +50,15 @@ def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyfuncSu
     monkeypatch.setattr(pyfunc_supervisor, "start_worker", start)
     monkeypatch.setattr(pyfunc_supervisor, "RESTARTS", RestartPolicy((0.0,), 30.0, 0.0))
     monkeypatch.setattr(pyfunc_supervisor, "LEAVING_SECONDS", -1.0)
-    keeper = PyfuncSupervisor(tmp_path / "home", tmp_path / "shelf")
-    yield keeper
-    keeper.close()
+    supervisor = PyfuncSupervisor(tmp_path / "home", tmp_path / "shelf")
+    yield supervisor
+    supervisor.close()
 
 
-def test_a_worker_that_dies_is_started_again(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_restarted(supervisor: PyfuncSupervisor, tmp_path: Path) -> None:
     held = make(tmp_path / "made", "1")
-    keeper.reconcile([held])
-    worker = keeper.workers[held.digest]
+    supervisor.reconcile([held])
+    worker = supervisor.workers[held.digest]
     first = worker.process
     assert first is not None
     loaded_mark(worker.socket).touch()
@@ -66,36 +66,40 @@ def test_a_worker_that_dies_is_started_again(keeper: PyfuncSupervisor, tmp_path:
     first.kill()
     first.wait()
     for _ in range(2):
-        keeper.reconcile([held])
+        supervisor.reconcile([held])
     assert worker.process is not first
     assert worker.running
     assert not worker.loaded  # it has to load its model first
 
 
-def test_a_worker_stays_until_its_heir_stands(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
+def test_a_worker_runs_until_its_successor_has_loaded(
+    supervisor: PyfuncSupervisor, tmp_path: Path
+) -> None:
     old, new = make(tmp_path / "old", "1"), make(tmp_path / "new", "2")
-    keeper.reconcile([old])
+    supervisor.reconcile([old])
     for _ in range(3):
-        keeper.reconcile([new])
-    assert set(keeper.workers) == {old.digest, new.digest}
-    process = keeper.workers[old.digest].process
-    loaded_mark(keeper.workers[new.digest].socket).touch()
+        supervisor.reconcile([new])
+    assert set(supervisor.workers) == {old.digest, new.digest}
+    process = supervisor.workers[old.digest].process
+    loaded_mark(supervisor.workers[new.digest].socket).touch()
     for _ in range(2):
-        keeper.reconcile([new])
-    assert set(keeper.workers) == {new.digest}
+        supervisor.reconcile([new])
+    assert set(supervisor.workers) == {new.digest}
     assert process is not None
     assert process.poll() is not None
 
 
-def test_another_models_trouble_keeps_no_worker(keeper: PyfuncSupervisor, tmp_path: Path) -> None:
+def test_a_worker_does_not_wait_for_another_models_worker(
+    supervisor: PyfuncSupervisor, tmp_path: Path
+) -> None:
     gone, other = make(tmp_path / "gone", "1"), make(tmp_path / "other", "2", model="other")
-    keeper.reconcile([gone, other])
+    supervisor.reconcile([gone, other])
     for _ in range(2):
-        keeper.reconcile([other])
-    assert set(keeper.workers) == {other.digest}
+        supervisor.reconcile([other])
+    assert set(supervisor.workers) == {other.digest}
 
 
-def test_what_the_shelf_names_is_wanted(tmp_path: Path) -> None:
+def test_the_watch_lists_the_pyfunc_bundles_of_the_shelf(tmp_path: Path) -> None:
     shelf, held = tmp_path / "shelf", make(tmp_path / "made", "1")
     wanted = PyfuncBundleWatch(shelf)
     assert wanted.poll() == []
@@ -106,13 +110,13 @@ def test_what_the_shelf_names_is_wanted(tmp_path: Path) -> None:
     assert [b.digest for b in wanted.poll()] == [held.digest]
 
 
-def test_an_archive_that_climbs_out_is_refused(tmp_path: Path) -> None:
+def test_an_archive_with_a_parent_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="unpacked"):
         unpack(make(tmp_path / "made", "x", name="../evil"))
     assert not (tmp_path / "evil").exists()
 
 
-def test_an_absolute_name_in_an_archive_stays_inside(tmp_path: Path) -> None:
+def test_an_absolute_path_in_an_archive_is_unpacked_inside(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     with unpack(make(tmp_path / "made", "x", name=str(outside))) as folder:
         assert [p.name for p in Path(folder).rglob("*") if p.is_file()] == ["outside"]
