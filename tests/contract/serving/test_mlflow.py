@@ -305,7 +305,7 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair
             clients[name] = TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder))))
             made = convert(read_model_folder(folder), home)
         (home / name).mkdir()
-        example = make_example(made.rows, made.signature, made.answers)
+        example = make_example(made.rows, made.signature, made.predictions)
         held = write_bundle(
             home / name, made.compiled, made.signature, {}, example, BundleMetadata(name)
         )

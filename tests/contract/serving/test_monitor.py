@@ -198,5 +198,5 @@ def test_durations_are_parsed(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["10", "0s", "ten", "-5s", ""])
 def test_invalid_durations_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="no duration"):
+    with pytest.raises(InputError, match="is not a duration"):
         parse_duration(text, "--every")
