@@ -1,7 +1,7 @@
-"""What flows between the steps of a model while it is compiled: columns that are not yet computed.
+"""Blocks: the columns that flow between the steps of a model while it is converted.
 
-Scaling and filling are only noted down, so that a linear model can take them into its own
-coefficients, and so that a column that never misses values costs nothing to impute.
+Scaling and imputation are recorded but not computed yet, so that a linear model can fold them into
+its coefficients, and imputing a column without missing values costs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tidemill.errors import ExportError
 from tidemill.steps.convert.graph import Graph
 
-#: A missing text in the compiled model's string input: the control character SUBSTITUTE.
+#: A missing text in the converted model's string input: the control character SUBSTITUTE.
 MISSING = "\x1a"
 
 Floats = npt.NDArray[np.float64]
@@ -28,8 +28,8 @@ class NumberBlock:
 
     Attributes:
         source: A matrix in the graph [rows, total].
-        nullable: Where NaN may occur.
-        fill: What replaces NaN; NaN where nothing does.
+        nullable: Whether each column may contain NaN.
+        fill: What replaces NaN; NaN if nothing does.
     """
 
     source: str
@@ -46,7 +46,7 @@ class NumberBlock:
 
     @property
     def bare(self) -> bool:
-        """Whether nothing has been noted down yet but which columns they are."""
+        """Whether no imputation or scaling has been recorded."""
         return bool(np.isnan(self.fill).all() and not self.shift.any() and (self.scale == 1).all())
 
     def take(self, columns: Any) -> NumberBlock:
@@ -54,7 +54,7 @@ class NumberBlock:
         return replace(self, **picked)
 
     def filled(self, values: Floats) -> NumberBlock:
-        """NaN replaced by values [width], NaN where it stays; free where none can occur."""
+        """Record an imputation by values [width]; NaN leaves a column as it is."""
         fill = np.where(self.nullable, values, np.nan)
         return replace(self, fill=fill, nullable=self.nullable & np.isnan(fill))
 
@@ -70,7 +70,7 @@ class TextBlock:
     """Columns [rows, width] of text: columns `index` of the string matrix `source`.
 
     Attributes:
-        fill: What replaces a missing text; None where nothing does.
+        fill: What replaces a missing text; None if nothing does.
     """
 
     source: str
@@ -88,7 +88,7 @@ class TextBlock:
 
 @dataclass(frozen=True)
 class FrameBlock:
-    """Named columns of both types, as a request gives them."""
+    """Named columns of both types, as in a request."""
 
     names: tuple[str, ...]
     parts: tuple[NumberBlock | TextBlock, ...]
@@ -98,14 +98,14 @@ class FrameBlock:
         return len(self.names)
 
     def take(self, columns: Any) -> Block:
-        """Some columns; of one type when they are."""
+        """Select columns; the block has one type if they all have."""
         names = tuple(self.names[i] for i in columns)
         return join_columns(names, [self.parts[i] for i in columns])
 
 
 @dataclass(frozen=True)
 class TensorBlock:
-    """One array [rows, *shape] of float32 or float64, as a request gives it."""
+    """One array [rows, *shape] of float32 or float64, as in a request."""
 
     name: str
     shape: tuple[int, ...]
@@ -115,7 +115,7 @@ Block = NumberBlock | TextBlock | FrameBlock | TensorBlock
 
 
 def number_block(source: str, width: int, *, nullable: bool = True) -> NumberBlock:
-    """All columns of a matrix that is in the graph."""
+    """A block of all columns of a matrix in the graph."""
     return NumberBlock(
         source=source,
         total=width,
@@ -128,7 +128,7 @@ def number_block(source: str, width: int, *, nullable: bool = True) -> NumberBlo
 
 
 def join_columns(names: tuple[str, ...], parts: Sequence[NumberBlock | TextBlock]) -> Block:
-    """Single columns as one block, without any operation."""
+    """Combine single columns to one block, without adding an operation."""
     numbers = [part for part in parts if isinstance(part, NumberBlock)]
     texts = [part for part in parts if isinstance(part, TextBlock)]
     if numbers and not texts:
@@ -140,7 +140,7 @@ def join_columns(names: tuple[str, ...], parts: Sequence[NumberBlock | TextBlock
 
 
 def concatenate(graph: Graph, blocks: Sequence[NumberBlock]) -> NumberBlock:
-    """Blocks of numbers as one; without any operation where they come from one source."""
+    """Combine blocks of numbers; adds no operation if they have the same source."""
     merged = _one_source(blocks)
     if merged is not None:
         return merged
@@ -159,10 +159,10 @@ def _one_source(blocks: Sequence[NumberBlock]) -> NumberBlock | None:
 
 
 def as_numbers(graph: Graph, block: Block) -> NumberBlock:
-    """The block as numbers.
+    """Return the block as a block of numbers.
 
     Raises:
-        ExportError: It holds texts.
+        ExportError: It contains texts.
     """
     if isinstance(block, NumberBlock):
         return block
@@ -173,11 +173,11 @@ def as_numbers(graph: Graph, block: Block) -> NumberBlock:
         )
     if isinstance(block, FrameBlock) and all(isinstance(part, NumberBlock) for part in block.parts):
         return concatenate(graph, [p for p in block.parts if isinstance(p, NumberBlock)])
-    raise ExportError("A step that takes numbers is given texts.")
+    raise ExportError("A step that takes numbers gets texts.")
 
 
 def matrix(graph: Graph, block: Block) -> str:
-    """The block computed: the name of a matrix [rows, width] of float64."""
+    """Compute the block; returns the name of a float64 matrix [rows, width]."""
     columns = as_numbers(graph, block)
     name = columns.source
     if not np.array_equal(columns.index, np.arange(columns.total)):
@@ -192,7 +192,7 @@ def matrix(graph: Graph, block: Block) -> str:
 
 
 def materialize(graph: Graph, block: Block) -> NumberBlock:
-    """The block with nothing left to note but its source."""
+    """Compute the block; returns one without recorded imputation and scaling."""
     columns = as_numbers(graph, block)
     if columns.bare:
         return columns

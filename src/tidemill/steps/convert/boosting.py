@@ -1,4 +1,4 @@
-"""scikit-learn's gradient boosting, both kinds: a baseline, a sum of trees, and a link."""
+"""scikit-learn's gradient boosting, classic and histogram-based: baseline, sum of trees, link."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def _histogram_classifier(
 
 @convert_scores.register(HistGradientBoostingClassifier)
 def _histogram_raw(step: Any, graph: Graph, block: Block) -> str:
-    """Baseline and trees added up, double [rows, 1 or classes]. The trees compare doubles."""
+    """The sum of baseline and trees, double [rows, 1 or classes]. The trees compare doubles."""
     stages = [[_histogram_tree(tree) for tree in stage] for stage in step._predictors]
     name = matrix(graph, _categories_first(step, graph, block))
-    return boosted_scores(graph, name, _in_turn(stages), np.ravel(step._baseline_prediction))
+    return boosted_scores(graph, name, _by_output(stages), np.ravel(step._baseline_prediction))
 
 
 def _categories_first(step: Any, graph: Graph, block: Block) -> Block:
-    """What the trees see: the categorical columns' codes, then the other columns."""
+    """The input of the trees: the categorical columns' codes, then the other columns."""
     if step.is_categorical_ is None:
         return block
     if isinstance(block, TensorBlock):
-        raise ExportError(f"{type(step).__name__} is given a tensor.")
+        raise ExportError(f"{type(step).__name__} gets a tensor.")
     chosen, others = np.flatnonzero(step.is_categorical_), np.flatnonzero(~step.is_categorical_)
     encoder = step._preprocessor.named_transformers_["encoder"]
     codes = as_numbers(graph, convert_transformer(encoder, graph, block.take(chosen)))
@@ -88,21 +88,22 @@ def _histogram_tree(predictor: Any) -> Tree:
 
 
 def _members(bitset: Any) -> list[float]:
-    """The codes in a set of 256 bits, held in eight words of 32."""
+    """The codes in a set of 256 bits, stored in eight 32-bit words."""
     words = np.asarray(bitset, np.uint32)
     return [float(i) for i in range(256) if words[i // 32] >> np.uint32(i % 32) & np.uint32(1)]
 
 
-def _in_turn(stages: Sequence[Sequence[Tree]]) -> list[tuple[int, Tree]]:
-    """The trees of all stages, one an output, each with its output."""
+def _by_output(stages: Sequence[Sequence[Tree]]) -> list[tuple[int, Tree]]:
+    """The trees of all stages, each with the index of its output."""
     return [(output, tree) for stage in stages for output, tree in enumerate(stage)]
 
 
 def boosted_scores(graph: Graph, name: str, trees: Sequence[tuple[int, Tree]], base: Floats) -> str:
-    """base [outputs] + trees, each given with the output it adds to: double [rows, outputs].
+    """The sum of base [outputs] and trees: double [rows, outputs].
 
     Args:
-        name: A double matrix; trees that compare singles are given rounded values.
+        name: A double matrix, rounded to single precision for trees that compare singles.
+        trees: Each with the index of the output that it adds to.
     """
     parts = [(tree, np.full(len(tree.left), output), tree.values[:, 0]) for output, tree in trees]
     total = ensemble(graph, name, parts, len(base), np.float64)
@@ -110,7 +111,7 @@ def boosted_scores(graph: Graph, name: str, trees: Sequence[tuple[int, Tree]], b
 
 
 def class_probabilities(graph: Graph, raw: str, step: Any, factor: float = 1.0) -> str:
-    """Probabilities of raw scores: the sigmoid of one, the softmax of many."""
+    """Probabilities from raw scores: the sigmoid of one, the softmax of several."""
     if len(step.classes_) > 2:
         return graph.add("Softmax", raw, axis=1)
     if factor != 1.0:
@@ -138,7 +139,7 @@ def _gradient_raw(step: Any, graph: Graph, block: Block) -> str:
         [_scaled(tree_of(tree), step.learning_rate) for tree in stage] for stage in step.estimators_
     ]
     rounded = graph.double(single_precision(graph, block))
-    return boosted_scores(graph, rounded, _in_turn(stages), _baseline(step))
+    return boosted_scores(graph, rounded, _by_output(stages), _baseline(step))
 
 
 def _scaled(tree: Tree, rate: float) -> Tree:
@@ -147,7 +148,7 @@ def _scaled(tree: Tree, rate: float) -> Tree:
 
 
 def _baseline(step: Any) -> Floats:
-    """What the boosting starts from: its answer to any row, less what the trees add to it there."""
+    """The initial score: the model's score for some row minus the trees' contributions to it."""
     if not isinstance(step.init_, DummyClassifier | DummyRegressor | str):
         raise ExportError(
             f"{type(step).__name__} that starts from an estimator has no compiled form."

@@ -1,4 +1,4 @@
-"""CatBoost's symmetric trees of numbers. Inputs and borders are single, sums double."""
+"""CatBoost's symmetric trees of numeric features. Inputs and borders are single, sums double."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def _loss(step: Any) -> str:
 
 
 def _sum(step: Any, graph: Graph, block: Block) -> str:
-    """What the trees add up to, scaled and shifted, double [rows, outputs]."""
+    """The scaled and shifted sum of the trees, double [rows, outputs]."""
     model = _dumped(step)
     if "oblivious_trees" not in model:
-        raise ExportError("CatBoost has a compiled form with symmetric trees only.")
+        raise ExportError("CatBoost has a compiled form only with symmetric trees.")
     scale, bias = model["scale_and_bias"]
     features = {f["feature_index"]: f for f in model["features_info"]["float_features"]}
     trees = [_tree(tree, features, len(bias)) for tree in model["oblivious_trees"]]

@@ -39,7 +39,7 @@ from tidemill.steps.convert.dispatch import (
 )
 from tidemill.steps.convert.graph import Graph
 
-#: numpy's functions that a FunctionTransformer may hold, and the operation that is each.
+#: NumPy functions that a FunctionTransformer may have, and the equivalent ONNX operations.
 OPERATIONS = {
     np.abs: "Abs",
     np.absolute: "Abs",
@@ -79,7 +79,7 @@ def _pipeline_scores(step: Pipeline, graph: Graph, block: Block) -> str:
 
 
 def convert_step(step: Any, graph: Graph, block: Block) -> Block:
-    """A step of a pipeline, which may be the word "passthrough"."""
+    """Convert a step of a pipeline, which may be "passthrough"."""
     if step is None or (isinstance(step, str) and step == "passthrough"):
         return block
     return convert_transformer(step, graph, block)
@@ -88,8 +88,8 @@ def convert_step(step: Any, graph: Graph, block: Block) -> Block:
 @convert_transformer.register(ColumnTransformer)
 def _column_transformer(step: ColumnTransformer, graph: Graph, block: Block) -> Block:
     parts = []
-    for _, inner, wanted in step.transformers_:
-        index = positions(wanted, list(getattr(step, "feature_names_in_", [])), step.n_features_in_)
+    for _, inner, chosen in step.transformers_:
+        index = positions(chosen, list(getattr(step, "feature_names_in_", [])), step.n_features_in_)
         if len(index) == 0 or (isinstance(inner, str) and inner == "drop"):
             continue
         parts.append(as_numbers(graph, convert_step(inner, graph, _take(block, index))))
@@ -111,15 +111,15 @@ def _feature_union(step: FeatureUnion, graph: Graph, block: Block) -> Block:
     return concatenate(graph, parts)
 
 
-def positions(wanted: Any, names: list[str], width: int) -> list[int]:
-    """The positions of the columns that a column transformer names, counts, slices or masks."""
-    if isinstance(wanted, slice) and isinstance(wanted.start or wanted.stop, str):
-        first = names.index(wanted.start) if wanted.start is not None else 0
-        last = names.index(wanted.stop) if wanted.stop is not None else width - 1
-        return list(range(width))[first : last + 1 : wanted.step]
-    if isinstance(wanted, str):
-        return [names.index(wanted)]
-    listed = wanted if isinstance(wanted, slice) else np.asarray(wanted)
+def positions(chosen: Any, names: list[str], width: int) -> list[int]:
+    """The positions of a column transformer's columns: names, indices, a slice or a mask."""
+    if isinstance(chosen, slice) and isinstance(chosen.start or chosen.stop, str):
+        first = names.index(chosen.start) if chosen.start is not None else 0
+        last = names.index(chosen.stop) if chosen.stop is not None else width - 1
+        return list(range(width))[first : last + 1 : chosen.step]
+    if isinstance(chosen, str):
+        return [names.index(chosen)]
+    listed = chosen if isinstance(chosen, slice) else np.asarray(chosen)
     if not isinstance(listed, slice) and listed.dtype.kind in "UO":
         return [names.index(str(name)) for name in listed]
     if not isinstance(listed, slice) and listed.size == 0:
@@ -130,7 +130,7 @@ def positions(wanted: Any, names: list[str], width: int) -> list[int]:
 def _take(block: Block, index: list[int]) -> Block:
     if isinstance(block, FrameBlock | NumberBlock | TextBlock):
         return block.take(index)
-    raise ExportError("A column transformer is given a tensor.")
+    raise ExportError("A column transformer gets a tensor.")
 
 
 @convert_transformer.register(SimpleImputer)
@@ -205,15 +205,15 @@ def _function(step: FunctionTransformer, graph: Graph, block: Block) -> Block:
         return _method(step.func, graph, block)
     columns = as_numbers(graph, block)
     if step.kw_args or not isinstance(step.func, np.ufunc):
-        raise ExportError(f"The function {_called(step.func)} has no compiled form.")
+        raise ExportError(f"The function {_function_name(step.func)} has no compiled form.")
     return number_block(convert_ufunc(step.func, graph, matrix(graph, columns)), columns.width)
 
 
 def convert_ufunc(function: Any, graph: Graph, name: str) -> str:
-    """One of numpy's functions of one argument.
+    """Apply one of NumPy's functions of one argument.
 
     Raises:
-        ExportError: It has no compiled form.
+        ExportError: The function has no compiled form.
     """
     one = graph.constant(1.0)
     if function is np.log1p:
@@ -223,16 +223,16 @@ def convert_ufunc(function: Any, graph: Graph, name: str) -> str:
     if function is np.square:
         return graph.add("Mul", name, name)
     if function not in OPERATIONS:
-        raise ExportError(f"The function {_called(function)} has no compiled form.")
+        raise ExportError(f"The function {_function_name(function)} has no compiled form.")
     return graph.add(OPERATIONS[function], name)
 
 
-def _called(function: Any) -> str:
+def _function_name(function: Any) -> str:
     return f"'{getattr(function, '__name__', function)}'"
 
 
 def _method(called: Any, graph: Graph, block: Block) -> Block:
-    """A method of pandas: astype("object") and fillna(text)."""
+    """Convert a method of pandas: astype("object") or fillna(text)."""
     arguments: tuple[Any, ...] = called.__reduce__()[1]
     if arguments == ("astype", "object"):
         return block
@@ -243,7 +243,7 @@ def _method(called: Any, graph: Graph, block: Block) -> Block:
 
 
 def _unscaled(graph: Graph, block: Block) -> NumberBlock:
-    """Numbers that may be filled, but are not shifted or scaled yet."""
+    """The block as numbers without recorded scaling; imputation may be recorded."""
     columns = as_numbers(graph, block)
     touched = bool(columns.shift.any() or (columns.scale != 1).any())
     return materialize(graph, columns) if touched else columns

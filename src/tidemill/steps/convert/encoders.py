@@ -1,4 +1,4 @@
-"""Encoders of categories: texts and numbers to columns, by comparing with a list."""
+"""Encoders of categories, by comparison with the list of known categories."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from tidemill.steps.convert.blocks import (
 from tidemill.steps.convert.dispatch import call_quietly, convert_transformer
 from tidemill.steps.convert.graph import DOUBLE, Graph
 
-Categories = list[Any]  # texts or numbers; None and NaN stand for a missing value
+Categories = list[Any]  # texts or numbers; None and NaN are a missing value
 Floats = npt.NDArray[np.float64]
-UNKNOWN = "\x1a?"  # a text that is in no list
+UNKNOWN = "\x1a?"  # a text that is in no list of categories
 
 
 @convert_transformer.register(OneHotEncoder)
 @convert_transformer.register(TargetEncoder)
 def _encode(step: Any, graph: Graph, block: Block) -> Block:
-    """The encoder's answers added up: a constant, and for every category what it adds."""
+    """The encoding as a sum: a constant, and the contribution of each column's category."""
     categories = [list(values) for values in step.categories_]
     hot = indicators(graph, block, categories)
-    constant, adds = _asked(step, categories)
+    constant, adds = _contributions(step, categories)
     if not np.array_equal(adds, np.eye(*adds.shape)):
         hot = graph.product(hot, graph.constant(adds))
     if constant.any():
@@ -50,10 +50,10 @@ def _encode(step: Any, graph: Graph, block: Block) -> Block:
 
 @convert_transformer.register(OrdinalEncoder)
 def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
-    """Each category's number; NaN or another one for a missing and for an unknown category."""
+    """Each category's number; for missing and unknown categories, NaN or another number."""
     categories = [list(values) for values in step.categories_]
     owner = np.repeat(np.arange(len(categories)), [len(values) for values in categories])
-    codes = _changes(_forgiving(step), categories)[np.arange(len(owner)), owner]
+    codes = _changes(_accepting_unknown(step), categories)[np.arange(len(owner)), owner]
     places = np.eye(len(categories))[owner]
     numbered, blank = (places * mask[:, None] for mask in (np.isfinite(codes), np.isnan(codes)))
     hot = indicators(graph, block, categories)
@@ -66,18 +66,18 @@ def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
 
 
 def _any(graph: Graph, hot: str, places: Floats) -> str:
-    """Whether a column holds any of its categories that have a 1.0: bool [rows, columns]."""
+    """Whether a column has one of the categories marked with 1.0: bool [rows, columns]."""
     return graph.add("Greater", graph.product(hot, graph.constant(places)), graph.constant(0.0))
 
 
 @convert_transformer.register(KBinsDiscretizer)
 def _bin(step: KBinsDiscretizer, graph: Graph, block: Block) -> Block:
-    """Each value's bin: how many of the inner edges it has reached."""
+    """Each value's bin: the number of inner edges at or below it."""
     edges = [np.asarray(values, float)[1:-1] for values in step.bin_edges_]
     width = len(edges)
     owner = np.repeat(np.arange(width), [len(values) for values in edges])
     if len(owner) == 0:
-        raise ExportError("KBinsDiscretizer has one bin only.")
+        raise ExportError("KBinsDiscretizer has only one bin.")
     spread = graph.columns(matrix(graph, block), owner.tolist())
     reached = graph.add("GreaterOrEqual", spread, graph.constant(np.concatenate(edges)))
     found = graph.product(graph.cast(reached, DOUBLE), graph.constant(np.eye(width)[owner]))
@@ -97,19 +97,19 @@ def _threshold(step: Binarizer, graph: Graph, block: Block) -> Block:
 
 
 def indicators(graph: Graph, block: Block, categories: Sequence[Categories]) -> str:
-    """1.0 where a column holds a category, else 0.0: [rows, all categories of all columns]."""
+    """1.0 if a column has a category, else 0.0: [rows, all categories of all columns]."""
     if isinstance(block, TextBlock):
-        found, wanted = _codes(graph, block, categories)
+        found, known = _codes(graph, block, categories)
     else:
-        found, wanted = _values(graph, as_numbers(graph, block), categories)
+        found, known = _values(graph, as_numbers(graph, block), categories)
     repeated = [i for i, values in enumerate(categories) for _ in values]
     if repeated != list(range(len(categories))):
         found = graph.columns(found, repeated)
-    return graph.cast(graph.add("Equal", found, wanted), DOUBLE)
+    return graph.cast(graph.add("Equal", found, known), DOUBLE)
 
 
 def _codes(graph: Graph, block: TextBlock, categories: Sequence[Categories]) -> tuple[str, str]:
-    """Texts as whole numbers, -1 for one in no list."""
+    """Texts as integer codes; -1 if a text is in no list."""
     texts = sorted({str(v) for values in categories for v in values if not _missing(v)})
     code = {text: i for i, text in enumerate([MISSING, *texts])}
     fills = [code.get(MISSING if fill is None else fill, -1) for fill in block.fill]
@@ -129,9 +129,9 @@ def _codes(graph: Graph, block: TextBlock, categories: Sequence[Categories]) -> 
 
 
 def _values(graph: Graph, block: NumberBlock, categories: Sequence[Categories]) -> tuple[str, str]:
-    """Numbers as they are, NaN as a number that is no category where NaN itself is one."""
+    """Numbers unchanged; if NaN is a category, NaN becomes a number that no category has."""
     if any(isinstance(v, str) for values in categories for v in values):
-        raise ExportError("An encoder of texts is given numbers.")
+        raise ExportError("An encoder of texts gets numbers.")
     known = [float(v) for values in categories for v in values if not _missing(v)]
     gap = max(known, default=0.0) + 1.0
     name = matrix(graph, block)
@@ -141,40 +141,41 @@ def _values(graph: Graph, block: NumberBlock, categories: Sequence[Categories]) 
     return name, graph.constant([listed], float)
 
 
-def _asked(step: Any, categories: Sequence[Categories]) -> tuple[Floats, Floats]:
-    """What the fitted encoder answers to values in no list [outputs], and how each category changes
-    that [categories, outputs]; it is asked, so that its options need not be known here.
+def _contributions(step: Any, categories: Sequence[Categories]) -> tuple[Floats, Floats]:
+    """The encoding of unknown values [outputs], and each category's change to it [categories,
+    outputs].
 
-    Each column's answer is its own, so the answer to one change at a time tells all of them.
+    Both are found by calling the fitted encoder, whatever its options. Columns are encoded
+    independently, so changing one column at a time is sufficient.
     """
-    step = _forgiving(step)
+    step = _accepting_unknown(step)
     first = [values[0] for values in categories]
-    strangers = [_with(first, i, _stranger(values)) for i, values in enumerate(categories)]
-    answers = _ask(step, [first, *strangers])
+    unknowns = [_with(first, i, _unknown_value(values)) for i, values in enumerate(categories)]
+    encodings = _encoded(step, [first, *unknowns])
     adds = _changes(step, categories)
-    if not (np.isfinite(answers).all() and np.isfinite(adds).all()):
+    if not (np.isfinite(encodings).all() and np.isfinite(adds).all()):
         raise ExportError(f"{type(step).__name__} encodes a category as NaN.")
-    unknown = answers[1:] - answers[0]
+    unknown = encodings[1:] - encodings[0]
     column = np.repeat(np.arange(len(categories)), [len(values) for values in categories])
-    return answers[0] + unknown.sum(axis=0), adds - answers[0] - unknown[column]
+    return encodings[0] + unknown.sum(axis=0), adds - encodings[0] - unknown[column]
 
 
 def _changes(step: Any, categories: Sequence[Categories]) -> Floats:
-    """The answers to every category of every column in turn, the other columns at their first:
-    [categories, outputs]."""
+    """The encodings of every category of every column, with the other columns at their first
+    category: [categories, outputs]."""
     first = [values[0] for values in categories]
-    return _ask(
+    return _encoded(
         step, [_with(first, i, value) for i, values in enumerate(categories) for value in values]
     )
 
 
-def _ask(step: Any, rows: list[list[Any]]) -> Floats:
+def _encoded(step: Any, rows: list[list[Any]]) -> Floats:
     kind = object if any(isinstance(value, str) for row in rows for value in row) else float
     return np.asarray(call_quietly(step.transform, np.array(rows, dtype=kind)), dtype=float)
 
 
-def _forgiving(step: Any) -> Any:
-    """A copy that answers zeros to a category it does not know, where the original refuses."""
+def _accepting_unknown(step: Any) -> Any:
+    """A copy that encodes unknown categories as zeros if the original raises an error."""
     step = copy.copy(step)
     if isinstance(step, OneHotEncoder):
         step.sparse_output = False
@@ -187,7 +188,7 @@ def _with(row: list[Any], column: int, value: Any) -> list[Any]:
     return [*row[:column], value, *row[column + 1 :]]
 
 
-def _stranger(values: Categories) -> Any:
+def _unknown_value(values: Categories) -> Any:
     if any(isinstance(value, str) for value in values):
         return UNKNOWN
     return max((float(v) for v in values if not _missing(v)), default=0.0) + 2.0

@@ -1,4 +1,4 @@
-"""Models made of several models: bagging, voting, stacking and AdaBoost."""
+"""Ensembles of several models: bagging, voting, stacking and AdaBoost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def weighted_mean(graph: Graph, names: Sequence[str], weights: Any = None) -> str:
-    """The mean of equally shaped values, each with its weight."""
+    """The weighted mean of values of the same shape."""
     shares = np.ones(len(names)) if weights is None else np.asarray(weights, float)
     if not (shares == 1).all():
         pairs = zip(names, shares, strict=True)
@@ -51,14 +51,14 @@ def weighted_mean(graph: Graph, names: Sequence[str], weights: Any = None) -> st
 
 
 def one_hot_votes(graph: Graph, chosen: str, classes: int) -> str:
-    """1.0 in the column of the chosen class: [rows, classes] of int64 [rows]."""
+    """Convert class indices, int64 [rows], to 1.0 in the class's column: [rows, classes]."""
     column = graph.reshape(chosen, -1, 1)
     same = graph.add("Equal", column, graph.constant([range(classes)], np.int64))
     return graph.cast(same, DOUBLE)
 
 
 def spread_classes(graph: Graph, found: str, positions: Sequence[int], classes: int) -> str:
-    """Columns of some classes as columns of all, 0.0 for the others."""
+    """Extend the columns of some classes to all classes, with 0.0 for the others."""
     if list(positions) == list(range(classes)):
         return found
     places = np.zeros((len(positions), classes))
@@ -101,18 +101,18 @@ def _trees(step: Any, classes: int | None) -> list[Any]:
 
 
 def _members(step: Any, block: Block) -> list[tuple[Any, Block]]:
-    """Each model of a bag with the columns that it was fitted on."""
+    """Each member of a bag with the columns that it was fitted on."""
     members = zip(step.estimators_, step.estimators_features_, strict=True)
     if not isinstance(block, NumberBlock):
-        raise ExportError(f"{type(step).__name__} is given texts.")
+        raise ExportError(f"{type(step).__name__} gets texts.")
     return [(member, block.take(np.asarray(features))) for member, features in members]
 
 
 def regressor_value(step: Any, graph: Graph, block: Block) -> str:
-    """A regressor's answer, float64 [rows, 1]."""
+    """A regressor's prediction, float64 [rows, 1]."""
     found = convert_estimator(step, graph, block).value
     if found is None:
-        raise ExportError(f"{type(step).__name__} is no regressor.")
+        raise ExportError(f"{type(step).__name__} is not a regressor.")
     return found
 
 
@@ -120,7 +120,7 @@ def classifier_probabilities(step: Any, graph: Graph, block: Block) -> str:
     """A classifier's probabilities, float64 [rows, classes]."""
     found = convert_estimator(step, graph, block).probabilities
     if found is None:
-        raise ExportError(f"{type(step).__name__} gives no probabilities.")
+        raise ExportError(f"{type(step).__name__} has no probabilities.")
     return found
 
 
@@ -159,7 +159,7 @@ def _stacked_scores(step: StackingClassifier, graph: Graph, block: Block) -> str
 
 
 def _stack(step: Any, graph: Graph, block: Block) -> NumberBlock:
-    """What the members answer, side by side, as the final estimator takes it."""
+    """The members' predictions as the columns of the final estimator."""
     parts = []
     for member, method in zip(step.estimators_, step.stack_method_, strict=True):
         parts.append(_response(member, method, graph, block, len(getattr(step, "classes_", []))))
@@ -196,8 +196,10 @@ def _boosted_classes(step: AdaBoostClassifier, graph: Graph, block: Block) -> Es
 
 @convert_scores.register(AdaBoostClassifier)
 def _boosted_scores(step: AdaBoostClassifier, graph: Graph, block: Block) -> str:
-    """Each member gives its weight to its class and takes a share from the others: [rows, 1] or
-    [rows, classes]. Zhu, Zou, Rosset, Hastie, "Multi-class AdaBoost", 2009 (SAMME)."""
+    """SAMME: each member adds its weight to its class and subtracts a share from the others.
+
+    Returns [rows, 1] or [rows, classes]. Zhu, Zou, Rosset, Hastie, "Multi-class AdaBoost", 2009.
+    """
     classes = len(step.classes_)
     weights = np.asarray(step.estimator_weights_)[: len(step.estimators_)]
     if all(type(member) is DecisionTreeClassifier for member in step.estimators_):
@@ -246,17 +248,17 @@ def _samme(chosen: Floats, weight: float, classes: int | None = None) -> Floats:
 
 
 def _positions(member: Any, step: Any) -> npt.NDArray[np.intp]:
-    """Where a member's classes stand among those of the whole."""
+    """The indices of a member's classes among the ensemble's classes."""
     return np.asarray(np.searchsorted(step.classes_, member.classes_), dtype=np.intp)
 
 
 @convert_estimator.register(AdaBoostRegressor)
 def _boosted_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> EstimatorOutputs:
-    """The weighted median: the first value, in order, that half of the weight lies at or below."""
+    """The weighted median: the smallest value with at least half of the weight at or below it."""
     weights = np.asarray(step.estimator_weights_)[: len(step.estimators_)]
     found = _member_values(step, graph, block)
     count = graph.constant([len(weights)], np.int64)
-    # TopK is the one operation that tells the order too; it has two results.
+    # TopK is the only operation that also returns the order; it has two results.
     ordered, order = graph.pair("TopK", found, count, axis=1, largest=0, sorted=1)
     mass = graph.add("Gather", graph.constant(weights), order)
     mass = graph.add("CumSum", mass, graph.constant(1, np.int64))

@@ -1,4 +1,4 @@
-"""Transformers that bend or multiply columns."""
+"""Transformers that multiply columns or apply a power transform."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 @convert_transformer.register(PolynomialFeatures)
 def _products(step: PolynomialFeatures, graph: Graph, block: Block) -> Block:
-    """Every product as one column times the next; shorter ones are filled up with ones."""
+    """Multiply columns; products of fewer columns are padded with a column of ones."""
     columns = as_numbers(graph, block)
     ones = number_block(_ones(graph, matrix(graph, columns)), 1, nullable=False)
     wide = graph.stack([matrix(graph, columns), ones.source])
@@ -34,13 +34,13 @@ def _products(step: PolynomialFeatures, graph: Graph, block: Block) -> Block:
 
 
 def _factors(powers: Any, width: int) -> list[int]:
-    """The columns of one product, each as often as its power; a column of ones for none."""
+    """The columns of one product, repeated by power; the column of ones for none."""
     found = chain.from_iterable(repeat(i, int(power)) for i, power in enumerate(powers))
     return list(found) or [width]
 
 
 def _ones(graph: Graph, name: str) -> str:
-    """A column of 1.0, as high as the matrix."""
+    """A column of 1.0 with as many rows as the matrix."""
     first = graph.columns(name, [0])
     zero = graph.add("Sub", first, first)
     return graph.add("Add", zero, graph.constant(1.0))
@@ -67,7 +67,7 @@ def _power(step: PowerTransformer, graph: Graph, block: Block) -> Block:
 
 
 def _box_cox(graph: Graph, logarithm: str, power: Floats) -> str:
-    """(x ** power - 1) / power of log x; log x itself where the power is 0."""
+    """(x ** power - 1) / power, computed from log x; log x itself if the power is 0."""
     flat = np.abs(power) < np.spacing(1.0)
     divisor = np.where(flat, 1.0, power)
     risen = graph.add("Exp", graph.add("Mul", logarithm, graph.constant(power)))

@@ -78,23 +78,23 @@ class Graph:
         return self.cast(name, DOUBLE)
 
     def stack(self, names: Sequence[str]) -> str:
-        """Matrices of equal height side by side."""
+        """Concatenate matrices by columns."""
         return names[0] if len(names) == 1 else self.add("Concat", *names, axis=1)
 
     def columns(self, name: str, index: Sequence[int]) -> str:
-        """Some columns of a matrix."""
+        """Select columns of a matrix."""
         return self.add("Gather", name, self.constant(index, np.int64), axis=1)
 
     def reshape(self, name: str, *shape: int) -> str:
         return self.add("Reshape", name, self.constant(shape, np.int64))
 
     def product(self, left: str, right: str) -> str:
-        """The product of two matrices. As Gemm, because ONNX Runtime fuses MatMul with a division
-        next to it into one node whose factor is single precision."""
+        """The product of two matrices. By Gemm, because ONNX Runtime fuses MatMul and a division
+        into one node whose factor has single precision."""
         return self.add("Gemm", left, right)
 
     def embed(self, model: onnx.ModelProto, feeds: Mapping[str, str]) -> list[str]:
-        """Add another model's whole graph; returns the names of its outputs.
+        """Add the graph of another model; returns the names of its outputs.
 
         Args:
             feeds: The name here for each of the model's inputs.
@@ -110,7 +110,7 @@ class Graph:
         return [value.name for value in other.output]
 
     def name(self, stem: str = "v") -> str:
-        """A name that nothing here has."""
+        """A name that is not used in the graph yet."""
         self._count += 1
         return f"{stem}{self._count}"
 
@@ -144,7 +144,7 @@ class Graph:
 
 
 def _attribute(name: str, value: Any) -> onnx.AttributeProto:
-    """An attribute; arrays of whole numbers may be long, and are not checked one by one."""
+    """An attribute. Arrays of integers may be long and are not checked element by element."""
     if not isinstance(value, np.ndarray):
         attribute: onnx.AttributeProto = helper.make_attribute(name, value)
         return attribute
@@ -154,20 +154,20 @@ def _attribute(name: str, value: Any) -> onnx.AttributeProto:
 
 
 def _needed(
-    nodes: Sequence[onnx.NodeProto], constants: Any, wanted: set[str]
+    nodes: Sequence[onnx.NodeProto], constants: Any, needed: set[str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """What the outputs depend on, in order."""
-    wanted = set(wanted)
+    """The nodes and constants that the outputs depend on, in order."""
+    needed = set(needed)
     kept = []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
+        if needed.intersection(node.output):
             kept.append(node)
-            wanted.update(_read(node))
-    return kept[::-1], [tensor for tensor in constants if tensor.name in wanted]
+            needed.update(_read(node))
+    return kept[::-1], [tensor for tensor in constants if tensor.name in needed]
 
 
 def _read(node: onnx.NodeProto) -> set[str]:
-    """Every name that a node reads, in the bodies of loops and branches too."""
+    """Every name that a node reads, including the bodies of loops and branches."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in attribute.g.node:

@@ -19,13 +19,13 @@ Floats = npt.NDArray[np.float64]
 
 
 def kernel(step: Any, graph: Graph, block: Block, points: Floats, gamma: float) -> str:
-    """How alike each row is to each point: [rows, points].
+    """The kernel of each row and each point: [rows, points].
 
     Args:
         points: [points, width].
 
     Raises:
-        ExportError: The kernel is a function of the user's, or one that has no compiled form.
+        ExportError: The kernel is a callable, or one that has no compiled form.
     """
     rows = matrix(graph, block)
     dot = graph.product(rows, graph.constant(np.ascontiguousarray(points.T)))
@@ -74,8 +74,8 @@ def _ridge(step: KernelRidge, graph: Graph, block: Block) -> EstimatorOutputs:
 def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     if hasattr(step, "predict_proba"):
         raise ExportError(
-            f"{type(step).__name__}(probability=True) has no compiled form, because libsvm finds "
-            "the probabilities by iteration; CalibratedClassifierCV around it has."
+            f"{type(step).__name__}(probability=True) has no compiled form, because libsvm "
+            "computes the probabilities iteratively. CalibratedClassifierCV around it has one."
         )
     classes = len(step.classes_)
     decision = _pairs(step, graph, block)
@@ -103,10 +103,10 @@ def _scores(step: Any, graph: Graph, block: Block) -> str:
 
 
 def _pairs(step: Any, graph: Graph, block: Block) -> str:
-    """libsvm's decision of each pair of classes, above 0 for the first of the two: [rows, pairs].
+    """libsvm's decision for each pair of classes, above 0 for the first one: [rows, pairs].
 
-    The coefficients of class i's vectors against class j stand in row j - 1 of `dual_coef_` where
-    j > i, else in row j. For two classes scikit-learn has turned the signs.
+    The coefficients of class i's vectors against class j are in row j - 1 of `dual_coef_` if j > i,
+    otherwise in row j. For two classes, scikit-learn has inverted the signs.
     """
     classes = len(step.classes_)
     sign = -1.0 if classes == 2 else 1.0

@@ -1,4 +1,4 @@
-"""LightGBM through its scikit-learn classes. It compares and adds doubles."""
+"""LightGBM's scikit-learn classes. LightGBM compares and adds doubles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _sum(step, graph, block)
     if objective[0] in EXPONENTIAL:
         return EstimatorOutputs(value=graph.add("Exp", raw))
-    if objective[0] == "binary":  # of a Booster, which answers with the probability
+    if objective[0] == "binary":  # of a Booster, which predicts the probability
         return EstimatorOutputs(value=graph.add("Sigmoid", _times(graph, raw, _slope(objective))))
     if objective[0] not in IDENTITY or "sqrt" in objective:
         raise ExportError(f"LightGBM's objective '{' '.join(objective)}' has no compiled form.")
@@ -39,7 +39,7 @@ def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
 
 
 def _slope(objective: list[str]) -> float:
-    """What a raw score is multiplied with under the sigmoid."""
+    """The factor of the raw score inside the sigmoid."""
     options = dict(part.split(":") for part in objective[1:] if ":" in part)
     return float(options.get("sigmoid", 1.0))
 
@@ -49,7 +49,7 @@ def _times(graph: Graph, raw: str, factor: float) -> str:
 
 
 def _sum(step: Any, graph: Graph, block: Block) -> tuple[str, list[str]]:
-    """What the trees add up to, double [rows, outputs], and the objective with its options."""
+    """The sum of the trees, double [rows, outputs], and the objective with its options."""
     model = step.booster_.dump_model()
     outputs = int(model["num_tree_per_iteration"])
     trees = [_tree(entry["tree_structure"]) for entry in model["tree_info"]]
@@ -76,7 +76,7 @@ def _tree(structure: Any) -> Tree:
 
 
 def _number(node: Any, nodes: list[Any]) -> None:
-    """Give every node its place in the list, the root first."""
+    """Append every node to the list, the root first, and set its position."""
     if "leaf_coeff" in node or node.get("decision_type", "<=") != "<=":
         raise ExportError("LightGBM's linear trees and splits by category have no compiled form.")
     node["place"] = len(nodes)
@@ -87,7 +87,7 @@ def _number(node: Any, nodes: list[Any]) -> None:
 
 
 def _missing_left(split: Any) -> bool:
-    """Where NaN goes; trained without gaps, LightGBM takes it for 0."""
+    """Whether NaN goes left; trained without missing values, LightGBM treats it as 0."""
     if split["missing_type"] == "None":
         return bool(float(split["threshold"]) >= 0)
     if split["missing_type"] == "NaN":

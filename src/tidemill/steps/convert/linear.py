@@ -1,4 +1,4 @@
-"""Linear models, in double precision; a scaler in front goes into the coefficients."""
+"""Linear models, in double precision; a preceding scaler is folded into the coefficients."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def normalize_rows(graph: Graph, parts: str) -> str:
 
 
 def two_columns(graph: Graph, positive: str) -> str:
-    """[1 - p, p] of p [rows, 1]."""
+    """[1 - p, p] from p [rows, 1]."""
     return graph.stack([graph.add("Sub", graph.constant(1.0), positive), positive])
 
 
 def modified_huber(graph: Graph, margin: str, classes: int) -> EstimatorOutputs:
-    """(clip(margin, -1, 1) + 1) / 2, shared out; all classes alike where all are 0.
+    """(clip(margin, -1, 1) + 1) / 2, normalized; equal for all classes if all are 0.
 
     Zhang, "Solving large scale linear prediction problems using stochastic gradient descent",
     ICML 2004; as scikit-learn's SGDClassifier computes it.

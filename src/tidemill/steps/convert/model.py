@@ -1,4 +1,4 @@
-"""The whole model: the signature's columns in, a label, probabilities or a value out."""
+"""Conversion of a whole model, from the signature's columns to label, probabilities or value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tidemill.steps.convert.graph import DOUBLE, FLOAT, INT64, STRING, Graph
 
 NUMBERS, TEXTS = "numbers", "texts"
 
-#: Modules of handlers for optional packages, imported once a model's package is.
+#: Modules of converters for optional packages, imported if the package has been.
 OPTIONAL = {
     "catboost": "tidemill.steps.convert.catboost",
     "lightgbm": "tidemill.steps.convert.lightgbm",
@@ -53,10 +53,10 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Converted:
-    """A model in ONNX and how to feed it.
+    """A model in ONNX, with its inputs and outputs.
 
     Attributes:
-        foreign: Steps that another converter converted, where the precision makes a difference.
+        external_steps: Steps that skl2onnx converted, for which the precision matters.
     """
 
     model: onnx.ModelProto
@@ -66,12 +66,12 @@ class Converted:
 
 
 def convert(model: Any, signature: Signature, *, single: bool = False) -> Converted:
-    """Compile a fitted model.
+    """Convert a fitted model to ONNX.
 
     Args:
         model: A fitted estimator or pipeline.
         signature: Its columns are the model's, in order.
-        single: Steps that others convert are converted in single precision.
+        single: Whether skl2onnx converts its steps in single precision.
 
     Raises:
         ExportError: A step has no compiled form; the message names it.
@@ -82,14 +82,14 @@ def convert(model: Any, signature: Signature, *, single: bool = False) -> Conver
     graph = Graph(single=single)
     block, inputs, infos = signature_block(signature)
     outcome = convert_estimator(model, graph, block)
-    outputs, ends = _found(graph, outcome, signature)
+    outputs, ends = _outputs(graph, outcome, signature)
     return Converted(graph.model(infos, ends), inputs, outputs, tuple(graph.external_steps))
 
 
 def signature_block(
     signature: Signature,
 ) -> tuple[Block, tuple[ModelInput, ...], list[onnx.ValueInfoProto]]:
-    """The block of the signature's inputs, and how the manifest and the graph describe them."""
+    """The signature's inputs as a block, and their descriptions for the manifest and the graph."""
     if signature.tensor is not None:
         tensor = signature.tensor
         kind = FLOAT if tensor.dtype == "float32" else DOUBLE
@@ -128,13 +128,13 @@ def _columns(signature: Signature) -> Block:
     return join_columns(tuple(c.name for c in signature.columns), parts)
 
 
-def _found(
+def _outputs(
     graph: Graph, outcome: EstimatorOutputs, signature: Signature
 ) -> tuple[ModelOutputs, dict[str, tuple[str, int, Any]]]:
-    """What the model answers, for the manifest and the graph."""
+    """The model's outputs, for the manifest and the graph."""
     if signature.task == "regression":
         if outcome.value is None:
-            raise ExportError("A classifier is to answer for a regression.")
+            raise ExportError("A classifier cannot predict a regression target.")
         flat = graph.reshape(graph.double(outcome.value), -1)
         return ModelOutputs(value="value"), {"value": (flat, DOUBLE, [None])}
     ends: dict[str, tuple[str, int, Any]] = {}

@@ -1,7 +1,7 @@
-"""Steps without a handler here: skl2onnx converts them, one at a time, between ours.
+"""Steps without a converter of Tidemill's own: skl2onnx converts them one at a time.
 
-In double precision first; in single where the caller asks for it, because some of its converters,
-and some operations of ONNX Runtime, exist in single precision only.
+In double precision, or in single if requested, since some of its converters and some operations of
+ONNX Runtime exist only in single precision.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tidemill.steps.convert.graph import (
     Graph,
 )
 
-#: What predicts the class with the highest probability, the first of equal ones.
+#: Classifiers that predict the class with the highest probability, the first if several are equal.
 PREDICTS_ARGMAX = (
     BernoulliNB,
     ComplementNB,
@@ -71,13 +71,15 @@ def _estimator(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     if not hasattr(step, "classes_"):
         (name,) = _embedded(step, graph, columns, {})[:1]
         return EstimatorOutputs(value=graph.reshape(graph.double(name), -1, 1))
-    likely = hasattr(step, "predict_proba")
-    options = {"zipmap": False} if likely else {}
+    has_probabilities = hasattr(step, "predict_proba")
+    options = {"zipmap": False} if has_probabilities else {}
     names = _embedded(step, graph, columns, options)
-    if likely and isinstance(step, PREDICTS_ARGMAX):
+    if has_probabilities and isinstance(step, PREDICTS_ARGMAX):
         return EstimatorOutputs(probabilities=graph.double(names[1]))
     chosen = _position(step, graph, names[0])
-    return EstimatorOutputs(probabilities=graph.double(names[1]) if likely else None, label=chosen)
+    return EstimatorOutputs(
+        probabilities=graph.double(names[1]) if has_probabilities else None, label=chosen
+    )
 
 
 @convert_scores.register(object)
@@ -110,16 +112,17 @@ def _converted(graph: Graph, step: Any, width: int, options: dict[str, Any]) -> 
 def _convert(
     graph: Graph, step: Any, inputs: list[Any], options: dict[str, Any]
 ) -> onnx.ModelProto:
-    """
+    """Convert one step with skl2onnx.
+
     Raises:
-        ExportError: skl2onnx does not know the step, or fails.
+        ExportError: skl2onnx has no converter for the step, or fails.
     """
     from skl2onnx import convert_sklearn
     from skl2onnx.common.exceptions import MissingShapeCalculator
 
     graph.external_steps.append(type(step).__name__)
     try:
-        with _quiet():
+        with _silenced():
             model = convert_sklearn(
                 step,
                 initial_types=inputs,
@@ -128,7 +131,7 @@ def _convert(
             )
     except MissingShapeCalculator as error:
         raise ExportError(f"There is no converter for {type(step).__name__}.") from error
-    except Exception as error:  # a converter may fail in any way
+    except Exception as error:  # a converter may raise anything
         reason = str(error).strip().split("\n")[0][:200]
         raise ExportError(
             f"skl2onnx does not convert {type(step).__name__} ({type(error).__name__}: {reason})."
@@ -138,11 +141,11 @@ def _convert(
 
 
 def _of_text(step: Any, graph: Graph, block: TextBlock) -> NumberBlock:
-    """Counting and hashing of words, from one column whose texts are all there."""
+    """Counting and hashing of words in one column of text without missing values."""
     from skl2onnx.common.data_types import StringTensorType
 
     if block.width != 1:
-        raise ExportError(f"{type(step).__name__} is given several texts a row.")
+        raise ExportError(f"{type(step).__name__} gets several texts a row.")
     model = _convert(graph, step, [("X", StringTensorType([None, 1]))], {})
     if model.graph.input[0].type.tensor_type.elem_type != STRING:
         raise ExportError(f"{type(step).__name__} does not take texts.")
@@ -152,14 +155,14 @@ def _of_text(step: Any, graph: Graph, block: TextBlock) -> NumberBlock:
 
 
 def _width(step: Any, given: int) -> int:
-    """How many columns a transformer makes of so many."""
+    """How many columns a transformer returns for `given` columns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return int(np.asarray(step.transform(np.ones((1, given)))).reshape(1, -1).shape[1])
 
 
 def _position(step: Any, graph: Graph, chosen: str) -> str:
-    """A label as skl2onnx gives it, as its index in `classes_`."""
+    """Convert skl2onnx's label to its index in `classes_`."""
     classes = np.asarray(step.classes_)
     if classes.dtype.kind in "iu" and list(classes) == list(range(len(classes))):
         return graph.reshape(chosen, -1)
@@ -176,8 +179,8 @@ def _position(step: Any, graph: Graph, chosen: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """skl2onnx warns and logs about its own code."""
+def _silenced() -> Iterator[None]:
+    """Suppress the warnings and log lines of skl2onnx about its own code."""
     logger = logging.getLogger("skl2onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

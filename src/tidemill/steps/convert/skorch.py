@@ -1,6 +1,6 @@
-"""PyTorch networks in skorch: exported by torch itself, with the output's softmax included.
+"""PyTorch networks in skorch, exported by PyTorch, including the softmax of the output.
 
-Imported only where skorch is: serving what comes out needs neither.
+Imported only if skorch has been. Serving the result needs neither skorch nor PyTorch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tidemill.steps.convert.graph import FLOAT, INT64, Graph
 from tidemill.steps.convert.torch_export import export_network
 
 
-class _Answering(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """The network, and what skorch applies to its output before it calls it probabilities."""
+class _WithNonlinearity(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
+    """The network, followed by the nonlinearity that skorch applies to get probabilities."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -52,11 +52,11 @@ def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
 
 
 def _check_labels(step: Any) -> None:
-    """skorch answers with the position of a class, whatever the class is called."""
+    """Raise unless labels are 0, 1, 2, ...: skorch predicts the index of a class."""
     labels = list(step.classes_)
     if labels != list(range(len(labels))):  # 1.0 and True count as 1
         raise ExportError(
-            f"{type(step).__name__} learns labels 0, 1, 2 and so on; these are {labels[:5]}."
+            f"{type(step).__name__} needs labels 0, 1, 2 and so on; these are {labels[:5]}."
         )
 
 
@@ -65,5 +65,5 @@ def _embedded(step: Any, graph: Graph, block: Block) -> str:
         name, shape = block.name, block.shape
     else:
         name, shape = matrix(graph, block), (as_numbers(graph, block).width,)
-    model = export_network(_Answering(step), shape)
+    model = export_network(_WithNonlinearity(step), shape)
     return graph.embed(model, {model.graph.input[0].name: graph.cast(name, FLOAT)})[0]

@@ -1,4 +1,4 @@
-"""PyTorch networks to ONNX by torch's own exporters. Imported only where torch is."""
+"""Export of PyTorch networks to ONNX by PyTorch's exporters. Imported only if PyTorch has been."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ TRACED_ROWS = 2
 
 
 def export_network(network: Any, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """A network of one input [rows, *shape] as ONNX, for any number of rows.
+    """Export a network with one input [rows, *shape] to ONNX, for any number of rows.
 
     Raises:
-        ExportError: Neither of torch's exporters can.
+        ExportError: Both of PyTorch's exporters fail.
     """
     reasons = []
-    # Tracing first: it takes half a second, the other ten. Where it goes wrong on a network that
-    # decides by its data, the comparison with the model shows it.
+    # Tracing first: it takes half a second, the other exporter ten. If it is wrong for a network
+    # with data-dependent control flow, the parity check detects it.
     for export in (_by_trace, _by_graph):
         try:
-            with _quiet(), torch.no_grad():
+            with _silenced(), torch.no_grad():
                 return export(network, torch.zeros(TRACED_ROWS, *shape))
-        except Exception as error:  # an exporter may fail in any way
+        except Exception as error:  # an exporter may raise anything
             reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
-    raise ExportError(f"torch cannot export the network: {'; '.join(reasons)}")
+    raise ExportError(f"PyTorch cannot export the network: {'; '.join(reasons)}")
 
 
 def _by_graph(network: Any, given: Any) -> onnx.ModelProto:
@@ -57,8 +57,8 @@ def _by_trace(network: Any, given: Any) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters warn, log and print about themselves."""
+def _silenced() -> Iterator[None]:
+    """Suppress what the exporters warn, log and print."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,12 +1,12 @@
-"""Decision trees and what is averaged of them, exact to the last bit.
+"""Decision trees and averages of them, exact to the last bit.
 
 scikit-learn rounds a tree's inputs to single precision and compares them with thresholds in double
 precision: x <= t. Rounding t down to single precision changes no comparison, so a classifier's
-nodes are single. What the leaves add up to is computed in double precision all the same:
+nodes are single. The sum of the leaves is still computed in double precision:
 
-- one value a leaf (regression): the nodes are double too, and get inputs that were rounded;
-- every leaf pure: the leaves vote, and votes are whole numbers;
-- otherwise the trees answer which leaf a row reached, and a table holds the leaves' values.
+- one value a leaf (regression): the nodes are double too, and the inputs are rounded to single;
+- all leaves pure: the leaves vote, and votes are integers;
+- otherwise the trees return which leaf a row reached, and a table holds the leaves' values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tidemill.steps.convert.dispatch import EstimatorOutputs, convert_estimator
 from tidemill.steps.convert.graph import FLOAT, INT64, Graph
 
 Floats = npt.NDArray[np.float64]
-LEQ, LT, MEMBER = 0, 1, 6  # how a node compares; MEMBER asks whether the value is in a set
+LEQ, LT, MEMBER = 0, 1, 6  # how a node compares; MEMBER: is the value in a set?
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Tree:
     """One tree as arrays over its nodes, the root first; leaves have `left` -1.
 
     Attributes:
-        values: [nodes, outputs]; only the leaves' matter.
-        features: Positions in the matrix that the ensemble is given.
+        values: [nodes, outputs]; only those of leaves are used.
+        features: Positions in the ensemble's input matrix.
         missing_left: Whether NaN goes left.
         modes: How the feature is compared with the threshold to go left; one for all nodes or each.
-        members: By node, the set of a node with the mode MEMBER.
+        members: The set of each node with the mode MEMBER.
     """
 
     left: npt.NDArray[np.intp]
@@ -70,8 +70,8 @@ class _Arrays:
     nodes: int = 0
     leaves: int = 0
 
-    def grow(self, tree: Tree, targets: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
-        """Add a tree; `targets` and `weights` [nodes] say what its leaves give to which output."""
+    def add_tree(self, tree: Tree, targets: npt.NDArray[Any], weights: npt.NDArray[Any]) -> None:
+        """Add a tree; its leaves add `weights` [nodes] to the outputs `targets` [nodes]."""
         if tree.leaves[0]:
             tree, targets, weights = _with_root(tree, targets, weights)
         leaf = tree.leaves
@@ -97,7 +97,7 @@ class _Arrays:
         self.parts[name].append(values)
 
     def attributes(self, dtype: Any) -> dict[str, Any]:
-        """As ONNX takes them: comparisons and weights as tensors of the type, the rest as lists."""
+        """The attributes for ONNX: thresholds and weights as tensors, others as lists."""
         whole: dict[str, Any] = {name: np.concatenate(p) for name, p in self.parts.items()}
         tensors = {
             "nodes_splits": _rounded(whole["nodes_splits"], dtype),
@@ -110,7 +110,7 @@ class _Arrays:
 
 
 def _with_root(tree: Tree, targets: Any, weights: Any) -> tuple[Tree, Any, Any]:
-    """A tree that is one leaf, under a node of which both sides are that leaf's copies."""
+    """A tree of a single leaf, as a node with two copies of the leaf."""
     rooted = Tree(
         left=np.array([1, -1, -1]),
         right=np.array([2, -1, -1]),
@@ -129,14 +129,14 @@ def ensemble(
     outputs: int,
     dtype: type[np.float32] | type[np.float64],
 ) -> str:
-    """The sum of trees: [rows, outputs] in the type of the input `name`.
+    """The sum of trees: [rows, outputs], of the same type as the input `name`.
 
     Args:
         parts: Trees, each with the output [nodes] and the weight [nodes] of its leaves.
     """
     arrays = _Arrays()
     for tree, targets, weights in parts:
-        arrays.grow(tree, targets, weights)
+        arrays.add_tree(tree, targets, weights)
     return graph.ml(
         "TreeEnsemble",
         name,
@@ -147,7 +147,7 @@ def ensemble(
 
 
 def _rounded(splits: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
-    """Thresholds in the wanted precision, never above what they were."""
+    """Thresholds rounded down to a precision."""
     exact = np.asarray(splits, np.float64)
     with np.errstate(over="ignore"):
         near = exact.astype(dtype)
@@ -159,7 +159,7 @@ def _rounded(splits: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
 def leaf_values(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
     """Every tree's leaf values, double [rows, trees, outputs]; `name` is a single matrix."""
     table = np.concatenate([tree.values[tree.leaves] for tree in trees])
-    wide = len(table) >= 2**24  # single precision counts no further
+    wide = len(table) >= 2**24  # beyond the integers of single precision
     parts, first = [], 0
     for i, tree in enumerate(trees):
         number = np.zeros(len(tree.left))
@@ -183,7 +183,7 @@ def mean_of_trees(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
 
 
 def sum_of_trees(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
-    """The sum of the trees' one value a leaf, double [rows, 1]; `name` is a single matrix."""
+    """The sum of trees with one value a leaf, double [rows, 1]; `name` is a single matrix."""
     parts = [(tree, np.zeros(len(tree.left), int), tree.values[:, 0]) for tree in trees]
     return ensemble(graph, graph.double(name), parts, 1, np.float64)
 
@@ -192,7 +192,7 @@ def _voted(graph: Graph, name: str, trees: Sequence[Tree]) -> str:
     outputs, count = trees[0].values.shape[1], graph.constant(float(len(trees)))
     votes = [tree.values.argmax(axis=1) for tree in trees]
     if outputs == 2:
-        # One sum for the second class alone: ONNX Runtime is quicker with it over many rows.
+        # Only the second class's sum: ONNX Runtime is faster with it for many rows.
         parts = [(t, np.zeros_like(v), v.astype(float)) for t, v in zip(trees, votes, strict=True)]
         second = graph.double(ensemble(graph, name, parts, 1, np.float32))
         both = graph.stack([graph.add("Sub", count, second), second])
@@ -206,11 +206,11 @@ def _pure(values: Floats) -> bool:
 
 
 def tree_of(step: Any, features: Any = None, outputs: int | None = None) -> Tree:
-    """The Tree of a fitted scikit-learn decision tree.
+    """Convert a fitted scikit-learn decision tree.
 
     Args:
-        features: Where the columns that it was fitted on stand in the given matrix, if not first.
-        outputs: Spread a classifier's classes, whole numbers, over so many.
+        features: The positions of the columns that it was fitted on in the input matrix.
+        outputs: The total number of classes, if the tree's integer classes are some of them.
     """
     tree = step.tree_
     values = tree.value[:, 0, :]
@@ -230,7 +230,7 @@ def tree_of(step: Any, features: Any = None, outputs: int | None = None) -> Tree
 
 
 def single_precision(graph: Graph, block: Block) -> str:
-    """The block rounded to single precision, as scikit-learn's trees take it."""
+    """Round the block to single precision, as scikit-learn's trees do."""
     return graph.cast(matrix(graph, block), FLOAT)
 
 

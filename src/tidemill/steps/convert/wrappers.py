@@ -1,4 +1,4 @@
-"""Models around one model: searches, thresholds, calibration, one against the rest, baselines."""
+"""Wrappers of a model: searches, thresholds, calibration, one against the rest, and baselines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ INNER = ("best_estimator_", "estimator_")
 
 
 def inner_model(step: Any) -> Any:
-    """The fitted model within."""
+    """The fitted model inside a wrapper."""
     return next((getattr(step, name) for name in INNER if hasattr(step, name)), step.estimator)
 
 
@@ -83,7 +83,7 @@ def _selected(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
 @convert_estimator.register(FixedThresholdClassifier)
 @convert_estimator.register(TunedThresholdClassifierCV)
 def _threshold(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
-    """The positive class where its score reaches the threshold, whatever the probabilities say."""
+    """The positive class if its score reaches the threshold, whatever the probabilities."""
     outcome = convert_estimator(inner_model(step), graph, block)
     method, limit, positive = _rule(step)
     if method == "predict_proba":
@@ -99,9 +99,9 @@ def _threshold(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
 
 
 def _rule(step: Any) -> tuple[str, float, int]:
-    """The method that scores, the threshold, and which class is the positive one."""
-    wanted = step.response_method
-    names = ["predict_proba", "decision_function"] if wanted == "auto" else [wanted]
+    """The scoring method, the threshold, and the index of the positive class."""
+    method_setting = step.response_method
+    names = ["predict_proba", "decision_function"] if method_setting == "auto" else [method_setting]
     method = next(name for name in names if hasattr(inner_model(step), name))
     limit: Any = getattr(step, "best_threshold_", getattr(step, "threshold", None))
     if limit == "auto":
@@ -119,13 +119,13 @@ def _calibrated(step: CalibratedClassifierCV, graph: Graph, block: Block) -> Est
     found = []
     for member in step.calibrated_classifiers_:
         if len(member.estimator.classes_) != classes:
-            raise ExportError("A fold of the calibration lacks a class.")
+            raise ExportError("A fold of the calibration has no rows of a class.")
         found.append(_calibrate(member, graph, block, classes))
     return EstimatorOutputs(probabilities=weighted_mean(graph, found))
 
 
 def _calibrate(member: Any, graph: Graph, block: Block, classes: int) -> str:
-    """One fold's model with its calibrators."""
+    """Convert one fold's model with its calibrators."""
     by_score = hasattr(member.estimator, "decision_function")
     response = convert_scores if by_score else classifier_probabilities
     found = response(member.estimator, graph, block)
@@ -138,10 +138,10 @@ def _calibrate(member: Any, graph: Graph, block: Block, classes: int) -> str:
     parts = [calibrator_curve(calibrator, graph, column) for calibrator, column in curves]
     if classes == 2:
         return two_columns(graph, parts[0])
-    return _shared_or_even(graph, graph.stack(parts), classes)
+    return _normalize_or_uniform(graph, graph.stack(parts), classes)
 
 
-def _shared_or_even(graph: Graph, parts: str, classes: int) -> str:
+def _normalize_or_uniform(graph: Graph, parts: str, classes: int) -> str:
     axis = graph.constant([1], np.int64)
     total = graph.add("ReduceSum", parts, axis, keepdims=1)
     none = graph.add("Equal", total, graph.constant(0.0))
@@ -158,7 +158,7 @@ def _temperature(step: Any, graph: Graph, found: str, by_score: bool, classes: i
 
 
 def calibrator_curve(step: Any, graph: Graph, column: str) -> str:
-    """A fitted calibrator on scores [rows, 1]."""
+    """Apply a fitted calibrator to scores [rows, 1]."""
     if isinstance(step, IsotonicRegression):
         return _isotonic(step, graph, column)
     scaled = graph.add("Mul", column, graph.constant(-float(step.a_)))
@@ -166,7 +166,7 @@ def calibrator_curve(step: Any, graph: Graph, column: str) -> str:
 
 
 def _isotonic(step: IsotonicRegression, graph: Graph, column: str) -> str:
-    """Straight lines between thresholds, level beyond them: what each piece has risen so far."""
+    """Piecewise linear between the thresholds and constant beyond: a sum of rises by piece."""
     x, y = np.asarray(step.X_thresholds_, float), np.asarray(step.y_thresholds_, float)
     if len(x) == 1:
         x, y = np.array([x[0], x[0] + 1]), np.repeat(y, 2)
@@ -180,14 +180,14 @@ def _isotonic(step: IsotonicRegression, graph: Graph, column: str) -> str:
 @convert_estimator.register(IsotonicRegression)
 def _isotonic_answer(step: IsotonicRegression, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.out_of_bounds != "clip":
-        raise ExportError("IsotonicRegression has a compiled form with out_of_bounds='clip' only.")
+        raise ExportError("IsotonicRegression has a compiled form only with out_of_bounds='clip'.")
     return EstimatorOutputs(value=_isotonic(step, graph, matrix(graph, block)))
 
 
 @convert_estimator.register(OneVsRestClassifier)
 def _one_vs_rest(step: OneVsRestClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.multilabel_:
-        raise ExportError("A classifier of several labels at once has no compiled form.")
+        raise ExportError("A multilabel classifier has no compiled form.")
     binary = [_confidence(member, graph, block) for member in step.estimators_]
     if len(binary) == 1:
         return convert_estimator(step.estimators_[0], graph, block)
@@ -203,26 +203,26 @@ def _one_vs_rest(step: OneVsRestClassifier, graph: Graph, block: Block) -> Estim
 
 
 def _confidence(member: Any, graph: Graph, block: Block) -> str:
-    """How sure a binary model is of its second class, [rows, 1]."""
+    """A binary model's score or probability of its second class, [rows, 1]."""
     if hasattr(member, "decision_function"):
         return convert_scores(member, graph, block)
     if not hasattr(member, "predict_proba"):
-        raise ExportError(f"{type(member).__name__} gives neither scores nor probabilities.")
+        raise ExportError(f"{type(member).__name__} has neither scores nor probabilities.")
     return graph.columns(classifier_probabilities(member, graph, block), [1])
 
 
 @convert_estimator.register(OneVsOneClassifier)
 def _one_vs_one(step: OneVsOneClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.pairwise_indices_ is not None:
-        raise ExportError("OneVsOneClassifier of a kernel's matrix has no compiled form.")
-    sure = [_confidence(member, graph, block) for member in step.estimators_]
+        raise ExportError("OneVsOneClassifier of a kernel matrix has no compiled form.")
+    confidence = [_confidence(member, graph, block) for member in step.estimators_]
     chosen = [
         graph.double(
             graph.reshape(predicted_class(graph, convert_estimator(member, graph, block)), -1, 1)
         )
         for member in step.estimators_
     ]
-    rule = pairwise_votes(graph, graph.stack(chosen), graph.stack(sure), len(step.classes_))
+    rule = pairwise_votes(graph, graph.stack(chosen), graph.stack(confidence), len(step.classes_))
     if len(step.classes_) > 2:
         return EstimatorOutputs(label=graph.add("ArgMax", rule, axis=1, keepdims=0))
     limit = 0.0 if hasattr(step.estimators_[0], "decision_function") else 0.5
@@ -230,12 +230,12 @@ def _one_vs_one(step: OneVsOneClassifier, graph: Graph, block: Block) -> Estimat
     return EstimatorOutputs(label=graph.reshape(graph.cast(second, INT64), -1))
 
 
-def pairwise_votes(graph: Graph, chosen: str, sure: str, classes: int) -> str:
-    """Votes of all pairs of classes, ties broken by confidence: [rows, classes].
+def pairwise_votes(graph: Graph, chosen: str, confidence: str, classes: int) -> str:
+    """The votes of all pairs of classes, with ties broken by confidence: [rows, classes].
 
     Args:
-        chosen: [rows, pairs] 1.0 where the pair's second class wins.
-        sure: [rows, pairs] how sure the pair is of its second class.
+        chosen: [rows, pairs] 1.0 if the pair's second class wins.
+        confidence: [rows, pairs] the pair's confidence in its second class.
     """
     pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
     first, second = np.zeros((len(pairs), classes)), np.zeros((len(pairs), classes))
@@ -243,7 +243,7 @@ def pairwise_votes(graph: Graph, chosen: str, sure: str, classes: int) -> str:
         first[k, i] = second[k, j] = 1.0
     won = graph.product(chosen, graph.constant(second - first))
     won = graph.add("Add", won, graph.constant(first.sum(axis=0)))
-    sums = graph.product(sure, graph.constant(second - first))
+    sums = graph.product(confidence, graph.constant(second - first))
     bound = graph.add("Add", graph.add("Abs", sums), graph.constant(1.0))
     third = graph.add("Div", sums, graph.add("Mul", bound, graph.constant(3.0)))
     return graph.add("Add", won, third)
@@ -251,7 +251,7 @@ def pairwise_votes(graph: Graph, chosen: str, sure: str, classes: int) -> str:
 
 @convert_estimator.register(TransformedTargetRegressor)
 def _transformed_target(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
-    """The inner regressor's answer, back on the target's own scale."""
+    """The inner regressor's prediction, transformed back to the target's scale."""
     found = regressor_value(step.regressor_, graph, block)
     back = step.transformer_
     if isinstance(back, FunctionTransformer):
@@ -273,7 +273,7 @@ def _function(back: Any, graph: Graph, found: str) -> str:
 @convert_estimator.register(DummyClassifier)
 def _constant_classes(step: DummyClassifier, graph: Graph, block: Block) -> EstimatorOutputs:
     if step.strategy in ("stratified", "uniform"):
-        raise ExportError(f"DummyClassifier answers at random with strategy='{step.strategy}'.")
+        raise ExportError(f"DummyClassifier predicts at random with strategy='{step.strategy}'.")
     given = np.zeros((1, getattr(step, "n_features_in_", 1)))
     shares = call_quietly(step.predict_proba, given)
     return EstimatorOutputs(probabilities=_repeated(graph, block, shares[0]))
@@ -285,7 +285,7 @@ def _constant_value(step: DummyRegressor, graph: Graph, block: Block) -> Estimat
 
 
 def _repeated(graph: Graph, block: Block, row: Floats) -> str:
-    """The same row for every row of the block."""
+    """The same output row for every row of the block."""
     columns = as_numbers(graph, block)
     height = graph.add("Shape", columns.source, start=0, end=1)
     shape = graph.add("Concat", height, graph.constant([1], np.int64), axis=0)

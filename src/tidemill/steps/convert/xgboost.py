@@ -1,4 +1,4 @@
-"""XGBoost through its scikit-learn classes. Inputs and thresholds are single, sums double."""
+"""XGBoost's scikit-learn classes. Inputs and thresholds are single, sums double."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tidemill.steps.convert.trees import LT, Tree, single_precision
 
 EXPONENTIAL = ("count:poisson", "reg:gamma", "reg:tweedie")
 IDENTITY = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror")
-PROBABLE = ("reg:logistic", "binary:logistic")  # the latter of a Booster, which answers with it
-SURE = ("binary:logistic", "multi:softprob", "multi:softmax")
+LOGISTIC = ("reg:logistic", "binary:logistic")  # the latter of a Booster
+CLASSIFICATION = ("binary:logistic", "multi:softprob", "multi:softmax")
 
 
 @convert_estimator.register(XGBClassifier)
 def _classifier(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _margin(step, graph, block)
-    if objective not in SURE:
+    if objective not in CLASSIFICATION:
         raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
     return EstimatorOutputs(probabilities=class_probabilities(graph, raw, step))
 
@@ -36,7 +36,7 @@ def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
     raw, objective = _margin(step, graph, block)
     if objective in EXPONENTIAL:
         return EstimatorOutputs(value=graph.add("Exp", raw))
-    if objective in PROBABLE:
+    if objective in LOGISTIC:
         return EstimatorOutputs(value=graph.add("Sigmoid", raw))
     if objective not in IDENTITY:
         raise ExportError(f"XGBoost's objective '{objective}' has no compiled form.")
@@ -44,12 +44,14 @@ def _regressor(step: Any, graph: Graph, block: Block) -> EstimatorOutputs:
 
 
 def _margin(step: Any, graph: Graph, block: Block) -> tuple[str, str]:
-    """What the trees add up to, double [rows, outputs], and the objective."""
+    """The sum of the trees, double [rows, outputs], and the objective."""
     booster = step.get_booster()
     learner = json.loads(booster.save_raw("json"))["learner"]
     model = learner["gradient_booster"].get("model", {})
     if "trees" not in model or not np.isnan(step.missing):
-        raise ExportError("XGBoost compiles with trees, and with NaN for missing values, only.")
+        raise ExportError(
+            "XGBoost has a compiled form only with trees, and with NaN for missing values."
+        )
     last = getattr(booster, "best_iteration", None) if _stopped(step) else None
     count = len(model["trees"]) if last is None else model["iteration_indptr"][last + 1]
     trees = [_tree(tree) for tree in model["trees"][:count]]
@@ -61,7 +63,7 @@ def _margin(step: Any, graph: Graph, block: Block) -> tuple[str, str]:
 
 
 def _stopped(step: Any) -> bool:
-    """Whether training ended early: then the best iteration is the last one that counts."""
+    """Whether training may have stopped early: then only trees up to the best iteration count."""
     return step.get_params().get("early_stopping_rounds") is not None
 
 
@@ -83,7 +85,7 @@ def _tree(tree: Any) -> Tree:
 def _baseline(
     booster: Any, trees: list[Tree], outputs: npt.NDArray[Any], count: int
 ) -> npt.NDArray[np.float64]:
-    """The answer to a row of zeros less what the trees add to it there: [outputs]."""
+    """The prediction for a row of zeros minus the trees' contributions to it: [outputs]."""
     blank = np.zeros((1, booster.num_features()))
     zeros = xgboost.DMatrix(blank, feature_names=booster.feature_names)
     span = (0, max(1, count // max(1, len(set(outputs.tolist())))))

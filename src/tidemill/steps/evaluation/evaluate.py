@@ -1,8 +1,8 @@
-"""How good answers are: the metrics of `tidemill.metrics.METRICS`, reports and confusions.
+"""Evaluation of predictions: the metrics of `tidemill.metrics`, reports and confusion matrices.
 
-The definitions are scikit-learn's. Averages over classes are plain ("macro") under the bare name
-and by the classes' counts under `_weighted`; they run over the classes that occur among the
-targets or the answers.
+The definitions are scikit-learn's. Averages over classes weight them equally ("macro"), or by their
+number of rows if the metric's name ends in `_weighted`; they include the classes that occur among
+the targets or the predictions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What held-out rows say about a model.
+    """The evaluation of a model on held-out rows.
 
-    `report` (by class) and `report_text` are empty for regression; `confusion` [labels, labels]
-    counts true class by row and answered class by column, in the order of `labels`, which ends
-    with classes that the model never learned.
+    Attributes:
+        report, report_text: Metrics by class; empty for regression.
+        confusion: Counts [labels, labels] of true classes (rows) by predicted classes (columns).
+        labels: In the order of `confusion`; classes that the model was not trained on come last.
     """
 
     metrics: dict[str, float]
@@ -44,27 +45,27 @@ def evaluate(
     probabilities: Array | None = None,
     labels: Sequence[Label] = (),
 ) -> Evaluation:
-    """Compare answers with the truth.
+    """Evaluate predictions.
 
     Args:
-        y: What is true [rows].
-        predicted: What was answered [rows].
-        probabilities: [rows, labels], in the order of `labels`; None where a model gives none.
-        labels: Every class, in the order of the probabilities; none for regression.
+        y: True labels or values [rows].
+        predicted: Predicted labels or values [rows].
+        probabilities: [rows, labels], in the order of `labels`; None if the model has none.
+        labels: The model's classes, in the order of the probabilities; empty for regression.
     """
     if task == "regression":
         return Evaluation(regression_metrics(y, predicted))
-    seen = [*labels, *sorted(set(y.tolist()) - set(labels), key=str)]
-    shared = {"labels": seen, "zero_division": 0}
-    names = [str(label) for label in seen]
+    known = [*labels, *sorted(set(y.tolist()) - set(labels), key=str)]
+    shared = {"labels": known, "zero_division": 0}
+    names = [str(label) for label in known]
     return Evaluation(
         metrics=classification_metrics(y, predicted, probabilities, labels),
         report=metrics.classification_report(
             y, predicted, target_names=names, output_dict=True, **shared
         ),
         report_text=metrics.classification_report(y, predicted, target_names=names, **shared),
-        confusion=metrics.confusion_matrix(y, predicted, labels=seen),
-        labels=tuple(seen),
+        confusion=metrics.confusion_matrix(y, predicted, labels=known),
+        labels=tuple(known),
     )
 
 
@@ -74,9 +75,10 @@ def classification_metrics(
     probabilities: Array | None = None,
     labels: Sequence[Label] = (),
 ) -> dict[str, float]:
-    """Accuracy, precision, recall and f1 in both averages; ROC AUC and log loss by probabilities.
+    """Accuracy, and precision, recall and F1 in both averages; with probabilities, also ROC AUC and
+    log loss.
 
-    ROC AUC is left out where it is not defined: when all targets are of one class.
+    ROC AUC is omitted if it is not defined because all targets are of one class.
     """
     found = {"accuracy": float(metrics.accuracy_score(y, predicted))}
     for suffix, average in (("", "macro"), ("_weighted", "weighted")):
@@ -95,7 +97,7 @@ def classification_metrics(
 
 
 def regression_metrics(y: Array, predicted: Array) -> dict[str, float]:
-    """Root mean squared error, mean absolute error, and R2 where there are two rows or more."""
+    """RMSE, MAE, and R2 if there are at least two rows."""
     found = {
         "rmse": float(metrics.root_mean_squared_error(y, predicted)),
         "mae": float(metrics.mean_absolute_error(y, predicted)),
@@ -112,10 +114,10 @@ def score(
     probabilities: Array | None = None,
     labels: Sequence[Label] = (),
 ) -> float:
-    """One metric alone, for what is scored often.
+    """Compute a single metric.
 
     Raises:
-        ValueError: It is not defined here, as ROC AUC without probabilities.
+        ValueError: It is not defined, such as ROC AUC without probabilities.
     """
     plain = {
         "accuracy": metrics.accuracy_score,
@@ -135,15 +137,14 @@ def score(
     if probabilities is not None:
         value = (log_loss if metric == "log_loss" else roc_auc)(y, probabilities, labels)
     if value is None:
-        raise ValueError(f"{metric} is not defined here.")
+        raise ValueError(f"{metric} is not defined for these predictions.")
     return value
 
 
 def roc_auc(y: Array, probabilities: Array, labels: Sequence[Label]) -> float | None:
-    """The area under the ROC curve; of several classes, the plain mean of each against the rest.
+    """The area under the ROC curve; for several classes, the mean of each against the rest.
 
-    Classes that no row, or every row, belongs to have no curve and do not count; None when none
-    has one.
+    Classes with no rows, or with all rows, have no curve and are skipped; None if all are skipped.
     """
     if len(labels) == 2:
         positive = y == labels[1]
@@ -160,14 +161,14 @@ def _area(positive: Array, scores: Array) -> float | None:
 
 
 def log_loss(y: Array, probabilities: Array, labels: Sequence[Label]) -> float:
-    """The mean of -log of the probability given to the true class, in nats.
+    """The mean of -log of the true class's probability, in nats.
 
-    Each row is made to add up to one first: single-precision probabilities do so only roughly. A
-    class the model never learned counts as given the smallest probability there is.
+    Rows are normalized first, since single-precision probabilities do not add up to exactly one. A
+    class that the model was not trained on has probability `numpy.finfo(float).eps`.
     """
-    given = np.zeros(len(y))
+    true_class = np.zeros(len(y))
     for k, label in enumerate(labels):
-        given[y == label] = probabilities[y == label, k]
+        true_class[y == label] = probabilities[y == label, k]
     least = np.finfo(np.float64).eps
-    share = given / np.maximum(probabilities.sum(axis=1), least)
+    share = true_class / np.maximum(probabilities.sum(axis=1), least)
     return float(-np.log(np.clip(share, least, 1.0)).mean())

@@ -1,9 +1,9 @@
-"""How far each metric of a version would move on other held-out rows of the same kind.
+"""Bootstrap confidence intervals of a version's metrics.
 
-Percentiles of the bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter
-13). They say how sure one version's figure is. Whether one version is better than another is
-another question, which the gate asks of both on the same rows: two intervals may overlap widely
-while the difference is certain.
+Percentile intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). They
+show how uncertain one version's metrics are, not whether one version is better than another: two
+intervals may overlap widely although the difference is certain. The gate compares versions on the
+same rows.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
 SEED = 20_240_229
-#: Resamples: so many, less for very many rows, whose intervals are narrow anyway.
+#: Numbers of resamples; fewer for very many rows, whose intervals are narrow anyway.
 MAX_RESAMPLES, MIN_RESAMPLES = 1_000, 200
 MAX_DRAWN_ROWS = 50_000_000
-#: Rows x curves of ROC AUC, which is no function of sums; beyond, it has no interval.
+#: Rows x curves above which ROC AUC, which is slow to resample, gets no interval.
 MAX_CURVE_ROWS = 20_000
 
 
 class Intervals(msgspec.Struct, frozen=True):
-    """Bounds by metric, and what they were made of; plain values, fit for JSON."""
+    """Intervals by metric, and how they were computed; can be encoded as JSON."""
 
     rows: int
     resamples: int
@@ -60,9 +60,9 @@ def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: VersionEvidence) 
 def interval(
     metric: str, y: npt.NDArray[Any], answers: EncodedPredictions, resamples: int = MAX_RESAMPLES
 ) -> Interval | None:
-    """The bounds of one metric; None where one sample in twenty or more does not define it.
+    """The interval of one metric; None if it is undefined in 5% or more of the samples.
 
-    That is so of ROC AUC where a class has hardly any rows.
+    ROC AUC is undefined in samples without rows of a class.
     """
     values = bootstrap(metric, y, answers, resamples=resamples, seed=SEED)
     values = values[np.isfinite(values)]

@@ -1,8 +1,8 @@
-"""A fitted model made ready for the native fallback: it takes arrays, and asks for few types.
+"""Conversion of a fitted model for the native fallback: a copy that takes arrays.
 
-A serving machine has no pandas, so columns are found by position instead of by name, and pandas'
-methods become scikit-learn's imputers. Works on a copy, on fitted attributes that scikit-learn may
-change; so what comes out is compared with the original before it is used.
+Serving has no pandas, so columns are selected by position instead of by name, and methods of pandas
+are replaced by scikit-learn's imputers. This changes fitted attributes that are internal to
+scikit-learn, so the copy is compared with the original before it is used.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ from tidemill.steps.convert.columns import positions
 
 
 def to_array_input(model: Any, signature: Signature) -> Any:
-    """A copy of the fitted model that takes arrays with the signature's columns.
+    """Copy a fitted model, so that the copy takes arrays with the signature's columns.
 
     Raises:
-        ExportError: A step works on DataFrames in a way that is not known here.
+        ExportError: A step needs a DataFrame and cannot be replaced.
     """
     names = list(signature.names)
-    lowered = copy.deepcopy(model)
-    _visit(lowered, lambda step: _lower(step, names), set())
-    return _without_pandas(lowered, len(names))
+    converted = copy.deepcopy(model)
+    _for_each_estimator(converted, lambda step: _convert_step(step, names), set())
+    return _without_pandas(converted, len(names))
 
 
-def _visit(value: Any, act: Callable[[Any], None], seen: set[int]) -> None:
-    """Every estimator within a value, inner ones first."""
-    if id(value) in seen:
+def _for_each_estimator(value: Any, act: Callable[[Any], None], visited: set[int]) -> None:
+    """Call `act` with every estimator within a value, inner ones first."""
+    if id(value) in visited:
         return
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, BaseEstimator):
         for inner in list(vars(value).values()):
-            _visit(inner, act, seen)
+            _for_each_estimator(inner, act, visited)
         act(value)
     elif isinstance(value, dict):
         for inner in list(value.values()):
-            _visit(inner, act, seen)
+            _for_each_estimator(inner, act, visited)
     elif isinstance(value, list | tuple) or _holds_objects(value):
         for inner in value:
-            _visit(inner, act, seen)
+            _for_each_estimator(inner, act, visited)
 
 
 def _holds_objects(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == object and value.ndim > 0
 
 
-def _lower(step: Any, names: list[str]) -> None:
+def _convert_step(step: Any, names: list[str]) -> None:
     if isinstance(step, ColumnTransformer):
         _by_position(step, names)
     if "n_jobs" in vars(step):
-        step.n_jobs = None  # a server's parallelism is its requests
+        step.n_jobs = None  # serving runs requests in parallel instead
     vars(step).pop("feature_names_in_", None)
 
 
 def _by_position(step: ColumnTransformer, names: list[str]) -> None:
     known = list(getattr(step, "feature_names_in_", names))
     placed = [
-        (name, inner, _place(columns, known, step.n_features_in_))
+        (name, inner, _positions(columns, known, step.n_features_in_))
         for name, inner, columns in step.transformers_
     ]
     step.transformers_ = [
@@ -79,14 +79,14 @@ def _by_position(step: ColumnTransformer, names: list[str]) -> None:
     step._columns = [columns for _, _, columns in kept]
 
 
-def _place(columns: Any, known: list[str], width: int) -> Any:
-    """One position for a column that is handed on as a vector, else a list of them."""
+def _positions(columns: Any, known: list[str], width: int) -> Any:
+    """One position for a column that is passed on as a vector, otherwise a list."""
     found = positions(columns, known, width)
     return found[0] if isinstance(columns, str | int) else found
 
 
 def _without_pandas(step: Any, width: int) -> Any:
-    """scikit-learn's own steps in place of methods of pandas; those keep the width."""
+    """Replace methods of pandas by scikit-learn's steps, which keep the width."""
     if isinstance(step, Pipeline):
         step.steps = [(name, _without_pandas(inner, width)) for name, inner in step.steps]
         return step
@@ -96,10 +96,10 @@ def _without_pandas(step: Any, width: int) -> Any:
     if arguments == ("astype", "object"):
         return "passthrough"
     if arguments[0] == "fillna" and len(arguments) == 2:
-        return _filler(arguments[1], width)
+        return _constant_imputer(arguments[1], width)
     raise ExportError(f"FunctionTransformer({step.func!r}) needs pandas.")
 
 
-def _filler(text: Any, width: int) -> SimpleImputer:
+def _constant_imputer(text: Any, width: int) -> SimpleImputer:
     imputer = SimpleImputer(strategy="constant", fill_value=text, keep_empty_features=True)
     return imputer.fit(np.full((1, width), "", dtype=object))

@@ -1,9 +1,8 @@
-"""A fitted model to the fastest form that answers as it does.
+"""Compilation of a fitted model to the fastest form with the same predictions.
 
-ONNX first. Steps that others convert are tried in double precision, then in single. What no
-compiled form answers for within the tolerance of `tidemill.steps.export.parity` is served by
-scikit-learn
-itself, out of a skops file; what cannot be served that way either is refused.
+ONNX comes first; steps that skl2onnx converts are tried in double precision, then in single. If no
+compiled form agrees with the model within the tolerance of `parity`, scikit-learn itself serves the
+model from a skops file. If that fails too, the model is refused.
 """
 
 from __future__ import annotations
@@ -32,9 +31,10 @@ class Compiled:
     """A model in the form that is served.
 
     Attributes:
-        content: The bytes of model.onnx or model.skops; empty for a model in its own process.
-        parity: On the rows that it was checked with.
-        reason: Why it is not ONNX, where it is not.
+        content: The contents of model.onnx or model.skops; empty for a model in its own process.
+        parity: Its agreement with the original model.
+        reason: Why it is not ONNX; None if it is.
+        trusted_types: Types that skops must be told to trust.
     """
 
     runtime: Literal["onnx", "skops", "pyfunc"]
@@ -47,28 +47,28 @@ class Compiled:
 
 
 def compile_model(model: Any, signature: Signature, X_sample: InputRows) -> Compiled:
-    """The fastest form of a fitted model that answers as the model does.
+    """Compile a fitted model to the fastest form with the same predictions.
 
     Args:
         model: A fitted estimator or pipeline that takes the signature's columns.
-        X_sample: Rows to compare on, best ones that the model was not fitted on.
+        X_sample: Rows to compare on; preferably rows that the model was not fitted on.
 
     Raises:
-        ExportError: There is none; the message says why ONNX and the fallback were refused.
+        ExportError: There is no such form; the message says why ONNX and the fallback failed.
     """
-    trials = parity.parity_cases(model, X_sample, signature)
+    cases = parity.parity_cases(model, X_sample, signature)
     reasons = []
     for single in (False, True):
-        found, reason, more = _compiled(model, signature, trials, single=single)
+        found, reason, more = _try_onnx(model, signature, cases, single=single)
         if found is not None:
             return found
         reasons.append(reason)
         if not more:
             break
     why = " ".join(dict.fromkeys(reasons))
-    logger.warning("Not in ONNX; trying the native fallback. %s", why)
+    logger.warning("The model cannot be served as ONNX, trying the native fallback: %s", why)
     try:
-        return replace(_native(model, signature, trials), reason=why)
+        return replace(_native(model, signature, cases), reason=why)
     except TidemillError as error:
         raise ExportError(
             f"The model cannot be served. ONNX: {why} Native fallback: {error.detail}",
@@ -77,93 +77,93 @@ def compile_model(model: Any, signature: Signature, X_sample: InputRows) -> Comp
 
 
 def load_compiled(compiled: Compiled, signature: Signature) -> Runtime:
-    """The compiled model as a serving machine would load it."""
+    """Load a compiled model as serving would."""
     if compiled.runtime == "skops":
         return NativeRuntime(rebuild(compiled.content), compiled.inputs, signature)
     return OnnxRuntime(compiled.content, _manifest(compiled), signature)
 
 
-def _compiled(
-    model: Any, signature: Signature, trials: list[ParityCase], *, single: bool
+def _try_onnx(
+    model: Any, signature: Signature, cases: list[ParityCase], *, single: bool
 ) -> tuple[Compiled | None, str, bool]:
-    """The model in ONNX, or why not, and whether another precision may do better."""
+    """The model in ONNX, or the reason why not and whether single precision may succeed."""
     try:
         converted = convert(model, signature, single=single)
     except ExportError as error:
         return None, error.detail, not single
     try:
-        compiled = _checked(signature, trials, converted)
+        compiled = _compile_onnx(signature, cases, converted)
     except TidemillError as error:
         return None, error.detail, bool(converted.external_steps)
     if parity.within_tolerance(compiled.parity):
         return compiled, "", False
     where = "ONNX in single precision" if single else "ONNX"
-    return None, _complaint(compiled.parity, where), bool(converted.external_steps)
+    return None, _difference(compiled.parity, where), bool(converted.external_steps)
 
 
-def _checked(signature: Signature, trials: list[ParityCase], converted: Converted) -> Compiled:
+def _compile_onnx(signature: Signature, cases: list[ParityCase], converted: Converted) -> Compiled:
     compiled = Compiled(
         runtime="onnx",
-        content=_serialised(converted),
+        content=_serialize(converted),
         inputs=converted.inputs,
         outputs=converted.outputs,
         parity=Parity(0, True, 0.0),
     )
-    return _compared(signature, trials, compiled)
+    return _with_parity(signature, cases, compiled)
 
 
-def _serialised(converted: Converted) -> bytes:
+def _serialize(converted: Converted) -> bytes:
     try:
         content: bytes = converted.model.SerializeToString()
-    except Exception as error:  # protobuf's limit of two gigabytes has no exception of its own
+    except Exception as error:  # protobuf has no specific exception for its limit of 2 GB
         raise ExportError(f"The compiled model cannot be written: {error}") from error
     return content
 
 
-def _native(model: Any, signature: Signature, trials: list[ParityCase]) -> Compiled:
-    """The model for the server's scikit-learn, rebuilt by the server's own code."""
-    content, asked = _skops(to_array_input(model, signature))
+def _native(model: Any, signature: Signature, cases: list[ParityCase]) -> Compiled:
+    """The model for serving by scikit-learn, from a skops file."""
+    content, trusted = _skops(to_array_input(model, signature))
     inputs = signature_block(signature)[1]
-    likely = signature.task == "classification" and hasattr(model, "predict_proba")
+    has_probabilities = signature.task == "classification" and hasattr(model, "predict_proba")
     outputs = ModelOutputs(
         label="label" if signature.labels else None,
-        probabilities="probabilities" if likely else None,
+        probabilities="probabilities" if has_probabilities else None,
         value=None if signature.labels else "value",
     )
-    compiled = Compiled("skops", content, inputs, outputs, Parity(0, True, 0.0), None, asked)
-    compiled = _compared(signature, trials, compiled)
+    compiled = Compiled("skops", content, inputs, outputs, Parity(0, True, 0.0), None, trusted)
+    compiled = _with_parity(signature, cases, compiled)
     if not parity.within_tolerance(compiled.parity):
-        raise ExportError(_complaint(compiled.parity, "The rebuilt model"))
+        raise ExportError(_difference(compiled.parity, "The rebuilt model"))
     return compiled
 
 
-def _compared(signature: Signature, trials: list[ParityCase], compiled: Compiled) -> Compiled:
-    """The compiled model with how close it comes to the native one."""
+def _with_parity(signature: Signature, cases: list[ParityCase], compiled: Compiled) -> Compiled:
+    """Measure the agreement of the compiled model with the original."""
     runtime = load_compiled(compiled, signature)
 
-    def answer(rows: InputRows) -> ModelPredictions:
+    def predict(rows: InputRows) -> ModelPredictions:
         try:
             return predict_in_batches(runtime, compiled.inputs, signature, rows)
-        except Exception as error:  # the runtimes' own exceptions share no public base
+        except Exception as error:  # the runtimes' exceptions have no common base
             raise ExportError(f"The compiled model fails: {_first_line(error)}") from error
 
-    return replace(compiled, parity=parity.measure_parity(trials, answer))
+    return replace(compiled, parity=parity.measure_parity(cases, predict))
 
 
 def _skops(model: Any) -> tuple[bytes, tuple[str, ...]]:
-    """A model as a skops file, and the types in it that skops does not trust by itself."""
+    """The model as a skops file, and the types in it that skops does not trust by default."""
     from skops import io
 
     try:
         content: bytes = io.dumps(model)
-        asked = tuple(sorted(str(name) for name in io.get_untrusted_types(data=content)))
-    except Exception as error:  # skops cannot write every object there is
+        untrusted = tuple(sorted(str(name) for name in io.get_untrusted_types(data=content)))
+    except Exception as error:  # skops cannot write every object
         raise ExportError(f"skops cannot write the model: {_first_line(error)}") from error
-    return content, asked
+    return content, untrusted
 
 
-def _complaint(found: Parity, where: str) -> str:
-    labels = "" if found.labels_equal else "other labels, "
+def _difference(found: Parity, where: str) -> str:
+    labels = "" if found.labels_equal else "different labels, "
     return (
         f"{where} differs from the model on {found.rows} rows: {labels}"
         f"largest relative error {found.max_relative_error:.1e} "
@@ -177,5 +177,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _manifest(compiled: Compiled) -> Manifest:
-    """Enough of a manifest to load the model with."""
+    """A manifest with what is needed to load the model."""
     return Manifest(FORMAT, "", "", compiled.runtime, {}, compiled.inputs, compiled.outputs)

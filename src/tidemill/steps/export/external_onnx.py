@@ -1,7 +1,7 @@
-"""A model that others exported to ONNX, made to take and answer what a bundle's model does.
+"""Adaptation of an ONNX model that another tool exported, so that a bundle can serve it.
 
-Its graph is kept; around it come casts and reshapes where its inputs are of another type or rank,
-and indices in place of labels. ZipMap, which turns probabilities into dictionaries, goes.
+The graph itself is kept. Casts and reshapes are added if its inputs have another type or rank, and
+labels are replaced by indices. ZipMap, which converts probabilities to dictionaries, is removed.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ PREFIX = "tidemill_"
 
 @dataclass
 class AdaptedGraph:
-    """A graph on its way into a bundle.
+    """A graph that is being adapted.
 
     Attributes:
-        inputs: What a request gives.
-        feeds: How that fills the graph's inputs.
-        outputs, labels: What it answers; `task` follows from the labels.
-        asks: A [rows, n] output of which only its values tell whether they are probabilities.
+        inputs: The inputs of a request.
+        model_inputs: How a request's inputs fill the graph's inputs.
+        outputs, labels: What it predicts; without labels, the task is regression.
+        ambiguous_output: A [rows, n] output that may be probabilities; only its values show it.
     """
 
     model: onnx.ModelProto
@@ -63,60 +63,62 @@ class AdaptedGraph:
 def adapt_onnx(
     model: onnx.ModelProto, inputs: Inputs | None, tagged: tuple[Label, ...]
 ) -> AdaptedGraph:
-    """The model in a bundle's terms. Changes `model`.
+    """Adapt an ONNX model for a bundle. Changes `model`.
 
     Args:
-        inputs: What its MLflow signature says; None where it has none.
-        tagged: Labels that the version's tag names.
+        inputs: The inputs in its MLflow signature; None if it has none.
+        tagged: The labels in the version's tag.
 
     Raises:
-        ExportError: It takes or answers what no bundle does; says what.
+        ExportError: A bundle does not support its inputs or outputs; the message says which.
     """
     fitted = AdaptedGraph(model)
-    _fit_inputs(fitted, inputs)
-    _fit_outputs(fitted, tagged)
+    _adapt_inputs(fitted, inputs)
+    _adapt_outputs(fitted, tagged)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"The ONNX model does not hold together: {error}") from error
+        raise ExportError(f"The ONNX model is invalid: {error}") from error
     return fitted
 
 
-def _fit_inputs(fitted: AdaptedGraph, inputs: Inputs | None) -> None:
+def _adapt_inputs(fitted: AdaptedGraph, inputs: Inputs | None) -> None:
     graph = fitted.model.graph
     constants = {initializer.name for initializer in graph.initializer}
     entries = [entry for entry in graph.input if entry.name not in constants]
     if not entries:
-        raise ExportError("The ONNX model takes no inputs.")
+        raise ExportError("The ONNX model has no inputs.")
     shapes = {entry.name: _shape(entry) for entry in entries}
     if len(entries) == 1 and len(shapes[entries[0].name]) >= 2:
-        _fit_one(fitted, entries[0], shapes[entries[0].name], inputs)
+        _adapt_single_input(fitted, entries[0], shapes[entries[0].name], inputs)
     else:
-        _fit_several(fitted, entries, shapes, inputs)
+        _adapt_column_inputs(fitted, entries, shapes, inputs)
 
 
-def _fit_one(
+def _adapt_single_input(
     fitted: AdaptedGraph, entry: Any, shape: list[int | None], inputs: Inputs | None
 ) -> None:
-    """One matrix or picture for everything."""
-    dtype: Any = _given_as(fitted, entry, shape)
+    """One matrix or image that holds all inputs."""
+    dtype: Any = _adapt_input(fitted, entry, shape)
     if isinstance(inputs, tuple):
         width = shape[1] if len(shape) == 2 else None
         if len(shape) != 2 or (width is not None and width != len(inputs)):
             raise ExportError(
-                f"The ONNX model takes '{entry.name}' as {_words(shape)}; its signature has "
+                f"The ONNX model's input '{entry.name}' is {_shape_text(shape)}; its signature has "
                 f"{len(inputs)} columns."
             )
         texts = {column.kind == "text" for column in inputs}
         if texts != {dtype == "string"}:
-            raise ExportError(f"'{entry.name}' is of {dtype}; its signature says otherwise.")
+            raise ExportError(
+                f"The ONNX model's input '{entry.name}' is {dtype}, unlike in its signature."
+            )
         fitted.inputs = inputs
         fitted.model_inputs = (ModelInput(entry.name, dtype, tuple(c.name for c in inputs)),)
         return
     sizes = [size for size in shape[1:] if size is not None]
     wanted = list(inputs.shape) if inputs is not None else sizes
     if dtype == "string" or len(wanted) != len(shape) - 1 or not _agree(shape[1:], wanted):
-        raise ExportError(f"The ONNX model takes '{entry.name}' as {dtype} {_words(shape)}.")
+        raise ExportError(f"The ONNX model's input '{entry.name}' is {dtype} {_shape_text(shape)}.")
     carried: Any = "float32" if dtype == "float32" else "float64"
     if carried != dtype:
         carried = _recast(fitted, entry, "float64")
@@ -125,66 +127,66 @@ def _fit_one(
     fitted.model_inputs = (ModelInput(entry.name, carried),)
 
 
-def _fit_several(
+def _adapt_column_inputs(
     fitted: AdaptedGraph,
     entries: Sequence[Any],
     shapes: Mapping[str, list[int | None]],
     inputs: Inputs | None,
 ) -> None:
-    """One input for each column, as converters of DataFrames write them."""
+    """One input for each column, as converters of DataFrames produce them."""
     columns, feeds = [], []
     for entry in entries:
         shape = shapes[entry.name]
         if len(shape) > 2 or (len(shape) == 2 and shape[1] not in (1, None)):
             raise ExportError(
-                f"The ONNX model takes several inputs, and '{entry.name}' as {_words(shape)}.",
-                expected="one input, or one column for each",
+                f"The ONNX model has several inputs, and '{entry.name}' is {_shape_text(shape)}.",
+                expected="one input, or one column in each",
             )
-        dtype = _given_as(fitted, entry, [None, 1])
+        dtype = _adapt_input(fitted, entry, [None, 1])
         if len(shape) == 1:
-            _put_before(fitted.model.graph, entry.name, "Reshape", _constant([-1]))
+            _insert_before(fitted.model.graph, entry.name, "Reshape", _constant([-1]))
         columns.append(Column(entry.name, KINDS[dtype]))
         feeds.append(ModelInput(entry.name, dtype, (entry.name,)))
     if inputs is not None:
         if isinstance(inputs, Tensor) or {c.name for c in inputs} != {c.name for c in columns}:
             named = [inputs.name] if isinstance(inputs, Tensor) else [c.name for c in inputs]
             raise ExportError(
-                f"The ONNX model takes {', '.join(c.name for c in columns)}; its signature has "
-                f"{', '.join(named)}."
+                f"The ONNX model has the inputs {', '.join(c.name for c in columns)}; its "
+                f"signature has {', '.join(named)}."
             )
         columns = list(inputs)
     fitted.inputs, fitted.model_inputs = tuple(columns), tuple(feeds)
 
 
-def _given_as(fitted: AdaptedGraph, entry: Any, shape: list[int | None]) -> Any:
-    """What the data plane feeds an input with; other types are cast in the graph."""
+def _adapt_input(fitted: AdaptedGraph, entry: Any, shape: list[int | None]) -> Any:
+    """The type in which serving passes an input; other types are cast in the graph."""
     kind = entry.type.tensor_type.elem_type
     if shape and shape[0] not in (None, 0):
         raise ExportError(
-            f"The ONNX model takes '{entry.name}' as {_words(shape)}, a fixed number of rows.",
-            remedy="Export it with a first axis that may vary.",
+            f"The ONNX model's input '{entry.name}' has a fixed number of rows: {shape[0]}.",
+            remedy="Export it with a dynamic first axis.",
         )
     if kind in CAST_FROM:
-        _put_before(fitted.model.graph, entry.name, "Cast", to=kind)
+        _insert_before(fitted.model.graph, entry.name, "Cast", to=kind)
         kind = CAST_FROM[kind]
     if kind not in FEED_DTYPES:
-        raise ExportError(f"The ONNX model takes '{entry.name}' as type {kind}.")
+        raise ExportError(f"The ONNX model's input '{entry.name}' has the unsupported type {kind}.")
     _declare(entry, kind, shape)
     return FEED_DTYPES[kind]
 
 
 def _recast(fitted: AdaptedGraph, entry: Any, dtype: Any) -> Any:
-    """Feed doubles to an input of whole numbers or booleans."""
+    """Pass doubles to an input of integers or booleans, and cast them in the graph."""
     kind = entry.type.tensor_type.elem_type
-    _put_before(fitted.model.graph, entry.name, "Cast", to=kind)
+    _insert_before(fitted.model.graph, entry.name, "Cast", to=kind)
     shape = _shape(entry)
     _declare(entry, TensorProto.DOUBLE, shape)
     return dtype
 
 
-def _fit_outputs(fitted: AdaptedGraph, tagged: tuple[Label, ...]) -> None:
+def _adapt_outputs(fitted: AdaptedGraph, tagged: tuple[Label, ...]) -> None:
     graph = fitted.model.graph
-    labels = tagged or _listed(graph)
+    labels = tagged or _labels_in_graph(graph)
     _drop_zip_maps(graph)
     label = next(
         (o for o in graph.output if _kind(o) in (TensorProto.STRING, TensorProto.INT64)), None
@@ -192,39 +194,39 @@ def _fit_outputs(fitted: AdaptedGraph, tagged: tuple[Label, ...]) -> None:
     rows = [o for o in graph.output if _kind(o) in (TensorProto.FLOAT, TensorProto.DOUBLE, 0)]
     wide = next((o for o in rows if len(_shape(o)) == 2 and _shape(o)[1] != 1), None)
     if label is not None:
-        _fit_labels(fitted, label, wide, labels)
+        _adapt_labels(fitted, label, wide, labels)
     elif wide is not None:
-        _keep(graph, [_flat_or_wide(graph, wide)])
+        _keep(graph, [_with_type(graph, wide)])
         fitted.ambiguous_output, fitted.labels = wide.name, labels
         fitted.outputs = ModelOutputs(probabilities=wide.name)
     elif rows:
         fitted.outputs = ModelOutputs(value=_value_of(graph, rows[0].name))
         _keep(graph, [o for o in graph.output if o.name == fitted.outputs.value])
     else:
-        raise ExportError("The ONNX model answers neither labels nor numbers.")
+        raise ExportError("The ONNX model's outputs are neither labels nor numbers.")
 
 
-def _fit_labels(fitted: AdaptedGraph, label: Any, wide: Any, labels: tuple[Label, ...]) -> None:
+def _adapt_labels(fitted: AdaptedGraph, label: Any, wide: Any, labels: tuple[Label, ...]) -> None:
     graph = fitted.model.graph
     if not labels and wide is not None and _shape(wide)[1]:
         labels = tuple(range(int(_shape(wide)[1] or 0)))
     if not labels:
         raise ExportError(
-            "The ONNX model answers with labels that are not listed.", remedy=LABELS_REMEDY
+            "The ONNX model predicts labels that are not listed.", remedy=LABELS_REMEDY
         )
     fitted.labels = labels
     indices = None
     if all(isinstance(value, int) for value in labels) and _kind(label) == TensorProto.INT64:
         indices = _index_of(graph, label.name, np.array(labels, np.int64))
     elif wide is None:
-        raise ExportError("The ONNX model answers with texts and gives no probabilities.")
+        raise ExportError("The ONNX model predicts texts without probabilities.")
     fitted.outputs = ModelOutputs(label=indices, probabilities=wide.name if wide else None)
     kept = [o for o in graph.output if o.name == indices]
-    _keep(graph, kept + ([_flat_or_wide(graph, wide)] if wide is not None else []))
+    _keep(graph, kept + ([_with_type(graph, wide)] if wide is not None else []))
 
 
-def _listed(graph: Any) -> tuple[Label, ...]:
-    """The labels that a ZipMap or a classifier in the graph names."""
+def _labels_in_graph(graph: Any) -> tuple[Label, ...]:
+    """The labels in the attributes of a ZipMap or a classifier of the graph."""
     for node in reversed(graph.node):
         for attribute in node.attribute:
             if attribute.name in CLASSES and (attribute.strings or attribute.ints):
@@ -245,7 +247,7 @@ def _drop_zip_maps(graph: Any) -> None:
 
 
 def _index_of(graph: Any, label: str, labels: Any) -> str:
-    """Whole-number labels as their places in the list."""
+    """Convert integer labels to their indices in the list."""
     wanted, name = f"{PREFIX}labels", f"{PREFIX}label"
     graph.initializer.append(numpy_helper.from_array(labels.reshape(1, -1), wanted))
     column, hits = f"{label}_column", f"{label}_hits"
@@ -261,15 +263,15 @@ def _index_of(graph: Any, label: str, labels: Any) -> str:
     return name
 
 
-def _flat_or_wide(graph: Any, output: Any) -> Any:
-    """The output, declared as numbers where the graph did not say of what type they are."""
+def _with_type(graph: Any, output: Any) -> Any:
+    """The output, declared as float if the graph does not say its type."""
     if _kind(output) == 0:
         output.type.tensor_type.elem_type = TensorProto.FLOAT
     return output
 
 
 def _value_of(graph: Any, name: str) -> str:
-    """One number a row, in double precision."""
+    """Convert an output to one number a row, in double precision."""
     double, value = f"{PREFIX}double", f"{PREFIX}value"
     graph.node.extend(
         [
@@ -281,8 +283,8 @@ def _value_of(graph: Any, name: str) -> str:
     return value
 
 
-def _put_before(graph: Any, name: str, op: str, *constants: Any, **options: Any) -> None:
-    """A node between an input and all that takes it."""
+def _insert_before(graph: Any, name: str, op: str, *constants: Any, **options: Any) -> None:
+    """Insert a node between an input and the nodes that read it."""
     inner = f"{PREFIX}{op.lower()}_{name}"
     for node in graph.node:
         for place, given in enumerate(node.input):
@@ -292,11 +294,11 @@ def _put_before(graph: Any, name: str, op: str, *constants: Any, **options: Any)
     graph.node.insert(0, helper.make_node(op, given, [inner], **options))
     for output in graph.output:  # an input that is also an output
         if output.name == name:
-            raise ExportError(f"The ONNX model answers its own input '{name}'.")
+            raise ExportError(f"The ONNX model returns its own input '{name}'.")
 
 
 def _constant(values: list[int]) -> Any:
-    """Adds a constant to a graph when called with it, and gives its name."""
+    """A function that adds a constant to a graph and returns its name."""
 
     def add(graph: Any) -> str:
         name = f"{PREFIX}constant_{len(graph.initializer)}"
@@ -322,7 +324,7 @@ def _kind(entry: Any) -> int:
 
 
 def _shape(entry: Any) -> list[int | None]:
-    """The sizes of each axis; None where it may vary."""
+    """The size of each axis; None if it is dynamic."""
     if not entry.type.HasField("tensor_type"):
         return []
     dims = entry.type.tensor_type.shape.dim
@@ -333,6 +335,6 @@ def _agree(found: Sequence[int | None], wanted: Sequence[int]) -> bool:
     return all(f in (None, w) for f, w in zip(found, wanted, strict=True))
 
 
-def _words(shape: Sequence[int | None]) -> str:
+def _shape_text(shape: Sequence[int | None]) -> str:
     sizes = ["rows" if shape[:1] == [None] else str(size) for size in shape[:1]]
     return f"[{', '.join([*sizes, *(str(size or 'any') for size in shape[1:])])}]"

@@ -1,4 +1,4 @@
-"""Rows to try a model with that came without training data: its own example, and more around it."""
+"""Sample rows for a model without training data: its input example, and generated rows near it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCALES = (1.0, 10.0, 100.0)
 
 
 def sample_rows(signature: Signature, example: Any) -> InputRows:
-    """Rows that the signature takes: those of the example first, then made-up ones near it.
+    """Rows that the signature accepts: those of the example first, then generated ones near it.
 
     Args:
         example: The model's input example: a DataFrame, an array, a dict of arrays, or None.
@@ -40,7 +40,7 @@ def sample_rows(signature: Signature, example: Any) -> InputRows:
 
 
 def example_rows(signature: Signature, example: Any) -> pd.DataFrame | None:
-    """The example as a table of the signature's columns; None when it cannot be read as one."""
+    """The example as a DataFrame with the signature's columns; None if it cannot be converted."""
     names = list(signature.names)
     try:
         if isinstance(example, dict):
@@ -58,7 +58,7 @@ def example_rows(signature: Signature, example: Any) -> pd.DataFrame | None:
 
 
 def columns_with_missing(example: Any) -> frozenset[str]:
-    """The columns of an example that miss values."""
+    """The columns of an example that have missing values."""
     if not isinstance(example, pd.DataFrame):
         return frozenset()
     return frozenset(str(name) for name in example.columns[example.isna().any()])

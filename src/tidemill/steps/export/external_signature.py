@@ -1,4 +1,4 @@
-"""The signature of a model that was registered elsewhere, read off what MLflow wrote of it."""
+"""The signature of a model that was registered by another tool, from its MLflow metadata."""
 
 from __future__ import annotations
 
@@ -29,35 +29,37 @@ SIGNATURE_REMEDY = (
 )
 SHOWN = 10  # labels in a message
 LABELS_REMEDY = (
-    f'Name the labels in a tag of the version, as a JSON list: {LABELS_TAG} = ["stays", "leaves"].'
+    f'List the labels in a tag of the version, as JSON: {LABELS_TAG} = ["stays", "leaves"].'
 )
 
 
 def parse_inputs(schema: Sequence[Mapping[str, Any]], gaps: frozenset[str] = frozenset()) -> Inputs:
-    """What MLflow's input schema means for a request.
+    """Convert MLflow's input schema to the inputs of a signature.
 
     Args:
-        schema: The entries of the schema as MLmodel holds them: columns, or one tensor.
-        gaps: Columns that miss values in the model's input example.
+        schema: The entries of the schema in the MLmodel file: columns, or one tensor.
+        gaps: Columns that have missing values in the model's input example.
 
     Raises:
-        ExportError: A type that no request can carry, or several tensors; names it.
+        ExportError: A column has a type that requests do not support, or there are several tensors.
     """
     if any(entry.get("type") == "tensor" for entry in schema):
         return _tensor(schema)
     names = [str(entry.get("name") or f"column_{place}") for place, entry in enumerate(schema)]
     if len(set(names)) != len(names):
-        raise ExportError("The MLflow signature names a column twice.", remedy=SIGNATURE_REMEDY)
+        raise ExportError(
+            "The MLflow signature has two columns of the same name.", remedy=SIGNATURE_REMEDY
+        )
     return tuple(_column(name, e, gaps) for name, e in zip(names, schema, strict=True))
 
 
 def input_layout(signature: Signature) -> tuple[ModelInput, ...]:
-    """How the data plane hands rows to a model in another process: a matrix for each kind."""
+    """How serving passes rows to a model in another process: one matrix for each type."""
     if signature.tensor is not None:
         return (ModelInput(signature.tensor.name, signature.tensor.dtype),)
     groups: dict[Any, list[Column]] = {}
     for column in signature.columns:
-        groups.setdefault(_carried(column), []).append(column)
+        groups.setdefault(_dtype(column), []).append(column)
     return tuple(
         ModelInput(
             str(dtype),
@@ -70,10 +72,10 @@ def input_layout(signature: Signature) -> tuple[ModelInput, ...]:
 
 
 def labels_from_tag(tags: Mapping[str, str]) -> tuple[Label, ...]:
-    """The labels that a version's tag names; none where it has no such tag.
+    """The labels listed in a version's tag; empty if it has no such tag.
 
     Raises:
-        ExportError: The tag is no JSON list of texts, numbers or booleans.
+        ExportError: The tag is not a JSON list of at least two distinct labels.
     """
     import json
 
@@ -84,22 +86,22 @@ def labels_from_tag(tags: Mapping[str, str]) -> tuple[Label, ...]:
         found = json.loads(text)
     except ValueError as error:
         raise ExportError(
-            f"The tag {LABELS_TAG} is no JSON: {error}.", remedy=LABELS_REMEDY
+            f"The tag {LABELS_TAG} is not JSON: {error}.", remedy=LABELS_REMEDY
         ) from error
     plain = isinstance(found, list) and all(isinstance(v, str | int | float) for v in found)
     if not plain or len(found) < 2 or len(set(found)) != len(found):
-        raise ExportError(f"The tag {LABELS_TAG} lists no labels.", remedy=LABELS_REMEDY)
+        raise ExportError(f"The tag {LABELS_TAG} is not a list of labels.", remedy=LABELS_REMEDY)
     return tuple(found)
 
 
 def labels_from_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> tuple[Label, ...]:
-    """The labels that answers like these are out of; none for a model that answers with numbers.
+    """Infer the labels from a model's predictions; empty if it predicts numbers.
 
     Args:
-        output: What the model gave for some rows.
+        output: Predictions for some rows.
 
     Raises:
-        ExportError: It answers with texts nobody listed, or with more than one value a row.
+        ExportError: The model predicts texts without a list of labels, or several values a row.
     """
     flat = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
     if tagged:
@@ -109,22 +111,22 @@ def labels_from_output(output: npt.NDArray[Any], tagged: tuple[Label, ...]) -> t
     if flat.ndim != 1:
         shown = "x".join(str(size) for size in flat.shape[1:])
         raise ExportError(
-            f"The model answers {shown} numbers a row that are no probabilities.",
-            remedy="A prediction is one label or one number a row; let the model answer that.",
+            f"The model returns {shown} numbers a row that are not probabilities.",
+            remedy="A model must predict one label or one number a row.",
         )
     if flat.dtype.kind == "b":
         return (False, True)
     if flat.dtype.kind not in "fiu":
-        seen = ", ".join(sorted({str(text) for text in flat.tolist()})[:SHOWN])
+        found = ", ".join(sorted({str(text) for text in flat.tolist()})[:SHOWN])
         raise ExportError(
-            f"The model answers with texts, and nothing lists them all; sample rows gave: {seen}.",
+            f"The model predicts texts, and its labels are not listed; sample rows gave: {found}.",
             remedy=LABELS_REMEDY,
         )
     return ()
 
 
 def are_probabilities(rows: npt.NDArray[Any]) -> bool:
-    """Whether each row is a distribution over classes."""
+    """Whether each row is a probability distribution over classes."""
     if rows.dtype.kind != "f" or not len(rows):
         return False
     return bool((rows >= -1e-6).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-3))
@@ -133,15 +135,15 @@ def are_probabilities(rows: npt.NDArray[Any]) -> bool:
 def _tensor(schema: Sequence[Mapping[str, Any]]) -> Tensor:
     if len(schema) != 1:
         raise ExportError(
-            f"The MLflow signature has {len(schema)} tensors; a request carries one, or columns.",
-            remedy="Sign the model with a DataFrame, one column for each input.",
+            f"The MLflow signature has {len(schema)} tensors; requests support one, or columns.",
+            remedy="Log the model with the signature of a DataFrame, one column for each input.",
         )
     spec = schema[0]["tensor-spec"]
     shape, dtype = [int(size) for size in spec["shape"]], str(spec["dtype"])
     if not shape or shape[0] != -1 or any(size < 1 for size in shape[1:]):
         raise ExportError(
             f"The MLflow signature's tensor has the shape {shape}.",
-            expected="-1 for the rows, and fixed sizes behind it",
+            expected="-1 for the rows, followed by fixed sizes",
             remedy=SIGNATURE_REMEDY,
         )
     if np.dtype(dtype).kind not in "fiub":
@@ -155,16 +157,16 @@ def _column(name: str, entry: Mapping[str, Any], gaps: frozenset[str]) -> Column
     kind = KINDS.get(str(entry.get("type")))
     if kind is None:
         raise ExportError(
-            f"Column '{name}' is of MLflow's type {entry.get('type')}, which no request carries.",
+            f"Column '{name}' has the unsupported MLflow type {entry.get('type')}.",
             field=name,
             expected=f"one of {', '.join(KINDS)}",
-            remedy="Let the model take it as a text or as numbers, and sign it so.",
+            remedy="Change the model to take text or numbers, and log it with that signature.",
         )
     optional = entry.get("required") is False or bool(entry.get("optional"))
     return Column(name, kind, nullable=optional or name in gaps)
 
 
-def _carried(column: Column) -> str:
+def _dtype(column: Column) -> str:
     if column.kind == "text":
         return "string"
     if column.nullable or column.kind == "number":

@@ -1,4 +1,4 @@
-"""Rows to the arrays a bundle's model takes, and what it gave back to answers."""
+"""Rows as the input arrays of a bundle's model, and its output arrays as predictions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from tidemill.bundle import ModelInput
 from tidemill.serving.model.runtime import Runtime
 from tidemill.signature import Signature
 
+BATCH = 4096
+
 Array = npt.NDArray[Any]
 InputRows = pd.DataFrame | Array
 
 
 @dataclass(frozen=True)
 class ModelPredictions:
-    """What a model answers to rows.
+    """A model's predictions.
 
     Attributes:
-        predictions: [rows] labels or values.
-        labels: [rows] index of each label in the signature's; None for regression.
-        probabilities: [rows, labels], where the model gives them.
+        predictions: Labels or values [rows].
+        labels: The index of each label in the signature's labels [rows]; None for regression.
+        probabilities: [rows, labels]; None if the model has none.
     """
 
     predictions: Array
@@ -34,7 +36,7 @@ class ModelPredictions:
 
 
 def input_arrays(X: InputRows, inputs: Sequence[ModelInput]) -> list[Array]:
-    """One array for each of the manifest's inputs.
+    """Convert rows to one array for each of the manifest's inputs.
 
     Args:
         X: A DataFrame with the signature's columns, or an array [rows, *shape] for a tensor.
@@ -56,18 +58,18 @@ def _array(frame: pd.DataFrame, entry: ModelInput) -> Array:
 def predict_in_batches(
     runtime: Runtime, inputs: Sequence[ModelInput], signature: Signature, X: InputRows
 ) -> ModelPredictions:
-    """What a bundle's model answers to rows, in batches of a bounded size.
+    """Predict with a bundle's model, in batches of 4096 rows.
 
     Args:
         runtime: Loaded from the bundle (`tidemill.serving.model.runtime.load_runtime`).
         inputs: The inputs in the bundle's manifest.
-        X: As of `input_arrays`.
+        X: As for `input_arrays`.
     """
     parts = [
         runtime.run(input_arrays(X[start : start + BATCH], inputs))
         for start in range(0, len(X), BATCH)
     ]
-    labels, likely, values = (
+    labels, probabilities, values = (
         None if any(part[i] is None for part in parts) else np.concatenate([p[i] for p in parts])
         for i in range(3)
     )
@@ -75,9 +77,6 @@ def predict_in_batches(
         assert values is not None
         return ModelPredictions(values.astype(np.float64))
     if labels is None:
-        assert likely is not None
-        labels = likely.argmax(axis=1)
-    return ModelPredictions(np.array(signature.labels)[labels], labels, likely)
-
-
-BATCH = 4096
+        assert probabilities is not None
+        labels = probabilities.argmax(axis=1)
+    return ModelPredictions(np.array(signature.labels)[labels], labels, probabilities)

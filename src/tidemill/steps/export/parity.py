@@ -1,10 +1,10 @@
-"""Whether a compiled model answers what the native one answers.
+"""Parity: whether a compiled model makes the same predictions as the original ("native") model.
 
-Checked on held-out rows, and on rows made of them that reach what held-out rows seldom do: columns
-shuffled against each other, missing values wherever they may be, the ends of every range, every
-category, texts never seen. Labels must be identical. A probability p must be within 1e-5 of the
-native one relative to max(p, 0.01); a value v relative to max(|v|, a tenth of the spread of the
-native answers): below that, rounding alone moves the last digits.
+Compared on held-out rows, and on rows generated from them that cover rare inputs: columns shuffled
+independently, missing values wherever allowed, the ends of every range, every category, unknown
+texts. Labels must be identical. A probability p must agree within 1e-5 relative to max(p, 0.01), a
+value v within 1e-5 relative to max(|v|, s / 10), where s is the standard deviation of the native
+predictions. Below these floors, rounding alone changes the last digits.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ParityCase:
-    """Rows, and what the native model answers to them."""
+    """Rows, and the native model's predictions for them."""
 
     rows: InputRows
     native: ModelPredictions
 
 
 def native_predictions(model: Any, X: InputRows, signature: Signature) -> ModelPredictions:
-    """What the model itself answers."""
+    """Predict with the native model."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training has reported them
+        warnings.simplefilter("ignore")  # already reported in training
         found = np.asarray(model.predict(X)).reshape(len(X))
         if signature.task == "regression":
             return ModelPredictions(found.astype(np.float64))
-        likely = model.predict_proba(X) if hasattr(model, "predict_proba") else None
+        probabilities = model.predict_proba(X) if hasattr(model, "predict_proba") else None
     labels = np.searchsorted(np.array(signature.labels), found)
     return ModelPredictions(
-        found, labels, None if likely is None else np.asarray(likely, np.float64)
+        found, labels, None if probabilities is None else np.asarray(probabilities, np.float64)
     )
 
 
 def accepted_rows(X: InputRows, signature: Signature) -> npt.NDArray[np.bool_]:
-    """Which rows [rows] the signature takes: others never reach the model."""
+    """Whether the signature accepts each row [rows]; others never reach the model."""
     fits = np.ones(len(X), dtype=bool)
     if not isinstance(X, pd.DataFrame):
         return np.asarray(np.isfinite(np.asarray(X).reshape(len(X), -1)).all(axis=1))
@@ -71,8 +71,7 @@ def accepted_rows(X: InputRows, signature: Signature) -> npt.NDArray[np.bool_]:
 
 
 def compare_predictions(native: ModelPredictions, compiled: ModelPredictions) -> Parity:
-    """How far the compiled answers are from the native ones; rows of which the native answer is not
-    finite are left out."""
+    """Compare predictions; those that are not finite in the native model are left out."""
     if native.labels is None or compiled.labels is None:
         exact, given = native.predictions.astype(float), compiled.predictions.astype(float)
         return Parity(len(exact), True, _furthest(exact, given, _floor(exact)))
@@ -86,6 +85,7 @@ def compare_predictions(native: ModelPredictions, compiled: ModelPredictions) ->
 
 
 def within_tolerance(parity: Parity) -> bool:
+    """Whether the labels are equal and the largest relative error is within the tolerance."""
     return parity.labels_equal and parity.max_relative_error <= TOLERANCE
 
 
@@ -95,7 +95,7 @@ def _floor(exact: Floats) -> float:
 
 
 def _furthest(exact: Floats, given: Floats, floor: float) -> float:
-    """The largest relative error; infinite where one is finite and the other is not."""
+    """The largest relative error; infinite if one value is finite and the other is not."""
     known = np.isfinite(exact)
     if not known.any():
         return 0.0
@@ -105,39 +105,39 @@ def _furthest(exact: Floats, given: Floats, floor: float) -> float:
 
 
 def parity_cases(model: Any, X: InputRows, signature: Signature) -> list[ParityCase]:
-    """What to compare a compiled model on, with the native answers.
+    """Build the rows to compare a compiled model on, with the native predictions.
 
     Args:
-        X: Held-out rows that the signature takes; the first 2,000 are used.
+        X: Held-out rows that the signature accepts; the first 2,000 are used.
 
     Raises:
-        ExportError: The model itself does not answer X.
+        ExportError: The model itself fails on X.
     """
     held = X[:MAX_ROWS]
     try:
         found = [ParityCase(held, native_predictions(model, held, signature))]
-    except Exception as error:  # a model may fail in any way
+    except Exception as error:  # a model may raise anything
         reason = str(error).strip().splitlines()[0]
         raise ExportError(
             f"The model itself fails on held-out rows: {type(error).__name__}: {reason}"
         ) from error
-    for rows in _made_up(held, signature):
-        with contextlib.suppress(Exception):  # rows that the model refuses need no answer
+    for rows in _generated(held, signature):
+        with contextlib.suppress(Exception):  # rows that the model refuses need no parity
             found.append(ParityCase(rows, native_predictions(model, rows, signature)))
     return found
 
 
 def measure_parity(
-    found: Iterable[ParityCase], answer: Callable[[InputRows], ModelPredictions]
+    cases: Iterable[ParityCase], predict: Callable[[InputRows], ModelPredictions]
 ) -> Parity:
-    """How far a compiled model's answers are from the native ones."""
+    """Compare a compiled model's predictions with the native ones over all cases."""
     total = Parity(0, True, 0.0)
-    for trial in found:
-        total = _both(total, compare_predictions(trial.native, answer(trial.rows)))
+    for case in cases:
+        total = _combined(total, compare_predictions(case.native, predict(case.rows)))
     return total
 
 
-def _both(one: Parity, other: Parity) -> Parity:
+def _combined(one: Parity, other: Parity) -> Parity:
     return Parity(
         one.rows + other.rows,
         one.labels_equal and other.labels_equal,
@@ -145,7 +145,7 @@ def _both(one: Parity, other: Parity) -> Parity:
     )
 
 
-def _made_up(X: InputRows, signature: Signature) -> Iterator[InputRows]:
+def _generated(X: InputRows, signature: Signature) -> Iterator[InputRows]:
     rng = np.random.default_rng(SEED)
     if isinstance(X, pd.DataFrame):
         yield from (conform(frame, signature) for frame in _tables(X, signature, rng))
@@ -163,11 +163,11 @@ def _tables(
         }
     )
     yield shuffled
-    yield _changed(shuffled, signature, lambda c, values: _gaps(c, values, rng))
-    yield _changed(shuffled, signature, lambda c, values: _ends(c, values, rng))
-    yield _changed(shuffled, signature, lambda c, values: _listed(c, values, rng))
+    yield _changed(shuffled, signature, lambda c, values: _with_missing(c, values, rng))
+    yield _changed(shuffled, signature, lambda c, values: _range_ends(c, values, rng))
+    yield _changed(shuffled, signature, lambda c, values: _all_categories(c, values, rng))
     if any(c.kind == "text" and c.categories is None for c in signature.columns):
-        yield _changed(shuffled, signature, _strangers)
+        yield _changed(shuffled, signature, _unknown_texts)
 
 
 def _drawn(values: pd.Series[Any], places: npt.NDArray[Any]) -> pd.Series[Any]:
@@ -180,29 +180,29 @@ def _changed(
     return pd.DataFrame({c.name: change(c, frame[c.name].copy()) for c in signature.columns})
 
 
-def _gaps(column: Column, values: Any, rng: np.random.Generator) -> Any:
-    """A third of the values missing, where they may be."""
+def _with_missing(column: Column, values: Any, rng: np.random.Generator) -> Any:
+    """A third of the values missing, if the column is nullable."""
     return values.mask(rng.random(len(values)) < 1 / 3, np.nan) if column.nullable else values
 
 
-def _ends(column: Column, values: Any, rng: np.random.Generator) -> Any:
-    """The least, the greatest, and anything in between."""
+def _range_ends(column: Column, values: Any, rng: np.random.Generator) -> Any:
+    """The minimum, the maximum, and values between them."""
     known = values.dropna()
     if column.kind in ("text", "boolean") or known.empty:
         return values
     low, high = known.min(), known.max()
-    # Weights rather than a range: the difference of two numbers may be beyond what fits.
+    # As a weighted mean, since the difference of two numbers may overflow.
     share = rng.choice([0.0, 1.0, np.nan], len(values))
     share = np.where(np.isnan(share), rng.random(len(values)), share)
     drawn = low * (1 - share) + high * share
     if column.kind == "integer":
-        # No whole number near the ends of 64 bits is the same as a float.
+        # Integers near the limits of 64 bits have no exact float.
         return pd.Series([min(max(round(x), int(low)), int(high)) for x in drawn], dtype=object)
     return pd.Series(drawn, dtype=object)
 
 
-def _listed(column: Column, values: Any, rng: np.random.Generator) -> Any:
-    """Every category and both booleans, alike often."""
+def _all_categories(column: Column, values: Any, rng: np.random.Generator) -> Any:
+    """Every category and both booleans, equally often."""
     if column.kind == "boolean":
         return pd.Series(rng.random(len(values)) < 0.5, dtype=object)
     if column.kind == "text" and column.categories:
@@ -210,15 +210,15 @@ def _listed(column: Column, values: Any, rng: np.random.Generator) -> Any:
     return values
 
 
-def _strangers(column: Column, values: Any) -> Any:
-    """Texts that were not in training, where the signature takes any."""
+def _unknown_texts(column: Column, values: Any) -> Any:
+    """Texts that were not in training, if the signature accepts any text."""
     if column.kind == "text" and column.categories is None:
         return values.where(np.arange(len(values)) % 2 == 0, "a text never seen")
     return values
 
 
 def _tensors(X: npt.NDArray[Any], rng: np.random.Generator) -> Iterator[npt.NDArray[Any]]:
-    """Noise in the range of the data, and every number from another row."""
+    """Noise in the range of the data, and rows with each element from a random row."""
     low, high = float(X.min()), float(X.max())
     shape = (min(GENERATED_ROWS, len(X)), *X.shape[1:])
     yield rng.uniform(low, high, shape).astype(X.dtype)

@@ -291,10 +291,10 @@ NAMED = {"type": "double", "name": "a"}
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
-        ([{"type": "datetime", "name": "when"}], "'when' is of MLflow's type datetime"),
+        ([{"type": "datetime", "name": "when"}], "'when' has the unsupported MLflow type datetime"),
         ([{"type": "binary", "name": "b"}], "type binary"),
         ([{"type": "array", "name": "b", "items": NAMED}], "type array"),
-        ([NAMED, NAMED], "twice"),
+        ([NAMED, NAMED], "two columns of the same name"),
         ([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [2, 3]}}], "shape"),
         ([{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1]}}], "shape"),
         ([{"type": "tensor", "tensor-spec": {"dtype": "str", "shape": [-1, 2]}}], "of str"),
