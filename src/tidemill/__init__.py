@@ -1,4 +1,4 @@
-"""Tidemill keeps models right: train, register, gate, serve, watch, retrain."""
+"""Tidemill keeps models accurate: train, register, gate, serve, monitor, retrain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `tidemill` command. On a slim installation it serves a shelf and does nothing else."""
+"""The `tidemill` command. The slim installation only has `tidemill serve`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import importlib.util
 import os
 import sys
 
-#: Of the extra `standard`; a single one of them may be there for another package's sake.
-NEEDED = ("typer", "structlog", "mlflow")
+#: Packages of the extra `standard`; one alone may be installed for another reason.
+CONTROL_PLANE_PACKAGES = ("typer", "structlog", "mlflow")
 
 
 def main() -> None:
-    """Run the command line; without the control plane's packages only `serve` is there."""
-    # OpenMP's threads spin while they wait for each other: on a busy machine a fit then takes ten
-    # times as long. It reads this once, when the first library that uses it is loaded.
+    """Run the command line, or only `serve` if the control plane's packages are missing."""
+    # OpenMP's threads spin while they wait, which makes a fit ten times slower on a busy machine.
+    # The variable is read once, when the first library that uses OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if any(importlib.util.find_spec(name) is None for name in NEEDED):
+    if any(importlib.util.find_spec(name) is None for name in CONTROL_PLANE_PACKAGES):
         _serve_only()
     from tidemill.cli.app import run
 

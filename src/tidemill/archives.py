@@ -1,7 +1,7 @@
-"""Unpacking of tar archives that somebody else may have made.
+"""Unpacks untrusted tar archives.
 
-`TarFile.extractall(filter="data")` is what this would be, but the first releases of Python 3.11
-(that of Debian 12 is one) do not have it.
+Replaces `TarFile.extractall(filter="data")`, which the first releases of Python 3.11 (including
+that of Debian 12) lack.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from pathlib import Path
 
 
 def extract(archive: tarfile.TarFile, folder: Path) -> None:
-    """Write the archive's files and folders below a folder, and nothing anywhere else.
+    """Extract an archive into a folder, and write nothing outside of it.
 
-    An absolute name counts from the folder on. A link becomes a copy of what it points to in the
-    archive.
+    Absolute names are relative to the folder. A link becomes a copy of its target in the archive.
 
     Raises:
-        tarfile.ExtractError: A name leads out of the folder, a link out of the archive, or a member
-            is no file (a device, a pipe); what came before it is written.
+        tarfile.ExtractError: A name leads out of the folder, a link leads out of the archive, or a
+            member is a device or a pipe. Members before it have been extracted.
     """
     root = folder.resolve()
     for member in archive:
@@ -39,6 +38,6 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
     except KeyError as error:
         raise tarfile.ExtractError(f"'{member.name}' links out of the archive") from error
     if source is None:
-        raise tarfile.ExtractError(f"'{member.name}' is no file")
+        raise tarfile.ExtractError(f"'{member.name}' is not a file")
     with source, path.open("wb") as target:
         shutil.copyfileobj(source, target)

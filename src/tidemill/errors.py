@@ -1,26 +1,27 @@
-"""The one tree of errors, each with the HTTP status it means.
+"""All errors that Tidemill raises on purpose, each with its HTTP status.
 
 TidemillError
 ├── InputError            422  a request that does not fit the model's signature
-│   ├── RequestError      422  a field or parameter of a request that is not what it should be
-│   ├── MalformedError    400  a body or header that cannot be read at all
-│   ├── TooLargeError     413  a body over the limit
-│   └── MediaTypeError    415  a content type nobody here reads
+│   ├── RequestError      422  an invalid field or parameter of another request
+│   ├── MalformedError    400  a body or header that cannot be parsed
+│   ├── TooLargeError     413  a body over the size limit
+│   └── MediaTypeError    415  an unsupported content type
 ├── AccessError           403  no key, a wrong key, or a key without the scope
 ├── NotFoundError         404  no such model, version, job or route
-├── MethodError           405  a route that exists, asked with another verb
-├── ConflictError         409  the thing asked for contradicts what is there
-├── RateLimitError        429  over the key's or the address's share
-├── UnavailableError      503  a part that is needed is down or not ready yet
-├── DeadlineError         504  a model that did not come to an answer in time
-├── ProjectError          422  what the user wrote in a project does not hold together
-│   └── DataError         422  the training data cannot be used, or not as described
-├── ExportError           422  neither ONNX nor the native fallback can serve this model
-├── BundleError           500  a bundle that is corrupt, truncated or of another format
+├── MethodError           405  an existing route, requested with another method
+├── ConflictError         409  a request that contradicts the current state
+├── RateLimitError        429  over the rate limit of the key or the address
+├── UnavailableError      503  a required component is down or not ready yet
+├── DeadlineError         504  a model that did not answer in time
+├── ProjectError          422  an invalid project file
+│   └── DataError         422  training data that is unusable or not as described
+├── ExportError           422  a model that neither ONNX nor the native fallback can serve
+├── BundleError           500  a bundle that is corrupt, incomplete or in another format
 ├── GateError             409  a version without the evidence to become champion
-└── SettingsError         500  what the operator set does not hold together
+└── SettingsError         500  an invalid setting
 
-Every message says what is wrong, and where it helps a `remedy` says what to do next.
+The message names the field and what was found. `expected` says what is accepted, and `remedy` what
+to do next.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from typing import Any
 
 
 class TidemillError(Exception):
-    """Anything Tidemill refuses or cannot do.
+    """The base class of all errors that Tidemill raises on purpose.
 
     Args:
-        detail: One sentence for a person; names the field or thing at fault.
+        detail: One sentence for people: what is wrong, and where.
         field: The input field, parameter or setting at fault, if there is one.
-        expected: What would have been accepted in its place.
+        expected: What is accepted instead.
         remedy: What to do next.
     """
 
@@ -72,72 +73,108 @@ class TidemillError(Exception):
 
 
 class InputError(TidemillError):
+    """A request does not match the model's signature."""
+
     status, title = 422, "Input does not fit the model's signature"
 
 
 class RequestError(InputError):
+    """A field or parameter of a request is invalid."""
+
     title = "Invalid request"
 
 
 class MalformedError(InputError):
+    """A body or header cannot be parsed."""
+
     status, title = 400, "Malformed request"
 
 
 class TooLargeError(InputError):
+    """A body exceeds the size limit."""
+
     status, title = 413, "Request body too large"
 
 
 class MediaTypeError(InputError):
+    """The content type is not supported."""
+
     status, title = 415, "Unsupported media type"
 
 
 class AccessError(TidemillError):
+    """The API key is missing or wrong, or lacks the scope."""
+
     status, title = 403, "Forbidden"
 
 
 class NotFoundError(TidemillError):
+    """There is no such model, version, job or route."""
+
     status, title = 404, "Not found"
 
 
 class MethodError(TidemillError):
+    """The route does not support the HTTP method."""
+
     status, title = 405, "Method not allowed"
 
 
 class ConflictError(TidemillError):
+    """The request contradicts the current state."""
+
     status, title = 409, "Conflict"
 
 
 class RateLimitError(TidemillError):
+    """The key or the address has exceeded its rate limit."""
+
     status, title = 429, "Too many requests"
 
 
 class UnavailableError(TidemillError):
+    """A required component is down or not ready yet."""
+
     status, title = 503, "Unavailable"
 
 
 class DeadlineError(TidemillError):
+    """The model did not answer in time."""
+
     status, title = 504, "Timeout"
 
 
 class ProjectError(TidemillError):
-    status, title = 422, "The project does not hold together"
+    """The project file is invalid."""
+
+    status, title = 422, "Invalid project"
 
 
 class DataError(ProjectError):
-    title = "The data cannot be used"
+    """The training data cannot be used, or is not as described."""
+
+    title = "Unusable data"
 
 
 class ExportError(TidemillError):
+    """Neither ONNX nor the native fallback can serve the model."""
+
     status, title = 422, "The model cannot be served"
 
 
 class BundleError(TidemillError):
-    title = "The bundle is not intact"
+    """A bundle is corrupt, incomplete or in another format."""
+
+    title = "Invalid bundle"
 
 
 class GateError(TidemillError):
-    status, title = 409, "The gate stays closed"
+    """A version lacks the evidence to become champion."""
+
+    status, title = 409, "The gate did not pass"
 
 
 class SettingsError(TidemillError):
-    title = "The settings do not hold together"
+    """A setting is invalid."""
+
+    title = "Invalid settings"

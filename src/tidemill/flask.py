@@ -1,4 +1,4 @@
-"""A model inside a Flask app: the same checks and answers as Tidemill's own server.
+"""Serves a model from a Flask app, with the same checks and answers as Tidemill's own server.
 
     from flask import Flask
     from tidemill.flask import blueprint
@@ -6,7 +6,7 @@
     app = Flask(__name__)
     app.register_blueprint(blueprint(".tidemill/shelf", "iris-classifier"), url_prefix="/iris")
 
-The app's own server does the work, at its own speed; keys, limits and records are the app's affair.
+Speed depends on the app's server. API keys, rate limits and recording are up to the app.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ MAX_BODY = 16 << 20
 
 
 def blueprint(
-    place: Path | str | Scorer, model: str | None = None, *, max_body: int = MAX_BODY
+    source: Path | str | Scorer, model: str | None = None, *, max_body: int = MAX_BODY
 ) -> Blueprint:
     """Routes `GET /health` and `POST /predict` for one model.
 
     Args:
-        place: A bundle's folder, a shelf, or a `Scorer`.
-        model: The model's name on the shelf; its default when None.
-        max_body: The largest request body, in bytes.
+        source: A bundle's folder, a shelf, or a `Scorer`.
+        model: The model's name on the shelf; by default the shelf's default model.
+        max_body: Maximum size of a request body, in bytes.
 
     Raises:
-        BundleError: The bundle is not whole or does not answer as in training.
-        InputError: The shelf holds no such model.
+        BundleError: The bundle is corrupt, or answers its example differently than in training.
+        InputError: The model is not on the shelf.
     """
-    scorer = place if isinstance(place, Scorer) else Scorer.open(place, model)
+    scorer = source if isinstance(source, Scorer) else Scorer.open(source, model)
     routes = Blueprint(f"tidemill-{scorer.name}".replace(".", "-"), __name__)
 
     @routes.get("/health")
     def health() -> Response:
         now = datetime.now(UTC).isoformat()
-        said = {"status": "ok", "timestamp": now, "model": scorer.name, "version": scorer.version}
-        return _json(msgspec.json.encode(said))
+        status = {"status": "ok", "timestamp": now, "model": scorer.name, "version": scorer.version}
+        return _json(msgspec.json.encode(status))
 
     @routes.post("/predict")
     def predict() -> Response:
         if (request.content_length or 0) > max_body:
             raise TooLargeError(f"The body is larger than {max_body} bytes.")
-        request.max_content_length = max_body  # holds for chunked bodies as well
+        request.max_content_length = max_body  # applies to chunked bodies too
         return _json(scorer.answer(_body(max_body)))
 
     @routes.errorhandler(TidemillError)
-    def refused(error: TidemillError) -> Response:
+    def show_error(error: TidemillError) -> Response:
         problem = msgspec.json.encode(error.problem())
         return Response(problem, error.status, content_type="application/problem+json")
 

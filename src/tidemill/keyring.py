@@ -1,12 +1,12 @@
-"""API keys as the data plane sees them: a file of keyed hashes that the control plane writes.
+"""API keys: a file of keyed hashes, written by the control plane and read by both planes.
 
-A key looks like `tm_<id>_<secret>`. The file holds for each key its id, its scopes, its expiry and
-the BLAKE2b of the whole key under a pepper that is kept in the same file (mode 0600). A stolen list
-of hashes therefore says nothing without the pepper, and the keys themselves are stored nowhere.
+A key looks like `tm_<id>_<secret>`. For each key, the file stores the id, scopes, expiry and the
+BLAKE2b hash of the whole key, keyed with a pepper from the same file (mode 0600). So the hashes are
+useless without the pepper, and the keys themselves are not stored anywhere.
 
-A *ticket* `tt_<id>_<expiry>_<mac>` stands for a key for some minutes: the console asks the data
-plane with one, on behalf of whoever signed in. Every server that reads the file can check it, and
-it dies with its key.
+A *ticket* `tt_<id>_<expiry>_<mac>` replaces a key for a few minutes: the console sends one to the
+data plane on behalf of the user who signed in. Every server that reads the file can verify it, and
+it becomes invalid with its key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ TICKET = "tt_"
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """One key, without the key. `expires` is in seconds since the epoch, None for never."""
+    """What is stored of a key.
+
+    Attributes:
+        expires: In seconds since the epoch; None for never.
+        created: In seconds since the epoch.
+    """
 
     id: str
     hash: str
@@ -40,39 +45,39 @@ class KeyRecord(msgspec.Struct, frozen=True):
     created: float = 0.0
 
     def allows(self, scope: Scope, now: float) -> bool:
-        """Whether the key is still valid and carries the scope; admin carries every scope."""
-        alive = self.expires is None or now < self.expires
-        return alive and (scope in self.scopes or "admin" in self.scopes)
+        """Whether the key is valid now and has the scope; `admin` includes every scope."""
+        valid = self.expires is None or now < self.expires
+        return valid and (scope in self.scopes or "admin" in self.scopes)
 
 
 class Keyring(msgspec.Struct, frozen=True):
-    """All keys that are valid, as one immutable value; a changed file is a new keyring."""
+    """All keys, as an immutable value; a changed file is a new keyring."""
 
     pepper: str
     keys: tuple[KeyRecord, ...] = ()
 
     def find(self, token: str) -> KeyRecord | None:
-        """The record of the key or ticket, or None; every comparison takes the same time."""
+        """The record of a key or ticket, or None; compares in constant time."""
         if token.startswith(TICKET):
             return self._find_by_ticket(token)
-        wanted = hash_key(self.pepper, token)
+        hashed = hash_key(self.pepper, token)
         found = None
         for record in self.keys:
-            if hmac.compare_digest(record.hash, wanted):
+            if hmac.compare_digest(record.hash, hashed):
                 found = record
         return found
 
     def get(self, key_id: str) -> KeyRecord | None:
-        """The record of that id, or None."""
+        """The record with this id, or None."""
         return next((record for record in self.keys if record.id == key_id), None)
 
     def sign(self, record: KeyRecord, purpose: str, text: str) -> str:
-        """A signature that only a reader of this file can make, and that dies with the key."""
-        said = "\0".join((purpose, text, record.hash)).encode()
-        return hashlib.blake2b(said, key=bytes.fromhex(self.pepper), digest_size=32).hexdigest()
+        """A signature that only readers of this file can create; it ends with the key."""
+        message = "\0".join((purpose, text, record.hash)).encode()
+        return hashlib.blake2b(message, key=bytes.fromhex(self.pepper), digest_size=32).hexdigest()
 
     def ticket(self, record: KeyRecord, expires: float) -> str:
-        """A stand-in for the key until a moment, in whole seconds since the epoch."""
+        """A ticket for the key, valid until `expires` in seconds since the epoch (rounded down)."""
         until = f"{int(expires):x}"
         return f"{TICKET}{record.id}_{until}_{self.sign(record, TICKET, until)}"
 
@@ -91,11 +96,12 @@ class Keyring(msgspec.Struct, frozen=True):
 
 
 def new_keyring() -> Keyring:
+    """An empty keyring with a new pepper."""
     return Keyring(pepper=secrets.token_hex(32))
 
 
 def new_key() -> tuple[str, str]:
-    """A fresh key and its public id."""
+    """A new key and its public id."""
     key_id = secrets.token_hex(4)
     return f"{PREFIX}{key_id}_{secrets.token_urlsafe(32)}", key_id
 
@@ -108,7 +114,7 @@ def hash_key(pepper: str, token: str) -> str:
 def add(
     ring: Keyring, scopes: tuple[Scope, ...], **fields: str | float | None
 ) -> tuple[Keyring, str, KeyRecord]:
-    """The keyring with one key more, the key itself (shown once) and its record."""
+    """Add a key: returns the new keyring, the key itself (to be shown once) and its record."""
     token, key_id = new_key()
     record = msgspec.convert(
         {
@@ -124,27 +130,27 @@ def add(
 
 
 def remove(ring: Keyring, key_id: str) -> Keyring:
-    """The keyring without that key; the same keyring if it is not there."""
+    """The keyring without a key; unchanged if there is no such key."""
     return msgspec.structs.replace(ring, keys=tuple(k for k in ring.keys if k.id != key_id))
 
 
 def load(path: Path) -> Keyring:
-    """The keyring in a file.
+    """Read the keyring from a file.
 
     Raises:
-        SettingsError: The file is not a keyring.
+        SettingsError: The file cannot be read, or is not a keyring.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Keyring)
     except (OSError, msgspec.DecodeError) as error:
         raise SettingsError(
             f"The key file {path} cannot be read: {error}",
-            remedy="Make a key with `tidemill keys create`.",
+            remedy="Create a key with `tidemill keys create`.",
         ) from error
 
 
 def save(path: Path, ring: Keyring) -> None:
-    """Write the keyring so that a reader sees the old file or the new one, never a half."""
+    """Write the keyring atomically, readable by this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

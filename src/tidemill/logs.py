@@ -33,16 +33,17 @@ def configure(
     """Send all logging of this process to the console and to `folder/name.log`.
 
     Args:
-        name: The process: "api", "worker", "train" ... names the file and the `process` field.
+        name: The process ("api", "worker", "train" ...), used for the file and the `process` field.
         level: DEBUG, INFO, WARNING or ERROR.
-        style: "console", "json", or "auto": console on a terminal, JSON elsewhere.
-        folder: Where the JSON file goes, rotated at 10 MiB, five kept; None writes no file.
-        stream: The console; None is standard output for "json", where a collector reads it, and
+        style: "console", "json", or "auto": "console" on a terminal, "json" elsewhere.
+        folder: The folder of the JSON file, which is rotated at 10 MiB and kept five times; None
+            writes no file.
+        stream: The console; by default standard output for "json", for log collectors, and
             standard error otherwise.
-        console: False keeps the console quiet, for commands that draw progress bars.
+        console: False to log nothing to the console, for commands that draw progress bars.
 
     Raises:
-        SettingsError: The level or the style is not known.
+        SettingsError: The level or the style is unknown.
     """
     if level.upper() not in LEVELS:
         raise SettingsError(
@@ -71,7 +72,7 @@ def _install(handlers: Sequence[logging.Handler], level: str) -> None:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
-    # Libraries that tell their whole life at INFO say only what went wrong.
+    # Libraries that log routine work at INFO are limited to warnings.
     for noisy in ("alembic", "mlflow", "matplotlib", "httpx", "httpcore", "urllib3", "git"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
@@ -98,7 +99,7 @@ def _shared(name: str) -> list[structlog.types.Processor]:
 def _without_colours(
     _: object, __: str, event: structlog.types.EventDict
 ) -> structlog.types.EventDict:
-    """The event without uvicorn's repetition of it for terminals."""
+    """Remove uvicorn's coloured copy of the event."""
     event.pop("color_message", None)
     return event
 

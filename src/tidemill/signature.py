@@ -1,7 +1,7 @@
-"""What a model takes and what it answers: the contract every request is checked against.
+"""The signature of a model: its inputs and output, against which every request is checked.
 
-A model takes either named columns (a table) or one tensor. It answers one value a row: a label out
-of a fixed list (classification) or a number (regression).
+A model takes either named columns (a table) or one tensor. It predicts one value per row: a label
+from a fixed list (classification) or a number (regression).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ KIND_WORDS = {
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     """One named input.
 
-    `nullable` columns had missing values in training (so the model learned what to do with them):
-    null and NaN are accepted there and refused elsewhere. `categories` lists the texts a `text`
-    column may hold; None accepts any text.
+    Attributes:
+        nullable: The column had missing values in training, so null and NaN are accepted.
+        categories: The strings that a `text` column accepts; None accepts any.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     categories: tuple[str, ...] | None = None
 
     def describe(self) -> str:
-        """What the column accepts, in words for an error message."""
+        """What the column accepts, in words, for error messages."""
         if self.categories is not None:
             shown = ", ".join(repr(c) for c in self.categories[:10])
             more = len(self.categories) - 10
@@ -51,9 +51,12 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """One input of numbers with a fixed shape, without the row axis: (1, 28, 28) for an image.
+    """One input of numbers with a fixed shape.
 
-    A request gives it flat in C order or nested.
+    A request gives each row nested, or flat in C order.
+
+    Attributes:
+        shape: Without the row axis: (1, 28, 28) for an image, for example.
     """
 
     name: str
@@ -62,15 +65,22 @@ class Tensor(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
+        """Number of values per row."""
         return math.prod(self.shape)
 
 
 class Signature(msgspec.Struct, frozen=True):
     """The inputs and the output of one model.
 
-    `columns` in the order of training, or `tensor`; never both, never neither.
-    `target` is the name of what is predicted. `labels` in the order of the probabilities;
-    empty for regression.
+    Attributes:
+        target: The name of the predicted value.
+        columns: In the order of training; empty for a tensor model.
+        tensor: None for a table model.
+        labels: In the order of the probabilities; empty for regression.
+
+    Raises:
+        ValueError: There are both columns and a tensor or neither, two columns have the same name,
+            or the labels do not fit the task.
     """
 
     task: Task
@@ -94,21 +104,24 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 def check_value(column: Column, value: Value) -> Value:
-    """The value as the model takes it, or an InputError that names the column.
+    """Check a value; NaN counts as missing and becomes None.
 
-    A whole number is accepted where a number is wanted, and 3.0 where a whole number is.
-    Infinities are refused everywhere; NaN counts as missing.
+    A whole number is accepted as a number, and 3.0 as a whole number. Infinities are never
+    accepted.
+
+    Raises:
+        InputError: The column does not accept the value.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         if column.nullable:
             return None
-        raise _refusal(column, "is missing (null or NaN)")
+        raise _input_error(column, "is missing (null or NaN)")
     if not _has_kind(column.kind, value):
-        raise _refusal(column, f"is {_shown(value)}")
+        raise _input_error(column, f"is {_shown(value)}")
     if isinstance(value, float) and math.isinf(value):
-        raise _refusal(column, "is infinite")
+        raise _input_error(column, "is infinite")
     if column.categories is not None and value not in column.categories:
-        raise _refusal(column, f"is {_shown(value)}, which the model never saw in training")
+        raise _input_error(column, f"is {_shown(value)}, which the model never saw in training")
     return value
 
 
@@ -129,8 +142,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _refusal(column: Column, what: str) -> InputError:
+def _input_error(column: Column, found: str) -> InputError:
     expected = column.describe()
     return InputError(
-        f"'{column.name}' {what}; expected {expected}.", field=column.name, expected=expected
+        f"'{column.name}' {found}; expected {expected}.", field=column.name, expected=expected
     )

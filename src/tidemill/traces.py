@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, by the extra `otel`: nothing of it is imported unless they are asked for.
+"""OpenTelemetry traces, with the extra `otel`, which is imported only if traces are enabled.
 
-They are asked for by the standard variables: OTEL_EXPORTER_OTLP_ENDPOINT (or its TRACES form), or
-OTEL_TRACES_EXPORTER=otlp. Spans leave over OTLP/HTTP, from a thread, in batches.
+The standard variables enable them: OTEL_EXPORTER_OTLP_ENDPOINT (or its TRACES form), or
+OTEL_TRACES_EXPORTER=otlp. A thread sends the spans in batches over OTLP/HTTP.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-#: Version 00 of W3C Trace Context; an id of zeros alone is none.
+#: Version 00 of W3C Trace Context; ids of zeros are invalid.
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def enabled(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment asks for traces."""
+    """Whether the environment enables traces."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     exporter = environment.get("OTEL_TRACES_EXPORTER", "")
@@ -32,24 +32,24 @@ def enabled(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def valid_traceparent(text: str | None) -> str | None:
-    """The header, if it names a span; None otherwise."""
+    """The `traceparent` header if it is valid, else None."""
     return text if text is not None and TRACEPARENT.fullmatch(text) else None
 
 
 def open_traces(service: str) -> Traces | None:
-    """Where spans go, if the environment asks for traces.
+    """The exporter of spans; None if traces are not enabled.
 
     Args:
-        service: What the process is called, unless OTEL_SERVICE_NAME names it.
+        service: The service name, unless OTEL_SERVICE_NAME is set.
 
     Raises:
-        SettingsError: Traces are asked for, and the extra is not installed.
+        SettingsError: Traces are enabled, but the extra `otel` is not installed.
     """
     return Traces(service) if enabled() else None
 
 
 class Traces:
-    """Makes spans and sends them. Not to be carried over a fork: its thread would stay behind."""
+    """Creates and exports spans. Not usable after a fork, which does not copy its thread."""
 
     def __init__(self, service: str) -> None:
         try:
@@ -61,14 +61,12 @@ class Traces:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise SettingsError(
-                "The environment asks for traces, but OpenTelemetry is not installed.",
+                "Traces are enabled, but OpenTelemetry is not installed.",
                 field="OTEL_EXPORTER_OTLP_ENDPOINT",
                 remedy="pip install 'tidemill[otel]', or set OTEL_SDK_DISABLED=true.",
             ) from error
-        named = os.environ.get("OTEL_SERVICE_NAME")
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": named or service})
-        )
+        name = os.environ.get("OTEL_SERVICE_NAME")
+        self._provider = TracerProvider(resource=Resource.create({"service.name": name or service}))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("tidemill")
         self._context = trace.set_span_in_context
@@ -80,12 +78,12 @@ class Traces:
         attributes: Mapping[str, str | int] | None = None,
         *, kind: str = "INTERNAL", start: int | None = None,
     ) -> Span:  # fmt: skip
-        """Begin a span; the caller ends it.
+        """Start a span; the caller ends it.
 
         Args:
-            parent: A span, or the `traceparent` that names one elsewhere.
+            parent: A span, or the `traceparent` of one in another process.
             kind: SERVER, CONSUMER or INTERNAL.
-            start: When it began, in nanoseconds since the epoch; by default now.
+            start: Start time in nanoseconds since the epoch; by default now.
         """
         context = None
         if isinstance(parent, str):
@@ -97,13 +95,13 @@ class Traces:
         )
 
     def name(self, span: Span) -> str:
-        """The `traceparent` by which another process continues the span."""
+        """The `traceparent` with which another process continues the span."""
         carrier: dict[str, str] = {}
         self._w3c.inject(carrier, self._context(span))
         return carrier["traceparent"]
 
     def close(self) -> None:
-        """Send what is left; a process that ends by itself does it at its end."""
+        """Send the remaining spans. A process that exits normally does this on its own."""
         self._provider.shutdown()
 
 

@@ -87,5 +87,5 @@ def test_a_changed_bundle_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(BUNDLE, copy)
     (copy / "model.onnx").write_bytes(b"something else")
-    with pytest.raises(BundleError, match="not what the manifest says"):
+    with pytest.raises(BundleError, match="does not match the manifest"):
         blueprint(copy)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tidemill.__main__ import NEEDED, main
+from tidemill.__main__ import CONTROL_PLANE_PACKAGES, main
 
 
-@pytest.mark.parametrize("missing", NEEDED)
+@pytest.mark.parametrize("missing", CONTROL_PLANE_PACKAGES)
 def test_a_slim_installation_says_so_whatever_else_is_there(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
