@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -300,12 +300,6 @@ CHECKS: dict[str, Check] = {
     "audit": check_audit,
     "projects": check_projects,
 }
-
-
-def worst_state(findings: Sequence[Finding]) -> State:
-    """Return the worst state among the findings."""
-    order: tuple[State, ...] = ("ok", "warning", "error")
-    return max((finding.state for finding in findings), key=order.index, default="ok")
 
 
 def _writable(part: str, folder: Path) -> Finding:
