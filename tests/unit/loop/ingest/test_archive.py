@@ -167,7 +167,7 @@ def test_an_unsupported_url_is_rejected(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A bucket on a server of its own."""
+    """A bucket on its own S3 server."""
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     names = {

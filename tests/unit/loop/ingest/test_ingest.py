@@ -43,7 +43,7 @@ def write(journal: Journal, *records: JournalRecord) -> None:
 
 
 def closed(folder: Path, *records: JournalRecord) -> Path:
-    """A segment that nobody writes any more."""
+    """Write a segment and close it."""
     journal = Journal(folder)
     before = {s.path for s in segments(folder)}
     write(journal, *records)

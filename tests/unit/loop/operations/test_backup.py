@@ -41,7 +41,7 @@ def settings_for(home: Path, kind: str, server: str, stack: ExitStack) -> Settin
 
 @pytest.fixture
 def filled(tmp_path: Path, mlflow_template: Path) -> Settings:
-    """A home with a little of everything."""
+    """A home with some rows in every table."""
     settings = Settings(home=tmp_path / "home")
     settings.home.mkdir()
     shutil.copy(mlflow_template, settings.home / "mlflow.db")
@@ -59,7 +59,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def fill(settings: Settings) -> None:
-    """A little of everything."""
+    """Write some rows to every table."""
     platform = Platform.open(settings)
     platform.keys.create(("train",), actor="ops", name="é")
     platform.audit.append(
@@ -110,7 +110,7 @@ def assert_filled(settings: Settings) -> None:
     found = client.download_artifacts(run.info.run_id, "notes/hello.txt")
     assert Path(found).read_text() == "hello"
     assert (settings.journal / "segment").read_bytes() == b"\x00records"
-    # New rows are numbered behind the restored ones.
+    # New rows are numbered after the restored ones.
     client.log_metric(client.create_run(run.info.experiment_id).info.run_id, "f1_score", 0.5)
     platform.audit.append(AuditEntry("ops", "promote"))
     platform.close()

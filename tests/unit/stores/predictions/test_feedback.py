@@ -31,7 +31,7 @@ def feedback(database: Database) -> Feedback:
 
 
 def arrive(database: Database, *records: JournalRecord, signatures: Any = None) -> None:
-    """What ingest does with records."""
+    """Store records as ingest does."""
     rows = [row for each in records for row in rows_from_record(each)]
     with database.write() as connection:
         Predictions(database).insert(connection, rows, signatures or SIGNED)

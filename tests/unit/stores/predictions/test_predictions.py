@@ -41,7 +41,7 @@ MIXED = Signature(
 
 
 def record(number: int, **changes: Any) -> JournalRecord:
-    """One answered row of `plants`: height is the number, leaves twice the number."""
+    """A prediction of `plants`: its height is the number, its leaves twice the number."""
     fields: dict[str, Any] = {
         "id": f"p{number:05d}",
         "time": 1000.0 + number,
