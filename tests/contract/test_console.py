@@ -600,7 +600,7 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     losses = [(random.random(300) < share).astype(float) for share in (0.30, 0.26)]
     decision = decide_contest(losses[0], {challenger.name: losses[1]}, Contest())
     assert decision.state == "open"
-    contests.note(opened.id, decision.rows, msgspec.to_builtins(decision))
+    contests.record_progress(opened.id, decision.rows, msgspec.to_builtins(decision))
     page = eventually(visitor, path, "Not decided yet")
     assert "300 of 1 000 at most" in page
     assert re.search(r"At its pace about \d+ more labels", page)
