@@ -54,10 +54,10 @@ def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
     categories = [list(values) for values in step.categories_]
     owner = np.repeat(np.arange(len(categories)), [len(values) for values in categories])
     codes = _changes(_accepting_unknown(step), categories)[np.arange(len(owner)), owner]
-    places = np.eye(len(categories))[owner]
-    numbered, blank = (places * mask[:, None] for mask in (np.isfinite(codes), np.isnan(codes)))
+    membership = np.eye(len(categories))[owner]
+    numbered, blank = (membership * mask[:, None] for mask in (np.isfinite(codes), np.isnan(codes)))
     hot = indicators(graph, block, categories)
-    found = graph.product(hot, graph.constant(places * np.nan_to_num(codes)[:, None]))
+    found = graph.product(hot, graph.constant(membership * np.nan_to_num(codes)[:, None]))
     unknown = np.nan if step.unknown_value is None else float(step.unknown_value)
     found = graph.add("Where", _any(graph, hot, numbered), found, graph.constant(unknown))
     if blank.any():
@@ -65,9 +65,9 @@ def _number(step: OrdinalEncoder, graph: Graph, block: Block) -> Block:
     return number_block(found, len(categories))
 
 
-def _any(graph: Graph, hot: str, places: Floats) -> str:
+def _any(graph: Graph, hot: str, membership: Floats) -> str:
     """Whether a column has one of the categories marked with 1.0: bool [rows, columns]."""
-    return graph.add("Greater", graph.product(hot, graph.constant(places)), graph.constant(0.0))
+    return graph.add("Greater", graph.product(hot, graph.constant(membership)), graph.constant(0.0))
 
 
 @convert_transformer.register(KBinsDiscretizer)
@@ -122,8 +122,8 @@ def _codes(graph: Graph, block: TextBlock, categories: Sequence[Categories]) -> 
     )  # fmt: skip
     name = graph.columns(name, block.index.tolist())
     if len(set(fills)) > 1:
-        gap = graph.add("Equal", name, graph.constant(0, np.int64))
-        name = graph.add("Where", gap, graph.constant(fills, np.int64), name)
+        is_missing = graph.add("Equal", name, graph.constant(0, np.int64))
+        name = graph.add("Where", is_missing, graph.constant(fills, np.int64), name)
     listed = [code[MISSING if _missing(v) else str(v)] for values in categories for v in values]
     return name, graph.constant([listed], np.int64)
 
@@ -133,11 +133,11 @@ def _values(graph: Graph, block: NumberBlock, categories: Sequence[Categories]) 
     if any(isinstance(v, str) for values in categories for v in values):
         raise ExportError("An encoder of texts gets numbers.")
     known = [float(v) for values in categories for v in values if not _missing(v)]
-    gap = max(known, default=0.0) + 1.0
+    missing_code = max(known, default=0.0) + 1.0
     name = matrix(graph, block)
     if any(_missing(v) for values in categories for v in values):
-        name = graph.add("Where", graph.add("IsNaN", name), graph.constant(gap), name)
-    listed = [gap if _missing(v) else float(v) for values in categories for v in values]
+        name = graph.add("Where", graph.add("IsNaN", name), graph.constant(missing_code), name)
+    listed = [missing_code if _missing(v) else float(v) for values in categories for v in values]
     return name, graph.constant([listed], float)
 
 

@@ -61,9 +61,9 @@ def spread_classes(graph: Graph, found: str, positions: Sequence[int], classes: 
     """Extend the columns of some classes to all classes, with 0.0 for the others."""
     if list(positions) == list(range(classes)):
         return found
-    places = np.zeros((len(positions), classes))
-    places[np.arange(len(positions)), list(positions)] = 1.0
-    return graph.product(found, graph.constant(places))
+    assignment = np.zeros((len(positions), classes))
+    assignment[np.arange(len(positions)), list(positions)] = 1.0
+    return graph.product(found, graph.constant(assignment))
 
 
 @convert_estimator.register(BaggingClassifier)
@@ -265,8 +265,8 @@ def _boosted_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> Esti
     whole = graph.columns(mass, [len(weights) - 1])
     half = graph.add("Mul", whole, graph.constant(0.5))
     enough = graph.cast(graph.add("GreaterOrEqual", mass, half), INT64)
-    place = graph.add("ArgMax", enough, axis=1, keepdims=1)
-    return EstimatorOutputs(value=graph.add("GatherElements", ordered, place, axis=1))
+    position = graph.add("ArgMax", enough, axis=1, keepdims=1)
+    return EstimatorOutputs(value=graph.add("GatherElements", ordered, position, axis=1))
 
 
 def _member_values(step: AdaBoostRegressor, graph: Graph, block: Block) -> str:

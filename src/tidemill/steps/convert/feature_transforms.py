@@ -28,8 +28,8 @@ def _products(step: PolynomialFeatures, graph: Graph, block: Block) -> Block:
     longest = max(len(row) for row in factors)
     padded = [row + [columns.width] * (longest - len(row)) for row in factors]
     name = graph.columns(wide, [row[0] for row in padded])
-    for place in range(1, longest):
-        name = graph.add("Mul", name, graph.columns(wide, [row[place] for row in padded]))
+    for position in range(1, longest):
+        name = graph.add("Mul", name, graph.columns(wide, [row[position] for row in padded]))
     return number_block(name, len(padded), nullable=False)
 
 

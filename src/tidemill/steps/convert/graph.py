@@ -26,7 +26,7 @@ class Graph:
     The same operation on the same values is added once.
 
     Attributes:
-        single: Parts that come from other converters are asked for in single precision.
+        single: Whether skl2onnx converts its steps in single precision.
         foreign: What other converters converted.
     """
 

@@ -66,8 +66,8 @@ def _tree(structure: Any) -> Tree:
     leaf = np.array(["leaf_value" in node for node in nodes])
     splits = [{} if end else node for node, end in zip(nodes, leaf, strict=True)]
     return Tree(
-        left=np.array([s["left_child"]["place"] if s else -1 for s in splits]),
-        right=np.array([s["right_child"]["place"] if s else -1 for s in splits]),
+        left=np.array([s["left_child"]["position"] if s else -1 for s in splits]),
+        right=np.array([s["right_child"]["position"] if s else -1 for s in splits]),
         features=np.array([s.get("split_feature", 0) for s in splits]),
         thresholds=np.array([float(s.get("threshold", 0.0)) for s in splits]),
         missing_left=np.array([bool(s) and _missing_left(s) for s in splits]),
@@ -79,7 +79,7 @@ def _number(node: Any, nodes: list[Any]) -> None:
     """Append every node to the list, the root first, and set its position."""
     if "leaf_coeff" in node or node.get("decision_type", "<=") != "<=":
         raise ExportError("LightGBM's linear trees and splits by category have no compiled form.")
-    node["place"] = len(nodes)
+    node["position"] = len(nodes)
     nodes.append(node)
     for side in ("left_child", "right_child"):
         if side in node:

@@ -121,8 +121,8 @@ def _columns(signature: Signature) -> Block:
         if column.kind == "text":
             parts.append(TextBlock(TEXTS, np.array([textual.index(column)]), (None,)))
         else:
-            place = numeric.index(column)
-            part = whole.take(np.array([place]))
+            position = numeric.index(column)
+            part = whole.take(np.array([position]))
             part.nullable[:] = column.nullable
             parts.append(part)
     return join_columns(tuple(c.name for c in signature.columns), parts)
@@ -143,7 +143,7 @@ def _outputs(
     if outcome.probabilities is not None:
         ends["probabilities"] = (outcome.probabilities, DOUBLE, [None, len(signature.labels)])
     if not ends:
-        raise ExportError("A regressor is to answer for a classification.")
+        raise ExportError("A regressor cannot predict classes.")
     names = ModelOutputs(
         label="label" if "label" in ends else None,
         probabilities="probabilities" if "probabilities" in ends else None,

@@ -109,8 +109,8 @@ def _rule(step: Any) -> tuple[str, float, int]:
     positive = getattr(step, "pos_label", None)
     if isinstance(step, TunedThresholdClassifierCV):
         positive = step._curve_scorer._get_pos_label()
-    place = 1 if positive is None else list(step.classes_).index(positive)
-    return method, float(limit), place
+    index = 1 if positive is None else list(step.classes_).index(positive)
+    return method, float(limit), index
 
 
 @convert_estimator.register(CalibratedClassifierCV)

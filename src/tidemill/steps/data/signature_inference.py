@@ -101,7 +101,7 @@ def _series(values: Sequence[Value], column: Column) -> pd.Series[Any]:
     if column.kind == "text":
         texts: list[Any] = [np.nan if value is None else value for value in values]
         return pd.Series(texts, dtype=object)
-    gaps = any(value is None for value in values)
+    missing = any(value is None for value in values)
     dtypes = {"number": "float64", "integer": "int64", "boolean": "bool"}
     numbers: list[Any] = [np.nan if value is None else value for value in values]
-    return pd.Series(numbers, dtype="float64" if gaps else dtypes[column.kind])
+    return pd.Series(numbers, dtype="float64" if missing else dtypes[column.kind])

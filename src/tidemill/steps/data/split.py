@@ -37,18 +37,18 @@ def split(frame: pd.DataFrame, project: Project) -> Split:
     if not project.shuffle:
         first = len(frame) - _share(len(frame), project.test_size)
         return Split(frame.iloc[:first], frame.iloc[first:])
-    held = _held_out(frame, project, resolve_task(frame[project.target], project))
-    return Split(frame[~held], frame[held])
+    held_out = _held_out(frame, project, resolve_task(frame[project.target], project))
+    return Split(frame[~held_out], frame[held_out])
 
 
 def _held_out(frame: pd.DataFrame, project: Project, task: Task) -> npt.NDArray[np.bool_]:
     numbers = seeded_row_hashes(frame, project.seed)
     strata = _strata(frame[project.target], task)
-    held = np.zeros(len(frame), dtype=bool)
+    held_out = np.zeros(len(frame), dtype=bool)
     for stratum, count in enumerate(allocate(np.bincount(strata), project.test_size)):
         rows = np.flatnonzero(strata == stratum)
-        held[rows[np.argsort(numbers[rows], kind="stable")[:count]]] = True
-    return held
+        held_out[rows[np.argsort(numbers[rows], kind="stable")[:count]]] = True
+    return held_out
 
 
 def _strata(target: pd.Series[Any], task: Task) -> npt.NDArray[np.intp]:

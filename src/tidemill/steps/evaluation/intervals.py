@@ -40,31 +40,34 @@ class Intervals(msgspec.Struct, frozen=True):
 
 
 def metric_intervals(task: Task, y: npt.NDArray[Any], outcome: VersionEvidence) -> Intervals:
-    """The interval of every metric that the answers allow.
+    """Compute the interval of every metric that the predictions allow.
 
     Args:
-        y: The truth [rows].
-        outcome: What was answered.
+        y: True labels or values [rows].
+        outcome: The predictions.
     """
-    truth, (answers,) = encode_labels(y, [outcome], task)
+    truth, (predictions,) = encode_labels(y, [outcome], task)
     resamples = min(MAX_RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWN_ROWS // max(len(y), 1)))
-    names = list(all_metrics(task, truth, answers))
-    curves = 1 if len(answers.known) == 2 else len(answers.known)
+    names = list(all_metrics(task, truth, predictions))
+    curves = 1 if len(predictions.known) == 2 else len(predictions.known)
     if len(y) * curves > MAX_CURVE_ROWS:
         names = [name for name in names if name != "roc_auc"]
-    found = {name: interval(name, truth, answers, resamples) for name in names}
+    found = {name: interval(name, truth, predictions, resamples) for name in names}
     known = {name: bounds for name, bounds in found.items() if bounds is not None}
     return Intervals(len(y), resamples, known)
 
 
 def interval(
-    metric: str, y: npt.NDArray[Any], answers: EncodedPredictions, resamples: int = MAX_RESAMPLES
+    metric: str,
+    y: npt.NDArray[Any],
+    predictions: EncodedPredictions,
+    resamples: int = MAX_RESAMPLES,
 ) -> Interval | None:
     """The interval of one metric; None if it is undefined in 5% or more of the samples.
 
     ROC AUC is undefined in samples without rows of a class.
     """
-    values = bootstrap(metric, y, answers, resamples=resamples, seed=SEED)
+    values = bootstrap(metric, y, predictions, resamples=resamples, seed=SEED)
     values = values[np.isfinite(values)]
     if len(values) <= 0.95 * resamples:
         return None

@@ -72,7 +72,7 @@ def _by_position(step: ColumnTransformer, names: list[str]) -> None:
         for name, inner, columns in step.transformers_
     ]
     step.transformers_ = [
-        (name, _without_pandas(inner, np.size(place)), place) for name, inner, place in placed
+        (name, _without_pandas(inner, np.size(index)), index) for name, inner, index in placed
     ]
     kept = [part for part in step.transformers_ if part[0] != "remainder"]
     step.transformers = [(name, "passthrough", columns) for name, _, columns in kept]

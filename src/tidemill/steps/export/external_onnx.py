@@ -116,14 +116,20 @@ def _adapt_single_input(
         fitted.model_inputs = (ModelInput(entry.name, dtype, tuple(c.name for c in inputs)),)
         return
     sizes = [size for size in shape[1:] if size is not None]
-    wanted = list(inputs.shape) if inputs is not None else sizes
-    if dtype == "string" or len(wanted) != len(shape) - 1 or not _agree(shape[1:], wanted):
+    target_shape = list(inputs.shape) if inputs is not None else sizes
+    if (
+        dtype == "string"
+        or len(target_shape) != len(shape) - 1
+        or not _agree(shape[1:], target_shape)
+    ):
         raise ExportError(f"The ONNX model's input '{entry.name}' is {dtype} {_shape_text(shape)}.")
     carried: Any = "float32" if dtype == "float32" else "float64"
     if carried != dtype:
         carried = _recast(fitted, entry, "float64")
     name = inputs.name if inputs is not None else entry.name
-    fitted.inputs = Tensor(name, tuple(wanted), "float32" if carried == "float32" else "float64")
+    fitted.inputs = Tensor(
+        name, tuple(target_shape), "float32" if carried == "float32" else "float64"
+    )
     fitted.model_inputs = (ModelInput(entry.name, carried),)
 
 
@@ -134,7 +140,7 @@ def _adapt_column_inputs(
     inputs: Inputs | None,
 ) -> None:
     """One input for each column, as converters of DataFrames produce them."""
-    columns, feeds = [], []
+    columns, model_inputs = [], []
     for entry in entries:
         shape = shapes[entry.name]
         if len(shape) > 2 or (len(shape) == 2 and shape[1] not in (1, None)):
@@ -146,7 +152,7 @@ def _adapt_column_inputs(
         if len(shape) == 1:
             _insert_before(fitted.model.graph, entry.name, "Reshape", _constant([-1]))
         columns.append(Column(entry.name, KINDS[dtype]))
-        feeds.append(ModelInput(entry.name, dtype, (entry.name,)))
+        model_inputs.append(ModelInput(entry.name, dtype, (entry.name,)))
     if inputs is not None:
         if isinstance(inputs, Tensor) or {c.name for c in inputs} != {c.name for c in columns}:
             named = [inputs.name] if isinstance(inputs, Tensor) else [c.name for c in inputs]
@@ -155,7 +161,7 @@ def _adapt_column_inputs(
                 f"signature has {', '.join(named)}."
             )
         columns = list(inputs)
-    fitted.inputs, fitted.model_inputs = tuple(columns), tuple(feeds)
+    fitted.inputs, fitted.model_inputs = tuple(columns), tuple(model_inputs)
 
 
 def _adapt_input(fitted: AdaptedGraph, entry: Any, shape: list[int | None]) -> Any:
@@ -248,13 +254,13 @@ def _drop_zip_maps(graph: Any) -> None:
 
 def _index_of(graph: Any, label: str, labels: Any) -> str:
     """Convert integer labels to their indices in the list."""
-    wanted, name = f"{PREFIX}labels", f"{PREFIX}label"
-    graph.initializer.append(numpy_helper.from_array(labels.reshape(1, -1), wanted))
+    known, name = f"{PREFIX}labels", f"{PREFIX}label"
+    graph.initializer.append(numpy_helper.from_array(labels.reshape(1, -1), known))
     column, hits = f"{label}_column", f"{label}_hits"
     graph.node.extend(
         [
             helper.make_node("Reshape", [label, _constant([-1, 1])(graph)], [column]),
-            helper.make_node("Equal", [column, wanted], [hits]),
+            helper.make_node("Equal", [column, known], [hits]),
             helper.make_node("Cast", [hits], [f"{hits}_int"], to=TensorProto.INT32),
             helper.make_node("ArgMax", [f"{hits}_int"], [name], axis=1, keepdims=0),
         ]
@@ -287,11 +293,11 @@ def _insert_before(graph: Any, name: str, op: str, *constants: Any, **options: A
     """Insert a node between an input and the nodes that read it."""
     inner = f"{PREFIX}{op.lower()}_{name}"
     for node in graph.node:
-        for place, given in enumerate(node.input):
-            if given == name:
-                node.input[place] = inner
-    given = [name, *(constant(graph) for constant in constants)]
-    graph.node.insert(0, helper.make_node(op, given, [inner], **options))
+        for position, read in enumerate(node.input):
+            if read == name:
+                node.input[position] = inner
+    arguments = [name, *(constant(graph) for constant in constants)]
+    graph.node.insert(0, helper.make_node(op, arguments, [inner], **options))
     for output in graph.output:  # an input that is also an output
         if output.name == name:
             raise ExportError(f"The ONNX model returns its own input '{name}'.")
@@ -331,8 +337,8 @@ def _shape(entry: Any) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
 
 
-def _agree(found: Sequence[int | None], wanted: Sequence[int]) -> bool:
-    return all(f in (None, w) for f, w in zip(found, wanted, strict=True))
+def _agree(found: Sequence[int | None], expected: Sequence[int]) -> bool:
+    return all(f in (None, w) for f, w in zip(found, expected, strict=True))
 
 
 def _shape_text(shape: Sequence[int | None]) -> str:

@@ -33,24 +33,28 @@ LABELS_REMEDY = (
 )
 
 
-def parse_inputs(schema: Sequence[Mapping[str, Any]], gaps: frozenset[str] = frozenset()) -> Inputs:
+def parse_inputs(
+    schema: Sequence[Mapping[str, Any]], missing: frozenset[str] = frozenset()
+) -> Inputs:
     """Convert MLflow's input schema to the inputs of a signature.
 
     Args:
         schema: The entries of the schema in the MLmodel file: columns, or one tensor.
-        gaps: Columns that have missing values in the model's input example.
+        missing: Columns that have missing values in the model's input example.
 
     Raises:
         ExportError: A column has a type that requests do not support, or there are several tensors.
     """
     if any(entry.get("type") == "tensor" for entry in schema):
         return _tensor(schema)
-    names = [str(entry.get("name") or f"column_{place}") for place, entry in enumerate(schema)]
+    names = [
+        str(entry.get("name") or f"column_{position}") for position, entry in enumerate(schema)
+    ]
     if len(set(names)) != len(names):
         raise ExportError(
             "The MLflow signature has two columns of the same name.", remedy=SIGNATURE_REMEDY
         )
-    return tuple(_column(name, e, gaps) for name, e in zip(names, schema, strict=True))
+    return tuple(_column(name, e, missing) for name, e in zip(names, schema, strict=True))
 
 
 def input_layout(signature: Signature) -> tuple[ModelInput, ...]:
@@ -153,7 +157,7 @@ def _tensor(schema: Sequence[Mapping[str, Any]]) -> Tensor:
     return Tensor(name, tuple(shape[1:]) or (1,), "float32" if wide == "float32" else "float64")
 
 
-def _column(name: str, entry: Mapping[str, Any], gaps: frozenset[str]) -> Column:
+def _column(name: str, entry: Mapping[str, Any], missing: frozenset[str]) -> Column:
     kind = KINDS.get(str(entry.get("type")))
     if kind is None:
         raise ExportError(
@@ -163,7 +167,7 @@ def _column(name: str, entry: Mapping[str, Any], gaps: frozenset[str]) -> Column
             remedy="Change the model to take text or numbers, and log it with that signature.",
         )
     optional = entry.get("required") is False or bool(entry.get("optional"))
-    return Column(name, kind, nullable=optional or name in gaps)
+    return Column(name, kind, nullable=optional or name in missing)
 
 
 def _dtype(column: Column) -> str:

@@ -113,15 +113,15 @@ def parity_cases(model: Any, X: InputRows, signature: Signature) -> list[ParityC
     Raises:
         ExportError: The model itself fails on X.
     """
-    held = X[:MAX_ROWS]
+    sample = X[:MAX_ROWS]
     try:
-        found = [ParityCase(held, native_predictions(model, held, signature))]
+        found = [ParityCase(sample, native_predictions(model, sample, signature))]
     except Exception as error:  # a model may raise anything
         reason = str(error).strip().splitlines()[0]
         raise ExportError(
             f"The model itself fails on held-out rows: {type(error).__name__}: {reason}"
         ) from error
-    for rows in _generated(held, signature):
+    for rows in _generated(sample, signature):
         with contextlib.suppress(Exception):  # rows that the model refuses need no parity
             found.append(ParityCase(rows, native_predictions(model, rows, signature)))
     return found
@@ -170,8 +170,8 @@ def _tables(
         yield _changed(shuffled, signature, _unknown_texts)
 
 
-def _drawn(values: pd.Series[Any], places: npt.NDArray[Any]) -> pd.Series[Any]:
-    return values.iloc[places].reset_index(drop=True).astype(object)
+def _drawn(values: pd.Series[Any], positions: npt.NDArray[Any]) -> pd.Series[Any]:
+    return values.iloc[positions].reset_index(drop=True).astype(object)
 
 
 def _changed(
@@ -213,7 +213,7 @@ def _all_categories(column: Column, values: Any, rng: np.random.Generator) -> An
 def _unknown_texts(column: Column, values: Any) -> Any:
     """Texts that were not in training, if the signature accepts any text."""
     if column.kind == "text" and column.categories is None:
-        return values.where(np.arange(len(values)) % 2 == 0, "a text never seen")
+        return values.where(np.arange(len(values)) % 2 == 0, "an unknown text")
     return values
 
 
