@@ -47,7 +47,7 @@ def test_xgboosts_own_format_needs_no_trust(tmp_path: Path, classes: bool) -> No
     made = convert(read_model_folder(saved("xgboost", model, tmp_path)), tmp_path)
     assert made.compiled.runtime == "onnx"
     assert made.signature.labels == ((0, 1) if classes else ())
-    np.testing.assert_allclose(made.answers.predictions, model.predict(made.rows), rtol=1e-5)
+    np.testing.assert_allclose(made.predictions.predictions, model.predict(made.rows), rtol=1e-5)
 
 
 def test_xgboosts_booster_answers_with_its_own_numbers(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_xgboosts_booster_answers_with_its_own_numbers(tmp_path: Path) -> None:
     made = convert(read_model_folder(saved("xgboost", booster, tmp_path, raw=True)), tmp_path)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     found = booster.predict(xgboost.DMatrix(made.rows))
-    np.testing.assert_allclose(made.answers.predictions, found, rtol=1e-5)
+    np.testing.assert_allclose(made.predictions.predictions, found, rtol=1e-5)
 
 
 def pyfunc_answers(folder: Path, rows: Any) -> Any:
@@ -75,7 +75,7 @@ def test_xgboosts_booster_answers_what_pyfunc_answers(tmp_path: Path, objective:
     made = convert(read_model_folder(folder), tmp_path)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     expected = pyfunc_answers(folder, made.rows)
-    np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-5)
+    np.testing.assert_allclose(made.predictions.predictions, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["binary", "regression", "poisson"])
@@ -88,7 +88,7 @@ def test_lightgbms_booster_answers_what_pyfunc_answers(tmp_path: Path, objective
     made = convert(read_model_folder(folder), tmp_path)
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     expected = pyfunc_answers(folder, made.rows)
-    np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-6)
+    np.testing.assert_allclose(made.predictions.predictions, expected, rtol=1e-6)
 
 
 def test_lightgbms_booster_of_several_classes_is_left_to_pyfunc(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_catboosts_own_format_needs_no_trust(tmp_path: Path, classes: bool) -> N
     made = convert(read_model_folder(saved("catboost", model, tmp_path)), tmp_path)
     assert made.compiled.runtime == "onnx"
     found = np.asarray(model.predict(made.rows)).reshape(-1)
-    np.testing.assert_allclose(made.answers.predictions, found, rtol=1e-6)
+    np.testing.assert_allclose(made.predictions.predictions, found, rtol=1e-6)
 
 
 def test_a_pickled_lightgbm_needs_trust(tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_a_pickled_lightgbm_needs_trust(tmp_path: Path) -> None:
         convert(read_model_folder(folder), tmp_path)
     made = convert(read_model_folder(folder), tmp_path, trust=True)
     assert made.compiled.runtime == "onnx"
-    assert (made.answers.predictions == model.predict(made.rows)).all()
+    assert (made.predictions.predictions == model.predict(made.rows)).all()

@@ -67,7 +67,7 @@ def test_a_network_of_columns_answers_the_numbers_that_pyfunc_answers(tmp_path: 
     assert (made.compiled.runtime, made.signature.task) == ("onnx", "regression")
     assert made.signature.names == ("a", "b", "c")
     expected = pyfunc_answers(model, own_rows(made)).reshape(-1)
-    np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made.predictions.predictions, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_a_network_of_tensors_with_softmax_is_a_classifier(tmp_path: Path) -> No
     assert made.signature.tensor is not None
     assert made.signature.tensor.shape == (2, 4)
     expected = pyfunc_answers(model, made.rows)
-    np.testing.assert_allclose(made.answers.probabilities, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(made.predictions.probabilities, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
@@ -93,10 +93,10 @@ def test_scores_become_probabilities_of_the_labels_that_the_tag_names(tmp_path: 
     made = convert(model, tmp_path, ("stays", "leaves"), trust=True)
     assert made.compiled.runtime == "onnx"
     scores = pyfunc_answers(model, own_rows(made))
-    assert made.answers.probabilities is not None
-    np.testing.assert_allclose(made.answers.probabilities.sum(axis=1), 1.0, atol=1e-6)
+    assert made.predictions.probabilities is not None
+    np.testing.assert_allclose(made.predictions.probabilities.sum(axis=1), 1.0, atol=1e-6)
     expected = np.array(["stays", "leaves"])[scores.argmax(axis=1)]
-    assert (made.answers.predictions == expected).all()
+    assert (made.predictions.predictions == expected).all()
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_what_torch_cannot_export_goes_to_pyfunc(tmp_path: Path) -> None:
     made = convert(model, tmp_path, trust=True)
     assert made.compiled.runtime == "pyfunc"
     expected = own_rows(made).to_numpy().max(axis=1)
-    np.testing.assert_allclose(made.answers.predictions, expected, rtol=1e-6)
+    np.testing.assert_allclose(made.predictions.predictions, expected, rtol=1e-6)
 
 
 def test_without_torch_the_message_says_what_to_install(
