@@ -1,4 +1,4 @@
-"""Serve a bundle with the base dependencies alone, and ask it what its example asks.
+"""Serve a bundle with only the base dependencies, and request predictions for its example.
 
 Run by the interpreter of an environment that holds nothing but `pip install tidemill`; standard
 library only, so that the test itself brings nothing along: serve_bundle.py BUNDLE
@@ -42,7 +42,7 @@ def main(bundle: Path) -> None:
 
 
 def place(bundle: Path, shelf: Path) -> Path:
-    """A shelf that holds this one bundle."""
+    """A shelf with this one bundle."""
     digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     folder = f"iris/1-{digest[:12]}"
     shutil.copytree(bundle, shelf / folder)
@@ -53,7 +53,7 @@ def place(bundle: Path, shelf: Path) -> Path:
 
 
 def check(bundle: Path, port: int) -> int:
-    """Every row of the example gets the answer it had in training; bad input gets a 422."""
+    """Check that each example row gets its prediction from training, and bad input a 422."""
     example = json.loads((bundle / "example.json").read_text())
     for row, answer in zip(example["rows"], example["answers"], strict=True):
         got = post(port, {"features": row})

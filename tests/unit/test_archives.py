@@ -1,4 +1,4 @@
-"""Archives write below their folder and nowhere else."""
+"""Archives are extracted inside their folder only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def test_files_folders_and_links_inside_are_written(tmp_path: Path) -> None:
         member("null", tarfile.CHRTYPE),
     ],
 )
-def test_whatever_leads_out_or_is_no_file_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
+def test_members_outside_the_folder_and_special_files_are_refused(
+    tmp_path: Path, bad: tarfile.TarInfo
+) -> None:
     with pytest.raises(tarfile.ExtractError):
         unpack(tmp_path / "inside", [member("first.txt"), bad])
     assert written(tmp_path) == {"inside/first.txt": b"text"}

@@ -1,4 +1,4 @@
-"""A bundle that was changed in any way is not read."""
+"""A bundle that was modified in any way is refused."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_another_digest_is_refused(folder: Path) -> None:
         bundle.read(folder, digest=wanted)
 
 
-def test_a_manifest_that_lists_too_little_is_refused(folder: Path) -> None:
+def test_a_manifest_without_a_required_file_is_refused(folder: Path) -> None:
     edit(folder, files={})
     with pytest.raises(BundleError, match=r"does not list .*model\.onnx"):
         bundle.read(folder)
@@ -127,13 +127,13 @@ def test_a_manifest_that_points_outside_is_refused(folder: Path, name: str) -> N
         bundle.read(folder)
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         bundle.read(tmp_path)
 
 
 @given(st.binary(max_size=200))
-def test_a_manifest_of_any_bytes_is_refused_in_words(content: bytes) -> None:
+def test_a_manifest_of_arbitrary_bytes_raises_a_bundle_error(content: bytes) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

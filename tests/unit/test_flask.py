@@ -73,7 +73,7 @@ def test_bad_input_gets_a_problem_that_names_the_field(
     assert json.loads(answer.data).get("field") == field
 
 
-def test_a_shelf_gives_its_default_or_the_model_named(tmp_path: Path) -> None:
+def test_a_shelf_opens_its_default_or_the_named_model(tmp_path: Path) -> None:
     digest = bundle.read(BUNDLE).digest
     placed = install_bundle(tmp_path, "iris", "7", BUNDLE, digest)
     write_state(tmp_path, ShelfState(default="iris", models={"iris": placed}))

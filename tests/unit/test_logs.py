@@ -46,7 +46,7 @@ def test_the_file_holds_json_with_fields_and_tracebacks(tmp_path: Path) -> None:
     assert "in fail" in second["exception"]
 
 
-def test_the_console_is_readable_when_asked() -> None:
+def test_the_console_style_is_readable() -> None:
     stream = io.StringIO()
     logs.configure("api", style="console", stream=stream)
     logging.getLogger("x").warning("low tide")
@@ -55,14 +55,14 @@ def test_the_console_is_readable_when_asked() -> None:
         json.loads(stream.getvalue())
 
 
-def test_the_console_is_json_where_nobody_watches() -> None:
+def test_the_console_is_json_without_a_terminal() -> None:
     stream = io.StringIO()
     logs.configure("api", stream=stream)
     logging.getLogger("x").warning("low tide")
     assert json.loads(stream.getvalue())["event"] == "low tide"
 
 
-def test_the_level_holds_for_every_logger() -> None:
+def test_the_level_applies_to_every_logger() -> None:
     stream = io.StringIO()
     logs.configure("api", level="warning", stream=stream)
     logging.getLogger("x").info("unheard")

@@ -15,8 +15,9 @@ from tidemill.bundle import Bundle
 from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.serving.journal.segments import read_segment, segments
 from tidemill.serving.model import challenger as challengers
+from tidemill.serving.model.challenger import canary_bucket
 from tidemill.serving.shelf.shelf import ShelfState, write_state
-from tidemill.serving.shelf.traffic_rules import TrafficRule, canary_bucket, write_traffic
+from tidemill.serving.shelf.traffic_rules import TrafficRule, write_traffic
 
 from .conftest import FLOATS, Start, Tidemill, classifier, put, regressor, wait_until
 

@@ -9,7 +9,9 @@ that do not fit into the queue are dropped and counted.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import random
 import time
 from collections import deque
 from typing import Any
@@ -18,12 +20,12 @@ from tidemill.bundle import Bundle
 from tidemill.errors import TidemillError
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.http.batch_commit import BatchCommit
-from tidemill.serving.http.routes import Request, Response
+from tidemill.serving.http.routes import Admission, Request, Response
 from tidemill.serving.model.batching import BatchItem, LatencyEstimate
 from tidemill.serving.model.context import PredictorContext
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.model.runtime import Runtime
-from tidemill.serving.shelf.traffic_rules import TrafficRule, is_selected
+from tidemill.serving.shelf.traffic_rules import TrafficRule
 from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ QUEUE_SIZE = 512  # copied requests that may wait
 SHADOW_BATCH = 16  # copied requests that are run at once
 IDLE_SECONDS = 0.002  # without a request, after which the server counts as idle
 BUSY_SECONDS = 0.05  # between two shadow runs on a busy server
+STICKY_HEADER = b"x-request-key"
 TIMEOUT_SHARE = 1 / 3  # of the request timeout, so that the champion has the rest
 
 
@@ -205,3 +208,27 @@ class ChallengerTraffic:
 
 def _discard(response: Response, block: bytes) -> None:
     """Ignore a shadow's response."""
+
+
+def is_selected(rule: TrafficRule, admission: Admission) -> bool:
+    """Whether a request belongs to the share of traffic that goes to the challenger."""
+    if rule.share >= 1.0:
+        return True
+    if rule.mode == "shadow" or rule.sticky == "none":
+        return random.random() < rule.share
+    return canary_bucket(_client(rule, admission), admission.params.get("name", "")) < rule.share
+
+
+def canary_bucket(client: str, model: str) -> float:
+    """A number from 0 to 1 that is fixed for each client and model; the canary answers if it is
+    below the share."""
+    digest = hashlib.blake2b(f"{model}\0{client}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _client(rule: TrafficRule, admission: Admission) -> str:
+    if rule.sticky == "header":
+        given = admission.head.header(STICKY_HEADER)
+        if given is not None:
+            return given.decode("latin-1")
+    return admission.key_id or admission.head.client

@@ -9,8 +9,6 @@ shelf. Which version is the challenger is part of the shelf's state.
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,12 +17,10 @@ import msgspec
 from msgspec import Meta
 
 from tidemill.errors import BundleError
-from tidemill.serving.http.routes import Admission
 from tidemill.serving.shelf.shelf import FileWatch, replace_file
 
 FORMAT = 1
 TRAFFIC = "traffic.json"
-STICKY_HEADER = b"x-request-key"
 
 Mode = Literal["off", "shadow", "canary"]
 Sticky = Literal["key", "header", "none"]
@@ -93,27 +89,3 @@ def write_traffic(shelf: Path, rules: Mapping[str, TrafficRule]) -> None:
 def traffic_watch(shelf: Path) -> FileWatch[dict[str, TrafficRule]]:
     """Watch the rules; they are read again only if their file was replaced."""
     return FileWatch(shelf / TRAFFIC, lambda: read_traffic(shelf))
-
-
-def is_selected(rule: TrafficRule, admission: Admission) -> bool:
-    """Whether a request belongs to the share of traffic that goes to the challenger."""
-    if rule.share >= 1.0:
-        return True
-    if rule.mode == "shadow" or rule.sticky == "none":
-        return random.random() < rule.share
-    return canary_bucket(_caller(rule, admission), admission.params.get("name", "")) < rule.share
-
-
-def canary_bucket(caller: str, model: str) -> float:
-    """A number from 0 to 1 that is fixed for each client and model; the canary answers if it is
-    below the share."""
-    digest = hashlib.blake2b(f"{model}\0{caller}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def _caller(rule: TrafficRule, admission: Admission) -> str:
-    if rule.sticky == "header":
-        given = admission.head.header(STICKY_HEADER)
-        if given is not None:
-            return given.decode("latin-1")
-    return admission.key_id or admission.head.client

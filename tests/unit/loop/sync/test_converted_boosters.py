@@ -1,4 +1,4 @@
-"""Boosters that others registered: their own formats need no trust, and compile as they do here."""
+"""External boosters: their native formats need no trust and compile like our own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow and the boosters,
 
 
 def saved(flavor: str, model: Any, folder: Path, **options: Any) -> Path:
-    """The model as MLflow writes it."""
+    """The model as MLflow saves it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = importlib.import_module(f"mlflow.{flavor}")
@@ -50,7 +50,7 @@ def test_xgboosts_own_format_needs_no_trust(tmp_path: Path, classes: bool) -> No
     np.testing.assert_allclose(made.predictions.predictions, model.predict(made.rows), rtol=1e-5)
 
 
-def test_xgboosts_booster_answers_with_its_own_numbers(tmp_path: Path) -> None:
+def test_xgboosts_booster_keeps_its_own_predictions(tmp_path: Path) -> None:
     xgboost = pytest.importorskip("xgboost", reason=SKIP)
     booster = xgboost.train({"nthread": 1}, xgboost.DMatrix(TABLE, VALUES), 8)
     made = convert(read_model_folder(saved("xgboost", booster, tmp_path, raw=True)), tmp_path)
@@ -66,7 +66,7 @@ def pyfunc_answers(folder: Path, rows: Any) -> Any:
 
 
 @pytest.mark.parametrize("objective", ["binary:logistic", "reg:squarederror", "count:poisson"])
-def test_xgboosts_booster_answers_what_pyfunc_answers(tmp_path: Path, objective: str) -> None:
+def test_xgboosts_booster_predicts_the_same_as_pyfunc(tmp_path: Path, objective: str) -> None:
     xgboost = pytest.importorskip("xgboost", reason=SKIP)
     truth = VALUES if objective == "reg:squarederror" else KINDS
     settings = {"objective": objective, "nthread": 1}
@@ -79,7 +79,7 @@ def test_xgboosts_booster_answers_what_pyfunc_answers(tmp_path: Path, objective:
 
 
 @pytest.mark.parametrize("objective", ["binary", "regression", "poisson"])
-def test_lightgbms_booster_answers_what_pyfunc_answers(tmp_path: Path, objective: str) -> None:
+def test_lightgbms_booster_predicts_the_same_as_pyfunc(tmp_path: Path, objective: str) -> None:
     lightgbm = pytest.importorskip("lightgbm", reason=SKIP)
     truth = VALUES if objective == "regression" else KINDS
     settings = {"objective": objective, "num_threads": 1, "verbose": -1, "sigmoid": 2.0}

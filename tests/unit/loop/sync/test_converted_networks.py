@@ -1,4 +1,4 @@
-"""PyTorch networks that others logged: in ONNX where torch exports them, else a clear word."""
+"""External PyTorch networks: converted to ONNX if torch can export them, else a clear error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURES = RNG.normal(size=(20, 2, 4)).astype("float32")
 
 
 def logged(network: Any, example: Any, folder: Path, **options: Any) -> ExternalModel:
-    """The network as MLflow writes it, with its own answers as the signature's outputs."""
+    """The network as MLflow saves it, with its predictions as the signature's outputs."""
     import mlflow.pytorch
     import torch
     from mlflow.models import infer_signature
@@ -58,7 +58,7 @@ def own_rows(made: ConvertedModel) -> Any:
 
 
 @pytest.mark.slow
-def test_a_network_of_columns_answers_the_numbers_that_pyfunc_answers(tmp_path: Path) -> None:
+def test_a_network_of_columns_predicts_the_same_as_pyfunc(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
     model = logged(torch.nn.Sequential(*layers(3, 8, 1)), TABLE, tmp_path)
     with pytest.raises(ExportError, match=r"pickled.*--trust"):
@@ -85,7 +85,7 @@ def test_a_network_of_tensors_with_softmax_is_a_classifier(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_scores_become_probabilities_of_the_labels_that_the_tag_names(tmp_path: Path) -> None:
+def test_scores_become_probabilities_of_the_tags_labels(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
     model = logged(torch.nn.Sequential(*layers(3, 5, 2)), TABLE, tmp_path)
     with pytest.raises(ExportError, match=r"2 scores per row.*tidemill\.labels"):
@@ -100,7 +100,7 @@ def test_scores_become_probabilities_of_the_labels_that_the_tag_names(tmp_path: 
 
 
 @pytest.mark.slow
-def test_what_torch_cannot_export_goes_to_pyfunc(tmp_path: Path) -> None:
+def test_a_network_that_torch_cannot_export_runs_in_pyfunc(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra 'torch'")
 
     class Odd(torch.nn.Module):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Models that others registered in MLflow get a bundle, or a refusal that says what would help."""
+"""External MLflow models are converted to bundles, or refused with a remedy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def registry(tmp_path: Path, mlflow_template: Path) -> Registry:
 
 @pytest.fixture
 def save(registry: Registry, tmp_path: Path) -> Save:
-    """save(flavour, model, ...): registers a model as any MLflow program does, but for the run."""
+    """save(flavor, model, ...): registers a model as any MLflow program does, without a run."""
     client = MlflowClient(registry.connection.tracking_uri)
     count = iter(range(99))
 
@@ -96,7 +96,7 @@ def save(registry: Registry, tmp_path: Path) -> Save:
 
 
 @pytest.fixture
-def adopt(registry: Registry, tmp_path: Path) -> Callable[..., Bundle]:
+def convert_model(registry: Registry, tmp_path: Path) -> Callable[..., Bundle]:
     count = iter(range(99))
 
     def make(version: ModelVersion, *, trust: bool = False) -> Bundle:
@@ -106,7 +106,7 @@ def adopt(registry: Registry, tmp_path: Path) -> Callable[..., Bundle]:
 
 
 def answers(bundle: Bundle, rows: Any) -> list[Any]:
-    """What the bundle answers, through the data plane's own checks and runtime."""
+    """The bundle's predictions, through the data plane's own checks and runtime."""
     from tidemill.serving.model.scorer import Scorer
 
     return [answer.prediction for answer in Scorer(bundle).score(rows)]
@@ -119,61 +119,65 @@ def pipeline() -> Any:
     return make_pipeline(columns, LogisticRegression()).fit(TABLE, KINDS)
 
 
-def test_a_pipeline_that_skops_kept_compiles_without_trust(save: Save, adopt: Any) -> None:
+def test_a_skops_pipeline_compiles_without_trust(save: Save, convert_model: Any) -> None:
     model = pipeline()
     version = save(
         mlflow.sklearn, model, serialization_format="skops",
         signature=infer_signature(TABLE, KINDS), input_example=TABLE[:5],
     )  # fmt: skip
-    held = adopt(version)
+    held = convert_model(version)
     assert held.manifest.runtime == "onnx"
     assert held.manifest.source["flavors"] == "python_function,sklearn"
     assert held.signature.labels == ("cheap", "dear")
     assert [c.kind for c in held.signature.columns] == ["number", "integer", "text"]
     smoke_test(held, load_runtime(held))
     assert answers(held, TABLE.to_numpy().tolist()) == model.predict(TABLE).tolist()
-    assert adopt(version).digest == held.digest  # another process that adopts it changes nothing
+    assert (
+        convert_model(version).digest == held.digest
+    )  # converting it again changes nothing
 
 
-def test_a_pickled_pipeline_needs_trust(save: Save, adopt: Any) -> None:
+def test_a_pickled_pipeline_needs_trust(save: Save, convert_model: Any) -> None:
     model = pipeline()
     version = save(
         mlflow.sklearn, model, serialization_format="cloudpickle",
         signature=infer_signature(TABLE, KINDS), input_example=TABLE[:5],
     )  # fmt: skip
     with pytest.raises(ExportError, match=r"pickled.*--trust"):
-        adopt(version)
-    held = adopt(version, trust=True)
+        convert_model(version)
+    held = convert_model(version, trust=True)
     assert held.manifest.runtime == "onnx"
     assert answers(held, TABLE.to_numpy().tolist()) == model.predict(TABLE).tolist()
 
 
-def test_without_a_signature_an_estimator_tells_its_columns_itself(save: Save, adopt: Any) -> None:
+def test_without_a_signature_the_columns_come_from_the_estimator(
+    save: Save, convert_model: Any
+) -> None:
     named = make_pipeline(StandardScaler(), RandomForestRegressor(5)).fit(NUMBERS, TABLE["size"])
-    held = adopt(save(mlflow.sklearn, named, serialization_format="skops"))
+    held = convert_model(save(mlflow.sklearn, named, serialization_format="skops"))
     assert [c.name for c in held.signature.columns] == ["size", "rooms"]
     assert held.signature.task == "regression"
     found = answers(held, NUMBERS.to_numpy().tolist())
     np.testing.assert_allclose(found, named.predict(NUMBERS), rtol=1e-5)
 
 
-def test_without_names_it_takes_one_tensor(save: Save, adopt: Any) -> None:
+def test_without_column_names_the_input_is_a_tensor(save: Save, convert_model: Any) -> None:
     bare = RandomForestClassifier(5, random_state=0).fit(NUMBERS.to_numpy(), KINDS)
-    held = adopt(save(mlflow.sklearn, bare, serialization_format="skops"))
+    held = convert_model(save(mlflow.sklearn, bare, serialization_format="skops"))
     assert held.signature.tensor is not None
     assert held.signature.tensor.shape == (2,)
     found = answers(held, NUMBERS.to_numpy().tolist())
     assert found == bare.predict(NUMBERS.to_numpy()).tolist()
 
 
-def test_texts_without_a_signature_are_refused(save: Save, adopt: Any) -> None:
+def test_string_columns_without_a_signature_are_refused(save: Save, convert_model: Any) -> None:
     version = save(mlflow.sklearn, pipeline(), serialization_format="cloudpickle")
     with pytest.raises(ExportError, match=r"without a signature.*infer_signature"):
-        adopt(version, trust=True)
+        convert_model(version, trust=True)
 
 
 def onnx_model(name: str = "whatever", *, zipmap: bool = True) -> tuple[Any, Any]:
-    """A scikit-learn classifier as skl2onnx exports it, with an input name of its own."""
+    """A scikit-learn classifier exported by skl2onnx, with a custom input name."""
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
 
@@ -185,13 +189,13 @@ def onnx_model(name: str = "whatever", *, zipmap: bool = True) -> tuple[Any, Any
 
 @pytest.mark.parametrize("zipmap", [True, False])
 def test_an_onnx_model_with_other_input_names_is_served_as_it_is(
-    save: Save, adopt: Any, zipmap: bool
+    save: Save, convert_model: Any, zipmap: bool
 ) -> None:
     graph, model = onnx_model(zipmap=zipmap)
     version = save(
         mlflow.onnx, graph, signature=infer_signature(NUMBERS, KINDS), input_example=NUMBERS[:5]
     )
-    held = adopt(version)
+    held = convert_model(version)
     assert (held.manifest.runtime, held.signature.labels) == ("onnx", ("cheap", "dear"))
     assert held.manifest.inputs[0].name == "whatever"
     assert [c.name for c in held.signature.columns] == ["size", "rooms"]
@@ -199,15 +203,17 @@ def test_an_onnx_model_with_other_input_names_is_served_as_it_is(
     assert answers(held, NUMBERS.to_numpy().tolist()) == model.predict(NUMBERS).tolist()
 
 
-def test_an_onnx_model_without_signature_takes_what_its_graph_takes(save: Save, adopt: Any) -> None:
+def test_an_onnx_model_without_a_signature_gets_the_inputs_of_its_graph(
+    save: Save, convert_model: Any
+) -> None:
     graph, model = onnx_model("X")
-    held = adopt(save(mlflow.onnx, graph))
+    held = convert_model(save(mlflow.onnx, graph))
     assert held.signature.tensor is not None
     assert (held.signature.tensor.name, held.signature.tensor.shape) == ("X", (2,))
     assert answers(held, NUMBERS.to_numpy().tolist()) == model.predict(NUMBERS).tolist()
 
 
-def test_an_onnx_model_with_an_input_for_each_column(save: Save, adopt: Any) -> None:
+def test_an_onnx_model_with_an_input_for_each_column(save: Save, convert_model: Any) -> None:
     from skl2onnx import to_onnx
 
     model = make_pipeline(
@@ -215,7 +221,7 @@ def test_an_onnx_model_with_an_input_for_each_column(save: Save, adopt: Any) -> 
     ).fit(NUMBERS, TABLE["size"] * 3)
     graph = to_onnx(model, NUMBERS[:1])
     assert len(graph.graph.input) == 2
-    held = adopt(save(mlflow.onnx, graph))
+    held = convert_model(save(mlflow.onnx, graph))
     assert {c.name: c.kind for c in held.signature.columns} == {
         "size": "number",
         "rooms": "integer",
@@ -224,11 +230,11 @@ def test_an_onnx_model_with_an_input_for_each_column(save: Save, adopt: Any) -> 
     np.testing.assert_allclose(found, model.predict(NUMBERS), rtol=1e-4)
 
 
-def test_an_onnx_model_of_a_fixed_number_of_rows_is_refused(save: Save, adopt: Any) -> None:
+def test_an_onnx_model_of_a_fixed_number_of_rows_is_refused(save: Save, convert_model: Any) -> None:
     graph, _ = onnx_model()
     graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     with pytest.raises(ExportError, match="fixed number of rows"):
-        adopt(save(mlflow.onnx, graph))
+        convert_model(save(mlflow.onnx, graph))
 
 
 class Doubling(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -241,20 +247,20 @@ class Telling(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return ["long" if len(town) > 4 else "short" for town in model_input["town"]]
 
 
-def test_what_only_python_can_run_is_refused_without_trust(save: Save, adopt: Any) -> None:
+def test_a_python_model_is_refused_without_trust(save: Save, convert_model: Any) -> None:
     version = save(mlflow.pyfunc, Doubling(), signature=infer_signature(NUMBERS, TABLE["size"]))
     with pytest.raises(ExportError, match="--trust"):
-        adopt(version)
+        convert_model(version)
 
 
-def test_texts_that_a_python_model_answers_have_to_be_listed(save: Save, adopt: Any) -> None:
+def test_string_labels_of_a_python_model_must_be_listed(save: Save, convert_model: Any) -> None:
     signature = infer_signature(TABLE[["town"]], ["a"])
     told = {"signature": signature, "input_example": TABLE[["town"]][:5]}
     texts = np.array(["long", "short"], object)
     with pytest.raises(ExportError, match=r"gave: long, short\..*tidemill\.labels"):
         labels_from_output(texts, ())
     tags = {"tidemill.labels": '["long", "short"]'}
-    held = adopt(save(mlflow.pyfunc, Telling(), tags, **told), trust=True)
+    held = convert_model(save(mlflow.pyfunc, Telling(), tags, **told), trust=True)
     assert (held.manifest.runtime, held.signature.labels) == ("pyfunc", ("long", "short"))
     example = held.example()
     for row, answer in zip(example.rows, example.answers, strict=True):
@@ -270,11 +276,11 @@ def test_texts_that_a_python_model_answers_have_to_be_listed(save: Save, adopt: 
         (np.array([[0.25, 0.75], [1.0, 0.0]]), (0, 1)),
     ],
 )
-def test_answers_tell_whether_they_are_labels(output: Any, labels: tuple[Any, ...]) -> None:
+def test_labels_are_derived_from_outputs(output: Any, labels: tuple[Any, ...]) -> None:
     assert labels_from_output(output, ()) == labels
 
 
-def test_several_numbers_a_row_are_refused() -> None:
+def test_several_numbers_per_row_are_refused() -> None:
     with pytest.raises(ExportError, match="2 numbers a row"):
         labels_from_output(np.array([[3.0, 4.0]]), ())
 
@@ -301,7 +307,7 @@ NAMED = {"type": "double", "name": "a"}
         ([{"type": "tensor", "tensor-spec": {}}] * 2, "2 tensors"),
     ],
 )
-def test_what_no_request_carries_is_refused_by_name(schema: Any, words: str) -> None:
+def test_an_unsupported_input_type_is_refused_by_name(schema: Any, words: str) -> None:
     with pytest.raises(ExportError, match=words):
         parse_inputs(schema)
 
@@ -312,18 +318,18 @@ def test_optional_columns_may_be_null() -> None:
     assert parse_inputs([{"type": "string"}]) == (Column("column_0", "text"),)
 
 
-def test_a_folder_that_is_no_model_is_said_to(
-    registry: Registry, tmp_path: Path, adopt: Any
+def test_a_folder_without_a_model_is_refused(
+    registry: Registry, tmp_path: Path, convert_model: Any
 ) -> None:
     (tmp_path / "empty").mkdir()
     client = MlflowClient(registry.connection.tracking_uri)
     client.create_registered_model("m")
     made = client.create_model_version("m", str(tmp_path / "empty"))
     with pytest.raises(NotFoundError):
-        adopt(registry.version("m", made.version))
+        convert_model(registry.version("m", made.version))
 
 
-def test_sync_places_what_it_adopts_and_knows_it_again(
+def test_sync_installs_a_converted_bundle_once(
     registry: Registry, save: Save, tmp_path: Path
 ) -> None:
     model = make_pipeline(StandardScaler(), LinearRegression()).fit(NUMBERS, TABLE["size"])

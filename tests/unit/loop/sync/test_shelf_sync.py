@@ -1,4 +1,4 @@
-"""Sync: what the registry says comes to the shelf, and what goes wrong leaves it as it was."""
+"""The sync brings registered versions to the shelf, and leaves the shelf unchanged on errors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def register(client: MlflowClient, registry: Registry, tmp_path: Path) -> Regist
 
 
 def served(shelf: Path) -> dict[str, str]:
-    """Which version of which model the state names; each must open."""
+    """The version of each model in the state; each bundle must open."""
     state = read_state(shelf)
     for placed in (*state.models.values(), *state.challengers.values()):
         assert open_bundle(shelf, placed).digest == placed.digest
@@ -111,13 +111,13 @@ def served(shelf: Path) -> dict[str, str]:
 
 
 def damage(tmp_path: Path, version: ModelVersion) -> Path:
-    """Change the model in the artifact store, and give its path."""
+    """Change the model in the artifact store; returns its path."""
     (path,) = (tmp_path / "artifacts" / str(version.run_id)).rglob("model.onnx")
     path.write_bytes(b"evil")
     return path
 
 
-def test_words_on_the_command_line_say_what_is_wanted() -> None:
+def test_command_line_words_are_parsed() -> None:
     assert parse_selection([]) == parse_selection(["all"]) == ModelSelection(every=True)
     assert parse_selection(["a", "models:/b/3", "tag:serve=yes"]) == ModelSelection(
         (ModelReference("a"), ModelReference("b", version="3")), (("serve", "yes"),)
@@ -140,7 +140,7 @@ def test_the_champion_comes_to_the_shelf(
     assert time.time() - 60 < state.synced_at <= time.time()
 
 
-def test_references_by_number_alias_and_stage_are_served_as_they_say(
+def test_references_by_number_alias_and_stage_are_resolved(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     for name in "abcd":
@@ -170,7 +170,7 @@ def test_without_a_champion_the_latest_version_is_served_until_there_is_one(
 
 
 @pytest.mark.parametrize("words", [["m"], []])
-def test_a_moved_alias_is_on_the_shelf_after_the_next_look(
+def test_a_moved_alias_is_on_the_shelf_after_the_next_update(
     words: list[str], registry: Registry, register: Register, shelf: Path
 ) -> None:
     sync = ShelfSync(registry, shelf, parse_selection(words))
@@ -181,7 +181,7 @@ def test_a_moved_alias_is_on_the_shelf_after_the_next_look(
         assert served(shelf) == {"m": str(turn + 1)}
 
 
-def test_a_look_without_news_writes_nothing_and_asks_little(
+def test_an_update_without_changes_writes_nothing_and_makes_few_requests(
     registry: Registry, register: Register, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
@@ -200,7 +200,7 @@ def test_a_look_without_news_writes_nothing_and_asks_little(
         assert len(calls) <= limit, f"{words}: {len(calls)} calls"
 
 
-def test_the_challenger_stands_by_where_it_is_wanted(
+def test_the_challenger_is_on_the_shelf(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     first, second = register(), register()
@@ -218,7 +218,7 @@ def test_the_challenger_stands_by_where_it_is_wanted(
     assert read_state(shelf).challengers == {}
 
 
-def test_models_come_and_go_with_the_list_and_with_their_tag(
+def test_models_are_added_and_removed_with_the_registry_and_their_tag(
     registry: Registry, register: Register, shelf: Path, client: MlflowClient
 ) -> None:
     register("a")
@@ -238,7 +238,7 @@ def test_models_come_and_go_with_the_list_and_with_their_tag(
     assert served(shelf) == {}
 
 
-def test_the_default_model_stays_when_others_come(
+def test_the_default_model_stays_when_models_are_added(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     sync = ShelfSync(registry, shelf, ModelSelection(every=True))
@@ -252,7 +252,7 @@ def test_the_default_model_stays_when_others_come(
     assert read_state(shelf).default == "a"
 
 
-def test_a_damaged_bundle_is_refused_with_its_reason_and_the_old_version_goes_on(
+def test_a_corrupt_bundle_is_reported_and_the_old_version_stays(
     registry: Registry, register: Register, shelf: Path, tmp_path: Path
 ) -> None:
     sync = ShelfSync(registry, shelf, parse_selection(["m"]))
@@ -275,7 +275,7 @@ def test_a_damaged_bundle_is_refused_with_its_reason_and_the_old_version_goes_on
     assert read_state(shelf).problems == {}
 
 
-def test_a_refused_bundle_is_not_downloaded_at_every_look(
+def test_a_refused_bundle_is_not_downloaded_at_every_update(
     registry: Registry,
     register: Register,
     shelf: Path,
@@ -298,7 +298,7 @@ def test_a_refused_bundle_is_not_downloaded_at_every_look(
     assert tries == ["1"]
 
 
-def test_one_models_problem_does_not_keep_the_others_back(
+def test_one_models_problem_does_not_affect_the_others(
     registry: Registry, register: Register, shelf: Path, tmp_path: Path
 ) -> None:
     damage(tmp_path, register("bad"))
@@ -312,7 +312,7 @@ def test_one_models_problem_does_not_keep_the_others_back(
     assert "There is no model 'gone'" in report.problems["gone"]
 
 
-def test_a_version_without_a_bundle_can_be_given_one(
+def test_a_version_without_a_bundle_is_converted(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     register(bundled=False)
@@ -329,7 +329,7 @@ def test_a_version_without_a_bundle_can_be_given_one(
     assert made == ["1"]
 
 
-def test_a_bundle_that_went_bad_on_the_disk_is_fetched_again_by_the_next_process(
+def test_a_bundle_corrupted_on_disk_is_fetched_again_by_the_next_process(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     register()
@@ -351,7 +351,7 @@ def test_a_bundle_that_is_on_the_shelf_is_not_downloaded_again(
     assert served(shelf) == {"m": "1"}
 
 
-def test_a_registry_made_anew_is_noticed_though_the_numbers_are_the_same(
+def test_a_recreated_registry_is_noticed_despite_equal_version_numbers(
     registry: Registry, register: Register, shelf: Path, client: MlflowClient
 ) -> None:
     sync = ShelfSync(registry, shelf, ModelSelection(every=True))
@@ -366,7 +366,7 @@ def test_a_registry_made_anew_is_noticed_though_the_numbers_are_the_same(
     assert read_state(shelf).models["m"].digest == again.digest
 
 
-def test_a_state_that_cannot_be_read_is_made_anew(
+def test_a_state_that_cannot_be_read_is_written_again(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
     register()
@@ -406,7 +406,7 @@ class FlakyRegistry(Registry):
         return super().models(tag)
 
 
-def test_following_tells_an_outage_once_and_goes_on_after_it(
+def test_an_outage_is_logged_once_and_syncing_resumes_after_it(
     uri: str, register: Register, shelf: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = FlakyRegistry(uri)
@@ -431,7 +431,7 @@ def test_following_tells_an_outage_once_and_goes_on_after_it(
         thread.join()
 
 
-def test_following_outlives_an_error_nobody_thought_of(
+def test_syncing_survives_an_unexpected_error(
     registry: Registry, register: Register, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register()
@@ -488,6 +488,6 @@ def test_the_process_follows_the_registry_and_ends_cleanly_on_sigterm(
     assert [p.name for p in (home / "shelf").iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_word_that_names_nothing_is_said_to_before_anything_starts() -> None:
+def test_an_invalid_reference_fails_before_anything_starts() -> None:
     with pytest.raises(NotFoundError, match="not a reference to a model"):
         parse_selection(["a/b/c"])

@@ -1,4 +1,4 @@
-"""The fast decoder decides nothing by itself: where it answers, the other one says the same."""
+"""The fast decoder agrees with the general parser wherever it returns rows."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_both_decoders_read_the_same(case: tuple[Signature, bytes]) -> None:
 
 
 @given(cases())
-def test_what_is_read_is_what_the_columns_accept(case: tuple[Signature, bytes]) -> None:
+def test_decoded_values_are_those_that_the_columns_accept(case: tuple[Signature, bytes]) -> None:
     signature, body = case
     try:
         rows, _ = read_rows(signature, body)
@@ -127,7 +127,7 @@ def table(*given: Column) -> Signature:
         '{"c":null,"b":2,"a":1.5}',
     ],
 )
-def test_the_common_forms_are_read_fast(body: str) -> None:
+def test_the_common_forms_use_the_fast_decoder(body: str) -> None:
     signature = table(Column("a", "number"), Column("b", "integer"), Column("c", "text", True))
     assert RowDecoder(signature).one(body.encode()) == (1.5, 2, None)
 
@@ -147,14 +147,14 @@ def test_a_column_called_instances_is_a_column() -> None:
         read_rows(signature, b'{"instances": null}')
 
 
-def test_names_that_cannot_be_compiled_are_read_all_the_same() -> None:
+def test_column_names_without_a_generated_decoder_are_parsed() -> None:
     signature = table(Column('a "quoted" \\ name\n', "number"), Column("ü", "text"))
     body = json.dumps({'a "quoted" \\ name\n': 1, "ü": "é"}).encode()
     assert RowDecoder(signature).one(body) is None
     assert read_rows(signature, body) == ([[1.0, "é"]], False)
 
 
-def test_many_missing_names_are_cut_short() -> None:
+def test_a_long_list_of_missing_names_is_shortened() -> None:
     signature = table(*(Column(f"c{i}", "number") for i in range(500)))
     with pytest.raises(InputError, match="'c9' and 490 more") as caught:
         read_rows(signature, b"{}")
@@ -177,7 +177,7 @@ def splits(draw: st.DrawFn) -> tuple[Signature, list[str], list[Any]]:
 
 
 @given(splits())
-def test_a_split_table_is_read_fast_only_as_it_is_row_by_row(
+def test_a_split_table_decodes_to_the_same_rows_as_row_by_row(
     case: tuple[Signature, list[str], list[Any]],
 ) -> None:
     signature, names, rows = case
@@ -192,7 +192,7 @@ def test_a_split_table_is_read_fast_only_as_it_is_row_by_row(
         assert all(map(same, row, right)), (row, right)
 
 
-def test_a_usual_split_table_is_read_fast() -> None:
+def test_a_common_split_table_uses_the_fast_decoder() -> None:
     signature = table(Column("a", "number"), Column("b", "text", True))
     for names in ('"columns":["a","b"],', ""):
         body = f'{{"dataframe_split":{{{names}"data":[[1,"x"],[2.5,null]]}}}}'

@@ -1,4 +1,4 @@
-"""Checked rows become the model's arrays, and nothing that the model cannot hold gets in."""
+"""Checked rows are encoded as arrays; values that do not fit into the model are refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_mixed_rows_fill_each_input_in_its_own_order() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_flat_row_in_the_buffer_is_the_packed_row(dtype: str) -> None:
+def test_a_row_written_to_the_buffer_equals_the_encoded_row(dtype: str) -> None:
     encoder = flat(dtype, nullable=True)
     buffer = encoder.new_buffer(3)
     view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def test_whole_numbers_keep_every_digit() -> None:
 
 
 @pytest.mark.parametrize("value", [1e39, -1e39, 3.5e38, 10.0**300])
-def test_what_single_precision_cannot_hold_is_refused_by_name(value: float) -> None:
+def test_a_number_beyond_single_precision_is_refused_by_name(value: float) -> None:
     encoder = flat("float32")
     view = memoryview(encoder.new_buffer(1)).cast("B")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'b' does not fit") as caught:
@@ -85,7 +85,7 @@ def test_what_single_precision_cannot_hold_is_refused_by_name(value: float) -> N
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_single_precision_takes_what_rounds_to_a_finite_number(value: float) -> None:
+def test_a_number_that_rounds_to_a_finite_float32_is_accepted(value: float) -> None:
     encoder = flat("float32", "a")
     view = memoryview(encoder.new_buffer(1)).cast("B")  # type: ignore[arg-type]
     with np.errstate(over="ignore"):
@@ -98,12 +98,12 @@ def test_single_precision_takes_what_rounds_to_a_finite_number(value: float) -> 
                 write()
 
 
-def test_finite_numbers_that_add_up_to_infinity_are_taken() -> None:
+def test_finite_numbers_whose_sum_overflows_are_accepted() -> None:
     encoder = flat("float32")
     assert encoder.encode([[3e38, 3e38], [3e38, 3e38]]).count == 2
 
 
-def test_columns_are_checked_without_a_loop_where_they_are_numbers() -> None:
+def test_numeric_columns_are_checked_as_arrays() -> None:
     encoder = flat("float32")
     rows = encoder.encode_columns({"a": np.array([1.0, 2.0]), "b": [3, 4.0]})
     assert rows.arrays[0].tolist() == [[1, 3], [2, 4]]
@@ -131,7 +131,7 @@ def test_mixed_columns_become_the_same_arrays_as_rows() -> None:
         encoder.encode_columns({**columns, "t": ["x", 3]})
 
 
-def test_tensors_are_taken_flat_or_shaped() -> None:
+def test_tensors_are_accepted_flat_or_shaped() -> None:
     signature = Signature("regression", "y", tensor=Tensor("x", (2, 3)))
     encoder = TensorEncoder(signature, [ModelInput("x", "float32")])
     values = np.arange(12.0)
@@ -147,7 +147,7 @@ def test_tensors_are_taken_flat_or_shaped() -> None:
             encoder.encode_tensor(np.full((1, 6), bad))
 
 
-def test_the_key_of_rows_tells_them_apart() -> None:
+def test_different_rows_have_different_cache_keys() -> None:
     encoder = TensorEncoder(MIXED, MIXED_INPUTS)
     keys = {
         encoder.encode([row]).cache_key()
@@ -168,7 +168,7 @@ odd = st.sampled_from([None, float("nan"), float("inf"), 1e39, 10**400, True, "1
     st.booleans(),
     st.sampled_from(["float32", "float64"]),
 )
-def test_a_column_of_numbers_is_taken_or_refused_as_each_of_them_is(
+def test_a_numeric_column_is_accepted_if_each_value_is(
     values: list[Any], nullable: bool, dtype: str
 ) -> None:
     encoder = flat(dtype, "a", nullable=nullable)
@@ -188,7 +188,7 @@ def test_a_column_of_numbers_is_taken_or_refused_as_each_of_them_is(
 
 
 @given(st.lists(st.sampled_from(["x", "y", "z", None, 1, True]), min_size=1, max_size=5))
-def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[Any]) -> None:
+def test_a_string_column_is_accepted_if_each_value_is(values: list[Any]) -> None:
     for nullable in (True, False):
         for categories in (None, ("x", "y")):
             column = Column("a", "text", nullable, categories)
@@ -205,7 +205,7 @@ def test_a_column_of_texts_is_taken_or_refused_as_each_of_them_is(values: list[A
                 assert found.ravel().tolist() == ["?" if v is None else v for v in wanted]
 
 
-def test_a_matrix_of_usual_numbers_is_packed_as_it_is() -> None:
+def test_a_matrix_of_finite_numbers_is_encoded_unchanged() -> None:
     encoder = flat("float32")
     for usual in (np.array([[1, 2], [3, 4]]), np.array([[1.5, 2], [3, 4]], np.float16).copy()):
         rows = encoder.encode_matrix(usual)

@@ -1,4 +1,4 @@
-"""The journal: whatever was committed comes back, whatever was torn does not."""
+"""The journal: committed records are read back, torn ones are not."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def entry(id: str = "p1", **changes: Any) -> dict[str, Any]:
 
 
 def write(journal: Journal, ids: Sequence[str], **changes: Any) -> None:
-    """Commit one record for each id, each in a loop turn of its own."""
+    """Commit one record for each id, each in its own commit."""
     for id in ids:
         journal.append(**entry(id, **changes))
         assert journal.commit()
@@ -123,7 +123,7 @@ VALUES = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.float
     model=st.text(max_size=300),
     turns=st.lists(st.integers(0, 4), max_size=4),
 )
-def test_any_values_of_any_model_survive_the_round_trip(
+def test_any_values_survive_the_round_trip(
     rows: list[list[Any]], labels: list[Any], model: str, turns: list[int]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +151,7 @@ def test_nothing_is_on_disk_before_the_commit_and_all_of_it_after(tmp_path: Path
     assert journal.state().bytes == only_segment(tmp_path).stat().st_size - 12
 
 
-def test_a_segment_cut_at_any_byte_gives_the_whole_records_before_the_cut(tmp_path: Path) -> None:
+def test_a_truncated_segment_yields_the_complete_records_before_the_cut(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     write(journal, ["a", "b", "c"])
     journal.close()
@@ -170,7 +170,7 @@ def test_a_segment_cut_at_any_byte_gives_the_whole_records_before_the_cut(tmp_pa
 
 
 @given(position=st.integers(12, 10_000), flip=st.integers(1, 255))
-def test_a_damaged_byte_costs_the_record_it_is_in_and_no_other(position: int, flip: int) -> None:
+def test_a_damaged_byte_loses_only_its_own_record(position: int, flip: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
         write(journal, ["a", "b", "c", "d"])
@@ -189,7 +189,7 @@ def test_a_damaged_byte_costs_the_record_it_is_in_and_no_other(position: int, fl
 
 
 @given(limit=st.integers(1, 1000), count=st.integers(1, 12))
-def test_pages_of_any_size_give_every_record_once(limit: int, count: int) -> None:
+def test_pages_of_any_size_yield_every_record_once(limit: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
         wanted = [f"p{n}" for n in range(count)]
@@ -222,7 +222,7 @@ def test_an_unfinished_frame_in_an_open_segment_waits_for_the_next_read(tmp_path
     assert (page.records, page.finished, page.damaged) == ([], True, 5)
 
 
-def test_a_frame_hidden_in_a_clients_text_is_not_taken_for_a_record(tmp_path: Path) -> None:
+def test_a_frame_hidden_in_a_clients_string_is_not_read_as_a_record(tmp_path: Path) -> None:
     attacker = Journal(tmp_path / "own")
     write(attacker, ["forged"])
     frame = only_segment(tmp_path / "own").read_bytes()[12:]
@@ -237,7 +237,7 @@ def test_a_frame_hidden_in_a_clients_text_is_not_taken_for_a_record(tmp_path: Pa
     assert [r.id for r in read_segment(path).records] == ["b"]
 
 
-def test_a_segment_counts_as_closed_exactly_when_nobody_writes_it(tmp_path: Path) -> None:
+def test_a_segment_is_closed_exactly_when_no_process_writes_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     write(journal, ["a"])
     assert [s.closed for s in segments(tmp_path)] == [False]
@@ -247,7 +247,7 @@ def test_a_segment_counts_as_closed_exactly_when_nobody_writes_it(tmp_path: Path
     assert [s.closed for s in segments(tmp_path)] == [True, False]
 
 
-def test_a_new_writer_never_adds_to_an_old_segment(tmp_path: Path) -> None:
+def test_a_new_writer_never_appends_to_an_old_segment(tmp_path: Path) -> None:
     first = Journal(tmp_path)
     write(first, ["a"])
     first.close()
@@ -281,7 +281,7 @@ def test_segments_rotate_by_size_and_names_sort_by_creation(tmp_path: Path) -> N
     assert ids_in(tmp_path) == wanted
 
 
-def test_segments_rotate_by_age_also_without_traffic(tmp_path: Path) -> None:
+def test_segments_rotate_by_age_even_without_traffic(tmp_path: Path) -> None:
     journal = Journal(tmp_path, JournalOptions(segment_seconds=0.0))
     write(journal, ["a"])
     journal.tick()
@@ -332,7 +332,7 @@ def test_a_full_folder_refuses_until_ingest_makes_room(tmp_path: Path) -> None:
     assert ids_in(tmp_path) == ["d"]
 
 
-def test_what_other_processes_wrote_counts_towards_the_bound(tmp_path: Path) -> None:
+def test_other_processes_bytes_count_towards_the_limit(tmp_path: Path) -> None:
     journal = Journal(tmp_path, JournalOptions(max_bytes=10_000, when_full="refuse"))
     other = Journal(tmp_path)
     write(other, [f"p{n}" for n in range(100)])
@@ -342,7 +342,7 @@ def test_what_other_processes_wrote_counts_towards_the_bound(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("policy", ["drop", "refuse"])
-def test_a_disk_that_takes_half_a_write_loses_no_record_before_or_after_it(
+def test_a_partial_write_loses_no_record_before_or_after_it(
     policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path, JournalOptions(when_full=policy))
@@ -377,7 +377,7 @@ def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert ids_in(tmp_path) == ["a", "b"]
 
 
-def test_after_an_error_the_disk_is_left_alone_until_the_next_look(
+def test_after_a_write_error_nothing_is_written_until_the_next_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path)
@@ -396,9 +396,7 @@ def test_after_an_error_the_disk_is_left_alone_until_the_next_look(
 
 
 @pytest.mark.parametrize("value", ["\ud800", 2**70, object()])
-def test_a_record_that_cannot_be_written_does_not_take_others_along(
-    value: Any, tmp_path: Path
-) -> None:
+def test_a_record_that_cannot_be_encoded_does_not_lose_others(value: Any, tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(**entry("a"))
     journal.append(**entry("bad", features=[[value]], encoding="values"))
@@ -409,7 +407,7 @@ def test_a_record_that_cannot_be_written_does_not_take_others_along(
     assert (journal.state().records, journal.state().dropped) == (3, 1)
 
 
-def test_what_one_turn_recorded_stands_or_falls_together(tmp_path: Path) -> None:
+def test_the_records_of_one_commit_are_read_or_lost_together(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for id in "ab":
         journal.append(**entry(id))
@@ -423,7 +421,7 @@ def test_what_one_turn_recorded_stands_or_falls_together(tmp_path: Path) -> None
     assert [r.id for r in read_segment(path).records] == ["c"]
 
 
-def test_rules_sample_requests_and_leave_inputs_out(tmp_path: Path) -> None:
+def test_rules_sample_requests_and_omit_inputs(tmp_path: Path) -> None:
     rules = {"half": RecordingRule(sample=0.5), "bare": RecordingRule(inputs=False)}
     journal = Journal(tmp_path, JournalOptions(models=rules, rule=RecordingRule(sample=0.0)))
     for n in range(400):
@@ -441,7 +439,7 @@ def test_rules_sample_requests_and_leave_inputs_out(tmp_path: Path) -> None:
     assert not [r for r in found if r.model == "other"]
 
 
-def test_both_records_of_a_prediction_are_sampled_or_neither(tmp_path: Path) -> None:
+def test_champion_and_challenger_records_are_sampled_together(tmp_path: Path) -> None:
     next_id, share = id_source(lambda: 1_700_000_000.0), 0.3
     journal = Journal(tmp_path, JournalOptions(rule=RecordingRule(sample=share)))
     for _ in range(5000):
@@ -456,7 +454,7 @@ def test_both_records_of_a_prediction_are_sampled_or_neither(tmp_path: Path) -> 
 
 
 def old_segment(folder: Path, *records: JournalRecord) -> Path:
-    """A segment as Tidemill wrote them when each record stood by itself."""
+    """A segment in the first format, with one entry per record."""
     path = folder / "1700000000000000-w-1-abc-000001.journal"
     payload = msgspec.msgpack.encode(records)
     frame = FRAME.pack(MARKER, len(payload), zlib.crc32(payload, 7)) + payload
@@ -464,7 +462,7 @@ def old_segment(folder: Path, *records: JournalRecord) -> Path:
     return path
 
 
-def test_segments_of_the_first_version_are_read_beside_new_ones(tmp_path: Path) -> None:
+def test_segments_of_the_first_format_are_read_with_new_ones(tmp_path: Path) -> None:
     write(Journal(tmp_path), ["new"])
     (new,) = read_folder(tmp_path)
     old = [msgspec.structs.replace(new, id=id) for id in ("old", "older")]
@@ -473,7 +471,7 @@ def test_segments_of_the_first_version_are_read_beside_new_ones(tmp_path: Path) 
     assert list(read_folder(tmp_path)) == [*old, new]
 
 
-def test_a_newer_tidemills_segment_is_not_taken_for_rubbish(tmp_path: Path) -> None:
+def test_a_segment_of_a_newer_tidemill_is_not_discarded(tmp_path: Path) -> None:
     path = tmp_path / "1700000000000000-w-1-abc-000001.journal"
     path.write_bytes(HEADER.pack(b"TMJRNL9\n", 7) + b"what is to come")
     with pytest.raises(OSError, match="newer Tidemill"):
@@ -498,7 +496,7 @@ def run_of(counts: Sequence[int], **changes: Any) -> JournalRun:
 
 
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=6), bare=st.booleans())
-def test_a_run_comes_back_as_the_records_of_its_requests(counts: list[int], bare: bool) -> None:
+def test_a_run_is_read_as_one_record_per_request(counts: list[int], bare: bool) -> None:
     run = run_of(counts, **({"features": None, "probabilities": None} if bare else {}))
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
@@ -522,7 +520,7 @@ def test_a_run_comes_back_as_the_records_of_its_requests(counts: list[int], bare
 
 
 @pytest.mark.parametrize("name", ["predictions", "features", "probabilities"])
-def test_columns_that_do_not_fit_cost_their_frame_alone(name: str, tmp_path: Path) -> None:
+def test_columns_of_different_lengths_lose_only_their_frame(name: str, tmp_path: Path) -> None:
     short = {"predictions": [0.0], "features": b"12345", "probabilities": b"1234567"}
     journal = Journal(tmp_path)
     journal.add(run_of([1, 2], **{name: short[name]}))
@@ -533,7 +531,7 @@ def test_columns_that_do_not_fit_cost_their_frame_alone(name: str, tmp_path: Pat
     assert page.damaged > 0
 
 
-def test_one_record_of_a_run_that_cannot_be_written_takes_no_other_along(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_encoded_does_not_lose_its_run(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     run = run_of([1, 1, 1], encoding="values", features=[["a"], ["\ud800"], ["b"]])
     journal.add(run)
@@ -556,7 +554,7 @@ def test_lag_is_the_age_of_the_oldest_closed_segment(tmp_path: Path) -> None:
     assert journal.state().lag_seconds == pytest.approx(3600, abs=60)
 
 
-def test_drafts_of_dead_processes_are_cleared_and_those_of_live_ones_are_not(
+def test_only_drafts_of_dead_processes_are_deleted(
     tmp_path: Path,
 ) -> None:
     dead, fresh, held = (tmp_path / f"{n}.journal.draft" for n in ("dead", "fresh", "held"))
@@ -580,7 +578,7 @@ def test_a_folder_that_cannot_be_used_is_a_settings_error(tmp_path: Path) -> Non
         Journal(tmp_path / "file")
 
 
-def test_a_file_that_is_no_segment_is_skipped_whole(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_segment_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "1700000000000-w-1-x-000001.journal").write_bytes(b"something else entirely")
     page = read_segment(only_segment(tmp_path))
     assert (page.records, page.finished, page.damaged) == ([], True, 23)
@@ -588,7 +586,7 @@ def test_a_file_that_is_no_segment_is_skipped_whole(tmp_path: Path) -> None:
 
 @settings(max_examples=30)
 @given(data=st.binary(max_size=400))
-def test_no_bytes_whatever_break_the_reader(data: bytes) -> None:
+def test_the_reader_accepts_arbitrary_bytes(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
         write(journal, ["a"])

@@ -1,4 +1,4 @@
-"""What another process's model gave is taken for what it is."""
+"""The output of a model in another process is interpreted correctly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = ("ham", "spam")
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(share=st.floats(0, 1))
-def test_shares_of_one_are_probabilities(dtype: Any, share: float) -> None:
+def test_rows_that_sum_to_one_are_probabilities(dtype: Any, share: float) -> None:
     given_shares = np.array([[share, 1 - share]], dtype)
     labels, probabilities, values = read_output(given_shares, 1, LABELS)
     assert labels is values is None
@@ -25,7 +25,7 @@ def test_shares_of_one_are_probabilities(dtype: Any, share: float) -> None:
 
 
 @pytest.mark.parametrize("scores", [[[2.0, -1.0], [0.5, 3.0]], [[0.7, 0.3], [0.4, 0.9]]])
-def test_other_scores_tell_the_label_and_no_probability(scores: Any) -> None:
+def test_other_scores_determine_the_label_but_no_probability(scores: Any) -> None:
     labels, probabilities, values = read_output(np.array(scores), 2, LABELS)
     assert probabilities is values is None
     assert labels is not None
@@ -40,13 +40,13 @@ def test_other_scores_tell_the_label_and_no_probability(scores: Any) -> None:
         (["eggs"], "not one of its labels"),
     ],
 )
-def test_what_is_no_answer_is_refused(output: Any, told: str) -> None:
+def test_an_invalid_output_is_refused(output: Any, told: str) -> None:
     with pytest.raises(TidemillError) as refused:
         read_output(np.array(output), 1, LABELS)
     assert told in str(refused.value)
 
 
-def test_labels_and_numbers_are_taken() -> None:
+def test_labels_and_numbers_are_accepted() -> None:
     labels, _, _ = read_output(np.array([["spam"], ["ham"]]), 2, LABELS)
     assert labels is not None
     assert labels.tolist() == [1, 0]

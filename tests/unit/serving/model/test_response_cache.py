@@ -1,4 +1,4 @@
-"""The response cache: never another version's answer, and Redis is an aid, never a need."""
+"""The response cache: it never returns another version's answer, and Redis is optional."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tidemill.errors import SettingsError
 from tidemill.serving.model.cache_options import CacheOptions
 from tidemill.serving.model.response_cache import ResponseCache
 
-SLOW = 0.5  # seconds: a model any Redis is quicker than
+SLOW = 0.5  # seconds: a model slower than any Redis
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(main())
 
 
-def test_an_answer_is_found_again_for_the_same_version_and_inputs_only() -> None:
+def test_an_answer_is_cached_for_the_same_version_and_inputs_only() -> None:
     cache = ResponseCache()
     first, second = cache.scope("m", "1", "aa"), cache.scope("m", "2", "bb")
     cache.put(first, b"in", b"one")
@@ -36,7 +36,7 @@ def test_an_answer_is_found_again_for_the_same_version_and_inputs_only() -> None
     assert (cache.state().hits, cache.state().misses) == (1, 4)
 
 
-def test_the_parts_of_a_scope_cannot_be_shifted_into_one_another() -> None:
+def test_scopes_with_shifted_parts_are_different() -> None:
     cache = ResponseCache()
     cache.put(cache.scope("m", "11", "d"), b"in", b"wrong")
     assert cache.get(cache.scope("m1", "1", "d"), b"in") is None
@@ -47,7 +47,7 @@ def test_the_parts_of_a_scope_cannot_be_shifted_into_one_another() -> None:
     entries=st.integers(1, 5),
     limit=st.integers(1, 2000),
 )
-def test_the_bounds_hold_and_the_least_recently_used_goes_first(
+def test_the_least_recently_used_entry_is_evicted_at_the_limits(
     steps: list[tuple[bool, int, bytes]], entries: int, limit: int
 ) -> None:
     cache = ResponseCache(CacheOptions(entries=entries, bytes=limit))
@@ -71,14 +71,14 @@ def test_the_bounds_hold_and_the_least_recently_used_goes_first(
         assert state.bytes == sum(267 + len(v) for v in model.values()) <= limit
 
 
-def test_no_entries_switches_it_off() -> None:
+def test_zero_entries_disable_the_memory_tier() -> None:
     cache = ResponseCache(CacheOptions(entries=0))
     scope = cache.scope("m", "1", "d")
     cache.put(scope, b"in", b"out")
     assert cache.get(scope, b"in") is None
 
 
-def test_an_unloaded_version_is_forgotten() -> None:
+def test_entries_of_an_unloaded_version_are_dropped() -> None:
     cache = ResponseCache()
     old, new = cache.scope("m", "1", "a"), cache.scope("m", "2", "b")
     for scope in (old, new):
@@ -112,7 +112,7 @@ async def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
 
 @contextlib.asynccontextmanager
 async def started(url: str, **options: Any) -> AsyncIterator[ResponseCache]:
-    """A cache whose Redis has been measured, or found to be down."""
+    """A cache that has measured Redis, or found it down."""
     cache = ResponseCache(CacheOptions(url=url, pause=0.02, **options))
     await cache.start()
     try:
@@ -181,7 +181,7 @@ def test_a_reply_that_belongs_to_another_request_is_a_miss(redis_url: str) -> No
     run(main)
 
 
-def test_redis_down_is_a_miss_and_no_error() -> None:
+def test_redis_down_is_a_miss_not_an_error() -> None:
     async def main() -> None:
         async with started("redis://127.0.0.1:1") as cache:
             scope = cache.scope("m", "1", "d")
@@ -199,7 +199,7 @@ def test_redis_down_is_a_miss_and_no_error() -> None:
 
 
 class FakeRedis:
-    """A socket that speaks just enough of the protocol, until it is told to fall silent."""
+    """A socket that speaks just enough of the protocol, until it stops answering."""
 
     def __init__(self) -> None:
         self.silent = False
@@ -233,7 +233,7 @@ class FakeRedis:
         return {b"PING": b"+PONG\r\n", b"GET": b"$-1\r\n"}.get(command, b"+OK\r\n")
 
 
-def test_a_silent_redis_is_waited_for_briefly_then_left_alone_until_it_answers_again() -> None:
+def test_an_unresponsive_redis_is_skipped_until_it_answers_again() -> None:
     async def main() -> None:
         async with FakeRedis() as fake, started(fake.url, failures=2, timeout=0.02) as cache:
             scope = cache.scope("m", "1", "d")
@@ -256,7 +256,7 @@ def test_a_silent_redis_is_waited_for_briefly_then_left_alone_until_it_answers_a
     run(main)
 
 
-def test_the_wait_is_no_longer_than_the_model_itself_takes() -> None:
+def test_redis_gets_no_more_time_than_the_model_takes() -> None:
     async def main() -> None:
         async with FakeRedis() as fake, started(fake.url, timeout=3600.0) as cache:
             scope = cache.scope("m", "1", "d")
@@ -283,7 +283,7 @@ def test_writes_to_a_slow_redis_do_not_pile_up() -> None:
     run(main)
 
 
-def test_closing_with_requests_under_way_leaves_nothing_behind() -> None:
+def test_closing_with_pending_requests_leaves_no_tasks() -> None:
     async def main() -> None:
         async with FakeRedis() as fake:
             async with started(fake.url) as cache:

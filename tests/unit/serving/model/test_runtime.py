@@ -50,7 +50,7 @@ def rewritten(held: Bundle, **changes: Any) -> Bundle:
     return bundle.seal(held.path, manifest)
 
 
-def test_one_row_is_answered_as_it_is_among_many(tmp_path: Path) -> None:
+def test_a_single_row_gets_the_same_answer_as_in_a_batch(tmp_path: Path) -> None:
     runtime = load_runtime(made(tmp_path / "b", LogisticRegression()))
     rows = table(False)[0].to_numpy()
     labels, likely, values = runtime.run([rows])
@@ -123,7 +123,7 @@ def test_the_native_fallback_gives_label_indices(texts: bool, tmp_path: Path) ->
     assert likely is None or likely.shape == (80, 2)
 
 
-def test_a_model_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_onnx_model_is_refused(tmp_path: Path) -> None:
     held = made(tmp_path / "b", LogisticRegression())
     held.model_path.write_bytes(b"not a model")
     with pytest.raises(BundleError, match="cannot load the bundle's model"):
@@ -141,7 +141,7 @@ def test_a_model_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     ],
     ids=["name", "dtype", "width", "output", "nothing"],
 )
-def test_a_manifest_that_does_not_fit_its_model_is_refused(
+def test_a_manifest_that_does_not_match_its_model_is_refused(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
     held = made(tmp_path / "b", LogisticRegression())
@@ -159,7 +159,7 @@ def replaced(folder: Path, model: Any) -> Bundle:
     return rewritten(held, trusted_types=("test_runtime._double", "anything"))
 
 
-def test_a_type_outside_the_servers_list_is_refused_whatever_the_manifest_says(
+def test_an_untrusted_type_is_refused_even_if_the_manifest_lists_it(
     tmp_path: Path,
 ) -> None:
     held = replaced(tmp_path / "b", FunctionTransformer(_double))
@@ -167,14 +167,14 @@ def test_a_type_outside_the_servers_list_is_refused_whatever_the_manifest_says(
         load_runtime(held)
 
 
-def test_the_operator_may_trust_more(tmp_path: Path) -> None:
+def test_the_operator_can_trust_further_types(tmp_path: Path) -> None:
     model = FunctionTransformer(_double)
     [name] = skops.get_untrusted_types(data=skops.dumps(model))
     rebuilt = native.rebuild(skops.dumps(model), trusted={name})
     assert rebuilt.transform(np.ones(1)).tolist() == [2.0]
 
 
-def test_a_file_that_is_no_skops_file_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_skops_file_is_refused(tmp_path: Path) -> None:
     held = made(tmp_path / "b", NearestCentroid())
     held.model_path.write_bytes(b"PK\x03\x04 but no zip")
     with pytest.raises(BundleError, match="not a skops file"):
@@ -209,7 +209,7 @@ def test_the_runtime_loads_neither_scikit_learn_nor_pandas(tmp_path: Path) -> No
     assert loaded in ("[]", "['pickle']")  # numpy itself imports pickle
 
 
-def test_the_fallback_needs_no_pandas(tmp_path: Path) -> None:
+def test_the_native_fallback_does_not_import_pandas(tmp_path: Path) -> None:
     held = made(tmp_path / "b", NearestCentroid(), texts=True)
     code = (
         "import sys, pathlib\n"
@@ -224,7 +224,7 @@ def test_the_fallback_needs_no_pandas(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(held.path)], check=True)
 
 
-def test_without_scikit_learn_the_fallback_says_what_to_install(
+def test_without_scikit_learn_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = made(tmp_path / "b", NearestCentroid())

@@ -1,4 +1,4 @@
-"""The shelf: a bundle is on it whole or not at all, and the disk it takes is bounded."""
+"""The shelf: a bundle is installed completely or not at all, and disk use is limited."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tidemill.signature import Column, Signature
 
 
 def make_bundle(folder: Path, content: bytes = b"model") -> Bundle:
-    """A sealed bundle whose model is just some bytes."""
+    """A sealed bundle whose model is arbitrary bytes."""
     import msgspec
 
     folder.mkdir(parents=True)
@@ -65,14 +65,14 @@ def visible(shelf: Path) -> list[str]:
     return sorted(p.relative_to(shelf).as_posix() for p in shelf.glob("*/*"))
 
 
-def test_a_placed_bundle_opens_under_its_version_and_digest(shelf: Path, source: Bundle) -> None:
+def test_an_installed_bundle_opens_by_version_and_digest(shelf: Path, source: Bundle) -> None:
     placed = install_bundle(shelf, "iris classifier", "3", source.path, source.digest)
     assert placed.folder == f"iris%20classifier/3-{source.digest[:12]}"
     assert open_bundle(shelf, placed).digest == source.digest
     assert [p.name for p in shelf.iterdir()] == ["iris%20classifier"]
 
 
-def test_placing_twice_leaves_the_first_copy_alone(shelf: Path, source: Bundle) -> None:
+def test_installing_twice_keeps_the_first_copy(shelf: Path, source: Bundle) -> None:
     first = install_bundle(shelf, "m", "1", source.path, source.digest)
     before = (shelf / first.folder / "model.onnx").stat()
     shutil.rmtree(source.path)
@@ -102,7 +102,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_bundle_that_is_not_intact_is_refused_and_nothing_is_left(
+def test_a_corrupt_bundle_is_refused_and_leaves_no_files(
     damage: str, shelf: Path, source: Bundle
 ) -> None:
     DAMAGE[damage](source.path)
@@ -117,7 +117,7 @@ def test_a_bundle_of_another_digest_is_refused(shelf: Path, source: Bundle) -> N
         install_bundle(shelf, "m", "1", source.path, "0" * 64)
 
 
-def test_a_full_disk_is_refused_with_its_reason_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_no_files(
     shelf: Path, source: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(source: Path, target: Path) -> None:
@@ -159,7 +159,7 @@ def test_two_models_never_share_a_folder(one: str, other: str) -> None:
     assert same == (one == other)
 
 
-def test_the_state_survives_the_round_trip_and_has_the_agreed_form(shelf: Path) -> None:
+def test_the_state_survives_the_round_trip_in_the_documented_format(shelf: Path) -> None:
     import json
 
     assert read_state(shelf) == ShelfState()
@@ -189,7 +189,7 @@ def test_a_state_that_cannot_be_read_is_a_bundle_error(text: str, shelf: Path) -
         read_state(shelf)
 
 
-def test_a_watch_tells_each_change_once(shelf: Path) -> None:
+def test_a_watch_returns_each_change_once(shelf: Path) -> None:
     watch = StateWatch(shelf)
     assert watch.poll() == ShelfState()
     assert watch.poll() is None
@@ -200,7 +200,7 @@ def test_a_watch_tells_each_change_once(shelf: Path) -> None:
         assert watch.poll() is None
 
 
-def test_a_watch_looks_again_after_a_state_it_could_not_read(shelf: Path) -> None:
+def test_a_watch_retries_a_state_that_could_not_be_read(shelf: Path) -> None:
     watch = StateWatch(shelf)
     write_state(shelf, ShelfState(default="a"))
     assert watch.poll() == ShelfState(default="a")
@@ -223,7 +223,7 @@ def fill(
     return placed
 
 
-def test_garbage_collection_keeps_the_newest_and_what_the_state_names(
+def test_garbage_collection_keeps_the_newest_and_those_in_the_state(
     shelf: Path, tmp_path: Path
 ) -> None:
     placed = fill(shelf, tmp_path, "m", range(1, 13))
@@ -236,7 +236,7 @@ def test_garbage_collection_keeps_the_newest_and_what_the_state_names(
     assert open_bundle(shelf, placed[1])
 
 
-def test_garbage_collection_stays_under_the_budget_but_never_touches_the_state(
+def test_garbage_collection_enforces_the_limit_but_keeps_the_state(
     shelf: Path, tmp_path: Path
 ) -> None:
     placed = fill(shelf, tmp_path, "m", range(1, 6), size=100_000)
@@ -249,7 +249,7 @@ def test_garbage_collection_stays_under_the_budget_but_never_touches_the_state(
     assert visible(shelf) == [placed[0].folder]
 
 
-def test_garbage_collection_clears_what_dead_processes_left_half_done(
+def test_garbage_collection_deletes_incomplete_files_of_dead_processes(
     shelf: Path, source: Bundle
 ) -> None:
     install_bundle(shelf, "m", "1", source.path, source.digest)

@@ -1,4 +1,4 @@
-"""The rules for challengers: their file, and who is chosen."""
+"""Traffic rules: their file, and which requests they select."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from tidemill.errors import BundleError
 from tidemill.serving.http.routes import Admission, RequestHead, Response, Route
+from tidemill.serving.model.challenger import canary_bucket, is_selected
 from tidemill.serving.shelf.traffic_rules import (
     TrafficRule,
-    canary_bucket,
-    is_selected,
     read_traffic,
     traffic_watch,
     write_traffic,
@@ -32,7 +31,7 @@ def asked(
     )
 
 
-def test_rules_survive_the_round_trip_and_have_the_agreed_form(tmp_path: Path) -> None:
+def test_rules_survive_the_round_trip_in_the_documented_format(tmp_path: Path) -> None:
     assert read_traffic(tmp_path) == {}
     rules = {
         "m": TrafficRule("canary", 0.25, "header"),
@@ -52,7 +51,7 @@ def test_rules_survive_the_round_trip_and_have_the_agreed_form(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "shelf").iterdir()] == ["traffic.json"]
 
 
-def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+def test_omitted_fields_have_defaults(tmp_path: Path) -> None:
     (tmp_path / "traffic.json").write_text('{"models": {"m": {"mode": "canary"}}}')
     assert read_traffic(tmp_path) == {"m": TrafficRule("canary", 1.0, "key")}
 
@@ -76,7 +75,7 @@ def test_a_share_out_of_range_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_watch_tells_each_change_once(tmp_path: Path) -> None:
+def test_a_watch_returns_each_change_once(tmp_path: Path) -> None:
     watch = traffic_watch(tmp_path)
     assert watch.poll() == {}
     assert watch.poll() is None
@@ -85,14 +84,14 @@ def test_a_watch_tells_each_change_once(tmp_path: Path) -> None:
     assert watch.poll() is None
 
 
-def test_a_share_is_about_that_many_callers() -> None:
+def test_a_share_selects_about_that_share_of_clients() -> None:
     rule = TrafficRule("canary", 0.2)
     chosen = sum(is_selected(rule, asked(key=f"k{i}")) for i in range(4000))
     assert 640 < chosen < 960  # six standard deviations around 800
 
 
 @given(caller=st.text(), model=st.text(max_size=20), small=st.floats(0, 1), more=st.floats(0, 1))
-def test_a_larger_share_keeps_whom_it_had(
+def test_a_larger_share_keeps_the_clients_it_had(
     caller: str, model: str, small: float, more: float
 ) -> None:
     small, large = sorted((small, more))
@@ -102,7 +101,7 @@ def test_a_larger_share_keeps_whom_it_had(
         assert canary_bucket(caller, model) < large
 
 
-def test_the_header_decides_then_the_key_then_the_address() -> None:
+def test_the_header_takes_precedence_over_the_key_and_the_address() -> None:
     by_header = TrafficRule("canary", 0.5, "header")
     by_key = TrafficRule("canary", 0.5, "key")
     for i in range(50):
@@ -116,7 +115,7 @@ def test_the_header_decides_then_the_key_then_the_address() -> None:
         assert len(same) == 1
 
 
-def test_nothing_and_all_are_certain() -> None:
+def test_shares_of_zero_and_one_are_certain() -> None:
     for sticky in ("key", "header", "none"):
         assert not any(
             is_selected(TrafficRule("canary", 0.0, sticky), asked(f"{i}")) for i in range(99)

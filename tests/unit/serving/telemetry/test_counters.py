@@ -1,4 +1,4 @@
-"""Counts of several processes add up, whoever lives or died; ids never repeat."""
+"""Counters of several processes, alive or dead, add up; prediction ids never repeat."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _count_and_die(folder: str) -> None:
     os._exit(1)
 
 
-def test_what_a_dead_process_counted_stays_and_what_it_had_goes(tmp_path: Path) -> None:
+def test_counters_of_a_dead_process_stay_and_its_gauges_go(tmp_path: Path) -> None:
     dying = multiprocessing.get_context("spawn").Process(
         target=_count_and_die, args=(str(tmp_path),)
     )
@@ -62,7 +62,7 @@ def test_what_a_dead_process_counted_stays_and_what_it_had_goes(tmp_path: Path) 
     assert samples(metrics)["tidemill_model_loads_total",] == 1
 
 
-def test_endless_label_values_do_not_make_it_grow() -> None:
+def test_unbounded_label_values_do_not_grow_the_file() -> None:
     counts = SharedCounters()
     for number in range(SLOTS + 100):
         slot = counts.allocate("counter", "tidemill_model_refusals_total", {"model": str(number)})
@@ -71,7 +71,7 @@ def test_endless_label_values_do_not_make_it_grow() -> None:
 
 
 @given(st.lists(st.floats(0, 20), max_size=50))
-def test_a_histogram_tells_how_many_were_at_most_each_bound(values: list[float]) -> None:
+def test_a_histogram_counts_values_up_to_each_bound(values: list[float]) -> None:
     metrics = Metrics(SharedCounters())
     histogram = metrics.histogram("tidemill_inference_seconds", model="m")
     for value in values:

@@ -1,4 +1,4 @@
-"""The data plane's log lines: the fields that a collector finds in the control plane's, too."""
+"""The data plane's log lines have the same fields as the control plane's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_traceback_is_part_of_its_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "the sluice is stuck" in str(line_of(out)["exception"])
 
 
-def test_a_value_that_json_does_not_know_is_written_as_text(
+def test_a_value_without_a_json_form_is_written_as_a_string(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = io.StringIO()
@@ -74,7 +74,7 @@ def test_a_value_that_json_does_not_know_is_written_as_text(
     assert line_of(out)["thing"] == "<class 'object'>"
 
 
-def test_a_person_reads_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     err = io.StringIO()
     monkeypatch.setattr(sys, "stderr", err)
     logs.configure("INFO", "console")
