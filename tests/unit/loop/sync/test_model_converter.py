@@ -132,9 +132,7 @@ def test_a_skops_pipeline_compiles_without_trust(save: Save, convert_model: Any)
     assert [c.kind for c in held.signature.columns] == ["number", "integer", "text"]
     smoke_test(held, load_runtime(held))
     assert answers(held, TABLE.to_numpy().tolist()) == model.predict(TABLE).tolist()
-    assert (
-        convert_model(version).digest == held.digest
-    )  # converting it again changes nothing
+    assert convert_model(version).digest == held.digest  # converting it again changes nothing
 
 
 def test_a_pickled_pipeline_needs_trust(save: Save, convert_model: Any) -> None:
