@@ -1,4 +1,4 @@
-"""What a project checks about itself, how a candidate builds, and how a project is found."""
+"""A project's checks, building of candidates, and loading of project files."""
 
 from __future__ import annotations
 
@@ -60,26 +60,26 @@ def test_a_candidate_builds_from_a_class_an_instance_and_a_function(estimator: A
     assert candidate.build(C=3.0, max_iter=7).get_params()["max_iter"] == 7
 
 
-def test_building_from_an_instance_leaves_the_instance_alone() -> None:
+def test_building_from_an_instance_does_not_change_it() -> None:
     given = LogisticRegression(C=7.0)
     built = Candidate("c", given).build(C=1.0)
     assert built is not given
     assert (given.C, built.C) == (7.0, 1.0)
 
 
-def test_an_instance_takes_the_parameters_of_its_steps() -> None:
+def test_an_instance_has_the_parameters_of_its_steps() -> None:
     pipeline = make_pipeline(StandardScaler(), RandomForestClassifier())
     built = Candidate("c", pipeline).build(randomforestclassifier__n_estimators=3)
     assert built[-1].n_estimators == 3
 
 
-def test_two_builds_share_nothing() -> None:
+def test_two_builds_are_independent() -> None:
     candidate = Candidate("c", make_pipeline(StandardScaler(), LogisticRegression()))
     assert candidate.build()[-1] is not candidate.build()[-1]
 
 
 @given(st.text(min_size=1).filter(lambda name: name not in ("C", "penalty")))
-def test_a_parameter_the_function_does_not_take_is_named(name: str) -> None:
+def test_an_unknown_parameter_is_named(name: str) -> None:
     with pytest.raises(ProjectError) as caught:
         Candidate("c", strict).build(**{name: 1})
     assert caught.value.field == name
@@ -87,7 +87,7 @@ def test_a_parameter_the_function_does_not_take_is_named(name: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["C", "penalty"]), st.integers()), st.data())
-def test_later_parameters_win_over_the_candidates_own_and_both_over_the_defaults(
+def test_overrides_have_precedence_over_params_and_both_over_defaults(
     own: dict[str, Any], data: st.DataObject
 ) -> None:
     later = data.draw(st.dictionaries(st.sampled_from(["C", "penalty"]), st.integers()))
@@ -96,7 +96,7 @@ def test_later_parameters_win_over_the_candidates_own_and_both_over_the_defaults
     assert candidate.build(**later) == (expected["C"], expected["penalty"])
 
 
-def test_what_a_candidate_accepts_comes_with_its_defaults() -> None:
+def test_the_parameters_of_a_candidate_have_their_defaults() -> None:
     assert Candidate("c", strict).parameters() == {"C": 1.0, "penalty": "l2"}
     assert Candidate("c", wrapped).parameters() is None
     assert (Candidate("c", LogisticRegression(C=7.0)).parameters() or {})["C"] == 7.0
@@ -111,7 +111,7 @@ def test_a_candidates_name_must_fit_a_command_line(name: str) -> None:
 @pytest.mark.parametrize(
     "values", ["l1", [], (), (1,), (1, 2, 3), (2, 1), ("a", "b"), (True, 2), 5, {"a"}]
 )
-def test_a_search_over_what_is_neither_list_nor_range_is_refused(values: Any) -> None:
+def test_a_search_entry_must_be_a_list_or_a_range(values: Any) -> None:
     with pytest.raises(ProjectError, match="cannot search 'penalty'"):
         Candidate("c", strict, search={"penalty": values})
 
@@ -121,7 +121,7 @@ def test_lists_and_ranges_can_be_searched(values: Any) -> None:
     assert Candidate("c", strict, search={"C": values}).search["C"] == values
 
 
-def test_no_trials_at_all_are_refused() -> None:
+def test_zero_trials_are_refused() -> None:
     with pytest.raises(ProjectError, match="trials=0"):
         Candidate("c", strict, trials=0)
 
@@ -130,7 +130,7 @@ def test_no_trials_at_all_are_refused() -> None:
 
 
 @given(st.text(max_size=20))
-def test_a_project_takes_a_name_exactly_when_it_can_be_part_of_a_url(name: str) -> None:
+def test_a_project_name_must_be_possible_in_a_url(name: str) -> None:
     if name and not set(name) & set("/:\\"):
         assert make(name=name).name == name
     else:
@@ -139,7 +139,7 @@ def test_a_project_takes_a_name_exactly_when_it_can_be_part_of_a_url(name: str) 
 
 
 @given(st.floats(allow_nan=True))
-def test_a_project_takes_a_test_size_exactly_when_rows_stay_on_both_sides(size: float) -> None:
+def test_a_test_size_must_leave_rows_on_both_sides(size: float) -> None:
     if 0 < size < 1:
         assert make(test_size=size).test_size == size
     else:
@@ -158,7 +158,7 @@ def test_the_target_cannot_be_dropped() -> None:
         make(drop=["id", "y"])
 
 
-def test_a_candidate_is_found_by_name_and_a_wrong_name_lists_the_right_ones() -> None:
+def test_a_candidate_is_found_by_name_and_an_unknown_name_lists_them() -> None:
     project = make()
     assert project.candidate("c") is project.candidates[0]
     with pytest.raises(ProjectError) as caught:
@@ -167,19 +167,19 @@ def test_a_candidate_is_found_by_name_and_a_wrong_name_lists_the_right_ones() ->
 
 
 @pytest.mark.parametrize("gate", [{"metric": "f2"}, {"minimum": {"acuracy": 0.5}}])
-def test_a_gate_knows_only_metrics_that_are_computed(gate: dict[str, Any]) -> None:
+def test_a_gate_accepts_only_known_metrics(gate: dict[str, Any]) -> None:
     with pytest.raises(ProjectError, match="unknown metric") as caught:
         Gate(**gate)
     assert "f1_score" in (caught.value.expected or "")
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_gate_takes_every_metric(metric: str) -> None:
+def test_a_gate_accepts_every_metric(metric: str) -> None:
     assert Gate(metric=metric, minimum={metric: 0.5}).metric == metric
 
 
 @pytest.mark.parametrize("confidence", [0, 1, -0.5, 95])
-def test_a_gates_confidence_is_a_share(confidence: float) -> None:
+def test_the_confidence_of_a_gate_is_between_0_and_1(confidence: float) -> None:
     with pytest.raises(ProjectError, match="confidence"):
         Gate(confidence=confidence)
 
@@ -211,7 +211,7 @@ def test_paths_in_a_project_file_start_at_its_folder(
     assert data.describe == "csv:data/rows.csv"  # type: ignore[union-attr]
 
 
-def test_a_project_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
+def test_a_project_file_may_import_modules_of_its_folder(tmp_path: Path) -> None:
     written(tmp_path, "TARGET = 'y'", "beside_the_project.py")
     text = PROJECT.replace('"y"', "TARGET") + "\n"
     project = load_project(written(tmp_path, "from beside_the_project import TARGET\n" + text))
@@ -236,12 +236,14 @@ def test_the_same_project_under_two_names_is_one_project(tmp_path: Path) -> None
     ],
     ids=["empty", "two", "syntax", "failing", "import", "refused", "exiting"],
 )
-def test_a_file_that_is_no_project_says_why(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_without_a_project_fails_with_the_reason(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(ProjectError, match=message):
         load_project(written(tmp_path, text))
 
 
-def test_a_missing_project_file_says_how_to_write_one(tmp_path: Path) -> None:
+def test_a_missing_project_file_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="tidemill init") as caught:
         load_project(tmp_path / "project.py")
     assert str(tmp_path / "project.py") in caught.value.detail
@@ -253,7 +255,7 @@ def test_an_unknown_gallery_project_lists_the_known_ones() -> None:
     assert all(name in (caught.value.expected or "") for name in gallery())
 
 
-def test_gallery_projects_keep_their_files_in_the_home(
+def test_gallery_projects_store_their_files_in_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = load_project("gallery:iris", home=tmp_path)

@@ -41,13 +41,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 # CSV files
 
 
-def test_csv_options_reach_pandas(tmp_path: Path) -> None:
+def test_csv_options_are_passed_to_pandas(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a;b\n1,5;x\n")
     frame = csv(tmp_path / "rows.csv", sep=";", decimal=",").load()
     assert frame.to_dict("list") == {"a": [1.5], "b": ["x"]}
 
 
-def test_a_relative_csv_can_be_moved_to_any_folder_and_an_absolute_one_stays(
+def test_a_relative_csv_path_starts_at_a_folder_and_an_absolute_one_does_not(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "rows.csv").write_text("a\n1\n")
@@ -61,13 +61,13 @@ def test_a_relative_csv_can_be_moved_to_any_folder_and_an_absolute_one_stays(
 @pytest.mark.parametrize(
     "content", [b"", b'a,b\n"1', b"a\n1,2\n3,4,5\n", b"a\n\xff\xfe\n"], ids=repr
 )
-def test_a_file_that_is_no_csv_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_csv_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"rows\.csv cannot be read as CSV"):
         csv(tmp_path / "rows.csv").load()
 
 
-def test_cells_beyond_the_header_are_refused_but_for_a_separator_at_every_lines_end(
+def test_lines_longer_than_the_header_are_refused_except_for_a_trailing_separator(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "rows.csv"
@@ -79,7 +79,7 @@ def test_cells_beyond_the_header_are_refused_but_for_a_separator_at_every_lines_
             csv(file).load()
 
 
-def test_columns_of_one_name_are_refused_and_names_that_end_in_a_number_are_not(
+def test_duplicate_column_names_are_refused_and_names_ending_in_a_number_are_not(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "rows.csv"
@@ -90,7 +90,7 @@ def test_columns_of_one_name_are_refused_and_names_that_end_in_a_number_are_not(
     assert list(csv(file).load()) == ["a", "a.1", "b.2"]
 
 
-def test_a_csv_is_made_once_when_it_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_csv_is_generated_once(tmp_path: Path) -> None:
     made: list[Path] = []
 
     def make(path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_csv_is_made_once_when_it_is_not_there(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "data" / "raw").iterdir()] == ["rows.csv"]
 
 
-def test_a_csv_that_could_not_be_made_whole_is_not_there(tmp_path: Path) -> None:
+def test_a_csv_whose_generation_failed_does_not_exist(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         path.write_text("a\n1")
         raise RuntimeError("disk full")
@@ -124,7 +124,7 @@ def test_a_csv_that_could_not_be_made_whole_is_not_there(tmp_path: Path) -> None
         ("digits", (1797, 65), set(range(10))),
     ],
 )
-def test_classes_go_by_the_names_scikit_learn_gives_them(
+def test_classes_have_the_names_of_scikit_learn(
     name: str, shape: tuple[int, int], labels: set[Any]
 ) -> None:
     frame = sklearn_dataset(name).load()
@@ -137,7 +137,7 @@ def test_a_quantity_stays_a_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "svmlight_file", "sample_image"])
-def test_a_data_set_scikit_learn_has_no_table_of_is_named(name: str) -> None:
+def test_an_unknown_scikit_learn_data_set_is_named(name: str) -> None:
     with pytest.raises(ProjectError, match=f"no data set '{name}'"):
         sklearn_dataset(name).load()
 
@@ -158,7 +158,7 @@ def test_openml_without_network_says_what_to_do_and_restores_the_timeout(offline
 
 
 @pytest.mark.parametrize("quote", ["'", ""], ids=["quoted", "bare"])
-def test_openml_reads_from_the_data_home_alone_however_classes_are_written(
+def test_openml_reads_from_the_data_home_only_whatever_the_format_of_classes(
     offline: Path, quote: str
 ) -> None:
     keep_openml(offline, "tiny", [f"{n / 2},{quote}{n % 2}{quote}" for n in range(6)])

@@ -1,4 +1,4 @@
-"""A network is followed through its epochs and given up early, and Ctrl-C does not cut it short."""
+"""A network's epochs are reported, may be pruned, and Ctrl-C is not suppressed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Network:
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_every_epoch_is_told_as_a_share(wrapped: bool) -> None:
+def test_every_epoch_reports_the_completed_share(wrapped: bool) -> None:
     network, told = Network(), []
     model = Pipeline([("preprocess", "passthrough"), ("model", network)]) if wrapped else network
     with report_epochs(model, told.append):
@@ -77,7 +77,7 @@ MEASURED = {"valid_loss": [0.9, 0.8, 0.7, 0.6], "valid_acc": [0.1, 0.2, 0.3, 0.4
     ],
     ids=["accuracy", "loss", "loss alone", "no validation rows"],
 )  # fmt: skip
-def test_an_epochs_score_is_told_once_it_is_measured(
+def test_an_epochs_score_is_reported_once_measured(
     scores: dict[str, list[float]], by_loss: bool, expected: list[Any]
 ) -> None:
     heard: list[Any] = []
@@ -91,7 +91,7 @@ def test_an_epochs_score_is_told_once_it_is_measured(
     assert heard == expected
 
 
-def test_a_network_behind_the_others_is_ended_at_its_epoch() -> None:
+def test_a_network_that_is_behind_is_pruned_after_an_epoch() -> None:
     study = optuna.create_study(direction="maximize", pruner=make_pruner(True))
     given_up: list[Pruning] = []
 
@@ -114,7 +114,7 @@ def test_a_network_behind_the_others_is_ended_at_its_epoch() -> None:
     assert given_up == [Pruning(3, "valid_acc", 0.5)]
 
 
-def test_what_the_listener_raises_ends_the_fit() -> None:
+def test_an_exception_of_the_listener_ends_the_fit() -> None:
     class Enough(BaseException):
         pass
 
@@ -128,7 +128,7 @@ def test_what_the_listener_raises_ends_the_fit() -> None:
     assert "notify" not in vars(network)
 
 
-def test_an_interrupt_that_the_network_swallows_comes_out_all_the_same() -> None:
+def test_an_interrupt_that_the_network_suppresses_is_raised_again() -> None:
     before = signal.getsignal(signal.SIGINT)
     network = Network(interrupt_after=2)
     with pytest.raises(KeyboardInterrupt), report_epochs(network, lambda share: None):
@@ -137,7 +137,7 @@ def test_an_interrupt_that_the_network_swallows_comes_out_all_the_same() -> None
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_handler_of_the_programs_own_is_left_in_place() -> None:
+def test_a_custom_signal_handler_is_kept() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
@@ -148,7 +148,7 @@ def test_a_handler_of_the_programs_own_is_left_in_place() -> None:
     assert (heard, len(network.history)) == ([signal.SIGINT], 4)
 
 
-def test_an_estimator_without_epochs_is_left_alone() -> None:
+def test_an_estimator_without_epochs_is_not_changed() -> None:
     told: list[float] = []
     model = LogisticRegression()
     with report_epochs(model, told.append):
@@ -157,7 +157,7 @@ def test_an_estimator_without_epochs_is_left_alone() -> None:
 
 
 @pytest.mark.slow  # where PyTorch is installed
-def test_skorch_tells_its_epochs_and_gives_up_an_interrupt() -> None:
+def test_skorch_reports_its_epochs_and_an_interrupt() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     skorch = pytest.importorskip("skorch", reason="skorch is not installed")
     told: list[float] = []

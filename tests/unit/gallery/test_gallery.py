@@ -1,4 +1,4 @@
-"""The gallery's projects: whole, short, and each on data of the form it promises."""
+"""The gallery's projects: complete, short, and with data in the documented format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tidemill.steps.data.prepare import input_matrix, prepare
 from tidemill.steps.search.search import Trial
 
 
-def test_the_gallery_holds_the_five_systems() -> None:
+def test_the_gallery_has_five_projects() -> None:
     assert gallery() == ["breast_cancer", "california_housing", "iris", "mnist", "wine"]
 
 
@@ -44,7 +44,7 @@ def test_the_gallery_holds_the_five_systems() -> None:
         ),
     ],
 )
-def test_models_and_runs_have_the_names_people_look_for(
+def test_models_and_runs_have_their_published_names(
     name: str, model: str, candidates: list[str]
 ) -> None:
     project = load_project(f"gallery:{name}")
@@ -68,7 +68,7 @@ def test_the_sweep_is_six_settings_of_c_and_penalty(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine"])
-def test_the_penalty_is_the_one_asked_for(name: str) -> None:
+def test_the_penalty_parameter_is_applied(name: str) -> None:
     """A strong L1 penalty leaves most coefficients at zero; L2 leaves none there."""
     (candidate,) = load_project(f"gallery:{name}").candidates
     X, y = load_breast_cancer(return_X_y=True)
@@ -79,7 +79,7 @@ def test_the_penalty_is_the_one_asked_for(name: str) -> None:
     assert np.mean(fitted["l2"].coef_ == 0) == 0
 
 
-def test_the_raw_iris_file_has_the_form_it_has_on_kaggle(tmp_path: Path) -> None:
+def test_the_raw_iris_file_has_kaggles_format(tmp_path: Path) -> None:
     iris.write_raw(tmp_path / "Iris.csv")
     lines = (tmp_path / "Iris.csv").read_text().splitlines()
     assert lines[0] == "Id,SepalLengthCm,SepalWidthCm,PetalLengthCm,PetalWidthCm,Species"
@@ -89,7 +89,7 @@ def test_the_raw_iris_file_has_the_form_it_has_on_kaggle(tmp_path: Path) -> None
     assert counts == {"Iris-setosa": 50, "Iris-versicolor": 50, "Iris-virginica": 50}
 
 
-def test_iris_makes_its_raw_file_in_the_home_and_learns_from_four_measurements(
+def test_iris_generates_its_raw_file_and_is_trained_on_four_measurements(
     tmp_path: Path,
 ) -> None:
     prepared = prepare(load_project("gallery:iris", home=tmp_path))
@@ -99,7 +99,7 @@ def test_iris_makes_its_raw_file_in_the_home_and_learns_from_four_measurements(
     assert prepared.test["species"].value_counts().tolist() == [10, 10, 10]
 
 
-def test_a_raw_iris_file_that_is_there_is_used(tmp_path: Path) -> None:
+def test_an_existing_raw_iris_file_is_used(tmp_path: Path) -> None:
     raw = tmp_path / "gallery" / "iris" / "data" / "raw" / "Iris.csv"
     raw.parent.mkdir(parents=True)
     iris.write_raw(raw)
@@ -138,7 +138,7 @@ def test_mnist_has_one_tensor_input_and_epochs_and_lr_to_set() -> None:
     assert (type(accepted["epochs"]), type(accepted["lr"])) == (int, float)
 
 
-def test_mnist_keeps_raw_pixels_and_says_where_they_came_from(
+def test_mnist_keeps_raw_pixels_and_records_their_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pixels = np.arange(2 * 784).reshape(2, 784) % 256
@@ -151,7 +151,7 @@ def test_mnist_keeps_raw_pixels_and_says_where_they_came_from(
     assert (frame[names].to_numpy() == pixels).all()
 
 
-def test_without_network_small_digits_stand_in_and_say_so(
+def test_without_internet_access_the_small_digits_are_used_with_a_warning(
     without_mnist: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -164,7 +164,7 @@ def test_without_network_small_digits_stand_in_and_say_so(
     assert (images.min(), images.max()) == (0.0, 255.0)
 
 
-def test_small_digits_are_the_same_pictures_only_larger() -> None:
+def test_small_digits_are_scaled_up_unchanged() -> None:
     from sklearn.datasets import load_digits
 
     small = load_digits()
@@ -177,7 +177,7 @@ def test_small_digits_are_the_same_pictures_only_larger() -> None:
     assert large[:, :2].max() == large[:, :, -2:].max() == 0
 
 
-def test_without_torch_only_training_fails_and_says_what_to_install() -> None:
+def test_without_torch_training_fails_and_names_the_extra() -> None:
     code = """
 import sys
 class Absent:
@@ -219,7 +219,7 @@ def test_epochs_and_lr_reach_the_network(torch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_network_learns_from_raw_pixels_and_knows_its_classes(torch: Any) -> None:
+def test_the_network_is_trained_on_raw_pixels_and_has_its_classes(torch: Any) -> None:
     frame = mnist.small_images()
     y = np.array(frame.pop("digit"))
     X = np.array(frame, dtype="float32").reshape(-1, 1, 28, 28)
@@ -232,7 +232,7 @@ def test_the_network_learns_from_raw_pixels_and_knows_its_classes(torch: Any) ->
 
 
 @pytest.mark.slow
-def test_fitting_again_starts_afresh(torch: Any) -> None:
+def test_fitting_again_starts_from_scratch(torch: Any) -> None:
     frame = mnist.small_images().head(200)
     y = np.array(frame.pop("digit"))
     X = np.array(frame, dtype="float32").reshape(-1, 1, 28, 28)
@@ -245,7 +245,7 @@ def test_fitting_again_starts_afresh(torch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_training_hears_of_every_epoch(torch: Any) -> None:
+def test_training_reports_every_epoch(torch: Any) -> None:
     project = replace(load_project("gallery:mnist"), data=mnist.small_images)
     told: list[float] = []
     learned = fit_and_evaluate(
@@ -257,7 +257,7 @@ def test_training_hears_of_every_epoch(torch: Any) -> None:
     assert learned.evaluation.metrics["accuracy"] > 0.85
 
 
-def test_progress_moves_within_a_trial() -> None:
+def test_progress_advances_within_a_trial() -> None:
     seen: list[float] = []
     report = Reporter(lambda progress: seen.append(progress.percent))
     report.planned(2, "accuracy")

@@ -1,4 +1,4 @@
-"""A training spread over workers: its trials are jobs, and the best is registered once."""
+"""A distributed training: its trials are jobs, and the best is registered once."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_trials_are_jobs_and_the_best_is_registered_once(platform: Platform) -> 
     assert result["metrics"]["f1_score"] == pytest.approx(max(values))
 
 
-def test_an_attempt_that_died_half_way_makes_no_trial_twice(platform: Platform) -> None:
+def test_a_retried_attempt_does_not_submit_a_trial_twice(platform: Platform) -> None:
     job_id = submitted(platform, only=["logistic"])
     first = park(platform, job_id)
     job = platform.jobs.get(job_id)
@@ -153,7 +153,7 @@ def test_cancelling_a_training_cancels_its_trials(platform: Platform) -> None:
     assert platform.jobs.resume_parents() == []
 
 
-def test_when_every_trial_fails_the_training_says_why(platform: Platform) -> None:
+def test_when_every_trial_fails_the_training_gives_the_reasons(platform: Platform) -> None:
     job_id = submitted(platform, only=["broken", "tree"], trials=1)
     parts = park(platform, job_id)
     for part in parts:
@@ -164,7 +164,9 @@ def test_when_every_trial_fails_the_training_says_why(platform: Platform) -> Non
         run_train(platform, claimed(platform, job_id), lambda _: None)
 
 
-def test_trials_are_spread_where_the_operator_or_the_database_says_so(platform: Platform) -> None:
+def test_trials_are_distributed_if_the_setting_or_the_database_allows_it(
+    platform: Platform,
+) -> None:
     job = platform.jobs.get(submitted(platform))
     single = platform.jobs.get(submitted(platform, only=["broken"]))
     assert fans_out(platform, job)

@@ -1,4 +1,4 @@
-"""Pruned trials as people meet them: runs, summary and output, also of a spread training."""
+"""Pruned trials in runs, results and output, also in a distributed training."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def check_runs(client: Any) -> int:
     return len(gone)
 
 
-def test_a_pruned_trial_is_an_outcome_of_its_own(
+def test_a_pruned_trial_is_neither_a_success_nor_a_failure(
     project_file: Path, mlflow_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"sqlite:///{mlflow_home / 'mlflow.db'}"
@@ -115,7 +115,7 @@ def test_a_pruned_trial_is_an_outcome_of_its_own(
     assert gone[0].name + " " not in printed
 
 
-def test_a_training_in_which_all_were_pruned_says_so(project_file: Path) -> None:
+def test_a_training_whose_trials_were_all_pruned_fails_with_that_reason(project_file: Path) -> None:
     """A search never does that; a study that somebody filled by hand might."""
     trial = Trial("net", 1, 12, {})
     outcome = TrialOutcome(trial, "run", pruned=Pruning(6, "f1_score", 0.2))
@@ -139,7 +139,7 @@ def run_part(platform: Platform, part: Job) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_trials_of_a_spread_training_are_pruned_by_one_study(
+def test_trials_of_a_distributed_training_are_pruned_by_one_study(
     platform: Platform, project_file: Path
 ) -> None:
     job_id = platform.submit(NewJob("train", "pruned", str(project_file), {}))[0].id

@@ -1,4 +1,4 @@
-"""The whole of training on a real MLflow store: what is tracked, what is registered, what fails."""
+"""Training on a real MLflow store: what is tracked, what is registered, and what fails."""
 
 from __future__ import annotations
 
@@ -188,13 +188,15 @@ def test_a_trials_run_has_its_parameters_metrics_and_origin(trained: Trained) ->
     assert run.inputs.dataset_inputs[0].dataset.name == "churn"
 
 
-def test_every_good_trial_keeps_a_picture_and_reports(trained: Trained) -> None:
+def test_every_successful_trial_logs_a_plot_and_reports(trained: Trained) -> None:
     names = {"confusion_matrix.png", "classification_report.txt", "classification_report.json"}
     for run in trained.store.runs("churn")[1:5]:
         assert names <= set(trained.store.files(run.info.run_id))
 
 
-def test_a_failing_candidate_fails_alone_with_its_traceback(trained: Trained) -> None:
+def test_a_failing_candidate_does_not_affect_the_others_and_logs_its_traceback(
+    trained: Trained,
+) -> None:
     broken = next(r for r in trained.store.runs("churn") if r.info.run_name == "broken")
     assert broken.info.status == "FAILED"
     assert broken.data.tags["tidemill.error"] == "ArithmeticError: these numbers do not add up"
@@ -214,7 +216,7 @@ def test_the_winner_has_the_best_value_of_the_deciding_metric(trained: Trained) 
     assert result.metrics[result.metric] == values[result.trial]
 
 
-def test_the_winners_run_holds_everything(trained: Trained) -> None:
+def test_the_winners_run_has_all_artifacts(trained: Trained) -> None:
     files = trained.store.files(trained.result.run_id)
     assert {
         "bundle/manifest.json",
@@ -238,7 +240,7 @@ def test_the_winners_run_holds_everything(trained: Trained) -> None:
         assert low <= trained.result.metrics[metric] <= high
 
 
-def test_the_bundle_is_intact_and_says_where_it_came_from(trained: Trained) -> None:
+def test_the_bundle_is_intact_and_names_its_source(trained: Trained) -> None:
     manifest = trained.store.files(trained.result.run_id)["bundle/manifest.json"]
     found = bundle.read(manifest.parent, digest=trained.result.digest)
     assert found.manifest.model == "churn"
@@ -285,14 +287,14 @@ def active(store: Store) -> Iterator[None]:
 
 @pytest.mark.usefixtures("active")
 @pytest.mark.parametrize("uri", ["models:/churn/1", "runs:/{run}/model"])
-def test_the_mlflow_model_loads_and_answers_in_words(trained: Trained, uri: str) -> None:
+def test_the_mlflow_model_loads_and_predicts_labels(trained: Trained, uri: str) -> None:
     loaded = mlflow.pyfunc.load_model(uri.format(run=trained.result.run_id))
     rows = pd.read_csv(trained.store.root / "project/data/processed/test.csv")
     answers = loaded.predict(rows.astype({"plan": object}))
     assert np.mean(answers == rows["outcome"]) == pytest.approx(trained.result.metrics["accuracy"])
 
 
-def test_the_processed_rows_and_the_best_metrics_lie_beside_the_data(trained: Trained) -> None:
+def test_the_processed_rows_and_the_best_metrics_are_written(trained: Trained) -> None:
     folder = trained.store.root / "project/data/processed"
     assert sorted(p.name for p in folder.iterdir()) == [
         "best_model_metrics.json", "test.csv", "train.csv",
@@ -304,7 +306,7 @@ def test_the_processed_rows_and_the_best_metrics_lie_beside_the_data(trained: Tr
     assert len(best["candidates"]) == 6
 
 
-def test_what_is_doubtful_about_the_data_is_recorded(trained: Trained) -> None:
+def test_warnings_about_the_data_are_recorded(trained: Trained) -> None:
     assert trained.result.warnings == ("Column 'country' has only one value; it is left out.",)
     parent = trained.store.runs("churn")[0]
     assert parent.data.tags["tidemill.warnings"] == trained.result.warnings[0]
@@ -312,7 +314,7 @@ def test_what_is_doubtful_about_the_data_is_recorded(trained: Trained) -> None:
     assert parent.data.tags["tidemill.version"] == trained.result.version
 
 
-def test_progress_rises_to_the_end_and_names_what_is_fitted(trained: Trained) -> None:
+def test_progress_rises_to_100_percent_and_names_what_is_fitted(trained: Trained) -> None:
     percents = [step.percent for step in trained.progress]
     assert percents == sorted(percents)
     assert (percents[0], percents[-1]) == (0, 100)
@@ -323,7 +325,7 @@ def test_progress_rises_to_the_end_and_names_what_is_fitted(trained: Trained) ->
     assert trained.progress[-1].best == trained.result.metrics["f1_score"]
 
 
-def test_training_again_makes_the_next_version_with_the_same_digests(store: Store) -> None:
+def test_training_again_registers_the_next_version_with_the_same_digests(store: Store) -> None:
     first, second = (store.train(churn("again")) for _ in range(2))
     assert (first.version, second.version) == ("1", "2")
     assert first.metrics == second.metrics
@@ -331,7 +333,7 @@ def test_training_again_makes_the_next_version_with_the_same_digests(store: Stor
     assert len({tags["tidemill.test_fingerprint"] for tags in versions}) == 1
 
 
-def test_when_all_fail_each_reason_is_given_and_nothing_registered(store: Store) -> None:
+def test_when_all_fail_each_reason_is_given_and_nothing_is_registered(store: Store) -> None:
     project = churn(
         "hopeless", Candidate("a", Broken), Candidate("b", LogisticRegression, {"X": 1})
     )
@@ -355,7 +357,7 @@ def terminate() -> None:
     ("name", "act", "raised"),
     [("ctrl-c", press_ctrl_c, KeyboardInterrupt), ("sigterm", terminate, SystemExit)],
 )
-def test_an_interrupted_training_ends_killed_and_registers_nothing(
+def test_an_interrupted_training_is_killed_and_registers_nothing(
     store: Store, name: str, act: Callable[[], None], raised: type[BaseException]
 ) -> None:
     project = churn(
@@ -370,7 +372,7 @@ def test_an_interrupted_training_ends_killed_and_registers_nothing(
 
 
 @pytest.mark.parametrize("stage", ["fit", "export", "register"])
-def test_a_job_is_cancelled_from_its_progress(store: Store, stage: str) -> None:
+def test_a_job_is_cancelled_in_its_progress_callback(store: Store, stage: str) -> None:
     def stop(step: Progress) -> None:
         if step.stage == stage:
             raise Cancelled
@@ -382,7 +384,7 @@ def test_a_job_is_cancelled_from_its_progress(store: Store, stage: str) -> None:
     assert "RUNNING" not in {run.info.status for run in store.runs(name)}
 
 
-def test_a_handler_of_the_programs_own_is_left_alone() -> None:
+def test_a_custom_signal_handler_is_kept() -> None:
     def mine(number: int, frame: Any) -> None:
         raise AssertionError
 
@@ -394,7 +396,7 @@ def test_a_handler_of_the_programs_own_is_left_alone() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_another_thread_than_the_main_one_installs_no_handler() -> None:
+def test_only_the_main_thread_installs_a_signal_handler() -> None:
     seen = []
 
     def work() -> None:
@@ -407,7 +409,7 @@ def test_another_thread_than_the_main_one_installs_no_handler() -> None:
     assert seen == [signal.SIG_DFL]
 
 
-def test_the_best_that_cannot_be_served_gives_way_to_the_next(store: Store) -> None:
+def test_if_the_best_cannot_be_served_the_next_is_registered(store: Store) -> None:
     project = churn(
         "refused",
         Candidate("oracle", Oracle),
@@ -433,7 +435,7 @@ def prices() -> pd.DataFrame:
     return frame.assign(price=frame["a"] * 3 + frame["b"] ** 2 + rng.normal(0, 0.1, ROWS))
 
 
-def test_quantities_are_judged_by_their_error(store: Store) -> None:
+def test_regression_is_evaluated_by_its_error(store: Store) -> None:
     project = Project(
         "prices",
         data=prices,
@@ -453,7 +455,7 @@ def test_quantities_are_judged_by_their_error(store: Store) -> None:
     assert {"rmse", "mae", "r2"} <= set(result.metrics)
 
 
-def test_a_tensor_is_learned_and_served_whole(store: Store) -> None:
+def test_a_tensor_model_is_trained_and_served(store: Store) -> None:
     def images() -> pd.DataFrame:
         rng = np.random.default_rng(0)
         frame = pd.DataFrame(rng.integers(0, 255, (ROWS, 4)).astype("uint8"), columns=list("abcd"))
@@ -501,14 +503,14 @@ def seeded(seed: int = 5, columns: float = 1.0) -> Any:
     return LogisticRegression(C=columns, random_state=seed, verbose=0)
 
 
-def test_a_parameter_may_be_called_like_a_fact_of_ours(store: Store) -> None:
+def test_a_parameter_may_have_the_name_of_a_logged_fact(store: Store) -> None:
     project = churn("named", Candidate("logistic", seeded, search={"seed": [7]}))
     params = store.client.get_run(store.train(project).run_id).data.params
     assert (params["seed"], params["rows_test"]) == ("7", "24")
     assert (params["columns"], params["C"]) == ("1.0", "1.0")
 
 
-def test_autologging_fills_the_same_runs(store: Store) -> None:
+def test_autologging_logs_to_the_same_runs(store: Store) -> None:
     # scikit-learn's pipelines have a parameter `verbose` too, of another value.
     project = churn("auto", Candidate("logistic", seeded), autolog=True)
     result = store.train(project)
@@ -521,14 +523,14 @@ def test_autologging_fills_the_same_runs(store: Store) -> None:
     assert result.version == "1"
 
 
-def test_labelled_feedback_is_learned_from_too(store: Store) -> None:
+def test_labelled_feedback_is_used_for_training(store: Store) -> None:
     extra = customers().drop(columns="country").assign(country="NL").tail(30)
     result = store.train(churn("fed"), extra_rows=extra)
     params = store.client.get_run(result.run_id).data.params
     assert int(params["rows_train"]) + int(params["rows_test"]) == ROWS + 30
 
 
-def test_a_metric_that_needs_probabilities_is_said_to(store: Store) -> None:
+def test_a_metric_that_needs_probabilities_fails_with_that_reason(store: Store) -> None:
     from sklearn.svm import LinearSVC
 
     project = churn("sure", Candidate("svm", LinearSVC), gate=Gate(metric="log_loss"))
@@ -536,14 +538,14 @@ def test_a_metric_that_needs_probabilities_is_said_to(store: Store) -> None:
         store.train(project)
 
 
-def test_unusable_data_open_no_run(store: Store) -> None:
+def test_unusable_data_do_not_start_a_run(store: Store) -> None:
     project = churn("baddata", drop=["outcomes"])
     with pytest.raises(DataError, match="Did you mean 'outcome'"):
         store.train(project)
     assert store.runs("baddata") == []
 
 
-def test_mlflow_being_away_costs_no_work(tmp_path: Path) -> None:
+def test_no_work_is_done_if_mlflow_is_unavailable(tmp_path: Path) -> None:
     def load() -> pd.DataFrame:
         raise AssertionError("the data were loaded for nothing")
 

@@ -1,4 +1,4 @@
-"""XGBoost, LightGBM and CatBoost compile to the same ONNX trees, each where it is installed."""
+"""XGBoost, LightGBM and CatBoost compile to ONNX trees, if they are installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_xgboost_compiles(classes: int, raw: bool) -> None:
 
 
 @pytest.mark.parametrize("objective", ["count:poisson", "reg:gamma", "reg:absoluteerror"])
-def test_xgboosts_links_are_applied(objective: str) -> None:
+def test_the_links_of_xgboost_are_applied(objective: str) -> None:
     xgboost = pytest.importorskip("xgboost", reason=SKIP)
     check(xgboost.XGBRegressor(n_estimators=5, objective=objective, n_jobs=1), 0, False, 5e-6)
 
@@ -61,7 +61,7 @@ def test_lightgbm_compiles(classes: int, raw: bool) -> None:
     check(kind(n_estimators=10, min_child_samples=5, n_jobs=1, verbose=-1), classes, raw, 1e-12)
 
 
-def test_lightgbms_averages_and_links_are_applied() -> None:
+def test_the_averages_and_links_of_lightgbm_are_applied() -> None:
     lightgbm = pytest.importorskip("lightgbm", reason=SKIP)
     common = {"n_estimators": 5, "min_child_samples": 5, "n_jobs": 1, "verbose": -1}
     forest = {"boosting_type": "rf", "subsample": 0.5, "subsample_freq": 1}

@@ -1,4 +1,4 @@
-"""Whatever columns a table has, the compiled model answers what the fitted pipeline answers."""
+"""The compiled model predicts like the fitted pipeline, whatever columns a table has."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def check(compiled: Compiled, model: Any, signature: Signature, X: pd.DataFrame)
 
 @settings(max_examples=40)
 @given(columns, st.sampled_from(sorted(ESTIMATORS)), st.booleans())
-def test_a_compiled_pipeline_answers_as_the_fitted_one(
+def test_a_compiled_pipeline_predicts_like_the_fitted_one(
     drawn: list[Drawn], name: str, accept: bool
 ) -> None:
     model, signature, X = made(drawn, name, accept)
@@ -134,7 +134,7 @@ def test_mixed_columns_are_one_numeric_and_one_text_input() -> None:
     assert texts.missing is not None
 
 
-def test_whole_numbers_beyond_single_precision_keep_their_last_digit() -> None:
+def test_integers_beyond_single_precision_keep_their_last_digit() -> None:
     X = pd.DataFrame({"id": [2**24, 2**24 + 1, 2**53 - 1, 2**53] * 10})
     y = np.array([0.0, 1.0, 2.0, 3.0] * 10)
     project = Project("p", lambda: X, "y", [Candidate("c", object)], preprocess="none")
@@ -145,7 +145,7 @@ def test_whole_numbers_beyond_single_precision_keep_their_last_digit() -> None:
     check(compiled, model, signature, X)
 
 
-def test_a_classifier_keeps_no_label_output_where_the_argmax_says_the_same() -> None:
+def test_a_classifier_has_no_label_output_if_the_argmax_is_sufficient() -> None:
     drawn = [Drawn("number", False, 1)]
     for name in ("logistic", "forest", "boosting", "bayes"):
         model, signature, X = made(drawn, name, False)
@@ -155,7 +155,7 @@ def test_a_classifier_keeps_no_label_output_where_the_argmax_says_the_same() -> 
 
 @pytest.mark.parametrize("labels", [(False, True), (3, 7), ("no", "yes"), (0, 1, 2)])
 @pytest.mark.parametrize("estimator", [LogisticRegression(), RandomForestClassifier(5)])
-def test_labels_of_every_type_come_back(labels: tuple[Any, ...], estimator: Any) -> None:
+def test_labels_of_every_type_are_returned(labels: tuple[Any, ...], estimator: Any) -> None:
     X = pd.DataFrame({"a": np.random.default_rng(0).normal(size=ROWS)})
     y = np.array(labels)[np.digitize(X["a"], np.linspace(-0.5, 0.5, len(labels) - 1))]
     project = Project("p", lambda: X, "y", [Candidate("c", object)])

@@ -107,7 +107,7 @@ def test_a_network_is_served_without_torch(exported: tuple[Bundle, Any, Any]) ->
     assert done.stdout.strip() == "[]"
 
 
-def test_an_example_holds_the_tensor_flat(exported: tuple[Bundle, Any, Any]) -> None:
+def test_an_example_contains_the_flattened_tensor(exported: tuple[Bundle, Any, Any]) -> None:
     made, _, X = exported
     example = made.example()
     assert len(example.rows[0]) == IMAGE.size
@@ -123,7 +123,7 @@ def test_a_network_for_two_classes_keeps_its_threshold() -> None:
     assert (compiled.runtime, compiled.outputs.label) == ("onnx", "label")
 
 
-def test_a_network_for_numbers_gives_values() -> None:
+def test_a_regression_network_predicts_values() -> None:
     net = skorch.NeuralNetRegressor(
         Small, module__outputs=1, max_epochs=1, train_split=None, verbose=0
     )
@@ -132,7 +132,7 @@ def test_a_network_for_numbers_gives_values() -> None:
     assert compile_model(model, signature, X).outputs.value == "value"
 
 
-def test_labels_that_a_network_cannot_give_are_refused() -> None:
+def test_labels_that_a_network_cannot_predict_are_refused() -> None:
     model, signature, X = learned(classifier(classes=["a", "b", "c"]), images()[1])
     with pytest.raises(ExportError, match="labels 0, 1, 2"):
         compile_model(model, signature, X)

@@ -1,4 +1,4 @@
-"""Trees compile to the last bit: also where a value lies on a threshold, or a hair beside it."""
+"""Compiled trees are exact, even for values at or next to a threshold."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def beside(values: Floats) -> Floats:
     ],
     ids=lambda value: str(value).split("(")[0],
 )
-def test_a_forest_answers_bit_for_bit_at_its_thresholds(estimator: Any, classes: int) -> None:
+def test_a_forest_is_exact_at_its_thresholds(estimator: Any, classes: int) -> None:
     model, compiled = learned(estimator, classes=classes)
     first = beside(thresholds(model))
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_a_forest_answers_bit_for_bit_at_its_thresholds(estimator: Any, classes:
 
 
 @pytest.mark.parametrize("classes", [0, 2, 3])
-def test_a_forest_behind_a_scaler_answers_bit_for_bit(classes: int) -> None:
+def test_a_forest_after_a_scaler_is_exact(classes: int) -> None:
     kind = RandomForestClassifier if classes else RandomForestRegressor
     model, compiled = learned(
         make_pipeline(StandardScaler(), kind(30, random_state=1)), classes=classes
@@ -126,7 +126,7 @@ def test_a_forest_behind_a_scaler_answers_bit_for_bit(classes: int) -> None:
     ],
     ids=lambda value: str(value).split("(")[0],
 )
-def test_boosting_answers_to_rounding(estimator: Any, classes: int) -> None:
+def test_boosting_is_exact_up_to_rounding(estimator: Any, classes: int) -> None:
     _, compiled = learned(estimator, classes=classes)
     assert compiled.runtime == "onnx"
     assert compiled.parity.max_relative_error < 1e-12
@@ -148,7 +148,7 @@ def test_histogram_boosting_compares_doubles() -> None:
     ],
     ids=["forest", "boosting"],
 )
-def test_missing_values_go_the_way_they_went_in_training(estimator: Any, classes: int) -> None:
+def test_missing_values_take_the_branch_learned_in_training(estimator: Any, classes: int) -> None:
     model, compiled = learned(estimator, classes=classes, gaps=True)
     X = np.random.default_rng(3).normal(size=(500, 3))
     X[np.random.default_rng(4).random(X.shape) < 0.4] = np.nan
@@ -158,7 +158,7 @@ def test_missing_values_go_the_way_they_went_in_training(estimator: Any, classes
     np.testing.assert_allclose(likely, native(model, X), rtol=1e-13)
 
 
-def test_a_tree_of_one_leaf_answers() -> None:
+def test_a_tree_of_one_leaf_is_compiled() -> None:
     X = pd.DataFrame({name: [1.0, 2.0, 3.0] for name in NAMES})
     model = HistGradientBoostingRegressor(max_iter=2).fit(X, [5.0, 5.0, 5.0])
     compiled = compile_model(model, signature(model), X)

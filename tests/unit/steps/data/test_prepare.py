@@ -1,4 +1,4 @@
-"""Rows on their way to a model: loaded, named, brought to their kinds, checked."""
+"""Rows are loaded, renamed, converted to kinds and checked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_prepare_loads_cleans_and_splits() -> None:
     assert found.test_fingerprint == fingerprint(found.test)
 
 
-def test_the_source_is_named_by_the_source_or_by_the_frame() -> None:
+def test_the_source_is_described_by_the_source_or_the_frame() -> None:
     assert prepare(project()).source == "<lambda>"
     frame = table()
     frame.attrs["source"] = "somewhere"
@@ -68,12 +68,12 @@ def test_a_csv_is_loaded_with_the_projects_names(tmp_path: Path) -> None:
     assert list(found.frame.columns) == ["size", "colour", "kind"]
 
 
-def test_a_data_function_that_gives_no_frame_is_refused() -> None:
+def test_a_data_function_must_return_a_frame() -> None:
     with pytest.raises(DataError, match="returned list"):
         load_frame(replace(project(), data=lambda: [1, 2]))
 
 
-def test_no_rows_are_refused() -> None:
+def test_data_without_rows_are_refused() -> None:
     with pytest.raises(DataError, match="no rows"):
         load_frame(project(table().head(0)))
 
@@ -95,7 +95,7 @@ def test_a_column_to_drop_or_rename_must_exist(option: dict[str, Any]) -> None:
         clean(table(), project(**option))
 
 
-def test_columns_of_one_name_are_refused() -> None:
+def test_duplicate_column_names_are_refused() -> None:
     frame = pd.concat([table(), table()[["size"]]], axis="columns")
     with pytest.raises(DataError, match="Several columns are named 'size'"):
         clean(frame, project())
@@ -120,14 +120,14 @@ def test_a_target_missing_everywhere_is_refused() -> None:
         clean(table(kind=[None] * ROWS), project())
 
 
-def test_constant_columns_stay_in_the_table_but_out_of_the_model() -> None:
+def test_constant_columns_stay_in_the_table_but_are_not_inputs() -> None:
     found = clean(table(same=1.5, empty=[None] * ROWS), project())
     assert found.inputs == ("size", "colour")
     assert {"same", "empty"} <= set(found.frame.columns)
     assert [w.column for w in found.warnings if "only one value" in w.text] == ["same", "empty"]
 
 
-def test_nothing_left_to_learn_from_is_refused() -> None:
+def test_a_table_without_input_columns_is_refused() -> None:
     with pytest.raises(DataError, match="No input columns are left"):
         clean(table(size=1.0, colour="red"), project())
 
@@ -139,12 +139,12 @@ def test_a_class_with_one_row_is_refused() -> None:
         clean(frame, project())
 
 
-def test_one_class_alone_is_refused() -> None:
+def test_a_single_class_is_refused() -> None:
     with pytest.raises(DataError, match="only one class, 'no'"):
         clean(table(kind="no"), project())
 
 
-def test_labels_that_are_numbers_are_shown_as_such() -> None:
+def test_numeric_labels_are_shown_as_numbers() -> None:
     with pytest.raises(DataError, match="only one class, 1"):
         clean(table(kind=1), project())
     with pytest.raises(DataError, match="a single row of 2\\."):
@@ -205,11 +205,11 @@ def test_a_quantity_equal_to_an_input_is_a_leak() -> None:
         (np.linspace(0, 1, 40), "regression"),
     ],
 )
-def test_the_task_is_guessed_from_the_target(target: Any, task: str) -> None:
+def test_the_task_is_inferred_from_the_target(target: Any, task: str) -> None:
     assert clean(table(kind=target), project()).task == task
 
 
-def test_whole_classes_become_whole_numbers_and_quantities_float() -> None:
+def test_whole_number_classes_become_integers_and_quantities_float() -> None:
     classes = clean(table(kind=[1.0, 2.0] * 20), project())
     assert target_array(classes.frame, project()).dtype == "int64"
     quantities = clean(table(kind=range(40)), project())
@@ -221,7 +221,7 @@ def test_booleans_with_missing_targets_stay_booleans() -> None:
     assert found.frame["kind"].dtype == "bool"
 
 
-def test_labels_of_texts_are_plain_texts() -> None:
+def test_text_labels_are_plain_strings() -> None:
     assert target_array(table(), project()).dtype.kind == "U"
 
 
@@ -233,7 +233,9 @@ def test_labels_of_texts_are_plain_texts() -> None:
         ([True, False] * 20, "regression", "regression needs numbers"),
     ],
 )
-def test_a_target_against_the_task_is_refused(target: Any, task: Any, message: str) -> None:
+def test_a_target_that_does_not_fit_the_task_is_refused(
+    target: Any, task: Any, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         clean(table(kind=target), project(task=task))
 
@@ -263,7 +265,7 @@ def test_every_column_becomes_one_of_four_kinds(
 
 
 @pytest.mark.parametrize("dtype", [None, "string", "category", object])
-def test_text_is_text_with_nan_where_missing(dtype: Any) -> None:
+def test_missing_texts_become_nan(dtype: Any) -> None:
     series = pd.Series(["a", None], dtype=dtype, name="c")
     found = as_kind(series)
     assert infer_kind(series) == "text"
@@ -283,13 +285,13 @@ def test_text_is_text_with_nan_where_missing(dtype: Any) -> None:
         ([1j, 2j], "complex"),
     ],
 )
-def test_what_no_model_takes_is_refused_by_name(values: list[Any], message: str) -> None:
+def test_unsupported_columns_are_refused_by_name(values: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         as_kind(pd.Series(values, name="when"))
     assert caught.value.field == "when"
 
 
-def test_extra_rows_come_last_in_the_types_of_the_first() -> None:
+def test_extra_rows_are_appended_with_the_types_of_the_table() -> None:
     base = table(count=range(ROWS))
     extra = table(count=[float(i) for i in range(ROWS)]).assign(more=1).tail(5)
     found = clean(base, project(), extra_rows=extra)
@@ -317,13 +319,15 @@ def test_a_tensor_is_a_float32_array_of_its_shape() -> None:
 @pytest.mark.parametrize(
     ("size", "value", "message"), [(3, 0.0, "takes 3 columns"), (2, None, "cannot have")]
 )
-def test_a_tensor_needs_its_columns_and_no_gaps(size: int, value: Any, message: str) -> None:
+def test_a_tensor_needs_all_its_columns_without_missing_values(
+    size: int, value: Any, message: str
+) -> None:
     frame = table(colour=[value, *[1.0] * (ROWS - 1)])
     with pytest.raises(DataError, match=message):
         clean(frame, project(tensor=Tensor("t", (size,))))
 
 
-def test_without_shuffling_one_class_to_learn_from_is_refused() -> None:
+def test_without_shuffling_training_rows_of_one_class_are_refused() -> None:
     frame = table(kind=["no"] * 35 + ["yes"] * 5)
     with pytest.raises(DataError, match="only one class"):
         prepare(project(frame, shuffle=False))

@@ -48,14 +48,14 @@ def test_numbers_are_filled_with_the_median_and_scaled() -> None:
     np.testing.assert_allclose(made.ravel(), (filled - filled.mean()) / filled.std())
 
 
-def test_booleans_become_zero_and_one_and_gaps_the_more_frequent() -> None:
+def test_booleans_become_zero_and_one_and_missing_ones_the_more_frequent() -> None:
     flags = pd.DataFrame({"member": pd.array([True, None, True, False], dtype="boolean")})
     assert preprocessor(flags).fit_transform(flags).ravel().tolist() == [1.0, 1.0, 1.0, 0.0]
     plain = pd.DataFrame({"member": [True, True, False]})
     assert preprocessor(plain).fit(plain).transform(flags).ravel().tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
-def test_a_missing_text_is_a_category_of_its_own_and_an_unknown_one_is_none() -> None:
+def test_a_missing_text_is_a_category_and_an_unknown_text_is_none() -> None:
     made = preprocessor(rows()[["city"]]).fit(rows()[["city"]])
     assert made.get_feature_names_out().tolist()[-1] == "text__city_missing"
     unknown = made.transform(pd.DataFrame({"city": ["Paris", np.nan]}))
@@ -74,14 +74,14 @@ def test_a_missing_text_is_a_category_of_its_own_and_an_unknown_one_is_none() ->
     ],
     ids=["None", "NA", "NaN", "string", "category", "inferred"],
 )
-def test_the_pipeline_takes_every_kind_of_missing_text(city: pd.Series[Any]) -> None:
+def test_the_pipeline_accepts_every_marker_of_missing_text(city: pd.Series[Any]) -> None:
     model = fitted(rows())
     X = rows().iloc[:3].assign(city=city)
     expected = model.predict_proba(rows().iloc[:3].assign(city=["Rome", np.nan, "Oslo"]))
     np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 
-def test_the_pipeline_takes_a_frame_in_which_every_text_is_missing() -> None:
+def test_the_pipeline_accepts_a_column_in_which_every_text_is_missing() -> None:
     X = rows().assign(city=np.nan)
     assert len(fitted(rows()).predict(X)) == len(X)
 
@@ -97,7 +97,7 @@ def test_many_categories_share_one_column() -> None:
     assert preprocessor(X).fit_transform(X).shape == (2000, 256)
 
 
-def test_the_scaler_is_found_where_there_is_one() -> None:
+def test_the_scaler_is_found_if_there_is_one() -> None:
     model = fitted(rows())
     scaler = find_scaler(model)
     assert isinstance(scaler, StandardScaler)
@@ -114,18 +114,18 @@ def test_a_projects_own_preprocessing_is_cloned() -> None:
     assert not hasattr(own, "scale_")
 
 
-def test_none_passes_columns_on() -> None:
+def test_none_passes_columns_on_unchanged() -> None:
     X = rows()[["visits"]]
     pipeline = build_pipeline(LogisticRegression(), X, project(preprocess="none"))
     assert pipeline["preprocess"] == "passthrough"
     assert pipeline.fit(X, y).predict(X).shape == (6,)
 
 
-def test_a_tensor_is_left_alone() -> None:
+def test_a_tensor_is_not_preprocessed() -> None:
     X = np.zeros((4, 1, 2, 2), dtype=np.float32)
     pipeline = build_pipeline(LogisticRegression(), X, project(tensor=Tensor("image", (1, 2, 2))))
     assert pipeline["preprocess"] == "passthrough"
 
 
-def test_the_fitted_pipeline_needs_no_tidemill_to_be_loaded() -> None:
+def test_the_fitted_pipeline_loads_without_tidemill() -> None:
     assert b"tidemill" not in pickle.dumps(fitted(rows()))

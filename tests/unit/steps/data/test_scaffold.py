@@ -1,4 +1,4 @@
-"""New projects: what is guessed about a table, and that what is written works as it stands."""
+"""New projects: what is inferred about a table, and that the created files work."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def test_the_target_is_the_last_column() -> None:
 
 
 @pytest.mark.parametrize("name", ["target", "Label", "class", "y", "outcome"])
-def test_a_column_with_a_usual_name_is_the_target_wherever_it_stands(name: str) -> None:
+def test_a_column_with_a_common_target_name_is_the_target(name: str) -> None:
     assert guessed(table(**{name: [0, 1] * 20})).target == name
 
 
-def test_the_target_that_is_asked_for_wins() -> None:
+def test_the_requested_target_has_precedence() -> None:
     assert guessed(table(target=[0, 1] * 20), target="plain").target == "plain"
 
 
-def test_a_target_that_is_not_there_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_target_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ProjectError, match="Did you mean 'left'") as caught:
         guessed(table(), target="lefft")
     assert caught.value.field == "target"
@@ -89,7 +89,7 @@ def test_the_task_follows_from_the_target(values: list[Any], task: str) -> None:
         ("empty", [None] * ROWS),
     ],
 )
-def test_columns_that_only_tell_rows_apart_are_left_out(name: str, values: list[Any]) -> None:
+def test_columns_that_only_identify_rows_are_left_out(name: str, values: list[Any]) -> None:
     assert list(guessed(table(**{name: values})).drop) == [name]
 
 
@@ -104,16 +104,16 @@ def test_columns_that_only_tell_rows_apart_are_left_out(name: str, values: list[
         ("gap", [None, 1.0] * 20),
     ],
 )
-def test_columns_that_say_something_are_kept(name: str, values: list[Any]) -> None:
+def test_informative_columns_are_kept(name: str, values: list[Any]) -> None:
     assert guessed(table(**{name: values})).drop == {}
 
 
-def test_a_table_of_ids_alone_leaves_nothing_to_learn_from() -> None:
+def test_a_table_of_ids_has_no_inputs() -> None:
     with pytest.raises(ProjectError, match="no columns to predict"):
         guessed(pd.DataFrame({"id": range(10), "y": [0, 1] * 5}))
 
 
-def test_the_example_row_is_one_without_gaps() -> None:
+def test_the_example_row_has_no_missing_values() -> None:
     frame = table(age=[None, None, 30.0, 31.0] * 10, id=list(range(ROWS)))
     assert guessed(frame).row == {"plain": 1.0, "age": 30.0}
 
@@ -121,7 +121,7 @@ def test_the_example_row_is_one_without_gaps() -> None:
 # Files
 
 
-def test_the_readme_asks_with_a_body_that_survives_the_shell() -> None:
+def test_the_request_in_the_readme_works_in_a_shell() -> None:
     row = {"it's": 'a "quoted" $HOME `x` \\ text', "n": 1.5}
     ask = re.search(r"^curl .*?(?=\n```)", render_readme("churn", row), re.DOTALL | re.MULTILINE)
     assert ask is not None
@@ -132,7 +132,7 @@ names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 
 @given(column=names, target=names, file=names)
-def test_any_names_make_a_project_file_that_says_them(column: str, target: str, file: str) -> None:
+def test_any_names_are_valid_in_a_project_file(column: str, target: str, file: str) -> None:
     if column == target:
         column += "2"
     frame = pd.DataFrame({"plain": [0.5, 1.5] * 10, column: range(20), target: ["a", "b"] * 10})
@@ -172,7 +172,7 @@ def test_a_written_project_is_in_the_house_style(tmp_path: Path, task: str) -> N
         ("größe,b\n1,2\n", {}),
     ],
 )
-def test_how_a_csv_is_written_is_found_out(
+def test_the_format_of_a_csv_is_detected(
     tmp_path: Path, content: str, options: dict[str, str]
 ) -> None:
     (tmp_path / "rows.csv").write_text(content, encoding="utf-8")
@@ -182,7 +182,7 @@ def test_how_a_csv_is_written_is_found_out(
     assert len(frame.columns) == len(re.findall(r"[\w]+", content.splitlines()[0]))
 
 
-def test_a_csv_that_is_not_utf8_is_read_all_the_same(tmp_path: Path) -> None:
+def test_a_csv_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes("größe,preis €\n1,2\n".encode("cp1252"))
     frame, options = read_table(tmp_path / "rows.csv")
     assert list(frame) == ["größe", "preis €"]
@@ -196,13 +196,13 @@ def test_a_csv_in_the_encoding_of_spreadsheets_is_read(tmp_path: Path) -> None:
     assert list(frame) == ["Größe", "b"]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
     assert list(read_table(tmp_path / "rows.csv")[0]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("content", ["", "a\n1\n", "a,b\n", "5.1,3.5\n4.9,3.0\n"], ids=repr)
-def test_what_is_no_table_with_a_header_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_without_a_header_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "rows.csv").write_text(content)
     with pytest.raises(DataError, match=r"rows\.csv"):
         write_project(tmp_path / "p", source=str(tmp_path / "rows.csv"))
@@ -212,14 +212,14 @@ def test_what_is_no_table_with_a_header_is_refused(tmp_path: Path, content: str)
 # Whole projects
 
 
-def test_the_sample_has_every_kind_of_column_gaps_and_two_classes() -> None:
+def test_the_sample_has_every_kind_of_column_missing_values_and_two_classes() -> None:
     frame = sample_customers()
     assert frame.equals(sample_customers())
     assert frame.isna().any().sum() == 3
     assert frame["churned"].value_counts(normalize=True).min() > 0.3
 
 
-def test_a_plain_project_has_rows_that_can_be_learned_from(tmp_path: Path) -> None:
+def test_a_project_without_a_source_has_rows_to_train_on(tmp_path: Path) -> None:
     written = write_project(tmp_path / "churn")
     assert {str(path.relative_to(tmp_path / "churn")) for path in written} == {
         "project.py", "README.md", ".gitignore", "data/customers.csv",
@@ -263,13 +263,13 @@ def test_a_project_from_iris_comes_with_its_raw_file(tmp_path: Path) -> None:
     assert tmp_path / "flowers" / "data" / "raw" / "Iris.csv" in written
 
 
-def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     assert write_project(tmp_path / "p")
 
 
 @pytest.mark.parametrize("source", [None, "iris"])
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, source: str | None) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path, source: str | None) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "notes.txt").write_text("mine")
     with pytest.raises(ConflictError, match="is not empty"):
@@ -277,20 +277,20 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, source: str
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["notes.txt"]
 
 
-def test_a_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_that_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p").write_text("mine")
     with pytest.raises(ConflictError, match="is a file"):
         write_project(tmp_path / "p")
 
 
 @pytest.mark.parametrize("name", ["my project", "-p", ".hidden", "a:b", "p" * 101, "prix€"])
-def test_a_name_that_cannot_be_a_models_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_not_valid_for_a_model_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ProjectError, match="not a valid name for a project"):
         write_project(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_current_folder_gives_its_own_name(
+def test_the_current_folder_names_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "churn").mkdir()
@@ -299,24 +299,24 @@ def test_the_current_folder_gives_its_own_name(
     assert load_project("project.py").name == "churn"
 
 
-def test_a_source_that_is_neither_file_nor_gallery_lists_the_gallery(tmp_path: Path) -> None:
+def test_an_unknown_source_lists_the_gallery(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no file and no gallery project") as caught:
         write_project(tmp_path / "p", source="titanic")
     assert "iris" in (caught.value.expected or "")
 
 
-def test_another_format_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_another_file_format_is_refused_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(ProjectError, match="Save it as CSV"):
         write_project(tmp_path / "p", source=str(tmp_path / "rows.xlsx"))
 
 
-def test_a_gallery_projects_target_is_its_own(tmp_path: Path) -> None:
+def test_the_target_of_a_gallery_project_cannot_be_set(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="its own target"):
         write_project(tmp_path / "p", source="iris", target="Species")
 
 
-def test_the_git_ignores_what_is_made_and_keeps_what_is_written(tmp_path: Path) -> None:
+def test_gitignore_covers_generated_files_only(tmp_path: Path) -> None:
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     folder = tmp_path / "churn"

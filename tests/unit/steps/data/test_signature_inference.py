@@ -48,18 +48,18 @@ def test_kinds_come_from_types() -> None:
         (["a", None], "text"),
     ],
 )
-def test_what_misses_values_in_training_is_nullable(values: Any, kind: str) -> None:
+def test_columns_with_missing_training_values_are_nullable(values: Any, kind: str) -> None:
     found = column(values)
     assert (found.kind, found.nullable) == (kind, True)
 
 
-def test_a_kind_that_the_type_does_not_tell_is_given() -> None:
+def test_a_kind_that_the_type_does_not_show_is_passed() -> None:
     X = pd.DataFrame({"x": [1.0, np.nan, 0.0]})
     told = infer_signature(X, np.array([0, 1, 0]), "classification", project(), {"x": "boolean"})
     assert told.columns[0] == Column("x", "boolean", nullable=True)
 
 
-def test_categories_are_left_out_where_unknown_ones_are_accepted_or_there_are_too_many() -> None:
+def test_categories_are_omitted_if_unknown_ones_are_accepted_or_too_many() -> None:
     assert column(["b", "a"], unknown_categories="accept").categories is None
     assert column([f"t{i}" for i in range(MAX_CATEGORIES)]).categories is not None
     assert column([f"t{i}" for i in range(MAX_CATEGORIES + 1)]).categories is None
@@ -124,7 +124,7 @@ SIGNATURE = Signature(
 )
 
 
-def test_a_frame_conforms_whatever_it_held_and_keeps_its_index() -> None:
+def test_a_frame_conforms_to_the_signature_and_keeps_its_index() -> None:
     given_frame = pd.DataFrame(
         {
             "t": pd.array(["a", None], dtype="string"),

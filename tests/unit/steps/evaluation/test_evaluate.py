@@ -1,4 +1,4 @@
-"""Metrics: scikit-learn's definitions under our names, also where they have edges."""
+"""Metrics: scikit-learn's definitions, including edge cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def answers(draw: Any) -> tuple[Any, Any, Any, list[str]]:
 
 
 @given(answers())
-def test_metrics_of_classes_are_scikit_learns(given: Any) -> None:
+def test_classification_metrics_match_scikit_learn(given: Any) -> None:
     y, predicted, probabilities, labels = given
     found = classification_metrics(y, predicted, probabilities, labels)
     macro = {"average": "macro", "zero_division": 0}
@@ -57,7 +57,7 @@ def test_metrics_of_classes_are_scikit_learns(given: Any) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=50))
-def test_metrics_of_quantities_are_scikit_learns(pairs: list[tuple[float, float]]) -> None:
+def test_regression_metrics_match_scikit_learn(pairs: list[tuple[float, float]]) -> None:
     y, predicted = np.array(pairs).T
     assert regression_metrics(y, predicted) == pytest.approx(
         {
@@ -76,20 +76,20 @@ def test_every_metric_a_gate_may_name_is_computed() -> None:
     assert set(found) == set(METRICS)
 
 
-def test_without_probabilities_their_metrics_are_left_out() -> None:
+def test_metrics_of_probabilities_are_omitted_without_them() -> None:
     found = evaluate("classification", np.array([0, 1]), np.array([0, 1]), None, [0, 1])
     assert "roc_auc" not in found.metrics
     assert "log_loss" not in found.metrics
 
 
-def test_one_class_among_the_targets_has_no_roc() -> None:
+def test_targets_of_one_class_have_no_roc_auc() -> None:
     p = np.array([[0.9, 0.1], [0.4, 0.6]])
     found = classification_metrics(np.array([0, 0]), np.array([0, 1]), p, [0, 1])
     assert "roc_auc" not in found
     assert found["accuracy"] == 0.5
 
 
-def test_roc_of_several_classes_leaves_out_those_without_rows() -> None:
+def test_roc_auc_of_several_classes_skips_those_without_rows() -> None:
     y = np.array([0, 0, 1, 1])
     p = np.array([[0.8, 0.1, 0.1], [0.3, 0.5, 0.2], [0.2, 0.7, 0.1], [0.4, 0.5, 0.1]])
     expected = np.mean([sk.roc_auc_score(y == k, p[:, k]) for k in (0, 1)])
@@ -101,12 +101,12 @@ def test_log_loss_of_certain_errors_is_finite_and_large() -> None:
     assert 30 < found < 40
 
 
-def test_log_loss_forgives_single_precision() -> None:
+def test_log_loss_tolerates_single_precision() -> None:
     p = np.array([[0.3, 0.7]], dtype=np.float32).astype(np.float64)
     assert log_loss(np.array([1]), p * 1.0001, [0, 1]) == pytest.approx(-np.log(0.7), abs=1e-6)
 
 
-def test_a_class_the_model_never_learned_counts_as_missed() -> None:
+def test_a_class_the_model_was_not_trained_on_counts_as_missed() -> None:
     y, predicted = np.array(["a", "b", "new"]), np.array(["a", "b", "b"])
     p = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
     found = evaluate("classification", y, predicted, p, ["a", "b"])
@@ -126,7 +126,7 @@ def test_reports_name_every_class(labels: list[Any]) -> None:
     assert all(str(label) in found.report_text for label in labels)
 
 
-def test_quantities_have_no_report() -> None:
+def test_regression_has_no_report() -> None:
     found = evaluate("regression", np.array([1.0, 2.0]), np.array([1.0, 2.0]))
     assert (found.confusion, found.report, found.report_text) == (None, {}, "")
     assert found.metrics["rmse"] == 0

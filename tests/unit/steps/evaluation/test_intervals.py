@@ -1,4 +1,4 @@
-"""Intervals of metrics: they cover the truth as often as they say, and hold what they may."""
+"""Confidence intervals of metrics: their coverage and their limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def answers(
     return y, VersionEvidence(predicted, np.column_stack([1 - sure, sure]), labels=(0, 1))
 
 
-def test_the_interval_of_accuracy_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_of_accuracy_has_about_its_nominal_coverage() -> None:
     random, hits = np.random.default_rng(1), 0
     for _ in range(200):
         y, given = answers(random, 150, 0.8)
@@ -45,7 +45,7 @@ def test_every_metric_has_an_interval_around_its_value_and_more_rows_narrow_it()
     assert widths[0] == pytest.approx(10 * widths[1], rel=0.5)
 
 
-def test_errors_of_values_have_intervals_too() -> None:
+def test_regression_metrics_have_intervals_too() -> None:
     random = np.random.default_rng(3)
     y = random.normal(size=500)
     found = metric_intervals(
@@ -55,7 +55,7 @@ def test_errors_of_values_have_intervals_too() -> None:
     assert found["rmse"][0] < 0.5 < found["rmse"][1]
 
 
-def test_a_metric_that_most_samples_do_not_define_has_none() -> None:
+def test_a_metric_undefined_in_most_samples_has_no_interval() -> None:
     y = np.array([1] + [0] * 40)
     given = VersionEvidence(y, np.column_stack([1 - y, y]).astype(float), labels=(0, 1))
     found = metric_intervals("classification", y, given).intervals
@@ -63,7 +63,7 @@ def test_a_metric_that_most_samples_do_not_define_has_none() -> None:
     assert found["accuracy"] == (1.0, 1.0)
 
 
-def test_many_rows_are_not_resampled_without_end() -> None:
+def test_many_rows_are_resampled_less_often() -> None:
     y, given = answers(np.random.default_rng(5), 62_500, 0.7)
     found = metric_intervals("classification", y, given)
     assert found.resamples == 800
@@ -71,7 +71,7 @@ def test_many_rows_are_not_resampled_without_end() -> None:
     assert "log_loss" in found.intervals
 
 
-def test_they_are_the_same_each_time_and_plain_json() -> None:
+def test_intervals_are_deterministic_and_encode_as_json() -> None:
     y, given = answers(np.random.default_rng(4), 80, 0.7)
     once, again = (metric_intervals("classification", y, given) for _ in range(2))
     assert msgspec.json.decode(msgspec.json.encode(once), type=Intervals) == again

@@ -66,7 +66,7 @@ def exported(folder: Path, estimator: Any, **settings: Any) -> tuple[Any, Bundle
     return model, made, X
 
 
-def test_a_bundle_holds_everything_and_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_a_bundle_has_all_files_and_names_its_source(tmp_path: Path) -> None:
     source = {"run_id": "abc", "candidate": "logistic"}
     metrics = {"accuracy": 0.9, "roc_auc": float("nan")}
     _, made, _ = exported(
@@ -102,7 +102,7 @@ def test_a_bundle_holds_everything_and_says_where_it_comes_from(tmp_path: Path) 
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_server_answers_as_the_model_did(estimator: Any, tmp_path: Path) -> None:
+def test_the_server_predicts_like_the_model(estimator: Any, tmp_path: Path) -> None:
     model, made, X = exported(tmp_path / "b", estimator)
     runtime = load_runtime(made)
     smoke_test(made, runtime)
@@ -129,7 +129,7 @@ def test_the_example_shows_every_label_with_its_probabilities(tmp_path: Path) ->
     assert X.columns.tolist() == list(row)
 
 
-def test_what_has_no_compiled_form_falls_back_and_says_why(tmp_path: Path) -> None:
+def test_a_model_without_compiled_form_falls_back_with_the_reason(tmp_path: Path) -> None:
     _, made, _ = exported(tmp_path / "b", NearestCentroid())
     manifest = made.manifest
     assert manifest.runtime == "skops"
@@ -138,7 +138,7 @@ def test_what_has_no_compiled_form_falls_back_and_says_why(tmp_path: Path) -> No
     assert manifest.outputs.label == "label"
 
 
-def test_what_nothing_can_serve_is_refused_with_both_reasons(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_served_is_refused_with_both_reasons(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as refused:
         exported(tmp_path / "b", Own())
     assert "no converter for Own" in refused.value.detail
@@ -177,7 +177,7 @@ def test_held_out_rows_that_the_signature_refuses_are_left_out(tmp_path: Path) -
     assert json.loads((made.path / "profile.json").read_text())["holdout"]["rows"] == 48
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(ExportError, match="is not empty"):
         exported(tmp_path, LogisticRegression())

@@ -63,12 +63,12 @@ def classes(labels: list[int], likely: Any = None) -> ModelPredictions:
     )
 
 
-def test_equal_answers_pass() -> None:
+def test_equal_predictions_pass() -> None:
     same = classes([0, 1], [[0.9, 0.1], [0.2, 0.8]])
     assert within_tolerance(compare_predictions(same, same))
 
 
-def test_one_other_label_fails() -> None:
+def test_one_different_label_fails() -> None:
     assert not within_tolerance(compare_predictions(classes([0, 1, 1]), classes([0, 1, 0])))
 
 
@@ -101,7 +101,7 @@ def test_values_are_compared_relatively(error: float, good: bool) -> None:
     )
 
 
-def test_a_value_near_zero_may_differ_by_a_share_of_the_spread() -> None:
+def test_values_near_zero_are_compared_relative_to_the_spread() -> None:
     native = np.array([-1000.0, 1e-12, 1000.0])
     compiled = np.array([-1000.0, 1e-9, 1000.0])
     assert within_tolerance(
@@ -109,14 +109,14 @@ def test_a_value_near_zero_may_differ_by_a_share_of_the_spread() -> None:
     )
 
 
-def test_rows_without_a_finite_native_answer_are_left_out() -> None:
+def test_rows_without_a_finite_native_prediction_are_left_out() -> None:
     native, compiled = np.array([1.0, np.nan, 2.0]), np.array([1.0, 7.0, 2.0])
     assert within_tolerance(
         compare_predictions(ModelPredictions(native), ModelPredictions(compiled))
     )
 
 
-def test_the_worst_of_all_trials_counts() -> None:
+def test_the_largest_error_of_all_cases_counts() -> None:
     native = ModelPredictions(np.array([1.0]))
     found = measure_parity(
         [ParityCase(np.zeros(1), native), ParityCase(np.ones(1), native)],
@@ -125,7 +125,7 @@ def test_the_worst_of_all_trials_counts() -> None:
     assert found == Parity(2, True, 1.0)
 
 
-def test_made_up_rows_reach_gaps_ends_categories_and_strangers() -> None:
+def test_generated_rows_cover_missing_values_ends_categories_and_unknown_texts() -> None:
     model, X = Remembering(), frame()
     parity_cases(model, X, TABLE)
     held, *made_up = model.asked
@@ -139,7 +139,7 @@ def test_made_up_rows_reach_gaps_ends_categories_and_strangers() -> None:
     assert set(together["free"].dropna()) > {"some", "words"}
 
 
-def test_rows_are_made_up_to_the_very_ends_of_what_numbers_hold() -> None:
+def test_generated_rows_reach_the_limits_of_the_number_types() -> None:
     rows = frame()
     rows["i"] = np.where(np.arange(len(rows)) % 2, 2**63 - 1, -(2**63) + 5)
     rows["n"] = np.where(np.arange(len(rows)) % 2, 1.7e308, -1.7e308)
@@ -154,7 +154,7 @@ def test_rows_are_made_up_to_the_very_ends_of_what_numbers_hold() -> None:
     assert all((trial.native.predictions == 1).all() for trial in found)
 
 
-def test_made_up_rows_are_the_same_every_time() -> None:
+def test_generated_rows_are_deterministic() -> None:
     one, other = Remembering(), Remembering()
     parity_cases(one, frame(), TABLE)
     parity_cases(other, frame(), TABLE)
@@ -168,7 +168,7 @@ def test_at_most_two_thousand_held_out_rows_are_compared() -> None:
     assert len(model.asked[0]) == parity.MAX_ROWS
 
 
-def test_made_up_rows_that_the_model_refuses_are_left_out() -> None:
+def test_generated_rows_that_the_model_refuses_are_left_out() -> None:
     class Refusing(Remembering):
         def predict(self, X: Any) -> Any:
             if X["n"].isna().any():
@@ -185,7 +185,7 @@ def test_held_out_rows_that_the_model_refuses_are_an_error() -> None:
         parity_cases(object(), frame(), TABLE)
 
 
-def test_tensors_are_made_up_within_their_range() -> None:
+def test_generated_tensors_stay_in_their_range() -> None:
     X = np.random.default_rng(0).uniform(0, 2, (20, 1, 3, 3)).astype(np.float32)
     model = Remembering()
     parity_cases(model, X, Signature("regression", "y", tensor=Tensor("image", (1, 3, 3))))
@@ -196,7 +196,7 @@ def test_tensors_are_made_up_within_their_range() -> None:
         assert 0 <= rows.min() <= rows.max() <= 2
 
 
-def test_what_the_signature_takes() -> None:
+def test_rows_that_the_signature_accepts() -> None:
     X = frame(4)
     X.loc[0, "i"] = np.nan
     X.loc[1, "t"] = "w"

@@ -1,4 +1,4 @@
-"""Pictures are drawn from reports alone, whatever those hold."""
+"""Drift plots are drawn from reports alone."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def titles(figure):
     return [axes.get_title(loc="left") for axes in figure.axes]
 
 
-def test_what_drifted_comes_first_and_the_rest_by_effect(report):
+def test_drifted_features_come_first_and_the_rest_by_effect(report):
     figure = plot_drift(report, "churn, version 3")
 
     assert titles(figure)[0].startswith("x3: ")

@@ -1,4 +1,4 @@
-"""Pictures: drawn for every shape of answer, without touching pyplot."""
+"""Plots are drawn for every kind of prediction, without pyplot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_confusion_matrix_shows_every_class(k: int) -> None:
     assert 300 < height <= width < 2000
 
 
-def test_a_confusion_matrix_counts_what_was_right() -> None:
+def test_a_confusion_matrix_counts_correct_predictions() -> None:
     figure = pictures.plot_confusion_matrix(np.array([[7, 1], [0, 12]]), ["no", "yes"], "t")
     assert "19 of 20 held-out rows predicted correctly" in texts(figure)
 
@@ -60,7 +60,7 @@ def test_curves_are_drawn_for_two_and_for_many_classes(k: int) -> None:
     assert len(curves) == {2: 1, 3: 3, 12: pictures.MAX_CURVES}[k]
 
 
-def test_curves_of_many_classes_are_those_of_the_worst() -> None:
+def test_curves_of_many_classes_show_the_worst() -> None:
     y, _, probabilities, labels = case(12, 400)
     best = labels.index(y[0])
     probabilities[:, best] = y == labels[best]
@@ -81,7 +81,7 @@ def test_calibration_is_drawn(k: int) -> None:
     style.to_png(figure)
 
 
-def test_calibration_points_are_shares_of_their_tenth() -> None:
+def test_calibration_points_are_frequencies_by_tenth() -> None:
     said = np.array([0.05, 0.05, 0.15, 0.99, 1.0, 1.0])
     happened = np.array([False, True, False, True, True, True])
     mean, share, spread = pictures.calibration_points(happened, said)
@@ -94,7 +94,7 @@ def test_calibration_points_are_shares_of_their_tenth() -> None:
 
 
 @pytest.mark.parametrize("errors", [0.0, 1.0])
-def test_residuals_are_drawn_also_without_errors(errors: float) -> None:
+def test_residuals_are_drawn_even_without_errors(errors: float) -> None:
     y = RNG.normal(size=300)
     figure = pictures.plot_residuals(y, y + errors * RNG.normal(size=300), "t", "price")
     assert "true price" in texts(figure)

@@ -1,4 +1,4 @@
-"""The pictures' style: every figure has it, and no eye needs to tell its colours apart alone."""
+"""Every figure has the style, and can be read without telling colours apart."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def shown(figure: Figure) -> list[Any]:
     return [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
 
 
-def test_axes_are_labelled_dressed_and_readable(figure: Figure) -> None:
+def test_axes_are_labelled_styled_and_readable(figure: Figure) -> None:
     assert shown(figure)
     for axes in shown(figure):
         below = axes.get_subplotspec() is None or axes.get_subplotspec().is_last_row()
@@ -98,7 +98,7 @@ def test_axes_are_labelled_dressed_and_readable(figure: Figure) -> None:
     assert figure.get_suptitle()
 
 
-def test_colours_are_the_palettes(figure: Figure) -> None:
+def test_colours_are_from_the_palette(figure: Figure) -> None:
     ours = {to_hex(c) for c in (*style.COLOURS, style.INK, style.FAINT, style.AREA, "#FFFFFF")}
     for axes in shown(figure):
         lines = [line for line in axes.lines if line.get_linestyle() != "None" or line.get_marker()]
@@ -118,7 +118,7 @@ def test_series_differ_in_more_than_colour(figure: Figure) -> None:
         assert len({str(look) for look in looks}) == len(named), [x.get_label() for x in named]
 
 
-def test_an_alarm_is_said_in_words_and_in_weight_as_well() -> None:
+def test_an_alarm_is_shown_by_words_and_weight_too() -> None:
     first = drift().axes[0]
     assert "alarm" in first.get_title(loc="left")
     assert first._left_title.get_fontweight() == "bold"
@@ -138,7 +138,7 @@ def contrast(one: str, other: str) -> float:
     return high / low
 
 
-def test_texts_and_the_first_series_stand_out_from_white() -> None:
+def test_text_and_the_first_series_have_contrast_to_white() -> None:
     assert contrast(style.INK, "#FFFFFF") > 7
     assert contrast(style.FAINT, "#FFFFFF") > 3
     for colour in style.COLOURS[:3]:
@@ -146,7 +146,7 @@ def test_texts_and_the_first_series_stand_out_from_white() -> None:
 
 
 @pytest.mark.parametrize("kind", BLIND)
-def test_the_first_colours_differ_for_all_eyes(kind: str) -> None:
+def test_the_first_colours_differ_for_colour_blind_readers(kind: str) -> None:
     seen = [np.clip(np.array(BLIND[kind]) @ linear(c), 0, 1) ** (1 / 2.2) for c in style.COLOURS]
     pairs = [(i, j) for i in range(5) for j in range(i)]
     nearest = min(float(np.abs(seen[i] - seen[j]).max()) for i, j in pairs)

@@ -1,4 +1,4 @@
-"""Fitting: reproducible, and with the model's warnings kept rather than printed."""
+"""Fitting is reproducible, and the model's warnings are collected."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_the_same_seed_gives_the_same_model(make: Any) -> None:
     np.testing.assert_array_equal(answers[0], answers[1])
 
 
-def test_a_random_state_of_the_projects_own_is_left_alone() -> None:
+def test_a_random_state_of_the_project_is_kept() -> None:
     model = pipeline(RandomForestClassifier(random_state=3))
     fix_randomness(model, 7)
     assert model.get_params()["model__random_state"] == 3
 
 
-def test_an_unset_random_state_is_set_however_deep() -> None:
+def test_an_unset_random_state_is_set_at_any_depth() -> None:
     model = pipeline(BaggingClassifier(DecisionTreeClassifier()))
     fix_randomness(model, 7)
     assert model.get_params()["model__random_state"] == 7
@@ -75,23 +75,23 @@ def test_global_generators_are_seeded_too() -> None:
     assert draws[0] == draws[1]
 
 
-def test_warnings_are_kept_and_counted() -> None:
+def test_warnings_are_collected_and_counted() -> None:
     fitted = fit(pipeline(Noisy(3)), X, y, seed=0)
     assert fitted.warnings == ("UserWarning: not sure (3 times)",)
     assert fit(pipeline(Noisy(1)), X, y, seed=0).warnings == ("UserWarning: not sure",)
 
 
-def test_a_model_that_did_not_converge_says_so() -> None:
+def test_a_convergence_warning_is_collected() -> None:
     fitted = fit(pipeline(LogisticRegression(max_iter=1)), X, y, seed=0)
     assert any("ConvergenceWarning" in text for text in fitted.warnings)
 
 
-def test_an_error_of_the_model_comes_through() -> None:
+def test_an_error_of_the_model_is_raised() -> None:
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         fit(pipeline(LogisticRegression()), X, y[:5], seed=0)
 
 
-def test_predictions_come_with_probabilities_where_there_are_any() -> None:
+def test_predictions_include_probabilities_if_there_are_any() -> None:
     found = predict(fit(pipeline(LogisticRegression(max_iter=500)), X, y, seed=0).model, X)
     assert found.values.shape == (150,)
     assert found.probabilities is not None
@@ -99,13 +99,13 @@ def test_predictions_come_with_probabilities_where_there_are_any() -> None:
     assert predict(fit(pipeline(Ridge()), X, y, seed=0).model, X).probabilities is None
 
 
-def test_a_regressor_of_one_column_answers_one_value_a_row() -> None:
+def test_a_regressor_of_one_column_predicts_one_value_a_row() -> None:
     found = predict(fit(pipeline(Ridge()), X, y.reshape(-1, 1), seed=0).model, X)
     assert found.values.shape == (150,)
 
 
 @pytest.mark.parametrize("answer", [np.nan, np.inf])
-def test_answers_that_are_no_numbers_are_an_error(answer: float) -> None:
+def test_predictions_that_are_not_finite_are_an_error(answer: float) -> None:
     model = fit(pipeline(Noisy(0, answer)), X, y, seed=0).model
     with pytest.raises(ValueError, match="predictions contain NaN or infinite"):
         predict(model, X)

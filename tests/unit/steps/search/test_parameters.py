@@ -1,4 +1,4 @@
-"""Parameters given by hand or by request: found by name, typed, or refused by name."""
+"""Parameters from the command line or a request are found by name and typed, or refused by name."""
 
 from __future__ import annotations
 
@@ -96,19 +96,19 @@ def test_texts_become_typed_values(text: str, candidate: str, params: dict[str, 
         ("plain.rate=none", "expected a number", "plain.rate"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(text: str, message: str, field: str) -> None:
+def test_invalid_parameters_are_refused_by_name(text: str, message: str, field: str) -> None:
     with pytest.raises(ProjectError, match=message) as caught:
         parse_overrides(PROJECT, [text])
     assert caught.value.field == field
 
 
-def test_an_ambiguous_name_lists_the_full_ones() -> None:
+def test_an_ambiguous_name_lists_the_qualified_names() -> None:
     with pytest.raises(ProjectError) as caught:
         parse_overrides(PROJECT, ["C=1"])
     assert caught.value.expected == "one of logistic.C, wrapped.C"
 
 
-def test_several_texts_add_up() -> None:
+def test_several_texts_are_combined() -> None:
     found = parse_overrides(PROJECT, ["net.lr=0.5", "net.epochs=2", "logistic.C=1"])
     assert found == {"net": {"lr": 0.5, "epochs": 2}, "logistic": {"C": 1}}
 
@@ -143,7 +143,7 @@ def test_json_of_another_type_is_refused(body: Any, message: str) -> None:
         check_params(PROJECT, body)
 
 
-def test_a_candidate_of_any_keyword_takes_any_value() -> None:
+def test_a_candidate_that_accepts_any_keyword_accepts_any_value() -> None:
     free = Project("p", data=dict, target="y", candidates=[Candidate("f", anything)])
     assert parse_overrides(free, ["f.whatever=[1, 2]", "other=text"]) == {
         "f": {"whatever": [1, 2], "other": "text"}
@@ -151,7 +151,7 @@ def test_a_candidate_of_any_keyword_takes_any_value() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.booleans())
-def test_what_is_written_is_what_is_read(rate: float, epochs: int, fast: bool) -> None:
+def test_values_survive_a_round_trip_through_text(rate: float, epochs: int, fast: bool) -> None:
     given = [f"plain.rate={rate!r}", f"net.epochs={epochs}", f"plain.fast={fast}"]
     assert parse_overrides(PROJECT, given) == {
         "plain": {"rate": rate, "fast": fast},

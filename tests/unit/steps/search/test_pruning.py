@@ -87,7 +87,7 @@ def search(data: PreparedData, *, prune: bool) -> Searched:
     return result
 
 
-def test_a_pruned_search_gives_up_what_is_plainly_bad_and_finds_the_same_best(
+def test_a_pruned_search_ends_bad_trials_and_finds_the_same_best(
     data: PreparedData,
 ) -> None:
     whole, pruned = search(data, prune=False), search(data, prune=True)
@@ -133,7 +133,7 @@ def screened(
     ],
     ids=["plain", "early stopping", "balanced"],
 )
-def test_scores_rise_with_the_passes(
+def test_scores_increase_with_the_passes(
     made: Any, data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early_screening, "MIN_ROWS_LINEAR", 1000)
@@ -145,7 +145,7 @@ def test_scores_rise_with_the_passes(
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "roc_auc", "accuracy", "precision_weighted"])
-def test_the_metric_that_decides_is_the_one_that_is_told(metric: str, data: PreparedData) -> None:
+def test_the_deciding_metric_is_reported(metric: str, data: PreparedData) -> None:
     told = screened(MLPClassifier(**NET), data, metric).told
     assert [(name, up) for _, name, _, up in told] == [(metric, metric != "log_loss")] * 2
 
@@ -162,12 +162,12 @@ def test_a_regressor_is_screened_by_its_error() -> None:
     assert told[1][2] < told[0][2]
 
 
-def test_held_out_rows_take_no_part(data: PreparedData) -> None:
+def test_held_out_rows_are_not_used(data: PreparedData) -> None:
     blind = replace(data, test=data.test.iloc[:0])
     assert screened(MLPClassifier(**NET), blind).told == screened(MLPClassifier(**NET), data).told
 
 
-def test_rows_that_score_are_the_newest_where_the_newest_are_held_out() -> None:
+def test_the_newest_rows_are_scored_if_the_newest_are_held_out() -> None:
     trained, scored = early_screening._split_rows(1000, project(shuffle=False))
     assert scored.tolist() == list(range(800, 1000))
     assert len(trained) == 200
@@ -226,7 +226,7 @@ def test_an_error_in_screening_is_logged_and_the_setting_fitted(
     ],
     ids=["forest", "lbfgs", "short", "linear"],
 )
-def test_what_gains_nothing_is_not_screened(made: Any, data: PreparedData) -> None:
+def test_estimators_that_gain_nothing_are_not_screened(made: Any, data: PreparedData) -> None:
     assert screened(made, data).told == []
 
 
@@ -272,7 +272,7 @@ def test_the_first_trials_and_the_first_steps_are_never_pruned() -> None:
         told(study, {6: float("nan")})
 
 
-def test_less_is_better_of_a_loss_in_a_study_of_accuracy() -> None:
+def test_a_loss_is_minimized_in_a_study_of_accuracy() -> None:
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
     PruningCallback(trial, maximize=True).report(1, "valid_loss", 0.7, maximize=False)
@@ -283,7 +283,7 @@ def test_less_is_better_of_a_loss_in_a_study_of_accuracy() -> None:
     assert study.trials[0].intermediate_values == {1: -0.7, 2: 0.6}
 
 
-def test_a_study_that_is_away_prunes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_study_prunes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Away:
         def report(self, value: float, step: int) -> None:
             raise ConnectionError("no route")
@@ -297,7 +297,7 @@ def test_a_study_that_is_away_prunes_nothing(caplog: pytest.LogCaptureFixture) -
 CANDIDATE = Candidate("net", MLPClassifier, search={"alpha": (1e-6, 1.0)}, trials=12)
 
 
-def test_processes_that_share_a_study_prune_by_each_others_trials(postgres_url: str) -> None:
+def test_processes_that_share_a_study_prune_by_all_trials(postgres_url: str) -> None:
     def opened() -> Any:
         return shared_study(postgres_url, "sweep:net", maximize=True, seed=1, prune=True)
 
@@ -324,7 +324,7 @@ def test_processes_that_share_a_study_prune_by_each_others_trials(postgres_url: 
     assert trials[5].value == 0.2, "what was pruned has a value to learn from"
 
 
-def test_a_shared_study_without_pruning_has_no_watch(tmp_path: Any) -> None:
+def test_a_shared_study_without_pruning_has_no_callback(tmp_path: Any) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     with shared_study(storage, "plain", maximize=True, seed=1) as study:
         study.ask(CANDIDATE, {}, owner="job-1")

@@ -1,4 +1,4 @@
-"""Settings to try: the whole grid, or a guided search that repeats itself exactly."""
+"""Settings to try: the whole grid, or a reproducible guided search."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_nothing_to_search_is_one_trial() -> None:
     assert drain(open_search(candidate({}))) == [{}]
 
 
-def test_pinned_parameters_are_given_to_all_and_searched_by_none() -> None:
+def test_pinned_parameters_are_passed_to_all_trials_and_not_searched() -> None:
     found = open_search(candidate({"C": [0.1, 1], "penalty": ["l1", "l2"]}), pinned={"C": 5})
     assert drain(found) == [{"C": 5, "penalty": "l1"}, {"C": 5, "penalty": "l2"}]
 
@@ -59,7 +59,7 @@ def test_fewer_trials_than_settings_never_repeat_one() -> None:
 
 
 @pytest.mark.parametrize(("own", "asked", "total"), [(None, None, 20), (7, None, 7), (7, 3, 3)])
-def test_ranges_take_the_asked_or_the_candidates_number(
+def test_ranges_use_the_requested_or_the_candidates_number(
     own: int | None, asked: int | None, total: int
 ) -> None:
     found = open_search(candidate({"C": (0.1, 10.0)}, own), trials=asked)
@@ -67,7 +67,7 @@ def test_ranges_take_the_asked_or_the_candidates_number(
     assert len(drain(found)) == total
 
 
-def test_the_same_seed_searches_the_same_way() -> None:
+def test_the_same_seed_gives_the_same_search() -> None:
     def run(seed: int) -> list[Any]:
         found = open_search(candidate({"C": (0.001, 10.0)}), trials=15, seed=seed)
         return drain(found, lambda settings: -abs(settings["C"] - 1))
@@ -76,7 +76,7 @@ def test_the_same_seed_searches_the_same_way() -> None:
     assert run(1) != run(2)
 
 
-def test_a_guided_search_closes_in_on_what_is_good() -> None:
+def test_a_guided_search_converges() -> None:
     found = open_search(candidate({"C": (0.0, 1.0)}), trials=40, seed=0, maximize=False)
     tried = drain(found, lambda settings: (settings["C"] - 0.3) ** 2)
     late = [abs(settings["C"] - 0.3) for settings in tried[20:]]
@@ -90,14 +90,14 @@ def test_failed_trials_do_not_end_a_search() -> None:
     assert len(drain(found, lambda settings: next(values))) == 8
 
 
-def test_a_list_may_hold_anything() -> None:
+def test_a_list_may_contain_any_object() -> None:
     values = [(1,), [2, 2], None, {"a": 1}]
     found = open_search(candidate({"C": values, "k": (1, 9)}), trials=12)
     assert isinstance(found, OptunaSearch)
     assert all(settings["C"] in values for settings in drain(found))
 
 
-def test_settings_may_be_told_in_any_order() -> None:
+def test_results_may_be_told_in_any_order() -> None:
     found = open_search(candidate({"C": (0.1, 1.0)}), trials=3)
     asked = [found.ask() for _ in range(3)]
     for one in reversed(asked):
@@ -121,12 +121,12 @@ def test_drawn_values_stay_in_their_range(low: float, factor: float, whole: int,
         assert 1 <= found["depth"] <= 1 + whole
 
 
-def test_wide_ranges_are_drawn_by_magnitude() -> None:
+def test_wide_ranges_are_sampled_on_a_log_scale() -> None:
     found = open_search(candidate({"C": (1e-6, 1.0)}), trials=30, seed=0)
     small = [s for s in drain(found) if s["C"] < 1e-3]
     assert len(small) > 5
 
 
-def test_a_run_is_numbered_only_among_several() -> None:
+def test_a_run_is_numbered_only_if_there_are_several() -> None:
     assert Trial("forest", 1, 1).name == "forest"
     assert Trial("forest", 2, 6).name == "forest-2"
