@@ -60,7 +60,7 @@ def _open_files(folder: Path) -> dict[str, str]:
     for link in Path("/proc/self/fd").glob("*"):
         with contextlib.suppress(OSError):
             name = os.readlink(link)
-            if name.startswith(f"{folder}/") and not name.endswith("mlflow.db"):
+            if name.startswith(f"{folder}/") and "/mlflow.db" not in name:  # nor its -wal
                 found[link.name] = name
     return found
 
