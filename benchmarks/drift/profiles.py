@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tidemill.signature import Column, Signature
-from tidemill.steps.drift.profile import make_profile
 from tidemill.steps.export.model_io import ModelPredictions
+from tidemill.steps.export.reference_profile import make_profile
 
 
 def profile_of(

@@ -53,7 +53,7 @@ FOLDERS: dict[str, dict[str, str]] = {
         "database": "operations",
     },
 }
-SERVING = ("http", "protocols", "codec", "model", "journal", "shelf", "telemetry")
+SERVING = ("server", "http", "protocols", "codec", "model", "journal", "shelf", "telemetry")
 
 _LEFT, _TOP, _WIDTH, _CELL = 130, 70, 112, 92
 _TEXT = 'font-family="Helvetica, Arial, sans-serif"'

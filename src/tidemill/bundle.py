@@ -130,7 +130,7 @@ class Bundle(msgspec.Struct, frozen=True):
         return _decode(self.path / EXAMPLE, Example)
 
     def profile(self) -> dict[str, Any]:
-        """The distribution of the training data; see `tidemill.steps.drift.profile`.
+        """The distribution of the training data; see `tidemill.steps.export.reference_profile`.
 
         Raises:
             BundleError: The file cannot be parsed.

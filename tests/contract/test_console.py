@@ -29,9 +29,9 @@ from tidemill.loop.promotion.promote import promote
 from tidemill.loop.training.train import train
 from tidemill.platform import Platform
 from tidemill.policies import Contest
-from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.http.server import ServingServer
-from tidemill.serving.http.sockets import bind
+from tidemill.serving.server.asgi import ServingApp
+from tidemill.serving.server.server import ServingServer
+from tidemill.serving.server.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import load
 from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state

@@ -19,7 +19,7 @@ import msgspec
 
 from tidemill.errors import UnavailableError
 from tidemill.serving import settings as serving_settings
-from tidemill.serving.http import server
+from tidemill.serving.server import server
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 #: The key of an `asyncio.Event` in the ASGI scope that is set when the server shuts down.

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = load(**options)
         logs.configure(settings.log_level, settings.log_format)
         _warn(settings.auth, settings.host)
-        from tidemill.serving.http.workers import run
+        from tidemill.serving.server.workers import run
 
         run(settings, on_started=lambda url: logging.info("serving on %s", url))
     except TidemillError as error:

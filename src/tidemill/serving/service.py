@@ -18,7 +18,6 @@ from tidemill.serving.http.dispatcher import Dispatcher
 from tidemill.serving.http.rate_limits import BucketTable, RateLimiter, parse_rate_limit
 from tidemill.serving.http.responder import Responder
 from tidemill.serving.http.routes import Router
-from tidemill.serving.http.tracing import RunTracer, TracedDispatcher
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.journal.policy import JournalOptions, RecordingRule, parse_recording_rules
 from tidemill.serving.model.cache_options import CacheOptions
@@ -38,6 +37,7 @@ from tidemill.serving.state_gauges import StateGauges
 from tidemill.serving.telemetry.counters import SharedCounters
 from tidemill.serving.telemetry.dependencies import DependencyProbes
 from tidemill.serving.telemetry.metrics import Metrics
+from tidemill.serving.tracing import RunTracer, TracedDispatcher
 from tidemill.traces import open_traces
 
 if TYPE_CHECKING:

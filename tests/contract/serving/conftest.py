@@ -22,9 +22,9 @@ from tidemill import bundle as bundles
 from tidemill import keyring
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.bundle import RowPrediction as Given
-from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.http.server import ServingServer
-from tidemill.serving.http.sockets import bind
+from tidemill.serving.server.asgi import ServingApp
+from tidemill.serving.server.server import ServingServer
+from tidemill.serving.server.sockets import bind
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings, load
 from tidemill.serving.shelf import shelf as shelves

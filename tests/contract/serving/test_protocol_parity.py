@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.journal_records import read_folder
-from tidemill.serving.http.asgi import ServingApp
+from tidemill.serving.server.asgi import ServingApp
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import Admin, KeyHolder, PlatformDep
 from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, to_epoch, with_datetimes
+from tidemill.stores import maintenance
 from tidemill.stores.audit import AuditEntry
-from tidemill.stores.database import maintenance
 from tidemill.stores.model_metrics import model_values
 from tidemill.stores.request_log import api_minutes
 

@@ -32,7 +32,7 @@ from tidemill.steps.decay.loss_detector import (
 )
 from tidemill.steps.decay.page_hinkley import PageHinkley
 from tidemill.steps.drift.check import DriftReport, check_drift
-from tidemill.steps.drift.profile import tensor_summaries
+from tidemill.steps.export.reference_profile import tensor_summaries
 from tidemill.steps.retraining.trigger_policy import PolicyState, Signal
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window

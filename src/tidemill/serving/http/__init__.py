@@ -1,4 +1,5 @@
-"""HTTP: uvicorn, the fast protocol, routing, API keys, rate limits, and sending responses.
+"""Requests and responses: routing, API keys, rate limits, the dispatcher and the batch commit.
 
-Used by `serving/protocols`, `serving/model` and `serving/service.py`; `server.py` runs it.
+Used by `serving/protocols`, `serving/model` and `serving/service.py`.
+Sockets are read in `serving/server`.
 """

@@ -30,10 +30,10 @@ from tidemill.bundle import (
 )
 from tidemill.errors import ExportError
 from tidemill.signature import Signature, Value
-from tidemill.steps.drift.profile import make_profile
 from tidemill.steps.export.compile import Compiled, compile_model, load_compiled
 from tidemill.steps.export.model_io import InputRows, ModelPredictions, predict_in_batches
 from tidemill.steps.export.parity import accepted_rows
+from tidemill.steps.export.reference_profile import make_profile
 
 EXAMPLE_ROWS = 5
 PACKAGES = ("tidemill", "numpy", "scikit-learn", "onnx", "onnxruntime", "skl2onnx", "skops")

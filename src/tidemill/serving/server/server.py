@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from tidemill.serving.http.asgi import ASGIApp, ServingApp
-from tidemill.serving.http.fast_protocol import protocol_class
-from tidemill.serving.http.sockets import bind, url_of
+from tidemill.serving.server.asgi import ASGIApp, ServingApp
+from tidemill.serving.server.fast_protocol import protocol_class
+from tidemill.serving.server.sockets import bind, url_of
 from tidemill.serving.service import Service
 from tidemill.serving.settings import ServingSettings
 

@@ -10,8 +10,8 @@ import pytest
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.drift.check import check_drift
 from tidemill.steps.drift.histogram import CategoryHistogram, NumericHistogram, read_histogram
-from tidemill.steps.drift.profile import columns_of, make_profile, tensor_summaries
 from tidemill.steps.export.model_io import ModelPredictions
+from tidemill.steps.export.reference_profile import columns_of, make_profile, tensor_summaries
 
 TABLE = Signature(
     "classification",

@@ -27,7 +27,7 @@ from tidemill.processes import (
     SupervisedProcess,
     reset_stop_signals,
 )
-from tidemill.serving.http.sockets import bind, url_of
+from tidemill.serving.server.sockets import bind, url_of
 from tidemill.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def run(settings: ServingSettings, *, on_started: Callable[[str], None] | None =
         TidemillError: A process could not start.
     """
     if settings.workers == 1:
-        from tidemill.serving.http import server
+        from tidemill.serving.server import server
 
         server.run(settings, on_started=on_started)
         return
@@ -143,8 +143,8 @@ class WorkerSupervisor:
         signal.set_wakeup_fd(-1)
         reset_stop_signals()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        from tidemill.serving.http import server
-        from tidemill.serving.http.asgi import ServingApp
+        from tidemill.serving.server import server
+        from tidemill.serving.server.asgi import ServingApp
         from tidemill.serving.service import Service
 
         def report_ready(url: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 from tidemill.signature import Column, Signature, Tensor
 from tidemill.steps.decay.holdout import read_holdout
 from tidemill.steps.drift.check import check_drift
-from tidemill.steps.drift.profile import columns_of, make_profile
 from tidemill.steps.export.model_io import ModelPredictions
+from tidemill.steps.export.reference_profile import columns_of, make_profile
 
 SIGNATURE = Signature(
     "classification",

@@ -22,14 +22,14 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tidemill.serving.http.asgi import ServingApp
-from tidemill.serving.http.connection import (
+from tidemill.serving.http.dispatcher import Dispatcher
+from tidemill.serving.http.routes import Admission, RequestHead, Response
+from tidemill.serving.server.asgi import ServingApp
+from tidemill.serving.server.connection import (
     ClientAddresses,
     DefaultLines,
     KnownHead,
 )
-from tidemill.serving.http.dispatcher import Dispatcher
-from tidemill.serving.http.routes import Admission, RequestHead, Response
 
 MOST_WAITING = 64  # pending responses of one connection before it is no longer read
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
