@@ -92,7 +92,7 @@ def replay(
 
 
 def _print(report: ReplayReport) -> None:
-    rows = [(c.name, f"{c.loss:.4f}", c.retrainings, f"{c.seconds:.1f}") for c in report.courses]
+    rows = [(c.name, f"{c.loss:.4f}", c.retrainings, f"{c.seconds:.1f}") for c in report.strategies]
     terminal.print_table(["", "loss", "retrainings", "seconds"], rows, "Results")
     for event in report.document["events"]:
         terminal.out.print(f"{event['row']:>8,}  {event['kind']:8} {event['text']}", markup=False)

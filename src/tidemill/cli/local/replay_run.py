@@ -198,7 +198,7 @@ class _ReplayRun:
             return found.number
 
         return ReplayPlayer(
-            staged=self.setup,
+            setup=self.setup,
             pace=self.options.pace,
             client=client,
             stores=ReplayStores(
@@ -206,11 +206,11 @@ class _ReplayRun:
                 platform.contests,
             ),
             signature=original.signature,
-            store=ingest,
-            look=lambda: platform.watcher.check(model),
+            ingest=ingest,
+            check=lambda: platform.watcher.check(model),
             champion=champion,
-            attend=self.supervisor.check,
-            tell=bar.set_done,
+            while_waiting=self.supervisor.check,
+            on_progress=bar.set_done,
         )  # fmt: skip
 
     def _baselines(self, original: Bundle, record: ReplayRecord) -> list[Baseline]:
@@ -231,7 +231,7 @@ class _ReplayRun:
                     on_schedule(
                         setup, answered, _best_params(self.first), every=every, delay=pace.delay,
                         batch=pace.batch, last=window,
-                        tell=lambda rows, done=done: bar.set_done(done + rows),  # type: ignore[misc]
+                        on_progress=lambda rows, done=done: bar.set_done(done + rows),  # type: ignore[misc]
                     )
                 )  # fmt: skip
         return found

@@ -16,7 +16,7 @@ from tidemill.errors import NotFoundError, RequestError, TidemillError
 from tidemill.loop.promotion.challenge import Standing, challenge, standing
 from tidemill.policies import Challenge, Contest
 from tidemill.serving.shelf.traffic_rules import Mode, TrafficRule, read_traffic
-from tidemill.steps.gate.canary import LABELLED, TrafficSample
+from tidemill.steps.gate.canary import MIN_LABELLED, TrafficSample
 from tidemill.stores.mlflow.versions import CHALLENGER, ModelVersion
 
 MODES: Mapping[Mode, str] = {
@@ -205,7 +205,7 @@ def _needs(found: Standing | None, policy: Challenge) -> list[str]:
         return []
     sides = (found.challenger, found.champion)
     answers = policy.min_rows - min(s.milliseconds.size for s in sides)
-    labels = LABELLED - min(s.losses.size for s in sides)
+    labels = MIN_LABELLED - min(s.losses.size for s in sides)
     needed = []
     if answers > 0:
         needed.append(f"{answers} more answers before how long it takes is judged.")

@@ -1,6 +1,6 @@
-"""What a replay is compared with: the first champion left alone, and a fixed schedule.
+"""Baselines of a replay: the first champion without retraining, and retraining on a schedule.
 
-Both use the code that the loop uses: the same candidates, fitted and asked in the same way.
+They use the loop's code: the same candidates, fitted and applied in the same way.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tidemill.steps.retraining.training_windows import held_out_rows
 from tidemill.steps.search.fit import predict
 from tidemill.steps.search.search import Trial
 
-#: From no more rows than this candidates learn to be chosen from: a choice costs less than a fit.
-CHOOSING_ROWS = 5_000
+#: Rows on which candidates are fitted to choose one, so that the choice costs less than the fit.
+SELECTION_ROWS = 5_000
 
 
 @dataclass
 class Baseline:
-    """What another way would have answered [rows], and what it would have cost."""
+    """What another strategy predicts [rows], and the retrainings it needs."""
 
     name: str
     outputs: npt.NDArray[Any]
@@ -39,16 +39,16 @@ class Baseline:
 
 
 def without_retraining(
-    staged: ReplaySetup, first: Bundle, answered: npt.NDArray[np.bool_]
+    setup: ReplaySetup, first: Bundle, answered: npt.NDArray[np.bool_]
 ) -> Baseline:
-    """The first champion's answers to the rows that were answered; None or NaN elsewhere."""
-    frame = staged.frame.iloc[staged.warmup : staged.warmup + len(answered)]
+    """Predict with the first champion the rows that have predictions; None or NaN elsewhere."""
+    frame = setup.frame.iloc[setup.warmup : setup.warmup + len(answered)]
     outcome = evaluate_bundle(first, frame[answered])
-    return Baseline("left alone", _spread(outcome.predicted, answered, staged))
+    return Baseline("left alone", _spread(outcome.predicted, answered, setup))
 
 
 def on_schedule(
-    staged: ReplaySetup,
+    setup: ReplaySetup,
     answered: npt.NDArray[np.bool_],
     settings: Mapping[str, Mapping[str, Any]],
     *,
@@ -56,38 +56,40 @@ def on_schedule(
     delay: int,
     batch: int,
     last: int | None = None,
-    tell: Callable[[int], None] = lambda rows: None,
+    on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Baseline:
-    """Trains again after every so many rows, on all labelled rows or the `last` so many, and serves
-    what comes of it at once.
+    """Retrain after every `every` rows, on all labelled rows or the last ones, and serve at once.
 
     Args:
-        settings: By candidate, the best parameters of the first training. Each candidate learns
-            from all but the newest of at most `CHOOSING_ROWS` rows, the best on those from all.
-        every, delay, batch: In rows; labels come as in the replay.
+        settings: By candidate, the best parameters of the first training. Candidates are fitted on
+            at most `SELECTION_ROWS` rows and compared on the newest of them; the best is then
+            fitted on all.
+        every, delay, batch: In rows; labels arrive as in the replay.
+        last: Rows to train on; None means all labelled rows.
+        on_progress: Called with the number of rows done.
     """
     name = f"every {every:,} rows" + (f", the last {last:,}" if last is not None else "")
-    done = Baseline(name, _spread(np.zeros(0), np.zeros(len(answered), dtype=bool), staged))
-    inputs = _inputs(staged)
+    done = Baseline(name, _spread(np.zeros(0), np.zeros(len(answered), dtype=bool), setup))
+    inputs = _inputs(setup)
     model: Any = None
-    for start, stop in _reigns(len(answered), every, batch):
-        known = staged.warmup + max(start - delay, 0)
+    for start, stop in _periods(len(answered), every, batch):
+        known = setup.warmup + max(start - delay, 0)
         began = time.monotonic()
-        model = _fitted(staged, known, last if start else None, settings) or model
+        model = _fitted(setup, known, last if start else None, settings) or model
         if start:
             done.seconds += time.monotonic() - began
             done.retrainings.append(start)
         if model is not None:
-            rows = staged.frame.iloc[staged.warmup + start : staged.warmup + stop]
+            rows = setup.frame.iloc[setup.warmup + start : setup.warmup + stop]
             done.outputs[start:stop] = predict(
-                model, input_matrix(rows, inputs, staged.project)
+                model, input_matrix(rows, inputs, setup.project)
             ).values
-        tell(stop)
+        on_progress(stop)
     return done
 
 
-def _reigns(rows: int, every: int, batch: int) -> list[tuple[int, int]]:
-    """From which row to which each model answers: it changes between two batches."""
+def _periods(rows: int, every: int, batch: int) -> list[tuple[int, int]]:
+    """The first and last row of each model; models change between batches."""
     starts, due = [0], every
     for start in range(batch, rows, batch):
         if start >= due:
@@ -97,36 +99,36 @@ def _reigns(rows: int, every: int, batch: int) -> list[tuple[int, int]]:
 
 
 def _fitted(
-    staged: ReplaySetup, known: int, last: int | None, settings: Mapping[str, Mapping[str, Any]]
+    setup: ReplaySetup, known: int, last: int | None, settings: Mapping[str, Mapping[str, Any]]
 ) -> Any:
-    """The candidate that is best on the newest rows, fitted on all; None if none can be."""
+    """The candidate that is best on the newest rows, fitted on all; None if all fail."""
     first = 0 if last is None else max(known - last, 0)
-    data = _prepared(staged, max(first, known - CHOOSING_ROWS), known)
-    metric = staged.project.gate.deciding_metric(data.task)
+    data = _prepared(setup, max(first, known - SELECTION_ROWS), known)
+    metric = setup.project.gate.deciding_metric(data.task)
     sign = METRICS[metric].sign
     found: list[tuple[float, Trial]] = []
     for name, params in settings.items():
         trial = Trial(name, 1, 1, dict(params))
         try:
-            value = fit_and_evaluate(trial, staged.project, data).evaluation.metrics.get(metric)
-        except Exception:  # a candidate that fails here fails in any training: it is left out
+            value = fit_and_evaluate(trial, setup.project, data).evaluation.metrics.get(metric)
+        except Exception:  # left out, as a training would mark it failed
             continue
         found.append((sign * value if value is not None else -np.inf, trial))
     if not found:
         return None
     whole = replace(data, train=data.frame.iloc[first:known])
     best = max(found, key=lambda pair: pair[0])[1]
-    return fit_and_evaluate(best, staged.project, whole).model
+    return fit_and_evaluate(best, setup.project, whole).model
 
 
-def _prepared(staged: ReplaySetup, first: int, known: int) -> PreparedData:
-    project, held = staged.project, held_out_rows(known - first)
+def _prepared(setup: ReplaySetup, first: int, known: int) -> PreparedData:
+    project, held = setup.project, held_out_rows(known - first)
     cleaned = clean(load_frame(project), project)
-    frame = staged.frame.iloc[:known]
+    frame = setup.frame.iloc[:known]
     return PreparedData(
         source="replay",
         task=cleaned.task,
-        inputs=_inputs(staged),
+        inputs=_inputs(setup),
         kinds=cleaned.kinds,
         frame=frame,
         train=frame.iloc[first : known - held],
@@ -137,21 +139,21 @@ def _prepared(staged: ReplaySetup, first: int, known: int) -> PreparedData:
     )
 
 
-def _inputs(staged: ReplaySetup) -> tuple[str, ...]:
-    """The columns that the warm-up gives a model."""
-    target = staged.project.target
-    names = [str(name) for name in staged.frame.columns if name != target]
-    if staged.project.tensor is not None:
+def _inputs(setup: ReplaySetup) -> tuple[str, ...]:
+    """The columns that vary in the warm-up."""
+    target = setup.project.target
+    names = [str(name) for name in setup.frame.columns if name != target]
+    if setup.project.tensor is not None:
         return tuple(names)
-    warmup = staged.frame.iloc[: staged.warmup]
+    warmup = setup.frame.iloc[: setup.warmup]
     return tuple(name for name in names if warmup[name].nunique(dropna=False) > 1)
 
 
 def _spread(
-    values: npt.NDArray[Any], answered: npt.NDArray[np.bool_], staged: ReplaySetup
+    values: npt.NDArray[Any], answered: npt.NDArray[np.bool_], setup: ReplaySetup
 ) -> npt.NDArray[Any]:
-    """The values at the rows that were answered."""
-    if staged.truth.dtype.kind == "f":
+    """The values at the rows that have predictions."""
+    if setup.truth.dtype.kind == "f":
         found = np.full(len(answered), np.nan)
         found[answered] = values.astype(np.float64)
         return found

@@ -1,8 +1,8 @@
-"""Plays a labelled table through the running loop, and writes down what happened.
+"""Replay a labelled table through the running loop, and record what happens.
 
-Predictions and labels go over HTTP, as any client's would. What the loop does is awaited at defined
-points, after each batch: the rows are stored, the model is looked at, a retraining has ended, a new
-champion answers. So the result does not depend on how fast the machine is.
+Predictions and labels are sent over HTTP, as by any client. After each batch the replay waits until
+the rows are stored, the model is checked, a retraining has ended and a new champion is served. So
+the result does not depend on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -28,32 +28,36 @@ from tidemill.stores.predictions.label_joins import JOINED
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.retraining.contests import Contests
 
-PAUSE = 0.05
-JOB_PAUSE = 0.5  # while a job trains, which takes seconds and the processors
-PATIENCE = 600.0  # seconds for any one thing that is awaited
-LABELS_A_REQUEST = 1000
-#: What a server answers that is away, busy or starting.
-AGAIN = (429, 502, 503, 504)
+PAUSE_SECONDS = 0.05
+JOB_PAUSE_SECONDS = 0.5  # a job takes seconds and needs the processors
+TIMEOUT_SECONDS = 600.0  # of every single wait
+LABELS_PER_REQUEST = 1000
+#: Statuses of a server that is unavailable, busy or starting.
+RETRY_STATUSES = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class ReplayPace:
-    """How a table is played.
+    """How a table is replayed.
 
     Args:
-        batch: Rows a request.
-        delay: So many rows later a row's label comes.
-        look: After so many batches labels are sent, rows stored, and the model is looked at.
+        batch: Rows in a request.
+        delay: A row's label is sent this many rows later.
+        check_every: Labels are sent, rows stored and the model checked after this many batches.
     """
 
     batch: int = 25
     delay: int = 200
-    look: int = 4
+    check_every: int = 4
+
+    def as_document(self) -> dict[str, int]:
+        """Return the pace as `replay.json` has it."""
+        return {"batch": self.batch, "delay": self.delay, "look": self.check_every}
 
 
 @dataclass(frozen=True)
 class ReplayEvent:
-    """Something that happened after so many live rows: a trigger, its end, or a swap."""
+    """An event after `row` live rows: a trigger, its end, a failed retraining, or a swap."""
 
     row: int
     kind: str
@@ -62,16 +66,19 @@ class ReplayEvent:
 
 @dataclass
 class ReplayRecord:
-    """What was played.
+    """What was replayed.
 
     Attributes:
-        outputs: [rows] the answers; None for a row that the server would refuse.
-        versions: [rows] which version answered.
-        sent, labels: How many predictions and labels were sent.
-        stored, joined: How many of them the database holds in the end.
-        retrainings: After which row each retraining began.
-        seconds: That retraining jobs took.
-        interrupted: Whether rows are left that were not played; `stopped` says why.
+        outputs: [rows] the predictions; None for a row that the server would refuse.
+        versions: [rows] which version predicted it.
+        sent, labels: Numbers of predictions and labels sent.
+        stored, joined: Numbers of them in the database at the end.
+        refused: Rows that a version does not accept.
+        failed: Requests that were retried.
+        retrainings: The row after which each retraining began.
+        seconds: Total time of retraining jobs.
+        wall: Time of the replay, in seconds.
+        interrupted: Whether it ended before the last row; `stopped` says why.
     """
 
     outputs: list[Any] = field(default_factory=list)
@@ -92,7 +99,7 @@ class ReplayRecord:
 
 @dataclass(frozen=True)
 class ReplayStores:
-    """What the loop keeps, to see how far it is."""
+    """The loop's stores, to follow its progress."""
 
     predictions: Predictions
     feedback: Feedback
@@ -102,33 +109,33 @@ class ReplayStores:
 
 
 class RefusedError(TidemillError):
-    """The server took a request for wrong."""
+    """The server refused a request as invalid."""
 
 
 @dataclass
 class ReplayPlayer:
-    """Plays one table.
+    """Replays one table.
 
     Attributes:
-        client: Asks the server; keeps its connections.
+        client: Sends the requests.
         signature: Of the first champion; rows that it refuses are not sent.
-        store: Lets the journal be stored, or gives others time to do it.
-        look: One look at the model, and what follows from it.
-        champion: The version that should answer.
-        attend: Is called while something is awaited.
-        tell: Hears how many live rows are done.
+        ingest: Stores the journal, or waits for another process to do it.
+        check: Checks the model, and follows up its triggers.
+        champion: Returns the version that should be served.
+        while_waiting: Called repeatedly during waits.
+        on_progress: Called with the number of live rows done.
     """
 
-    staged: ReplaySetup
+    setup: ReplaySetup
     pace: ReplayPace
     client: httpx.Client
     stores: ReplayStores
     signature: Signature
-    store: Callable[[], None]
-    look: Callable[[], object]
+    ingest: Callable[[], None]
+    check: Callable[[], object]
     champion: Callable[[], str]
-    attend: Callable[[], None] = lambda: None
-    tell: Callable[[int], None] = lambda rows: None
+    while_waiting: Callable[[], None] = lambda: None
+    on_progress: Callable[[int], None] = lambda rows: None
     record: ReplayRecord = field(default_factory=ReplayRecord)
 
     def __post_init__(self) -> None:
@@ -140,42 +147,42 @@ class ReplayPlayer:
 
     @property
     def model(self) -> str:
-        return self.staged.project.name
+        return self.setup.project.name
 
     @property
     def total(self) -> int:
-        """How many live rows there are."""
-        return len(self.staged.frame) - self.staged.warmup
+        """Number of live rows."""
+        return len(self.setup.frame) - self.setup.warmup
 
     def play(self) -> ReplayRecord:
-        """Play all live rows."""
+        """Replay all live rows."""
         began = time.monotonic()
         try:
             for number, start in enumerate(range(0, self.total, self.pace.batch), 1):
                 stop = min(start + self.pace.batch, self.total)
                 self._predict(start, stop)
-                if number % self.pace.look == 0:
+                if number % self.pace.check_every == 0:
                     self._label(stop - self.pace.delay)
                     self._await_stored()
-                    self._look(stop)
+                    self._check(stop)
                 self.record.wall = time.monotonic() - began
-                self.tell(stop)
+                self.on_progress(stop)
             self._label(self.total)
             self._await_stored()
-            self._patiently(self._count_stored, "the database")
+            self._retry(self._count_stored, "the database")
         finally:
             self.record.wall = time.monotonic() - began
         return self.record
 
     def count(self) -> None:
-        """Store what was sent, and count what the database holds; also after an interruption."""
-        self.store()
+        """Store what was sent and count the rows in the database; also after an interruption."""
+        self.ingest()
         self._count_stored()
 
     def _predict(self, start: int, stop: int) -> None:
-        """Ask for a batch; the rows that the server would refuse are left out, and counted."""
-        rows = slice(self.staged.warmup + start, self.staged.warmup + stop)
-        frame = self.staged.frame.iloc[rows]
+        """Send a batch, without the rows that the server would refuse, which are counted."""
+        rows = slice(self.setup.warmup + start, self.setup.warmup + stop)
+        frame = self.setup.frame.iloc[rows]
         good = accepted_rows(frame, self.signature)
         self.record.refused += int((~good).sum())
         answers: dict[str, Any] = {"predictions": [], "version": self._serving}
@@ -184,7 +191,7 @@ class ReplayPlayer:
             try:
                 answers = self._post(f"/models/{self.model}/predict_batch", body)
                 self.record.sent += int(good.sum())
-            except RefusedError:  # by a later champion, which takes less than the first
+            except RefusedError:  # by a later champion, which accepts fewer values than the first
                 self.record.refused += int(good.sum())
                 good[:] = False
         found = iter(answers["predictions"])
@@ -198,8 +205,8 @@ class ReplayPlayer:
         """Send the labels of the rows before `upto` that have not been sent."""
         while self._labelled < upto:
             first = self._labelled
-            last = min(first + LABELS_A_REQUEST, upto)
-            truth = self.staged.truth[self.staged.warmup + first : self.staged.warmup + last]
+            last = min(first + LABELS_PER_REQUEST, upto)
+            truth = self.setup.truth[self.setup.warmup + first : self.setup.warmup + last]
             pairs = zip(self._ids[first:last], truth.tolist(), strict=True)
             labels = [{"id": id, "actual": value} for id, value in pairs if id is not None]
             if labels:
@@ -208,14 +215,18 @@ class ReplayPlayer:
             self._labelled = last
 
     def _post(self, path: str, body: Any) -> dict[str, Any]:
-        """Ask again while the server is away; what it refuses is an error."""
-        deadline = time.monotonic() + PATIENCE
+        """Send a request, and retry while the server is unavailable.
+
+        Raises:
+            RefusedError: The server refused it.
+        """
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 answer = self.client.post(path, json=body)
             except httpx.TransportError:
                 answer = None
-            if answer is not None and answer.status_code not in AGAIN:
+            if answer is not None and answer.status_code not in RETRY_STATUSES:
                 break
             self.record.failed += 1
             self._pause(deadline, f"{path} to answer")
@@ -225,11 +236,11 @@ class ReplayPlayer:
         return found if isinstance(found, dict) else {"items": found}
 
     def _await_stored(self) -> None:
-        """Until every prediction and label that was sent is in the database."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until every prediction sent is in the database."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
-                self.store()
+                self.ingest()
                 if self.stores.predictions.count(self.model) >= self.record.sent:
                     return
             except UnavailableError:
@@ -240,25 +251,25 @@ class ReplayPlayer:
         self.record.stored = self.stores.predictions.count(self.model)
         self.record.joined = self.stores.feedback.counts(self.model).get(JOINED, 0)
 
-    def _look(self, row: int) -> None:
-        """One look, the retraining that follows from it, and the swap that follows from that."""
-        self._patiently(self.look, "a look at the model")
-        changed = self._note(row)
+    def _check(self, row: int) -> None:
+        """Check the model; wait for a retraining that follows, and for a new champion."""
+        self._retry(self.check, "a check of the model")
+        changed = self._record_triggers(row)
         while (job := self._running()) is not None:
-            deadline = time.monotonic() + PATIENCE
-            while not self._patiently(lambda: self.stores.jobs.get(job), "a job").done:
-                self._pause(deadline, f"job {job} to end", JOB_PAUSE)
+            deadline = time.monotonic() + TIMEOUT_SECONDS
+            while not self._retry(lambda: self.stores.jobs.get(job), "a job").done:
+                self._pause(deadline, f"job {job} to end", JOB_PAUSE_SECONDS)
             self._count(job, row)
-            changed = self._note(row) or changed
-        back = self._back()
-        if changed or back:  # nothing else crowns anybody here
-            wanted = self._patiently(self.champion, "the registry")
-            if wanted != self._serving:
-                self._await_swap(wanted, row, back)
+            changed = self._record_triggers(row) or changed
+        restored = self._restored()
+        if changed or restored:  # nothing else changes the champion here
+            champion = self._retry(self.champion, "the registry")
+            if champion != self._serving:
+                self._await_swap(champion, row, restored)
 
-    def _back(self) -> str | None:
-        """Why the former champion was made champion again, if it was and does not answer yet."""
-        contest = self._patiently(lambda: self.stores.contests.newest(self.model), "contests")
+    def _restored(self) -> str | None:
+        """Why the former champion became champion again, if it did and is not served yet."""
+        contest = self._retry(lambda: self.stores.contests.newest(self.model), "contests")
         if (
             contest is None
             or contest.probation is None
@@ -271,22 +282,22 @@ class ReplayPlayer:
             else None
         )
 
-    def _patiently(self, ask: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE
+    def _retry(self, call: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
-                return ask()
+                return call()
             except UnavailableError:
                 self._pause(deadline, what)
 
     def _running(self) -> str | None:
-        """A job of the model's that nobody has waited for; the oldest."""
-        found = self._patiently(lambda: self.stores.jobs.page(model=self.model), "jobs")
+        """The model's oldest job that was not waited for."""
+        found = self._retry(lambda: self.stores.jobs.page(model=self.model), "jobs")
         new = [job.id for job in found.items if job.id not in self._jobs]
         return min(new, default=None)
 
     def _count(self, job_id: str, row: int) -> None:
-        job = self._patiently(lambda: self.stores.jobs.get(job_id), "a job")
+        job = self._retry(lambda: self.stores.jobs.get(job_id), "a job")
         self._jobs.add(job_id)
         self.record.seconds += (job.finished or 0.0) - (job.started or job.finished or 0.0)
         if job.kind != "retrain":
@@ -297,10 +308,10 @@ class ReplayPlayer:
         elif read_retraining_result(job.result).postponed is None:
             self.record.retrainings.append(row)
 
-    def _note(self, row: int) -> bool:
-        """Write down which triggers were opened and closed since the last time; whether any was."""
+    def _record_triggers(self, row: int) -> bool:
+        """Record triggers opened and closed since the last call; return whether there were any."""
         before_all = dict(self._known)
-        found = self._patiently(lambda: self.stores.triggers.page(model=self.model), "triggers")
+        found = self._retry(lambda: self.stores.triggers.page(model=self.model), "triggers")
         for trigger in reversed(found.items):
             before = self._known.get(trigger.id)
             if before is None and trigger.retrains:
@@ -314,11 +325,11 @@ class ReplayPlayer:
         return self._known != before_all
 
     def _await_swap(self, version: str, row: int, why: str | None) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while self._answering() != version:
-            self._pause(deadline, f"version {version} to answer")
+            self._pause(deadline, f"version {version} to be served")
         self._serving = version
-        self.record.events.append(ReplayEvent(row, "swap", why or f"version {version} answers"))
+        self.record.events.append(ReplayEvent(row, "swap", why or f"version {version} is served"))
 
     def _answering(self) -> str | None:
         try:
@@ -328,19 +339,21 @@ class ReplayPlayer:
         number = found.get("models", {}).get(self.model)
         return None if number is None else str(number)
 
-    def _pause(self, deadline: float, what: str, pause: float = PAUSE) -> None:
+    def _pause(self, deadline: float, what: str, pause: float = PAUSE_SECONDS) -> None:
         if time.monotonic() > deadline:
-            raise UnavailableError(f"The replay waited {PATIENCE:.0f} s in vain for {what}.")
-        self.attend()
+            raise UnavailableError(
+                f"The replay waited {TIMEOUT_SECONDS:.0f} s for {what} and gave up."
+            )
+        self.while_waiting()
         time.sleep(pause)
 
 
 def answers_of(
-    record: ReplayRecord, staged: ReplaySetup
+    record: ReplayRecord, setup: ReplaySetup
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """The outputs [rows] as the truth is typed, and which rows were answered."""
+    """Return the outputs [rows] with the type of the truth, and which rows have predictions."""
     answered = np.array([value is not None for value in record.outputs], dtype=bool)
-    if staged.truth.dtype.kind == "f":
+    if setup.truth.dtype.kind == "f":
         numbers = [np.nan if value is None else float(value) for value in record.outputs]
         return np.array(numbers), answered
     return np.array(record.outputs, dtype=object), answered

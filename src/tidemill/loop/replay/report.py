@@ -1,9 +1,7 @@
-"""What a replay came to, as JSON and as one HTML page that needs nothing else."""
+"""The result of a replay, as JSON and as a self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tidemill.loop.html_report import HtmlReport
 from tidemill.loop.replay.baselines import Baseline
 from tidemill.loop.replay.player import ReplayPace, ReplayRecord, answers_of
 from tidemill.loop.replay.setup import ReplaySetup
@@ -26,12 +25,16 @@ JSON_FILE, HTML_FILE = "replay.json", "replay.html"
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """A replay's result: the courses, the loop's first, and the document for JSON.
+    """A replay's result.
 
-    `trouble` is what ended the replay early, where that was an error.
+    Attributes:
+        strategies: The results of each strategy, the loop's first.
+        document: The contents of `replay.json`.
+        page: The HTML page.
+        trouble: The error that ended the replay early, if one did.
     """
 
-    courses: tuple[StrategyResult, ...]
+    strategies: tuple[StrategyResult, ...]
     document: dict[str, Any]
     page: str
     trouble: Exception | None = None
@@ -41,7 +44,7 @@ class ReplayReport:
         return str(self.document["verdict"])
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write both files; gives their paths."""
+        """Write both files and return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / JSON_FILE, folder / HTML_FILE
         paths[0].write_text(json.dumps(self.document, indent=1), encoding="utf-8")
@@ -51,46 +54,47 @@ class ReplayReport:
 
 def make_report(
     record: ReplayRecord,
-    staged: ReplaySetup,
+    setup: ReplaySetup,
     pace: ReplayPace,
-    alternatives: Sequence[Baseline],
+    baselines: Sequence[Baseline],
     *,
     source: str,
     trouble: Exception | None = None,
 ) -> ReplayReport:
-    """Compare the loop with the alternatives on the rows that were answered.
+    """Compare the loop with the baselines on the rows that have predictions.
 
     Args:
-        source: What was played, for people.
+        source: The name of the table.
+        trouble: The error that ended the replay early, if one did.
     """
-    outputs, answered = answers_of(record, staged)
+    outputs, answered = answers_of(record, setup)
     rows = len(answered)
-    truth = staged.truth[staged.warmup : staged.warmup + rows]
-    task: Task = "regression" if staged.truth.dtype.kind == "f" else "classification"
-    courses = [
+    truth = setup.truth[setup.warmup : setup.warmup + rows]
+    task: Task = "regression" if setup.truth.dtype.kind == "f" else "classification"
+    strategies = [
         strategy_result(
             "the loop", task, truth, outputs, answered,
             retrainings=len(record.retrainings), seconds=record.seconds,
         )
     ]  # fmt: skip
-    courses += [
+    strategies += [
         strategy_result(
-            a.name, task, truth, a.outputs, answered,
-            retrainings=len(a.retrainings), seconds=a.seconds,
+            b.name, task, truth, b.outputs, answered,
+            retrainings=len(b.retrainings), seconds=b.seconds,
         )
-        for a in alternatives
+        for b in baselines
     ]  # fmt: skip
-    sentence = comparison_sentence(courses, task)
+    sentence = comparison_sentence(strategies, task)
     document = {
         "source": source,
-        "model": staged.project.name,
+        "model": setup.project.name,
         "task": task,
         "verdict": sentence,
         "interrupted": record.interrupted,
         "stopped": record.stopped,
-        "warmup": staged.warmup,
+        "warmup": setup.warmup,
         "rows": rows,
-        "pace": vars(pace),
+        "pace": pace.as_document(),
         "predictions_sent": record.sent,
         "predictions_stored": record.stored,
         "labels_sent": record.labels,
@@ -98,26 +102,26 @@ def make_report(
         "rows_refused": record.refused,
         "requests_failed": record.failed,
         "seconds": round(record.wall, 1),
-        "ways": [_way(course) for course in courses],
+        "ways": [_way(strategy) for strategy in strategies],
         "events": [vars(event) for event in record.events],
         "versions": _versions(record),
     }
     triggers = [event.row for event in record.events if event.kind == "trigger"]
     swaps = [event.row for event in record.events if event.kind == "swap"]
     figure = plot_replay(
-        courses, rows, task, triggers=triggers, swaps=swaps, title=staged.project.name
+        strategies, rows, task, triggers=triggers, swaps=swaps, title=setup.project.name
     )
-    return ReplayReport(tuple(courses), document, _page(document, to_png(figure)), trouble)
+    return ReplayReport(tuple(strategies), document, _page(document, to_png(figure)), trouble)
 
 
-def _way(course: StrategyResult) -> dict[str, Any]:
+def _way(strategy: StrategyResult) -> dict[str, Any]:
     return {
-        "name": course.name,
-        "loss": _finite(course.loss),
-        "metrics": {name: _finite(value) for name, value in course.metrics.items()},
-        "retrainings": course.retrainings,
-        "retraining_seconds": round(course.seconds, 2),
-        "over_time": [_finite(value) for value in course.over_time.tolist()],
+        "name": strategy.name,
+        "loss": _finite(strategy.loss),
+        "metrics": {name: _finite(value) for name, value in strategy.metrics.items()},
+        "retrainings": strategy.retrainings,
+        "retraining_seconds": round(strategy.seconds, 2),
+        "over_time": [_finite(value) for value in strategy.over_time.tolist()],
     }
 
 
@@ -126,66 +130,39 @@ def _finite(value: float) -> float | None:
 
 
 def _versions(record: ReplayRecord) -> dict[str, int]:
-    """How many rows each version answered."""
+    """Number of rows that each version predicted."""
     names, counts = np.unique(np.array(record.versions, dtype=str), return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 def _page(document: dict[str, Any], picture: bytes) -> str:
-    image = base64.b64encode(picture).decode()
-    shown = list(document["ways"][0]["metrics"])[:4]
-    heads = "".join(f"<th>{name}</th>" for name in ["", "loss", *shown, "retrainings", "seconds"])
-    rows = "".join(_row(way, shown) for way in document["ways"])
-    events = "".join(
-        f"<tr><td>{event['row']:,}</td><td>{event['kind']}</td>"
-        f"<td>{html.escape(event['text'])}</td></tr>"
-        for event in document["events"]
-    )
-    facts = (
+    report = HtmlReport(f"Replay of {document['source']}")
+    stopped = []
+    if document["interrupted"]:
+        stopped = [f"Stopped before the end. {document['stopped'] or ''}"]
+    report.verdict(document["verdict"], stopped)
+    report.paragraph(
         f"{document['rows']:,} live rows after a warm-up of {document['warmup']:,}; "
         f"{document['predictions_sent']:,} predictions and {document['labels_sent']:,} labels sent "
         f"in {document['seconds']:,.0f} s, labels {document['pace']['delay']:,} rows late; "
         f"{document['rows_refused']:,} rows refused, {document['requests_failed']:,} requests "
-        "failed and asked again."
+        "failed and retried."
     )
-    why = html.escape(document["stopped"] or "")
-    cut = f"<p><b>Stopped before the end.</b> {why}</p>" if document["interrupted"] else ""
-    return _PAGE.format(
-        title=html.escape(f"Replay of {document['source']}"),
-        verdict=html.escape(document["verdict"]),
-        cut=cut,
-        facts=html.escape(facts),
-        image=image,
-        heads=heads,
-        rows=rows,
-        events=events or '<tr><td colspan="3">Nothing happened.</td></tr>',
+    report.image(picture, "image/png", "Loss over time of each strategy, with triggers and swaps")
+    metrics = list(document["ways"][0]["metrics"])[:4]
+    head = ["", "loss", *metrics, "retrainings", "seconds"]
+    report.table(head, [_cells(way, metrics) for way in document["ways"]])
+    report.paragraph(
+        "The loss is the share of wrong answers, or the mean absolute error. A row counts for all "
+        "strategies or for none. Seconds are those spent on retraining."
     )
+    report.heading("Events")
+    events = [[f"{e['row']:,}", e["kind"], e["text"]] for e in document["events"]]
+    report.table(["after rows", "", ""], events or [["", "", "There were no events."]])
+    return report.render()
 
 
-def _row(way: dict[str, Any], shown: Sequence[str]) -> str:
-    values = [way["loss"], *(way["metrics"].get(name) for name in shown)]
-    cells = "".join(f"<td>{'' if v is None else format(v, '.4g')}</td>" for v in values)
-    tail = f"<td>{way['retrainings']}</td><td>{way['retraining_seconds']:.1f}</td>"
-    return f"<tr><th>{html.escape(way['name'])}</th>{cells}{tail}</tr>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-td, th {{ border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: left; }}
-img {{ max-width: 100%; }} .verdict {{ font-size: 1.15rem; }}
-</style></head><body>
-<h1>{title}</h1>
-<p class="verdict">{verdict}</p>{cut}
-<p>{facts}</p>
-<img alt="Loss over time of each way, with triggers and new champions" \
-src="data:image/png;base64,{image}">
-<table><tr>{heads}</tr>{rows}</table>
-<p>The loss is the share of wrong answers, or the mean absolute error. A row counts for all ways or
-for none. Seconds are those spent on retraining.</p>
-<h2>What happened</h2>
-<table><tr><th>after rows</th><th></th><th></th></tr>{events}</table>
-</body></html>
-"""
+def _cells(way: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    values = [way["loss"], *(way["metrics"].get(name) for name in metrics)]
+    numbers = ["" if value is None else format(value, ".4g") for value in values]
+    return [way["name"], *numbers, str(way["retrainings"]), f"{way['retraining_seconds']:.1f}"]

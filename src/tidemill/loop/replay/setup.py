@@ -1,7 +1,7 @@
-"""A project on the stage of a replay: its own words, with the warm-up as data and no waiting.
+"""Set up a replay: the project with the warm-up as its data, and the rows to replay.
 
-A replay packs months into minutes, so whatever a project says in hours is left out: cool-down,
-schedule, ages. Counts of rows stay as they are.
+A replay takes minutes for months of data, so settings in units of time are removed: cooldown,
+schedule, ages. Settings in rows are kept.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ FEWEST_LIVE = 100
 
 @dataclass(frozen=True)
 class ReplaySetup:
-    """What is played: the project, its rows in the order of time, and where the live ones begin.
+    """The project, its rows in order of time, and where the live ones begin.
 
-    `frame` holds cleaned rows with the target, `truth` [rows] what is learned to be true.
+    Attributes:
+        frame: Cleaned rows with the target.
+        truth: [rows] the labels or values.
+        warmup: Number of rows before the live ones.
     """
 
     project: Project
@@ -44,7 +47,7 @@ class ReplaySetup:
 
 
 def replay_project(reference: str, folder: str) -> Project:
-    """The project at `reference`, with the warm-up in `folder` as its data; see the module."""
+    """Load the project at `reference` with the warm-up in `folder` as its data."""
     project = load_project(reference)
     retrain = _without_waiting(project.retrain)
     return replace(
@@ -74,16 +77,16 @@ def prepare_replay(
     time: str | None = None,
     warmup: int | None = None,
 ) -> ReplaySetup:
-    """Read a labelled table and put its first rows on stage.
+    """Read a labelled table and write the project of its replay.
 
     Args:
         file: A CSV file with a header.
-        folder: Where the staged project is written; new or empty.
+        folder: Where the project is written; new or empty.
         project: A project file or `gallery:NAME`; None makes one for the table, as `init` does, but
             for the metric: it decides by what a replay reports.
         target: The column to predict, without a project.
-        time: The column that orders the rows; None takes them as they come.
-        warmup: How many rows to train on first; None takes a tenth, at least 500, at most 5,000.
+        time: The column to order the rows by; None keeps their order.
+        warmup: Rows to train on first; None takes a tenth, at least 500 and at most 5,000.
 
     Raises:
         DataError: The table cannot be used, or has too few rows.
@@ -130,7 +133,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _in_time(table: pd.DataFrame, column: str | None) -> pd.DataFrame:
-    """The rows in the order of a column: of numbers, or of what reads as dates."""
+    """The rows ordered by a column of numbers or dates."""
     if column is None:
         return table
     if column not in table.columns:
@@ -144,7 +147,7 @@ def _in_time(table: pd.DataFrame, column: str | None) -> pd.DataFrame:
         moments = parse_timestamps(moments, column)
     if moments.isna().any():
         raise DataError(
-            f"{int(moments.isna().sum())} values of '{column}' are no time.",
+            f"{int(moments.isna().sum())} values of '{column}' are not times.",
             field="time",
             expected="numbers, or dates such as 2024-05-31 or 2024-05-31T12:00:00",
         )
@@ -162,7 +165,7 @@ def _labelled(table: pd.DataFrame, project: Project) -> pd.DataFrame:
 
 
 def requests_of(frame: pd.DataFrame, signature: Signature) -> list[dict[str, Any]]:
-    """Rows as a client sends them: by column name, null where missing."""
+    """Return rows as a client sends them: by column name, null where missing."""
     if signature.tensor is not None:
         flat = frame.drop(columns=signature.target, errors="ignore").to_numpy(dtype=float)
         return [{signature.tensor.name: row} for row in flat.tolist()]

@@ -1,12 +1,13 @@
 """Paired bootstrap of two models' metric on the same rows, exact and without a Python loop.
 
-A bootstrap sample of n rows is a vector of counts, one for each row, that follows the multinomial
-distribution (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 8: both
-models are evaluated on the same sample, so what makes a sample easy or hard cancels out).
-Every metric here but ROC AUC is a function of sums over rows, so a sample's metric needs only
-counts @ statistics. Rows with the same statistics (all rows with the same truth and the same two
-answers, for a classifier) are one cell, and the counts of cells are multinomial too: 10,000 samples
-of 100,000 rows cost no more than of 100 where there are few cells.
+A bootstrap sample of n rows is a vector of counts, one for each row, with a multinomial
+distribution. Both models are evaluated on the same sample, so what makes a sample easy or hard
+cancels out (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 8).
+
+Every metric except ROC AUC is a function of sums over rows, so a sample's metric needs only
+counts @ statistics. Rows with equal statistics (for classifiers, rows with the same truth and the
+same two predictions) form one group, and the counts of groups are multinomial too: with few groups,
+10,000 samples of 100,000 rows take no longer than of 100.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Finish = Callable[[Floats], Floats]
 
-MEMORY = 64 << 20  # bytes of counts held at a time
-FEW_CELLS = 2000  # up to here, drawing the cells' counts is quicker than drawing rows
-LEAST = float(np.finfo(np.float64).eps)
+MAX_BYTES = 64 << 20  # of counts in memory
+FEW_GROUPS = 2000  # up to here, drawing the groups' counts is faster than drawing rows
+SMALLEST = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class EncodedPredictions:
-    """One model's answers, with labels as indices into one common list.
+    """One model's predictions, with labels as indices into a common list.
 
     Attributes:
-        predicted: [rows], label indices or values.
-        probabilities: [rows, labels], in the order of `known`; None where there are none.
-        known: Indices of the labels that the model knows, in the order of its probabilities.
+        predicted: [rows] label indices or values.
+        probabilities: [rows, labels] in the order of `known`; None where there are none.
+        known: Indices of the model's labels, in the order of its probabilities.
     """
 
     predicted: Array
@@ -51,13 +52,13 @@ def paired_bootstrap(
     resamples: int,
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """The metric of both models on each of `resamples` samples of the rows, [resamples] each.
+    """Compute the metric of both models on `resamples` samples of the rows, [resamples] each.
 
-    A sample on which a metric is not defined (ROC AUC without a row of either class) gives NaN.
+    The metric is NaN on samples where it is not defined, such as ROC AUC without both classes.
 
     Args:
         metric: A name of `tidemill.metrics.METRICS`.
-        y: The truth [rows]: label indices, or values.
+        y: [rows] the truth, label indices or values.
     """
     random = np.random.default_rng(seed)
     if metric == "roc_auc":
@@ -65,10 +66,10 @@ def paired_bootstrap(
     first, finish = _statistics(metric, y, one)
     second, _ = _statistics(metric, y, other)
     width = first.shape[1]
-    cells, sizes = _cells(np.hstack([first, second]))
+    groups, sizes = _groups(np.hstack([first, second]))
     results = []
     for counts in _samples(sizes, resamples, random):
-        sums = counts @ cells
+        sums = counts @ groups
         results.append((finish(sums[:, :width]), finish(sums[:, width:])))
     ones, others = zip(*results, strict=True)
     return np.concatenate(ones), np.concatenate(others)
@@ -77,21 +78,21 @@ def paired_bootstrap(
 def bootstrap(
     metric: str, y: Array, answers: EncodedPredictions, *, resamples: int, seed: int
 ) -> Floats:
-    """The metric of one model on each of `resamples` samples of the rows; NaN where undefined."""
+    """Compute the metric of one model on `resamples` samples of the rows; NaN where undefined."""
     random = np.random.default_rng(seed)
     if metric == "roc_auc":
         curves, sizes = _Curves(y, answers), np.ones(len(y), dtype=np.int64)
         steps = _chunks(resamples, 4 * len(y))
         return np.concatenate([curves.areas(_draw_rows(sizes, n, random)) for n in steps])
     statistics, finish = _statistics(metric, y, answers)
-    cells, sizes = _cells(statistics)
-    return np.concatenate([finish(n @ cells) for n in _samples(sizes, resamples, random)])
+    groups, sizes = _groups(statistics)
+    return np.concatenate([finish(n @ groups) for n in _samples(sizes, resamples, random)])
 
 
 def point_value(metric: str, y: Array, answers: EncodedPredictions) -> float:
-    """The metric on the rows as they are; the same definition as in every sample.
+    """Compute the metric on all rows, defined as in the samples.
 
-    NaN where it is not defined, or needs probabilities that the model does not give.
+    It is NaN where it is not defined, or needs probabilities that the model does not have.
     """
     if metric in ("roc_auc", "log_loss") and answers.probabilities is None:
         return float("nan")
@@ -125,13 +126,13 @@ def _ratio(sums: Floats) -> Floats:
 
 
 def _losses(y: Array, answers: EncodedPredictions) -> Floats:
-    """-log of the share given to the true class, in nats; one never learned counts as the least."""
+    """-log of the true class's probability, in nats; an unknown class has the smallest float's."""
     assert answers.probabilities is not None
     given = np.zeros(len(y))
     for k, label in enumerate(answers.known):
         given[y == label] = answers.probabilities[y == label, k]
-    share = given / np.maximum(answers.probabilities.sum(axis=1), LEAST)
-    losses: Floats = -np.log(np.clip(share, LEAST, 1.0))
+    share = given / np.maximum(answers.probabilities.sum(axis=1), SMALLEST)
+    losses: Floats = -np.log(np.clip(share, SMALLEST, 1.0))
     return losses
 
 
@@ -147,7 +148,7 @@ def _errors(metric: str, y: Array, answers: EncodedPredictions) -> tuple[Floats,
 
 
 def _r2(sums: Floats) -> Floats:
-    """1 - SSE / SST; on a sample of equal targets 1 for a perfect answer and 0 for any other."""
+    """1 - SSE / SST; where all targets are equal, 1 for perfect predictions and 0 for others."""
     n, sse, total, squares = sums.T
     sst = squares - total**2 / n
     flat = sst <= 1e-12 * np.maximum(squares, 1e-300)
@@ -158,10 +159,10 @@ def _r2(sums: Floats) -> Floats:
 def _by_class(
     kind: str, average: str, y: Array, answers: EncodedPredictions
 ) -> tuple[Floats, Finish]:
-    """Precision, recall or F1, from each class's hits, answers and true rows.
+    """Precision, recall or F1, from each class's true positives, predictions and true rows.
 
-    As in scikit-learn, a ratio without anything below the line is 0, the plain average runs over
-    the classes that occur among the truth or the answers, the weighted one by true rows.
+    As in scikit-learn, a ratio with denominator 0 is 0, the macro average is over the classes in
+    the truth or the predictions, and the weighted average uses the number of true rows.
     """
     classes = np.union1d(y, answers.predicted)
     true = y[:, None] == classes
@@ -182,43 +183,43 @@ def _by_class(
 # Samples
 
 
-def _cells(statistics: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Distinct rows, and how often each occurs."""
-    cells, sizes = np.unique(statistics, axis=0, return_counts=True)
-    return cells, sizes
+def _groups(statistics: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Distinct statistics, and how many rows have each."""
+    groups, sizes = np.unique(statistics, axis=0, return_counts=True)
+    return groups, sizes
 
 
 def _samples(
     sizes: npt.NDArray[np.int64], resamples: int, random: np.random.Generator
 ) -> Iterator[Floats]:
-    """Counts [some samples, cells], some samples at a time."""
+    """Counts [samples, groups], some samples at a time."""
     rows = int(sizes.sum())
-    draw = _draw_cells if len(sizes) <= FEW_CELLS and len(sizes) < rows else _draw_rows
+    draw = _draw_groups if len(sizes) <= FEW_GROUPS and len(sizes) < rows else _draw_rows
     for step in _chunks(resamples, max(len(sizes), rows if draw is _draw_rows else 0)):
         yield draw(sizes, step, random)
 
 
 def _chunks(resamples: int, width: int) -> Iterator[int]:
-    """How many samples at a time keep arrays of 8-byte numbers within the memory."""
-    step = max(1, MEMORY // (8 * max(1, width)))
+    """Numbers of samples whose arrays of 8-byte numbers fit in MAX_BYTES."""
+    step = max(1, MAX_BYTES // (8 * max(1, width)))
     for start in range(0, resamples, step):
         yield min(step, resamples - start)
 
 
-def _draw_cells(sizes: npt.NDArray[np.int64], samples: int, random: np.random.Generator) -> Floats:
+def _draw_groups(sizes: npt.NDArray[np.int64], samples: int, random: np.random.Generator) -> Floats:
     rows = int(sizes.sum())
     return random.multinomial(rows, sizes / rows, size=samples).astype(np.float64)
 
 
 def _draw_rows(sizes: npt.NDArray[np.int64], samples: int, random: np.random.Generator) -> Floats:
-    """Draw every row, then count the cells; cells of one row each need no look-up."""
-    rows, cells = int(sizes.sum()), len(sizes)
+    """Draw every row, then count the groups; groups of one row each need no look-up."""
+    rows, groups = int(sizes.sum()), len(sizes)
     drawn = random.integers(0, rows, size=(samples, rows))
-    if cells < rows:
-        drawn = np.repeat(np.arange(cells), sizes)[drawn]
-    drawn += np.arange(samples)[:, None] * cells
-    counts = np.bincount(drawn.ravel(), minlength=samples * cells)
-    return counts.reshape(samples, cells).astype(np.float64)
+    if groups < rows:
+        drawn = np.repeat(np.arange(groups), sizes)[drawn]
+    drawn += np.arange(samples)[:, None] * groups
+    counts = np.bincount(drawn.ravel(), minlength=samples * groups)
+    return counts.reshape(samples, groups).astype(np.float64)
 
 
 # ROC AUC
@@ -227,10 +228,10 @@ def _draw_rows(sizes: npt.NDArray[np.int64], samples: int, random: np.random.Gen
 class _Curves:
     """The areas under one model's ROC curves, for any counts of the rows.
 
-    The area is the share of pairs of a positive and a negative row that the score puts in the right
-    order, ties counting half (Hanley & McNeil, Radiology 143, 1982). With the rows in the order of
-    their score, that takes running sums only. Of several classes, the plain mean of each against
-    the rest, over the classes that have rows on either side.
+    The area is the share of pairs of a positive and a negative row that the score orders correctly;
+    ties count half (Hanley & McNeil, Radiology 143, 1982). With rows sorted by score it needs only
+    cumulative sums. For several classes it is the mean of one-against-the-rest areas, over the
+    classes with rows on both sides.
     """
 
     def __init__(self, y: Array, answers: EncodedPredictions) -> None:
@@ -239,7 +240,7 @@ class _Curves:
         self._orders = [_Order(y == answers.known[k], answers.probabilities[:, k]) for k in columns]
 
     def areas(self, counts: Floats) -> Floats:
-        """[samples], from counts [samples, rows]; NaN where no class has rows on either side."""
+        """Areas [samples] for counts [samples, rows]; NaN where no class has both kinds of rows."""
         found = np.stack([order.area(counts) for order in self._orders])
         known = ~np.isnan(found)
         total = np.where(known, found, 0.0).sum(axis=0)
@@ -248,7 +249,7 @@ class _Curves:
 
 
 class _Order:
-    """Rows in the order of one score; equal scores form one step."""
+    """Rows sorted by one score; equal scores form one step."""
 
     def __init__(self, positive: npt.NDArray[np.bool_], scores: Floats) -> None:
         self._order = np.argsort(scores, kind="stable")

@@ -1,9 +1,8 @@
-"""Which held-out rows a version surely did not learn from, also after its data have changed.
+"""Find rows that a version was certainly not trained on, even after its data have changed.
 
-Rows are held out by a number drawn from their content (`tidemill.steps.data.split`): in each
-class, the
-lowest numbers. The highest number that was held out, the cut, is therefore all there is to remember
-of a split: whatever rows come or go, a row at or under the cut was held out, or was not there.
+Rows are held out by a number derived from their content (`tidemill.steps.data.split`): in each
+class, those with the lowest numbers. So a split is described by the highest number held out, the
+cut: whatever rows are added or removed, a row at or below the cut was held out or was not there.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ import pandas as pd
 from tidemill.project import Project, Task
 from tidemill.steps.data.fingerprint import seeded_row_hashes
 
-MOST_CLASSES = 50
-WHOLE = float(2**64)
-EVERY = ""  # the key of the cut that holds for every row
+MAX_CLASSES = 50
+RANGE = float(2**64)
+ALL_ROWS = ""  # the key of the cut that holds for every row
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """A split in short: `highest` maps each class to its highest number held out, as a share of 1.
+    """A split: `highest` maps each class to its highest number held out, as a share of 1.
 
-    `columns` identifies the columns that the numbers were drawn from: with others, every row draws
-    another number and the cut says nothing.
+    `columns` identifies the columns that the numbers derive from; with other columns every row has
+    another number, and the cut does not apply.
     """
 
     seed: int
@@ -37,43 +36,44 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 def cut_of(frame: pd.DataFrame, test: pd.DataFrame, project: Project, task: Task) -> Cut | None:
-    """The cut of a split; None where the last rows are held out instead.
+    """Return the cut of a split; None where the last rows are held out instead.
 
     Args:
-        frame: All cleaned rows; `test` are those of them that are held out, with the same index.
+        frame: All cleaned rows.
+        test: The held-out rows, with the same index.
     """
     if not project.shuffle:
         return None
-    lots = pd.Series(_shares(frame, project.seed), index=frame.index)[test.index]
+    numbers = pd.Series(_shares(frame, project.seed), index=frame.index)[test.index]
     classes = _classes(test, project.target, task)
-    by_class = lots.groupby(classes.to_numpy()).max()
-    if len(by_class) > MOST_CLASSES:
-        by_class = pd.Series({EVERY: by_class.min()})
-    highest = {str(label): float(lot) for label, lot in by_class.items()}
+    by_class = numbers.groupby(classes.to_numpy()).max()
+    if len(by_class) > MAX_CLASSES:
+        by_class = pd.Series({ALL_ROWS: by_class.min()})
+    highest = {str(label): float(number) for label, number in by_class.items()}
     return Cut(project.seed, _identity(frame), highest)
 
 
 def is_fresh(rows: pd.DataFrame, cut: Cut, target: str, task: Task) -> npt.NDArray[np.bool_] | None:
-    """Which rows [rows] the version with this cut did not learn from; None if that cannot be told.
+    """Return which rows [rows] the version was not trained on; None if that is unknown.
 
-    A row of a class that the version did not know counts as fresh.
+    A row of a class that the version does not know counts as fresh.
     """
     if cut.columns != _identity(rows):
         return None
-    lots = _shares(rows, cut.seed)
+    numbers = _shares(rows, cut.seed)
     classes = _classes(rows, target, task)
-    default = cut.highest.get(EVERY, 1.0)
+    default = cut.highest.get(ALL_ROWS, 1.0)
     limits = classes.map(lambda label: cut.highest.get(label, default)).to_numpy(dtype=float)
-    return np.asarray(lots <= limits)
+    return np.asarray(numbers <= limits)
 
 
 def _shares(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.float64]:
-    return seeded_row_hashes(frame, seed).astype(np.float64) / WHOLE
+    return seeded_row_hashes(frame, seed).astype(np.float64) / RANGE
 
 
 def _classes(frame: pd.DataFrame, target: str, task: Task) -> pd.Series[Any]:
     if task == "regression":
-        return pd.Series([EVERY] * len(frame), index=frame.index, dtype=object)
+        return pd.Series([ALL_ROWS] * len(frame), index=frame.index, dtype=object)
     return frame[target].map(str)
 
 

@@ -1,17 +1,17 @@
-"""The gate: whether a challenger brought the evidence to become champion.
+"""The gate: whether a challenger has the evidence to become champion.
 
-The rule, in the order in which it is checked; all of it must hold:
+All conditions must hold; they are checked in this order:
 
-1. Every minimum metric of the project holds for the challenger on the fresh rows.
-2. The compiled model was found to answer as the trained one does (parity).
-3. One row takes no longer than the project's limit, where it sets one.
+1. The challenger meets every minimum metric of the project on the fresh rows.
+2. The compiled model predicts what the trained one does (parity).
+3. Predicting one row takes no longer than the project's limit, where it sets one.
 4. Against a champion, on the same rows: the challenger's metric is better, and the share of the
    paired bootstrap's samples in which it is worse by more than the project's tolerance is at most
    1 - confidence. Samples that tie exactly at the tolerance count half.
 
-An equal challenger does not pass: a change without a gain is a risk without a reward. Half of the
-ties count against it because on few rows most samples tie: with one row in 100 to its credit, a
-challenger is never behind in any sample, yet luck alone would do that every other time.
+An equal challenger does not pass, because a change without a gain is only a risk. Half of the ties
+count against it because on few rows most samples tie: a challenger that is better on one row of 100
+is behind in no sample, but chance alone has that result half of the time.
 """
 
 from __future__ import annotations
@@ -40,18 +40,16 @@ SEED = 20_240_229
 
 @dataclass(frozen=True)
 class VersionEvidence:
-    """What one version's bundle answered on the held-out rows.
+    """One version's predictions for the held-out rows, with its latency and parity.
 
     Attributes:
-        predicted: Labels or values [rows].
-        probabilities: [rows, labels]; None where the model gives none.
+        predicted: [rows] labels or values.
+        probabilities: [rows, labels]; None where the model has none.
         labels: The labels in the order of the probabilities; empty for regression.
-        latency_ms: Milliseconds that one row takes in the compiled model; None if not measured.
-        parity: How close the compiled model came to the trained one when it was exported.
-        native: Whether the version is served by the trained model itself, so that there is nothing
-            to be at parity with.
-        reproduced: Whether it gave its own example's answers again, here and now; None if not
-            tried.
+        latency_ms: Milliseconds for one row in the compiled model; None if not measured.
+        parity: Differences between the compiled and the trained model, from the export.
+        native: Whether the trained model itself is served, so that there is no parity.
+        reproduced: Whether it reproduced its example predictions here; None if not tried.
     """
 
     predicted: Array
@@ -64,7 +62,7 @@ class VersionEvidence:
 
 
 class MinimumMetric(msgspec.Struct, frozen=True):
-    """One minimum metric, and whether the challenger reaches it (for errors: stays under it)."""
+    """A minimum metric, and whether the challenger meets it (errors: stays at or below it)."""
 
     value: float | None
     bound: float
@@ -72,12 +70,15 @@ class MinimumMetric(msgspec.Struct, frozen=True):
 
 
 class PairedComparison(msgspec.Struct, frozen=True):
-    """Challenger against champion on the same rows.
+    """Challenger and champion on the same rows.
 
-    `difference` is the gain in the metric, positive when the challenger is better, whichever way
-    the metric points; `low` and `high` bound it with the gate's confidence (percentiles of the
-    bootstrap, two-sided). `probability_worse` is the share of samples in which the challenger is
-    worse by more than the tolerance. `undefined` samples had no metric and were left out.
+    Attributes:
+        challenger, champion: The metric of each.
+        difference: The gain; positive where the challenger is better, for errors too.
+        low, high: Its two-sided interval at the gate's confidence (bootstrap percentiles).
+        probability_worse: Share of samples in which the challenger is worse by more than the
+            tolerance; ties count half.
+        undefined: Samples without a defined metric, which were left out.
     """
 
     challenger: float
@@ -92,12 +93,12 @@ class PairedComparison(msgspec.Struct, frozen=True):
 
 
 class GateVerdict(msgspec.Struct, frozen=True):
-    """Whether the gate opened, and all that it was decided on; plain values, fit for JSON.
+    """Whether a version passed the gate, with the evidence; plain values, fit for JSON.
 
-    `reasons` are sentences: why not, or why so. `metrics` and `champion_metrics` hold every metric
-    that the answers allow, on the same `rows` rows. `notes` say what else a reader should know.
-    `model`, `version`, `champion` (the version that was compared with), `promoted` and `forced`
-    are filled in by `tidemill.loop.promotion.promote`; `promoted` is true after an override, too.
+    `reasons` are sentences: why it failed, or why it passed. `metrics` and `champion_metrics` have
+    every metric that is defined on the same `rows` rows. `notes` are further remarks.
+    `model`, `version`, `champion` (the version compared with), `promoted` and `forced` are set by
+    `tidemill.loop.promotion.promote`; `promoted` is true after an override too.
     """
 
     passed: bool
@@ -132,13 +133,13 @@ def evaluate_gate(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> GateVerdict:
-    """Judge a challenger; without a champion by its minimum metrics, parity and latency alone.
+    """Apply the gate to a challenger; without a champion, only minimum metrics, parity and latency.
 
     Args:
-        y: The truth [rows]: labels as they come, or values. Rows that neither model has seen.
+        y: [rows] the truth, labels or values, of rows that neither model was trained on.
 
     Raises:
-        GateError: There are no rows, or the metric is none of this task.
+        GateError: There are no rows, or the metric does not belong to this task.
     """
     metric = gate.metric or default_metric(task)
     _check(metric, y, gate, task)
@@ -154,7 +155,7 @@ def evaluate_gate(
         against += _comparison_refusals(metric, metrics, comparison, gate)
     return GateVerdict(
         passed=not against,
-        reasons=tuple(against) or (_praise(metric, metrics, comparison, gate),),
+        reasons=tuple(against) or (_reason_passed(metric, metrics, comparison, gate),),
         metric=metric,
         rows=len(y),
         confidence=gate.confidence,
@@ -171,18 +172,18 @@ def evaluate_gate(
 
 
 def all_metrics(task: Task, y: Array, answers: EncodedPredictions) -> dict[str, float]:
-    """Every metric of the task that the answers allow and the rows define."""
+    """Compute every metric of the task that is defined for the predictions and rows."""
     values = {name: point_value(name, y, answers) for name in metrics_of(task)}
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def _check(metric: str, y: Array, gate: Gate, task: Task) -> None:
     if len(y) == 0:
-        raise GateError("There are no held-out rows to judge on.")
+        raise GateError("There are no held-out rows to compare on.")
     for name in (metric, *gate.minimum):
         if name not in metrics_of(task):
             raise GateError(
-                f"The gate's metric '{name}' is none of {task}.",
+                f"The gate's metric '{name}' is not a metric of {task}.",
                 field="gate",
                 expected=f"one of {', '.join(metrics_of(task))}",
             )
@@ -191,7 +192,7 @@ def _check(metric: str, y: Array, gate: Gate, task: Task) -> None:
 def encode_labels(
     y: Array, outcomes: list[VersionEvidence], task: Task
 ) -> tuple[Array, list[EncodedPredictions]]:
-    """Labels as indices into one list that holds the truth's and every model's."""
+    """Encode labels as indices into one list of the truth's and every model's labels."""
     if task == "regression":
         values = [EncodedPredictions(np.asarray(o.predicted, dtype=np.float64)) for o in outcomes]
         return np.asarray(y, dtype=np.float64), values
@@ -251,7 +252,7 @@ def _interval(gains: Array, confidence: float) -> tuple[float | None, float | No
 
 
 def _probability_worse(gains: Array, tolerance: float) -> float:
-    """The share of samples below -tolerance, and half of those that tie with it."""
+    """Share of samples below -tolerance, plus half of those that tie with it."""
     if len(gains) == 0:
         return 1.0
     margin = gains + tolerance
@@ -262,25 +263,27 @@ def _probability_worse(gains: Array, tolerance: float) -> float:
 def _refusals(
     challenger: VersionEvidence, minimum: dict[str, MinimumMetric], gate: Gate
 ) -> list[str]:
-    """What speaks against the challenger whoever the champion is, as sentences."""
+    """The conditions that fail whichever version is champion, as sentences."""
     against = []
     for name, found in minimum.items():
         if found.value is None:
-            against.append(f"{name} cannot be computed for this model; {found.bound:g} is asked.")
+            against.append(
+                f"{name} cannot be computed for this model; {found.bound:g} is required."
+            )
         elif not found.holds:
             side = "at least" if METRICS[name].higher_is_better else "at most"
-            against.append(f"{name} is {found.value:.4g}; {side} {found.bound:g} is asked.")
+            against.append(f"{name} is {found.value:.4g}; {side} {found.bound:g} is required.")
     against += _parity_refusals(challenger)
     limit, taken = gate.max_latency_ms, challenger.latency_ms
     if limit is not None and (taken is None or taken > limit):
         shown = "not measured" if taken is None else f"{taken:.3g} ms"
-        against.append(f"One row takes {shown}; at most {limit:g} ms is asked.")
+        against.append(f"One row takes {shown}; at most {limit:g} ms is allowed.")
     return against
 
 
 def _parity_refusals(challenger: VersionEvidence) -> list[str]:
     if challenger.reproduced is False:
-        return ["The bundle does not give its own example's answers on this machine."]
+        return ["The bundle does not reproduce its example predictions on this machine."]
     if challenger.native:
         return []
     parity = challenger.parity
@@ -315,7 +318,7 @@ def _comparison_refusals(
     return []
 
 
-def _praise(
+def _reason_passed(
     metric: str, metrics: dict[str, float], comparison: PairedComparison | None, gate: Gate
 ) -> str:
     if comparison is None:

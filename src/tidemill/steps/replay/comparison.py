@@ -1,4 +1,4 @@
-"""What a replay was worth: the metric over time of each way, and a sentence about it."""
+"""Compare strategies of a replay: the metrics and loss over time of each, and a summary."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from tidemill.steps.decay.holdout import row_losses
 from tidemill.steps.gate.gate import VersionEvidence, all_metrics, encode_labels
 
 PARTS = 60
-FEWEST_A_PART = 25
-#: A difference of less than this share of the mean loss is called none.
-ALIKE = 0.02
+MIN_ROWS_PER_PART = 25
+#: A smaller relative difference of the mean loss counts as none.
+EQUAL_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """One way of keeping a model: its metrics over all rows, and its loss part by part.
+    """The result of one strategy, such as the loop or a schedule.
 
     Attributes:
+        metrics: Over all rows.
         loss: The share of wrong labels, or the mean absolute error.
-        over_time: [parts] the same, part by part; NaN where nothing was answered.
+        over_time: [parts] the loss of each part of the table; NaN without predictions.
+        retrainings: Number of retrainings.
+        seconds: Time spent on them.
     """
 
     name: str
@@ -47,10 +50,11 @@ def strategy_result(
     retrainings: int = 0,
     seconds: float = 0.0,
 ) -> StrategyResult:
-    """How one way did on the rows that were answered.
+    """Evaluate a strategy on the rows that have predictions.
 
     Args:
         truth, outputs: [rows].
+        answered: [rows] whether there is a prediction.
     """
     losses = np.full(len(answered), np.nan)
     y, found = truth[answered], outputs[answered]
@@ -66,19 +70,19 @@ def strategy_result(
 
 
 def part_edges(rows: int) -> list[slice]:
-    """The parts that a course is drawn in: equal ones, not too small."""
-    count = max(1, min(PARTS, rows // FEWEST_A_PART))
+    """Divide rows into equal parts for the loss over time, none of them too small."""
+    count = max(1, min(PARTS, rows // MIN_ROWS_PER_PART))
     edges = np.linspace(0, rows, count + 1).astype(int).tolist()
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def comparison_sentence(courses: Sequence[StrategyResult], task: Task) -> str:
-    """One sentence: what the loop was worth against the other ways.
+def comparison_sentence(results: Sequence[StrategyResult], task: Task) -> str:
+    """Summarise the comparison of the loop with other strategies in one sentence.
 
     Args:
-        courses: The loop's first.
+        results: The loop's first.
     """
-    loop, *others = courses
+    loop, *others = results
     unit = "wrong answers" if task == "classification" else "mean absolute error"
     head = f"The loop had {_shown(loop.loss, task)} {unit} with {_times(loop.retrainings)}"
     tails = [
@@ -98,7 +102,7 @@ def _times(count: int) -> str:
 
 
 def _against(loop: float, other: float) -> str:
-    if not other > 0 or abs(loop / other - 1) < ALIKE:
+    if not other > 0 or abs(loop / other - 1) < EQUAL_SHARE:
         return "the loop is as good"
     change = abs(1 - loop / other)
     return f"the loop is {change:.0%} {'better' if loop < other else 'worse'}"

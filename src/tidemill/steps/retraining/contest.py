@@ -1,14 +1,14 @@
-"""A contest: challengers against the champion on the same labelled rows, until one has won.
+"""Contests: a sequential test of challengers against the champion on the same labelled rows.
 
-Every row is a bet on each challenger. With d the champion's loss less the challenger's, between -1
-and 1, the wealth of a bettor who stakes s of it on every row, the product of (1 + s * d), cannot be
-expected to grow when the challenger is no better. By Ville's inequality it then ever reaches
-1 / alpha with a probability of at most alpha, however often one looks and whenever one stops. The
-best stake is not known beforehand, so wealth is divided over several. Among K challengers each has
-to reach K / alpha.
+The test is one by betting. With d the champion's loss minus the challenger's, between -1 and 1, the
+wealth of a bettor who stakes a share s of it on every row is the product of (1 + s * d). If the
+challenger is no better, wealth is not expected to grow, and by Ville's inequality the probability
+that it ever reaches 1 / alpha is at most alpha, however often it is evaluated and whenever the test
+stops. The best stake is unknown, so wealth is divided over several. With K challengers, each has to
+reach K / alpha.
 
-So evidence is collected for as long as it takes: no number of rows is set in advance, and looking
-after each batch costs nothing. Ties leave wealth as it is: an equal challenger never wins.
+The number of rows is not fixed in advance. Ties leave wealth unchanged, so an equal challenger
+never wins.
 
 Sources: Ville, "Étude critique de la notion de collectif" (1939); Waudby-Smith & Ramdas,
 "Estimating means of bounded random variables by betting", JRSS B 86 (2024) 1.
@@ -35,18 +35,17 @@ ContestState = Literal["won", "kept", "open"]
 #: The stakes that wealth is divided over.
 STAKES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
-
-#: What the version that the champion replaced is called.
+#: Name of the contestant on probation.
 FORMER_CHAMPION = "the former champion"
 
-#: So many losses before a contest tell how long spells last, and no fewer than the other number.
-PRIOR_ROWS, FEWEST_BEFORE = 1000, 200
+#: Rows before a contest from which the autocorrelation time is estimated, and the fewest.
+PRIOR_ROWS, MIN_PRIOR_ROWS = 1000, 200
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """One challenger: its mean loss, and the log of the evidence that it is better, or worse.
+    """A challenger's mean loss, and the log evidence that it is better, or worse.
 
-    Evidence is the largest wealth so far; it is enough from the decision's `bar` on.
+    Log evidence is the log of the largest wealth so far; at the decision's `bar` it suffices.
     """
 
     name: str
@@ -56,9 +55,10 @@ class Contestant(msgspec.Struct, frozen=True):
 
 
 class ContestDecision(msgspec.Struct, frozen=True):
-    """What a contest has come to after `rows` rows.
+    """The decision after `rows` rows.
 
-    `state` is `won` (by `winner`), `kept` (the champion stays) or `open`.
+    `state` is `won` (by `winner`), `kept` (the champion stays) or `open`. `bar` is the log evidence
+    that decides.
     """
 
     state: ContestState
@@ -77,18 +77,25 @@ def decide_contest(
     *,
     tau: float = 1.0,
 ) -> ContestDecision:
-    """The first decision that the rows, in the order in which their labels came, lead to.
+    """Return the first decision that the rows lead to, in the order in which labels arrived.
 
-    It is that of a contest watched row by row: later rows do not change it, and it does not matter
-    in which batches they came. A challenger wins when its wealth reaches the bar; of several that
-    do so on the same row, the one with the smallest loss. The champion stays when every challenger
-    has been found worse, when none is ahead after half of `policy.rows` rows, or after all of them.
+    It is that of a contest evaluated row by row: later rows do not change it, and batches make no
+    difference. A challenger wins when its wealth reaches the bar; of several that do so on the same
+    row, the one with the smallest loss. The champion stays when every challenger has been shown to
+    be worse, when none is ahead after half of `policy.rows` rows, or after all of them.
 
     Args:
-        champion: Its loss on each row [rows], 0 to 1.
-        challengers: By name, their losses on the same rows.
-        policy: How much evidence is needed.
-        memory: How long spells lasted before, see `prior_autocorrelation_time`.
+        champion: [rows] its losses, 0 to 1.
+        challengers: By name, [rows] their losses on the same rows.
+        policy: `alpha`, `rows` and `fewest` are used.
+        tau: Autocorrelation time of the champion's losses before, in rows; see
+            `prior_autocorrelation_time`.
+
+    Examples:
+        >>> champion, challenger = np.full(200, 0.5), np.full(200, 0.2)
+        >>> found = decide_contest(champion, {"new": challenger}, Contest())
+        >>> found.winner, found.rows
+        ('new', 100)
     """
     names, bar = list(challengers), math.log(max(len(challengers), 1) / policy.alpha)
     limit = min(len(champion), policy.rows)
@@ -101,13 +108,13 @@ def decide_contest(
     lost = _first(np.asarray(beaten.all(axis=0)), fewest)
     half = _halfway(gains, policy)
     stop = min(won, lost, half, limit)
-    seen = min(stop + 1, limit)
+    rows = min(stop + 1, limit)
     found = tuple(
         Contestant(
             name,
-            _mean(challengers[name][:seen]),
-            float(better[place, :seen].max(initial=0.0)),
-            float(worse[place, :seen].max(initial=0.0)),
+            _mean(challengers[name][:rows]),
+            float(better[place, :rows].max(initial=0.0)),
+            float(worse[place, :rows].max(initial=0.0)),
         )
         for place, name in enumerate(names)
     )
@@ -120,41 +127,40 @@ def decide_contest(
         state = "won"
     elif stop < limit or limit >= policy.rows or not names:
         state = "kept"
-    loss = _mean(champion[:seen])
-    reason = _sentence(state, winner, found, loss, seen, all_worse=lost == stop < limit)
-    return ContestDecision(state, seen, bar, loss, found, reason, winner.name if winner else None)
+    loss = _mean(champion[:rows])
+    reason = _sentence(state, winner, found, loss, rows, all_worse=lost == stop < limit)
+    return ContestDecision(state, rows, bar, loss, found, reason, winner.name if winner else None)
 
 
 def decide_probation(
     champion: Floats, former: Floats, policy: Contest, *, tau: float = 1.0
 ) -> ContestDecision:
-    """Whether the champion that was beaten is the better one after all, on rows since then.
+    """Decide whether the former champion is better on the rows since the contest.
 
-    Rows that decide a contest come from a few days, and what was right then need not be right
-    later. So the contest goes on with parts exchanged, under the same rules, for
-    `policy.probation` rows.
+    A contest is decided on rows of a few days, and the winner need not be the better model later.
+    So it continues with exchanged roles, under the same rules, for `policy.probation` rows.
 
     Args:
-        champion: Losses of the winner on the rows after the contest [rows], 0 to 1.
-        former: Those of the version that it replaced, on the same rows.
-        policy: How much evidence is needed; its `probation` is a number.
-        memory: How long spells lasted before, through the change that the contest was about
-            (`tidemill.steps.decay.check.robust_autocorrelation_time`).
+        champion: [rows] losses of the winner on the rows after the contest, 0 to 1.
+        former: [rows] losses of the version that it replaced.
+        policy: As in `decide_contest`.
+        tau: Autocorrelation time before, across the change that led to the contest; see
+            `tidemill.steps.decay.autocorrelation.robust_autocorrelation_time`.
     """
     rows = policy.probation or policy.rows
-    asked = replace(policy, rows=rows, fewest=min(policy.fewest, rows))
-    return decide_contest(champion, {FORMER_CHAMPION: former}, asked, tau=tau)
+    shortened = replace(policy, rows=rows, fewest=min(policy.fewest, rows))
+    return decide_contest(champion, {FORMER_CHAMPION: former}, shortened, tau=tau)
 
 
 def min_rows_to_decide(champion: Floats, policy: Contest, tau: float = 1.0) -> int:
-    """Before so many rows nothing is decided: `policy.fewest`, or more where losses come in spells.
+    """Return the rows before which nothing is decided: `policy.fewest`, or more.
 
-    What is right for one spell may be wrong for the next. So rows are waited for, up to half of
-    the contest, until they say as much as half of `fewest` independent rows would.
+    It is more where losses are autocorrelated: as many, up to half of the contest, as have the
+    information of half of `fewest` independent rows.
 
     Args:
-        champion: Its losses [rows] in order; what the first rows say holds, however many follow.
-        memory: How many rows said as much as one independent row before.
+        champion: [rows] its losses in order; more rows do not change the result for earlier ones.
+        tau: Autocorrelation time before, in rows.
     """
     rows, step = policy.fewest, max(policy.fewest // 2, 1)
     while rows < policy.rows // 2 and rows <= len(champion):
@@ -165,15 +171,15 @@ def min_rows_to_decide(champion: Floats, policy: Contest, tau: float = 1.0) -> i
 
 
 def prior_autocorrelation_time(losses: Floats) -> float:
-    """How many rows said as much as one independent row, from losses before anything changed.
+    """Estimate the autocorrelation time, in rows, from losses before a change.
 
-    The spells of few rows are not known: 1 for fewer than 200.
+    It is 1 for fewer than 200 rows, from which it cannot be estimated.
     """
-    return autocorrelation_time(losses) if len(losses) >= FEWEST_BEFORE else 1.0
+    return autocorrelation_time(losses) if len(losses) >= MIN_PRIOR_ROWS else 1.0
 
 
 def log_wealth(gains: Floats) -> Floats:
-    """The log of the wealth after each row [challengers, rows], from gains in -1 to 1."""
+    """Compute the log wealth after each row [challengers, rows] from gains between -1 and 1."""
     stakes = np.array(STAKES)[:, None, None]
     paths = np.cumsum(np.log1p(stakes * gains[None]), axis=2)
     return np.asarray(np.logaddexp.reduce(paths, axis=0) - math.log(len(STAKES)))
@@ -182,10 +188,10 @@ def log_wealth(gains: Floats) -> Floats:
 def bounded_losses(
     task: Task, y: NDArray[Any], predicted: NDArray[Any], *, scale: float = 1.0
 ) -> Floats:
-    """Each row's loss [rows] in 0 to 1.
+    """Compute each row's loss [rows], 0 to 1.
 
-    1 for a wrong label; for a number, the absolute error as a share of `scale`, at most 1, so that
-    no single row decides.
+    It is 1 for a wrong label; for a number, the absolute error divided by `scale`, at most 1, so
+    that no single row decides.
     """
     if task == "classification":
         return np.asarray(np.asarray(y) != np.asarray(predicted), dtype=np.float64)
@@ -194,20 +200,23 @@ def bounded_losses(
 
 
 def error_scale(errors: NDArray[Any]) -> float:
-    """What counts as the largest error, from absolute errors [rows]: four times the usual one."""
+    """Return the error that counts as a loss of 1, from absolute errors [rows].
+
+    It is four times the sum of their mean and standard deviation.
+    """
     usual = float(np.mean(errors) + np.std(errors)) if len(errors) else 0.0
     return 4 * usual if usual > 0 else 1.0
 
 
 def _first(reached: NDArray[np.bool_], fewest: int) -> int:
-    """The first row, `fewest` seen, at which it is so; the number of rows if none."""
+    """The first row from `fewest` on where `reached` holds; the number of rows if none."""
     late = reached.copy()
     late[: fewest - 1] = False
     return int(np.argmax(late)) if late.any() else len(late)
 
 
 def _halfway(gains: Floats, policy: Contest) -> int:
-    """The row in the middle of the contest, if no challenger is ahead there; else no row."""
+    """The middle row of the contest if no challenger is ahead there; else the number of rows."""
     middle = max(policy.rows // 2, policy.fewest)
     rows = int(gains.shape[1])
     if rows < middle or bool((gains[:, :middle].sum(axis=1) > 0).any()):
@@ -234,11 +243,11 @@ def _sentence(
             f"{winner.loss:.4g} against {champion:.4g}."
         )
     if not found:
-        return "There was no challenger to compare with."
+        return "There was no challenger."
     best = min(found, key=lambda c: c.loss)
     against = f"the best challenger, {best.name}, has a mean loss of {best.loss:.4g} against "
     against += f"{champion:.4g} on {rows:,} labelled rows"
     if state == "open":
         return f"Not decided yet: {against}."
-    why = "every challenger is worse" if all_worse else "none was proven better in time"
+    why = "every challenger is worse" if all_worse else "none was shown to be better in time"
     return f"The champion stays, because {why}: {against}."

@@ -1,4 +1,4 @@
-"""Labelled predictions as rows to learn from, beside a project's own."""
+"""Labelled predictions as training rows, added to a project's own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tidemill.steps.data.task import is_numeric
 
 @dataclass(frozen=True)
 class FeedbackData:
-    """What labelled predictions have to teach, in the order in which they were asked.
+    """Labelled predictions in the order in which they were made.
 
     Attributes:
         frame: [rows, inputs] under the signature's names, or a tensor's numbers in order.
-        actual: [rows] what turned out to be true.
-        times: [rows] when each was asked, in seconds since the epoch; they do not fall.
-        cut: The rows asked from then on are held out.
-        changed: When things probably changed; None where nothing says so.
+        actual: [rows] the truth.
+        times: [rows] when each was made, in seconds since the epoch, ascending.
+        cut: Rows from this time on are held out.
+        changed: The change point; None where no change is known.
     """
 
     frame: pd.DataFrame
@@ -36,28 +36,27 @@ class FeedbackData:
 
     @property
     def learned(self) -> int:
-        """How many of the rows are not held out."""
+        """Number of rows that are not held out."""
         return int(np.searchsorted(self.times, self.cut, side="left"))
 
     @property
     def since(self) -> int | None:
-        """The first of the rows after the change."""
+        """First row after the change."""
         if self.changed is None:
             return None
         return int(np.searchsorted(self.times, self.changed, side="left"))
 
 
 def cut_at(times: npt.NDArray[np.float64], held: int) -> float:
-    """The time from which on rows are held out, so that about `held` are.
+    """Return the time from which on rows are held out, so that about `held` are.
 
-    Rows that were asked at one time stay together: on the held-out side, unless that would leave
-    nothing to learn from.
+    Rows with the same time stay together: held out, unless that would leave none to train on.
 
     Args:
-        times: [rows] in order, at least one.
+        times: [rows] ascending, at least one.
     """
-    place = max(len(times) - held, 0)
-    moment = float(times[min(place, len(times) - 1)])
+    first = max(len(times) - held, 0)
+    moment = float(times[min(first, len(times) - 1)])
     if moment > times[0]:
         return moment
     later = times[times > moment]
@@ -65,10 +64,10 @@ def cut_at(times: npt.NDArray[np.float64], held: int) -> float:
 
 
 def clean_with_feedback(project: Project, feedback: FeedbackData) -> tuple[CleanedData, int]:
-    """The project's rows with the feedback after them, cleaned, and how many are the project's.
+    """Clean the project's rows with the feedback after them; also return the number of the former.
 
     Raises:
-        DataError: The project's data cannot be used, or the feedback are not of its columns.
+        DataError: The project's data cannot be used, or the feedback lacks a column.
     """
     raw = load_frame(project)
     own = clean(raw, project)
@@ -80,9 +79,9 @@ def clean_with_feedback(project: Project, feedback: FeedbackData) -> tuple[Clean
 def _under_project_names(
     project: Project, own: pd.DataFrame, feedback: FeedbackData
 ) -> pd.DataFrame:
-    """The feedback with every column that the project's cleaned rows have.
+    """The feedback with every column of the project's cleaned rows.
 
-    A column that the model is not given, because it always says the same, goes on saying it.
+    A column that the model does not use because it is constant keeps its value.
     """
     names = [str(name) for name in own.columns if name != project.target]
     frame = feedback.frame.reset_index(drop=True)
@@ -96,7 +95,7 @@ def _under_project_names(
             columns[name] = pd.Series([own[name].iloc[0]] * len(frame), dtype=own[name].dtype)
         else:
             raise DataError(
-                f"The recorded predictions have no column '{name}', which the data have now.",
+                f"The recorded predictions have no column '{name}', which the data have.",
                 field=name,
                 remedy="Train and promote once with `tidemill train --promote`.",
             )
@@ -105,7 +104,7 @@ def _under_project_names(
 
 
 def _truth(actual: npt.NDArray[Any], target: pd.Series[Any]) -> pd.Series[Any]:
-    """Labels as the project's own target has them."""
+    """Labels with the type of the project's target."""
     values = pd.Series(list(actual))
     if is_numeric(target):
         return values.astype(target.dtype)

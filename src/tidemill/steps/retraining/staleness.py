@@ -1,9 +1,9 @@
-"""Is the champion out of date? A model of its kind, from as many but newer rows, spars with it.
+"""Staleness: is the champion out of date, compared with a model of its kind from newer rows?
 
-A model can be far from what is possible now without being worse than it was: it was trained while
-things were already changing, or they change so slowly that its losses never leave what held-out
-rows allow. The sparring partner learns from as many rows as the champion did, so that it cannot be
-better for having seen more: only for having seen newer ones.
+A model can be far from what is possible now without having degraded: it was trained while the data
+were already changing, or they change so slowly that its losses stay within what held-out rows
+allow. The newer model is trained on as many rows as the champion, so it can be better only because
+its rows are newer.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from tidemill.steps.retraining.contest import decide_contest
 
 Floats = NDArray[np.float64]
 
-#: The partner learns from as many rows as the champion did, but no more than this.
+#: The newer model is trained on as many rows as the champion, but at most this many.
 MAX_TRAINING_ROWS = 2_000
 
-#: After a retraining that found nothing better, no more than this: sooner, and by the newest rows.
+#: The limit after a contest that the champion won, so that the next check comes sooner and uses the
+#: newest rows.
 MAX_TRAINING_ROWS_AFTER_KEPT = 500
 
-#: The champion is out of date when the partner has less than this share of its loss. Two models
-#: from equally many rows of one law differ by luck; seldom by a fifth.
+#: The champion is out of date if the newer model has less than this share of its loss. Two models
+#: from equally many rows of one distribution rarely differ by a fifth.
 SHARE = 0.8
 
-#: The chance that the partner is found better by that much when it is not.
+#: Probability of calling the champion out of date when the newer model is not that much better.
 ALPHA = 0.005
 
 
-def is_outdated(champion: Floats, partner: Floats, policy: Contest) -> bool:
-    """Whether the partner's loss is proven to be below `SHARE` of the champion's.
+def is_outdated(champion: Floats, newer: Floats, policy: Contest) -> bool:
+    """Return whether the newer model's loss is shown to be below `SHARE` of the champion's.
 
     Args:
-        champion, partner: Losses [rows] in 0 to 1 on the newest rows, which neither learned from.
+        champion, newer: [rows] losses, 0 to 1, on the newest rows, on which neither was trained.
+        policy: `fewest` is used.
     """
-    asked = replace(policy, alpha=ALPHA, rows=max(len(champion) + 1, policy.fewest))
-    return decide_contest(SHARE * champion, {"partner": partner}, asked).state == "won"
+    strict = replace(policy, alpha=ALPHA, rows=max(len(champion) + 1, policy.fewest))
+    return decide_contest(SHARE * champion, {"newer": newer}, strict).state == "won"

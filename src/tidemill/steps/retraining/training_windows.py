@@ -1,9 +1,8 @@
-"""Which labelled rows to learn from: a new model is fitted on several windows, and the newest rows
-decide between them.
+"""Training windows: models are fitted on several ranges of rows, and the newest rows decide.
 
-Nobody knows beforehand how much of the past still holds. After an abrupt change only what came
-since is right; where nothing changed, all rows are best; where old conditions return, so do old
-rows. So the window is searched, as a hyperparameter is, and its candidates are few and far apart.
+How much of the past still applies is unknown. After an abrupt change only the rows since are right;
+where nothing changed, all rows are best; where old conditions return, old rows are useful. So the
+window is searched like a hyperparameter, over a few sizes that are far apart.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ RowPositions = NDArray[np.int64]
 
 ALL, SINCE, AGED = "all", "since", "aged"
 
-#: A window is left out unless it is at most this share of the next larger one.
-APART = 0.8
-FEWEST = 50
+#: A window is left out unless its size is at most this share of the next larger one.
+MAX_SIZE_RATIO = 0.8
+MIN_ROWS = 50
 
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """Rows `start:end` of a table in the order of time, old ones thinned out where they age.
+    """Rows `start:end` of a table in order of time; in an aged window, old rows are thinned out.
 
     Args:
         name: `all`, `last-5000`, `since` (the change) or `aged`.
         start: The first row.
         end: The row after the last.
-        half_life: The age in rows at which half of the rows are left; None keeps all.
+        half_life: Age in rows at which a row is kept with probability one half; None keeps all.
     """
 
     name: str
@@ -41,16 +40,16 @@ class TrainingWindow:
     half_life: float | None = None
 
     def rows(self, seed: int = 0) -> RowPositions:
-        """The places of the rows, in order.
+        """Return the positions of the rows, in order.
 
-        A row of age a stays with a probability of 2 ** (-a / half_life). Thinning does what
-        weights by age would do, for estimators that take no weights as well, and saves time.
+        A row of age a is kept with probability 2 ** (-a / half_life). Thinning has the effect of
+        weights by age, works with estimators that take no weights, and saves time.
         """
         found = np.arange(self.start, self.end, dtype=np.int64)
         if self.half_life is None:
             return found
-        chances = np.exp2(-(self.end - 1 - found) / self.half_life)
-        kept = np.random.default_rng(seed).random(found.size) < chances
+        probabilities = np.exp2(-(self.end - 1 - found) / self.half_life)
+        kept = np.random.default_rng(seed).random(found.size) < probabilities
         return np.asarray(found[kept])
 
 
@@ -60,23 +59,23 @@ def training_windows(
     since: int | None = None,
     lasts: Sequence[int] = (10_000, 5_000, 2_000),
     half_life: float | None = 2_000,
-    fewest: int = FEWEST,
+    fewest: int = MIN_ROWS,
 ) -> tuple[TrainingWindow, ...]:
-    """The windows worth fitting on, the widest first; only `all` may hold fewer than `fewest` rows.
+    """Choose the training windows, the largest first.
 
     Args:
-        rows: How many rows there are to learn from.
-        since: The row at which things probably changed, where something says so. A window of
-            nearly the same size makes way for it.
+        rows: Number of rows to train on.
+        since: First row after the change, where one is known; replaces a window of nearly the same
+            size.
         lasts: Sizes of windows of the newest rows.
-        half_life: Of the window that thins out old rows; None, or a short table, leaves it out.
-        fewest: The smallest window.
+        half_life: Half-life of the aged window; None, or a short table, leaves it out.
+        fewest: Rows of the smallest window; only `all` may have fewer.
     """
     changed = rows - since if since is not None and fewest <= rows - since < rows else None
     sizes = {rows: ALL}
     for size in sorted(set(lasts), reverse=True):
-        near = changed is not None and APART <= size / changed <= 1 / APART
-        if fewest <= size <= APART * min(sizes) and not near:
+        near = changed is not None and MAX_SIZE_RATIO <= size / changed <= 1 / MAX_SIZE_RATIO
+        if fewest <= size <= MAX_SIZE_RATIO * min(sizes) and not near:
             sizes[size] = f"last-{size}"
     if changed is not None:
         sizes[changed] = SINCE
@@ -87,9 +86,9 @@ def training_windows(
 
 
 def window_size(name: str, half_life: float | None) -> int | None:
-    """How many rows a window of the newest rows holds, by its name; None for any other window.
+    """Return the rows of a window of the newest rows, by its name; None for other windows.
 
-    One that thins out old rows holds about `half_life / ln 2`, however long the table is.
+    An aged window has about `half_life / ln 2` rows, however long the table is.
     """
     kind, _, count = name.partition("-")
     if kind == "last" and count.isdigit():
@@ -98,8 +97,8 @@ def window_size(name: str, half_life: float | None) -> int | None:
 
 
 def held_out_rows(rows: int, *, share: float = 0.25, fewest: int = 60, most: int = 500) -> int:
-    """How many of the newest `rows` to hold out, to choose between windows and to judge on.
+    """Return how many of the newest `rows` to hold out, to choose between windows and compare on.
 
-    Few where few have come since a change, because the model needs them more; never more than half.
+    Few where few have arrived since a change, as training needs them more; at most half.
     """
     return min(max(round(rows * share), fewest), most, rows // 2)

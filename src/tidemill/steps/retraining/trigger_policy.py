@@ -1,12 +1,13 @@
-"""What follows from a check: nothing, a trigger that reports, or one that retrains; and why.
+"""The trigger policy: what follows from a check, and why.
 
-Each thing that can be seen (drift, decay, estimate) has an `Alarm`. It is raised when enough checks
-in a row found it, and over when enough in a row did not. A raised alarm leads to one trigger; it
-leads to another only after it was over, or, where it stays, after so many new labels that there is
-more to learn from. A retraining answers for every alarm that was raised before it ended, so that no
-cause is retrained for twice.
+A check can lead to nothing, to a trigger that only reports, or to one that retrains. Each cause
+that checks can find (drift, decay, estimate) has an `Alarm`. It is raised when enough consecutive
+checks have found the cause, and over when enough consecutive checks have not. A raised alarm leads
+to one trigger, and to another only after it was over or, where it persists, after enough new labels
+that there is more to learn from. A retraining answers every alarm that was raised before it ended,
+so a cause is not retrained for twice.
 
-Nothing here reads a clock or a table: the same state, signals and facts give the same decision.
+The functions read no clock and no table: equal states, signals and contexts give equal decisions.
 """
 
 from __future__ import annotations
@@ -17,25 +18,35 @@ import msgspec
 
 from tidemill.policies import CAUSES, Cause, Retraining, seconds
 
-#: What counts for more comes first, where several causes retrain at once.
-RANK: tuple[Cause, ...] = ("decay", "estimate", "drift", "labels", "schedule")
+#: Priority of causes, where several retrain at once.
+PRIORITY: tuple[Cause, ...] = ("decay", "estimate", "drift", "labels", "schedule")
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """What one check found about one cause; `needs` such checks in a row make an alarm."""
+    """What one check found about one cause.
+
+    Attributes:
+        on: Whether the check found it.
+        needs: Number of consecutive checks that must find it to raise the alarm.
+        new_evidence: Whether it rests on rows that the last retraining did not have.
+    """
 
     cause: Cause
     on: bool
     reason: str
     needs: int = 1
-    new_evidence: bool = False  # it is about more than the last retraining knew of
+    new_evidence: bool = False
 
 
 class Alarm(msgspec.Struct, frozen=True):
     """The state of one cause.
 
-    `streak` and `calm` count checks in a row that found it and that did not; `episode` counts how
-    often it was raised anew; `answered` says that a trigger has answered for this episode.
+    Attributes:
+        streak, calm: Consecutive checks that found the cause, and that did not.
+        raised: Whether the alarm is raised.
+        episode: How often it was raised.
+        answered: Whether a trigger was opened for this episode.
+        new_evidence: As in the signal that raised it.
     """
 
     streak: int = 0
@@ -44,13 +55,13 @@ class Alarm(msgspec.Struct, frozen=True):
     episode: int = 0
     answered: bool = False
     reason: str = ""
-    new_evidence: bool = False
+    new_evidence: bool = msgspec.field(name="anew", default=False)
 
 
 class PolicyState(msgspec.Struct, frozen=True):
-    """What is remembered from check to check, for one version since it became champion.
+    """What is stored between checks, for one version since it became champion at `began`.
 
-    `began` is when that was, in seconds since the epoch.
+    `began` is in seconds since the epoch.
     """
 
     version: str
@@ -59,15 +70,15 @@ class PolicyState(msgspec.Struct, frozen=True):
 
 
 class TriggerContext(msgspec.Struct, frozen=True):
-    """What else a decision rests on.
+    """What else a decision depends on.
 
     Attributes:
         now: In seconds since the epoch.
-        retrained: When the newest trigger that retrains was opened; None when there was none.
-        new_labels: How many labels came since then, or since the version became champion.
-        active: The trigger whose retraining has not ended.
-        open: Causes with a trigger that is not closed.
-        kept: How many retrainings in a row found nothing better than this champion.
+        retrained: When the newest trigger that retrains was opened; None where there was none.
+        new_labels: Labels since then, or since the version became champion.
+        active: The id of the trigger whose retraining has not ended.
+        open: Causes with an open trigger.
+        kept: Number of consecutive retrainings after which this champion was kept.
     """
 
     now: float
@@ -79,7 +90,7 @@ class TriggerContext(msgspec.Struct, frozen=True):
 
 
 class TriggerProposal(msgspec.Struct, frozen=True):
-    """A trigger to be opened. `key` is the same for the same cause, however often it is asked."""
+    """A trigger to open; its `key` is the same however often the same cause is decided on."""
 
     cause: Cause
     key: str
@@ -88,7 +99,7 @@ class TriggerProposal(msgspec.Struct, frozen=True):
 
 
 class TriggerDecision(msgspec.Struct, frozen=True):
-    """What to do, the state after it, and a sentence for whoever asks why.
+    """The decision: triggers to open, the state after it, and why.
 
     `over` are the causes whose alarm ended with this check.
     """
@@ -100,36 +111,36 @@ class TriggerDecision(msgspec.Struct, frozen=True):
 
 
 def decide_triggers(
-    policy: Retraining, state: PolicyState, signals: Sequence[Signal], facts: TriggerContext
+    policy: Retraining, state: PolicyState, signals: Sequence[Signal], context: TriggerContext
 ) -> TriggerDecision:
-    """What follows from these signals.
+    """Decide what follows from the signals of a check.
 
-    At most one trigger that retrains is opened, and one for each cause that is only reported.
+    At most one trigger that retrains is proposed, and one for each cause that is only reported.
     """
     before = state.alarms
     alarms = dict(before)
     for signal in signals:
         alarms[signal.cause] = _next(alarms.get(signal.cause, Alarm()), signal, policy)
-    over = tuple(c for c in CAUSES if _raised(before, c) and not _raised(alarms, c))
-    if facts.active is not None:
-        alarms = {cause: _answer(alarm) for cause, alarm in alarms.items()}
+    over = tuple(c for c in CAUSES if _is_raised(before, c) and not _is_raised(alarms, c))
+    if context.active is not None:
+        alarms = {cause: _answered(alarm) for cause, alarm in alarms.items()}
     else:
-        alarms = {c: _again(c, alarm, policy, facts) for c, alarm in alarms.items()}
-    firings, why = _fire(policy, state, alarms, facts)
-    for firing in firings:
-        named = alarms if firing.retrains else {firing.cause: alarms[firing.cause]}
-        alarms |= {cause: _answer(alarm) for cause, alarm in named.items()}
-    return TriggerDecision(msgspec.structs.replace(state, alarms=alarms), why, firings, over)
+        alarms = {c: _renewed(c, alarm, policy, context) for c, alarm in alarms.items()}
+    proposals, why = _propose(policy, state, alarms, context)
+    for proposal in proposals:
+        named = alarms if proposal.retrains else {proposal.cause: alarms[proposal.cause]}
+        alarms |= {cause: _answered(alarm) for cause, alarm in named.items()}
+    return TriggerDecision(msgspec.structs.replace(state, alarms=alarms), why, proposals, over)
 
 
 def _next(alarm: Alarm, signal: Signal, policy: Retraining) -> Alarm:
     """The alarm after one more check."""
     streak = alarm.streak + 1 if signal.on else 0
     calm = 0 if signal.on else alarm.calm + 1
-    seen = msgspec.structs.replace(alarm, streak=streak, calm=calm)
+    counted = msgspec.structs.replace(alarm, streak=streak, calm=calm)
     if (not alarm.raised and streak >= signal.needs) or (signal.on and signal.new_evidence):
         return msgspec.structs.replace(
-            seen,
+            counted,
             raised=True,
             answered=False,
             episode=alarm.episode + 1,
@@ -137,126 +148,127 @@ def _next(alarm: Alarm, signal: Signal, policy: Retraining) -> Alarm:
             new_evidence=signal.new_evidence,
         )
     if alarm.raised and calm >= policy.clear_after:
-        return msgspec.structs.replace(seen, raised=False, answered=False, reason="")
+        return msgspec.structs.replace(counted, raised=False, answered=False, reason="")
     if signal.on:
-        return msgspec.structs.replace(seen, reason=signal.reason)
-    return seen
+        return msgspec.structs.replace(counted, reason=signal.reason)
+    return counted
 
 
-def _raised(alarms: dict[str, Alarm], cause: str) -> bool:
+def _is_raised(alarms: dict[str, Alarm], cause: str) -> bool:
     return cause in alarms and alarms[cause].raised
 
 
-def _answer(alarm: Alarm) -> Alarm:
+def _answered(alarm: Alarm) -> Alarm:
     return msgspec.structs.replace(alarm, answered=True) if alarm.raised else alarm
 
 
-def _again(cause: str, alarm: Alarm, policy: Retraining, facts: TriggerContext) -> Alarm:
-    """An alarm that stays becomes a new one once there is more to learn from."""
-    patience = _patience(policy, facts)
-    enough = patience is not None and facts.new_labels >= patience
+def _renewed(cause: str, alarm: Alarm, policy: Retraining, context: TriggerContext) -> Alarm:
+    """An alarm that persists becomes a new one once there is more to learn from."""
+    needed = _labels_to_retry(policy, context)
+    enough = needed is not None and context.new_labels >= needed
     if cause in policy.on and alarm.raised and alarm.answered and enough:
         return msgspec.structs.replace(alarm, answered=False, episode=alarm.episode + 1)
     return alarm
 
 
-def _patience(policy: Retraining, facts: TriggerContext) -> int | None:
-    """New labels before what led to nothing is acted on again: each time twice as many."""
+def _labels_to_retry(policy: Retraining, context: TriggerContext) -> int | None:
+    """New labels before another retraining; doubled after each that kept the champion."""
     if policy.again_after is None:
         return None
-    return policy.again_after << min(max(facts.kept - 1, 0), 5)
+    return policy.again_after << min(max(context.kept - 1, 0), 5)
 
 
-def _fire(
-    policy: Retraining, state: PolicyState, alarms: dict[str, Alarm], facts: TriggerContext
+def _propose(
+    policy: Retraining, state: PolicyState, alarms: dict[str, Alarm], context: TriggerContext
 ) -> tuple[tuple[TriggerProposal, ...], str]:
+    """The triggers to open, and why."""
     pending = {c: a for c, a in alarms.items() if a.raised and not a.answered}
-    wanted = _wanted(policy, state, pending, facts)
-    told = tuple(
+    retrainings = _retrainings(policy, state, pending, context)
+    reports = tuple(
         TriggerProposal(c, _key(c, state, str(alarms[c].episode)), False, pending[c].reason)
-        for c in RANK
-        if c in pending and c in policy.report and c not in policy.on and c not in facts.open
+        for c in PRIORITY
+        if c in pending and c in policy.report and c not in policy.on and c not in context.open
     )
-    if not wanted:
-        return told, _quiet(alarms, facts, told)
-    refusal = _refusal(policy, wanted, alarms, facts)
-    if refusal is not None:
-        return told, refusal
-    chosen = wanted[0]
-    others = ", ".join(f.cause for f in wanted[1:])
+    if not retrainings:
+        return reports, _no_retraining(alarms, context, reports)
+    obstacle = _obstacle(policy, retrainings, alarms, context)
+    if obstacle is not None:
+        return reports, obstacle
+    chosen = retrainings[0]
+    others = ", ".join(proposal.cause for proposal in retrainings[1:])
     why = f"Retrain because of {chosen.cause}: {chosen.reason}"
-    return (chosen, *told), f"{why} (also: {others})" if others else why
+    return (chosen, *reports), f"{why} (also: {others})" if others else why
 
 
-def _wanted(
-    policy: Retraining, state: PolicyState, pending: dict[str, Alarm], facts: TriggerContext
+def _retrainings(
+    policy: Retraining, state: PolicyState, pending: dict[str, Alarm], context: TriggerContext
 ) -> list[TriggerProposal]:
-    """The retrainings asked for, what counts for most first."""
+    """Every retraining that has a cause, by priority."""
     found = [
         TriggerProposal(c, _key(c, state, str(pending[c].episode)), True, pending[c].reason)
-        for c in RANK
+        for c in PRIORITY
         if c in pending and c in policy.on
     ]
-    last = state.began if facts.retrained is None else max(facts.retrained, state.began)
-    if policy.new_labels is not None and facts.new_labels >= policy.new_labels:
-        reason = f"{facts.new_labels:,} new labels came; {policy.new_labels:,} are enough."
+    last = state.began if context.retrained is None else max(context.retrained, state.began)
+    if policy.new_labels is not None and context.new_labels >= policy.new_labels:
+        reason = f"{context.new_labels:,} new labels have arrived; {policy.new_labels:,} suffice."
         found.append(TriggerProposal("labels", _key("labels", state, f"{last:.3f}"), True, reason))
-    if policy.schedule is not None and facts.now - last >= seconds(policy.schedule):
-        reason = f"It is {_spell(facts.now - last)} since the last time."
-        found.append(
-            TriggerProposal("schedule", _key("schedule", state, f"{last:.3f}"), True, reason)
-        )
-    return sorted(found, key=lambda firing: RANK.index(firing.cause))
+    if policy.schedule is not None and context.now - last >= seconds(policy.schedule):
+        reason = f"The last retraining was {_duration(context.now - last)} ago."
+        key = _key("schedule", state, f"{last:.3f}")
+        found.append(TriggerProposal("schedule", key, True, reason))
+    return sorted(found, key=lambda proposal: PRIORITY.index(proposal.cause))
 
 
-def _refusal(
+def _obstacle(
     policy: Retraining,
-    wanted: list[TriggerProposal],
+    retrainings: list[TriggerProposal],
     alarms: dict[str, Alarm],
-    facts: TriggerContext,
+    context: TriggerContext,
 ) -> str | None:
-    """Why what is wanted has to wait."""
-    cause = wanted[0].cause
-    if facts.active is not None:
-        return f"'{cause}' waits: the retraining of trigger {facts.active} has not ended."
-    if cause in facts.open:
-        return f"'{cause}' has an open trigger already."
-    patience = _patience(policy, facts)
-    known = all(f.cause in alarms and not alarms[f.cause].new_evidence for f in wanted)
-    if facts.kept and known and patience is not None and facts.new_labels < patience:
+    """Why a retraining has to wait; None where it need not."""
+    cause = retrainings[0].cause
+    if context.active is not None:
+        return f"'{cause}' waits: the retraining of trigger {context.active} has not ended."
+    if cause in context.open:
+        return f"'{cause}' already has an open trigger."
+    needed = _labels_to_retry(policy, context)
+    known = all(p.cause in alarms and not alarms[p.cause].new_evidence for p in retrainings)
+    if context.kept and known and needed is not None and context.new_labels < needed:
         return (
-            f"'{cause}' waits: the last {facts.kept} retrainings found nothing better; "
-            f"{patience - facts.new_labels:,} more labels are needed to try again."
+            f"'{cause}' waits: the last {context.kept} retrainings found nothing better; "
+            f"{needed - context.new_labels:,} more labels are needed to try again."
         )
     cooldown = seconds(policy.cooldown)
-    if facts.retrained is not None and facts.now - facts.retrained < cooldown:
-        left = cooldown - (facts.now - facts.retrained)
-        return f"'{cause}' waits: the cool-down after the last retraining ends in {_spell(left)}."
+    if context.retrained is not None and context.now - context.retrained < cooldown:
+        left = cooldown - (context.now - context.retrained)
+        return f"'{cause}' waits: the cooldown after the last retraining ends in {_duration(left)}."
     return None
 
 
-def _quiet(
-    alarms: dict[str, Alarm], facts: TriggerContext, told: tuple[TriggerProposal, ...]
+def _no_retraining(
+    alarms: dict[str, Alarm], context: TriggerContext, reports: tuple[TriggerProposal, ...]
 ) -> str:
-    if told:
-        causes = ", ".join(firing.cause for firing in told)
-        return f"Reported and not retrained for: {causes}. {told[0].reason}"
-    raised = [cause for cause in RANK if _raised(alarms, cause)]
-    if raised and facts.active is not None:
-        return f"Trigger {facts.active} is being retrained for; it answers for {', '.join(raised)}."
+    """Why no retraining is proposed."""
+    if reports:
+        causes = ", ".join(proposal.cause for proposal in reports)
+        return f"Reported without retraining: {causes}. {reports[0].reason}"
+    raised = [cause for cause in PRIORITY if _is_raised(alarms, cause)]
+    if raised and context.active is not None:
+        return f"Trigger {context.active} is being retrained for; it covers {', '.join(raised)}."
     if raised:
         return f"Nothing new: {', '.join(raised)} was acted on, and is not over."
-    growing = [c for c in RANK if c in alarms and alarms[c].streak]
+    growing = [c for c in PRIORITY if c in alarms and alarms[c].streak]
     if growing:
-        return f"Not yet: {', '.join(growing)} was found, and has to be found again."
-    return "All is well, as far as can be told."
+        return f"Not yet: {', '.join(growing)} must be found in another check."
+    return "No check has found a problem."
 
 
 def _key(cause: Cause, state: PolicyState, which: str) -> str:
     return f"{cause}:{state.version}:{state.began:.3f}:{which}"
 
 
-def _spell(span: float) -> str:
+def _duration(span: float) -> str:
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if span >= 2 * length:
             return f"{span / length:.0f} {unit}"

@@ -113,7 +113,7 @@ def sample(milliseconds: float, wrong: int, of: int = 400, answers: int = 400) -
 def test_a_slow_or_wrong_canary_goes() -> None:
     policy = Challenge(max_latency=2.0)
     assert check_canary(policy, sample(1.0, 20), sample(1.0, 20)) is None
-    assert "95th percentile" in str(check_canary(policy, sample(2.1, 20), sample(1.0, 20)))
+    assert "p95 latency" in str(check_canary(policy, sample(2.1, 20), sample(1.0, 20)))
     assert "mean loss" in str(check_canary(policy, sample(1.0, 100), sample(1.0, 20)))
     assert check_canary(Challenge(tolerance=0.3), sample(1.0, 100), sample(1.0, 20)) is None
 

@@ -289,7 +289,7 @@ def test_the_champion_is_not_tried_against_itself(
     verdict = promote(project, registry, "m")
     assert not verdict.promoted
     assert "has the best accuracy: 0.9" in verdict.reasons[0]
-    with pytest.raises(ConflictError, match="champion already"):
+    with pytest.raises(ConflictError, match="already the champion"):
         promote(project, registry, "m", version=1)
 
 
@@ -365,7 +365,7 @@ def test_unknown_models_versions_and_metrics_are_said_to_be(
 ) -> None:
     with pytest.raises(NotFoundError, match="no model 'other'"):
         promote(project, registry, "other")
-    with pytest.raises(NotFoundError, match="has the metric accuracy"):
+    with pytest.raises(NotFoundError, match="has a recorded metric accuracy"):
         promote(project, registry, "m")
     register()
     with pytest.raises(NotFoundError, match="no version 7"):
@@ -390,7 +390,7 @@ def test_minimum_metrics_and_parity_are_checked_for_the_first_version_too(
     strict = project_of(rows(), gate=Gate(metric="accuracy", minimum={"accuracy": 0.8}))
     verdict = promote(strict, registry, "m")
     assert not verdict.promoted
-    assert "at least 0.8 is asked" in verdict.reasons[0]
+    assert "at least 0.8 is required" in verdict.reasons[0]
     register(BEST, parity=None)
     assert "never compared" in promote(strict, registry, "m", version=2).reasons[0]
     assert champion(registry) is None
@@ -510,7 +510,7 @@ def test_rows_the_champion_learned_from_are_left_out_after_the_data_grew(
     assert len(learned) > 0, "the split moved a little, as it does"
     assert verdict.rows <= len(new.test) - len(learned)
     assert verdict.rows > 0.8 * len(new.test)
-    assert any("had learned from them" in note for note in verdict.notes)
+    assert any("was trained on them" in note for note in verdict.notes)
     assert verdict.promoted
 
 
@@ -520,7 +520,7 @@ def test_a_champion_of_unknown_rows_is_noted(registry: Registry, register: Regis
     register(BEST, 0.9, data=after)
     verdict = promote(after, registry, "m")
     assert verdict.promoted
-    assert any("not known which rows it held out" in note for note in verdict.notes)
+    assert any("which rows it held out is unknown" in note for note in verdict.notes)
 
 
 def test_too_few_fresh_rows_keep_the_gate_shut(registry: Registry, register: Register) -> None:

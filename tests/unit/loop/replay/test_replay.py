@@ -208,7 +208,7 @@ def test_a_report_holds_all_in_one_page(tmp_path: Path) -> None:
                     retrainings=[50], seconds=2.0)  # fmt: skip
     alone = Baseline("left alone", truth[60:] + 1.0)
     report = make_report(record, staged, ReplayPace(), [alone], source="rows.csv")
-    loop, other = report.courses
+    loop, other = report.strategies
     assert (loop.loss, other.loss) == (0.0, 1.0)
     assert loop.metrics["r2"] == 1.0
     paths = report.write(tmp_path / "out")

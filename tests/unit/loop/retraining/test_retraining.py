@@ -272,13 +272,13 @@ def returned(harbour: Harbour, serving: str) -> str | None:
         platform.contests,
     )  # fmt: skip
     with httpx.Client() as client:
-        staged: Any = SimpleNamespace(project=platform.projects.get("tides").project)
+        setup: Any = SimpleNamespace(project=platform.projects.get("tides").project)
         signature: Any = None
         player = ReplayPlayer(
-            staged, ReplayPace(), client, stores, signature, store=lambda: None, look=lambda: None,
-            champion=lambda: serving,
+            setup, ReplayPace(), client, stores, signature, ingest=lambda: None,
+            check=lambda: None, champion=lambda: serving,
         )  # fmt: skip
-        return player._back()
+        return player._restored()
 
 
 def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:

@@ -143,14 +143,14 @@ def test_minimum_metrics_hold_for_every_version_and_point_the_right_way() -> Non
     rule = gate(minimum={"accuracy": 0.95, "f1_score": 0.85})
     verdict = judge(wrong_in(*range(100)), None, rule)
     assert not verdict.passed
-    assert verdict.reasons == ("accuracy is 0.9; at least 0.95 is asked.",)
+    assert verdict.reasons == ("accuracy is 0.9; at least 0.95 is required.",)
     assert not verdict.minimum["accuracy"].holds
     assert verdict.minimum["f1_score"].holds
     y = np.arange(100.0)
     rule = Gate(metric="rmse", minimum={"rmse": 1.0})
     assert evaluate_gate(off_by(0.9, y), None, y, rule, "regression").passed
     above = evaluate_gate(off_by(1.1, y), None, y, rule, "regression")
-    assert above.reasons == ("rmse is 1.1; at most 1 is asked.",)
+    assert above.reasons == ("rmse is 1.1; at most 1 is required.",)
 
 
 def test_a_minimum_that_cannot_be_computed_does_not_hold() -> None:
@@ -184,7 +184,7 @@ def test_a_latency_budget_is_kept_or_the_gate_stays_shut() -> None:
     rule = gate(max_latency_ms=1.0)
     assert judge(wrong_in(latency_ms=0.5), None, rule).passed
     slow = judge(wrong_in(latency_ms=2.5), None, rule)
-    assert slow.reasons == ("One row takes 2.5 ms; at most 1 ms is asked.",)
+    assert slow.reasons == ("One row takes 2.5 ms; at most 1 ms is allowed.",)
     assert not judge(wrong_in(latency_ms=None), None, rule).passed
     assert judge(wrong_in(latency_ms=2.5), None).passed, "without a budget it is only recorded"
 
@@ -237,10 +237,10 @@ def test_a_champion_without_probabilities_cannot_be_beaten_on_them() -> None:
 def test_no_rows_or_a_metric_of_the_other_task_is_an_error() -> None:
     with pytest.raises(GateError, match="no held-out rows"):
         evaluate_gate(wrong_in(), None, TRUTH[:0], gate(), "classification")
-    with pytest.raises(GateError, match="'rmse' is none of classification"):
+    with pytest.raises(GateError, match="'rmse' is not a metric of classification"):
         judge(wrong_in(), None, Gate(metric="rmse"))
     y, rule = np.arange(3.0), Gate(minimum={"f1_score": 0.5})
-    with pytest.raises(GateError, match="'f1_score' is none of regression"):
+    with pytest.raises(GateError, match="'f1_score' is not a metric of regression"):
         evaluate_gate(off_by(1, y), None, y, rule, "regression")
 
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from tidemill.errors import DataError
 from tidemill.project import Candidate, Project
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback, cut_at
-from tidemill.steps.retraining.training_windows import FEWEST, held_out_rows, training_windows
+from tidemill.steps.retraining.training_windows import MIN_ROWS, held_out_rows, training_windows
 
 
 @given(st.integers(1, 60_000), st.one_of(st.none(), st.integers(0, 60_000)))
@@ -23,8 +23,8 @@ def test_windows_end_with_the_newest_row_and_are_apart(rows: int, since: int | N
     assert {window.end for window in found} == {rows}
     sizes = [w.end - w.start for w in found if w.half_life is None]
     assert sizes == sorted(sizes, reverse=True)
-    assert all(size >= FEWEST for size in sizes[1:])
-    changed = since is not None and FEWEST <= rows - since < rows
+    assert all(size >= MIN_ROWS for size in sizes[1:])
+    changed = since is not None and MIN_ROWS <= rows - since < rows
     assert ("since" in {w.name for w in found}) == changed
 
 

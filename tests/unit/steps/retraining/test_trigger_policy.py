@@ -1,4 +1,4 @@
-"""What follows from checks: hysteresis, cool-down, one trigger a cause, and why."""
+"""What follows from checks: hysteresis, cooldown, one trigger a cause, and why."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_cool_down_holds_back_what_is_then_done() -> None:
     policy = Retraining(cooldown="1h")
     held = decide_triggers(policy, START, [found()], TriggerContext(10_000.0, retrained=9_000.0))
     assert held.proposals == ()
-    assert "cool-down" in held.why
+    assert "cooldown" in held.why
     assert "43 minutes" in held.why
     later = decide_triggers(policy, held.state, [], TriggerContext(13_000.0, retrained=9_000.0))
     assert [f.cause for f in later.proposals] == ["decay"]
@@ -193,7 +193,7 @@ class World:
 
 @given(policies, steps)
 def test_whatever_happens(policy: Retraining, steps: Any) -> None:
-    """No second retraining beside one, none within the cool-down, no cause key twice, no cause that
+    """No second retraining beside one, none within the cooldown, no cause key twice, no cause that
     has an open trigger, and none that the policy does not name."""
     world, state = World(), START
     for found_now, pause, labels, ends in steps:

@@ -46,7 +46,7 @@ def test_a_cause_is_acted_on_once_however_often_it_is_found(store: Triggers) -> 
     with pytest.raises(ConflictError, match=first.id):
         store.open(decay())
     store.close(first.id, "kept champion")
-    with pytest.raises(ConflictError, match="for this cause before"):
+    with pytest.raises(ConflictError, match="has had a trigger for this cause"):
         store.open(decay())
     assert store.open(decay("decay:3:2")).state == "open"
 
