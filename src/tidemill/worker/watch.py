@@ -1,6 +1,6 @@
-"""The process that watches: `python -m tidemill.worker.watch [MODEL ...] [--every SECONDS]`.
+"""The monitor's process: `python -m tidemill.worker.watch [MODEL ...] [--every SECONDS]`.
 
-A database that is away is waited for; everything else is told once and tried again.
+It waits for an unavailable database; other errors are logged once and retried.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ PAUSE_SECONDS = 5.0
 
 @contextmanager
 def webhook_delivery(platform: Platform) -> Iterator[WebhookSender | None]:
-    """Notices are delivered beside the block, in a thread of their own, where a hook is set."""
+    """Deliver webhook events in a thread during the block, if a webhook is configured."""
     settings = platform.settings
     if settings.webhook_url is None:
         yield None
         return
     secret = settings.webhook_secret
-    hook = WebhookTarget(settings.webhook_url, secret.get_secret_value() if secret else None)
-    courier, stop = WebhookSender(platform.database, hook), threading.Event()
-    thread = threading.Thread(target=courier.run, args=(stop,), name="courier", daemon=True)
+    target = WebhookTarget(settings.webhook_url, secret.get_secret_value() if secret else None)
+    sender, stop = WebhookSender(platform.database, target), threading.Event()
+    thread = threading.Thread(target=sender.run, args=(stop,), name="webhook", daemon=True)
     thread.start()
     try:
-        yield courier
+        yield sender
     finally:
         stop.set()
         thread.join(timeout=PAUSE_SECONDS)
@@ -48,12 +48,12 @@ def watch(
     models: Sequence[str] = (),
     every: float | None = None,
 ) -> None:
-    """Watch until `stop` is set."""
+    """Check models until `stop` is set."""
     while not stop.is_set():
         try:
             platform = Platform.open(settings)
         except (SettingsError, UnavailableError) as error:
-            logger.warning("watching waits for its database: %s", error)
+            logger.warning("monitoring waits for the database: %s", error)
             stop.wait(PAUSE_SECONDS)
             continue
         try:
@@ -64,10 +64,10 @@ def watch(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Watch until SIGTERM or SIGINT; what the settings say holds."""
+    """Check models until SIGTERM or SIGINT, with the settings of the environment."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker.watch")
-    parser.add_argument("models", nargs="*", help="which models; nothing means all")
-    parser.add_argument("--every", type=float, help="seconds between two looks at each model")
+    parser.add_argument("models", nargs="*", help="the models to check; default: all")
+    parser.add_argument("--every", type=float, help="seconds between two checks of a model")
     given = parser.parse_args(arguments)
     settings = Settings()
     logs.configure(

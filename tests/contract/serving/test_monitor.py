@@ -117,7 +117,7 @@ def test_a_server_that_goes_down_is_reported(start: Start, shelf: Path, home: Pa
         elif looks[-1:] == [False] and not looks[-2]:
             stop.set()
 
-    found = monitor_api(prober, every=0.01, seconds=None, stop=stop, tell=tell)
+    found = monitor_api(prober, every=0.01, seconds=None, stop=stop, on_probes=tell)
     prober.close()
     summary = write_reports(home.parent / "out", url, found, prober.versions)
     assert looks == [True, False, False]
@@ -174,15 +174,15 @@ def test_the_plot_marks_failures(tmp_path: Path) -> None:
 
 def test_findings_are_stored_once_the_database_is_reachable(database: Database) -> None:
     nowhere = Database(f"postgresql://me@127.0.0.1:{free_port()}/x")
-    keeper = ProbeBuffer(ApiProbes(nowhere))
-    keeper.keep([probe(1, True)])
-    assert len(keeper.waiting) == 1
+    buffer = ProbeBuffer(ApiProbes(nowhere))
+    buffer.add([probe(1, True)])
+    assert len(buffer.pending) == 1
     nowhere.close()
-    keeper._results = ApiProbes(database)
-    keeper.keep([probe(2, False)])
+    buffer._results = ApiProbes(database)
+    buffer.add([probe(2, False)])
     page = ApiProbes(database).page(probe="health")
     assert [row["time"] for row in page.items] == [2.0, 1.0]
-    assert keeper.waiting == []
+    assert buffer.pending == []
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:y", ""])

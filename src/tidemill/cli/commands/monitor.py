@@ -67,13 +67,13 @@ def monitor(
     with contextlib.closing(prober), _store(settings) as store, stop_event() as stop:
 
         def on_round(probes: Sequence[Probe]) -> None:
-            store.keep(probes)
+            store.add(probes)
             if not as_json:
                 _print(probes)
 
         terminal.err.print(f"Probing {prober.url}. Ctrl-C stops it.", markup=False)
         found = api_monitor.monitor_api(
-            prober, every=interval, seconds=seconds, stop=stop, tell=on_round
+            prober, every=interval, seconds=seconds, stop=stop, on_probes=on_round
         )
         summary = write_reports(reports, prober.url, found, prober.versions)
     if as_json:
@@ -111,7 +111,7 @@ def _store(settings: Settings) -> Iterator[ProbeBuffer]:
     with contextlib.closing(database):
         store = ProbeBuffer(ApiProbes(database))
         yield store
-        store.keep([])
+        store.add([])
 
 
 def _print(probes: Sequence[Probe]) -> None:

@@ -1,4 +1,6 @@
-"""The monitor: probes an API at a steady pace, and reports how it did.
+"""The API monitor: probe an API at a fixed interval.
+
+`tidemill.loop.monitoring.api_monitor_report` reports on the probes:
 
 reports/api_monitoring_report.png     latency and failures over time
 reports/monitoring_summary.json       availability, latency, outages, versions seen
@@ -24,24 +26,24 @@ def monitor_api(
     every: float,
     seconds: float | None,
     stop: threading.Event,
-    tell: Callable[[Sequence[Probe]], None],
+    on_probes: Callable[[Sequence[Probe]], None],
 ) -> list[Probe]:
-    """Probe every few seconds, at a pace that slow answers do not shift.
+    """Probe every `every` seconds; slow responses do not shift later probes.
 
     Args:
-        seconds: For how long; None means until `stop`.
-        tell: Hears of each look.
+        seconds: Duration; None means until `stop`.
+        on_probes: Called with the probes of each round.
 
     Returns:
-        Everything that was found, oldest first.
+        All probes, oldest first.
     """
     found: list[Probe] = []
     began = time.monotonic()
     due = began
     while not stop.is_set():
-        look = prober.probe_all()
-        found += look
-        tell(look)
+        probes = prober.probe_all()
+        found += probes
+        on_probes(probes)
         due = max(due + every, time.monotonic())
         if seconds is not None and due - began >= seconds:
             break
@@ -50,20 +52,20 @@ def monitor_api(
 
 
 class ProbeBuffer:
-    """Keeps findings in the database, and those of a time without it until it is back."""
+    """Stores probes in the database; keeps them in memory during an outage."""
 
     def __init__(self, results: ApiProbes | None) -> None:
         self._results = results
-        self.waiting: list[Probe] = []
+        self.pending: list[Probe] = []
 
-    def keep(self, probes: Sequence[Probe]) -> None:
-        """Store these, and what waits."""
-        self.waiting += probes
+    def add(self, probes: Sequence[Probe]) -> None:
+        """Store these probes and the pending ones."""
+        self.pending += probes
         if self._results is None:
             return
         try:
-            self._results.add(self.waiting)
+            self._results.add(self.pending)
         except UnavailableError as error:
-            logger.warning("%d findings wait for the database: %s", len(self.waiting), error)
+            logger.warning("%d probes wait for the database: %s", len(self.pending), error)
         else:
-            self.waiting = []
+            self.pending = []

@@ -1,4 +1,4 @@
-"""The monitor's reports. Importing matplotlib takes seconds, so this is for the end of a watch.
+"""Reports of the API monitor, in a module of their own as importing matplotlib takes seconds.
 
 reports/api_monitoring_report.png     latency and failures over time
 reports/monitoring_summary.json       availability, latency, outages, versions seen
@@ -24,7 +24,7 @@ MOST_ERRORS = 5
 
 
 def summarise(url: str, probes: Sequence[Probe], versions: dict[str, list[str]]) -> dict[str, Any]:
-    """Everything that was found, as a JSON object."""
+    """Summarise probes as a JSON object."""
     kinds = list(dict.fromkeys(name_of(url, probe) for probe in probes))
     by_kind = {kind: [p for p in probes if name_of(url, p) == kind] for kind in kinds}
     return {
@@ -42,7 +42,7 @@ def summarise(url: str, probes: Sequence[Probe], versions: dict[str, list[str]])
 def write_reports(
     folder: Path, url: str, probes: Sequence[Probe], versions: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """Write the picture and the summary; gives the summary."""
+    """Write the picture and the summary; return the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarise(url, probes, versions)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
@@ -60,7 +60,7 @@ def write_reports(
 
 
 def name_of(url: str, probe: Probe) -> str:
-    """A probe's name in reports: predictions are told apart by their model."""
+    """Return a probe's name in reports; predictions have the model's name."""
     if probe.probe != "predict":
         return probe.probe
     return f"predict {probe.target.removeprefix(f'{url}/models/').removesuffix('/predict')}"
@@ -83,7 +83,7 @@ def _figures(probes: Sequence[Probe]) -> dict[str, Any]:
 
 
 def _outages(kind: str, probes: Sequence[Probe]) -> list[dict[str, Any]]:
-    """Runs of failures: from the first that failed to the first that did not, or the end."""
+    """Runs of failures: from the first failure to the next success, or the last probe."""
     found: list[dict[str, Any]] = []
     first: Probe | None = None
     for probe in probes:

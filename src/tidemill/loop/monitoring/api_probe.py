@@ -1,4 +1,4 @@
-"""Asks an API whether it is well: health, readiness, and a prediction of each model."""
+"""Probe an API: health, readiness, and a prediction of each model."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tidemill.errors import InputError
 from tidemill.stores.monitoring.api_probes import Probe
 from tidemill.stores.predictions.prediction_rows import PROBE_PREFIX
 
-MOST_ERROR = 300
-FAULTS = (httpx.HTTPError, httpx.InvalidURL, ValueError)  # of a connection, or of its JSON
+MAX_ERROR = 300  # characters
+ERRORS = (httpx.HTTPError, httpx.InvalidURL, ValueError)  # of the connection, or of its JSON
 
 
 class ApiProber:
-    """One API under watch. Close it when done.
+    """A monitored API. Close it when done.
 
-    Predictions use the example that `/schema` gives. They carry a request id by which ingest tells
-    them from real traffic, so that they are in nobody's window.
+    Predictions use the example in `/schema`. Their request ids mark them as probes, so that no
+    monitoring window has them.
 
     Args:
-        url: Where the API is, such as http://127.0.0.1:8000.
+        url: Of the API, such as http://127.0.0.1:8000.
         key: An API key with the scope predict.
-        models: The models to ask; () means all that are served.
-        timeout: Seconds to wait for an answer.
+        models: The models to predict with; () means all that are served.
+        timeout: Seconds to wait for a response.
 
     Raises:
-        InputError: The URL is none.
+        InputError: The URL is invalid.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ApiProber:
         parsed = _parsed(self.url)
         if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
             raise InputError(
-                f"'{url}' is no address of an API.", field="url", expected="http://HOST:PORT"
+                f"'{url}' is not the URL of an API.", field="url", expected="http://HOST:PORT"
             )
         self._client = httpx.Client(
             timeout=timeout, headers={} if key is None else {"X-API-Key": key}
@@ -51,7 +51,7 @@ class ApiProber:
         self.versions: dict[str, list[str]] = {}
 
     def probe_all(self) -> list[Probe]:
-        """Ask everything once; a server that does not answer is a finding, no error."""
+        """Send every probe once; a server that does not respond is a failed probe, not an error."""
         found = [self._ask("health", "/health", _is_ok), self._ask("ready", "/ready", _is_served)]
         return found + [self._predict(model) for model in self._names(found[0].healthy)]
 
@@ -59,28 +59,28 @@ class ApiProber:
         self._client.close()
 
     def _names(self, there: bool) -> Sequence[str]:
-        """The models to ask; those that were served last, while nobody can be asked."""
+        """The models to predict with; during an outage, those served last."""
         if self._models or not there:
             return self._models or tuple(self._examples)
         try:
             answer = self._client.get(f"{self.url}/info").raise_for_status().json()
             return [str(model["name"]) for model in answer["models"]]
-        except (*FAULTS, KeyError, TypeError):
+        except (*ERRORS, KeyError, TypeError):
             return tuple(self._examples)
 
     def _predict(self, model: str) -> Probe:
         path = f"/models/{quote(model, safe='')}"
         if model not in self._examples:
-            problem = self._learn(model, f"{path}/schema")
+            problem = self._fetch_example(model, f"{path}/schema")
             if problem is not None:
                 return Probe(time.time(), f"{self.url}{path}/predict", "predict", False, *problem)
         found = self._ask("predict", f"{path}/predict", self._is_answer, self._examples[model])
         if found.status == 422:
-            del self._examples[model]  # another version may take another form
+            del self._examples[model]  # another version may need another example
         return found
 
-    def _learn(self, model: str, path: str) -> tuple[int | None, float | None, str] | None:
-        """Find a request that the model takes; what was wrong where there is none."""
+    def _fetch_example(self, model: str, path: str) -> tuple[int | None, float | None, str] | None:
+        """Fetch a request that the model accepts; return what went wrong, if anything."""
         started = time.perf_counter()
         status = None
         try:
@@ -97,7 +97,7 @@ class ApiProber:
             StopIteration,
         ) as error:
             spent = 1000 * (time.perf_counter() - started)
-            return status, spent, f"no example at {path}: {_said(error)}"
+            return status, spent, f"no example at {path}: {_error_text(error)}"
         return None
 
     def _ask(self, probe: str, path: str, fits: Any, body: Any = None) -> Probe:
@@ -106,9 +106,9 @@ class ApiProber:
         try:
             answer = self._send(path, body)
             status = answer.status_code
-            error = None if status == 200 and fits(answer.json()) else _complaint(answer)
-        except FAULTS as problem:
-            error = _said(problem)
+            error = None if status == 200 and fits(answer.json()) else _error_detail(answer)
+        except ERRORS as problem:
+            error = _error_text(problem)
         spent = 1000 * (time.perf_counter() - started)
         return Probe(at, f"{self.url}{path}", probe, error is None, status, spent, error)
 
@@ -119,7 +119,7 @@ class ApiProber:
         return self._client.post(f"{self.url}{path}", json=body, headers=headers)
 
     def _is_answer(self, answer: Any) -> bool:
-        """Whether it is a prediction; its version is remembered."""
+        """Whether it is a prediction; its version is recorded."""
         if not isinstance(answer, dict) or not {"prediction", "predictions"} & answer.keys():
             return False
         versions = self.versions.setdefault(str(answer.get("model")), [])
@@ -143,14 +143,14 @@ def _is_served(answer: Any) -> bool:
     return isinstance(answer, dict) and answer.get("status") in ("ready", "degraded")
 
 
-def _complaint(answer: httpx.Response) -> str:
-    """What a refusal says of itself."""
+def _error_detail(answer: httpx.Response) -> str:
+    """The detail of an error response."""
     try:
         detail = answer.json()["detail"]
     except (ValueError, LookupError, TypeError):
         detail = answer.text
-    return f"{answer.status_code}: {detail}"[:MOST_ERROR].replace("\0", "")
+    return f"{answer.status_code}: {detail}"[:MAX_ERROR].replace("\0", "")
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:MOST_ERROR].replace("\0", "")
+def _error_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:MAX_ERROR].replace("\0", "")

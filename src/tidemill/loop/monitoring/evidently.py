@@ -1,6 +1,6 @@
-"""Evidently's data drift report on the window that a report of ours is about.
+"""Evidently's data drift report on a checked window.
 
-An optional extra: `pip install 'tidemill[evidently]'`, which asks for a pandas below 3.
+It is an optional extra, `pip install 'tidemill[evidently]'`, which needs a pandas below 3.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def write_evidently(
     watcher: Watcher,
-    watching: MonitoringResults,
+    results: MonitoringResults,
     model: str,
     beside: Path,
     window: int | None = None,
@@ -27,12 +27,12 @@ def write_evidently(
     """Write `<beside>.evidently.html` on the same rows, with the profile's sample as reference.
 
     Raises:
-        NotFoundError: The window was never checked, or its rows are no longer stored.
+        NotFoundError: The window was not checked, or its rows are no longer stored.
         ProjectError: Evidently is not installed.
     """
     from tidemill.loop.monitoring.report import find_window
 
-    row = find_window(watching, model, window)
+    row = find_window(results, model, window)
     if row is None:
         raise NotFoundError(f"No window of '{model}' was checked yet.")
     found = watcher.predictions.window(
@@ -47,11 +47,11 @@ def write_evidently(
         raise NotFoundError(f"The inputs of window {row['id']} of '{model}' are not stored.")
     names = [name for name in reference.columns if name in found.frame]
     path = beside.with_name(f"{beside.stem}.evidently.html")
-    draw(reference[names], found.frame[names], path)
+    write_drift_preset(reference[names], found.frame[names], path)
     return path
 
 
-def draw(reference: pd.DataFrame, window: pd.DataFrame, path: Path) -> None:
+def write_drift_preset(reference: pd.DataFrame, window: pd.DataFrame, path: Path) -> None:
     """Write the report of Evidently's data drift preset, with its defaults.
 
     Raises:
@@ -60,7 +60,7 @@ def draw(reference: pd.DataFrame, window: pd.DataFrame, path: Path) -> None:
     try:
         from evidently import Report
         from evidently.presets import DataDriftPreset
-    except Exception as error:  # it fails in many ways with versions that it does not know
+    except Exception as error:  # its import fails in many ways with unsupported versions
         raise ProjectError(
             f"Evidently cannot be used: {type(error).__name__}: {error}",
             remedy="Install it with `pip install 'tidemill[evidently]'`.",
@@ -69,6 +69,6 @@ def draw(reference: pd.DataFrame, window: pd.DataFrame, path: Path) -> None:
 
 
 def _sample(profile: dict[str, Any]) -> pd.DataFrame:
-    """The training rows that the profile keeps."""
+    """The training rows in the profile's sample."""
     columns = {n: entry["sample"] for n, entry in profile["columns"].items() if "sample" in entry}
     return pd.DataFrame(columns)

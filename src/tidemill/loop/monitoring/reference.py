@@ -1,6 +1,6 @@
-"""The champion as monitoring needs it: its version, and what its bundle remembers of training.
+"""The champion's version, signature and profile, which live rows are compared with.
 
-The shelf has the bundle on a machine that serves; elsewhere it is fetched from the registry once.
+A machine that serves has the bundle on its shelf; elsewhere it is fetched from the registry once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tidemill.steps.decay.holdout import Holdout, read_holdout
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import CHAMPION
 
-#: So many champions' profiles are kept in memory: they are up to a megabyte each.
-KEPT = 32
+#: Champions whose profiles, of up to a megabyte each, are cached.
+CACHED = 32
 
 
 @dataclass(frozen=True)
 class ChampionReference:
-    """What a champion's live rows are compared with."""
+    """A champion, to compare its live rows with."""
 
     model: str
     version: str
@@ -39,23 +39,23 @@ class ChampionReference:
 
 
 class ChampionReferences:
-    """Finds champions, and keeps what was read of each bundle.
+    """Finds champions, and caches what was read from their bundles.
 
     Args:
-        registry: Asked for a model that is not on the shelf; called when first needed.
+        registry: Returns the registry, for models that are not on the shelf.
     """
 
     def __init__(self, shelf: Path, registry: Callable[[], Registry]) -> None:
         self._shelf = shelf
         self._registry = registry
-        self._held: dict[tuple[str, str, str], ChampionReference] = {}
+        self._cache: dict[tuple[str, str, str], ChampionReference] = {}
 
     def of(self, model: str) -> ChampionReference:
-        """The model's champion.
+        """Return the model's champion.
 
         Raises:
             NotFoundError: There is no such model, or it has no champion with a bundle.
-            BundleError: Its bundle is not intact.
+            BundleError: Its bundle is damaged.
             UnavailableError: It is not on the shelf, and MLflow cannot be reached.
         """
         placed = self._placed(model)
@@ -76,20 +76,20 @@ class ChampionReferences:
                 f"'{model}' has no champion to compare with.",
                 remedy=f"Promote a version with `tidemill promote {model}`.",
             )
-        held = self._held.get((model, version.number, version.digest))
-        if held is not None:
-            return held
+        cached = self._cache.get((model, version.number, version.digest))
+        if cached is not None:
+            return cached
         with tempfile.TemporaryDirectory(prefix="tidemill-watch-") as scratch:
             fetched = self._registry().fetch_bundle(version, Path(scratch))
             return self._read(model, version.number, version.digest, fetched.path)
 
     def _read(self, model: str, version: str, digest: str, folder: Path) -> ChampionReference:
         key = (model, version, digest)
-        if key not in self._held:
+        if key not in self._cache:
             found = bundle.read(folder, digest=digest)
-            while len(self._held) >= KEPT:
-                self._held.pop(next(iter(self._held)))
-            self._held[key] = ChampionReference(
+            while len(self._cache) >= CACHED:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = ChampionReference(
                 model, version, digest, found.signature, found.profile()
             )
-        return self._held[key]
+        return self._cache[key]

@@ -1,0 +1,3 @@
+"""Drift tests of a monitoring window against the training profile: pure functions on arrays.
+
+Called by `loop/monitoring`; `loop/training` makes profiles. Decay is in `steps/decay`."""

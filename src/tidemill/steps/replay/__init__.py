@@ -1,0 +1,1 @@
+"""The comparison of strategies in a replay. Called by `loop/replay`; plots are in `steps/plots`."""

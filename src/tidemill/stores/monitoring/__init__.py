@@ -1,0 +1,3 @@
+"""Tables of monitoring: check results and state, triggers, the webhook outbox, API probes.
+
+Used by `loop/monitoring`, `loop/retraining`, `api` and `console`."""

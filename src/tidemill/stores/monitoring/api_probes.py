@@ -1,4 +1,4 @@
-"""What probes of an API found, kept in `monitor_results`."""
+"""Probes of APIs, stored in the table `monitor_results`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tidemill.stores.database.tables import monitor_results
 
 @dataclass(frozen=True)
 class Probe:
-    """One request to an API, and how it was answered.
+    """One request to an API, and its response.
 
     Attributes:
         time: When it was sent, in seconds since the epoch.
-        target: The address asked.
+        target: The URL.
         probe: health, ready or predict.
-        healthy: Whether the answer was what it should be.
-        status: HTTP status; None where there was no answer.
-        milliseconds: Until the answer was read, or nobody waited any longer.
+        healthy: Whether the response was as expected.
+        status: HTTP status; None without a response.
+        milliseconds: Until the response was read, or the request timed out.
         error: What was wrong.
     """
 
@@ -37,16 +37,16 @@ class Probe:
 
 
 class ApiProbes:
-    """The table."""
+    """The table `monitor_results` in one database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, probes: Sequence[Probe]) -> None:
-        """Keep what was found.
+        """Store probes.
 
         Raises:
-            UnavailableError: The database cannot be reached; nothing was kept.
+            UnavailableError: The database cannot be reached; nothing was stored.
         """
         if probes:
             with self._database.write() as connection:
@@ -61,7 +61,7 @@ class ApiProbes:
         limit: int = 50,
         cursor: str | None = None,
     ) -> ResultPage[dict[str, Any]]:
-        """What was found, newest first."""
+        """Return a page of probes, newest first."""
         table = monitor_results.c
         wanted = {table.target: target, table.probe: probe}
         where = [column == value for column, value in wanted.items() if value is not None]

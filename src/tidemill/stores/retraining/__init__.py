@@ -1,0 +1,1 @@
+"""The table of contests. Used by `loop/retraining`, `api` and `console`."""

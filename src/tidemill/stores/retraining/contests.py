@@ -1,6 +1,6 @@
-"""Contests: which versions compete with a champion, on which rows, and what came of it.
+"""Contests: which versions compete with a champion, on which rows, and the result.
 
-A model has one open contest at most, and a job opens one contest however often it is tried.
+A model has at most one open contest, and a job opens one contest however often it is retried.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tidemill.stores.database.tables import contests
 
 State = Literal["open", "won", "kept"]
 
-#: Under this name what came of a winner's probation stays with the decision.
+#: Key of the decision under which the result of the winner's probation is stored.
 PROBATION = "probation"
 
 
 class ContestChallenger(msgspec.Struct, frozen=True):
-    """A version that competes: what it learned from; a former champion learned nothing new."""
+    """A version that competes, and its training window; a former champion was not retrained."""
 
     version: str
     window: str
@@ -38,13 +38,13 @@ class ContestChallenger(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class NewContest:
-    """What is to be opened.
+    """A contest to open.
 
     Attributes:
         champion: The version to beat.
-        cut: No challenger learned from predictions made from then on (seconds since the epoch).
-        changed: When things probably changed; None where nothing says so.
-        learned: How many labelled rows there were since the change, or in all.
+        cut: No challenger was trained on predictions made from then on (seconds since the epoch).
+        changed: The change point; None where no change is known.
+        learned: Number of labelled rows since the change, or in all.
         scale: The absolute error that counts as a loss of 1; 1 for classifiers.
     """
 
@@ -61,7 +61,7 @@ class NewContest:
 
 @dataclass(frozen=True)
 class ContestRow(NewContest):
-    """One row; `rows` is how many labelled rows were judged, `decision` what they came to."""
+    """A row of the table; `rows` labelled rows led to `decision`."""
 
     id: str = ""
     opened: float = 0.0
@@ -73,12 +73,12 @@ class ContestRow(NewContest):
 
     @property
     def probation(self) -> Mapping[str, Any] | None:
-        """What came of the time after a promotion; None before it is over."""
+        """The result of the probation after a promotion; None before it is over."""
         return (self.decision or {}).get(PROBATION)
 
     @property
     def resulting_champion(self) -> str | None:
-        """Who came out of it as champion: the winner, unless the last champion is back since."""
+        """The champion after the contest: the winner, unless the former champion has returned."""
         back = self.probation is not None and self.probation["state"] == "back"
         return self.champion if back or self.state == "kept" else self.winner
 
@@ -93,7 +93,7 @@ class Contests:
         self._database = database
 
     def open(self, new: NewContest) -> ContestRow:
-        """Open a contest; a job that has opened one gets that one again.
+        """Open a contest; a job that has opened one gets that one.
 
         Raises:
             ConflictError: The model has an open contest.
@@ -117,23 +117,19 @@ class Contests:
         return found
 
     def by_job(self, job_id: str) -> ContestRow | None:
-        """The contest that a job opened."""
+        """Return the contest that a job opened."""
         return self._first(contests.c.job_id == job_id)
 
-    def of_trigger(self, trigger_id: str) -> ContestRow | None:
-        """The newest contest of a trigger."""
-        return self._first(contests.c.trigger_id == trigger_id)
-
     def opened(self, model: str) -> ContestRow | None:
-        """The model's open contest."""
+        """Return the model's open contest."""
         return self._first(contests.c.model == model, contests.c.closed.is_(None))
 
     def newest(self, model: str) -> ContestRow | None:
-        """The model's newest contest, open or not."""
+        """Return the model's newest contest, open or not."""
         return self._first(contests.c.model == model)
 
     def record_progress(self, contest_id: str, rows: int, decision: Mapping[str, Any]) -> None:
-        """Keep how an open contest stands."""
+        """Store the present decision of an open contest."""
         self._change(contest_id, {"rows": rows, "decision": json_safe(dict(decision))})
 
     def close(
@@ -145,12 +141,12 @@ class Contests:
         decision: Mapping[str, Any],
         winner: str | None = None,
     ) -> None:
-        """End a contest; the first end counts."""
+        """Close a contest; a closed one does not change."""
         values = {"state": state, "rows": rows, "decision": json_safe(dict(decision))}
         self._change(contest_id, values | {"winner": winner, "closed": EpochNow()})
 
     def end_probation(self, contest_id: str, outcome: Mapping[str, Any]) -> None:
-        """Keep what came of the time after a promotion, with the contest that led to it."""
+        """Store the result of a probation with its contest."""
         where = (contests.c.id == contest_id, contests.c.closed.is_not(None))
         with self._database.write() as connection:
             held = connection.execute(select(contests.c.decision).where(*where)).scalar()

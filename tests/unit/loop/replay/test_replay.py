@@ -126,7 +126,7 @@ def test_times_of_many_kinds_put_rows_in_order(times: list[str], tmp_path: Path)
     [
         (["01/06/2024", "02/06/2024"], "either may be the day"),
         (["13/06/2024", "06/13/2024"], "some put the day first"),
-        (["2024-05-31", "yesterday"], "1 values of 'when' are no time"),
+        (["2024-05-31", "yesterday"], "1 values of 'when' are not times"),
     ],
 )
 def test_times_that_can_be_read_in_two_ways_are_refused(

@@ -165,7 +165,7 @@ def test_the_samples_are_distributed_as_a_naive_loops(metric: str) -> None:
 def test_cells_and_rows_give_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     y, one, other = problem("f1_score", seed=5, rows=80)
     by_cells = np.subtract(*paired_bootstrap("f1_score", y, one, other, resamples=20_000, seed=1))
-    monkeypatch.setattr(resample, "FEW_CELLS", 0)
+    monkeypatch.setattr(resample, "FEW_GROUPS", 0)
     by_rows = np.subtract(*paired_bootstrap("f1_score", y, one, other, resamples=20_000, seed=2))
     assert stats.ks_2samp(by_cells, by_rows).pvalue > 0.01
 
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_samples_whatever_memory_there_is(
 ) -> None:
     y, one, other = problem(metric, seed=2, rows=50)
     whole = paired_bootstrap(metric, y, one, other, resamples=300, seed=9)
-    monkeypatch.setattr(resample, "MEMORY", 8 * 50 * 7)
+    monkeypatch.setattr(resample, "MAX_BYTES", 8 * 50 * 7)
     pieces = paired_bootstrap(metric, y, one, other, resamples=300, seed=9)
     np.testing.assert_allclose(whole, pieces, rtol=1e-12)
     another = paired_bootstrap(metric, y, one, other, resamples=300, seed=10)
@@ -187,7 +187,7 @@ def test_the_same_seed_gives_the_same_samples_whatever_memory_there_is(
 def test_the_samples_are_made_in_pieces_that_fit_the_memory(rows: int, resamples: int) -> None:
     total = 0
     for step in resample._chunks(resamples, rows):
-        assert step == 1 or step * rows * 8 <= resample.MEMORY
+        assert step == 1 or step * rows * 8 <= resample.MAX_BYTES
         total += step
         if total > 100:
             return

@@ -65,7 +65,7 @@ def test_an_alarm_needs_as_many_checks_in_a_row_as_it_says() -> None:
     twice = found(needs=2)
     assert fired(run(EAGER, [twice], [twice])) == [[], ["decay!"]]
     assert fired(run(EAGER, [twice], [calm()], [twice])) == [[], [], []]
-    assert "has to be found again" in run(EAGER, [twice])[0].why
+    assert "must be found in another check" in run(EAGER, [twice])[0].why
 
 
 def test_an_alarm_has_to_be_over_before_it_fires_again() -> None:
