@@ -160,7 +160,7 @@ def test_a_trigger_without_its_job_still_gets_what_was_asked_for(api: Api) -> No
     order = {"params": {"trials": 3}, "time_limit": 60.0, "key_id": "abc"}
     new = NewTrigger("flowers", "manual", "new tariffs", evidence={JOB_FIELDS: order})
     trigger = api.platform.triggers.open(new)
-    api.platform.watcher.trigger_actions.follow_up("flowers")
+    api.platform.watcher.trigger_actions.complete("flowers")
     job = api.platform.jobs.get(str(api.platform.triggers.get(trigger.id).job_id))
     assert (job.kind, job.time_limit, job.key_id) == ("retrain", 60.0, "abc")
     assert job.params == {"trials": 3, "trigger": trigger.id, "reason": "new tariffs"}

@@ -33,7 +33,7 @@ class TriggerActions:
     reference: Callable[[str], str]
     files: TriggerFiles
 
-    def follow_up(self, model: str) -> None:
+    def complete(self, model: str) -> None:
         """Do what the open triggers of a model still lack."""
         for trigger in self.triggers.opened(model):
             self.files.write(trigger)
@@ -55,7 +55,7 @@ class TriggerActions:
             NotFoundError: No known project trains the model.
         """
         self.reference(new.model)
-        self.follow_up(new.model)  # a retraining that has ended is no conflict
+        self.complete(new.model)  # a retraining that has ended is no conflict
         trigger = self.triggers.open(new)
         self.files.write(trigger)
         return self.retrain(trigger)

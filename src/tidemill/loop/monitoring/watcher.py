@@ -121,7 +121,7 @@ class Watcher:
                 conflict = error
         else:
             raise conflict
-        self.trigger_actions.follow_up(model)
+        self.trigger_actions.complete(model)
         self._check_canary(result)
         self._advance(model)
         return result

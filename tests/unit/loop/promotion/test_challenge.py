@@ -38,7 +38,7 @@ class Registry:
             raise NotFoundError(f"no version {number}")
         return ModelVersion(name, str(number))
 
-    def challenge(self, version: ModelVersion) -> None:
+    def set_challenger(self, version: ModelVersion) -> None:
         self.challenger = version.number
 
 
