@@ -26,7 +26,6 @@ from tidemill.serving.model.batching import (
     LatencyEstimate,
     MakeResponse,
     concatenate,
-    pad_single_row,
 )
 from tidemill.serving.model.context import PredictorContext, TrafficSplit
 from tidemill.serving.model.prediction_recorder import PredictionRecorder
@@ -184,17 +183,6 @@ class Predictor:
             self._run(
                 items, concatenate(items, self.latency.pad), sum(item.count for item in items)
             )
-
-    def run(self, rows: EncodedRows) -> Outputs:
-        """Run the model on the caller's thread, without a record; for tools and tests.
-
-        Raises:
-            InputError: An answer is not finite.
-        """
-        arrays = pad_single_row(rows.arrays, rows.count, self.latency.pad)
-        outputs = Outputs(*self._runtime.run(arrays)).part(0, rows.count)
-        outputs.check(0, rows.count)
-        return outputs
 
     def close(self) -> None:
         """Drop this version's cache entries, once another version has replaced it."""
