@@ -1,4 +1,4 @@
-"""What the journal costs a turn of the loop, part by part: `python -m benchmarks.journal`.
+"""What the journal costs per event-loop tick, part by part: `python -m benchmarks.journal`.
 
 The parts are those of `tidemill.serving.model.prediction_recorder` and
 `tidemill.serving.journal.journal`, in a tight loop, which finds all of
@@ -36,7 +36,7 @@ BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
 NUMBER, REPEAT = 1000, 60
 
 
-class Turn:
+class Tick:
     """So many requests of one row each, answered, to be recorded."""
 
     def __init__(self, journal: Journal, requests: int) -> None:
@@ -51,7 +51,7 @@ class Turn:
             BatchItem(
                 Request(
                     Admission(route, None, key_id="k_1234567890"),
-                    b"", next_id(), time.monotonic(), lambda reply, block: None,
+                    b"", next_id(), time.monotonic(), lambda response, block: None,
                 ),
                 None, 1, lambda request, outputs, start, stop: None, start=place,
             )
@@ -74,7 +74,7 @@ class Turn:
         self.journal.commit()
 
     def parts(self) -> dict[str, float]:
-        """Microseconds of each part of the turn."""
+        """Microseconds of each part of the tick."""
         journal = self.journal
         self.record()
         runs = list(journal._pending)
@@ -108,11 +108,11 @@ def _journal() -> Iterator[Journal]:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", default="1,4,16", help="a turn, with commas")
+    parser.add_argument("--requests", default="1,4,16", help="per tick, with commas")
     sizes = [int(size) for size in parser.parse_args().requests.split(",")]
     with _journal() as journal:
-        found = [Turn(journal, size).parts() for size in sizes]
-    print("| microseconds a turn | " + " | ".join(f"{size} requests" for size in sizes) + " |")
+        found = [Tick(journal, size).parts() for size in sizes]
+    print("| microseconds a tick | " + " | ".join(f"{size} requests" for size in sizes) + " |")
     print("| --- |" + " ---: |" * len(sizes))
     for part in found[0]:
         print(f"| {part} | " + " | ".join(f"{each[part]:.2f}" for each in found) + " |")

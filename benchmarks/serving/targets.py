@@ -86,7 +86,7 @@ TARGETS = (
     times("flask", "Flask + gunicorn", 13),
     times("fastapi:async", "FastAPI `async` + scikit-learn", 9),
     times("limit-asgi", "bare ASGI + ONNX, no features", 0.8),
-    times("limit-asgi", "bare ASGI + ONNX, no features, against the fast lane", 1.0),
+    times("limit-asgi", "bare ASGI + ONNX, no features, against the fast protocol", 1.0),
     times("limit-asyncio", "asyncio + httptools + ONNX, no features", 0.5),
     times("mlserver", "MLServer", 80, FOREST),
     times("mlflow-frame", FRAME, 80, FOREST),

@@ -150,14 +150,14 @@ class Service:
 
     def _dispatcher(self, settings: ServingSettings, responder: Responder) -> Dispatcher:
         callers = parse_rate_limit("key", settings.rate_limit)
-        strangers = parse_rate_limit("address", settings.rate_limit_address)
+        anonymous = parse_rate_limit("address", settings.rate_limit_address)
         table = BucketTable(self._shared)
         make = Dispatcher if self.traces is None else partial(TracedDispatcher, self.traces)
         return make(
             Router(route for protocol in self.protocols for route in protocol.routes),
             self.keys,
             RateLimiter(callers, table),
-            RateLimiter(strangers, table),
+            RateLimiter(anonymous, table),
             responder,
             self.metrics,
         )
@@ -167,12 +167,12 @@ class Service:
         context = PredictorContext(
             settings, self.batch_commit, self.metrics, self.cache, self._threads, on_run
         )
-        wanted = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
+        names = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 
         def load(name: str, placed: ShelfEntry) -> Predictor:
             return load_predictor(settings.shelf, name, placed, context, load_runtime)
 
-        return ModelPool(load, self.metrics, wanted, self._challengers(context, load_runtime))
+        return ModelPool(load, self.metrics, names, self._challengers(context, load_runtime))
 
     def _challengers(self, context: PredictorContext, load_runtime: LoadRuntime) -> Challengers:
         """Challengers cache nothing and have one thread of their own, so champions keep theirs."""

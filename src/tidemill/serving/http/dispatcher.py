@@ -45,18 +45,18 @@ class Dispatcher:
 
     Args:
         callers: The rate limits of API keys, or of addresses when keys are off.
-        strangers: The rate limits of addresses that send no valid key.
+        anonymous: The rate limits of addresses that send no valid key.
     """
 
     def __init__(
-        self, router: Router, keys: ApiKeys, callers: RateLimiter, strangers: RateLimiter,
+        self, router: Router, keys: ApiKeys, callers: RateLimiter, anonymous: RateLimiter,
         responder: Responder, metrics: Metrics,
     ) -> None:  # fmt: skip
         self.router = router
         self.keys = keys
         self.next_id = id_source()
         self._callers = callers
-        self._strangers = strangers
+        self._anonymous = anonymous
         self._responder = responder
         self._limited = metrics.counter("tidemill_rate_limited_total")
 
@@ -114,7 +114,7 @@ class Dispatcher:
         scope = admission.route.scope
         if scope is None:
             return
-        admission.bucket = self._strangers.of(admission.head.client)
+        admission.bucket = self._anonymous.of(admission.head.client)
         record = self.keys.admit(admission.head, scope)
         caller = admission.head.client if record is None else record.id
         admission.bucket = self._callers.of(caller)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tidemill.bundle import Bundle
 from tidemill.errors import DeadlineError, InputError, TidemillError, UnavailableError
@@ -27,13 +27,26 @@ from tidemill.serving.model.batching import (
     MakeResponse,
     concatenate,
 )
-from tidemill.serving.model.context import PredictorContext, TrafficSplit
+from tidemill.serving.model.context import PredictorContext
 from tidemill.serving.model.prediction_recorder import PredictionRecorder
 from tidemill.serving.model.runtime import Runtime
 from tidemill.serving.model.version_cache import VersionCache, should_cache
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class TrafficSplit(Protocol):
+    """How a champion shares its traffic with its challenger."""
+
+    def pick(self, request: Request) -> Predictor | None:
+        """The challenger, if it answers this request instead of the champion; else None."""
+
+    def mirror(self, request: Request) -> None:
+        """Copy a request to a shadow challenger; the champion's response leaves with this tick."""
+
+    def state(self) -> dict[str, Any]:
+        """The challenger's version and its traffic rule, for the status routes."""
 
 
 class Predictor:

@@ -172,10 +172,10 @@ def read_request(request: Request) -> tuple[InferRequest, bytes]:
 def check_outputs(signature: Signature, infer_request: InferRequest) -> None:
     """Refuse a request for an output that the model does not have."""
     known = [output["name"] for output in model_outputs(signature)]
-    for wanted in infer_request.outputs or []:
-        if wanted.name not in known:
+    for output in infer_request.outputs or []:
+        if output.name not in known:
             raise InputError(
-                f"There is no output '{wanted.name[:80]}'.",
+                f"There is no output '{output.name[:80]}'.",
                 field="outputs",
                 expected=f"some of {', '.join(known)}",
             )
@@ -191,9 +191,9 @@ def infer_response(
     """The response: JSON, followed by the outputs that the client requests as bytes."""
     found = _arrays(predictor.signature, outputs, span)
     by_default = bool(infer_request.parameters.get("binary_data_output", False))
-    wanted = infer_request.outputs or [RequestedOutput(name) for name in found]
+    requested = infer_request.outputs or [RequestedOutput(name) for name in found]
     described, tail = [], []
-    for output in wanted:
+    for output in requested:
         if output.name not in found:  # a classifier without probabilities
             continue
         array = found[output.name]
