@@ -136,7 +136,7 @@ def page(context: ConsoleContext, make: Make, scope: Scope | None = None) -> End
             return _to_sign_in(request)
         if scope is not None:
             user.require(scope)
-        visit = _visit(context, user, request)
+        visit = _page_request(context, user, request)
         if "text/event-stream" in request.headers.get("accept", ""):
             return live.stream_page(
                 partial(_shown, visit, make), partial(signed_in_user, context, request), request
@@ -161,7 +161,7 @@ def action(context: ConsoleContext, make: Make, scope: Scope | None = None) -> E
             raise RateLimitError("Too much at once.", remedy=f"Wait {max(1, share.reset)} s.")
         if scope is not None:
             user.require(scope)
-        visit = _visit(context, user, request, form, body)
+        visit = _page_request(context, user, request, form, body)
         return _respond(context, request, user, await run_in_threadpool(make, visit))
 
     return endpoint
@@ -239,7 +239,7 @@ def _as_problem(error: Exception) -> TidemillError:
     return TidemillError("Something went wrong here; the log says what.")
 
 
-def _visit(
+def _page_request(
     context: ConsoleContext,
     user: SignedInUser,
     request: Request,

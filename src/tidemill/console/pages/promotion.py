@@ -9,8 +9,7 @@ from tidemill.console import queries
 from tidemill.console.page_request import Go, PageRequest, View
 from tidemill.console.pages.models import evidence_of
 from tidemill.errors import NotFoundError
-from tidemill.loop.promotion.promote import promote
-from tidemill.loop.promotion.transitions import rollback, transition
+from tidemill.loop.promotion.promote import promote, rollback, transition
 from tidemill.project import Gate, Project
 from tidemill.stores.mlflow.versions import CHALLENGER, PREVIOUS
 

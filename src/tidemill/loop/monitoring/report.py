@@ -110,7 +110,7 @@ def _add_drift(report: HtmlReport, row: Mapping[str, Any] | None) -> None:
     _add_figure(report, plot_drift(drift, ""), "Distributions, training and window")
     extra = [part for part in (drift.output, drift.confidence) if part is not None]
     features = sorted([*drift.features, *extra], key=lambda f: -f.effect)
-    rows, hot = [_cells(feature) for feature in features], [f.drifted for f in features]
+    rows, hot = [_table_cells(feature) for feature in features], [f.drifted for f in features]
     joint = drift.multivariate
     if joint is not None:
         rows.append([
@@ -121,7 +121,7 @@ def _add_drift(report: HtmlReport, row: Mapping[str, Any] | None) -> None:
     report.table(FEATURE_COLUMNS, rows, hot)
 
 
-def _cells(found: FeatureDrift) -> list[str]:
+def _table_cells(found: FeatureDrift) -> list[str]:
     return [
         found.name,
         f"{found.effect:.1%}",

@@ -27,21 +27,21 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.loop.monitoring.checks import CheckRunner
-from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
-from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
-from tidemill.loop.monitoring.state import (
+from tidemill.loop.monitoring.checks import (
     ChampionKept,
+    CheckRunner,
     MonitoringCheck,
     MonitoringRules,
-    MonitoringState,
     initial_state,
 )
+from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
+from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
 from tidemill.loop.monitoring.trigger_actions import TriggerActions
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
 from tidemill.metrics import default_metric
 from tidemill.policies import Challenge, Decay, Drift, Retraining
 from tidemill.project import Project
+from tidemill.steps.retraining.monitoring_state import MonitoringState
 from tidemill.steps.retraining.trigger_policy import (
     TriggerContext,
     TriggerDecision,

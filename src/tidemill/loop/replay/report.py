@@ -13,7 +13,7 @@ import numpy as np
 
 from tidemill.loop.html_report import HtmlReport
 from tidemill.loop.replay.baselines import Baseline
-from tidemill.loop.replay.record import ReplayPace, ReplayRecord, answers_of
+from tidemill.loop.replay.player import ReplayPace, ReplayRecord, answers_of
 from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.project import Task
 from tidemill.steps.plots.style import to_png
@@ -151,7 +151,7 @@ def _page(document: dict[str, Any], picture: bytes) -> str:
     report.image(picture, "image/png", "Loss over time of each strategy, with triggers and swaps")
     metrics = list(document["ways"][0]["metrics"])[:4]
     head = ["", "loss", *metrics, "retrainings", "seconds"]
-    report.table(head, [_cells(way, metrics) for way in document["ways"]])
+    report.table(head, [_table_cells(way, metrics) for way in document["ways"]])
     report.paragraph(
         "The loss is the share of wrong answers, or the mean absolute error. A row counts for all "
         "strategies or for none. Seconds are those spent on retraining."
@@ -162,7 +162,7 @@ def _page(document: dict[str, Any], picture: bytes) -> str:
     return report.render()
 
 
-def _cells(way: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+def _table_cells(way: dict[str, Any], metrics: Sequence[str]) -> list[str]:
     values = [way["loss"], *(way["metrics"].get(name) for name in metrics)]
     numbers = ["" if value is None else format(value, ".4g") for value in values]
     return [way["name"], *numbers, str(way["retrainings"]), f"{way['retraining_seconds']:.1f}"]

@@ -24,10 +24,13 @@ from dataclasses import dataclass
 import msgspec
 
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.loop.monitoring.state import MonitoringState
 from tidemill.loop.promotion.challenge import AppendEntry, end_canary
-from tidemill.loop.promotion.promote import GATE_TAG, promote
-from tidemill.loop.promotion.transitions import ROLLED_BACK_TAG, AuditTransition
+from tidemill.loop.promotion.promote import (
+    GATE_TAG,
+    ROLLED_BACK_TAG,
+    AuditTransition,
+    promote,
+)
 from tidemill.loop.retraining.challengers import TrainedChallengers, train_challengers
 from tidemill.loop.retraining.contest import ContestService
 from tidemill.loop.retraining.feedback_data import RetrainingData, collect_feedback
@@ -45,6 +48,7 @@ from tidemill.loop.training.progress import OnProgress
 from tidemill.policies import Cause
 from tidemill.project import Project
 from tidemill.settings import Settings
+from tidemill.steps.retraining.monitoring_state import MonitoringState
 from tidemill.stores.jobs.jobs import Job
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion
 from tidemill.stores.model_metrics import record_metrics

@@ -48,7 +48,7 @@ def package_pyfunc(
     output = _run_once(model, folder, draft, rows)
     labels = labels_from_output(output, tagged)
     signature = make_signature(inputs, labels, target_name(model))
-    _pack(model.folder, folder / MODEL_FILES["pyfunc"])
+    _write_archive(model.folder, folder / MODEL_FILES["pyfunc"])
     several_columns = output.ndim == 2 and output.shape[1] > 1
     compiled = Compiled(
         "pyfunc",
@@ -102,7 +102,7 @@ def _predictions(output: Any, signature: Signature) -> ModelPredictions:
     return ModelPredictions(np.array(signature.labels)[labels], labels, probabilities)
 
 
-def _pack(model: Path, target: Path) -> None:
+def _write_archive(model: Path, target: Path) -> None:
     """Write a folder into an archive that is identical for identical folders."""
 
     def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -22,10 +22,10 @@ from tidemill.signature import Signature
 from tidemill.steps.data.prepare import input_matrix, target_array
 from tidemill.steps.data.preprocessing import find_scaler
 from tidemill.steps.data.signature_inference import infer_signature
-from tidemill.steps.evaluation.intervals import metric_intervals
 from tidemill.steps.export.bundle_writer import BundleMetadata, HeldOutRows, export_bundle
 from tidemill.steps.gate import gate
 from tidemill.steps.gate.freshness import cut_of
+from tidemill.steps.gate.intervals import metric_intervals
 from tidemill.steps.plots import evaluation as pictures
 from tidemill.steps.plots import style
 from tidemill.stores.mlflow.evidence import INTERVALS_FILE

@@ -28,7 +28,7 @@ from tidemill.steps.decay.holdout import (
     smoothed_variance,
 )
 from tidemill.steps.drift.check import DriftReport
-from tidemill.steps.gate.bootstrap import point_value
+from tidemill.steps.evaluation.bootstrap import point_value
 
 Floats = NDArray[np.float64]
 ModelState = Literal[

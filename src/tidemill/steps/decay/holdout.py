@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tidemill.metrics import METRICS, metrics_of
 from tidemill.signature import Label, Task
 from tidemill.steps.decay.cbpe import Calibration, fit_calibration
-from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
+from tidemill.steps.evaluation.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 Floats = NDArray[np.float64]
 

@@ -1,3 +1,4 @@
-"""The gate's conditions, the paired bootstrap behind them, and the comparison of canaries.
+"""The gate: its conditions, metric intervals, fresh rows, and the comparison of canaries.
 
-Called by `loop/promotion`, which collects the evidence, and by `loop/retraining`."""
+Called by `loop/promotion`, which collects the evidence, and by `loop/retraining`.
+"""

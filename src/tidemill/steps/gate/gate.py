@@ -29,8 +29,8 @@ from tidemill.errors import GateError
 from tidemill.metrics import METRICS, default_metric, metrics_of
 from tidemill.project import Gate, Task
 from tidemill.signature import Label
+from tidemill.steps.evaluation.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 from tidemill.steps.export.parity import TOLERANCE, within_tolerance
-from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 Array = npt.NDArray[Any]
 

@@ -70,7 +70,7 @@ def coerce_label(actual: Any, signature: Signature) -> Label:
     if signature.task == "regression":
         return _number(actual, signature.target)
     for label in signature.labels:
-        if _equals(actual, label) or (not isinstance(label, str) and _spells(actual, label)):
+        if _equals(actual, label) or (not isinstance(label, str) and _spelled_as(actual, label)):
             return label
     names = [repr(label) for label in signature.labels[:MAX_SHOWN_LABELS]]
     more = len(signature.labels) - MAX_SHOWN_LABELS
@@ -109,7 +109,7 @@ def _equals(actual: Any, label: Label) -> bool:
     return isinstance(actual, int | float) and actual == label
 
 
-def _spells(actual: Any, label: Label) -> bool:
+def _spelled_as(actual: Any, label: Label) -> bool:
     if not isinstance(actual, str):
         return False
     if isinstance(label, bool):

@@ -18,11 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tidemill.loop.monitoring.state import MonitoringState
-from tidemill.loop.promotion.promote import promote
-from tidemill.loop.promotion.transitions import ROLLED_BACK_TAG
-from tidemill.loop.replay.player import ReplayPlayer, ReplayStores
-from tidemill.loop.replay.record import ReplayPace
+from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, promote
+from tidemill.loop.replay.player import ReplayPace, ReplayPlayer, ReplayStores
 from tidemill.loop.retraining.jobs import (
     read_retraining_params,
     read_retraining_result,
@@ -37,6 +34,7 @@ from tidemill.serving.journal.record_types import JournalRecord
 from tidemill.settings import Settings
 from tidemill.steps.decay.holdout import read_holdout, row_losses
 from tidemill.steps.decay.loss_detector import loss_detector
+from tidemill.steps.retraining.monitoring_state import MonitoringState
 from tidemill.stores.jobs.jobs import Job, NewJob
 from tidemill.stores.mlflow.tracking import Tracking
 from tidemill.stores.mlflow.versions import CHAMPION

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.project import Task
-from tidemill.steps.gate.bootstrap import EncodedPredictions, bootstrap
+from tidemill.steps.evaluation.bootstrap import EncodedPredictions, bootstrap
 from tidemill.steps.gate.gate import VersionEvidence, all_metrics, encode_labels
 
 Interval = tuple[float, float]

@@ -13,8 +13,8 @@ from scipy import stats
 from sklearn import metrics
 
 from tidemill.metrics import METRICS
-from tidemill.steps.gate import bootstrap as resample
-from tidemill.steps.gate.bootstrap import EncodedPredictions, paired_bootstrap, point_value
+from tidemill.steps.evaluation import bootstrap as resample
+from tidemill.steps.evaluation.bootstrap import EncodedPredictions, paired_bootstrap, point_value
 
 OF_VALUES = ("rmse", "mae", "r2")
 CLASSIFIED = [m for m in METRICS if m not in OF_VALUES]

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from tidemill.steps.evaluation.intervals import Intervals, interval, metric_intervals
-from tidemill.steps.gate.bootstrap import EncodedPredictions
+from tidemill.steps.evaluation.bootstrap import EncodedPredictions
 from tidemill.steps.gate.gate import VersionEvidence
+from tidemill.steps.gate.intervals import Intervals, interval, metric_intervals
 
 
 def answers(
