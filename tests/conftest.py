@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -43,12 +44,21 @@ settings.register_profile(
 settings.load_profile("tidemill")
 
 
+def _close_log_files() -> None:
+    """Close what a command that ran inside the test process logs to; it keeps its logs open."""
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if isinstance(one, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_left_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a file of tests leaves open fails its own last test, not one of another file."""
     folder = tmp_path_factory.getbasetemp()
     before = _open_files(folder)
     yield
+    _close_log_files()
     gc.collect()  # warns of files, sockets and processes that nobody closed
     left = [name for number, name in _open_files(folder).items() if number not in before]
     assert not left, "left open by this file of tests"
