@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.serving import environment, load, results
 from benchmarks.serving.cores import layout, take_precedence
-from benchmarks.serving.peer import ROOT, Peer, Place
+from benchmarks.serving.peer import ROOT, Installation, Peer
 from benchmarks.serving.peers import load_peers
 from benchmarks.serving.picture import draw
 from benchmarks.serving.report import markdown
@@ -45,16 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
         options.rounds,
         options.seconds,
         options.cold,
-        options.reign or options.rounds,
+        options.restart_every or options.rounds,
     )
     path = options.output / "serving.json"
-    found = _before(options, path) or Results(about=_about(options, wrk, peers))
-    places = _install(peers, options.cache, found)
-    standing = [peer for peer in peers if peer.name in places]
-    bench = Bench(plan, standing, places, wrk, options.cache, found, lambda: found.save(path), _say)
+    found = _resumed(options, path) or Results(about=_about(options, wrk, peers))
+    installations = _install(peers, options.cache, found)
+    installed = [peer for peer in peers if peer.name in installations]
+    bench = Bench(
+        plan, installed, installations, wrk, options.cache, found, lambda: found.save(path), _log
+    )
     bench.run()
     write(found, options.output)
-    return _judge(found)
+    return _exit_code(found)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -99,10 +101,10 @@ def write(found: Results, folder: Path) -> None:
     page = markdown(found, notes, picture.name if picture else "")
     (folder / "serving.md").write_text(page)
     print(page)
-    _say(f"Written to {folder / 'serving.md'}, .json and .png.")
+    _log(f"Written to {folder / 'serving.md'}, .json and .png.")
 
 
-def _before(options: argparse.Namespace, path: Path) -> Results | None:
+def _resumed(options: argparse.Namespace, path: Path) -> Results | None:
     """What an interrupted run had found, when it is to be gone on with."""
     if not options.resume or not path.is_file():
         return None
@@ -115,19 +117,21 @@ def _command() -> str:
     return shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]])
 
 
-def _install(peers: list[Peer], cache: Path, found: Results) -> dict[str, Place]:
-    places = {}
+def _install(peers: list[Peer], cache: Path, found: Results) -> dict[str, Installation]:
+    installations = {}
     for peer in peers:
-        _say(f"{peer.title}: environment")
+        _log(f"{peer.title}: environment")
         try:
-            place = environment.make_place(peer, cache)
-            found.versions[peer.name] = environment.versions(place, peer.show)
-            places[peer.name] = place
-            found.titles.update({peer.case(form): peer.entry(form) for form in peer.forms})
+            installation = environment.install_peer(peer, cache)
+            found.versions[peer.name] = environment.versions(installation, peer.show)
+            installations[peer.name] = installation
+            found.titles.update(
+                {peer.case(endpoint): peer.entry(endpoint) for endpoint in peer.endpoints}
+            )
         except environment.InstallError as error:
             found.failures[peer.name] = f"does not install here: {error}"
-            _say(f"{peer.title}: left out. {error}")
-    return places
+            _log(f"{peer.title}: left out. {error}")
+    return installations
 
 
 def _about(options: argparse.Namespace, wrk: str, peers: list[Peer]) -> dict[str, object]:
@@ -153,11 +157,11 @@ def _machine() -> str:
     )
 
 
-def _judge(found: Results) -> int:
+def _exit_code(found: Results) -> int:
     """0 when our server was measured without a failed request; the targets do not decide."""
     missed = [verdict.target for verdict in verdicts(found) if verdict.met is False]
     for target in missed:
-        _say(f"missed: {target}")
+        _log(f"missed: {target}")
     ours = [s for s in found.samples if s.case.startswith(results.OURS)]
     return 0 if ours and not any(s.errors for s in ours) else 1
 
@@ -170,7 +174,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in _words(text))
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

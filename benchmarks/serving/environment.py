@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from benchmarks.serving.peer import ROOT, Peer, Place
+from benchmarks.serving.peer import ROOT, Installation, Peer
 
 OURS = str(ROOT)  # what the list of packages holds for a peer that is installed from this checkout
 
@@ -19,41 +19,43 @@ class InstallError(Exception):
     """A peer that could not be installed or prepared; the message is the end of what was said."""
 
 
-def make_place(peer: Peer, cache: Path) -> Place:
+def install_peer(peer: Peer, cache: Path) -> Installation:
     """The peer's environment and prepared models, made now unless they are there already.
 
     Raises:
         InstallError: The packages do not install here, or the models cannot be prepared.
     """
     home = cache / "peers" / (peer.home or peer.name)
-    place = Place(home / "env" / "bin" / "python", home / "models", Path(sys.executable))
-    stamp, wanted = home / "done.json", json.dumps(_wanted(peer))
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return place
+    installation = Installation(
+        home / "env" / "bin" / "python", home / "models", Path(sys.executable)
+    )
+    stamp, expected = home / "done.json", json.dumps(_sources(peer))
+    if stamp.is_file() and stamp.read_text() == expected:
+        return installation
     shutil.rmtree(home, ignore_errors=True)
-    place.folder.mkdir(parents=True)
+    installation.folder.mkdir(parents=True)
     try:
         _install(home / "env", peer.packages)
-        peer.prepare(place)
+        peer.prepare(installation)
     except (RuntimeError, OSError) as error:
         raise InstallError(str(error)) from error
-    stamp.write_text(wanted)
-    return place
+    stamp.write_text(expected)
+    return installation
 
 
-def versions(place: Place, names: tuple[str, ...]) -> dict[str, str]:
+def versions(installation: Installation, names: tuple[str, ...]) -> dict[str, str]:
     """The installed versions of those packages."""
     code = (
         "import json, sys; from importlib.metadata import version\n"
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     )
     found = subprocess.run(
-        [str(place.python), "-c", code, *names], capture_output=True, text=True, check=True
+        [str(installation.python), "-c", code, *names], capture_output=True, text=True, check=True
     )
     return dict(json.loads(found.stdout))
 
 
-def _wanted(peer: Peer) -> list[str]:
+def _sources(peer: Peer) -> list[str]:
     """What the environment was made from; a change of any of it makes a new one."""
     marks = [*peer.packages, sysconfig.get_python_version()]
     if OURS in peer.packages:

@@ -16,12 +16,12 @@ Rows = list[list[float]]
 
 
 @dataclass(frozen=True)
-class Place:
+class Installation:
     """Where a peer lives: its interpreter, its folder of prepared models, and our interpreter."""
 
     python: Path
     folder: Path
-    own_python: Path
+    project_python: Path
 
     def script(self, name: str) -> str:
         """An executable of the peer's environment."""
@@ -42,7 +42,7 @@ def read_predictions(answer: Any) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Form:
+class Endpoint:
     """One way of asking a server: where, with what body, and where the labels are in its answer."""
 
     name: str = ""
@@ -50,15 +50,15 @@ class Form:
     path: Callable[[str], str] = lambda model: "/predict"
     encode: Callable[[Rows, str], Any] = send_rows
     decode: Callable[[Any], list[int]] = read_predictions
-    headers: Callable[[Place], Mapping[str, str]] = lambda place: {}
+    headers: Callable[[Installation], Mapping[str, str]] = lambda installation: {}
 
     def body(self, rows: Rows, model: str) -> bytes:
         return json.dumps(self.encode(rows, model), separators=(",", ":")).encode()
 
 
-def train_here(place: Place) -> None:
+def train_here(installation: Installation) -> None:
     """Fit both models under the peer's own interpreter and keep them as joblib files."""
-    run_module(place.python, "benchmarks.serving.train", place.folder)
+    run_module(installation.python, "benchmarks.serving.train", installation.folder)
 
 
 @dataclass(frozen=True)
@@ -82,36 +82,43 @@ class Peer:
     name: str
     title: str
     packages: tuple[str, ...]
-    command: Callable[[Place, str, int], list[str]]
-    forms: tuple[Form, ...] = (Form(),)
-    prepare: Callable[[Place], None] = train_here
+    command: Callable[[Installation, str, int], list[str]]
+    endpoints: tuple[Endpoint, ...] = (Endpoint(),)
+    prepare: Callable[[Installation], None] = train_here
     show: tuple[str, ...] = ()
-    environment: Callable[[Place, str], Mapping[str, str]] = field(
-        default=lambda place, model: {"MODEL": place.model(model)}
+    environment: Callable[[Installation, str], Mapping[str, str]] = field(
+        default=lambda installation, model: {"MODEL": installation.model(model)}
     )
-    tidy: Callable[[Place], None] = lambda place: None
-    prove: Callable[[Place, int], None] = lambda place, port: None
+    clean_up: Callable[[Installation], None] = lambda installation: None
+    verify: Callable[[Installation, int], None] = lambda installation, port: None
     home: str = ""
 
-    def case(self, form: Form) -> str:
+    def case(self, endpoint: Endpoint) -> str:
         """The name of this server asked in that form."""
-        return f"{self.name}:{form.name}" if form.name else self.name
+        return f"{self.name}:{endpoint.name}" if endpoint.name else self.name
 
-    def entry(self, form: Form) -> str:
+    def entry(self, endpoint: Endpoint) -> str:
         """How the tables call it."""
-        return f"{self.title}, {form.title or form.name}" if form.name else self.title
+        return f"{self.title}, {endpoint.title or endpoint.name}" if endpoint.name else self.title
 
 
 def run_module(python: Path, module: str, *arguments: object) -> None:
     """Run a module of the checkout under some interpreter; what it prints is kept for the error."""
     command = [str(python), "-m", module, *map(str, arguments)]
-    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{module} failed: {done.stderr.strip()[-2000:]}")
 
 
-def uvicorn(place: Place, app: str, port: int) -> list[str]:
+def uvicorn(installation: Installation, app: str, port: int) -> list[str]:
     """uvicorn as one would run it in production: no access log, uvloop and httptools if present."""
     options = ["--host", "127.0.0.1", "--port", str(port), "--app-dir", str(APPS)]
-    return [place.script("uvicorn"), app, *options, "--no-access-log", "--log-level", "warning"]
+    return [
+        installation.script("uvicorn"),
+        app,
+        *options,
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    ]

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.results import Cell, Results
+from benchmarks.serving.results import Results, Workload
 from benchmarks.serving.train import MODELS
 from tidemill.steps.plots import style
 
@@ -18,26 +18,26 @@ SHAPES = {"tidemill": "D", "limit": "s"}
 
 def draw(results: Results, path: Path) -> None:
     """A dot for every server on a logarithmic scale, a panel for every model and batch size."""
-    cells = results.main_cells()
+    workloads = results.main_workloads()
     height = 0.27 * len(results.cases()) + 0.9
-    figure, panels = style.new_figure("", 9, height * len(cells), rows=len(cells))
-    for axis, cell in zip(panels, cells, strict=True):
-        _panel(axis, results, cell)
+    figure, panels = style.new_figure("", 9, height * len(workloads), rows=len(workloads))
+    for axis, workload in zip(panels, workloads, strict=True):
+        _panel(axis, results, workload)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(style.to_png(figure))
 
 
-def _panel(axis: Any, results: Results, cell: Cell) -> None:
-    measured = [(case, results.figure(case, cell, lambda s: s.cpu)) for case in results.cases()]
+def _panel(axis: Any, results: Results, workload: Workload) -> None:
+    measured = [(case, results.figure(case, workload, lambda s: s.cpu)) for case in results.cases()]
     dots = sorted(((value, case) for case, value in measured if value is not None), reverse=True)
     floor = 10 ** math.floor(math.log10(min(value for value, _ in dots)))
-    for place, (value, case) in enumerate(dots):
+    for position, (value, case) in enumerate(dots):
         kind = case.split(":")[0].split("-")[0]
         colour, shape = COLOURS.get(kind, PEER_COLOUR), SHAPES.get(kind, "o")
-        axis.hlines(place, floor, value, color=colour, alpha=0.35, linewidth=1.5)
-        axis.plot(value, place, shape, color=colour, markersize=6)
+        axis.hlines(position, floor, value, color=colour, alpha=0.35, linewidth=1.5)
+        axis.plot(value, position, shape, color=colour, markersize=6)
         axis.annotate(
-            f"{value:,.0f}", (value, place), (8, 0), textcoords="offset points", va="center",
+            f"{value:,.0f}", (value, position), (8, 0), textcoords="offset points", va="center",
             fontsize=8,
         )  # fmt: skip
     axis.set_yticks(
@@ -50,6 +50,6 @@ def _panel(axis: Any, results: Results, cell: Cell) -> None:
     axis.tick_params(axis="x", labelsize=8)
     axis.spines["left"].set_visible(False)
     axis.grid(False, axis="y")
-    what = "1 row" if cell[1] == 1 else f"{cell[1]} rows"
-    style.set_heading(axis, f"{MODELS[cell[0]]}, {what} a request")
-    axis.set_xlabel(f"CPU time a request at {cell[2]} connections, us", fontsize=8)
+    what = "1 row" if workload[1] == 1 else f"{workload[1]} rows"
+    style.set_heading(axis, f"{MODELS[workload[0]]}, {what} a request")
+    axis.set_xlabel(f"CPU time a request at {workload[2]} connections, us", fontsize=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from benchmarks.serving.results import Cell, Results, Sample
+from benchmarks.serving.results import Results, Sample, Workload
 from benchmarks.serving.targets import verdicts
 from benchmarks.serving.train import MODELS
 
@@ -49,7 +49,7 @@ def _introduction(results: Results) -> str:
 def _turns(results: Results) -> str:
     """How often and how long each was measured; a run in several parts may differ between them."""
     rounds = sorted(
-        {len({s.round for s in results.samples if s.cell == c}) for c in results.cells()}
+        {len({s.round for s in results.samples if s.workload == c}) for c in results.workloads()}
     )
     lengths = sorted({round(s.seconds) for s in results.samples})
     return f"{' or '.join(map(str, rounds))} turns of {' or '.join(map(str, lengths))} s"
@@ -61,24 +61,26 @@ def _targets(results: Results) -> str:
 
 
 def _tables(results: Results) -> list[str]:
-    return [_table(results, main) for main in results.main_cells()]
+    return [_table(results, main) for main in results.main_workloads()]
 
 
-def _table(results: Results, main: Cell) -> str:
+def _table(results: Results, main: Workload) -> str:
     model, rows, _ = main
-    cells = sorted(cell for cell in results.cells() if cell[:2] == (model, rows))
-    shown = " / ".join(str(cell[2]) for cell in cells)
+    workloads = sorted(
+        workload for workload in results.workloads() if workload[:2] == (model, rows)
+    )
+    shown = " / ".join(str(workload[2]) for workload in workloads)
     lines = []
     for case in _by_cpu(results, main):
         ratios = results.ratios(case, main)
         lines.append(
             (
                 results.titles[case],
-                _cells(results, case, cells, lambda s: s.cpu, "{:,.0f}"),
+                _figures(results, case, workloads, lambda s: s.cpu, "{:,.0f}"),
                 f"{median(ratios):.3g}x" if ratios else "",
-                _cells(results, case, cells, lambda s: s.rate, "{:,.0f}"),
-                _cells(results, case, cells, lambda s: s.p50 * 1e3, "{:.2f}"),
-                _cells(results, case, cells, lambda s: s.p99 * 1e3, "{:.2f}"),
+                _figures(results, case, workloads, lambda s: s.rate, "{:,.0f}"),
+                _figures(results, case, workloads, lambda s: s.p50 * 1e3, "{:.2f}"),
+                _figures(results, case, workloads, lambda s: s.p99 * 1e3, "{:.2f}"),
             )
         )
     what = "one row a request" if rows == 1 else f"{rows} rows a request"
@@ -94,17 +96,21 @@ def _table(results: Results, main: Cell) -> str:
     return f"{title}\n\nAt {shown} connections.\n\n{table(head, lines)}"
 
 
-def _by_cpu(results: Results, cell: Cell) -> list[str]:
+def _by_cpu(results: Results, workload: Workload) -> list[str]:
     """Cases by their CPU a request, least first; what was not measured there is last."""
-    found = {case: results.figure(case, cell, lambda s: s.cpu) for case in results.cases()}
+    found = {case: results.figure(case, workload, lambda s: s.cpu) for case in results.cases()}
     return sorted(found, key=lambda case: found[case] or float("inf"))
 
 
-def _cells(
-    results: Results, case: str, cells: list[Cell], of: Callable[[Sample], float], form: str
+def _figures(
+    results: Results,
+    case: str,
+    workloads: list[Workload],
+    of: Callable[[Sample], float],
+    template: str,
 ) -> str:
-    found = [results.figure(case, cell, of) for cell in cells]
-    return " / ".join("-" if value is None else form.format(value) for value in found)
+    found = [results.figure(case, workload, of) for workload in workloads]
+    return " / ".join("-" if value is None else template.format(value) for value in found)
 
 
 def _starts(results: Results) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 OURS = "tidemill"
-Cell = tuple[str, int, int]  # model, rows a request, connections
+Workload = tuple[str, int, int]  # model, rows a request, connections
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sample:
     errors: int
 
     @property
-    def cell(self) -> Cell:
+    def workload(self) -> Workload:
         return self.model, self.rows, self.connections
 
     @property
@@ -71,35 +71,37 @@ class Results:
         """Every case measured, ours first, the rest as they were given."""
         return list(dict.fromkeys(sample.case for sample in self.samples))
 
-    def cells(self) -> list[Cell]:
-        return list(dict.fromkeys(sample.cell for sample in self.samples))
+    def workloads(self) -> list[Workload]:
+        return list(dict.fromkeys(sample.workload for sample in self.samples))
 
-    def main_cells(self) -> list[Cell]:
+    def main_workloads(self) -> list[Workload]:
         """One cell for each model and batch size: at 16 connections, where that was measured."""
-        found: dict[tuple[str, int], Cell] = {}
-        for cell in self.cells():
-            if cell[2] == 16 or cell[:2] not in found:
-                found[cell[:2]] = cell
+        found: dict[tuple[str, int], Workload] = {}
+        for workload in self.workloads():
+            if workload[2] == 16 or workload[:2] not in found:
+                found[workload[:2]] = workload
         return list(found.values())
 
-    def has(self, cell: Cell, number: int) -> bool:
+    def has(self, workload: Workload, number: int) -> bool:
         """Whether that round of the cell is already there."""
-        return any(s.cell == cell and s.round == number for s in self.samples)
+        return any(s.workload == workload and s.round == number for s in self.samples)
 
-    def figure(self, case: str, cell: Cell, of: Callable[[Sample], float]) -> float | None:
+    def figure(self, case: str, workload: Workload, of: Callable[[Sample], float]) -> float | None:
         """The median over the rounds of something about a case; None where it was not measured."""
-        found = [of(s) for s in self._good(case, cell)]
+        found = [of(s) for s in self._good(case, workload)]
         return median(found) if found else None
 
     def ratios(
-        self, case: str, cell: Cell, of: Callable[[Sample], float] = lambda s: s.cpu
+        self, case: str, workload: Workload, of: Callable[[Sample], float] = lambda s: s.cpu
     ) -> list[float]:
         """The case's CPU a request (or another figure) over ours, round by round."""
-        own = {s.round: of(s) for s in self._good(OURS, cell)}
-        return [of(s) / own[s.round] for s in self._good(case, cell) if s.round in own]
+        own = {s.round: of(s) for s in self._good(OURS, workload)}
+        return [of(s) / own[s.round] for s in self._good(case, workload) if s.round in own]
 
-    def _good(self, case: str, cell: Cell) -> list[Sample]:
-        return [s for s in self.samples if s.case == case and s.cell == cell and s.errors == 0]
+    def _good(self, case: str, workload: Workload) -> list[Sample]:
+        return [
+            s for s in self.samples if s.case == case and s.workload == workload and s.errors == 0
+        ]
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

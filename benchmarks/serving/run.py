@@ -11,13 +11,13 @@ from pathlib import Path
 
 from benchmarks.serving import load, server
 from benchmarks.serving.cores import layout
-from benchmarks.serving.peer import Form, Peer, Place
-from benchmarks.serving.questions import Question, ask
-from benchmarks.serving.results import Cell, Results, Sample
+from benchmarks.serving.payloads import Payload, make_payloads
+from benchmarks.serving.peer import Endpoint, Installation, Peer
+from benchmarks.serving.results import Results, Sample, Workload
 from benchmarks.serving.server import Server
 
-Questions = dict[int, list[Question]]
-Asked = tuple[Server, Form]
+Payloads = dict[int, list[Payload]]
+RunningEndpoint = tuple[Server, Endpoint]
 ANY_FAILURE = (RuntimeError, OSError, LookupError, ValueError, TypeError)
 
 
@@ -33,7 +33,7 @@ class Plan:
     rounds: int
     seconds: int
     cold: int
-    reign: int
+    restart_every: int
 
 
 @dataclass
@@ -42,34 +42,36 @@ class Bench:
 
     plan: Plan
     peers: list[Peer]
-    places: dict[str, Place]
+    installations: dict[str, Installation]
     wrk: str
     cache: Path
     results: Results
-    keep: Callable[[], None]
-    say: Callable[[str], None]
+    save: Callable[[], None]
+    log: Callable[[str], None]
 
     def run(self) -> None:
         for model in self.plan.models:
-            questions = ask(model)
-            self._write_bodies(model, questions)
+            payloads = make_payloads(model)
+            self._write_bodies(model, payloads)
             if model == self.plan.models[0]:
                 for peer in list(self.peers):
-                    self._try(peer, partial(self._start_cold, peer, model, questions[1][0]))
-            for rounds in self._reigns(model):
-                with self._all_up(model, questions) as servers:
+                    self._try(peer, partial(self._start_cold, peer, model, payloads[1][0]))
+            for rounds in self._round_groups(model):
+                with self._start_all(model, payloads) as servers:
                     for number in rounds:
                         self._round(number, model, servers)
 
-    def _reigns(self, model: str) -> Iterator[range]:
+    def _round_groups(self, model: str) -> Iterator[range]:
         """The rounds that each set of servers has, but for those that are all there already."""
-        cells = [(model, rows, c) for rows in self.plan.rows for c in self.plan.connections]
-        for first in range(0, self.plan.rounds, self.plan.reign):
-            rounds = range(first, min(first + self.plan.reign, self.plan.rounds))
-            if not all(self.results.has(cell, number) for cell in cells for number in rounds):
+        workloads = [(model, rows, c) for rows in self.plan.rows for c in self.plan.connections]
+        for first in range(0, self.plan.rounds, self.plan.restart_every):
+            rounds = range(first, min(first + self.plan.restart_every, self.plan.rounds))
+            if not all(
+                self.results.has(workload, number) for workload in workloads for number in rounds
+            ):
                 yield rounds
 
-    def _start_cold(self, peer: Peer, model: str, question: Question) -> None:
+    def _start_cold(self, peer: Peer, model: str, payload: Payload) -> None:
         """Process start to first right answer, over and over; then memory, with nothing else up.
 
         The first start warms the file cache and does not count.
@@ -78,101 +80,112 @@ class Bench:
             return
         times = []
         for _ in range(self.plan.cold + 1):
-            begun = time.monotonic()
-            with self._up(peer, model) as running:
-                check(running, peer.forms[0], [question])
-                times.append(time.monotonic() - begun)
-        with self._up(peer, model) as running:
-            check(running, peer.forms[0], [question])
-            self._drive(running, peer.forms[0], (model, 1, 16), 2)
-            self.results.memory[peer.name] = held = running.memory()
+            started = time.monotonic()
+            with self._running(peer, model) as running:
+                check(running, peer.endpoints[0], [payload])
+                times.append(time.monotonic() - started)
+        with self._running(peer, model) as running:
+            check(running, peer.endpoints[0], [payload])
+            self._drive(running, peer.endpoints[0], (model, 1, 16), 2)
+            self.results.memory[peer.name] = memory = running.memory()
         self.results.cold[peer.name] = times[1:]
         first = min(times[1:], default=times[0])
-        self.say(f"{peer.title}: first answer after {first:.2f} s, {held['pss'] / 2**20:.0f} MB")
+        self.log(f"{peer.title}: first answer after {first:.2f} s, {memory['pss'] / 2**20:.0f} MB")
 
     @contextmanager
-    def _up(self, peer: Peer, model: str) -> Iterator[Server]:
-        running = server.start(peer, self.places[peer.name], model, cores=layout()[0])
+    def _running(self, peer: Peer, model: str) -> Iterator[Server]:
+        running = server.start(peer, self.installations[peer.name], model, cores=layout()[0])
         try:
             yield running
         finally:
             running.stop()
 
     @contextmanager
-    def _all_up(self, model: str, questions: Questions) -> Iterator[list[Asked]]:
+    def _start_all(self, model: str, payloads: Payloads) -> Iterator[list[RunningEndpoint]]:
         """All servers at once, each with the forms in which it gives the right answers."""
         with ExitStack() as stack:
-            servers: list[Asked] = []
+            servers: list[RunningEndpoint] = []
             for peer in list(self.peers):
-                self._try(peer, partial(self._bring_up, stack, servers, peer, model, questions))
+                self._try(peer, partial(self._start_one, stack, servers, peer, model, payloads))
             yield servers
 
-    def _bring_up(
-        self, stack: ExitStack, servers: list[Asked], peer: Peer, model: str, questions: Questions
+    def _start_one(
+        self,
+        stack: ExitStack,
+        servers: list[RunningEndpoint],
+        peer: Peer,
+        model: str,
+        payloads: Payloads,
     ) -> None:
-        running = stack.enter_context(self._up(peer, model))
-        asked = [question for size in self.plan.rows for question in questions[size]]
-        check(running, peer.forms[0], asked)
-        peer.prove(running.place, running.port)
-        servers.append((running, peer.forms[0]))
-        for form in peer.forms[1:]:
+        running = stack.enter_context(self._running(peer, model))
+        every_payload = [payload for size in self.plan.rows for payload in payloads[size]]
+        check(running, peer.endpoints[0], every_payload)
+        peer.verify(running.installation, running.port)
+        servers.append((running, peer.endpoints[0]))
+        for endpoint in peer.endpoints[1:]:
             try:
-                check(running, form, asked, server.ANSWER_LIMIT)
-                servers.append((running, form))
+                check(running, endpoint, every_payload, server.ANSWER_LIMIT)
+                servers.append((running, endpoint))
             except ANY_FAILURE as error:
-                self._leave_out(peer.case(form), error)
+                self._leave_out(peer.case(endpoint), error)
 
-    def _round(self, number: int, model: str, servers: list[Asked]) -> None:
+    def _round(self, number: int, model: str, servers: list[RunningEndpoint]) -> None:
         """Each cell in turn; in each cell one server after the other."""
         for rows in self.plan.rows:
             for connections in self.plan.connections:
-                cell = (model, rows, connections)
-                if not self.results.has(cell, number):
-                    taken = [self._sample(*asked, cell, number) for asked in servers]
-                    self.results.samples += taken
-                    self.keep()
+                workload = (model, rows, connections)
+                if not self.results.has(workload, number):
+                    samples = [self._sample(*each, workload, number) for each in servers]
+                    self.results.samples += samples
+                    self.save()
 
-    def _sample(self, running: Server, form: Form, cell: Cell, number: int) -> Sample:
+    def _sample(
+        self, running: Server, endpoint: Endpoint, workload: Workload, number: int
+    ) -> Sample:
         before = running.cpu_seconds()
-        seen = self._drive(running, form, cell, self.plan.seconds)
+        measured = self._drive(running, endpoint, workload, self.plan.seconds)
         used = running.cpu_seconds() - before
-        running.peer.tidy(running.place)
-        model, rows, connections = cell
+        running.peer.clean_up(running.installation)
+        model, rows, connections = workload
         sample = Sample(
-            case=running.peer.case(form),
+            case=running.peer.case(endpoint),
             model=model,
             rows=rows,
             connections=connections,
             round=number,
-            requests=seen.requests,
-            seconds=seen.seconds,
+            requests=measured.requests,
+            seconds=measured.seconds,
             cpu_seconds=used,
-            p50=seen.p50,
-            p99=seen.p99,
-            errors=seen.bad_status + seen.broken,
+            p50=measured.p50,
+            p99=measured.p99,
+            errors=measured.bad_status + measured.broken,
         )
-        self.say(sample.line())
+        self.log(sample.line())
         return sample
 
-    def _drive(self, running: Server, form: Form, cell: Cell, seconds: int) -> load.Load:
-        model, rows, connections = cell
+    def _drive(
+        self, running: Server, endpoint: Endpoint, workload: Workload, seconds: int
+    ) -> load.Load:
+        model, rows, connections = workload
         return load.drive(
             self.wrk,
-            f"http://127.0.0.1:{running.port}{form.path(model)}",
-            self._bodies(running.peer.case(form), model, rows),
+            f"http://127.0.0.1:{running.port}{endpoint.path(model)}",
+            self._bodies(running.peer.case(endpoint), model, rows),
             connections=connections,
             seconds=seconds,
-            headers=form.headers(running.place),
+            headers=endpoint.headers(running.installation),
             cores=layout()[1],
         )
 
-    def _write_bodies(self, model: str, questions: Questions) -> None:
+    def _write_bodies(self, model: str, payloads: Payloads) -> None:
         for peer in self.peers:
-            for form in peer.forms:
-                for size, asked in questions.items():
-                    path = self._bodies(peer.case(form), model, size)
+            for endpoint in peer.endpoints:
+                for size, same_size in payloads.items():
+                    path = self._bodies(peer.case(endpoint), model, size)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(b"\n".join(form.body(q.rows, model) for q in asked) + b"\n")
+                    path.write_bytes(
+                        b"\n".join(endpoint.body(p.rows, model) for p in same_size) + b"\n"
+                    )
 
     def _bodies(self, case: str, model: str, rows: int) -> Path:
         return self.cache / "bodies" / f"{case.replace(':', '-')}-{model}-{rows}.txt"
@@ -187,21 +200,24 @@ class Bench:
 
     def _leave_out(self, case: str, error: Exception) -> None:
         self.results.failures[case] = f"{type(error).__name__}: {error}"
-        self.say(f"{case}: left out. {error}")
+        self.log(f"{case}: left out. {error}")
 
 
 def check(
-    running: Server, form: Form, questions: list[Question], patience: float = server.START_LIMIT
+    running: Server,
+    endpoint: Endpoint,
+    payloads: list[Payload],
+    patience: float = server.START_LIMIT,
 ) -> None:
     """Ask each once; a wrong answer is a RuntimeError, because its speed would say nothing.
 
     The first question gets so many seconds to be answered.
     """
-    path, headers = form.path(running.model), form.headers(running.place)
-    for question in questions:
-        body = form.body(question.rows, running.model)
+    path, headers = endpoint.path(running.model), endpoint.headers(running.installation)
+    for payload in payloads:
+        body = endpoint.body(payload.rows, running.model)
         answer = server.wait_answer(running, path, body, headers, patience)
-        got = [int(label) for label in form.decode(answer)]
-        if got != question.labels:
-            raise RuntimeError(f"wrong answer: {got[:5]}; scikit-learn has {question.labels[:5]}")
+        got = [int(label) for label in endpoint.decode(answer)]
+        if got != payload.labels:
+            raise RuntimeError(f"wrong answer: {got[:5]}; scikit-learn has {payload.labels[:5]}")
         patience = server.ANSWER_LIMIT

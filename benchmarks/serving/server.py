@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.cores import pinned, take_precedence
-from benchmarks.serving.peer import Peer, Place
+from benchmarks.serving.peer import Installation, Peer
 
 TICK = os.sysconf("SC_CLK_TCK")
 START_LIMIT = 120.0  # seconds: the slowest peer takes a tenth of it
@@ -30,7 +30,7 @@ class Server:
     """A started server; `process` leads a session of its own, which finds all that it started."""
 
     peer: Peer
-    place: Place
+    installation: Installation
     model: str
     port: int
     process: subprocess.Popen[bytes]
@@ -57,25 +57,25 @@ class Server:
 
     def stop(self) -> None:
         """End the tree: politely, then for certain."""
-        family = {pid: _birth(pid) for pid in members(self.process.pid)}
+        started = {pid: _start_time(pid) for pid in members(self.process.pid)}
         for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-            _signal(_living(family), number)
+            _signal(_alive(started), number)
             deadline = time.monotonic() + patience
-            while _living(family) and time.monotonic() < deadline:
+            while _alive(started) and time.monotonic() < deadline:
                 self.process.poll()
                 time.sleep(0.02)
         self.process.wait()
 
 
-def start(peer: Peer, place: Place, model: str, *, cores: set[int]) -> Server:
+def start(peer: Peer, installation: Installation, model: str, *, cores: set[int]) -> Server:
     """Start the peer's command for one model on a free port, on those cores."""
     port = free_port()
-    log = place.folder.parent / f"{model}.log"
-    variables = {"OMP_NUM_THREADS": "1", **peer.environment(place, model)}
+    log = installation.folder.parent / f"{model}.log"
+    variables = {"OMP_NUM_THREADS": "1", **peer.environment(installation, model)}
     with log.open("wb") as output, pinned(cores):
         process = subprocess.Popen(
-            peer.command(place, model, port),
-            cwd=place.folder,
+            peer.command(installation, model, port),
+            cwd=installation.folder,
             env={**_inherited(), **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -84,7 +84,7 @@ def start(peer: Peer, place: Place, model: str, *, cores: set[int]) -> Server:
         )
     if os.getpriority(os.PRIO_PROCESS, 0) < 0:
         take_precedence(process.pid)
-    return Server(peer, place, model, port, process, log)
+    return Server(peer, installation, model, port, process, log)
 
 
 def wait_answer(
@@ -137,15 +137,15 @@ def free_port() -> int:
 
 
 def members(leader: int) -> list[int]:
-    """The leader, its whole session (whoever adopted them) and all that these started."""
-    family = {}
+    """The leader, its whole session (whoever adopted them) and all that these processes."""
+    processes = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 _, parent, _, session, *_ = _stat(int(entry.name))
-                family[int(entry.name)] = (int(parent), int(session))
-    found = {pid for pid, (_, session) in family.items() if session == leader}
-    while more := {pid for pid, (parent, _) in family.items() if parent in found} - found:
+                processes[int(entry.name)] = (int(parent), int(session))
+    found = {pid for pid, (_, session) in processes.items() if session == leader}
+    while more := {pid for pid, (parent, _) in processes.items() if parent in found} - found:
         found |= more
     return sorted(found)
 
@@ -155,12 +155,12 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _living(family: Mapping[int, str]) -> list[int]:
+def _alive(started: Mapping[int, str]) -> list[int]:
     """Those that still run and are who they were."""
-    return [pid for pid, born in family.items() if born and born == _birth(pid)]
+    return [pid for pid, born in started.items() if born and born == _start_time(pid)]
 
 
-def _birth(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """When the process started, in ticks: tells it from another that got its number later.
 
     Empty for one that is gone or waits to be reaped.

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.serving.results import OURS, Cell, Results
+from benchmarks.serving.results import OURS, Results, Workload
 
-ONE_ROW: Cell = ("logistic", 1, 16)
-FOREST: Cell = ("forest", 1, 16)
+ONE_ROW: Workload = ("logistic", 1, 16)
+FOREST: Workload = ("forest", 1, 16)
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,25 @@ class Verdict:
 @dataclass(frozen=True)
 class Target:
     title: str
-    judge: Callable[[Results], tuple[str, bool] | None]
+    evaluate: Callable[[Results], tuple[str, bool] | None]
 
     def verdict(self, results: Results) -> Verdict:
-        judged = self.judge(results)
+        judged = self.evaluate(results)
         return Verdict(self.title, *judged) if judged else Verdict(self.title, "not measured", None)
 
 
-def times(case: str, name: str, least: float, cell: Cell = ONE_ROW) -> Target:
+def times(case: str, name: str, least: float, workload: Workload = ONE_ROW) -> Target:
     """The case's CPU a request over ours is at least that; the median of the rounds decides."""
 
-    def judge(results: Results) -> tuple[str, bool] | None:
-        ratios = results.ratios(case, cell)
+    def evaluate(results: Results) -> tuple[str, bool] | None:
+        ratios = results.ratios(case, workload)
         if not ratios:
             return None
         spread = f" ({min(ratios):.3g} to {max(ratios):.3g})" if len(ratios) > 1 else ""
         return f"{median(ratios):.3g}x{spread}", median(ratios) >= least
 
-    model = "" if cell == ONE_ROW else ", random forest"
-    return Target(f"{name}{model}: CPU a request at least {least:g}x ours", judge)
+    model = "" if workload == ONE_ROW else ", random forest"
+    return Target(f"{name}{model}: CPU a request at least {least:g}x ours", evaluate)
 
 
 def _tail(results: Results) -> tuple[str, bool] | None:
@@ -59,8 +59,8 @@ def _cold(results: Results) -> tuple[str, bool] | None:
 
 
 def _memory(results: Results) -> tuple[str, bool] | None:
-    held = results.memory.get(OURS)
-    return (f"{held['pss'] / 2**20:.0f} MB", held["pss"] / 2**20 < 90) if held else None
+    memory = results.memory.get(OURS)
+    return (f"{memory['pss'] / 2**20:.0f} MB", memory["pss"] / 2**20 < 90) if memory else None
 
 
 def _journal(results: Results) -> tuple[str, bool] | None:

@@ -30,6 +30,6 @@ def load_peers(names: tuple[str, ...] | None = None) -> list[Peer]:
         raise SystemExit(
             f"There is no peer {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}."
         )
-    wanted = NAMES if names is None else names
-    modules = [importlib.import_module(f"{__name__}.{n.replace('-', '_')}") for n in wanted]
+    expected = NAMES if names is None else names
+    modules = [importlib.import_module(f"{__name__}.{n.replace('-', '_')}") for n in expected]
     return [module.PEER for module in modules]

@@ -1,16 +1,20 @@
 from collections.abc import Mapping
 
-from benchmarks.serving.peer import APPS, Form, Peer, Place
+from benchmarks.serving.peer import APPS, Endpoint, Installation, Peer
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
+def command(installation: Installation, model: str, port: int) -> list[str]:
     where = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(APPS)]
-    return [place.script("bentoml"), "serve", "bentoml_app:Classifier", "--quiet", *where]
+    return [installation.script("bentoml"), "serve", "bentoml_app:Classifier", "--quiet", *where]
 
 
-def environment(place: Place, model: str) -> Mapping[str, str]:
-    home = str(place.folder / "bentoml")
-    return {"MODEL": place.model(model), "BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"}
+def environment(installation: Installation, model: str) -> Mapping[str, str]:
+    home = str(installation.folder / "bentoml")
+    return {
+        "MODEL": installation.model(model),
+        "BENTOML_HOME": home,
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
 
 
 PEER = Peer(
@@ -20,5 +24,5 @@ PEER = Peer(
     show=("bentoml", "scikit-learn"),
     command=command,
     environment=environment,
-    forms=(Form(decode=lambda answer: list(answer)),),
+    endpoints=(Endpoint(decode=lambda answer: list(answer)),),
 )

@@ -1,8 +1,8 @@
-from benchmarks.serving.peer import Form, Peer, Place, uvicorn
+from benchmarks.serving.peer import Endpoint, Installation, Peer, uvicorn
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
-    return uvicorn(place, "fastapi_app:app", port)
+def command(installation: Installation, model: str, port: int) -> list[str]:
+    return uvicorn(installation, "fastapi_app:app", port)
 
 
 PEER = Peer(
@@ -11,8 +11,8 @@ PEER = Peer(
     packages=("fastapi", "uvicorn[standard]", "scikit-learn", "joblib"),
     show=("fastapi", "uvicorn", "scikit-learn"),
     command=command,
-    forms=(
-        Form(name="async", title="`async def`"),
-        Form(name="def", title="`def`", path=lambda model: "/predict-in-thread"),
+    endpoints=(
+        Endpoint(name="async", title="`async def`"),
+        Endpoint(name="def", title="`def`", path=lambda model: "/predict-in-thread"),
     ),
 )

@@ -1,9 +1,9 @@
-from benchmarks.serving.peer import APPS, Peer, Place
+from benchmarks.serving.peer import APPS, Installation, Peer
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
+def command(installation: Installation, model: str, port: int) -> list[str]:
     bind = ["--bind", f"127.0.0.1:{port}", "--chdir", str(APPS)]
-    return [place.script("gunicorn"), "--workers", "1", *bind, "flask_app:app"]
+    return [installation.script("gunicorn"), "--workers", "1", *bind, "flask_app:app"]
 
 
 PEER = Peer(

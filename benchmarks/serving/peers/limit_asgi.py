@@ -1,18 +1,18 @@
 from collections.abc import Mapping
 
-from benchmarks.serving.peer import Peer, Place, run_module, uvicorn
+from benchmarks.serving.peer import Installation, Peer, run_module, uvicorn
 
 
-def prepare(place: Place) -> None:
-    run_module(place.own_python, "benchmarks.serving.export_onnx", place.folder)
+def prepare(installation: Installation) -> None:
+    run_module(installation.project_python, "benchmarks.serving.export_onnx", installation.folder)
 
 
-def environment(place: Place, model: str) -> Mapping[str, str]:
-    return {"MODEL": str(place.folder / f"{model}.onnx")}
+def environment(installation: Installation, model: str) -> Mapping[str, str]:
+    return {"MODEL": str(installation.folder / f"{model}.onnx")}
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
-    return uvicorn(place, "asgi_app:app", port)
+def command(installation: Installation, model: str, port: int) -> list[str]:
+    return uvicorn(installation, "asgi_app:app", port)
 
 
 PEER = Peer(

@@ -1,11 +1,11 @@
 from dataclasses import replace
 
-from benchmarks.serving.peer import APPS, Place
+from benchmarks.serving.peer import APPS, Installation
 from benchmarks.serving.peers import limit_asgi
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
-    return [str(place.python), str(APPS / "asyncio_app.py"), str(port)]
+def command(installation: Installation, model: str, port: int) -> list[str]:
+    return [str(installation.python), str(APPS / "asyncio_app.py"), str(port)]
 
 
 PEER = replace(

@@ -1,8 +1,8 @@
-from benchmarks.serving.peer import APPS, Peer, Place
+from benchmarks.serving.peer import APPS, Installation, Peer
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
-    return [str(place.python), str(APPS / "litserve_app.py"), str(port)]
+def command(installation: Installation, model: str, port: int) -> list[str]:
+    return [str(installation.python), str(APPS / "litserve_app.py"), str(port)]
 
 
 PEER = Peer(

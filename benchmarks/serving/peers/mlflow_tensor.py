@@ -1,11 +1,13 @@
 from dataclasses import replace
 
-from benchmarks.serving.peer import Form, Place, run_module
+from benchmarks.serving.peer import Endpoint, Installation, run_module
 from benchmarks.serving.peers import mlflow_frame
 
 
-def prepare(place: Place) -> None:
-    run_module(place.python, "benchmarks.serving.apps.save_mlflow", place.folder, "tensor")
+def prepare(installation: Installation) -> None:
+    run_module(
+        installation.python, "benchmarks.serving.apps.save_mlflow", installation.folder, "tensor"
+    )
 
 
 PEER = replace(
@@ -13,5 +15,7 @@ PEER = replace(
     name="mlflow-tensor",
     title="mlflow models serve, tensor signature",
     prepare=prepare,
-    forms=(Form(path=lambda model: "/invocations", encode=lambda rows, model: {"inputs": rows}),),
+    endpoints=(
+        Endpoint(path=lambda model: "/invocations", encode=lambda rows, model: {"inputs": rows}),
+    ),
 )

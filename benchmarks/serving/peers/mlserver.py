@@ -2,28 +2,28 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.serving.peer import Form, Peer, Place, Rows, train_here
+from benchmarks.serving.peer import Endpoint, Installation, Peer, Rows, train_here
 from benchmarks.serving.server import free_port
 
 
-def prepare(place: Place) -> None:
+def prepare(installation: Installation) -> None:
     """A folder for each model, as `mlserver start` wants it.
 
     No pool of inference processes (requests would hop to one and back) and no debug log.
     """
-    train_here(place)
+    train_here(installation)
     for name in ("logistic", "forest"):
-        folder = place.folder / name
+        folder = installation.folder / name
         folder.mkdir()
         model = {
             "name": name,
             "implementation": "mlserver_sklearn.SKLearnModel",
-            "parameters": {"uri": place.model(name), "version": "1"},
+            "parameters": {"uri": installation.model(name), "version": "1"},
         }
         (folder / "model-settings.json").write_text(json.dumps(model))
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
+def command(installation: Installation, model: str, port: int) -> list[str]:
     settings = {
         "host": "127.0.0.1",
         "http_port": port,
@@ -32,11 +32,11 @@ def command(place: Place, model: str, port: int) -> list[str]:
         "parallel_workers": 0,
         "debug": False,
     }
-    (place.folder / model / "settings.json").write_text(json.dumps(settings))
-    return [place.script("mlserver"), "start", str(place.folder / model)]
+    (installation.folder / model / "settings.json").write_text(json.dumps(settings))
+    return [installation.script("mlserver"), "start", str(installation.folder / model)]
 
 
-def environment(place: Place, model: str) -> Mapping[str, str]:
+def environment(installation: Installation, model: str) -> Mapping[str, str]:
     return {}
 
 
@@ -58,8 +58,8 @@ PEER = Peer(
     command=command,
     prepare=prepare,
     environment=environment,
-    forms=(
-        Form(
+    endpoints=(
+        Endpoint(
             path=lambda model: f"/v2/models/{model}/infer",
             encode=encode,
             decode=lambda answer: list(answer["outputs"][0]["data"]),

@@ -1,12 +1,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from benchmarks.serving.peer import Place
+from benchmarks.serving.peer import Installation
 from benchmarks.serving.peers import tidemill
 
 
-def environment(place: Place, model: str) -> Mapping[str, str]:
-    return {**tidemill.environment(place, model), "TIDEMILL_JOURNAL": "off"}
+def environment(installation: Installation, model: str) -> Mapping[str, str]:
+    return {**tidemill.environment(installation, model), "TIDEMILL_JOURNAL": "off"}
 
 
 PEER = replace(
@@ -14,7 +14,7 @@ PEER = replace(
     name="tidemill-unrecorded",
     title="Tidemill without its journal",
     environment=environment,
-    forms=tidemill.PEER.forms[:1],
-    prove=lambda place, port: None,
+    endpoints=tidemill.PEER.endpoints[:1],
+    verify=lambda installation, port: None,
     home="tidemill",
 )

@@ -1,15 +1,15 @@
 from typing import Any
 
-from benchmarks.serving.peer import Form, Peer, Place, Rows, run_module, uvicorn
+from benchmarks.serving.peer import Endpoint, Installation, Peer, Rows, run_module, uvicorn
 from benchmarks.serving.train import columns
 
 
-def command(place: Place, model: str, port: int) -> list[str]:
-    return uvicorn(place, "vetiver_app:app", port)
+def command(installation: Installation, model: str, port: int) -> list[str]:
+    return uvicorn(installation, "vetiver_app:app", port)
 
 
-def prepare(place: Place) -> None:
-    run_module(place.python, "benchmarks.serving.train", place.folder, "--frame")
+def prepare(installation: Installation) -> None:
+    run_module(installation.python, "benchmarks.serving.train", installation.folder, "--frame")
 
 
 def encode(rows: Rows, model: str) -> Any:
@@ -23,5 +23,5 @@ PEER = Peer(
     show=("vetiver", "fastapi", "scikit-learn"),
     command=command,
     prepare=prepare,
-    forms=(Form(encode=encode, decode=lambda answer: list(answer["predict"])),),
+    endpoints=(Endpoint(encode=encode, decode=lambda answer: list(answer["predict"])),),
 )

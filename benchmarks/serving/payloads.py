@@ -11,12 +11,12 @@ COUNTS = {1: 64, 100: 16}  # rows a request -> how many different requests take 
 
 
 @dataclass(frozen=True)
-class Question:
+class Payload:
     rows: Rows
     labels: list[int]
 
 
-def ask(model: str) -> dict[int, list[Question]]:
+def make_payloads(model: str) -> dict[int, list[Payload]]:
     """Requests by the number of rows they hold, out of the 114 test rows, going round."""
     _, X, _, _ = split()
     labels = [int(label) for label in fit(model).predict(X)]
@@ -27,6 +27,6 @@ def ask(model: str) -> dict[int, list[Question]]:
     }
 
 
-def _take(rows: Rows, labels: list[int], start: int, size: int) -> Question:
-    places = [(start * 7 + offset) % len(rows) for offset in range(size)]
-    return Question([rows[i] for i in places], [labels[i] for i in places])
+def _take(rows: Rows, labels: list[int], start: int, size: int) -> Payload:
+    indices = [(start * 7 + offset) % len(rows) for offset in range(size)]
+    return Payload([rows[i] for i in indices], [labels[i] for i in indices])
