@@ -15,11 +15,11 @@ from tidemill.policies import UNITS, seconds
 
 
 @pytest.mark.parametrize("policy", [Drift, Decay, Retraining, Challenge])
-def test_defaults_hold_together(policy: Callable[[], Any]) -> None:
+def test_defaults_are_valid(policy: Callable[[], Any]) -> None:
     policy()
 
 
-def test_moved_data_alone_is_reported_and_does_not_retrain() -> None:
+def test_drift_is_reported_and_does_not_retrain() -> None:
     assert "drift" not in Retraining().on
     assert "drift" in Retraining().report
     assert {"decay", "estimate"} <= set(Retraining().on)
@@ -52,7 +52,7 @@ def test_moved_data_alone_is_reported_and_does_not_retrain() -> None:
         (Challenge, {"max_latency": float("nan")}, "max_latency"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(
+def test_invalid_values_are_refused_by_name(
     policy: Callable[..., Any], given: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(ProjectError) as caught:
@@ -61,7 +61,7 @@ def test_what_makes_no_sense_is_refused_by_name(
     assert caught.value.expected
 
 
-def test_an_unknown_metric_of_decay_is_refused() -> None:
+def test_unknown_decay_metric_is_refused() -> None:
     with pytest.raises(ProjectError, match="unknown metric 'speed'"):
         Project("p", csv("x.csv"), "y", [Candidate("c", dict)], decay=Decay(metric="speed"))
 
@@ -73,12 +73,12 @@ def test_a_duration_with_a_unit_is_that_many_seconds(number: int, unit: str) -> 
 
 
 @given(st.text().filter(lambda text: not text.strip()[:1].isdigit()))
-def test_other_texts_are_no_duration(text: str) -> None:
+def test_invalid_texts_are_no_duration(text: str) -> None:
     with pytest.raises(ProjectError, match="not a duration"):
         seconds(text)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, True, None])
-def test_neither_are_these(value: Any) -> None:
+def test_invalid_values_are_no_duration(value: Any) -> None:
     with pytest.raises(ProjectError, match="not a duration"):
         seconds(value)

@@ -187,7 +187,7 @@ def test_findings_are_stored_once_the_database_is_reachable(database: Database) 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:y", ""])
 def test_invalid_addresses_are_refused(url: str) -> None:
-    with pytest.raises(InputError, match="no address"):
+    with pytest.raises(InputError, match="not the URL of an API"):
         ApiProber(url)
 
 

@@ -56,7 +56,7 @@ def hurt(traffic: Traffic) -> None:
     traffic.platform.watcher.check(NAME)
 
 
-def test_health_says_how_each_model_is(client: httpx.Client, traffic: Traffic) -> None:
+def test_health_lists_the_state_of_each_model(client: httpx.Client, traffic: Traffic) -> None:
     assert client.get("/monitoring/health").json() == {"models": []}
     hurt(traffic)
     (found,) = client.get("/monitoring/health", params={"model": NAME}).json()["models"]
@@ -85,7 +85,7 @@ def test_drift_and_performance_are_listed_by_page(client: httpx.Client, traffic:
     assert (refused.status_code, refused.json()["field"]) == (422, "cursor")
 
 
-def test_a_trigger_by_hand_retrains_and_is_refused_twice(
+def test_manual_trigger_retrains_and_a_second_is_refused(
     client: httpx.Client, traffic: Traffic
 ) -> None:
     order = {"model": NAME, "reason": "new prices"}
@@ -125,13 +125,13 @@ def test_a_reported_alarm_can_be_dismissed(client: httpx.Client, traffic: Traffi
         ({"model": "nobody", "reason": "x"}, 404),
     ],
 )
-def test_odd_orders_are_refused(client: httpx.Client, body: Any, status: int) -> None:
+def test_invalid_requests_are_refused(client: httpx.Client, body: Any, status: int) -> None:
     answer = client.post("/monitoring/triggers", json=body)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_changing_things_needs_the_scope(client: httpx.Client, platform: Platform) -> None:
+def test_changes_need_the_train_scope(client: httpx.Client, platform: Platform) -> None:
     token, _ = platform.keys.create(("predict",), actor="t", name="p", lifetime=None)
     weak = {"X-API-Key": token}
     order = {"model": NAME, "reason": "x"}
@@ -139,7 +139,7 @@ def test_changing_things_needs_the_scope(client: httpx.Client, platform: Platfor
     assert client.post("/monitoring/check", json={"model": NAME}, headers=weak).status_code == 403
 
 
-def test_a_check_by_hand_answers_with_the_verdict(client: httpx.Client, traffic: Traffic) -> None:
+def test_forced_check_returns_the_verdict(client: httpx.Client, traffic: Traffic) -> None:
     traffic.label(traffic.ask(80))
     found = client.post("/monitoring/check", json={"model": NAME}).json()
     assert found["checked_now"] is True
@@ -180,7 +180,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_is_whole_and_loads_nothing(traffic: Traffic) -> None:
+def test_report_is_self_contained(traffic: Traffic) -> None:
     hurt(traffic)
     platform = traffic.platform
     page = Page(make_report(platform.monitoring_results, platform.triggers, NAME))
@@ -192,7 +192,7 @@ def test_the_page_is_whole_and_loads_nothing(traffic: Traffic) -> None:
     assert page.words.index("shade") < page.words.index("leaves")
 
 
-def test_the_page_of_a_model_without_a_window(traffic: Traffic) -> None:
+def test_report_of_a_model_without_a_window(traffic: Traffic) -> None:
     platform = traffic.platform
     with pytest.raises(NotFoundError):
         make_report(platform.monitoring_results, platform.triggers, NAME)
@@ -203,7 +203,7 @@ def test_the_page_of_a_model_without_a_window(traffic: Traffic) -> None:
         find_window(platform.monitoring_results, NAME, 7)
 
 
-def test_reasons_are_text_and_not_part_of_the_page(client: httpx.Client, traffic: Traffic) -> None:
+def test_reasons_are_escaped_in_the_report(client: httpx.Client, traffic: Traffic) -> None:
     evil = "<script>alert(1)</script> {{summary}}"
     client.post("/monitoring/triggers", json={"model": NAME, "reason": evil})
     traffic.platform.watcher.check(NAME)
@@ -213,7 +213,7 @@ def test_reasons_are_text_and_not_part_of_the_page(client: httpx.Client, traffic
     assert evil in Page(answer.text).words
 
 
-def test_the_command_looks_once_and_writes_the_page(
+def test_commands_check_once_and_write_the_report(
     traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform = traffic.platform

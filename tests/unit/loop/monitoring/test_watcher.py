@@ -61,7 +61,7 @@ def opened(traffic: Traffic) -> list[tuple[str, str, bool]]:
     return sorted((t.cause, t.state, t.retrains) for t in found)
 
 
-def test_nothing_is_checked_before_enough_rows_came(traffic: Traffic) -> None:
+def test_nothing_is_checked_before_enough_rows(traffic: Traffic) -> None:
     traffic.ask(299)
     assert not tick(traffic).checked
     traffic.ask(1)
@@ -72,12 +72,12 @@ def test_nothing_is_checked_before_enough_rows_came(traffic: Traffic) -> None:
     assert not tick(traffic).checked, "each row is judged once"
 
 
-def test_a_model_without_a_champion_is_not_watched(traffic: Traffic) -> None:
+def test_model_without_a_champion_is_not_found(traffic: Traffic) -> None:
     with pytest.raises(NotFoundError):
         traffic.platform.watcher.check("nobody")
 
 
-def test_moved_data_is_reported_without_a_job_and_cleared_when_it_is_over(
+def test_drift_is_reported_without_a_job_and_cleared(
     traffic: Traffic,
 ) -> None:
     traffic.ask(300, shift=1.5)
@@ -102,7 +102,7 @@ class Unprofiled(ChampionReferences):
         return replace(super().of(model), profile=empty_profile())
 
 
-def test_of_a_champion_without_a_profile_drift_is_unknown_and_says_why(traffic: Traffic) -> None:
+def test_champion_without_a_profile_gets_no_drift_verdict(traffic: Traffic) -> None:
     references = Unprofiled(traffic.platform.settings.shelf, lambda: traffic.platform.registry)
     watcher = replace(watcher_of(traffic), references=references)
     traffic.label(traffic.ask(300, shift=1.5))
@@ -131,7 +131,7 @@ def test_each_feature_has_a_row_and_the_window_its_report(traffic: Traffic) -> N
     assert whole["details"]["fired"] == ["drift (report)"]
 
 
-def test_wrong_answers_retrain_once(traffic: Traffic) -> None:
+def test_wrong_predictions_retrain_once(traffic: Traffic) -> None:
     traffic.label(traffic.ask(200), wrong=0.4)
     looked = tick(traffic)
     assert looked.verdict["state"] == "model degraded"
@@ -148,7 +148,7 @@ def test_wrong_answers_retrain_once(traffic: Traffic) -> None:
     assert len(traffic.platform.jobs.page(kind="retrain").items) == 1
 
 
-def test_right_answers_are_no_alarm(traffic: Traffic) -> None:
+def test_right_predictions_are_no_alarm(traffic: Traffic) -> None:
     for _ in range(4):
         traffic.label(traffic.ask(200))
         looked = tick(traffic)
@@ -157,7 +157,7 @@ def test_right_answers_are_no_alarm(traffic: Traffic) -> None:
     assert opened(traffic) == []
 
 
-def test_the_live_metric_is_kept_with_its_interval(traffic: Traffic) -> None:
+def test_live_metric_is_stored_with_its_interval(traffic: Traffic) -> None:
     traffic.label(traffic.ask(200))
     tick(traffic)
     (live,) = model_values(traffic.platform.database, model=NAME, source="live").items
@@ -169,7 +169,7 @@ def test_the_live_metric_is_kept_with_its_interval(traffic: Traffic) -> None:
     assert abs(estimate["value"] - live["value"]) < 0.1
 
 
-def test_after_a_change_of_champion_windows_begin_with_its_rows(traffic: Traffic) -> None:
+def test_windows_of_a_new_champion_begin_with_its_rows(traffic: Traffic) -> None:
     traffic.label(traffic.ask(200), wrong=0.4)
     tick(traffic)
     shelve(traffic.platform.settings.shelf, "2")
@@ -183,7 +183,7 @@ def test_after_a_change_of_champion_windows_begin_with_its_rows(traffic: Traffic
 
 
 @pytest.mark.parametrize(("times", "wider"), [(60, True), (1, False)])
-def test_a_new_champion_is_expected_to_have_spells_as_the_last_had(
+def test_new_champion_inherits_the_autocorrelation_time(
     traffic: Traffic, times: int, wider: bool
 ) -> None:
     for spell in range(600 // times):
@@ -210,7 +210,7 @@ def _margin(traffic: Traffic, version: str) -> float:
     return float(held.state["detector"]["margin"])
 
 
-def test_a_champion_that_returns_is_not_judged_by_its_earlier_reign(traffic: Traffic) -> None:
+def test_returning_champion_is_not_checked_on_its_earlier_rows(traffic: Traffic) -> None:
     traffic.label(traffic.ask(150), wrong=0.9)
     watcher = watcher_of(traffic)
     for version in ("1", "2", "1"):
@@ -223,7 +223,7 @@ def test_a_champion_that_returns_is_not_judged_by_its_earlier_reign(traffic: Tra
     assert watcher.check(NAME).verdict["live"]["rows"] == 200
 
 
-def test_a_job_that_fails_closes_its_trigger_and_the_cause_is_not_tried_again(
+def test_failed_job_closes_its_trigger_and_is_not_retried(
     traffic: Traffic,
 ) -> None:
     traffic.label(traffic.ask(200), wrong=0.4)
@@ -242,7 +242,7 @@ def test_a_job_that_fails_closes_its_trigger_and_the_cause_is_not_tried_again(
     assert len(jobs.page(kind="retrain").items) == 1
 
 
-def test_a_job_that_succeeds_closes_its_trigger_with_what_the_gate_said(traffic: Traffic) -> None:
+def test_successful_job_closes_its_trigger_with_the_gates_reasons(traffic: Traffic) -> None:
     traffic.label(traffic.ask(200), wrong=0.4)
     tick(traffic)
     jobs = traffic.platform.jobs
@@ -255,7 +255,7 @@ def test_a_job_that_succeeds_closes_its_trigger_with_what_the_gate_said(traffic:
     assert trigger.state == "kept champion"
 
 
-def test_a_process_that_died_before_the_job_is_made_good(traffic: Traffic) -> None:
+def test_missing_job_of_a_trigger_is_submitted_later(traffic: Traffic) -> None:
     trigger = traffic.platform.triggers.open(NewTrigger(NAME, "decay", "it fell", "1", "k"))
     tick(traffic)
     assert traffic.platform.triggers.get(trigger.id).state == "retraining"
@@ -263,7 +263,7 @@ def test_a_process_that_died_before_the_job_is_made_good(traffic: Traffic) -> No
     assert job.params["trigger"] == trigger.id
 
 
-def test_two_looks_at_the_same_moment_do_not_lose_each_other(traffic: Traffic) -> None:
+def test_concurrent_checks_do_not_lose_results(traffic: Traffic) -> None:
     traffic.ask(300, shift=1.5)
     watcher = watcher_of(traffic)
     inside: list[WatchResult] = []
@@ -286,14 +286,14 @@ def test_two_looks_at_the_same_moment_do_not_lose_each_other(traffic: Traffic) -
     assert opened(traffic) == [("drift", "open", False)]
 
 
-def test_a_check_by_hand_takes_the_newest_rows(traffic: Traffic) -> None:
+def test_forced_check_takes_the_newest_rows(traffic: Traffic) -> None:
     traffic.label(traffic.ask(80))
     looked = tick(traffic, forced=True)
     assert looked.checked
     assert (looked.verdict["drift"]["rows"], looked.verdict["live"]["rows"]) == (80, 80)
 
 
-def test_a_model_that_no_project_trains_is_reported_on(traffic: Traffic) -> None:
+def test_model_without_a_project_is_only_reported(traffic: Traffic) -> None:
     (traffic.platform.settings.home.parent / "project.py").write_text("")
     traffic.label(traffic.ask(500), wrong=0.5)
     looked = replace(
@@ -321,7 +321,7 @@ def answer(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_trigger_has_a_file_that_says_how_it_ended(traffic: Traffic) -> None:
+def test_trigger_file_has_the_final_state(traffic: Traffic) -> None:
     traffic.label(traffic.ask(200), wrong=0.4)
     (trigger,) = tick(traffic).opened
     path = traffic.platform.settings.triggers / f"{trigger.id}.trigger"
@@ -334,7 +334,7 @@ def test_a_trigger_has_a_file_that_says_how_it_ended(traffic: Traffic) -> None:
     assert json.loads(path.read_text())["state"] == "promoted"
 
 
-def test_a_dropped_file_retrains_by_hand(traffic: Traffic) -> None:
+def test_dropped_file_retrains(traffic: Traffic) -> None:
     path = drop(traffic, "prices", '{"model": "plants", "reason": "new prices"}')
     (trigger,) = open_dropped(watcher_of(traffic))
     assert (trigger.cause, trigger.reason, trigger.state) == ("manual", "new prices", "retraining")
@@ -362,7 +362,7 @@ def test_a_dropped_file_retrains_by_hand(traffic: Traffic) -> None:
     ],
     ids=["empty", "half", "list", "no model", "number", "unknown", "nobody", "bytes", "large"],
 )
-def test_a_file_that_makes_no_sense_is_answered_beside_it(
+def test_invalid_file_gets_an_answer_file(
     traffic: Traffic, content: str | bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = drop(traffic, "odd", content)
@@ -383,13 +383,13 @@ class NoRegistry:
         raise NotFoundError(f"There is no model '{name}'.")
 
 
-def test_a_half_written_file_is_left_alone_for_a_moment(traffic: Traffic) -> None:
+def test_half_written_file_is_not_refused_at_once(traffic: Traffic) -> None:
     path = drop(traffic, "slow", '{"model": "pla', old=False)
     open_dropped(watcher_of(traffic))
     assert path.exists()
 
 
-def test_a_second_trigger_by_hand_is_refused(traffic: Traffic) -> None:
+def test_second_manual_trigger_is_refused(traffic: Traffic) -> None:
     actions = watcher_of(traffic).trigger_actions
     actions.request(NewTrigger(NAME, "manual", "first"))
     with pytest.raises(ConflictError):

@@ -48,7 +48,7 @@ def ask(shelf: Path, registry: Registry, **how: Any) -> list[AuditEntry]:
     return entries
 
 
-def test_a_rule_is_recorded_written_and_taken_back(tmp_path: Path) -> None:
+def test_rule_is_recorded_written_and_removed(tmp_path: Path) -> None:
     registry = Registry()
     set_rule(tmp_path, "other", TrafficRule("shadow"))
     (entry,) = ask(tmp_path, registry, mode="canary", share=0.1, version=2, reason="try it")
@@ -60,7 +60,7 @@ def test_a_rule_is_recorded_written_and_taken_back(tmp_path: Path) -> None:
     assert read_traffic(tmp_path) == {"other": TrafficRule("shadow")}
 
 
-def test_a_share_ends_with_its_challenger_and_a_shadow_stays(tmp_path: Path) -> None:
+def test_canary_ends_with_its_challenger_and_a_shadow_stays(tmp_path: Path) -> None:
     entries: list[AuditEntry] = []
     set_rule(tmp_path, NAME, TrafficRule("canary", 0.5))
     assert end_canary(tmp_path, NAME, reason="another is challenger", audit=entries.append)
@@ -82,12 +82,12 @@ def test_without_a_challenger_there_is_no_rule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
-def test_a_share_is_a_share(tmp_path: Path, share: float) -> None:
+def test_share_out_of_range_is_refused(tmp_path: Path, share: float) -> None:
     with pytest.raises(RequestError):
         ask(tmp_path, Registry(), mode="canary", share=share, version=2)
 
 
-def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path) -> None:
+def test_change_that_cannot_be_recorded_is_not_made(tmp_path: Path) -> None:
     def refuse(entry: AuditEntry) -> None:
         raise OSError("the database is away")
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--shadow", "--off"], ["--canary", "0.1", "--shadow"]])
-def test_the_command_wants_one_of_three(words: list[str], home: Path) -> None:
+def test_command_needs_one_of_three_modes(words: list[str], home: Path) -> None:
     found = CliRunner().invoke(cli, ["challenge", NAME, *words])
     assert isinstance(found.exception, RequestError)
 
@@ -110,7 +110,7 @@ def sample(milliseconds: float, wrong: int, of: int = 400, answers: int = 400) -
     return TrafficSample(np.full(answers, milliseconds), losses)
 
 
-def test_a_slow_or_wrong_canary_goes() -> None:
+def test_slow_or_wrong_canary_ends() -> None:
     policy = Challenge(max_latency=2.0)
     assert check_canary(policy, sample(1.0, 20), sample(1.0, 20)) is None
     assert "p95 latency" in str(check_canary(policy, sample(2.1, 20), sample(1.0, 20)))
@@ -119,13 +119,13 @@ def test_a_slow_or_wrong_canary_goes() -> None:
 
 
 @given(st.integers(0, 199), st.integers(0, 49))
-def test_nothing_is_judged_on_few_rows(answers: int, labels: int) -> None:
+def test_few_rows_give_no_canary_verdict(answers: int, labels: int) -> None:
     canary = TrafficSample(np.full(answers, 1e6), np.ones(labels))
     assert check_canary(Challenge(), canary, sample(1.0, 0)) is None
 
 
 @given(st.integers(0, 300))
-def test_an_equal_canary_stays(wrong: int) -> None:
+def test_equal_canary_continues(wrong: int) -> None:
     assert check_canary(Challenge(), sample(1.0, wrong), sample(1.0, wrong)) is None
 
 
@@ -141,7 +141,7 @@ def platform(home: Path) -> Iterator[Platform]:
     opened.close()
 
 
-def test_watching_takes_a_bad_canary_out_and_records_it(platform: Platform) -> None:
+def test_monitor_ends_a_bad_canary_and_records_it(platform: Platform) -> None:
     shelf, traffic = platform.settings.shelf, Traffic(platform)
     other = Traffic(platform, version="2", numbers=iter(range(500_000, 600_000)))
     set_rule(shelf, NAME, TrafficRule("canary", 0.3))

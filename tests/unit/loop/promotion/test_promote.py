@@ -245,7 +245,7 @@ def test_a_better_version_takes_over_and_a_worse_one_does_not(
     assert registry.model("m").aliases == {"champion": "3", "previous": "1"}
 
 
-def test_of_all_versions_the_one_with_the_best_recorded_metric_is_tried(
+def test_version_with_the_best_recorded_metric_goes_to_the_gate(
     project: Project, registry: Registry, register: Register
 ) -> None:
     for accuracy in (0.7, 0.95, 0.8, None):
@@ -253,7 +253,7 @@ def test_of_all_versions_the_one_with_the_best_recorded_metric_is_tried(
     assert promote(project, registry, "m").version == "2"
 
 
-def test_another_metric_chooses_and_decides_where_it_is_named(
+def test_named_metric_chooses_and_decides(
     project: Project, registry: Registry, register: Register, client: MlflowClient
 ) -> None:
     for accuracy, loss in ((0.9, 0.5), (0.8, 0.2), (0.7, 0.4)):
@@ -266,7 +266,7 @@ def test_another_metric_chooses_and_decides_where_it_is_named(
         promote(project, registry, "m", metric="beauty")
 
 
-def test_among_equals_on_record_the_champion_stays_and_else_the_newest_is_tried(
+def test_ties_go_to_the_champion_then_to_the_newest(
     project: Project, registry: Registry, register: Register
 ) -> None:
     register(FAIR, 0.8)
@@ -281,7 +281,7 @@ def test_among_equals_on_record_the_champion_stays_and_else_the_newest_is_tried(
     assert len(changes) == 1
 
 
-def test_the_champion_is_not_tried_against_itself(
+def test_champion_is_not_compared_with_itself(
     project: Project, registry: Registry, register: Register
 ) -> None:
     register(BEST, 0.9)
@@ -293,7 +293,7 @@ def test_the_champion_is_not_tried_against_itself(
         promote(project, registry, "m", version=1)
 
 
-def test_an_override_needs_a_reason_and_keeps_what_the_gate_said(
+def test_override_needs_a_reason_and_stores_the_verdict(
     project: Project, registry: Registry, register: Register
 ) -> None:
     register(BEST, 0.9)
@@ -332,7 +332,7 @@ def test_forcing_what_would_pass_is_an_ordinary_promotion(
     assert changes[0].action == "promote"
 
 
-def test_a_version_without_a_bundle_passes_by_force_alone(
+def test_version_without_a_bundle_needs_force(
     project: Project, registry: Registry, register: Register
 ) -> None:
     register(None, 0.9)
@@ -347,9 +347,7 @@ def test_a_version_without_a_bundle_passes_by_force_alone(
     assert "Version 1 of 'm' has no bundle" in against.reasons[0]
 
 
-def test_without_a_project_there_is_only_force_or_rows(
-    registry: Registry, register: Register
-) -> None:
+def test_without_a_project_force_or_rows_are_needed(registry: Registry, register: Register) -> None:
     register()
     verdict = promote(None, registry, "m", metric="accuracy")
     assert not verdict.promoted
@@ -360,7 +358,7 @@ def test_without_a_project_there_is_only_force_or_rows(
     assert "given by the caller" in verdict.notes[0]
 
 
-def test_unknown_models_versions_and_metrics_are_said_to_be(
+def test_unknown_models_versions_and_metrics_are_refused(
     project: Project, registry: Registry, register: Register
 ) -> None:
     with pytest.raises(NotFoundError, match="no model 'other'"):
@@ -372,7 +370,7 @@ def test_unknown_models_versions_and_metrics_are_said_to_be(
         promote(project, registry, "m", version=7)
 
 
-def test_a_damaged_bundle_is_kept_out(
+def test_damaged_bundle_is_refused(
     project: Project, registry: Registry, register: Register, tmp_path: Path
 ) -> None:
     register()
@@ -396,7 +394,7 @@ def test_minimum_metrics_and_parity_are_checked_for_the_first_version_too(
     assert champion(registry) is None
 
 
-def test_what_cannot_be_audited_does_not_happen(
+def test_promotion_that_cannot_be_audited_is_not_made(
     project: Project, registry: Registry, register: Register
 ) -> None:
     def broken(change: Transition) -> None:
@@ -408,7 +406,7 @@ def test_what_cannot_be_audited_does_not_happen(
     assert champion(registry) is None
 
 
-def test_a_move_that_fails_after_its_record_is_recorded_as_failed(
+def test_failed_transition_is_recorded_as_failed(
     project: Project, registry: Registry, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register()
@@ -423,7 +421,7 @@ def test_a_move_that_fails_after_its_record_is_recorded_as_failed(
     assert [change.failed for change in changes] == [None, "network gone"]
 
 
-def test_a_rollback_returns_to_the_champion_before(
+def test_rollback_restores_the_previous_champion(
     project: Project, registry: Registry, register: Register
 ) -> None:
     register(FAIR, 0.8)
@@ -456,7 +454,7 @@ def test_a_second_rollback_returns_to_the_version_rolled_back(
     assert champion(registry) == "2"
 
 
-def test_transitions_by_hand_move_stage_and_alias(registry: Registry, register: Register) -> None:
+def test_transition_moves_stage_and_alias(registry: Registry, register: Register) -> None:
     for _ in range(3):
         register()
     changes: list[Transition] = []
@@ -472,7 +470,7 @@ def test_transitions_by_hand_move_stage_and_alias(registry: Registry, register: 
     assert changes[1].actor == "key1"
 
 
-def test_transitions_that_make_no_sense_are_refused(registry: Registry, register: Register) -> None:
+def test_invalid_transitions_are_refused(registry: Registry, register: Register) -> None:
     register()
     with pytest.raises(GateError, match="needs a reason"):
         transition(registry, "m", 1, "Production")
@@ -495,9 +493,7 @@ def grown(frame: pd.DataFrame, count: int = 500) -> pd.DataFrame:
     return pd.concat([frame, rows(count, seed=77)], ignore_index=True)
 
 
-def test_rows_the_champion_learned_from_are_left_out_after_the_data_grew(
-    registry: Registry, register: Register
-) -> None:
+def test_training_rows_of_the_champion_are_left_out(registry: Registry, register: Register) -> None:
     before = project_of(rows(1000))
     register(FAIR, 0.8, data=before)
     promote(before, registry, "m")
@@ -523,7 +519,7 @@ def test_a_champion_of_unknown_rows_is_noted(registry: Registry, register: Regis
     assert any("which rows it held out is unknown" in note for note in verdict.notes)
 
 
-def test_too_few_fresh_rows_keep_the_gate_shut(registry: Registry, register: Register) -> None:
+def test_too_few_fresh_rows_are_refused(registry: Registry, register: Register) -> None:
     before = project_of(rows(300))
     register(FAIR, 0.8, data=before)
     promote(before, registry, "m")
@@ -534,7 +530,7 @@ def test_too_few_fresh_rows_keep_the_gate_shut(registry: Registry, register: Reg
     assert "held-out rows are fresh" in verdict.reasons[0]
 
 
-def test_rows_held_out_by_time_are_taken_as_fresh_with_a_note(
+def test_rows_held_out_by_time_count_as_fresh_with_a_note(
     registry: Registry, register: Register
 ) -> None:
     before = project_of(rows(1000), shuffle=False)
@@ -562,7 +558,7 @@ def test_rows_that_one_version_refuses_are_left_out_for_both(
     assert any(f"{missing} rows were left out: the challenger refuses" in n for n in verdict.notes)
 
 
-def test_versions_that_need_other_columns_or_predict_another_thing_are_not_compared(
+def test_versions_with_other_columns_or_target_are_not_compared(
     project: Project, registry: Registry, register: Register
 ) -> None:
     registry.set_champion(register(FAIR, 0.8, target="z"))
@@ -579,7 +575,7 @@ def test_versions_that_need_other_columns_or_predict_another_thing_are_not_compa
 # --- What a bundle answers ---
 
 
-def test_a_bundle_is_examined_as_it_will_be_served(tmp_path: Path) -> None:
+def test_bundle_is_evaluated_as_it_is_served(tmp_path: Path) -> None:
     held = make_bundle(tmp_path / "b", BEST)
     frame = rows(5000)
     outcome = evaluate_bundle(held, frame)
@@ -593,7 +589,7 @@ def test_a_bundle_is_examined_as_it_will_be_served(tmp_path: Path) -> None:
     assert outcome.latency_ms is not None
 
 
-def test_a_bundle_that_answers_its_example_otherwise_is_marked(tmp_path: Path) -> None:
+def test_bundle_that_does_not_reproduce_its_example_is_marked(tmp_path: Path) -> None:
     held = make_bundle(tmp_path / "b", BEST)
     manifest = held.manifest
     (held.path / "model.onnx").write_bytes(linear_model((-3.0, -1.5)))
@@ -603,7 +599,7 @@ def test_a_bundle_that_answers_its_example_otherwise_is_marked(tmp_path: Path) -
     assert outcome.latency_ms is None
 
 
-def test_accepted_rows_are_those_the_server_takes() -> None:
+def test_accepted_rows_are_those_the_server_accepts() -> None:
     columns = (
         Column("number", "number"),
         Column("whole", "integer", nullable=True),

@@ -44,7 +44,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_table_is_staged_in_the_order_of_time(table: Path, tmp_path: Path) -> None:
+def test_table_is_ordered_by_time(table: Path, tmp_path: Path) -> None:
     staged = prepare_replay(table, tmp_path / "stage", target="grade", time="when", warmup=400)
     assert len(staged.frame) == 698  # rows without a label are left out
     assert "when" not in staged.frame.columns
@@ -60,14 +60,14 @@ def test_a_table_is_staged_in_the_order_of_time(table: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("target", "metric"), [("grade", "accuracy"), ("size", "mae")])
-def test_a_project_that_is_made_decides_by_what_is_reported(
+def test_generated_project_uses_the_reported_metric(
     table: Path, tmp_path: Path, target: str, metric: str
 ) -> None:
     staged = prepare_replay(table, tmp_path / "stage", target=target, time="when", warmup=400)
     assert staged.project.gate.metric == metric
 
 
-def test_what_a_project_says_in_hours_is_left_out(table: Path, tmp_path: Path) -> None:
+def test_time_based_settings_are_removed(table: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(
         "from sklearn.linear_model import LogisticRegression\n"
@@ -91,7 +91,7 @@ def test_what_a_project_says_in_hours_is_left_out(table: Path, tmp_path: Path) -
         ({"warmup": 690}, "warmup"),
     ],
 )
-def test_what_cannot_be_staged_is_named(
+def test_unusable_tables_are_refused(
     table: Path, tmp_path: Path, wrong: dict[str, object], field: str
 ) -> None:
     options = {"target": "grade", **wrong}
@@ -129,9 +129,7 @@ def test_times_of_many_kinds_put_rows_in_order(times: list[str], tmp_path: Path)
         (["2024-05-31", "yesterday"], "1 values of 'when' are not times"),
     ],
 )
-def test_times_that_can_be_read_in_two_ways_are_refused(
-    times: list[str], why: str, tmp_path: Path
-) -> None:
+def test_ambiguous_dates_are_refused(times: list[str], why: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     pd.DataFrame({"when": times, "y": [0, 1]}).to_csv(file, index=False)
     with pytest.raises(DataError, match=why) as refused:
@@ -170,7 +168,7 @@ def test_parts_cover_every_row_once(rows: int) -> None:
     assert all(part.stop > part.start for part in parts)
 
 
-def test_the_verdict_says_what_the_loop_was_worth() -> None:
+def test_sentence_compares_the_loop_with_others() -> None:
     truth = np.array(["a"] * 100, dtype=object)
     answered = np.ones(100, dtype=bool)
 
@@ -195,7 +193,7 @@ def test_the_verdict_says_what_the_loop_was_worth() -> None:
     assert "the loop is as good" in alike
 
 
-def test_a_report_holds_all_in_one_page(tmp_path: Path) -> None:
+def test_report_is_one_page(tmp_path: Path) -> None:
     truth = np.arange(160, dtype=float)
     frame = pd.DataFrame({"x": truth, "y": truth})
     staged = ReplaySetup(load_project("gallery:california_housing"), tmp_path, frame, truth, 60)
@@ -231,13 +229,13 @@ def test_a_report_holds_all_in_one_page(tmp_path: Path) -> None:
         (["--output", "."], "already exists"),
     ],
 )
-def test_a_command_that_makes_no_sense_is_refused(table: Path, words: list[str], said: str) -> None:
+def test_invalid_commands_are_refused(table: Path, words: list[str], said: str) -> None:
     found = CliRunner().invoke(app, ["replay", str(table), *words])
     assert found.exit_code != 0
     assert said in f"{found.output} {found.exception}"
 
 
-def test_a_retraining_is_asked_for_by_hand_once(table: Path, tmp_path: Path) -> None:
+def test_retraining_is_requested_once(table: Path, tmp_path: Path) -> None:
     staged = prepare_replay(table, tmp_path / "stage", target="grade", time="when", warmup=400)
     home = ["--home", str(tmp_path / "home")]
     env = {"TIDEMILL_PROJECT": str(staged.reference)}

@@ -28,7 +28,7 @@ def predictions(database: Database) -> Predictions:
     return store
 
 
-def test_a_window_may_begin_with_what_was_labelled_first(predictions: Predictions) -> None:
+def test_window_starts_with_the_first_labelled_rows(predictions: Predictions) -> None:
     first = predictions.window("plants", labelled=True, since=1010.0, first=4)
     assert first.ids.tolist() == ["p00010", "p00011", "p00018", "p00019"]
     assert predictions.window("plants", first=2).ids.tolist() == ["p00000", "p00001"]
@@ -43,7 +43,7 @@ def test_a_window_may_begin_with_what_was_labelled_first(predictions: Prediction
         (2000.0, 3, []),
     ],
 )
-def test_the_first_rows_that_can_be_asked_again_are_taken(
+def test_labelled_rows_are_the_first_accepted_ones(
     since: float, most: int, found: list[str], predictions: Predictions
 ) -> None:
     rows = labelled_rows(predictions, "plants", since, HELD, most)

@@ -176,7 +176,7 @@ def fresh(trained: Path, tmp_path: Path) -> Iterator[Harbour]:
         yield made
 
 
-def test_the_loop_closes(harbour: Harbour) -> None:
+def test_retraining_replaces_a_degraded_champion(harbour: Harbour) -> None:
     platform = harbour.platform
     harbour.live(rows(200, seed=2))
     assert harbour.champion == "1"
@@ -251,7 +251,7 @@ def turned(retrained: Path, tmp_path: Path) -> Iterator[Harbour]:
         yield made
 
 
-def test_a_retraining_that_waited_waits_no_longer(fresh: Harbour) -> None:
+def test_resumed_retraining_uses_the_stored_change_point(fresh: Harbour) -> None:
     """Losses that begin to run again and again leave too few rows since the newest beginning."""
     harbour = fresh
     harbour.live(rows(200, seed=2))
@@ -281,7 +281,7 @@ def returned(harbour: Harbour, serving: str) -> str | None:
         return player._restored()
 
 
-def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:
+def test_former_champion_returns_when_it_is_better_again(turned: Harbour) -> None:
     """The rows that decided were of a spell; those since then are as before."""
     platform, winner = turned.platform, turned.champion
     platform.retraining.advance("tides")
@@ -320,7 +320,7 @@ def test_the_former_champion_is_back_when_the_tide_is(turned: Harbour) -> None:
     assert (more.cause, more.state) == ("labels", "retraining")
 
 
-def test_a_champion_that_holds_is_on_probation_no_longer(turned: Harbour) -> None:
+def test_probation_ends_when_the_champion_is_better(turned: Harbour) -> None:
     platform, winner = turned.platform, turned.champion
     turned.clock = itertools.count(int(time.time()))
     turned.live(rows(200, seed=5, turned=True))
@@ -335,7 +335,7 @@ def test_a_champion_that_holds_is_on_probation_no_longer(turned: Harbour) -> Non
     assert turned.champion == winner
 
 
-def test_nobody_is_on_probation_for_one_that_was_rolled_back(turned: Harbour) -> None:
+def test_rolled_back_version_ends_the_probation(turned: Harbour) -> None:
     platform, winner = turned.platform, turned.champion
     former = platform.registry.version("tides", "1")
     platform.registry.set_tags(former, {ROLLED_BACK_TAG: "it was wrong"})
@@ -348,7 +348,7 @@ def test_nobody_is_on_probation_for_one_that_was_rolled_back(turned: Harbour) ->
     assert turned.champion == winner
 
 
-def test_a_worker_that_died_halfway_and_an_equal_model(
+def test_second_attempt_discards_versions_and_equal_model_does_not_win(
     harbour: Harbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By hand, with nothing wrong: no versions are left over, and the champion stays."""
@@ -378,7 +378,7 @@ def test_a_worker_that_died_halfway_and_an_equal_model(
     assert (loser.stage, loser.tags["tidemill.contest.state"]) == ("None", "lost")
 
 
-def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
+def test_staleness_check_finds_an_outdated_champion(
     harbour: Harbour,
 ) -> None:
     """The first champion has never seen the tide turned; a model from newer rows has."""
@@ -397,7 +397,7 @@ def test_a_partner_from_newer_rows_tells_that_the_champion_is_out_of_date(
     assert found.newer_loss < 0.5 * found.champion_loss
 
 
-def test_a_bad_day_among_others_is_no_change(fresh: Harbour) -> None:
+def test_autocorrelated_losses_are_no_change_point(fresh: Harbour) -> None:
     """Days of forty rows, every fourth of them bad: no run of losses says that things changed."""
     harbour = fresh
     frame = rows(2000, seed=30)
@@ -423,7 +423,7 @@ def test_a_bad_day_among_others_is_no_change(fresh: Harbour) -> None:
     assert state.changed is None
 
 
-def test_settings_come_back_from_the_texts_that_were_logged() -> None:
+def test_logged_settings_are_parsed() -> None:
     candidate = Candidate("c", object, search={"C": [0.1, 1.0], "depth": [None, 3], "rate": (0, 1)})
     logged = {"C": "0.1", "depth": "None", "rate": "0.25", "other": "x"}
     assert parse_settings(candidate, logged) == {"C": 0.1, "depth": None, "rate": 0.25}

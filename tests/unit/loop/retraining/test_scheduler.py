@@ -55,7 +55,7 @@ def won(database: Database, window: str) -> None:
 
 
 @pytest.mark.parametrize(("window", "enough"), [("last-200", 400), ("aged", 2 * 2885)])
-def test_a_model_of_the_newest_rows_is_retrained_when_there_are_three_times_as_many(
+def test_model_of_newest_rows_is_retrained_at_three_times_as_many(
     window: str, enough: int, database: Database
 ) -> None:
     won(database, window)
@@ -71,7 +71,7 @@ def test_a_model_of_the_newest_rows_is_retrained_when_there_are_three_times_as_m
 
 
 @pytest.mark.parametrize("window", ["all", "since", "former champion", "last-10000"])
-def test_one_that_learned_from_all_or_from_enough_is_not(window: str, database: Database) -> None:
+def test_model_of_all_or_enough_rows_is_not_retrained(window: str, database: Database) -> None:
     won(database, window)
     label(database, 0, 1000)
     assert scheduler_of(database).submit_due("plants") is None

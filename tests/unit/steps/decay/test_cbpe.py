@@ -22,21 +22,21 @@ def confidences(rows, seed, middle=2.0, bias=0.0):
 
 
 @pytest.mark.parametrize("bias", [0.0, -1.0, 0.7])
-def test_calibration_finds_what_confidences_are_worth(bias):
+def test_calibration_recovers_the_true_accuracy(bias):
     calibration = fit_calibration(*confidences(5000, 0, bias=bias))
 
     assert calibration.slope == pytest.approx(1.0, abs=0.1)
     assert calibration.intercept == pytest.approx(bias, abs=0.2)
 
 
-def test_few_rows_leave_confidences_nearly_as_they_are():
+def test_few_rows_change_confidences_little():
     calibration = fit_calibration(np.array([0.9, 0.8]), np.array([True, True]))
 
     assert calibration.slope == pytest.approx(1.0, abs=0.3)
     assert abs(calibration.intercept) < 0.5
 
 
-def test_an_overconfident_model_is_not_believed():
+def test_overconfident_model_is_calibrated():
     held_out = confidences(2000, 1, bias=-1.0)
     window = confidences(1000, 2, bias=-1.0)
     estimate = estimate_accuracy(fit_calibration(*held_out), window[0])
@@ -56,7 +56,7 @@ def test_inputs_the_model_is_unsure_of_lower_the_estimate():
     assert "below" in estimate.summary
 
 
-def test_clean_windows_are_called_hurt_about_as_rarely_as_promised():
+def test_false_alarm_rate_is_close_to_alpha():
     hurt = 0
     for seed in range(200):
         calibration = fit_calibration(*confidences(150, 100 + seed))
@@ -65,7 +65,7 @@ def test_clean_windows_are_called_hurt_about_as_rarely_as_promised():
     assert hurt <= 7
 
 
-def test_bounds_hold_the_true_accuracy_as_often_as_they_say():
+def test_interval_covers_the_true_accuracy():
     inside = 0
     for seed in range(200):
         calibration = fit_calibration(*confidences(300, 100 + seed, bias=-0.5))

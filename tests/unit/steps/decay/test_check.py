@@ -51,7 +51,7 @@ def holdout():
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_score", "recall_weighted", "log_loss"])
-def test_a_worse_classifier_is_hurt(holdout, metric):
+def test_worse_classifier_is_degraded(holdout, metric):
     worse = answers(500, 0.75, 1)
     report = check_decay(holdout.metrics[metric], *worse, metric=metric, labels=LABELS)
 
@@ -62,7 +62,7 @@ def test_a_worse_classifier_is_hurt(holdout, metric):
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_score", "precision", "roc_auc", "log_loss"])
-def test_an_unchanged_classifier_is_not_hurt(holdout, metric):
+def test_unchanged_classifier_is_not_degraded(holdout, metric):
     same = answers(500, 0.9, 2)
     report = check_decay(holdout.metrics[metric], *same, metric=metric, labels=LABELS)
 
@@ -72,7 +72,7 @@ def test_an_unchanged_classifier_is_not_hurt(holdout, metric):
 
 
 @pytest.mark.parametrize("metric", ["rmse", "mae", "r2"])
-def test_a_worse_regressor_is_hurt_and_an_equal_one_is_not(metric):
+def test_worse_regressor_is_degraded_and_an_equal_one_is_not(metric):
     held_out = measure_holdout("regression", *values(400, 1.0, 3)).metrics[metric]
 
     assert check_decay(held_out, *values(300, 1.5, 4), metric=metric).degraded
@@ -98,7 +98,7 @@ def test_an_uncertain_reference_makes_a_verdict_harder():
     assert not found.degraded
 
 
-def test_a_perfect_small_holdout_does_not_condemn_what_follows():
+def test_perfect_small_holdout_does_not_cause_a_false_alarm():
     names, said, chances = answers(30, 1.0, 9)
     perfect = measure_holdout("classification", names, said, chances, LABELS)
     window = answers(500, 0.96, 10)
@@ -134,14 +134,14 @@ def test_a_metric_that_the_window_does_not_define_gets_no_verdict(holdout):
 
 
 @pytest.mark.parametrize("metric", ["luck", "roc_auc"])
-def test_a_metric_that_cannot_be_had_is_an_error(metric):
+def test_metric_without_its_probabilities_is_an_error(metric):
     truth, said, _ = answers(100, 0.9, 13)
 
     with pytest.raises(ProjectError, match=metric):
         check_decay(0.5, truth, said, metric=metric, labels=LABELS)
 
 
-def test_clean_windows_are_called_hurt_about_as_rarely_as_promised():
+def test_false_alarm_rate_is_close_to_alpha():
     hurt = 0
     for seed in range(150):
         truth, said, _ = answers(150, 0.9, 2000 + seed)
@@ -159,7 +159,7 @@ def in_spells(windows, rows, length, right, seed):
     return random.random((windows, rows)) < np.repeat(levels, length, axis=1)[:, :rows]
 
 
-def test_spells_are_not_mistaken_for_decay():
+def test_autocorrelated_losses_are_not_decay():
     """What is rare luck for independent rows is no luck at all where rows come in spells."""
     found = in_spells(300, 500, 20, right=0.7, seed=5)
     long = in_spells(1, 100_000, 20, right=0.7, seed=6)[0]
@@ -185,7 +185,7 @@ def test_spells_are_not_mistaken_for_decay():
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "mae", "r2", "log_loss"])
-def test_memory_widens_the_interval_and_keeps_it_possible(holdout, metric):
+def test_autocorrelation_widens_the_interval_within_its_range(holdout, metric):
     if metric in ("accuracy", "log_loss"):
         rows, labels, known = answers(60, 0.7, 1), LABELS, holdout.metrics[metric]
     else:
@@ -285,7 +285,7 @@ ESTIMATED_HURT = AccuracyEstimate(0.7, 0.6, 0.8, 500, 0.9, True, "Estimated at 0
         (None, None, None, "unknown", ""),
     ],
 )
-def test_moved_data_is_told_from_a_hurt_model(drift, decay, estimate, state, basis):
+def test_assessment_separates_drift_from_degradation(drift, decay, estimate, state, basis):
     judgement = assess(drift, decay, estimate)
 
     assert (judgement.state, judgement.basis) == (state, basis)

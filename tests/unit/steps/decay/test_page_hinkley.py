@@ -61,7 +61,7 @@ def test_batches_make_no_difference(sizes, seed):
     )
 
 
-def test_a_saved_detector_goes_on_where_it_was():
+def test_saved_detector_resumes():
     losses = wrong(3000, 0.13, 3)
     whole, saved = detector(), detector()
     whole.update(losses)
@@ -77,7 +77,7 @@ def test_a_saved_detector_goes_on_where_it_was():
     )
 
 
-def test_after_a_reset_it_watches_afresh():
+def test_reset_detector_starts_over():
     watch = detector()
     watch.update(wrong(1000, 0.5, 4))
     assert watch.alarm
@@ -114,7 +114,7 @@ def test_a_detector_that_could_never_work_is_an_error(wrong_options):
         detector(**wrong_options)
 
 
-def test_what_was_accepted_is_no_alarm_and_a_further_rise_is():
+def test_accepted_losses_are_no_alarm_and_a_further_increase_is():
     random = np.random.default_rng(3)
     first = loss_detector(Holdout("classification", 400, {}, LossStatistics(0.1, 0.3)))
     spell = (random.random(600) < 0.3).astype(float)
@@ -125,14 +125,14 @@ def test_what_was_accepted_is_no_alarm_and_a_further_rise_is():
     assert accepting.update((random.random(1_000) < 0.5).astype(float))
 
 
-def test_a_contest_without_trouble_leaves_the_expectation_alone():
+def test_low_losses_leave_the_expectation_unchanged():
     first = loss_detector(Holdout("classification", 400, {}, LossStatistics(0.1, 0.3)))
     accepting = retained_champion_detector(first, "classification", np.zeros(500))
     assert (accepting.max_expected, accepting.threshold) == (first.max_expected, first.threshold)
 
 
 @given(st.integers(1, 40), st.integers(0, 9))
-def test_rows_that_repeat_count_as_one(times, seed):
+def test_repeated_rows_have_their_autocorrelation_time(times, seed):
     losses = np.random.default_rng(seed).random(3000)
     found = autocorrelation_time(np.repeat(losses, times)[:3000])
     assert 1.0 <= found <= 55
@@ -140,7 +140,7 @@ def test_rows_that_repeat_count_as_one(times, seed):
 
 
 @given(st.integers(3, 40), st.integers(0, 9))
-def test_spells_are_seen_whatever_the_level_does(times, seed):
+def test_autocorrelation_is_found_at_any_level(times, seed):
     losses = np.repeat(np.random.default_rng(seed).random(3000), times)[:3000]
     assert times * 0.25 < robust_autocorrelation_time(losses) < times * 2.5
     losses[1500:] += 10.0
@@ -148,14 +148,14 @@ def test_spells_are_seen_whatever_the_level_does(times, seed):
 
 
 @given(st.integers(0, 200))
-def test_a_jump_of_the_level_is_no_spell(seed):
+def test_level_shift_is_no_autocorrelation(seed):
     random = np.random.default_rng(seed)
     losses = (random.random(2000) < np.repeat([0.1, 0.5], 1000)).astype(float)
     assert robust_autocorrelation_time(losses) < 0.6 * autocorrelation_time(losses)
     assert autocorrelation_time(losses) > 3.0
 
 
-def test_few_rows_and_equal_losses_tell_of_no_spells():
+def test_few_rows_and_constant_losses_give_1():
     assert robust_autocorrelation_time(np.repeat([0.0, 1.0], 200)) == 1.0
     assert robust_autocorrelation_time(np.full(2000, 0.3)) == 1.0
     assert robust_autocorrelation_time(np.zeros(0)) == 1.0

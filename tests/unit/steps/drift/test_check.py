@@ -54,7 +54,7 @@ def feature(report, name):
     return next(f for f in report.features if f.name == name)
 
 
-def test_an_unchanged_window_has_not_moved(profile):
+def test_unchanged_window_is_no_alarm(profile):
     report = check_drift(profile, people(500, 1))
 
     assert report.enough
@@ -84,7 +84,7 @@ def test_a_difference_too_small_to_matter_is_no_alarm_however_many_rows(profile)
     assert not found.drifted
 
 
-def test_a_wider_spread_is_seen_without_a_shift(profile):
+def test_wider_spread_without_a_shift_is_an_alarm(profile):
     window = people(500, 4)
     window["age"] = 40 + 1.6 * (window["age"] - 40)
     found = feature(check_drift(profile, window), "age")
@@ -93,7 +93,7 @@ def test_a_wider_spread_is_seen_without_a_shift(profile):
     assert found.test == "mood"
 
 
-def test_another_mix_of_categories_is_seen(profile):
+def test_changed_category_shares_are_an_alarm(profile):
     plans = np.random.default_rng(5).choice(["basic", "plus", "pro"], 500, p=[0.35, 0.3, 0.35])
     found = feature(check_drift(profile, people(500, 5, plan=plans)), "plan")
 
@@ -103,7 +103,7 @@ def test_another_mix_of_categories_is_seen(profile):
     assert "went from" in found.detail
 
 
-def test_a_boolean_that_turns_is_seen(profile):
+def test_changed_boolean_share_is_an_alarm(profile):
     window = people(500, 6, member=np.random.default_rng(6).random(500) < 0.5)
 
     assert feature(check_drift(profile, window), "member").drifted
@@ -129,7 +129,7 @@ def test_values_that_go_missing_are_seen(profile):
     assert found.missing_rate == pytest.approx(0.03)
 
 
-def test_values_out_of_range_are_seen_though_few(profile):
+def test_few_values_out_of_range_are_an_alarm(profile):
     window = people(500, 9)
     window.loc[:9, "fee"] = 1e6
     found = feature(check_drift(profile, window), "fee")
@@ -139,7 +139,7 @@ def test_values_out_of_range_are_seen_though_few(profile):
     assert found.out_of_range == pytest.approx(0.02)
 
 
-def test_a_column_gone_altogether_is_seen(profile):
+def test_entirely_missing_column_is_an_alarm(profile):
     window = people(300, 10, age=np.nan, plan=None)
     report = check_drift(profile, window)
 
@@ -164,7 +164,7 @@ def test_outputs_that_are_not_given_are_not_compared(profile):
     assert report.confidence is None
 
 
-def test_a_joint_change_is_seen_where_no_feature_moved():
+def test_joint_change_without_single_changes_is_an_alarm():
     random = np.random.default_rng(13)
     first = random.normal(size=2000)
     before = pd.DataFrame({"a": first, "b": 0.8 * first + 0.6 * random.normal(size=2000)})
@@ -202,7 +202,7 @@ def test_an_empty_window_gets_no_verdict(profile):
     assert not check_drift(profile, people(0, 17)).enough
 
 
-def test_a_row_asked_for_again_and_again_is_one_row(profile):
+def test_repeated_row_counts_once(profile):
     window = pd.concat([people(200, 18), people(1, 19).iloc[[0] * 300]])
     report = check_drift(profile, window, np.array(["stays", "leaves"] * 250))
 
@@ -260,7 +260,7 @@ def test_a_stricter_policy_needs_a_larger_effect(profile):
     assert not check_drift(profile, window, policy=strict).moved
 
 
-def test_a_constant_feature_that_varies_now_is_seen():
+def test_constant_feature_that_varies_is_an_alarm():
     profile = profile_of(people(500, 26, calls=3))
     report = check_drift(profile, people(300, 27))
 
@@ -268,7 +268,7 @@ def test_a_constant_feature_that_varies_now_is_seen():
     assert feature(report, "calls").out_of_range > 0.5
 
 
-def test_clean_windows_alarm_about_as_rarely_as_promised(profile):
+def test_false_alarm_rate_is_close_to_alpha(profile):
     # 60 windows at 1%: five alarms or more come once in 3,000 runs; the seeds are fixed anyway.
     alarms = sum(check_drift(profile, people(120, 1000 + seed)).moved for seed in range(60))
 

@@ -10,7 +10,7 @@ def normal(rows, columns, seed):
     return np.random.default_rng(seed).normal(size=(rows, columns))
 
 
-def test_p_values_of_clean_windows_are_even():
+def test_p_values_of_unchanged_windows_are_uniform():
     values = [
         classifier_test(np.exp(normal(80, 3, seed)), np.exp(normal(60, 3, 10_000 + seed)), seed)[1]
         for seed in range(400)
@@ -48,18 +48,18 @@ def test_the_same_seed_gives_the_same_answer():
 
 
 @pytest.mark.parametrize("columns", [np.ones((50, 2)), np.full((50, 2), np.nan)])
-def test_nothing_that_varies_is_nothing_to_tell_apart(columns):
+def test_constant_columns_cannot_be_separated(columns):
     assert classifier_test(columns, columns) == (0.5, 1.0)
 
 
-def test_a_row_outliers_do_not_upset_it():
+def test_outlier_rows_do_not_change_the_result():
     before, after = normal(300, 3, 9), normal(300, 3, 10)
     before[0, 0], after[0, 1] = 1e300, -1e300
 
     assert 0.01 < classifier_test(before, after)[1] <= 1.0
 
 
-def test_categories_become_columns_and_gaps_stay_gaps():
+def test_categories_become_columns_and_missing_stays_missing():
     encoded = one_hot(["a", None, "c"], ["a", "b"])
 
     assert encoded[0].tolist() == [1.0, 0.0]

@@ -16,30 +16,30 @@ def take(columns, rows):
     return {name: column[rows] for name, column in columns.items()}
 
 
-def test_a_window_without_repeats_is_left_as_it_is():
+def test_window_without_duplicates_is_unchanged():
     assert distinct_rows(table(500, 1), table(300, 2)) is None
 
 
-def test_a_probe_that_asks_for_the_same_row_again_counts_once():
+def test_repeated_probe_row_counts_once():
     window = take(table(200, 1), np.r_[np.arange(200), np.zeros(300, dtype=int)])
 
     assert distinct_rows(window, table(300, 2)).tolist() == list(range(200))
 
 
-def test_rows_drawn_again_and_again_from_a_few_count_once_each():
+def test_duplicates_of_few_rows_count_once_each():
     drawn = np.random.default_rng(3).integers(0, 100, 500)
     window = take(table(100, 1), drawn)
 
     assert len(distinct_rows(window, table(300, 2))) == len(set(drawn.tolist()))
 
 
-def test_repeats_that_training_has_too_are_natural():
+def test_duplicates_that_training_has_are_kept():
     reference, window = table(500, 1, decimals=0), table(500, 2, decimals=0)
 
     assert distinct_rows(window, reference) is None
 
 
-def test_few_kinds_of_row_that_become_fewer_are_all_kept():
+def test_few_distinct_rows_are_all_kept():
     random = np.random.default_rng(4)
     reference = {name: random.random(500) < 0.5 for name in "abcd"}
     window = {name: np.ones(300, dtype=bool) for name in "abcd"}
@@ -47,11 +47,11 @@ def test_few_kinds_of_row_that_become_fewer_are_all_kept():
     assert distinct_rows(window, reference) is None
 
 
-def test_few_chance_repeats_of_rounded_values_are_natural():
+def test_chance_duplicates_of_rounded_values_are_kept():
     assert distinct_rows(table(300, 1, decimals=1), table(300, 2, decimals=1)) is None
 
 
-def test_texts_and_gaps_repeat_too():
+def test_duplicates_of_texts_and_missing_values_count_once():
     reference = {"t": np.array([f"text {i}" for i in range(100)], dtype=object)}
     window = {"t": np.array(["x", None, "x", None, "y", "x", "x"], dtype=object)}
 

@@ -36,7 +36,7 @@ def test_spread_is_mood_without_ties():
     assert two_sample.mood_p(*counts_of(before, after)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_distance_is_kolmogorov_smirnovs(samples):
+def test_distance_is_kolmogorov_smirnov(samples):
     expected = stats.ks_2samp(*samples).statistic
 
     assert two_sample.ks_distance(*counts_of(*samples)) == pytest.approx(expected)
@@ -52,20 +52,20 @@ def test_shape_is_close_to_the_exact_kolmogorov_smirnov_test():
     )
 
 
-def test_mix_is_pearsons_chi_squared():
+def test_chi_squared_is_pearson():
     before, after = np.array([50, 30, 20]), np.array([30, 40, 30])
 
     expected = stats.chi2_contingency([before, after], correction=False).pvalue
     assert two_sample.chi_squared_p(before, after) == pytest.approx(expected)
 
 
-def test_mix_of_two_is_fishers_exact_test():
+def test_two_categories_use_fishers_exact_test():
     p_value = two_sample.chi_squared_p(np.array([90, 10]), np.array([40, 20]))
 
     assert p_value == pytest.approx(stats.fisher_exact([[90, 10], [40, 20]]).pvalue, rel=0.5)
 
 
-def test_rare_categories_do_not_upset_the_mix():
+def test_rare_categories_do_not_distort_chi_squared():
     before = np.array([500, 400, *[1] * 60])
     after = np.array([50, 40, *[0] * 55, *[1] * 5])
 
@@ -82,13 +82,13 @@ def test_shares_are_compared_by_fishers_exact_test(before, n, after, m):
     assert two_sample.fisher_p(before, n, after, m) == pytest.approx(min(1.0, 2 * min(tails)))
 
 
-def test_a_value_beyond_a_small_reference_is_no_surprise_but_many_are():
+def test_one_value_out_of_range_is_likely_but_many_are_not():
     assert two_sample.out_of_range_p(0, 1, 100, 100) == pytest.approx(1.0)
     assert two_sample.out_of_range_p(0, 10, 100, 100) < 0.002
     assert two_sample.out_of_range_p(0, 0, 100, 100) == 1.0
 
 
-def test_the_chance_of_lying_beyond_everything_is_exact():
+def test_out_of_range_probability_is_exact():
     # The two largest of 5 + 15 values are both from the window: 5/20 * 4/19, two-sided.
     assert two_sample.out_of_range_p(0, 2, 5, 15) == pytest.approx(2 * 5 / 20 * 4 / 19)
 
@@ -102,14 +102,14 @@ def test_adjusted_p_values_are_benjamini_and_hochbergs():
     assert two_sample.benjamini_hochberg([]) == []
 
 
-def test_combining_spends_the_budget_by_weight():
+def test_weighted_bonferroni_divides_the_error_budget():
     assert two_sample.weighted_bonferroni([0.01, 0.5], [0.5, 0.5]) == pytest.approx(0.02)
     assert two_sample.weighted_bonferroni([0.01, 0.5], [0.9, 0.1]) == pytest.approx(0.01 / 0.9)
     assert two_sample.weighted_bonferroni([0.9, 0.9], [0.5, 0.5]) == 1.0
     assert two_sample.weighted_bonferroni([], []) == 1.0
 
 
-def test_distances_run_from_nothing_to_one():
+def test_distances_are_between_0_and_1():
     same, other = np.array([5, 5, 0]), np.array([0, 0, 9])
 
     for distance in (
@@ -148,7 +148,7 @@ def test_nothing_to_compare_is_no_evidence(test):
     ],
 )
 @pytest.mark.parametrize("rows", [40, 400])
-def test_p_values_of_clean_windows_are_not_too_small(test, rows):
+def test_p_values_of_unchanged_windows_are_valid(test, rows):
     random = np.random.default_rng(6)
     found = []
     for _ in range(1500):

@@ -162,7 +162,7 @@ def test_the_samples_are_distributed_as_a_naive_loops(metric: str) -> None:
         assert reached == pytest.approx(share, abs=4 * (share * (1 - share) / loops) ** 0.5 + 0.02)
 
 
-def test_cells_and_rows_give_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_and_rows_give_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     y, one, other = problem("f1_score", seed=5, rows=80)
     by_cells = np.subtract(*paired_bootstrap("f1_score", y, one, other, resamples=20_000, seed=1))
     monkeypatch.setattr(resample, "FEW_GROUPS", 0)
@@ -171,7 +171,7 @@ def test_cells_and_rows_give_the_same_distribution(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("metric", ["f1_score", "rmse", "roc_auc"])
-def test_the_same_seed_gives_the_same_samples_whatever_memory_there_is(
+def test_samples_do_not_depend_on_the_memory_limit(
     metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     y, one, other = problem(metric, seed=2, rows=50)
@@ -184,7 +184,7 @@ def test_the_same_seed_gives_the_same_samples_whatever_memory_there_is(
 
 
 @given(rows=st.integers(1, 10_000_000), resamples=st.integers(1, 20_000))
-def test_the_samples_are_made_in_pieces_that_fit_the_memory(rows: int, resamples: int) -> None:
+def test_samples_are_made_in_chunks_within_the_limit(rows: int, resamples: int) -> None:
     total = 0
     for step in resample._chunks(resamples, rows):
         assert step == 1 or step * rows * 8 <= resample.MAX_BYTES

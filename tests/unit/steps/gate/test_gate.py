@@ -59,14 +59,14 @@ def test_a_challenger_that_is_clearly_better_passes_with_its_evidence() -> None:
     assert "0.98 against 0.9" in verdict.reasons[0]
 
 
-def test_a_worse_or_equal_challenger_is_kept_out() -> None:
+def test_worse_or_equal_challenger_fails() -> None:
     for challenger in (wrong_in(*range(50)), wrong_in(*range(100, 130)), wrong_in(*range(30))):
         verdict = judge(challenger, wrong_in(*range(30)))
         assert not verdict.passed
         assert "no better than the champion's" in verdict.reasons[0]
 
 
-def test_a_gain_that_may_be_luck_is_kept_out_and_the_same_gain_surer_is_not() -> None:
+def test_uncertain_gain_fails_and_a_certain_one_passes() -> None:
     lucky = judge(wrong_in(*range(100, 145)), wrong_in(*range(50)))
     assert not lucky.passed
     assert "is worse with a probability of 0." in lucky.reasons[0]
@@ -78,7 +78,7 @@ def test_a_gain_that_may_be_luck_is_kept_out_and_the_same_gain_surer_is_not() ->
 
 
 @pytest.mark.parametrize(("rows", "passes"), [(1, False), (2, False), (3, True), (10, True)])
-def test_few_rows_to_its_credit_are_weighed_as_luck(rows: int, passes: bool) -> None:
+def test_gain_on_few_rows_fails(rows: int, passes: bool) -> None:
     """Without errors of its own a challenger is never behind; ties count half against it."""
     assert judge(wrong_in(), wrong_in(*range(rows))).passed is passes
 
@@ -122,7 +122,7 @@ def test_for_errors_less_is_better(shift: float, factor: float, seed: int) -> No
         assert not back.passed
 
 
-def test_swapping_the_two_turns_the_difference_round() -> None:
+def test_swapped_versions_have_the_opposite_difference() -> None:
     one, other = wrong_in(*range(40)), wrong_in(*range(60, 90))
     there, back = judge(one, other).comparison, judge(other, one).comparison
     assert there is not None
@@ -173,14 +173,14 @@ def test_a_compiled_model_needs_parity() -> None:
     assert judge(wrong_in(parity=None, native=True), None).passed
 
 
-def test_a_bundle_that_does_not_answer_its_own_example_is_kept_out() -> None:
+def test_bundle_that_does_not_reproduce_its_example_fails() -> None:
     verdict = judge(wrong_in(reproduced=False), None)
     assert not verdict.passed
     assert "example predictions" in verdict.reasons[0]
     assert judge(wrong_in(reproduced=True), None).passed
 
 
-def test_a_latency_budget_is_kept_or_the_gate_stays_shut() -> None:
+def test_exceeded_latency_budget_fails() -> None:
     rule = gate(max_latency_ms=1.0)
     assert judge(wrong_in(latency_ms=0.5), None, rule).passed
     slow = judge(wrong_in(latency_ms=2.5), None, rule)

@@ -35,7 +35,7 @@ def split(rows: list[tuple[float, float, float]]) -> tuple[np.ndarray, dict[str,
 
 
 @given(pairs, st.integers(0, 150))
-def test_a_decision_does_not_depend_on_when_one_looks(
+def test_decision_does_not_depend_on_batches(
     rows: list[tuple[float, float, float]], early: int
 ) -> None:
     """What is decided on the first rows stays; what is open there is decided later or not."""
@@ -70,7 +70,7 @@ def test_wealth_cannot_be_expected_to_grow_on_a_fair_game() -> None:
     assert final.mean() == pytest.approx(1.0)
 
 
-def test_chance_wins_rarely_however_often_one_looks() -> None:
+def test_false_wins_are_rare_however_often_it_is_evaluated() -> None:
     """Three challengers as good as the champion, watched for 1,000 rows."""
     policy = Contest(fewest=30, rows=1000, alpha=0.05)
     random = np.random.default_rng(7)
@@ -104,7 +104,7 @@ def test_worse_challengers_end_the_contest() -> None:
     assert "every challenger is worse" in found.reason
 
 
-def test_nobody_ahead_halfway_ends_the_contest() -> None:
+def test_no_challenger_ahead_halfway_ends_the_contest() -> None:
     losses = np.tile([0.0, 1.0], 150)
     found = decide_contest(losses, {"twin": losses.copy()}, POLICY)
     assert (found.state, found.rows) == ("kept", 200)
@@ -157,13 +157,13 @@ def test_losses_are_right_or_wrong_or_a_share_of_the_scale() -> None:
         ({"age": "soon"}, "age"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, object], field: str) -> None:
+def test_invalid_policy_is_refused(wrong: dict[str, object], field: str) -> None:
     with pytest.raises(ProjectError) as refused:
         Contest(**wrong)  # type: ignore[arg-type]
     assert refused.value.field == field
 
 
-def test_losses_in_spells_are_waited_for_and_others_are_not() -> None:
+def test_autocorrelated_losses_need_more_rows() -> None:
     """Spells of 40 rows, bad and good ones: who is right in the first has not won after it."""
     random, policy = np.random.default_rng(8), Contest()
     apart = (random.random(1000) < 0.3).astype(float)
@@ -186,7 +186,7 @@ def test_losses_in_spells_are_waited_for_and_others_are_not() -> None:
 
 
 @given(pairs)
-def test_a_probation_is_a_contest_with_parts_exchanged(
+def test_probation_is_a_contest_with_exchanged_roles(
     rows: list[tuple[float, float, float]],
 ) -> None:
     table = split(rows)

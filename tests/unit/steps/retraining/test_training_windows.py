@@ -54,7 +54,7 @@ times = st.lists(st.integers(0, 20), min_size=1, max_size=80).map(sorted)
 
 
 @given(times, st.integers(0, 90))
-def test_rows_of_one_moment_stay_on_one_side(moments: list[int], held: int) -> None:
+def test_rows_of_one_time_are_not_split(moments: list[int], held: int) -> None:
     asked = np.array(moments, dtype=float)
     cut = cut_at(asked, held)
     learned = int((asked < cut).sum())
@@ -81,7 +81,7 @@ def lessons(**columns: object) -> FeedbackData:
     return FeedbackData(frame, actual, np.array([5.0, 6.0]), cut=6.0, changed=5.0)
 
 
-def test_lessons_follow_the_projects_rows_in_its_own_types() -> None:
+def test_feedback_follows_the_projects_rows_in_its_types() -> None:
     given_lessons = lessons()
     cleaned, own = clean_with_feedback(project(), given_lessons)
     assert (own, len(cleaned.frame)) == (40, 42)
@@ -91,7 +91,7 @@ def test_lessons_follow_the_projects_rows_in_its_own_types() -> None:
     assert (given_lessons.learned, given_lessons.since) == (1, 0)
 
 
-def test_lessons_that_lack_a_column_are_refused() -> None:
+def test_feedback_without_a_column_is_refused() -> None:
     told = lessons()
     lacking = FeedbackData(told.frame.drop(columns="plan"), told.actual, told.times, told.cut)
     with pytest.raises(DataError, match="no column 'plan'"):

@@ -45,14 +45,14 @@ def fired(decisions: list[TriggerDecision]) -> list[list[str]]:
     return [[f"{f.cause}{'!' if f.retrains else ''}" for f in d.proposals] for d in decisions]
 
 
-def test_a_hurt_model_is_retrained_and_moved_data_only_reported() -> None:
+def test_degraded_model_is_retrained_and_drift_only_reported() -> None:
     assert fired(run(EAGER, [found("decay")])) == [["decay!"]]
     assert fired(run(EAGER, [found("estimate")])) == [["estimate!"]]
     assert fired(run(EAGER, [found("drift")])) == [["drift"]]
     assert fired(run(EAGER, [found("drift"), found("decay")])) == [["decay!", "drift"]]
 
 
-def test_moved_data_retrains_where_the_project_says_so() -> None:
+def test_drift_retrains_where_the_project_says_so() -> None:
     assert fired(run(Retraining(on=("drift",)), [found("drift")])) == [["drift!"]]
 
 
@@ -68,7 +68,7 @@ def test_an_alarm_needs_as_many_checks_in_a_row_as_it_says() -> None:
     assert "must be found in another check" in run(EAGER, [twice])[0].why
 
 
-def test_an_alarm_has_to_be_over_before_it_fires_again() -> None:
+def test_alarm_fires_again_only_after_it_was_over() -> None:
     policy = Retraining(cooldown=0, clear_after=2, again_after=None)
     checks = [[found()], [found()], [calm()], [found()], [calm()], [calm()], [found()]]
     decisions = run(policy, *checks)
@@ -96,7 +96,7 @@ def test_an_alarm_that_stays_fires_again_when_there_is_more_to_learn_from() -> N
     assert enough.proposals[0].key != run(policy, [found()])[0].proposals[0].key
 
 
-def test_a_retraining_answers_for_every_alarm_raised_before_it_ended() -> None:
+def test_retraining_answers_every_alarm_raised_before_it_ended() -> None:
     policy = Retraining(cooldown=0, again_after=None)
     state = run(policy, [found("decay")])[0].state
     during = decide_triggers(
@@ -108,7 +108,7 @@ def test_a_retraining_answers_for_every_alarm_raised_before_it_ended() -> None:
     assert after.proposals == ()
 
 
-def test_the_cool_down_holds_back_what_is_then_done() -> None:
+def test_cooldown_delays_a_retraining() -> None:
     policy = Retraining(cooldown="1h")
     held = decide_triggers(policy, START, [found()], TriggerContext(10_000.0, retrained=9_000.0))
     assert held.proposals == ()
@@ -136,7 +136,7 @@ def test_enough_new_labels_retrain() -> None:
     assert "100 new labels" in due.why
 
 
-def test_what_counts_for_more_is_the_cause() -> None:
+def test_cause_with_the_highest_priority_is_chosen() -> None:
     policy = Retraining(on=("schedule", "decay", "drift"), schedule=1, cooldown=0)
     decision = decide_triggers(
         policy, START, [found("drift"), found("decay")], TriggerContext(9000.0)
@@ -192,7 +192,7 @@ class World:
 
 
 @given(policies, steps)
-def test_whatever_happens(policy: Retraining, steps: Any) -> None:
+def test_random_histories_keep_the_invariants(policy: Retraining, steps: Any) -> None:
     """No second retraining beside one, none within the cooldown, no cause key twice, no cause that
     has an open trigger, and none that the policy does not name."""
     world, state = World(), START
@@ -220,7 +220,7 @@ def test_whatever_happens(policy: Retraining, steps: Any) -> None:
 
 
 @given(policies, steps)
-def test_a_cause_fires_once_an_episode(policy: Retraining, steps: Any) -> None:
+def test_cause_fires_once_for_each_episode(policy: Retraining, steps: Any) -> None:
     """Between two triggers of one cause its alarm was over, or enough new labels came."""
     world, state = World(), START
     last: dict[str, bool] = {}
@@ -251,7 +251,7 @@ def test_a_cause_with_an_open_trigger_gets_no_second() -> None:
     assert decision.proposals == ()
 
 
-def test_what_led_to_nothing_needs_more_labels_each_time() -> None:
+def test_kept_champion_doubles_the_labels_to_retry() -> None:
     policy = Retraining(cooldown=0, again_after=1000)
     for kept, needed in [(1, 1000), (2, 2000), (4, 8000)]:
         (early,) = run(policy, [found()], kept=kept, new_labels=needed - 1)
@@ -260,7 +260,7 @@ def test_what_led_to_nothing_needs_more_labels_each_time() -> None:
         assert fired(run(policy, [found()], kept=kept, new_labels=needed)) == [["decay!"]]
 
 
-def test_a_further_rise_is_a_cause_of_its_own() -> None:
+def test_further_increase_is_a_new_cause() -> None:
     new_evidence = Signal("decay", True, "It rose again.", new_evidence=True)
     decisions = run(EAGER, [found()], [found()], [new_evidence], kept=1)
     assert fired(decisions)[1:] == [[], ["decay!"]]

@@ -32,7 +32,7 @@ def drift(**more: Any) -> NewTrigger:
     return NewTrigger("churn", "drift", "moved", "3", "drift:3:1", retrains=False, **more)
 
 
-def test_a_trigger_comes_back_as_it_was_written(store: Triggers) -> None:
+def test_trigger_is_read_as_written(store: Triggers) -> None:
     opened = store.open(decay(evidence={"loss": float("nan"), "rows": 5}))
     assert store.get(opened.id) == opened
     assert (opened.state, opened.evidence) == ("open", {"loss": None, "rows": 5})
@@ -41,7 +41,7 @@ def test_a_trigger_comes_back_as_it_was_written(store: Triggers) -> None:
         store.get("nothing")
 
 
-def test_a_cause_is_acted_on_once_however_often_it_is_found(store: Triggers) -> None:
+def test_cause_opens_one_trigger(store: Triggers) -> None:
     first = store.open(decay())
     with pytest.raises(ConflictError, match=first.id):
         store.open(decay())
@@ -51,7 +51,7 @@ def test_a_cause_is_acted_on_once_however_often_it_is_found(store: Triggers) -> 
     assert store.open(decay("decay:3:2")).state == "open"
 
 
-def test_a_model_is_retrained_for_one_thing_at_a_time(store: Triggers) -> None:
+def test_model_has_one_retraining_at_a_time(store: Triggers) -> None:
     first = store.open(decay())
     with pytest.raises(ConflictError, match=f"{first.id} .*decay.* is open"):
         store.open(NewTrigger("churn", "manual", "I want it"))
@@ -59,7 +59,7 @@ def test_a_model_is_retrained_for_one_thing_at_a_time(store: Triggers) -> None:
     assert store.open(NewTrigger("wine", "manual", "another model")).state == "open"
 
 
-def test_many_at_once_open_one(store: Triggers) -> None:
+def test_concurrent_processes_open_one_trigger(store: Triggers) -> None:
     outcomes: list[bool] = []
 
     def run(number: int) -> None:
@@ -77,7 +77,7 @@ def test_many_at_once_open_one(store: Triggers) -> None:
     assert sorted(outcomes) == [False] * 5 + [True]
 
 
-def test_the_first_end_counts_and_evidence_grows(store: Triggers) -> None:
+def test_closed_trigger_does_not_change_and_evidence_grows(store: Triggers) -> None:
     opened = store.open(decay(evidence={"loss": 0.1}))
     started = store.start(opened.id, "job1")
     assert (started.state, started.job_id) == ("retraining", "job1")
@@ -127,7 +127,7 @@ def make_due(store: Triggers) -> None:
         connection.execute(notices.update().values(not_before=0.0))
 
 
-def test_a_notice_is_signed_over_its_time_and_body(store: Triggers) -> None:
+def test_event_is_signed_over_time_and_body(store: Triggers) -> None:
     opened = store.open(decay())
     receiver = Receiver()
     assert receiver.courier(store).deliver() == 1
@@ -140,7 +140,7 @@ def test_a_notice_is_signed_over_its_time_and_body(store: Triggers) -> None:
     assert opened.id.encode() in request.content
 
 
-def test_what_was_not_taken_is_tried_again_and_then_no_more(store: Triggers) -> None:
+def test_undelivered_event_is_retried_up_to_a_limit(store: Triggers) -> None:
     store.open(decay())
     receiver = Receiver(0, 500, 302, 200)
     courier = receiver.courier(store)
@@ -153,7 +153,7 @@ def test_what_was_not_taken_is_tried_again_and_then_no_more(store: Triggers) -> 
     assert len(deliveries) == 1
 
 
-def test_closing_is_told_of_too_and_old_news_is_not(store: Triggers) -> None:
+def test_closing_is_sent_and_old_events_are_not(store: Triggers) -> None:
     opened = store.open(decay())
     store.close(opened.id, "promoted")
     with store._database.write() as connection:
