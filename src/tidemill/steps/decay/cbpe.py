@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from tidemill.policies import Decay
+
 Floats = NDArray[np.float64]
 
 #: Confidences are clipped this far from 0 and 1, where logits are unbounded.
@@ -97,7 +99,11 @@ def fit_calibration(confidence: Floats, right: NDArray[np.bool_]) -> Calibration
 
 
 def estimate_accuracy(
-    calibration: Calibration, confidence: Floats, *, alpha: float = 0.01, tolerance: float = 0.0
+    calibration: Calibration,
+    confidence: Floats,
+    *,
+    alpha: float = Decay.alpha,
+    tolerance: float = Decay.tolerance,
 ) -> AccuracyEstimate:
     """Estimate the accuracy of answers with these confidences.
 
