@@ -126,6 +126,7 @@ class Service:
             threads.shutdown(wait=False, cancel_futures=True)
         if self.traces is not None:
             await asyncio.to_thread(self.traces.close)
+        self.metrics.counts.close()
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document of everything that this process answers."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,16 @@ from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import monitor_results
 from tidemill.stores.monitoring.api_probes import ApiProbes, Probe
 from tidemill.stores.predictions.prediction_rows import rows_from_record
+
+
+@pytest.fixture(autouse=True)
+def _close_log() -> Iterator[None]:
+    """Close the log file that the command opens in the test process."""
+    yield
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def run(home: Path, url: str, *words: str) -> Any:

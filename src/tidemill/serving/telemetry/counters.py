@@ -59,6 +59,12 @@ class SharedCounters:
             fcntl.flock(self._names, fcntl.LOCK_EX)
         self.values: memoryview[float] = memoryview(self._map).cast("d")
 
+    def close(self) -> None:
+        """Release the lock: for other processes, this one has ended. Values can still change."""
+        if self._names is not None:
+            os.close(self._names)
+            self._names = None
+
     def allocate(self, kind: Kind, name: str, labels: dict[str, str], width: int = 1) -> int:
         """Reserve `width` new slots for a series; returns the first.
 

@@ -25,7 +25,8 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 
 def test_counts_of_all_processes_add_up(tmp_path: Path) -> None:
-    both = [Metrics(SharedCounters(tmp_path)) for _ in range(2)]
+    shared = [SharedCounters(tmp_path) for _ in range(2)]
+    both = [Metrics(counters) for counters in shared]
     for number, metrics in enumerate(both, 1):
         metrics.counter("model_predictions_total", model="m", version="1").add(number)
         metrics.request("POST", "/predict", 200).observe(0.01 * number)
@@ -38,6 +39,8 @@ def test_counts_of_all_processes_add_up(tmp_path: Path) -> None:
         assert found["http_request_duration_seconds_sum", "POST", "/predict"] == 0.03
         assert found["tidemill_cache_entries",] == 3
         assert found["tidemill_models",] == 2
+    for counters in shared:
+        counters.close()
 
 
 def _count_and_die(folder: str) -> None:
@@ -53,13 +56,15 @@ def test_counters_of_a_dead_process_stay_and_its_gauges_go(tmp_path: Path) -> No
     )
     dying.start()
     dying.join(300)
-    metrics = Metrics(SharedCounters(tmp_path))
+    counters = SharedCounters(tmp_path)
+    metrics = Metrics(counters)
     metrics.counter("tidemill_model_loads_total").add(1)
     found = samples(metrics)
     assert found["tidemill_model_loads_total",] == 6
     assert ("tidemill_cache_entries",) not in found
     remove_dead_processes(tmp_path)
     assert samples(metrics)["tidemill_model_loads_total",] == 1
+    counters.close()
 
 
 def test_unbounded_label_values_do_not_grow_the_file() -> None:
