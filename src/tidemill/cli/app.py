@@ -8,17 +8,17 @@ import typer
 
 from tidemill import __version__
 from tidemill.cli import command_help, terminal
-from tidemill.cli.lazy_group import CommandEntry, LazyGroup
+from tidemill.cli.lazy_group import CommandEntry, LazyGroup, Panel
 from tidemill.errors import TidemillError
 
-GET_STARTED = "Get started"
-TRAIN = "Train and gate"
-SERVE = "Serve"
-MONITOR = "Monitor and retrain"
-OPERATE = "Operate"
+GET_STARTED = Panel("Get started", "start")
+TRAIN = Panel("Train and gate", "train")
+SERVE = Panel("Serve", "serve")
+MONITOR = Panel("Monitor and retrain", "monitor")
+OPERATE = Panel("Operate", "operate")
 
-#: Every command in the order of `--help`. Command X is in cli/commands/X.py; its help starts with
-#: the sentence given here.
+#: Every command in the order of `--help`. Command X is in cli/commands/FOLDER/X.py, with the folder
+#: of its panel; its help starts with the sentence given here.
 COMMANDS = (
     CommandEntry(
         "up",

@@ -14,11 +14,18 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 
+class Panel(NamedTuple):
+    """A group of commands in `--help`, and the folder of their modules in `cli/commands`."""
+
+    title: str
+    folder: str
+
+
 class CommandEntry(NamedTuple):
     """A command as the list of commands shows it."""
 
     name: str
-    panel: str
+    panel: Panel
     summary: str
 
 
@@ -26,11 +33,12 @@ class LazyCommand(TyperCommand):
     """Stands in for a command until it is run, completed, or asked for its help."""
 
     def __init__(self, entry: CommandEntry) -> None:
-        super().__init__(entry.name, help=entry.summary, rich_help_panel=entry.panel)
+        super().__init__(entry.name, help=entry.summary, rich_help_panel=entry.panel.title)
+        self._module = f"tidemill.cli.commands.{entry.panel.folder}.{entry.name}"
 
     def load(self) -> Any:
         """Import the command's module and build the command from the `app` in it."""
-        app: typer.Typer = import_module(f"tidemill.cli.commands.{self.name}").app
+        app: typer.Typer = import_module(self._module).app
         command = typer.main.get_command(app)
         command.name = self.name
         command.rich_help_panel = self.rich_help_panel  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from tests.contract.serving.conftest import Start, Tidemill, wait_until
 from tests.journal_records import read_folder
 from tests.servers import free_port
 from tidemill.cli.app import app as cli
-from tidemill.cli.commands.monitor import parse_duration
+from tidemill.cli.commands.monitor.monitor import parse_duration
 from tidemill.errors import InputError
 from tidemill.loop.monitoring.api_monitor import ProbeBuffer, monitor_api
 from tidemill.loop.monitoring.api_monitor_report import summarise, write_reports

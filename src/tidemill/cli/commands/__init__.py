@@ -1,1 +1,1 @@
-"""One module per command of `tidemill`, named after it; `cli/app.py` lists them."""
+"""One module per command, in a folder per group of `tidemill --help`."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tidemill import Candidate, Project, sklearn_dataset
-from tidemill.cli.commands.predict import predict
+from tidemill.cli.commands.serve.predict import predict
 from tidemill.cli.row_files import open_rows, read_cell
 from tidemill.cli.scoring import score_file
 from tidemill.errors import InputError

@@ -1,0 +1,1 @@
+"""Commands for operators: jobs, keys, audit, backup and health."""

@@ -1,0 +1,1 @@
+"""Commands to get started: `up`, `demo`, `init` and `replay`."""
