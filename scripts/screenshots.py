@@ -126,7 +126,7 @@ def look(browser: Browser, url: str, key: str) -> None:
     sign_in(page, url, key)
     page.goto(f"{url}/console/models/ClassificationModel/monitoring")
     while not page.locator(".panels").count():
-        page.get_by_role("button", name="Look now").click()
+        page.get_by_role("button", name="Check now").click()
         page.locator(".said").wait_for()
     page.close()
 

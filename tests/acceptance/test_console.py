@@ -127,7 +127,7 @@ def test_a_file_is_scored_with_progress_and_given_back(
     rows = ["5.1,3.5,1.4,0.2"] * 1200 + ["5.1,tall,1.4,0.2"]
     file = tmp_path / "rows.csv"
     file.write_text("\n".join([",".join(names), *rows]) + "\n")
-    page.get_by_label("A CSV with the columns").set_input_files(file)
+    page.get_by_label("A CSV file with the columns").set_input_files(file)
     page.get_by_role("button", name="Score", exact=True).click()
     link = page.get_by_role("link", name="Download")
     link.wait_for()
@@ -150,18 +150,18 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_text("The training is queued.").wait_for()
     # Without loading the page again:
-    page.get_by_text("What came of it").wait_for()
+    page.get_by_role("heading", name="Result").wait_for()
     assert "succeeded" in page.locator(".state").inner_text()
     page.get_by_role("link", name="Promote it").click()
     page.get_by_role("heading", name=re.compile("Promote version 2")).wait_for()
     assert "v2" in page.locator("table.change").inner_text()
     page.locator("form button.main").last.click()
-    closed = page.get_by_text("The gate stays closed for version 2")
+    closed = page.get_by_text("The gate refused version 2")
     closed.wait_for()
     page.wait_for_timeout(3000)  # longer than a page that is followed takes to change
     assert closed.is_visible()
     page.locator("#reason").fill("seen in the console")
-    page.get_by_label("Promote whatever the gate says").check()
+    page.get_by_label("Override the gate").check()
     page.locator("form button.main").last.click()
     page.get_by_text("Version 2 is champion now").wait_for()
     page.locator("tr.champion", has_text="v2").wait_for()
@@ -174,8 +174,8 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     table = page.locator("table").inner_text()
     assert "seen in the console" in table
     assert "back again" in table
-    page.get_by_role("link", name="Check the chain").click()
-    page.get_by_text("are what was written").wait_for()
+    page.get_by_role("link", name="Verify the hash chain").click()
+    page.get_by_text("are intact").wait_for()
 
 
 def test_what_others_decide_is_shown_without_loading_the_page(page: Page, served: Up) -> None:
@@ -200,26 +200,26 @@ def ask(served: Up, path: str, body: Any) -> Any:
 def test_a_canary_is_started_seen_to_answer_and_taken_out(page: Page, served: Up) -> None:
     visit(page, served, f"/models/{MODEL}")
     page.get_by_role("link", name="Canary of version 2").click()
-    page.get_by_label("Share in percent").fill("100")
-    page.get_by_role("button", name="See what changes").click()
+    page.get_by_label("Share of callers in percent").fill("100")
+    page.get_by_role("button", name="Review the change").click()
     page.get_by_role("heading", name="Start a canary").wait_for()
     assert "100% of the callers, as a canary" in page.locator("table.change").inner_text()
     page.locator("#reason").fill("seen in the console")
     page.get_by_role("button", name="Start the canary").click()
     page.get_by_text("Version 2 answers 100% of the callers").wait_for()
-    page.get_by_text("loaded by the server").wait_for()  # without loading the page again
+    page.get_by_text("by the server").wait_for()  # without loading the page again
     rows = [[5.1, 3.5, 1.4, 0.2]] * 20
     wait_until(
         lambda: ask(served, f"/models/{MODEL}/predict_batch", {"instances": rows})["version"]
         == "2",
         "the canary to answer", PATIENCE / 1000,
     )  # fmt: skip
-    page.get_by_role("heading", name="How version 2 does in traffic").wait_for()
+    page.get_by_role("heading", name="Version 2 in live traffic").wait_for()
     assert "more answers before how long it takes is judged" in page.locator("main").inner_text()
-    page.get_by_label("Off: it sees no traffic").check()
-    page.get_by_role("button", name="See what changes").click()
-    page.get_by_role("button", name="Take it out").click()
-    page.get_by_text("No challenger sees traffic now").wait_for()
+    page.get_by_label("Off: receive no traffic").check()
+    page.get_by_role("button", name="Review the change").click()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("No challenger receives traffic now").wait_for()
 
 
 def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
@@ -230,7 +230,7 @@ def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
         """Ingest stores what was answered some moments later."""
         visit(page, served, f"/models/{MODEL}/monitoring")
         if page.locator(".panels .alarm").count() == 0:
-            page.get_by_role("button", name="Look now").click()
+            page.get_by_role("button", name="Check now").click()
             page.locator(".said").wait_for()
         return page.locator(".panels .alarm").count() > 0
 
@@ -307,8 +307,8 @@ def test_nothing_is_loaded_from_elsewhere(page: Page, served: Up) -> None:
 
 def test_a_new_key_looks_without_touching(browser: Browser, served: Up, page: Page) -> None:
     visit(page, served, "/settings")
-    page.get_by_label("For", exact=True).fill("viewer")
-    page.get_by_role("button", name="Make a key").click()
+    page.get_by_label("Name", exact=True).fill("viewer")
+    page.get_by_role("button", name="Create a key").click()
     token = page.locator(".notice pre").inner_text()
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)
@@ -318,7 +318,7 @@ def test_a_new_key_looks_without_touching(browser: Browser, served: Up, page: Pa
     viewer.get_by_role("heading", name=MODEL).wait_for()
     assert viewer.get_by_role("link", name="Promote").count() == 0
     viewer.goto(f"{served.api}/console/models/{MODEL}/promote")
-    viewer.get_by_text("lacks the scope 'promote'").wait_for()
+    viewer.get_by_text("does not have the scope 'promote'").wait_for()
     context.close()
 
 
@@ -389,7 +389,7 @@ def test_a_picture_is_drawn_and_answered(browser: Browser, home: Path) -> None:
             page = context.new_page()
             shots.sign_in(page, url, token)
             page.goto(f"{url}/console/models/pictures/try")
-            page.get_by_role("button", name="Put the example in").click()
+            page.get_by_role("button", name="Load the example").click()
             page.locator(".prediction").wait_for()
             assert page.locator(".prediction").inner_text() == "3"
             page.get_by_role("button", name="Clear").click()

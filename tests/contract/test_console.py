@@ -207,7 +207,7 @@ def test_a_wrong_key_is_refused_in_words(house: House, key: str) -> None:
     visitor.key = key
     answer = visitor.sign_in()
     assert answer.status_code == 403
-    assert "not known here" in words(answer)
+    assert "unknown or has expired" in words(answer)
     assert not visitor.client.cookies
 
 
@@ -233,7 +233,7 @@ def test_no_action_is_taken_without_its_scope(house: House, path: str, scope: st
     other = "train" if scope == "predict" else "predict"
     answer = house.visitor(other).send(filled)
     assert answer.status_code == 403
-    assert f"lacks the scope '{scope}'" in words(answer)
+    assert f"does not have the scope '{scope}'" in words(answer)
 
 
 @pytest.mark.parametrize("path", [path for path, _, _ in ACTIONS])
@@ -244,7 +244,7 @@ def test_no_action_is_taken_without_the_pages_token(house: House, path: str) -> 
     for data in ({}, {"csrf": "0" * 64}, {"csrf": house.visitor("admin").csrf}):
         answer = visitor.client.post(url, data=data)
         assert answer.status_code == 403
-        assert "did not come from a page of yours" in words(answer)
+        assert "did not come from a page of this session" in words(answer)
     answer = visitor.client.post(
         url, data={"csrf": visitor.csrf}, headers={"Sec-Fetch-Site": "cross-site"}
     )
@@ -286,10 +286,10 @@ def test_signing_out_ends_the_session_even_for_who_kept_the_cookie(house: House)
         ("/models", "flowers"),
         ("/models/flowers", "champion"),
         ("/models/flowers/compare", "Parameters that differ"),
-        ("/models/flowers/challenger", "Let a version see traffic"),
+        ("/models/flowers/challenger", "Send traffic to a version"),
         ("/models/flowers/challenger/traffic?version=2&share=10", "Start a canary"),
         ("/models/flowers/promote?version=2", "What will change"),
-        ("/models/flowers/rollback", "nothing to go back to"),
+        ("/models/flowers/rollback", "no previous champion"),
         ("/models/flowers/versions/2/stage", "Move version 2"),
         ("/models/flowers/try", "petal width"),
         ("/models/flowers/monitoring", "Triggers"),
@@ -297,7 +297,7 @@ def test_signing_out_ends_the_session_even_for_who_kept_the_cookie(house: House)
         ("/jobs", "Start a training"),
         ("/train?model=flowers", "searched"),
         ("/audit", "version.promote"),
-        ("/audit/verify", "are what was written"),
+        ("/audit/verify", "are intact"),
         ("/logs", "Processes"),
         ("/requests", "Took"),
         ("/settings", "TIDEMILL_HOME"),
@@ -329,7 +329,7 @@ def test_what_a_key_may_not_do_is_not_offered(house: House, scope: str) -> None:
     model = eventually(visitor, "/models/flowers", "champion")
     assert ("Promote the best" in model) == (scope in ("promote", "admin"))
     assert ("Start a training" in words(visitor.page("/jobs"))) == (scope in ("train", "admin"))
-    assert ("Make a key" in words(visitor.page("/settings"))) == (scope == "admin")
+    assert ("Create a key" in words(visitor.page("/settings"))) == (scope == "admin")
     assert (">Audit<" in visitor.page("/").text) == (scope == "admin")
 
 
@@ -341,7 +341,7 @@ def test_what_a_key_may_not_do_is_not_offered(house: House, scope: str) -> None:
 def test_what_is_not_there_is_a_page_that_says_so(house: House, path: str) -> None:
     answer = house.visitor("admin").page(path)
     assert answer.status_code == 404
-    assert "To the overview" in words(answer) or path.startswith("/static")
+    assert "Back to the overview" in words(answer) or path.startswith("/static")
 
 
 @pytest.mark.parametrize("path", ["/requests?status=x", "/audit?since=never", "/jobs?cursor=%00"])
@@ -351,7 +351,7 @@ def test_filters_that_are_none_are_refused_in_words(house: House, path: str) -> 
 
 def test_metrics_are_compared_with_their_intervals(house: House) -> None:
     visitor = house.visitor("predict")
-    eventually(visitor, "/models/flowers/compare?a=1&b=2", "parameters are the same")
+    eventually(visitor, "/models/flowers/compare?a=1&b=2", "parameters are equal")
     page = visitor.page("/models/flowers/compare?a=1&b=2").text
     platform = house.platform
     for number in ("1", "2"):
@@ -464,9 +464,9 @@ def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) ->
     [
         ({"use.logistic": "yes", "set.logistic.C": "wide"}, "C"),
         ({"use.logistic": "yes", "set.logistic.depth": "3"}, "has no parameter 'depth'"),
-        ({"use.logistic": "yes", "trials": "none"}, "no number of trials"),
+        ({"use.logistic": "yes", "trials": "none"}, "not a number of trials"),
         ({}, "at least one candidate"),
-        ({"use.logistic": "yes", "kind": "probe"}, "no kind of training"),
+        ({"use.logistic": "yes", "kind": "probe"}, "not a kind of training"),
     ],
 )
 def test_a_form_that_does_not_fit_is_shown_again_as_it_was(
@@ -482,10 +482,10 @@ def test_a_form_that_does_not_fit_is_shown_again_as_it_was(
 def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) -> None:
     visitor, platform = house.visitor("promote"), house.platform
     page = eventually(visitor, "/models/flowers/promote?version=2", "What will change")
-    assert "Champion, which answers v1 v2" in page
+    assert "Champion v1 v2" in page
     closed = visitor.send("/models/flowers/promote", version="2")
     assert closed.status_code == 409
-    assert "The gate stays closed for version 2" in words(closed)
+    assert "The gate refused version 2" in words(closed)
     assert 'id="page" data-still' in closed.text, "the page that is followed would take its place"
     unreasoned = visitor.send("/models/flowers/promote", version="2", force="yes")
     assert unreasoned.status_code == 409
@@ -498,7 +498,7 @@ def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) 
     assert row["actor"].startswith("key:")
     assert "to &lt;see&gt;" in visitor.page("/").text
     asked = eventually(visitor, "/models/flowers/rollback", "Roll back to v1")
-    assert "Champion, which answers v2 v1" in asked
+    assert "Champion v2 v1" in asked
     back = visitor.send("/models/flowers/rollback", reason="enough")
     assert "Version 1 is champion again." in words(back)
     assert platform.audit.page(action="version.rollback", limit=1).items[0]["reason"] == "enough"
@@ -509,10 +509,10 @@ def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) 
 def test_a_canary_shows_what_changes_is_set_and_taken_back(house: House) -> None:
     visitor, platform = house.visitor("promote"), house.platform
     shelf, address = platform.settings.shelf, "/models/flowers/challenger/traffic"
-    assert "It sees no traffic" in eventually(visitor, "/models/flowers/challenger", "It sees")
+    assert "Receives no traffic" in eventually(visitor, "/models/flowers/challenger", "Receives")
     page = words(visitor.page(f"{address}?version=2&mode=canary&share=12,5 %25"))
-    assert "The challenger sees no traffic 12% of the callers, as a canary" in page
-    assert "Callers whom the champion answers 100% 88%" in page
+    assert "Challenger receives no traffic 12% of the callers, as a canary" in page
+    assert "Callers answered by the champion 100% 88%" in page
     assert read_traffic(shelf) == {}
     done = visitor.send(address, version="2", mode="canary", share="12.5", reason="try <it>")
     assert "Version 2 answers 12% of the callers." in words(done)
@@ -522,10 +522,10 @@ def test_a_canary_shows_what_changes_is_set_and_taken_back(house: House) -> None
     assert row["details"]["share"] == 0.125
     shown = eventually(visitor, "/models/flowers/challenger", "Challenger v2")
     assert "12% of the callers, as a canary" in shown
-    assert "It has answered nobody yet" in shown
+    assert "No answers yet" in shown
     page = words(visitor.page(f"{address}?version=2&mode=off"))
-    assert "The challenger sees 12% of the callers, as a canary no traffic" in page
-    assert "No challenger sees traffic now." in words(visitor.send(address, mode="off"))
+    assert "Challenger receives 12% of the callers, as a canary no traffic" in page
+    assert "No challenger receives traffic now." in words(visitor.send(address, mode="off"))
     assert read_traffic(shelf) == {}
 
 
@@ -552,7 +552,7 @@ def test_a_share_that_is_none_changes_nothing(
     assert (sent.status_code, said in words(sent)) == (status, True)
     assert read_traffic(house.platform.settings.shelf) == {}
     if status == 422 and "share" in said:
-        assert "Let a version see traffic" in words(asked)
+        assert "Send traffic to a version" in words(asked)
 
 
 def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
@@ -566,21 +566,21 @@ def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
         return asked
 
     waits = retrained({"postponed": {"rows": 25, "needed": 150, "changed": 0.0}})
-    eventually(visitor, "/", "Retraining waits for more labels")
+    eventually(visitor, "/", "Retraining waiting for more labels")
     page = words(visitor.page(f"/jobs/{waits.id}"))
-    assert "25 labelled rows came since things changed; with 150 it is begun." in page
+    assert "25 labelled rows have arrived since the change; retraining starts at 150." in page
     contest = {"id": "x", "state": "open", "reason": "Not decided yet.", "challengers": []}
     job = retrained({"contest": contest})
     new = NewContest("flowers", "1", (), cut=0.0, learned=9, job_id=job.id)
     opened = platform.contests.open(new)
-    eventually(visitor, "/", "Retraining a contest decides")
-    assert "A contest decides Not decided yet. The contest" in words(
+    eventually(visitor, "/", "Retraining contest in progress")
+    assert "Contest in progress Not decided yet. See the contest" in words(
         visitor.page(f"/jobs/{job.id}")
     )
     platform.contests.close(opened.id, "won", rows=100, decision={}, winner="2")
     eventually(visitor, "/", "Retraining new champion")
     platform.contests.end_probation(opened.id, {"state": "back", "reason": "Back."})
-    eventually(visitor, "/", "Retraining the last champion is back")
+    eventually(visitor, "/", "Retraining former champion is back")
     kept = retrained({"contest": contest})
     opened = platform.contests.open(replace(new, job_id=kept.id))
     platform.contests.close(opened.id, "kept", rows=100, decision={})
@@ -593,8 +593,8 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     new = NewContest("flowers", "1", (challenger,), cut=0.0, learned=120)
     opened = contests.open(new)
     path = "/models/flowers/challenger"
-    page = eventually(visitor, path, "The contest with version 1")
-    assert "No label has come since it began." in page
+    page = eventually(visitor, path, "Contest with version 1")
+    assert "No labels yet." in page
     assert "Competing: version 2 (since <x>)." in page
     random = np.random.default_rng(0)
     losses = [(random.random(300) < share).astype(float) for share in (0.30, 0.26)]
@@ -603,20 +603,22 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     contests.record_progress(opened.id, decision.rows, msgspec.to_builtins(decision))
     page = eventually(visitor, path, "Not decided yet")
     assert "300 of 1 000 at most" in page
-    assert re.search(r"At its pace about \d+ more labels", page)
-    assert "Let a version see traffic" not in page, "a key that may not promote"
+    assert re.search(r"At this rate about \d+ more labels", page)
+    assert "Send traffic to a version" not in page, "a key that may not promote"
     decision = msgspec.structs.replace(decision, state="kept", reason="The champion stays.")
     contests.close(opened.id, "kept", rows=300, decision=msgspec.to_builtins(decision))
-    assert "The last contest" in eventually(visitor, path, "the champion stayed")
+    assert "Last contest" in eventually(visitor, path, "the champion stayed")
     won = contests.open(new)
     decision = msgspec.structs.replace(decision, state="won", winner=challenger.name)
     document = msgspec.to_builtins(decision)
     contests.close(won.id, "won", rows=300, decision=document, winner="2")
-    page = eventually(visitor, path, "It is on probation")
-    assert "version 1 is back if it proves better on up to 2 000 labelled rows" in page
+    page = eventually(visitor, path, "On probation")
+    assert (
+        "version 1 becomes champion again if it proves better on up to 2 000 labelled rows" in page
+    )
     contests.end_probation(won.id, {"state": "back", "reason": "Version 1 is back <x>."})
     page = eventually(visitor, path, "Version 1 is back <x>.")
-    assert "It is on probation" not in page
+    assert "On probation" not in page
 
 
 def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:
@@ -655,7 +657,7 @@ def test_drift_is_looked_for_and_shown_by_feature(house: House, settings: Settin
     page = words(looked)
     assert looked.status_code == 200, page
     assert re.search(r"petal length \(cm\) \d+% moved", page), page
-    assert "What it comes to" in page
+    assert "Summary" in page
     assert 'class="window alarm"' in looked.text
     eventually(visitor, "/monitoring", "moved")
     trigger = house.platform.triggers.page(model="flowers", limit=1).items
@@ -677,10 +679,10 @@ def test_without_mlflow_the_pages_say_so_and_show_the_rest(
         with both_planes(platform) as url:
             apart = House(platform, url, house.keys)
             visitor = apart.visitor("admin")
-            said = eventually(visitor, "/", "MLflow cannot be reached")
+            said = eventually(visitor, "/", "MLflow is down")
             assert "flowers" in said
             assert "v1 as onnx" in said
-            eventually(visitor, "/models/flowers", "MLflow cannot be reached")
+            eventually(visitor, "/models/flowers", "MLflow is down")
             assert "petal width" in eventually(visitor, "/models/flowers/try", "petal width")
             refused = visitor.send("/models/flowers/rollback")
             assert refused.status_code == 503

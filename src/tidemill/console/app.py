@@ -1,25 +1,23 @@
-"""The console as one ASGI application, to be mounted at /console."""
+"""The console as one ASGI application, mounted at /console: its pages and actions by path."""
 
 from __future__ import annotations
 
-import logging
 import mimetypes
 from importlib import resources
-from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tidemill.console import render
-from tidemill.console.context import ConsoleContext
+from tidemill.console.endpoints import ERROR_HANDLERS, PageFunction, action, merge_methods, page
 from tidemill.console.live import StreamCounter
-from tidemill.console.page_request import HEADERS, ROOT, Make, action, page, problem_answer
+from tidemill.console.page_request import ConsoleContext
 from tidemill.console.pages import (
     activity,
     challenger,
+    challenger_traffic,
     compare,
     jobs,
     models,
@@ -31,23 +29,22 @@ from tidemill.console.pages import (
     sign_in,
     training,
 )
+from tidemill.console.responses import HEADERS
 from tidemill.console.session import Sessions
-from tidemill.errors import MethodError, NotFoundError, TidemillError
+from tidemill.errors import NotFoundError
 from tidemill.keyring import Scope
 from tidemill.platform import Platform
 from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.rate_limits import RateLimits
 
-log = logging.getLogger(__name__)
-
-#: path, what makes the page, and the scope without which it is not shown.
-PAGES: tuple[tuple[str, Make, Scope | None], ...] = (
+#: Path, page function, and the scope that the page needs.
+PAGES: tuple[tuple[str, PageFunction, Scope | None], ...] = (
     ("/", overview.overview, None),
     ("/models", models.models, None),
     ("/models/{name}", models.model, None),
     ("/models/{name}/compare", compare.compare, None),
     ("/models/{name}/challenger", challenger.challenger, None),
-    ("/models/{name}/challenger/traffic", challenger.confirm_traffic, "promote"),
+    ("/models/{name}/challenger/traffic", challenger_traffic.confirm_traffic, "promote"),
     ("/models/{name}/promote", promotion.confirm_promotion, "promote"),
     ("/models/{name}/rollback", promotion.confirm_rollback, "promote"),
     ("/models/{name}/versions/{version}/stage", promotion.confirm_stage, "promote"),
@@ -68,9 +65,9 @@ PAGES: tuple[tuple[str, Make, Scope | None], ...] = (
     ("/settings/keys/{id}/revoke", settings.confirm_revocation, "admin"),
 )
 
-#: The same for what changes something.
-ACTIONS: tuple[tuple[str, Make, Scope | None], ...] = (
-    ("/models/{name}/challenger/traffic", challenger.set_traffic, "promote"),
+#: The same for actions, which change something.
+ACTIONS: tuple[tuple[str, PageFunction, Scope | None], ...] = (
+    ("/models/{name}/challenger/traffic", challenger_traffic.set_traffic, "promote"),
     ("/models/{name}/promote", promotion.promote_version, "promote"),
     ("/models/{name}/rollback", promotion.roll_back, "promote"),
     ("/models/{name}/versions/{version}/stage", promotion.set_stage, "promote"),
@@ -88,72 +85,30 @@ ACTIONS: tuple[tuple[str, Make, Scope | None], ...] = (
 
 
 def create_console(platform: Platform, keyring: WatchedKeyring, limits: RateLimits) -> Starlette:
-    """The application over a platform, which the caller opens and closes."""
-    sessions = Sessions(keyring, platform.settings.console_idle)
-    context = ConsoleContext(platform, sessions, limits)
+    """Create the application for a platform, which the caller opens and closes."""
     routes = [
-        Route("/sign-in", sign_in.sign_in_page(context)),
-        Route("/sign-in", sign_in.sign_in(context), methods=["POST"]),
-        Route("/static/{name}", _static),
+        Route("/sign-in", sign_in.sign_in_page),
+        Route("/sign-in", sign_in.sign_in, methods=["POST"]),
+        Route("/static/{name}", _static_file),
+        *(Route(path, page(function, scope)) for path, function, scope in PAGES),
+        *(
+            Route(path, action(function, scope), methods=["POST"])
+            for path, function, scope in ACTIONS
+        ),
     ]
-    routes += [Route(path, page(context, make, scope)) for path, make, scope in PAGES]
-    routes += [
-        Route(path, action(context, make, scope), methods=["POST"]) for path, make, scope in ACTIONS
-    ]
-    app = Starlette(routes=_merged(routes), exception_handlers=_handlers(context))
+    app = Starlette(routes=merge_methods(routes), exception_handlers=ERROR_HANDLERS)
+    sessions = Sessions(keyring, platform.settings.console_idle)
     app.state.streams = StreamCounter()
-    app.state.context = context
+    app.state.context = ConsoleContext(platform, sessions, limits)
     return app
 
 
-def _merged(routes: list[Route]) -> list[Route]:
-    """One route for each path, so that another verb is told from another path."""
-    by_path: dict[str, list[Route]] = {}
-    for route in routes:
-        by_path.setdefault(route.path, []).append(route)
-    return [_either(path, found) for path, found in by_path.items()]
-
-
-def _either(path: str, found: list[Route]) -> Route:
-    endpoints = {
-        method: route.endpoint for route in found for method in route.methods or () if method
-    }
-
-    async def endpoint(request: Request) -> Response:
-        request.scope["route"] = shown
-        answer: Response = await endpoints[request.method](request)
-        return answer
-
-    shown = Route(f"{ROOT}{path}", endpoint)  # what the request log and the metrics call it
-    return Route(path, endpoint, methods=list(endpoints))
-
-
-def _handlers(context: ConsoleContext) -> dict[Any, Any]:
-    async def answer(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            error = _known(request, error)
-        elif not isinstance(error, TidemillError):
-            log.error("%s failed", request.url.path, exc_info=error)
-        return problem_answer(request, error, context)
-
-    return {TidemillError: answer, HTTPException: answer, Exception: answer}
-
-
-def _known(request: Request, error: HTTPException) -> TidemillError:
-    if error.status_code == 405:
-        return MethodError("Another verb is needed here.")
-    return NotFoundError(f"There is no page {request.url.path}.")
-
-
-async def _static(request: Request) -> Response:
-    """A file of ours; its address has a stamp of its content, so it may be kept for ever."""
+async def _static_file(request: Request) -> Response:
+    """A static file. Its URL contains a hash of its content, so browsers may cache it forever."""
     name = request.path_params["name"]
-    if name not in render.stamps():
+    if name not in render.hashes():
         raise NotFoundError(f"There is no file {name}.")
     content = resources.files("tidemill.console").joinpath("static", name).read_bytes()
-    media = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    kept = {
-        **HEADERS,
-        "Cache-Control": "public, max-age=31536000, immutable",
-    }
-    return Response(content, 200, kept, media)
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(content, 200, headers, media_type)

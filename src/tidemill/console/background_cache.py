@@ -1,8 +1,7 @@
-"""What slow parts answered, at most seconds old, so that no page waits for them.
+"""A cache of slow queries, refreshed in the background, so that no page waits for them.
 
-A page waits for a third of a second. What is not there by then it shows as it was, or as still to
-come; the page as it is shown live has it a moment later. Consoles that are open at the same time
-share one question.
+A page waits for a third of a second at most. After that it shows the last value, or that it is
+loading; the live page shows the new value a moment later. Open consoles share each query.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 from tidemill.errors import NotFoundError, TidemillError
 
 T = TypeVar("T")
-KEPT = 256
+MAX_ENTRIES = 256
 THREADS = 4
 WAIT_SECONDS = 0.35
 FRESH_SECONDS = 2.0
@@ -26,7 +25,7 @@ FRESH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class CachedValue(Generic[T]):
-    """The newest answer there is, and why there is no newer one. Neither: it is still to come."""
+    """The last value, and the error of the last refresh if it failed. Neither: still loading."""
 
     value: T | None = None
     problem: str | None = None
@@ -41,11 +40,11 @@ class _Entry:
     at: float = float("-inf")
     value: Any = None
     error: Exception | None = None
-    asking: Future[Any] | None = None
+    refresh: Future[Any] | None = None
 
 
 class BackgroundCache:
-    """Answers by key, the ones used longest ago dropped first."""
+    """Values by key; the least recently used ones are dropped."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
@@ -60,21 +59,26 @@ class BackgroundCache:
         fresh: float = FRESH_SECONDS,
         patience: float = WAIT_SECONDS,
     ) -> CachedValue[T]:
-        """The answer, asked for anew when it is older than `fresh` seconds.
+        """The value of a key.
+
+        Args:
+            make: Computes the value, in a background thread.
+            fresh: Age in seconds from which the value is refreshed.
+            patience: Seconds to wait for a refresh.
 
         Raises:
-            NotFoundError: What was asked for is not there.
+            NotFoundError: `make` raised it.
         """
         entry = self._entry(key, make, fresh)
-        if entry.asking is not None:
-            wait([entry.asking], patience)
+        if entry.refresh is not None:
+            wait([entry.refresh], patience)
         if isinstance(entry.error, NotFoundError):
             raise entry.error
-        problem = None if entry.error is None else _words(entry.error)
+        problem = None if entry.error is None else _describe(entry.error)
         return CachedValue(cast("T | None", entry.value), problem)
 
-    def forget(self) -> None:
-        """Ask for everything anew: something was changed."""
+    def clear(self) -> None:
+        """Drop all values, because something was changed."""
         with self._lock:
             self._entries.clear()
 
@@ -85,23 +89,23 @@ class BackgroundCache:
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)
-            while len(self._entries) > KEPT:
+            while len(self._entries) > MAX_ENTRIES:
                 self._entries.popitem(last=False)
-            idle = entry.asking is None or entry.asking.done()
+            idle = entry.refresh is None or entry.refresh.done()
             if idle and time.monotonic() - entry.at >= fresh:
-                entry.asking = self._pool.submit(self._ask, entry, make)
+                entry.refresh = self._pool.submit(self._refresh, entry, make)
         return entry
 
-    def _ask(self, entry: _Entry, make: Callable[[], Any]) -> None:
+    def _refresh(self, entry: _Entry, make: Callable[[], Any]) -> None:
         try:
             entry.value, entry.error = make(), None
         except NotFoundError as error:
             entry.value, entry.error = None, error
-        except Exception as error:  # whatever the part's client raises; the page says it
+        except Exception as error:  # any error of a client; the page shows it
             entry.error = error
         finally:
             entry.at = time.monotonic()
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, TidemillError) else f"{type(error).__name__}: {error}"

@@ -1,6 +1,6 @@
-"""Drawings in SVG, made of values. Colours are the style sheet's, which are the pictures' own.
+"""Charts as SVG. Their colours come from the style sheet, and match those of the PNG plots.
 
-Each has a title that says in words what it shows, for those who do not see it.
+Each has a title that describes it for screen readers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 320.0, 96.0
 
 @dataclass(frozen=True)
 class Point:
-    """A value at a place on the axis, with the interval around it where there is one."""
+    """A value at a position on the x axis, with its interval if there is one."""
 
     x: float
     y: float
@@ -26,7 +26,7 @@ class Point:
 
 
 def sparkline(values: Sequence[float], title: str) -> Markup:
-    """A small curve without axes; a flat line for nothing yet."""
+    """A small curve without axes; a flat line without values."""
     top = max([*values, 1e-9])
     step = 120.0 / max(len(values) - 1, 1)
     points = " ".join(f"{i * step:.1f},{27 - 24 * v / top:.1f}" for i, v in enumerate(values))
@@ -97,8 +97,8 @@ def line_chart(
     """Values over time with their intervals; alarms are squares in the alarm's colour.
 
     Args:
-        reference: A dashed line: what was measured at training.
-        level: A dotted line: from where on it is an alarm.
+        reference: A dashed line: the value at training.
+        level: A dotted line: the alarm threshold.
     """
     if not points:
         return Markup("")
@@ -131,7 +131,7 @@ def line_chart(
 
 
 def difference_interval(value: float, low: float, high: float, title: str) -> Markup:
-    """A difference with its interval beside nought: does it reach over the line?"""
+    """A difference with its interval, around a line at zero."""
     reach = max(abs(low), abs(high), abs(value), 1e-12) * 1.15
 
     def at(x: float) -> float:
@@ -150,7 +150,7 @@ def difference_interval(value: float, low: float, high: float, title: str) -> Ma
 def compared_values(
     values: Sequence[float | None], intervals: Sequence[tuple[float, float] | None], title: str
 ) -> Markup:
-    """Values with their intervals, one below the other over one axis; the second is a square."""
+    """Two values with their intervals on one axis; the second value is a square."""
     known = [v for v in values if v is not None]
     ends = [*known, *(bound for pair in intervals if pair for bound in pair)]
     if not ends:

@@ -1,7 +1,7 @@
-"""A page that changes while somebody looks: made again every other second, sent if it differs.
+"""Live pages: a page is rendered every other second, and sent when it has changed.
 
-Server-sent events over the page's own address. A stream ends when the user's session does, when
-the server wants to end, or after ten minutes; a browser then asks for the next one by itself.
+Server-sent events at the page's own URL. A stream ends with the session, at the server's shutdown,
+or after ten minutes; the browser then opens the next one by itself.
 """
 
 from __future__ import annotations
@@ -18,79 +18,82 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 2.0
-LONGEST_SECONDS = 600.0
-# A comment now and then shows the server which browsers are gone, and proxies that it is not.
+POLL_SECONDS = 2.0
+MAX_SECONDS = 600.0
+# Comments tell the server which browsers have gone, and proxies that the stream is alive.
 COMMENT_SECONDS = 15.0
-MOST = 64
-#: Put into a request's scope by whoever serves the console, if it can tell that it is to end.
-ENDING = "tidemill.ending"
-#: What the request log and the metrics call a stream: its minutes are not a page's milliseconds.
+MAX_STREAMS = 64
+#: Key in the ASGI scope of an event that `api.one_port` sets when the server shuts down.
+SHUTDOWN_EVENT = "tidemill.shutdown"
+#: Streams have a route of their own in metrics: they last minutes, pages milliseconds.
 ROUTE = Route("/console/live", lambda request: None)
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept, Cookie"}
 
 
-def stream_page(make: Callable[[], str], user: Callable[[], object], request: Request) -> Response:
-    """The stream of a page.
-
-    Args:
-        make: Gives the page as HTML, in a thread.
-        user: None when the session is over.
-    """
-    streams = request.app.state.streams
-    request.scope["route"] = ROUTE
-    if streams.running >= MOST:
-        return Response("Too many open consoles.", 503, {**_HEADERS, "Retry-After": "30"})
-    body = _events(make, user, request.scope.get(ENDING) or asyncio.Event(), streams)
-    return StreamingResponse(body, headers=_HEADERS, media_type="text/event-stream")
-
-
 class StreamCounter:
-    """How many are open."""
+    """The number of open streams."""
 
     running = 0
 
 
+def stream_page(
+    render: Callable[[], str], signed_in: Callable[[], bool], request: Request
+) -> Response:
+    """The stream of a page.
+
+    Args:
+        render: Returns the page's content as HTML; runs in a thread.
+        signed_in: Whether the session is still valid.
+    """
+    streams = request.app.state.streams
+    request.scope["route"] = ROUTE
+    if streams.running >= MAX_STREAMS:
+        return Response("Too many open consoles.", 503, {**_HEADERS, "Retry-After": "30"})
+    shutdown = request.scope.get(SHUTDOWN_EVENT) or asyncio.Event()
+    body = _events(render, signed_in, shutdown, streams)
+    return StreamingResponse(body, headers=_HEADERS, media_type="text/event-stream")
+
+
 async def _events(
-    make: Callable[[], str],
-    user: Callable[[], object],
-    ending: asyncio.Event,
+    render: Callable[[], str],
+    signed_in: Callable[[], bool],
+    shutdown: asyncio.Event,
     streams: StreamCounter,
 ) -> AsyncIterator[str]:
     streams.running += 1
     try:
-        began = spoke = time.monotonic()
+        started = last_sent = time.monotonic()
         shown = b""
         yield "retry: 3000\n\n"
-        while not ending.is_set() and time.monotonic() - began < LONGEST_SECONDS:
-            if user() is None:
+        while not shutdown.is_set() and time.monotonic() - started < MAX_SECONDS:
+            if not signed_in():
                 yield "event: gone\ndata: \n\n"
                 return
-            html = await _made(make)
+            html = await _render(render)
             digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
             if html and digest != shown:
-                shown, spoke = digest, time.monotonic()
+                shown, last_sent = digest, time.monotonic()
                 yield _event(html)
-            elif time.monotonic() - spoke > COMMENT_SECONDS:
-                spoke = time.monotonic()
-                yield ": nothing new\n\n"
-            await _sleep(ending)
+            elif time.monotonic() - last_sent > COMMENT_SECONDS:
+                last_sent = time.monotonic()
+                yield ": no change\n\n"
+            await _sleep(shutdown)
     finally:
         streams.running -= 1
 
 
-async def _made(make: Callable[[], str]) -> str:
-    """The page; empty when it cannot be made now, so that the browser keeps what it shows."""
+async def _render(render: Callable[[], str]) -> str:
+    """The page; empty if it cannot be rendered now, so that the browser keeps the last one."""
     try:
-        return await run_in_threadpool(make)
+        return await run_in_threadpool(render)
     except Exception as error:
-        log.info("a page that is followed could not be made: %s", error)
+        log.info("a live page could not be rendered: %s", error)
         return ""
 
 
-async def _sleep(ending: asyncio.Event) -> None:
+async def _sleep(shutdown: asyncio.Event) -> None:
     try:
-        await asyncio.wait_for(ending.wait(), LOOK_SECONDS)
+        await asyncio.wait_for(shutdown.wait(), POLL_SECONDS)
     except TimeoutError:
         return
 

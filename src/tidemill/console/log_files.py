@@ -1,4 +1,4 @@
-"""The ends of the log files in the home: one JSON object a line, as `tidemill.logs` writes them."""
+"""Read the ends of the log files in the home: one JSON object per line (see `tidemill.logs`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 TAIL_BYTES = 512 * 1024
-#: Told apart from the rest, or for terminals alone.
+#: Fields that have a column of their own, or are only for terminals.
 HIDDEN = frozenset(
     ("timestamp", "level", "logger", "event", "process", "job_id", "exception", "color_message")
 )
@@ -17,7 +17,7 @@ HIDDEN = frozenset(
 
 @dataclass(frozen=True)
 class LogLine:
-    """One entry. A line that is not ours (a library's print) is all `event`."""
+    """One log entry. For a line that is not JSON, `event` is the whole line."""
 
     time: str
     level: str
@@ -27,23 +27,23 @@ class LogLine:
 
 
 def names(folder: Path) -> list[str]:
-    """The log files there are."""
+    """The names of the log files."""
     return sorted(p.name for p in folder.glob("*.*") if p.suffix in (".log", ".out"))
 
 
 def lines(
     folder: Path, name: str, *, text: str = "", level: str = "", most: int = 200
 ) -> list[LogLine]:
-    """The newest lines of a file that hold a text, newest first."""
+    """The newest lines of a file that contain a text, newest first."""
     if name not in names(folder):
         return []
-    wanted = [line for line in _tail(folder / name) if text.lower() in line.lower()]
-    read = (_line(raw) for raw in reversed(wanted))
+    matching = [line for line in _tail(folder / name) if text.lower() in line.lower()]
+    read = (_line(raw) for raw in reversed(matching))
     return _first((line for line in read if not level or line.level == level), most)
 
 
 def lines_of_job(folder: Path, job_id: str, most: int) -> list[LogLine]:
-    """What the workers on this machine logged of a job, oldest first."""
+    """What the workers on this machine logged about a job, oldest first."""
     found = [
         line
         for name in names(folder)

@@ -1,4 +1,4 @@
-"""What monitoring has found of a model, in short; all of it is in Tidemill's own database."""
+"""A model's monitoring results in short, from Tidemill's own database."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tidemill.stores.database.tables import predictions
 from tidemill.stores.monitoring.results import MonitoredModel
 from tidemill.stores.monitoring.triggers import Trigger
 
-TIMED_SECONDS = 900.0
-TIMED_ROWS = 2_000
+TIMING_SECONDS = 900.0
+TIMING_ROWS = 2_000
 
 
 @dataclass(frozen=True)
 class StepStatus:
-    """One part of a model's loop. `mark` is a name out of `render.MARKS`."""
+    """The state of one step of a model's loop. `mark` is a key of `render.MARKS`."""
 
     name: str
     mark: str
@@ -29,7 +29,7 @@ class StepStatus:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long answers of one model took lately, in seconds."""
+    """The latency of a model's recent predictions, in seconds."""
 
     p50: float
     p99: float
@@ -37,18 +37,18 @@ class Timing:
 
 
 def newest_trigger(request: PageRequest, model: str) -> Trigger | None:
-    """The model's newest trigger of either kind."""
+    """The model's newest trigger, whether it retrains or only reports."""
     found = request.context.platform.triggers.page(model=model, limit=1).items
     return found[0] if found else None
 
 
 def monitoring_row(request: PageRequest, model: str) -> MonitoredModel | None:
-    """What the last look at the model came to; None where nobody has looked."""
+    """The model's last monitoring result; None if it was never checked."""
     return request.context.platform.monitoring_results.get(model)
 
 
 def drift_and_decay_status(request: PageRequest, model: str) -> tuple[StepStatus, StepStatus]:
-    """The stations of drift and of decay."""
+    """The steps of drift and of decay."""
     row = monitoring_row(request, model)
     link = f"/console/models/{model}/monitoring"
     if row is None:
@@ -64,12 +64,12 @@ def drift_and_decay_status(request: PageRequest, model: str) -> tuple[StepStatus
 def _drift(verdict: Mapping[str, Any], link: str) -> StepStatus:
     drift: Mapping[str, Any] | None = verdict.get("drift")
     if drift is None or not drift.get("enough", True):
-        return StepStatus("Drift", "idle", "too few rows to tell", link)
+        return StepStatus("Drift", "idle", "too few rows", link)
     names = drift.get("drifted") or []
     if not drift.get("moved"):
-        return StepStatus("Drift", "good", "as in training", link)
+        return StepStatus("Drift", "good", "no drift", link)
     words = f"{names[0]} moved" if len(names) == 1 else f"{len(names)} features moved"
-    return StepStatus("Drift", "bad", words if names else "the whole moved", link)
+    return StepStatus("Drift", "bad", words if names else "the joint distribution moved", link)
 
 
 def _decay(verdict: Mapping[str, Any], link: str) -> StepStatus:
@@ -77,18 +77,18 @@ def _decay(verdict: Mapping[str, Any], link: str) -> StepStatus:
     alarmed = bool({"decay", "estimate"} & set(verdict.get("alarms") or ()))
     if live is not None and live.get("enough"):
         if live.get("hurt"):
-            return StepStatus("Decay", "bad", "worse, by its labels", link)
-        return StepStatus("Decay", "watch" if alarmed else "good", "holds, by its labels", link)
+            return StepStatus("Decay", "bad", "degraded, by its labels", link)
+        return StepStatus("Decay", "watch" if alarmed else "good", "no decay, by its labels", link)
     estimate: Mapping[str, Any] | None = verdict.get("estimate")
     if estimate is not None:
         hurt = estimate.get("hurt") or alarmed
-        words = "worse, by estimate" if hurt else "holds, by estimate"
+        words = "degraded, by estimate" if hurt else "no decay, by estimate"
         return StepStatus("Decay", "watch" if hurt else "good", words, link)
     return StepStatus("Decay", "idle", "no labels yet", link)
 
 
 def prediction_count(request: PageRequest, model: str) -> int:
-    """How many predictions of a model are stored; counted at most every ten seconds."""
+    """The number of stored predictions of a model, at most ten seconds old."""
     query = select(func.count().label("n")).where(predictions.c.model == model)
     database = request.context.platform.database
     ask = lambda: int(database.rows(query)[0]["n"])  # noqa: E731
@@ -96,7 +96,7 @@ def prediction_count(request: PageRequest, model: str) -> int:
 
 
 def timing(request: PageRequest, model: str) -> Timing | None:
-    """The median and 99th percentile of the newest answers of the last quarter of an hour."""
+    """The p50 and p99 latency of the newest predictions of the last 15 minutes."""
     return request.context.cache.get(
         ("timing", model), lambda: _timing(request, model), fresh=5.0
     ).value
@@ -107,10 +107,10 @@ def _timing(request: PageRequest, model: str) -> Timing | None:
     table = predictions.c
     query = (
         select(table.milliseconds)
-        .where(table.model == model, table.time >= database.now() - TIMED_SECONDS)
+        .where(table.model == model, table.time >= database.now() - TIMING_SECONDS)
         .where(table.milliseconds.is_not(None))
         .order_by(table.time.desc())
-        .limit(TIMED_ROWS)
+        .limit(TIMING_ROWS)
     )
     took = sorted(row["milliseconds"] / 1000 for row in database.rows(query))
     if not took:

@@ -20,14 +20,14 @@ from tidemill.stores.audit import AuditLog
 from tidemill.stores.mlflow.versions import CHAMPION, ModelVersion, RegisteredModel
 from tidemill.stores.projects import KnownProject
 
-ANSWER_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
 DECISION_SECONDS = 15.0
-WHO_SERVES = ("version.promote", "version.override", "version.rollback", "version.transition")
+CHAMPION_ACTIONS = ("version.promote", "version.override", "version.rollback", "version.transition")
 
 
 def models(request: PageRequest) -> CachedValue[list[RegisteredModel]]:
     """The registered models."""
-    return request.context.cache.get("models", request.context.registered)
+    return request.context.cache.get("models", request.context.registered_models)
 
 
 def versions(request: PageRequest, name: str) -> CachedValue[list[ModelVersion]]:
@@ -42,37 +42,36 @@ def versions(request: PageRequest, name: str) -> CachedValue[list[ModelVersion]]
 
 
 def require_versions(request: PageRequest, name: str) -> list[ModelVersion]:
-    """The same for a page on which somebody decides, which waits for them: its form stays as it is
-    first shown, and half of the truth is no ground for a decision.
+    """The same for a page with a decision: it waits, because its form is not updated later.
 
     Raises:
         NotFoundError: There is no such model.
-        UnavailableError: MLflow does not tell.
+        UnavailableError: MLflow is down.
     """
     ask = lambda: request.context.platform.registry.versions(name, metrics=True)  # noqa: E731
     answer = request.context.cache.get(("versions", name), ask, patience=DECISION_SECONDS)
     if answer.value is None or answer.problem:
         raise UnavailableError(
-            f"MLflow cannot be reached. {answer.problem or 'It does not answer.'}",
-            remedy="What is served goes on; decide once MLflow is back.",
+            f"MLflow is down. {answer.problem or 'It does not answer.'}",
+            remedy="Serving continues; decide once MLflow is back.",
         )
     return answer.value
 
 
 def served(request: PageRequest) -> CachedValue[dict[str, dict[str, Any]]]:
-    """What the data plane serves, by model."""
+    """The models that the data plane serves, with its facts about each."""
     url = request.serving_url
     return request.context.cache.get(("served", url), lambda: _served(url))
 
 
 def traffic(request: PageRequest) -> CachedValue[TrafficFigures]:
-    """What goes through the data plane."""
+    """The data plane's traffic."""
     url = request.serving_url
-    return request.context.cache.get(("traffic", url), lambda: request.context.traffic.look(url))
+    return request.context.cache.get(("traffic", url), lambda: request.context.traffic.read(url))
 
 
 def projects(request: PageRequest) -> CachedValue[dict[str, KnownProject]]:
-    """What can be trained here, by model."""
+    """The projects configured here, by model."""
     known = request.context.platform.projects
     return request.context.cache.get("projects", known.all, fresh=20.0)
 
@@ -82,7 +81,7 @@ def champion_of(found: list[ModelVersion] | None) -> ModelVersion | None:
 
 
 def shown_metrics(found: list[ModelVersion], most: int = 4) -> list[str]:
-    """The metrics that a list of versions has room for, the ones that gates decide by first."""
+    """The first few metrics for a list of versions, the most common ones first."""
     known = {name for version in found for name in version.metrics}
     usual = ("f1_score", "accuracy", "roc_auc", "log_loss", "rmse", "mae", "r2")
     ranked = [name for name in usual if name in known]
@@ -97,20 +96,20 @@ def best_of(found: list[ModelVersion], metric: str) -> str | None:
 
 
 def last_decision(audit: AuditLog, model: str) -> dict[str, Any] | None:
-    """The newest change of who serves, out of the audit log, with a sentence that tells it."""
+    """The newest change of champion in the audit log, with a sentence that describes it."""
     for row in audit.page(subject=model, limit=20).items:
-        if row["action"] in WHO_SERVES:
+        if row["action"] in CHAMPION_ACTIONS:
             return {**row, "sentence": decision_sentence(row)}
     return None
 
 
 def decision_sentence(row: Mapping[str, Any]) -> str:
-    """A change of who serves, told in a sentence."""
+    """A sentence that describes a change of champion."""
     details: Mapping[str, Any] = row["details"]
     number, replaced = row["version"], details.get("replaced")
     over = f" in place of version {replaced}" if replaced else ""
     words = {
-        "version.promote": f"Version {number} went through the gate{over}.",
+        "version.promote": f"Version {number} passed the gate{over}.",
         "version.override": f"Version {number} was made champion{over} by override.",
         "version.rollback": f"Rolled back to version {number}{over}.",
         "version.transition": f"Version {number} was moved to {details.get('to')}.",
@@ -123,7 +122,7 @@ def decision_sentence(row: Mapping[str, Any]) -> str:
 
 
 def run_link(request: PageRequest, run_id: str | None) -> str | None:
-    """Where MLflow shows a run, if its pages are known to be anywhere."""
+    """The URL of a run in MLflow's UI, if the UI's address is known."""
     base = mlflow_pages(request)
     return f"{base}/#/experiments/0/runs/{run_id}" if base and run_id else None
 
@@ -135,5 +134,5 @@ def mlflow_pages(request: PageRequest) -> str | None:
 
 
 def _served(url: str) -> dict[str, dict[str, Any]]:
-    answer = httpx.get(f"{url}/info", timeout=ANSWER_SECONDS).raise_for_status()
+    answer = httpx.get(f"{url}/info", timeout=TIMEOUT_SECONDS).raise_for_status()
     return {model["name"]: model for model in answer.json()["models"]}

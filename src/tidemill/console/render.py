@@ -1,4 +1,4 @@
-"""Values as HTML: the templates, and how numbers, times and words are written."""
+"""Render templates, and format numbers, times and text for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from tidemill import __version__
 from tidemill.console import charts
 
-#: What a state is called, and which mark (a shape, not only a colour) stands before it.
+#: The symbol of each mark: states differ in shape, not only in colour.
 MARKS = {
     "good": "●",
     "busy": "◐",
@@ -37,13 +37,13 @@ STAGE_MARKS = {"Production": "good", "Staging": "busy", "Archived": "idle", "Non
 
 
 def page(template: str, values: Mapping[str, Any]) -> str:
-    """A template with its values, as HTML."""
+    """Render a template as HTML."""
     return environment().get_template(template).render({"layout": "base.html", **values})
 
 
 @cache
 def environment() -> Environment:
-    """The templates; made when first needed, because nothing but the console needs them."""
+    """The Jinja environment with the console's filters and globals."""
     made = Environment(
         loader=PackageLoader("tidemill.console"),
         autoescape=True,
@@ -74,13 +74,13 @@ def environment() -> Environment:
 
 
 def asset(name: str) -> str:
-    """The address of a static file; it changes with the content, so that browsers may keep it."""
-    return f"/console/static/{name}?{stamps()[name]}"
+    """The URL of a static file; it changes with the content, so browsers may cache it."""
+    return f"/console/static/{name}?{hashes()[name]}"
 
 
 @cache
-def stamps() -> dict[str, str]:
-    """A stamp of the content of each static file."""
+def hashes() -> dict[str, str]:
+    """A hash of the content of each static file."""
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         for file in resources.files("tidemill.console").joinpath("static").iterdir()
@@ -88,7 +88,7 @@ def stamps() -> dict[str, str]:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: three or four digits that count, thousands apart."""
+    """A number with three or four significant digits, and thousands separated."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -96,14 +96,14 @@ def number(value: Any) -> str:
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
         return f"{int(value):,}".replace(",", "\u202f")
     size = abs(value)
-    if size >= 1e6 or size < 0.01:  # four places would leave too few digits that count
+    if size >= 1e6 or size < 0.01:  # four decimals would leave too few significant digits
         return f"{value:.3g}"
     digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
     return f"{value:,.{digits}f}".replace(",", "\u202f")
 
 
 def rate(value: float | None) -> str:
-    """A rate a second."""
+    """A rate per second."""
     if value is None:
         return "–"
     return (
@@ -116,7 +116,7 @@ def rate(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share in percent."""
+    """A share as a percentage."""
     if value is None:
         return "–"
     percent = 100 * value
@@ -124,7 +124,7 @@ def share(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span in the unit that fits it."""
+    """A duration in a suitable unit."""
     if seconds is None:
         return "–"
     if seconds < 1e-3:
@@ -140,7 +140,7 @@ def duration(seconds: float | None) -> str:
 
 
 def when(seconds: float | None) -> Markup:
-    """A moment; scripts turn it into `3 min ago`, with the exact time as its tip."""
+    """A time; a script shows it as `3 min ago`, with the exact time as the tooltip."""
     if seconds is None:
         return Markup("–")
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -149,19 +149,19 @@ def when(seconds: float | None) -> Markup:
 
 
 def day(seconds: float | None) -> str:
-    """A moment to the second, in UTC, for lists that are read line by line."""
+    """A time to the second, in UTC, for long lists."""
     if seconds is None:
         return "–"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def path(value: Any) -> str:
-    """A name as one part of an address."""
+    """A name as one segment of a URL."""
     return quote(str(value), safe="")
 
 
 def pretty(value: Any) -> Markup:
-    """A value as JSON, for people."""
+    """A value as indented JSON."""
     return escape(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 

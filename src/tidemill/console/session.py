@@ -1,37 +1,42 @@
-"""Who is signed in: a key that was shown once, and a signed cookie that stands for it since.
+"""Sign-in sessions: a browser shows an API key once, and gets a signed cookie in its place.
 
-The cookie holds the key's id, when the session began and was last used, and a signature that only a
-reader of the key file can make. So it is good on every server that reads the file, survives a
-restart, and is worth nothing once the key is revoked or has expired. It is no API key: the API and
-the data plane do not take it.
+The cookie holds the key's id, and when the session started and was last used. It is signed with a
+secret derived from the key file, so it is valid on every server that reads the file, survives a
+restart, and is worthless once the key is revoked or expired. It is not an API key: the API and the
+data plane do not accept it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
+
+from itsdangerous import BadData, Signer, URLSafeSerializer
 
 from tidemill.errors import AccessError
 from tidemill.keyring import KeyRecord, Scope
 from tidemill.stores.api_keys import WatchedKeyring
 
 COOKIE = "tidemill_session"
-LONGEST_SECONDS = 24 * 3600.0
-REFRESH_SECONDS = 60.0
+MAX_SECONDS = 24 * 3600.0
+RENEW_SECONDS = 60.0
 TICKET_SECONDS = 300.0
-ENDED = 4096  # sessions that were signed out of and are remembered until they would end anyway
+MAX_ENDED = 4096  # signed-out sessions that are remembered until they would expire
+SIGNER: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
 @dataclass(frozen=True)
 class Session:
-    """One signed-in browser. Times in whole seconds since the epoch."""
+    """One signed-in browser. `started` and `used` are whole seconds since the epoch."""
 
     key: KeyRecord
     nonce: str
-    began: int
+    started: int
     used: int
 
     def allows(self, scope: Scope) -> bool:
@@ -42,7 +47,7 @@ class Sessions:
     """Opens, reads and ends sessions.
 
     Args:
-        idle: Seconds without a page or an action after which a session ends.
+        idle: Seconds without a request after which a session expires.
     """
 
     def __init__(
@@ -54,73 +59,80 @@ class Sessions:
         self._ended: dict[str, float] = {}
 
     def open(self, token: str) -> Session:
-        """A new session for whoever shows a key.
+        """Open a session with an API key.
 
         Raises:
             AccessError: The key is unknown or has expired.
         """
         now = int(self._clock())
         record = self._keyring.find(token) if token.startswith("tm_") else None
-        if record is None or not _alive(record, now):
-            raise AccessError("That key is not known here, or has expired.", field="key")
+        if record is None or not _is_valid(record, now):
+            raise AccessError("The key is unknown or has expired.", field="key")
         return Session(record, secrets.token_urlsafe(16), now, now)
 
     def cookie(self, session: Session) -> str:
-        """What the browser keeps."""
-        return f"{_body(session)}.{self._signature(session, 'session')}"
+        """The value of the session's cookie."""
+        payload = [session.nonce, session.started, session.used]
+        return f"{session.key.id}.{self._serializer(session.key).dumps(payload)}"
 
     def csrf(self, session: Session) -> str:
-        """What a form of this session must carry, so that no other site can send one."""
-        return self._signature(replace(session, used=0), "form")
+        """The token that every form of this session must send, which other sites cannot know."""
+        signer = Signer(self._secret(session.key), salt="tidemill.csrf", **SIGNER)
+        return signer.get_signature(f"{session.nonce}.{session.started}").decode()
 
     def read(self, cookie: str) -> Session | None:
-        """The session of a cookie; None when it is forged, over, or its key is gone."""
-        parts = cookie.split(".")
-        if len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[2:4]):
-            return None
-        record = self._keyring.current().get(parts[0])
+        """The session of a cookie; None if it is forged or expired, or its key is revoked."""
+        key_id, _, signed = cookie.partition(".")
+        record = self._keyring.current().get(key_id)
         if record is None:
             return None
-        session = Session(record, parts[1], int(parts[2]), int(parts[3]))
-        wanted = self._signature(session, "session")
-        if not hmac.compare_digest(wanted.encode(), parts[4].encode("utf-8", "replace")):
+        try:
+            nonce, started, used = self._serializer(record).loads(signed)
+        except (BadData, UnicodeError):
             return None
-        return session if self._runs(session) else None
+        session = Session(record, nonce, started, used)
+        # Base64 has several spellings of one signature: accept only the one that was issued.
+        if not hmac.compare_digest(
+            self.cookie(session).encode(), cookie.encode("utf-8", "replace")
+        ):
+            return None
+        return session if self._is_active(session) else None
 
     def touched(self, session: Session) -> Session | None:
-        """The session as used now, where that is worth a new cookie."""
+        """The session as used now, if its cookie is due for renewal."""
         now = int(self._clock())
-        return replace(session, used=now) if now - session.used >= REFRESH_SECONDS else None
+        return replace(session, used=now) if now - session.used >= RENEW_SECONDS else None
 
     def end(self, session: Session) -> None:
-        """Take the session's cookie no more, on this server; on others it runs out."""
+        """End a session on this server; other servers accept its cookie until it expires."""
         now = self._clock()
         kept = {nonce: until for nonce, until in self._ended.items() if until > now}
-        if len(kept) >= ENDED:
+        if len(kept) >= MAX_ENDED:
             del kept[next(iter(kept))]
         self._ended = {**kept, session.nonce: session.used + self._idle}
 
     def ticket(self, session: Session) -> str:
-        """A key for some minutes, to ask the data plane with on the user's behalf.
+        """A short-lived key with which the console calls the data plane for the user.
 
-        Its end is rounded, so that there are few of them.
+        Its expiry is rounded up, so that requests share few tickets.
         """
         until = (self._clock() // TICKET_SECONDS + 2) * TICKET_SECONDS
         return self._keyring.current().ticket(session.key, until)
 
-    def _runs(self, session: Session) -> bool:
+    def _is_active(self, session: Session) -> bool:
         now = self._clock()
-        idle, whole = now - session.used, now - session.began
-        fresh = idle < self._idle and whole < LONGEST_SECONDS
-        return fresh and session.nonce not in self._ended and _alive(session.key, now)
+        idle, age = now - session.used, now - session.started
+        fresh = idle < self._idle and age < MAX_SECONDS
+        return fresh and session.nonce not in self._ended and _is_valid(session.key, now)
 
-    def _signature(self, session: Session, purpose: str) -> str:
-        return self._keyring.current().sign(session.key, purpose, _body(session))
+    def _serializer(self, record: KeyRecord) -> URLSafeSerializer:
+        return URLSafeSerializer(
+            self._secret(record), salt="tidemill.session", signer_kwargs=SIGNER
+        )
+
+    def _secret(self, record: KeyRecord) -> str:
+        return self._keyring.current().sign(record, "console", "session")
 
 
-def _body(session: Session) -> str:
-    return f"{session.key.id}.{session.nonce}.{session.began}.{session.used}"
-
-
-def _alive(record: KeyRecord, now: float) -> bool:
+def _is_valid(record: KeyRecord, now: float) -> bool:
     return record.expires is None or now < record.expires

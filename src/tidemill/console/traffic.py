@@ -1,7 +1,7 @@
-"""Requests a second and how long they take, out of the data plane's own metrics.
+"""The data plane's request rate, latency and errors, computed from its Prometheus metrics.
 
-The counters are read while somebody looks, every other second at most; figures are differences over
-the last minute. The newest ninety readings are kept, which is what the little curves show.
+Counters are read every other second at most, while a console is open. Figures are differences over
+the last minute; the newest ninety readings make the sparklines.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 K = TypeVar("K")
-KEPT = 90
+MAX_READINGS = 90
 WINDOW_SECONDS = 60.0
-ANSWER_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
 REQUESTS, DURATIONS = "http_requests_total", "http_request_duration_seconds_bucket"
 ROWS = "model_predictions_total"
-PREDICTING = ("/predict", "/predict_batch", "/infer", "/invocations")
+PREDICTION_ROUTES = ("/predict", "/predict_batch", "/infer", "/invocations")
 
 
 @dataclass(frozen=True)
 class CounterReading:
-    """The counters at one moment: requests by status, durations by upper bound, rows by model."""
+    """The counters at one time: requests by status, durations by upper bound, rows by model."""
 
     at: float
     codes: Mapping[str, float]
@@ -37,13 +37,13 @@ class CounterReading:
 
 @dataclass(frozen=True)
 class TrafficFigures:
-    """What goes through the data plane. Rates a second, times in seconds; None: not known yet.
+    """The data plane's traffic. Rates per second, latency in seconds; None if not known yet.
 
     Attributes:
-        errors: The share of answers that were the server's fault (5xx); `refused`, the client's.
-        rows: Predictions a second by model.
-        curve: Requests a second between readings, oldest first.
-        seconds: What the figures are over.
+        errors: The share of 5xx responses; `refused`, of 4xx responses.
+        rows: Predictions per second by model.
+        curve: Requests per second between readings, oldest first.
+        seconds: The length of the period.
     """
 
     rate: float | None = None
@@ -60,41 +60,41 @@ class Traffic:
     """The readings of one data plane.
 
     Args:
-        fetch: Gives the metrics' text for an address.
+        fetch: Returns the text of the metrics at a base URL.
     """
 
     def __init__(self, fetch: Callable[[str], str] | None = None) -> None:
-        self._fetch = fetch or _fetched
-        self._readings: deque[CounterReading] = deque(maxlen=KEPT)
+        self._fetch = fetch or _fetch_metrics
+        self._readings: deque[CounterReading] = deque(maxlen=MAX_READINGS)
         self._lock = threading.Lock()
 
-    def look(self, url: str) -> TrafficFigures:
-        """Read the counters of the data plane at an address.
+    def read(self, url: str) -> TrafficFigures:
+        """Read the counters of the data plane at a URL, and compute the figures.
 
         Raises:
-            httpx.HTTPError: It does not answer.
+            httpx.HTTPError: The data plane does not answer.
         """
-        reading = read(self._fetch(url), time.monotonic())
+        reading = parse_metrics(self._fetch(url), time.monotonic())
         with self._lock:
-            if self._readings and _went_back(self._readings[-1], reading):
-                self._readings.clear()  # it was started anew
+            if self._readings and _was_reset(self._readings[-1], reading):
+                self._readings.clear()  # the server was restarted
             self._readings.append(reading)
             return figures(list(self._readings))
 
 
-def read(text: str, at: float) -> CounterReading:
-    """The counters in a text of Prometheus' format."""
+def parse_metrics(text: str, at: float) -> CounterReading:
+    """The counters in a text in Prometheus' format."""
     codes: dict[str, float] = {}
     buckets: dict[float, float] = {}
     rows: dict[str, float] = {}
-    wanted = (REQUESTS, DURATIONS, ROWS)
-    lines = "\n".join(line for line in text.splitlines() if line.startswith(wanted))
+    names = (REQUESTS, DURATIONS, ROWS)
+    lines = "\n".join(line for line in text.splitlines() if line.startswith(names))
     for family in text_string_to_metric_families(lines + "\n"):
         for sample in family.samples:
             labels, value = sample.labels, float(sample.value)
             if sample.name == ROWS:
                 rows[labels["model"]] = rows.get(labels["model"], 0.0) + value
-            elif not labels.get("route", "").endswith(PREDICTING):
+            elif not labels.get("route", "").endswith(PREDICTION_ROUTES):
                 continue
             elif sample.name == REQUESTS:
                 codes[labels["code"]] = codes.get(labels["code"], 0.0) + value
@@ -105,31 +105,31 @@ def read(text: str, at: float) -> CounterReading:
 
 
 def figures(readings: list[CounterReading]) -> TrafficFigures:
-    """What happened between the first reading of the window and the last."""
+    """The differences between the first reading of the last minute and the last."""
     last = readings[-1]
     first = next(r for r in readings if last.at - r.at <= WINDOW_SECONDS)
     seconds = last.at - first.at
     if seconds <= 0:
         return TrafficFigures()
-    codes = _gained(last.codes, first.codes)
+    codes = _increase(last.codes, first.codes)
     total = sum(codes.values())
-    buckets = _gained(last.buckets, first.buckets)
+    buckets = _increase(last.buckets, first.buckets)
     return TrafficFigures(
         rate=total / seconds,
         p50=quantile(buckets, 0.5),
         p99=quantile(buckets, 0.99),
         errors=_share(codes, "5", total),
         refused=_share(codes, "4", total),
-        rows={m: n / seconds for m, n in _gained(last.rows, first.rows).items()},
+        rows={m: n / seconds for m, n in _increase(last.rows, first.rows).items()},
         curve=tuple(map(_rate, readings, readings[1:])),
         seconds=seconds,
     )
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """A quantile out of cumulative buckets, straight within a bucket; None where nothing is in.
+    """A quantile of cumulative buckets, interpolated linearly; None if they are empty.
 
-    What lies beyond the last finite bound counts as that bound, as in PromQL.
+    Values beyond the last finite bound count as that bound, as in PromQL's histogram_quantile.
     """
     bounds = sorted(buckets)
     total = buckets[bounds[-1]] if bounds else 0.0
@@ -146,22 +146,22 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
     return low
 
 
-def _gained(last: Mapping[K, float], first: Mapping[K, float]) -> dict[K, float]:
+def _increase(last: Mapping[K, float], first: Mapping[K, float]) -> dict[K, float]:
     return {key: max(0.0, value - first.get(key, 0.0)) for key, value in last.items()}
 
 
 def _rate(before: CounterReading, after: CounterReading) -> float:
-    gained = sum(after.codes.values()) - sum(before.codes.values())
-    return max(0.0, gained / max(after.at - before.at, 1e-9))
+    requests = sum(after.codes.values()) - sum(before.codes.values())
+    return max(0.0, requests / max(after.at - before.at, 1e-9))
 
 
 def _share(codes: Mapping[str, float], first: str, total: float) -> float:
     return sum(n for code, n in codes.items() if code.startswith(first)) / total if total else 0.0
 
 
-def _went_back(before: CounterReading, after: CounterReading) -> bool:
+def _was_reset(before: CounterReading, after: CounterReading) -> bool:
     return any(after.rows.get(model, 0.0) < n for model, n in before.rows.items())
 
 
-def _fetched(url: str) -> str:
-    return httpx.get(f"{url}/metrics", timeout=ANSWER_SECONDS).raise_for_status().text
+def _fetch_metrics(url: str) -> str:
+    return httpx.get(f"{url}/metrics", timeout=TIMEOUT_SECONDS).raise_for_status().text

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import wait_until
-from tidemill.console.background_cache import KEPT, BackgroundCache
+from tidemill.console.background_cache import MAX_ENTRIES, BackgroundCache
 from tidemill.errors import NotFoundError, UnavailableError
 
 
@@ -37,7 +37,7 @@ def test_a_fresh_answer_is_asked_for_once(recent: BackgroundCache) -> None:
     for _ in range(5):
         recent.get("key", lambda: asked.append(1) or "x", fresh=3600, patience=60)
     assert asked == [1]
-    recent.forget()
+    recent.clear()
     recent.get("key", lambda: asked.append(1) or "x", fresh=3600, patience=60)
     assert asked == [1, 1]
 
@@ -72,9 +72,9 @@ def test_what_is_not_there_is_raised_and_forgets_what_was(recent: BackgroundCach
 
 
 def test_answers_do_not_pile_up(recent: BackgroundCache) -> None:
-    for number in range(KEPT + 50):
+    for number in range(MAX_ENTRIES + 50):
         recent.get(number, lambda: "x", patience=60)
-    assert len(recent._entries) == KEPT
+    assert len(recent._entries) == MAX_ENTRIES
 
 
 def test_two_who_ask_at_once_share_one_question(recent: BackgroundCache) -> None:

@@ -99,7 +99,7 @@ def test_a_candidates_form_begins_with_what_is_searched() -> None:
 
 @pytest.mark.parametrize("text", ["0", "x", "-1", "10001", "1.5"])
 def test_a_number_of_trials_is_whole_and_bounded(text: str) -> None:
-    with pytest.raises(RequestError, match="no number of trials"):
+    with pytest.raises(RequestError, match="not a number of trials"):
         training.parse_trials(text)
 
 
@@ -113,7 +113,7 @@ def test_moments_of_filters() -> None:
     assert activity.parse_time("1970-01-02") == 86400
     assert activity.parse_time("1970-01-01T01:00+01:00") == 0
     assert activity.parse_time("") is None
-    with pytest.raises(RequestError, match="no moment"):
+    with pytest.raises(RequestError, match="not a date or time"):
         activity.parse_time("yesterday")
 
 

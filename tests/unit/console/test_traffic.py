@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.console.traffic import (
-    KEPT,
+    MAX_READINGS,
     CounterReading,
     Traffic,
     TrafficFigures,
     figures,
+    parse_metrics,
     quantile,
-    read,
 )
 
 TEXT = """
@@ -29,14 +29,14 @@ model_predictions_total{model="a \\"b\\"",version="2"} 5
 
 
 def test_only_predictions_count() -> None:
-    found = read(TEXT % (10, 2, 6, 12, 12, 30), 0.0)
+    found = parse_metrics(TEXT % (10, 2, 6, 12, 12, 30), 0.0)
     assert found.codes == {"200": 10, "500": 2}
     assert found.buckets == {0.001: 6, 0.01: 12, float("inf"): 12}
     assert found.rows == {'a "b"': 35}
 
 
 def test_figures_are_of_what_came_between_two_readings() -> None:
-    readings = [read(TEXT % values, at) for at, values in enumerate(
+    readings = [parse_metrics(TEXT % values, at) for at, values in enumerate(
         [(10, 2, 6, 12, 12, 30), (10, 2, 6, 12, 12, 30), (28, 4, 24, 32, 32, 70)]
     )]  # fmt: skip
     found = figures(readings)
@@ -58,9 +58,9 @@ def test_readings_are_bounded_and_a_restart_begins_anew() -> None:
     texts = iter([*(TEXT % (n, 0, n, n, n, n) for n in range(200)), TEXT % (0, 0, 0, 0, 0, 0)])
     traffic = Traffic(lambda url: next(texts))
     for _ in range(200):
-        found = traffic.look("here")
-    assert len(found.curve) == KEPT - 1
-    assert traffic.look("here") == TrafficFigures()
+        found = traffic.read("here")
+    assert len(found.curve) == MAX_READINGS - 1
+    assert traffic.read("here") == TrafficFigures()
 
 
 @given(

@@ -1,4 +1,4 @@
-"""What happened: the audit log, the requests, and the processes' own logs."""
+"""The audit log, the request log, and the log files of processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import log_files
-from tidemill.console.page_request import Download, PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import download, show_page
 from tidemill.errors import RequestError
 from tidemill.stores.database.queries import MAX_LIMIT, ResultPage
 
@@ -21,46 +24,47 @@ REQUEST_FIELDS = (
     "time", "method", "route", "path", "status", "milliseconds", "address", "key_id", "request_id",
 )  # fmt: skip
 LEVELS = ("debug", "info", "warning", "error", "critical")
-MOST_EXPORTED = 100_000
+MAX_EXPORTED = 100_000
 GetPage = Callable[[str | None, int], ResultPage[dict[str, Any]]]
 
 
-def audit(request: PageRequest) -> View:
+def audit(request: PageRequest) -> Response:
     """The audit log, filtered."""
     page = _audit_pages(request)(request.query.get("cursor"), 50)
-    return View("audit.html", {"page": page, "query": request.query})
+    return show_page(request, "audit.html", {"page": page, "query": request.query})
 
 
-def verify(request: PageRequest) -> View:
-    """The audit log with the verdict on whether it is what was written."""
+def verify(request: PageRequest) -> Response:
+    """The audit log with the result of verifying its hash chain."""
     page = _audit_pages(request)(None, 50)
     verdict = request.context.platform.audit.verify()
-    return View("audit.html", {"page": page, "query": {}, "verdict": verdict})
+    return show_page(request, "audit.html", {"page": page, "query": {}, "verdict": verdict})
 
 
-def export_audit(request: PageRequest) -> Download:
-    """What the filter lets through, as CSV or JSON lines."""
-    return _download(request, "audit", AUDIT_FIELDS, _audit_pages(request))
+def export_audit(request: PageRequest) -> Response:
+    """The filtered rows as CSV or JSON lines."""
+    return _export(request, "audit", AUDIT_FIELDS, _audit_pages(request))
 
 
-def requests(request: PageRequest) -> View:
-    """The requests that were answered, filtered."""
+def requests(request: PageRequest) -> Response:
+    """The request log, filtered."""
     page = _request_pages(request)(request.query.get("cursor"), 50)
-    return View("requests.html", {"page": page, "query": request.query})
+    return show_page(request, "requests.html", {"page": page, "query": request.query})
 
 
-def export_requests(request: PageRequest) -> Download:
-    """What the filter lets through, as CSV or JSON lines."""
-    return _download(request, "requests", REQUEST_FIELDS, _request_pages(request))
+def export_requests(request: PageRequest) -> Response:
+    """The filtered rows as CSV or JSON lines."""
+    return _export(request, "requests", REQUEST_FIELDS, _request_pages(request))
 
 
-def logs(request: PageRequest) -> View:
-    """The newest lines of a process's log on this machine."""
+def logs(request: PageRequest) -> Response:
+    """The newest lines of a log file on this machine."""
     folder, query = request.context.platform.settings.logs, request.query
     names = log_files.names(folder)
     name = query.get("file") or ("api.log" if "api.log" in names else next(iter(names), ""))
     found = log_files.lines(folder, name, text=query.get("text", ""), level=query.get("level", ""))
-    return View(
+    return show_page(
+        request,
         "logs.html",
         {"names": names, "name": name, "lines": found, "query": query, "levels": LEVELS},
     )
@@ -82,7 +86,9 @@ def _request_pages(request: PageRequest) -> GetPage:
     query = request.query
     status = query.get("status")
     if status is not None and not status.isdigit():
-        raise RequestError(f"'{status}' is no status.", field="status", expected="as in 404")
+        raise RequestError(
+            f"'{status}' is not a status code.", field="status", expected="a number such as 404"
+        )
     return lambda cursor, limit: request.context.platform.requests.page(
         route=query.get("route"),
         method=query.get("method"),
@@ -94,36 +100,36 @@ def _request_pages(request: PageRequest) -> GetPage:
 
 
 def parse_time(text: str | None) -> float | None:
-    """A day or moment out of a form, as seconds since the epoch; without a zone it is UTC.
+    """A date or time from a form as seconds since the epoch; without a time zone it is UTC.
 
     Raises:
-        RequestError: It is none.
+        RequestError: The text is not a date or time.
     """
     if not text:
         return None
     try:
-        read = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError as error:
         raise RequestError(
-            f"'{text}' is no moment.",
+            f"'{text}' is not a date or time.",
             field="since",
-            expected="as in 2026-01-31 or 2026-01-31T12:00",
+            expected="for example 2026-01-31 or 2026-01-31T12:00",
         ) from error
-    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def _download(request: PageRequest, what: str, names: tuple[str, ...], pages: GetPage) -> Download:
+def _export(request: PageRequest, name: str, names: tuple[str, ...], pages: GetPage) -> Response:
     if request.query.get("as") == "json":
-        return Download(f"{what}.jsonl", "application/x-ndjson", _as_json(_all(pages)))
-    return Download(f"{what}.csv", "text/csv; charset=utf-8", _as_csv(names, _all(pages)))
+        return download(f"{name}.jsonl", "application/x-ndjson", _as_json(_all(pages)))
+    return download(f"{name}.csv", "text/csv; charset=utf-8", _as_csv(names, _all(pages)))
 
 
 def _all(pages: GetPage) -> Iterator[list[dict[str, Any]]]:
-    cursor, given = None, 0
-    while given < MOST_EXPORTED:
+    cursor, count = None, 0
+    while count < MAX_EXPORTED:
         page = pages(cursor, MAX_LIMIT)
         yield page.items
-        given += len(page.items)
+        count += len(page.items)
         cursor = page.next
         if cursor is None:
             return
@@ -142,7 +148,7 @@ def _csv_lines(rows: list[list[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """The value as a cell that no spreadsheet takes for a formula."""
+    """The value as a cell that spreadsheets do not run as a formula."""
     text = json.dumps(value) if isinstance(value, Mapping | list) else value
     dangerous = isinstance(text, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r")
     return f"'{text}" if dangerous else text

@@ -1,4 +1,4 @@
-"""Two versions side by side: what they were made with, how good they are, and by how much."""
+"""Compare two versions: their metrics, pictures and parameters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import queries
-from tidemill.console.page_request import PageRequest, View
+from tidemill.console.page_request import PageRequest
 from tidemill.console.pages.models import PICTURES, evidence_of
+from tidemill.console.responses import show_page
 from tidemill.errors import NotFoundError
 from tidemill.metrics import METRICS
 from tidemill.stores.mlflow.evidence import read_intervals
@@ -16,15 +19,15 @@ from tidemill.stores.mlflow.versions import ModelVersion
 
 Interval = tuple[float, float]
 
-#: Parameters of a run that say nothing of how the two differ.
-FACTS = frozenset({"candidate"})
+#: Parameters of a run that are not settings.
+IGNORED = frozenset({"candidate"})
 
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """A metric of both; `better` names the one that has more to show, "a", "b" or neither.
+    """A metric of both versions. `better` is "a", "b", or "" if neither is better.
 
-    `intervals` are None for versions that were trained before they were kept.
+    `intervals` are None for versions trained before intervals were recorded.
     """
 
     metric: str
@@ -34,18 +37,20 @@ class MetricComparison:
     intervals: tuple[Interval | None, Interval | None] = (None, None)
 
 
-def compare(request: PageRequest) -> View:
-    """The page; `a` and `b` in the query name the versions, the champion and the newest if not."""
-    name = request.path["name"]
+def compare(request: PageRequest) -> Response:
+    """The page. `a` and `b` in the query are the versions; by default champion and newest."""
+    name = request.path_params["name"]
     found = queries.versions(request, name)
     versions = found.value or []
     a, b = _chosen(versions, request.query)
     if a is None or b is None:
-        return View("compare.html", {"name": name, "found": found, "versions": versions, "a": None})
+        return show_page(
+            request, "compare.html", {"name": name, "found": found, "versions": versions, "a": None}
+        )
     details = [_details(request, version) for version in (a, b)]
     params = [detail["params"] for detail in details]
     intervals = [detail["intervals"] for detail in details]
-    return View(
+    return show_page(request,
         "compare.html",
         {
             "name": name,
@@ -81,20 +86,20 @@ def _chosen(
 
 
 def _details(request: PageRequest, version: ModelVersion) -> dict[str, Any]:
-    """The parameters, the intervals and the names of the files of the version's run."""
+    """The parameters, metric intervals and file names of the version's run."""
     platform, run_id = request.context.platform, version.run_id
     nothing = {"params": {}, "intervals": {}, "files": frozenset[str]()}
     if run_id is None:
         return nothing
 
-    def ask() -> dict[str, Any]:
+    def read() -> dict[str, Any]:
         client = platform.tracking
         files = frozenset(entry.path for entry in client.list_artifacts(run_id))
         params = dict(client.get_run(run_id).data.params)
         return {"params": params, "intervals": read_intervals(client, run_id), "files": files}
 
     try:
-        answer = request.context.cache.get(("run", run_id), ask, fresh=60.0, patience=2.0)
+        answer = request.context.cache.get(("run", run_id), read, fresh=60.0, patience=2.0)
     except NotFoundError:
         return nothing
     return answer.value or nothing
@@ -118,7 +123,7 @@ def _row(
 
 
 def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    names = sorted((a.keys() | b.keys()) - FACTS)
+    names = sorted((a.keys() | b.keys()) - IGNORED)
     return [(n, a.get(n, "–"), b.get(n, "–")) for n in names if a.get(n) != b.get(n)]
 
 
@@ -127,7 +132,7 @@ def _shared(a: Mapping[str, str], b: Mapping[str, str]) -> set[str]:
 
 
 def _direct(request: PageRequest, a: ModelVersion, b: ModelVersion) -> dict[str, Any] | None:
-    """The gate's own comparison of the two on the same rows, where it made one."""
+    """The gate's comparison of the two on the same rows, if it made one."""
     for challenger, champion in ((b, a), (a, b)):
         if challenger.tags.get("tidemill.gate.champion") != champion.number:
             continue

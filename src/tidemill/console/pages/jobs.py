@@ -1,4 +1,4 @@
-"""Background work: what runs, how far it is, what it said, and stopping or repeating it."""
+"""Background jobs: list them, show one with its log, cancel it or submit it again."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import queries
 from tidemill.console.log_files import lines_of_job
-from tidemill.console.page_request import Go, PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import redirect, show_page
 from tidemill.errors import ConflictError
 from tidemill.stores.jobs.jobs import Job, NewJob
 
 STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
 KINDS = ("train", "retrain", "trial")
 LINES = 200
-#: What a repeated job takes over from the first.
+#: The fields that a job submitted again takes over.
 REPEATED = frozenset({"kind", "model", "project", "params", "time_limit", "memory_limit"})
 
 
-def jobs(request: PageRequest) -> View:
-    """The list, newest first; parts of other jobs are left out unless asked for."""
+def jobs(request: PageRequest) -> Response:
+    """The list, newest first, without the trials of other jobs unless that kind is chosen."""
     query = request.query
     page = request.context.platform.jobs.page(
         state=query.get("state"),
@@ -30,7 +33,8 @@ def jobs(request: PageRequest) -> View:
         cursor=query.get("cursor"),
     )
     shown = [job for job in page.items if job.parent is None or query.get("kind") == "trial"]
-    return View(
+    return show_page(
+        request,
         "jobs.html",
         {
             "jobs": shown,
@@ -44,12 +48,13 @@ def jobs(request: PageRequest) -> View:
     )
 
 
-def job(request: PageRequest) -> View:
+def job(request: PageRequest) -> Response:
     """One job."""
     platform = request.context.platform
-    found = platform.jobs.get(request.path["id"])
+    found = platform.jobs.get(request.path_params["id"])
     result: Mapping[str, Any] = found.result or {}
-    return View(
+    return show_page(
+        request,
         "job.html",
         {
             "job": found,
@@ -63,7 +68,7 @@ def job(request: PageRequest) -> View:
 
 
 def settings_of(job: Job) -> list[tuple[str, Any]]:
-    """What was asked for, flat: `logistic.C`, 0.5."""
+    """The job's parameters as flat pairs, such as `logistic.C` and 0.5."""
     params = job.params
     flat = [
         (f"{candidate}.{name}", value)
@@ -74,23 +79,27 @@ def settings_of(job: Job) -> list[tuple[str, Any]]:
     return rest + flat
 
 
-def cancel(request: PageRequest) -> Go:
-    """Stop a job: at once while it waits, within seconds while it runs."""
-    request.context.platform.jobs.cancel(request.path["id"])
-    return Go(f"/console/jobs/{request.path['id']}", "The job is being cancelled.")
+def cancel(request: PageRequest) -> Response:
+    """Cancel a job: at once if it has not started, within seconds if it is running."""
+    request.context.platform.jobs.cancel(request.path_params["id"])
+    return redirect(
+        request, f"/console/jobs/{request.path_params['id']}", "The job is being cancelled."
+    )
 
 
-def submit_again(request: PageRequest) -> Go:
-    """Ask for the same once more, as a new job.
+def submit_again(request: PageRequest) -> Response:
+    """Submit the same work as a new job.
 
     Raises:
-        ConflictError: The job has not ended, or is a part of another.
+        ConflictError: The job has not ended, or is part of another job.
     """
     platform = request.context.platform
-    found = platform.jobs.get(request.path["id"])
+    found = platform.jobs.get(request.path_params["id"])
     if not found.done or found.parent is not None:
-        raise ConflictError("Only a whole job that has ended can be repeated.")
+        raise ConflictError(
+            "Only a job that has ended, and is not part of another, can be run again."
+        )
     same = {f.name: getattr(found, f.name) for f in fields(NewJob) if f.name in REPEATED}
     again = NewJob(**same, key_id=request.user.key_id, request_id=request.request_id)
-    made, _ = platform.submit(again)
-    return Go(f"/console/jobs/{made.id}", f"This repeats job {found.id[:12]}.")
+    new, _ = platform.submit(again)
+    return redirect(request, f"/console/jobs/{new.id}", f"This repeats job {found.id[:12]}.")

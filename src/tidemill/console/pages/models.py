@@ -1,11 +1,14 @@
-"""The page of one model: its versions, and what the gate said of them."""
+"""The list of models, and the page of one model with its versions and gate evidence."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import monitoring_summary, queries
-from tidemill.console.page_request import Download, PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import download, show_page
 from tidemill.errors import NotFoundError
 from tidemill.stores.mlflow.evidence import read_evidence, read_picture
 from tidemill.stores.mlflow.versions import PREVIOUS, ModelVersion
@@ -18,22 +21,23 @@ PICTURES = {
 }
 
 
-def models(request: PageRequest) -> View:
-    """Every model in a list."""
+def models(request: PageRequest) -> Response:
+    """All registered models."""
     registered = queries.models(request)
     served = queries.served(request).value or {}
     rows = [{"model": model, "served": served.get(model.name)} for model in registered.value or ()]
-    return View("models.html", {"registered": registered, "rows": rows})
+    return show_page(request, "models.html", {"registered": registered, "rows": rows})
 
 
-def model(request: PageRequest) -> View:
+def model(request: PageRequest) -> Response:
     """One model."""
-    name = request.path["name"]
+    name = request.path_params["name"]
     found = queries.versions(request, name)
     versions = found.value or []
     metrics = queries.shown_metrics(versions)
     champion = queries.champion_of(versions)
-    return View(
+    return show_page(
+        request,
         "model.html",
         {
             "name": name,
@@ -54,25 +58,29 @@ def model(request: PageRequest) -> View:
 
 
 def evidence_of(request: PageRequest, version: ModelVersion | None) -> dict[str, Any] | None:
-    """What the gate looked at when it judged a version; None where it never did."""
+    """The evidence of the gate's last verdict on a version; None if there was none."""
     if version is None or not version.tags.get("tidemill.gate.verdict"):
         return None
     platform, run, number = request.context.platform, version.run_id, version.number
     key = ("evidence", version.name, number, version.tags["tidemill.gate.verdict"])
     try:
-        asked = request.context.cache.get(
+        evidence = request.context.cache.get(
             key, lambda: read_evidence(platform.tracking, run, number), fresh=60.0
         )
     except NotFoundError:
         return None
-    return asked.value
+    return evidence.value
 
 
-def picture(request: PageRequest) -> Download:
-    """A picture that training left in the version's run."""
-    name, number, file = request.path["name"], request.path["version"], request.path["file"]
+def picture(request: PageRequest) -> Response:
+    """A picture from the version's run."""
+    name, number, file = (
+        request.path_params["name"],
+        request.path_params["version"],
+        request.path_params["file"],
+    )
     if file not in PICTURES:
         raise NotFoundError(f"There is no picture '{file}'.")
     platform = request.context.platform
     run = platform.registry.version(name, number).run_id
-    return Download(file, "image/png", iter([read_picture(platform.tracking, run, file)]))
+    return download(file, "image/png", iter([read_picture(platform.tracking, run, file)]))

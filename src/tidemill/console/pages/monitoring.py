@@ -1,13 +1,16 @@
-"""What monitoring found: features by how far they moved, the live metric, and the triggers."""
+"""Monitoring of one model: drift by feature, the live metric, and the triggers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import monitoring_summary, queries
 from tidemill.console.charts import Point
-from tidemill.console.page_request import Go, PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import redirect, show_page
 from tidemill.errors import ConflictError
 from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.results import MonitoredModel
@@ -15,11 +18,11 @@ from tidemill.stores.monitoring.results import MonitoredModel
 SHOWN_FEATURES = 60
 SHOWN_CATEGORIES = 8
 HISTORY = 60
-WHOLE = "window"  # the test under which the verdict on a whole window is kept
+WHOLE_WINDOW = "window"  # the test name of results on whole windows
 
 
-def overview(request: PageRequest) -> View:
-    """Every model's last verdict."""
+def overview(request: PageRequest) -> Response:
+    """All models with their last verdicts."""
     served = queries.served(request).value or {}
     registered = queries.models(request)
     names = sorted({m.name for m in registered.value or ()} | set(served))
@@ -33,19 +36,20 @@ def overview(request: PageRequest) -> View:
         }
         for name in names
     ]
-    return View("monitored.html", {"rows": rows, "registered": registered})
+    return show_page(request, "monitored.html", {"rows": rows, "registered": registered})
 
 
-def monitoring(request: PageRequest) -> View:
+def monitoring(request: PageRequest) -> Response:
     """One model."""
-    name, platform = request.path["name"], request.context.platform
+    name, platform = request.path_params["name"], request.context.platform
     watched = monitoring_summary.monitoring_row(request, name)
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     windows = platform.monitoring_results.results(
-        model=name, test=WHOLE, whole=True, limit=HISTORY
+        model=name, test=WHOLE_WINDOW, whole=True, limit=HISTORY
     ).items[::-1]
     report = _report(windows[-1]) if windows else {}
-    return View(
+    return show_page(
+        request,
         "monitoring.html",
         {
             "name": name,
@@ -64,28 +68,34 @@ def monitoring(request: PageRequest) -> View:
     )
 
 
-def check_now(request: PageRequest) -> Go:
-    """Check the newest rows now, due or not; the policy counts it like any other check."""
-    name = request.path["name"]
+def check_now(request: PageRequest) -> Response:
+    """Check the newest rows now, even if no check is due; counts as a check in the policy."""
+    name = request.path_params["name"]
     tick = request.context.platform.watcher.check(name, forced=True)
-    said = tick.verdict.get("summary", "") if tick.checked else "There is too little to check yet."
-    return Go(f"/console/models/{name}/monitoring", str(said))
+    message = (
+        tick.verdict.get("summary", "")
+        if tick.checked
+        else "There are not enough rows to check yet."
+    )
+    return redirect(request, f"/console/models/{name}/monitoring", str(message))
 
 
-def dismiss(request: PageRequest) -> Go:
-    """Close a trigger from which nothing is to follow.
+def dismiss(request: PageRequest) -> Response:
+    """Dismiss a trigger.
 
     Raises:
-        ConflictError: It is not open.
+        ConflictError: The trigger is not open.
     """
     triggers = request.context.platform.triggers
-    trigger = triggers.get(request.path["id"])
+    trigger = triggers.get(request.path_params["id"])
     if trigger.state != "open":
         raise ConflictError(f"Trigger {trigger.id} is {trigger.state}.")
-    reason = request.form.get("reason", "").strip() or "dismissed in the console"
+    reason = request.form_fields.get("reason", "").strip() or "dismissed in the console"
     evidence = {"dismissed_by": request.user.actor, "dismissed_because": reason[:2_000]}
     triggers.close(trigger.id, "dismissed", evidence)
-    return Go(f"/console/models/{trigger.model}/monitoring", "The trigger is dismissed.")
+    return redirect(
+        request, f"/console/models/{trigger.model}/monitoring", "The trigger is dismissed."
+    )
 
 
 def _report(window: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,8 +104,7 @@ def _report(window: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _panels(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What is drawn of a window: the answers and their confidence where they moved, then the
-    features as the report has them, the largest effect first; the alarms before the rest."""
+    """The panels of a window: predictions, confidence, features; alarms first, then by effect."""
     extra = [report[part] for part in ("output", "confidence") if report.get(part)]
     found = [*extra, *(report.get("features") or ())]
     found.sort(key=lambda feature: not feature["drifted"])
@@ -103,7 +112,7 @@ def _panels(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cut(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """The feature with no more categories than a panel has room for."""
+    """The feature, with its first few categories only."""
     bars = feature.get("bars") or {}
     if bars.get("labels"):
         names = ("labels", "reference", "window")
@@ -112,7 +121,7 @@ def _cut(feature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _live(request: PageRequest, model: str, watched: MonitoredModel | None) -> list[dict[str, Any]]:
-    """The measured and the estimated metric over time, a curve for each."""
+    """A curve over time for each measured and estimated metric."""
     verdict: Mapping[str, Any] = (watched.verdict if watched else None) or {}
     curves = []
     for source in ("live", "estimate"):

@@ -1,12 +1,15 @@
-"""The first page: every model as a loop, and whether it is right."""
+"""The first page: every model with the state of each step of its loop."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import monitoring_summary, queries
 from tidemill.console.monitoring_summary import StepStatus
-from tidemill.console.page_request import PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import show_page
 from tidemill.errors import NotFoundError
 from tidemill.loop.retraining.jobs import read_retraining_result
 from tidemill.stores.jobs.jobs import Job
@@ -17,11 +20,12 @@ from tidemill.stores.monitoring.triggers import Trigger
 TRAININGS = ("train", "retrain")
 
 
-def overview(request: PageRequest) -> View:
-    """All models, and what goes through the data plane."""
+def overview(request: PageRequest) -> Response:
+    """All models, and the data plane's traffic."""
     registered, served = queries.models(request), queries.served(request)
     names = sorted({m.name for m in registered.value or ()} | set(served.value or ()))
-    return View(
+    return show_page(
+        request,
         "overview.html",
         {
             "registered": registered,
@@ -34,7 +38,7 @@ def overview(request: PageRequest) -> View:
 
 
 def model_loop(request: PageRequest, name: str) -> dict[str, Any]:
-    """One model: its steps, its figures and the last decision."""
+    """One model: its steps, figures and last decision."""
     platform = request.context.platform
     versions = _versions(request, name)
     champion = queries.champion_of(versions)
@@ -61,7 +65,7 @@ def model_loop(request: PageRequest, name: str) -> dict[str, Any]:
 
 
 def worst(steps: list[StepStatus]) -> str:
-    """The mark of the whole: the worst of its parts."""
+    """The worst mark of the steps."""
     for mark in ("bad", "watch", "busy", "good"):
         if any(step.mark == mark for step in steps):
             return mark
@@ -71,7 +75,7 @@ def worst(steps: list[StepStatus]) -> str:
 def live_metric(
     request: PageRequest, name: str, champion: ModelVersion | None
 ) -> dict[str, Any] | None:
-    """What is known of how good the champion is: measured live, else estimated, else held out."""
+    """The champion's metric: live if measured, otherwise estimated, otherwise held-out."""
     if champion is None:
         return None
     database = request.context.platform.database
@@ -91,7 +95,7 @@ def live_metric(
 def _versions(request: PageRequest, name: str) -> list[ModelVersion] | None:
     try:
         return queries.versions(request, name).value
-    except NotFoundError:  # it is served, and no longer registered
+    except NotFoundError:  # served, but no longer registered
         return []
 
 
@@ -100,7 +104,7 @@ def _trained(name: str, versions: list[ModelVersion] | None, jobs: list[Job]) ->
     if running is not None:
         return StepStatus("Trained", "busy", f"training, {running.percent:.0f}%", _job(running))
     if versions is None:
-        return StepStatus("Trained", "idle", "MLflow has not told yet")
+        return StepStatus("Trained", "idle", "waiting for MLflow")
     if not versions:
         return StepStatus("Trained", "idle", "no version yet", f"/console/train?model={name}")
     if jobs and jobs[0].state == "failed" and (jobs[0].finished or 0) > versions[0].created:
@@ -114,14 +118,14 @@ def _gated(
     name: str, champion: ModelVersion | None, versions: list[ModelVersion] | None
 ) -> StepStatus:
     if versions is None:
-        return StepStatus("Gated", "idle", "MLflow has not told yet")
+        return StepStatus("Gated", "idle", "waiting for MLflow")
     if champion is None:
         return StepStatus("Gated", "watch" if versions else "idle", "no champion yet", _model(name))
     verdict = champion.tags.get("tidemill.gate.verdict")
     words = {"passed": "through the gate", "overridden": "by override", "failed": "by override"}
-    told = words.get(verdict or "", "set by hand")
+    how = words.get(verdict or "", "set manually")
     mark = "good" if verdict == "passed" else "watch"
-    return StepStatus("Gated", mark, f"v{champion.number} {told}", _model(name))
+    return StepStatus("Gated", mark, f"v{champion.number} {how}", _model(name))
 
 
 def _serving(
@@ -142,35 +146,35 @@ def _retraining(request: PageRequest, name: str, jobs: list[Job]) -> StepStatus:
     newest = next((job for job in jobs if job.kind == "retrain"), None)
     if newest is None:
         trigger = monitoring_summary.newest_trigger(request, name)
-        words = "not needed yet" if trigger is None else f"{trigger.cause}: {_told(trigger)}"
+        words = "not needed yet" if trigger is None else f"{trigger.cause}: {_state(trigger)}"
         return StepStatus(
             "Retraining", "idle" if trigger is None else "watch", words, _watched(name)
         )
     if not newest.done:
         return StepStatus("Retraining", "busy", f"{newest.percent:.0f}%", _job(newest))
     if newest.state == "failed":
-        return StepStatus("Retraining", "bad", "the last one failed", _job(newest))
-    return StepStatus("Retraining", *_came_to(request, newest), _job(newest))
+        return StepStatus("Retraining", "bad", "the last retraining failed", _job(newest))
+    return StepStatus("Retraining", *_outcome(request, newest), _job(newest))
 
 
-def _told(trigger: Trigger) -> str:
+def _state(trigger: Trigger) -> str:
     return trigger.state if trigger.retrains or trigger.closed else "reported"
 
 
-def _came_to(request: PageRequest, job: Job) -> tuple[str, str]:
-    """What a retraining led to, which a contest may have decided long after it ended."""
+def _outcome(request: PageRequest, job: Job) -> tuple[str, str]:
+    """The outcome of a retraining, which a contest may decide long after the job ended."""
     result = read_retraining_result(job.result)
     if result.postponed is not None:
-        return "watch", "waits for more labels"
+        return "watch", "waiting for more labels"
     contest = request.context.platform.contests.by_job(job.id)
     if contest is None:
         promoted = result.gate is not None and result.gate.promoted
         return "good", "new champion" if promoted else "kept the champion"
     if contest.state == "open":
-        return "busy", "a contest decides"
+        return "busy", "contest in progress"
     if contest.resulting_champion == contest.winner:
         return "good", "new champion"
-    return "good", "kept the champion" if contest.winner is None else "the last champion is back"
+    return "good", "kept the champion" if contest.winner is None else "former champion is back"
 
 
 def _model(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Asking a model: a form made from its signature, the same as code, and files of rows."""
+"""Try a model: a form generated from its signature, the same request as code, and CSV files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from starlette.responses import JSONResponse, Response
 
 from tidemill.console import queries
-from tidemill.console.page_request import Data, PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import show_page
 from tidemill.errors import InputError, NotFoundError, UnavailableError
+from tidemill.serving.codec.values import parse_cell
 
-ANSWER_SECONDS = 60.0
-MOST_ROWS = 5_000
+TIMEOUT_SECONDS = 60.0
+MAX_ROWS = 5_000
 JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class ColumnField:
-    """One column of the signature as a form asks for it."""
+    """One column of the signature as a form field."""
 
     name: str
     kind: str
@@ -33,24 +36,28 @@ class ColumnField:
     categories: tuple[str, ...] | None = None
 
 
-def prediction_form(request: PageRequest) -> View:
+def prediction_form(request: PageRequest) -> Response:
     """The form for a served model."""
-    name = request.path["name"]
+    name = request.path_params["name"]
     served = queries.served(request)
     info = (served.value or {}).get(name)
     if info is None:
         names = sorted(served.value or {})
-        return View("try.html", {"name": name, "info": None, "served": served, "names": names})
-    asked = request.context.cache.get(
+        return show_page(
+            request, "try.html", {"name": name, "info": None, "served": served, "names": names}
+        )
+    cached = request.context.cache.get(
         ("schema", name, info["version"]), lambda: _schema(request.serving_url, name), fresh=60.0,
         patience=2.0,
     )  # fmt: skip
-    if asked.loading:  # the form stays as it is first shown, so it is not shown without its example
-        return View("try.html", {"name": name, "info": None, "served": asked, "names": []})
-    schema = asked.value
+    if cached.loading:  # the form is not updated later, so wait for its example
+        return show_page(
+            request, "try.html", {"name": name, "info": None, "served": cached, "names": []}
+        )
+    schema = cached.value
     tensor = info["inputs"][0] if "shape" in info["inputs"][0] else None
     example = _example(schema, info, tensor)
-    return View(
+    return show_page(request,
         "try.html",
         {
             "name": name,
@@ -67,34 +74,34 @@ def prediction_form(request: PageRequest) -> View:
     )  # fmt: skip
 
 
-def predict(request: PageRequest) -> Data:
-    """Hand one row to the data plane, on the user's behalf; its answer as it is.
+def predict(request: PageRequest) -> Response:
+    """Send one row to the data plane for the user, and return its response.
 
     Raises:
         UnavailableError: The data plane does not answer.
     """
-    answer = _ask(request, request.path["name"], "predict", request.body)
-    return Data(_read(answer), answer.status_code)
+    answer = _post(request, request.path_params["name"], "predict", request.body_bytes)
+    return JSONResponse(_read(answer), answer.status_code)
 
 
-def score(request: PageRequest) -> Data:
-    """Score some lines of a CSV file, header first; a script sends a file piece by piece.
+def score(request: PageRequest) -> Response:
+    """Score lines of a CSV file with its header; a script sends large files in pieces.
 
-    Answers one entry a line: the prediction with its confidence, or what is wrong with the line.
+    Returns one entry per line: the prediction with its confidence, or the line's error.
     """
-    info = (queries.served(request).value or {}).get(request.path["name"])
+    info = (queries.served(request).value or {}).get(request.path_params["name"])
     if info is None:
-        raise NotFoundError(f"'{request.path['name']}' is not served here.", field="name")
-    rows = read_csv(request.body, info)
+        raise NotFoundError(f"'{request.path_params['name']}' is not served here.", field="name")
+    rows = read_csv(request.body_bytes, info)
     answers = _answers(request, [row for row in rows if not isinstance(row, str)])
     results = [{"error": row} if isinstance(row, str) else next(answers) for row in rows]
-    return Data({"labels": [str(label) for label in info["labels"]], "rows": results})
+    return JSONResponse({"labels": [str(label) for label in info["labels"]], "rows": results})
 
 
 def fields_of(
     info: Mapping[str, Any], schema: Any, example: Mapping[str, Any]
 ) -> list[ColumnField]:
-    """The form's fields, with the example's values."""
+    """The form's fields, filled with the example."""
     categories = _categories(schema)
     return [
         ColumnField(
@@ -109,7 +116,7 @@ def fields_of(
 
 
 def image_of(tensor: Mapping[str, Any] | None) -> dict[str, int] | None:
-    """Height, width and channels, where the tensor can be drawn as a grey picture."""
+    """Height and width, if the tensor can be drawn as a grey picture."""
     shape = [size for size in tensor["shape"] if size != 1] if tensor else []
     if len(shape) != 2 or max(shape) > 128:
         return None
@@ -117,7 +124,7 @@ def image_of(tensor: Mapping[str, Any] | None) -> dict[str, int] | None:
 
 
 def snippets(name: str, body: Mapping[str, Any]) -> dict[str, str]:
-    """The same request as curl, Python and JavaScript; scripts put in the address and the row."""
+    """The same request in curl, Python and JavaScript; a script fills in the URL and the row."""
     text = json.dumps(body)
     return {
         "curl": (
@@ -141,7 +148,7 @@ def snippets(name: str, body: Mapping[str, Any]) -> dict[str, str]:
 
 
 def column_names(info: Mapping[str, Any]) -> list[str]:
-    """The columns a file needs; a tensor's numbers are its columns name0, name1, ..."""
+    """The columns that a file needs; the columns of a tensor are name0, name1, ..."""
     first = info["inputs"][0]
     if "shape" not in first:
         return [column["name"] for column in info["inputs"]]
@@ -152,16 +159,16 @@ def column_names(info: Mapping[str, Any]) -> list[str]:
 
 
 def read_csv(body: bytes, info: Mapping[str, Any]) -> list[list[Any] | str]:
-    """The rows of a CSV in the order of the signature; a text in place of one that is none.
+    """The rows of a CSV file in the signature's order; an error text for an invalid row.
 
     Raises:
-        InputError: It is not UTF-8, a column is missing, or there are too many rows at once.
+        InputError: The file is not UTF-8, a column is missing, or there are too many rows.
     """
     try:
         reader = csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline=""))
         records = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The file is no CSV in UTF-8: {error}", field="file") from error
+        raise InputError(f"The file is not CSV in UTF-8: {error}", field="file") from error
     names = column_names(info)
     if missing := [name for name in names if name not in (reader.fieldnames or [])]:
         raise InputError(
@@ -169,16 +176,14 @@ def read_csv(body: bytes, info: Mapping[str, Any]) -> list[list[Any] | str]:
             field=missing[0],
             expected=f"the columns {', '.join(names[:30])}",
         )
-    if len(records) > MOST_ROWS:
-        raise InputError(f"More than {MOST_ROWS} rows at once.", field="file")
+    if len(records) > MAX_ROWS:
+        raise InputError(f"More than {MAX_ROWS} rows at once.", field="file")
     kinds = [c.get("kind", "number") for c in info["inputs"]] if len(names) > 1 else []
     kinds = kinds if len(kinds) == len(names) else ["number"] * len(names)
     return [_row(record, names, kinds) for record in records]
 
 
 def _row(record: Mapping[str, Any], names: list[str], kinds: list[str]) -> list[Any] | str:
-    from tidemill.serving.codec.values import parse_cell
-
     cells = [record[name] for name in names]
     if None in record or any(cell is None for cell in cells):
         return "The line has more or fewer cells than the header."
@@ -187,12 +192,12 @@ def _row(record: Mapping[str, Any], names: list[str], kinds: list[str]) -> list[
 
 
 def _finite(value: Any, cell: str) -> Any:
-    """The value; a number that JSON cannot say stays text, and is refused by name."""
+    """The value; a number that JSON cannot express stays text, and is refused by name."""
     return cell if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _answers(request: PageRequest, rows: list[list[Any]]) -> Any:
-    """An entry for each row: all at once, or one by one where one of them is refused."""
+    """An entry per row: in one batch if possible, split in halves around refused rows."""
     if not rows:
         return iter(())
     whole = _batch(request, rows)
@@ -201,15 +206,15 @@ def _answers(request: PageRequest, rows: list[list[Any]]) -> Any:
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     if len(rows) > 1:
         return iter([answer for half in halves for answer in _answers(request, half)])
-    answer = _ask(
-        request, request.path["name"], "predict", json.dumps({"features": rows[0]}).encode()
+    answer = _post(
+        request, request.path_params["name"], "predict", json.dumps({"features": rows[0]}).encode()
     )
     return iter([_entry(_read(answer))])
 
 
 def _batch(request: PageRequest, rows: list[list[Any]]) -> list[dict[str, Any]] | None:
     body = json.dumps({"instances": rows}).encode()
-    answer = _ask(request, request.path["name"], "predict_batch", body)
+    answer = _post(request, request.path_params["name"], "predict_batch", body)
     if answer.status_code == 422:
         return None
     read = _read(answer)
@@ -226,16 +231,16 @@ def _entry(answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ask(request: PageRequest, name: str, verb: str, body: bytes) -> httpx.Response:
+def _post(request: PageRequest, name: str, verb: str, body: bytes) -> httpx.Response:
     request.user.require("predict")
     headers = {**JSON, "X-API-Key": request.context.sessions.ticket(request.user.session)}
     url = f"{request.serving_url}/models/{httpx.URL(path='/' + name).raw_path.decode()[1:]}/{verb}"
     try:
-        return httpx.post(url, content=body, headers=headers, timeout=ANSWER_SECONDS)
+        return httpx.post(url, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
     except httpx.HTTPError as error:
         raise UnavailableError(
             f"The data plane at {request.serving_url} does not answer: {error}",
-            remedy="Look at its /ready, or set TIDEMILL_SERVING_URL to where it answers.",
+            remedy="Check its /ready, or set TIDEMILL_SERVING_URL to its address.",
         ) from error
 
 
@@ -243,7 +248,7 @@ def _read(answer: httpx.Response) -> dict[str, Any]:
     try:
         read: dict[str, Any] = answer.json()
     except ValueError as error:
-        raise UnavailableError("The data plane's answer cannot be read.") from error
+        raise UnavailableError("The data plane's response is not JSON.") from error
     return read
 
 
@@ -262,7 +267,7 @@ def _example(schema: Any, info: Mapping[str, Any], tensor: Any) -> Any:
 
 
 def _categories(schema: Any) -> dict[str, tuple[str, ...]]:
-    """The texts that columns may hold, out of the schema of a request with named fields."""
+    """The categories of text columns, from the schema of a request with named fields."""
     forms = ((schema or {}).get("request") or {}).get("anyOf", [])
     named: Mapping[str, Any] = next((form for form in forms if len(form.get("properties", {})) > 0
                   and "instances" not in form["properties"]

@@ -1,4 +1,4 @@
-"""Starting a training by a form that is made from the candidates' parameters."""
+"""Start a training with a form generated from the candidates' parameters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.responses import Response
+
 from tidemill.console import queries
-from tidemill.console.page_request import Go, PageRequest, View
+from tidemill.console.page_request import PageRequest
+from tidemill.console.responses import redirect, show_page
 from tidemill.errors import RequestError, TidemillError
 from tidemill.loop.training.submit import training_job
 from tidemill.project import Candidate, Project
@@ -15,14 +18,14 @@ from tidemill.steps.search.parameters import parameter_type, parse_overrides
 
 KINDS = {
     "train": "Train: register the best as a new version",
-    "retrain": "Retrain: also let the new version try to become champion",
+    "retrain": "Retrain: also promote the new version if the gate allows it",
 }
 SIMPLE = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
 class ParameterField:
-    """A parameter of a candidate as a form asks for it; left empty, it stays as `usual` says."""
+    """A parameter of a candidate as a form field; left empty, it has the value in `usual`."""
 
     name: str
     label: str
@@ -31,22 +34,22 @@ class ParameterField:
     given: str = ""
 
 
-def training_form(request: PageRequest) -> View:
-    """The form; with a model in the query, that model's candidates."""
+def training_form(request: PageRequest) -> Response:
+    """The form with the candidates of the model in the query, or of the first one."""
     known = queries.projects(request)
     name = request.query.get("model") or next(iter(known.value or {}), None)
     project = request.context.platform.projects.get(name).project if name else None
     return _form(request, project)
 
 
-def submit_training(request: PageRequest) -> Go | View:
-    """Accept the job, or show the form again with what is wrong."""
-    platform, form = request.context.platform, request.form
+def submit_training(request: PageRequest) -> Response:
+    """Submit the job, or show the form again with the error."""
+    platform, form = request.context.platform, request.form_fields
     known = platform.projects.get(form.get("model") or None)
     try:
         kind = form.get("kind", "train")
         if kind not in KINDS:
-            raise RequestError(f"'{kind}' is no kind of training.", field="kind")
+            raise RequestError(f"'{kind}' is not a kind of training.", field="kind")
         texts = [
             f"{name.removeprefix('set.')}={value}"
             for name, value in form.items()
@@ -62,41 +65,38 @@ def submit_training(request: PageRequest) -> Go | View:
             request_id=request.request_id,
         )
     except TidemillError as error:
-        view = _form(request, known.project, error)
-        return View(view.template, view.values, status=error.status)
+        return _form(request, known.project, error)
     job, _ = platform.submit(new)
-    return Go(f"/console/jobs/{job.id}", "The training is queued.")
+    return redirect(request, f"/console/jobs/{job.id}", "The training is queued.")
 
 
 def _form(
     request: PageRequest, project: Project | None, problem: TidemillError | None = None
-) -> View:
+) -> Response:
     known = queries.projects(request)
-    given = request.form
-    return View(
-        "train.html",
-        {
-            "known": known,
-            "project": project,
-            "kinds": KINDS,
-            "kind": given.get("kind", "train"),
-            "trials": given.get("trials", ""),
-            "problem": problem,
-            "candidates": [
-                {
-                    "name": candidate.name,
-                    "estimator": getattr(candidate.estimator, "__name__", candidate.name),
-                    "fields": fields_of(candidate, given),
-                    "chosen": not given or given.get(f"use.{candidate.name}") == "yes",
-                }
-                for candidate in (project.candidates if project else ())
-            ],
-        },
-    )
+    given = request.form_fields
+    values = {
+        "known": known,
+        "project": project,
+        "kinds": KINDS,
+        "kind": given.get("kind", "train"),
+        "trials": given.get("trials", ""),
+        "problem": problem,
+        "candidates": [
+            {
+                "name": candidate.name,
+                "estimator": getattr(candidate.estimator, "__name__", candidate.name),
+                "fields": fields_of(candidate, given),
+                "chosen": not given or given.get(f"use.{candidate.name}") == "yes",
+            }
+            for candidate in (project.candidates if project else ())
+        ],
+    }
+    return show_page(request, "train.html", values, problem.status if problem else 200)
 
 
 def fields_of(candidate: Candidate, given: Any) -> list[ParameterField]:
-    """The parameters a person may want to set: what is searched, what is set, simple defaults."""
+    """The parameters of the form: searched ones, fixed ones, then those with simple defaults."""
     accepted = candidate.parameters() or {}
     first = [
         *candidate.search,
@@ -115,7 +115,7 @@ def _field(candidate: Candidate, name: str, accepted: Any, given: Any) -> Parame
         usual = f"searched: {listed}"
     else:
         default = candidate.params.get(name, accepted.get(name, inspect.Parameter.empty))
-        usual = "as the estimator has it" if default is inspect.Parameter.empty else str(default)
+        usual = "the estimator's default" if default is inspect.Parameter.empty else str(default)
     return ParameterField(
         key, name, usual, parameter_type(candidate, name).describe(), given.get(key, "")
     )
@@ -127,7 +127,7 @@ def _listed(values: Any) -> str:
 
 
 def _chosen(project: Project, form: Any) -> list[str] | None:
-    """The candidates whose box is ticked; None when all are."""
+    """The ticked candidates; None if all are ticked."""
     chosen = [c.name for c in project.candidates if form.get(f"use.{c.name}") == "yes"]
     if not chosen:
         raise RequestError("Choose at least one candidate.", field="candidates")
@@ -139,6 +139,6 @@ def parse_trials(text: str) -> int | None:
         return None
     if not text.strip().isdigit() or not 1 <= int(text) <= 10_000:
         raise RequestError(
-            f"'{text}' is no number of trials.", field="trials", expected="1 to 10000, or nothing"
+            f"'{text}' is not a number of trials.", field="trials", expected="1 to 10000, or empty"
         )
     return int(text)

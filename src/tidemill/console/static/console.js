@@ -95,7 +95,7 @@
     stream.onopen = () => say("", false);
     stream.onmessage = (event) => show(event.data);
     stream.addEventListener("gone", () => location.reload());
-    stream.onerror = () => say("No answer from the server; trying again …", true);
+    stream.onerror = () => say("The server does not answer; retrying …", true);
   };
   const rest = () => {
     if (stream) stream.close();

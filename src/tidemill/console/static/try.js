@@ -19,7 +19,7 @@ const start = (root) => {
     });
     if (reply.status === 401) location.reload();
     let read;
-    try { read = await reply.json(); } catch { read = { detail: `The server answered ${reply.status}.` }; }
+    try { read = await reply.json(); } catch { read = { detail: `The server returned status ${reply.status}.` }; }
     return { ok: reply.ok, read };
   };
 
@@ -55,7 +55,7 @@ const start = (root) => {
       for (const input of form.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
       parts.push(element("p", typeof read.prediction === "number" ? String(+read.prediction.toPrecision(6)) : String(read.prediction), "prediction"));
       if (read.probabilities) parts.push(bars(read.probabilities, read.prediction));
-      parts.push(element("p", `Version ${read.version}, ${took.toFixed(0)} ms with the way there and back. Id ${read.id}`, "hint"));
+      parts.push(element("p", `Version ${read.version}, ${took.toFixed(0)} ms including the network. Id ${read.id}`, "hint"));
     }
     answer.replaceChildren(...parts);
   };
@@ -94,7 +94,7 @@ const start = (root) => {
       const found = await post("predict", JSON.stringify({ features }), "application/json");
       if (mine === asked) showAnswer(found, performance.now() - began);
     } catch {
-      if (mine === asked) showAnswer({ ok: false, read: { title: "No answer", detail: "The server cannot be reached." } });
+      if (mine === asked) showAnswer({ ok: false, read: { title: "Server down", detail: "The server does not answer." } });
     }
   };
   form.addEventListener("submit", (event) => { event.preventDefault(); ask(); });
@@ -290,7 +290,7 @@ const start = (root) => {
       link.href = said.dataset.url = URL.createObjectURL(new Blob(out, { type: "text/csv" }));
       link.download = file.name.replace(/(\.csv)?$/i, "-scored.csv");
       link.className = "button main";
-      const words = `${done} rows scored` + (refused ? `, ${refused} of them refused: the column 'error' says why. ` : ". ");
+      const words = `${done} rows scored` + (refused ? `, ${refused} of them refused; see the column 'error'. ` : ". ");
       said.replaceChildren(words, link);
     } catch (error) {
       said.textContent = error.name === "AbortError" ? "Stopped." : error.message;

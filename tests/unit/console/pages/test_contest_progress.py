@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tidemill.console.pages.contest_text import needs, shown
+from tidemill.console.pages.challenger import contest_values, describe_progress
 from tidemill.policies import Contest
 from tidemill.steps.retraining.contest import Contestant, ContestDecision, decide_contest
 from tidemill.stores.retraining.contests import ContestChallenger, ContestRow
@@ -35,35 +35,38 @@ def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> Cont
 @pytest.mark.parametrize(
     ("decision", "words"),
     [
-        (judged(60, 0.4, 0.1), "40 more labels before anybody can win"),
-        (judged(300, 0.30, 0.26), "At its pace about"),
-        (judged(300, 0.2, 0.21, seed=3), "not ahead; if nobody is, the champion stays in 200"),
+        (judged(60, 0.4, 0.1), "40 more labels before any challenger can win"),
+        (judged(300, 0.30, 0.26), "At this rate about"),
+        (
+            judged(300, 0.2, 0.21, seed=3),
+            "not ahead. If no challenger is, the champion stays in 200",
+        ),
         (judged(200, 0.9, 0.1), "It won"),
         (judged(400, 0.1, 0.9), "did not win"),
     ],
 )
 def test_what_is_missing_is_said(decision: ContestDecision, words: str) -> None:
     (found,) = decision.contestants
-    assert words in needs(found, decision, POLICY)
+    assert words in describe_progress(found, decision, POLICY)
 
 
 def test_a_pace_that_does_not_suffice_is_told() -> None:
     slow = Contestant(CHALLENGER.name, loss=0.29, better=0.2, worse=0.0)
     decision = ContestDecision("open", 300, 3.0, 0.30, (slow,), "Not decided yet.")
-    assert needs(slow, decision, POLICY) == (
-        "At its pace about 4200 more labels; 700 are left, so the champion would stay."
+    assert describe_progress(slow, decision, POLICY) == (
+        "At this rate about 4200 more labels; 700 are left, so the champion would stay."
     )
 
 
 def test_evidence_is_a_share_of_what_decides_and_never_more_than_all() -> None:
-    found = shown(row(judged(200, 0.9, 0.1), state="won", winner="2"), POLICY)
+    found = contest_values(row(judged(200, 0.9, 0.1), state="won", winner="2"), POLICY)
     assert found is not None
     assert found["lines"][0].better == 1.0
     assert found["until"] is None
 
 
 def test_a_contest_without_labels_has_an_end_all_the_same() -> None:
-    found = shown(row(), POLICY)
+    found = contest_values(row(), POLICY)
     assert found is not None
     assert found["decision"] is None
     assert found["until"] == 1_000.0 + 7 * 86_400
@@ -71,4 +74,4 @@ def test_a_contest_without_labels_has_an_end_all_the_same() -> None:
 
 
 def test_there_may_have_been_none() -> None:
-    assert shown(None, POLICY) is None
+    assert contest_values(None, POLICY) is None
