@@ -169,7 +169,7 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     page.get_by_role("link", name="Roll back").click()
     page.locator("#reason").fill("back again")
     page.get_by_role("button", name="Roll back to v1").click()
-    page.get_by_text("Version 1 is champion again").wait_for()
+    page.get_by_text("version 1 is champion again").wait_for()
     visit(page, served, "/audit")
     table = page.locator("table").inner_text()
     assert "seen in the console" in table

@@ -500,7 +500,7 @@ def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) 
     asked = eventually(visitor, "/models/flowers/rollback", "Roll back to v1")
     assert "Champion v2 v1" in asked
     back = visitor.send("/models/flowers/rollback", reason="enough")
-    assert "Version 1 is champion again." in words(back)
+    assert "Rolled back: version 1 is champion again." in words(back)
     assert platform.audit.page(action="version.rollback", limit=1).items[0]["reason"] == "enough"
     moved = visitor.send("/models/flowers/versions/2/stage", stage="Staging", reason="look")
     assert "Version 2 is in stage Staging now." in words(moved)
@@ -532,7 +532,7 @@ def test_a_canary_shows_what_changes_is_set_and_taken_back(house: House) -> None
 @pytest.mark.parametrize(
     ("query", "status", "said"),
     [
-        ("version=2&share=0", 422, "'0' is no share of the callers"),
+        ("version=2&share=0", 422, "'0' is not a share of the callers"),
         ("version=2&share=101", 422, "'101' is not a share"),
         ("version=2&share=nan", 422, "'nan' is not a share"),
         ("version=2&share=much", 422, "'much' is not a share"),
