@@ -10,6 +10,8 @@
 A bundle is identified by its digest, the sha256 of manifest.json. The manifest contains the hash of
 every other file, so the digest covers the whole folder. The data plane unpickles nothing from it;
 the contents of model.tar are run by another process, and only if the operator trusts the registry.
+
+See decision 001.
 """
 
 from __future__ import annotations

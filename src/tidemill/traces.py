@@ -1,7 +1,7 @@
 """OpenTelemetry traces, with the extra `otel`, which is imported only if traces are enabled.
 
 The standard variables enable them: OTEL_EXPORTER_OTLP_ENDPOINT (or its TRACES form), or
-OTEL_TRACES_EXPORTER=otlp. A thread sends the spans in batches over OTLP/HTTP.
+OTEL_TRACES_EXPORTER=otlp. A thread sends the spans in batches over OTLP/HTTP. See decision 151.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A page waits for a third of a second at most. After that it shows the last value, or that it is
 loading; the live page shows the new value a moment later. Open consoles share each query.
+
+See decision 112.
 """
 
 from __future__ import annotations

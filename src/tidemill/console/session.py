@@ -3,7 +3,7 @@
 The cookie holds the key's id, and when the session started and was last used. It is signed with a
 secret derived from the key file, so it is valid on every server that reads the file, survives a
 restart, and is worthless once the key is revoked or expired. It is not an API key: the API and the
-data plane do not accept it.
+data plane do not accept it. See decision 111.
 """
 
 from __future__ import annotations

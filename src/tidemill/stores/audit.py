@@ -3,7 +3,7 @@
 Each row's hash is the SHA-256 of the previous row's hash followed by the row's content in canonical
 JSON, so a changed or missing row breaks the chain from there on. A signed checkpoint file in the
 home, with the number and hash of the newest row, detects what a chain alone cannot: that its end
-was cut off, or that all of it was rewritten.
+was cut off, or that all of it was rewritten. See decision 052.
 """
 
 from __future__ import annotations

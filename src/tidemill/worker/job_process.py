@@ -1,4 +1,7 @@
-"""The process of a job as its worker sees it: started, listened to, measured and killed."""
+"""The process of a job as its worker sees it: started, listened to, measured and killed.
+
+See decision 051.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The servers of `tidemill up --scaled`: PostgreSQL, Redis and MLflow.
 
-Servers that the settings name are used; the others are started on loopback.
+Servers that the settings name are used; the others are started on loopback. See decision 055.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 A day is rewritten only if the database has more rows than its file, or other labels. A file appears
 complete or not at all. Rows that retention has deleted stay in the files: a day with fewer rows in
-the database than in its file is not rewritten.
+the database than in its file is not rewritten. See decision 093.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Drains the journal's segments into the database; see `tidemill.loop.ingest.process`."""
+"""Drains the journal's segments into the database; see `tidemill.loop.ingest.process`.
+
+See decision 090.
+"""
 
 from __future__ import annotations
 

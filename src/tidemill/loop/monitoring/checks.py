@@ -2,7 +2,7 @@
 
 Windows do not overlap, so every row is tested once and a false-alarm probability of one in a
 hundred stays that. A check is due when enough rows have arrived since the last one, or enough time
-has passed. A forced check takes the newest rows whether one is due or not.
+has passed. A forced check takes the newest rows whether one is due or not. See decision 095.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 The file is the same for SQLite and PostgreSQL, so it can also move a system from one to the other,
 or to another home; see `tidemill.loop.operations.restore`. The journal is copied first and the
-artifacts last, so that everything that rows refer to is in the backup.
+artifacts last, so that everything that rows refer to is in the backup. See decision 053.
 """
 
 from __future__ import annotations

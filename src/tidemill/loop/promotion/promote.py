@@ -4,7 +4,7 @@
 
 Every change is a `Transition`, recorded with `audit` before it is made: a change that cannot be
 recorded does not happen. The evidence is stored with the version, as an artifact of its run and as
-tags, whether it passed the gate or not.
+tags, whether it passed the gate or not. See decision 046.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 In order of preference: ONNX as it is; a network that torch exports, or an estimator that compiles
 (scikit-learn, XGBoost, LightGBM, CatBoost); a worker process that runs MLflow's `pyfunc`. Models
 that have to be unpickled, or run as they are, require an operator who trusts the registry. If no
-form works, the error lists what was tried and why it failed.
+form works, the error lists what was tried and why it failed. See decisions 062 and 132.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The registry is asked for the versions that should be served. Missing bundles are downloaded,
 checked against the registry's digests and installed, and the shelf's state is rewritten. If MLflow
 cannot be reached or a bundle is corrupt, the shelf stays as it is and the server keeps serving.
+
+See decision 047.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From the best trial to a registered version: bundle, MLflow model, plots, registry."""
+"""From the best trial to a registered version: bundle, MLflow model, plots, registry.
+
+See decision 012.
+"""
 
 from __future__ import annotations
 

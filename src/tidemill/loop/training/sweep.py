@@ -6,6 +6,8 @@
 
 Trials of a guided search come from one Optuna study that all workers share. A trial's model is not
 moved between workers: the winner is fitted again, with the same seed, where it is registered.
+
+See decision 054.
 """
 
 from __future__ import annotations

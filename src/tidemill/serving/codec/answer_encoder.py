@@ -1,7 +1,7 @@
 """Encodes native answers as JSON.
 
 msgspec formats the numbers: it takes a twentieth of Python's time per float and writes the shortest
-text that parses back to the same double.
+text that parses back to the same double. See decision 033.
 """
 
 from __future__ import annotations

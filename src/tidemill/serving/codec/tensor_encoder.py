@@ -1,4 +1,7 @@
-"""Encodes checked rows as the arrays that the compiled model takes and the journal stores."""
+"""Encodes checked rows as the arrays that the compiled model takes and the journal stores.
+
+See decision 033.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 send the responses.
 
 The event loop reads every ready socket before it calls `commit`, so requests that arrive together
-are run together, and none of them waits for others to arrive.
+are run together, and none of them waits for others to arrive. See decision 031.
 """
 
 from __future__ import annotations

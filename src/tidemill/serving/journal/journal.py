@@ -8,7 +8,7 @@
 
 A process appends to its own segments, and any number of processes share one folder; the format and
 the reader are in `tidemill.serving.journal.segments`. A commit is written, not fsynced: it survives
-any end of the process, but not a power failure.
+any end of the process, but not a power failure. See decisions 040, 130 and 131.
 """
 
 from __future__ import annotations

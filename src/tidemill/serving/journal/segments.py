@@ -17,6 +17,8 @@ sends.
         page = read_segment(segment.path, offset)
         ...store page.records and page.next_offset in one transaction...
         if page.finished: discard(segment.path)
+
+See decisions 040 and 130.
 """
 
 from __future__ import annotations

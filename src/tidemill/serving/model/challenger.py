@@ -3,7 +3,7 @@
 
 A shadow handles the request's body again, in the same protocol, after the champion's response has
 left. Copies are queued until the server is idle; on a busy server a few run at intervals. Copies
-that do not fit into the queue are dropped and counted.
+that do not fit into the queue are dropped and counted. See decision 063.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs a model in ONNX Runtime."""
+"""Runs a model in ONNX Runtime.
+
+See decision 023.
+"""
 
 from __future__ import annotations
 

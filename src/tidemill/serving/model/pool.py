@@ -1,7 +1,7 @@
 """The models in service: which version answers under which name, and how versions are swapped.
 
 A new version is loaded and tested in a thread while the old one keeps answering; then a single
-assignment replaces it. Requests that started with the old version finish with it.
+assignment replaces it. Requests that started with the old version finish with it. See decision 037.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The response cache's Redis tier: Redis behind a time limit and a circuit breaker."""
+"""The response cache's Redis tier: Redis behind a time limit and a circuit breaker.
+
+See decision 042.
+"""
 
 from __future__ import annotations
 

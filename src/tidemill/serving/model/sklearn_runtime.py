@@ -2,7 +2,7 @@
 
 Imported only for a bundle that needs it. skops rebuilds objects by type, without unpickling, and
 refuses every type that is neither in its own list nor in the one here; the list in a bundle's
-manifest is ignored. Needs `pip install 'tidemill[native]'`.
+manifest is ignored. Needs `pip install 'tidemill[native]'`. See decision 133.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ is the same:
 3. Everything else (other methods, queries, chunked bodies, Expect, HTTP/1.0, refusals, upgrades)
    goes through the ASGI app, as in uvicorn.
 
-Responses leave in the order of the requests, whichever path each request took.
+Responses leave in the order of the requests, whichever path each request took. See decision 030.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 All accept connections from one listening socket that the parent opened, so a connection goes to a
 process that is free, and none is lost when a process dies. The parent does nothing else: it has no
-threads and no models.
+threads and no models. See decision 036.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ An increment is a store into shared memory, so the counts of a killed process ar
 process can sum the counts of all. `<name>.counts` contains the doubles, `<name>.names` one JSON
 line per series: [first slot, number of slots, kind, name, labels]. The owner locks its names file,
 which tells whether it is alive: counters of dead processes still count, their gauges do not.
+
+See decision 035.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     tensor            unchanged
 
 Only scikit-learn, pandas and the standard library are used, so that a logged model can be loaded
-without Tidemill.
+without Tidemill. See decision 024.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which rows are held out: decided by their contents, so that it is stable when rows are added."""
+"""Which rows are held out: decided by their contents, so that it is stable when rows are added.
+
+See decision 010.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ autocorrelation time tau, the mean of n rows varies like that of n / tau indepen
 effective sample size).
 
 Sources: batch means, Flegal & Jones, Ann. Statist. 38 (2010) 1034; the ratio of mean square
-successive differences, von Neumann, Ann. Math. Statist. 12 (1941) 367.
+successive differences, von Neumann, Ann. Math. Statist. 12 (1941) 367. See decision 174.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ right answer to the same input has changed (concept drift); only labels show tha
 `tidemill.steps.decay.check` uses them.
 
 Sources: confidence-based performance estimation, Kivimäki et al., JAIR 82 (2025); scaling of
-logits, Platt, "Advances in Large Margin Classifiers" (1999) 61.
+logits, Platt, "Advances in Large Margin Classifiers" (1999) 61. See decision 086.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ The monitoring window's metric has a bootstrap distribution, the held-out metric
 the model counts as degraded when their difference exceeds `tolerance` beyond chance. Without
 labels, `tidemill.steps.decay.cbpe` estimates the accuracy from confidences. `assess` combines both
 with `tidemill.steps.drift.check`: drift is a reason to look, a degraded model a reason to act.
+
+See decision 087.
 """
 
 from __future__ import annotations

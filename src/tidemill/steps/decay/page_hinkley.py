@@ -4,7 +4,7 @@ Its threshold follows from how rarely a false alarm may come. The detector is a 
 `msgspec.json` saves and restores it between batches.
 
 Sources: Page, Biometrika 41 (1954) 100; the time between false alarms, Lorden, Ann. Math. Statist.
-42 (1971) 1897; Bennett's inequality, JASA 57 (1962) 33.
+42 (1971) 1897; Bennett's inequality, JASA 57 (1962) 33. See decision 085.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ large enough to matter; and enough distinct rows. Where nothing has changed, the
 alarm in a check is at most `alpha`.
 
 Drift does not mean that the model is worse; `tidemill.steps.decay.check` decides that.
+
+See decision 082.
 """
 
 from __future__ import annotations

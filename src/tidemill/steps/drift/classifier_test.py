@@ -7,6 +7,8 @@ which keeps the p-value valid for any sample size, distribution and choice of fe
 
 Sources: Lopez-Paz & Oquab, "Revisiting Classifier Two-Sample Tests" (ICLR 2017); leave-one-out
 predictions of ridge regression, Golub, Heath & Wahba, Technometrics 21 (1979) 215.
+
+See decision 084.
 """
 
 from __future__ import annotations

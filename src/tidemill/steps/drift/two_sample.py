@@ -5,7 +5,7 @@ handles ties by construction. The p-values are valid for every distribution.
 
 Sources: rank tests with scores and their permutation variance, Hájek, Šidák & Sen, "Theory of Rank
 Tests" (1999), 3.3; Kolmogorov-Smirnov with Stephens' small-sample factor, JRSS B 32 (1970) 115;
-Benjamini & Hochberg, JRSS B 57 (1995) 289.
+Benjamini & Hochberg, JRSS B 57 (1995) 289. See decision 081.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Compared on held-out rows, and on rows generated from them that cover rare input
 independently, missing values wherever allowed, the ends of every range, every category, unknown
 texts. Labels must be identical. A probability p must agree within 1e-5 relative to max(p, 0.01), a
 value v within 1e-5 relative to max(|v|, s / 10), where s is the standard deviation of the native
-predictions. Below these floors, rounding alone changes the last digits.
+predictions. Below these floors, rounding alone changes the last digits. See decision 022.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ at most 1,000, drawn with a fixed seed, null where missing, numbers to seven dig
 
 The single numbers of a tensor mean little alone, so its profile has three summaries of each row
 instead: mean, standard deviation and share of zeros, under names such as "image:mean" (see
-`tensor_summaries`).
+`tensor_summaries`). See decisions 025 and 080.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Rows are held out by a number derived from their content (`tidemill.steps.data.split`): in each
 class, those with the lowest numbers. So a split is described by the highest number held out, the
 cut: whatever rows are added or removed, a row at or below the cut was held out or was not there.
+
+See decision 045.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ All conditions must hold; they are checked in this order:
 
 An equal challenger does not pass, because a change without a gain is only a risk. Half of the ties
 count against it because on few rows most samples tie: a challenger that is better on one row of 100
-is behind in no sample, but chance alone has that result half of the time.
+is behind in no sample, but chance alone has that result half of the time. See decision 044.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The colours are Okabe and Ito's palette. Whatever a colour says is also said by a shape, a line
 style or a word. Styles are set on each figure, because matplotlib's global settings are shared by
-all threads of a process.
+all threads of a process. See decision 146.
 """
 
 from __future__ import annotations

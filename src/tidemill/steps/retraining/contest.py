@@ -12,6 +12,8 @@ never wins.
 
 Sources: Ville, "Étude critique de la notion de collectif" (1939); Waudby-Smith & Ramdas,
 "Estimating means of bounded random variables by betting", JRSS B 86 (2024) 1.
+
+See decisions 100 and 173.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A model can be far from what is possible now without having degraded: it was trained while the data
 were already changing, or they change so slowly that its losses stay within what held-out rows
 allow. The newer model is trained on as many rows as the champion, so it can be better only because
-its rows are newer.
+its rows are newer. See decision 103.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 How much of the past still applies is unknown. After an abrupt change only the rows since are right;
 where nothing changed, all rows are best; where old conditions return, old rows are useful. So the
-window is searched like a hyperparameter, over a few sizes that are far apart.
+window is searched like a hyperparameter, over a few sizes that are far apart. See decision 101.
 """
 
 from __future__ import annotations

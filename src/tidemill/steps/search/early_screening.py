@@ -3,6 +3,8 @@
 An estimator with `partial_fit` and `max_iter` (SGD, the perceptrons, ...) is trained pass by pass
 on some of the training rows and scored on others; a setting that is clearly behind is pruned. The
 screened estimator is discarded: a setting that is not pruned is fitted from scratch on all rows.
+
+See decision 190.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reporting of a neural network's epochs while it is fitted: progress, scores, and Ctrl-C."""
+"""Reporting of a neural network's epochs while it is fitted: progress, scores, and Ctrl-C.
+
+See decision 075.
+"""
 
 from __future__ import annotations
 

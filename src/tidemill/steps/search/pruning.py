@@ -5,6 +5,8 @@
 
 A trial is compared, at the same step, with the trials that ran to their end. The first few trials
 of a search always do, so that there is something to compare with and a search always has a model.
+
+See decision 191.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@
 A waiting job is claimed like a queued one, once its `not_before` has passed. `attempts` counts
 claims and is the fencing token: every write to a running job names the attempt it belongs to, so a
 worker that was thought dead and comes back cannot write to a job that was given to another.
+
+See decision 050.
 """
 
 from __future__ import annotations

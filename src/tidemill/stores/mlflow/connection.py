@@ -1,7 +1,7 @@
 """Calls to MLflow that fail within seconds when it is down, and raise Tidemill's own errors.
 
 connection = MlflowConnection("http://127.0.0.1:5000")
-run = connection.call(lambda client: client.get_run(run_id))
+run = connection.call(lambda client: client.get_run(run_id)) See decision 002.
 """
 
 from __future__ import annotations

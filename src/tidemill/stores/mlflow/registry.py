@@ -2,7 +2,7 @@
 
 registry = Registry("sqlite:///.tidemill/mlflow.db")
 version = registry.resolve("models:/iris-classifier@champion")
-bundle = registry.fetch_bundle(version, Path("somewhere"))
+bundle = registry.fetch_bundle(version, Path("somewhere")) See decision 043.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
 
 A run ends as FINISHED; as FAILED with its traceback when the block raises or `fail` is called; as
 KILLED when the process is interrupted. Threads and processes can track runs at the same time.
+
+See decision 011.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Every label that arrives is one row of `feedback`, with one of these outcomes:
     expired     its prediction did not arrive within `TIDEMILL_FEEDBACK_WAIT` seconds
 
 The labels of a prediction are decided in the order in which they arrived, whenever the prediction
-itself arrives: that order alone determines which label is the truth in the end.
+itself arrives: that order alone determines which label is the truth in the end. See decision 092.
 """
 
 from __future__ import annotations
