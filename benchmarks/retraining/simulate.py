@@ -6,7 +6,7 @@ No HTTP and no MLflow: the decisions are those of `tidemill.steps`, the models p
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from sklearn.base import clone
@@ -43,6 +43,13 @@ from tidemill.steps.retraining.training_windows import (
 from tidemill.steps.retraining.trigger_policy import PolicyState, Signal, TriggerContext
 from tidemill.steps.retraining.trigger_policy import decide_triggers as decide_what_follows
 
+#: How the new champion is selected: in a contest; as the best on held-out rows, the champion
+#: included; or as the best on held-out rows of those that are not champion.
+Select = Literal["contest", "gate", "best challenger"]
+
+#: Where autocorrelation of losses widens intervals or delays a decision.
+Widened = Literal["contest", "check", "detector"]
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -67,10 +74,22 @@ class Policy:
     contest: Contest = field(default_factory=Contest)
     since: bool = True
     between: int = 100_000
+    # What follows is on in the product; the ablation study switches it off.
+    again_after: int | None = Retraining().again_after
+    select: Select = "contest"
+    detector: bool = True
+    checks: bool = True
+    accept: bool = True
+    patience: bool = True
+    widen: frozenset[Widened] = frozenset(get_args(Widened))
 
     @property
     def decay(self) -> Decay:
         return Decay(loss_increase=self.loss_increase, rows_between_alarms=self.between)
+
+    def tau(self, where: Widened, estimated: float) -> float:
+        """The autocorrelation time of losses, in rows; 1 where it is left out."""
+        return estimated if where in self.widen else 1.0
 
 
 @dataclass
@@ -80,9 +99,6 @@ class Model:
     cut: int  # first row that it did not learn from
     rows: int
     held: slice  # the rows that its profile was made of
-
-    def answer(self, X: np.ndarray) -> np.ndarray:
-        return self.learner.predict(X)
 
 
 @dataclass
@@ -122,8 +138,32 @@ class Sim:
         self.fits += 1
         return learner.fit(self.s.X[rows], self.s.y[rows])
 
-    def loss(self, a: slice, model: Model, scale: float) -> np.ndarray:
-        return bounded_losses(self.s.task, self.s.y[a], model.answer(self.s.X[a]), scale=scale)
+    def answers(self, model: Model, rows: slice) -> np.ndarray:
+        return model.learner.predict(self.s.X[rows])
+
+    def loss(self, rows: slice, model: Model, scale: float) -> np.ndarray:
+        return bounded_losses(self.s.task, self.s.y[rows], self.answers(model, rows), scale=scale)
+
+    def raw(self, rows: slice, model: Model) -> np.ndarray:
+        return row_losses(self.s.task, self.s.y[rows], self.answers(model, rows))
+
+    def holdout(self, model: Model) -> Holdout:
+        """The model on the rows that it was held out from."""
+        rows = model.held
+        return measure_holdout(self.s.task, self.s.y[rows], self.answers(model, rows))
+
+    def degraded(self, model: Model, holdout: Holdout, rows: slice, tau: float) -> bool:
+        """Return whether the metric of a window is worse than the held-out one."""
+        metric = row_metric(self.s.task)
+        report = check_decay(
+            holdout.metrics[metric],
+            self.s.y[rows],
+            self.answers(model, rows),
+            metric=metric,
+            policy=Decay(),
+            tau=tau,
+        )
+        return report.degraded
 
     def train(self, windows: list[TrainingWindow], end: int) -> list[tuple[float, Model]]:
         """The better candidate of each window on the newest rows, best first."""
@@ -135,9 +175,7 @@ class Sim:
                 if fitted is None:
                     continue
                 model = Model(fitted, w.name, w.end, w.end - w.start, slice(w.end, end))
-                loss = float(
-                    raw(self.s, slice(w.end, end), model.answer(self.s.X[w.end : end])).mean()
-                )
+                loss = float(self.raw(model.held, model).mean())
                 if best is None or loss < best[0]:
                     best = (loss, model)
             if best is not None:
@@ -145,13 +183,9 @@ class Sim:
         return sorted(found, key=lambda r: r[0])
 
 
-def raw(stream: Stream, rows: slice, answers: np.ndarray) -> np.ndarray:
-    return row_losses(stream.task, stream.y[rows], answers)
-
-
 def static(sim: Sim) -> Played:
     a = slice(sim.set.warmup, len(sim.s.y))
-    return Played("static", raw(sim.s, a, sim.first.answer(sim.s.X[a])))
+    return Played("static", sim.raw(a, sim.first))
 
 
 def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> Played:
@@ -161,7 +195,7 @@ def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> Pla
     model, parts, due = sim.first, [], st.warmup + every
     for begin in range(st.warmup, len(s.y), st.batch):
         rows = slice(begin, min(begin + st.batch, len(s.y)))
-        parts.append(raw(s, rows, model.answer(s.X[rows])))
+        parts.append(sim.raw(rows, model))
         known = max(rows.stop - st.delay, st.warmup)
         if rows.stop >= due:
             due += every
@@ -211,7 +245,7 @@ def loop(sim: Sim, p: Policy) -> Played:
     reign(sim, p, state, sim.first, st.warmup, st.warmup)
     for begin in range(st.warmup, len(s.y), st.batch):
         rows = slice(begin, min(begin + st.batch, len(s.y)))
-        state.served.append(raw(s, rows, state.model.answer(s.X[rows])))
+        state.served.append(sim.raw(rows, state.model))
         known = max(rows.stop - st.delay, st.warmup)
         if state.contest is not None:
             settle(sim, p, state, played, known, rows.stop)
@@ -228,12 +262,13 @@ def loop(sim: Sim, p: Policy) -> Played:
 
 def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int) -> None:
     """Make a model champion from `now` on."""
-    held = model.held
-    state.holdout = measure_holdout(sim.s.task, sim.s.y[held], model.answer(sim.s.X[held]))
+    state.holdout = sim.holdout(model)
     state.detector = loss_detector(
         state.holdout,
         p.decay,
-        tau=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
+        tau=p.tau(
+            "detector", robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS))
+        ),
     )
     state.alarms = PolicyState(str(id(model)), float(now))
     state.model, state.since, state.fed, state.judged, state.kept = model, now, now, now, 0
@@ -241,8 +276,8 @@ def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int)
 
 def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
     """What the newest labels say, through the product's own alarms."""
-    signals = [*sequential(sim, state, known), *windows(sim, state, known)]
-    began = state.since + state.detector.run_start
+    signals = [*sequential(sim, p, state, known), *windows(sim, p, state, known)]
+    began = state.since + state.detector.run_start if p.detector else known
     if state.detector.alarm:
         state.detector.reset()
     facts = TriggerContext(
@@ -250,9 +285,10 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
         None if state.asked is None else float(state.asked),
         known - max(state.since, state.asked or 0),
         active="it" if state.contest is not None or state.waiting else None,
-        kept=state.kept,
+        kept=state.kept if p.patience else 0,
     )
-    found = decide_what_follows(Retraining(cooldown=0), state.alarms, signals, facts)
+    policy = Retraining(cooldown=0, again_after=p.again_after)
+    found = decide_what_follows(policy, state.alarms, signals, facts)
     state.alarms = found.state
     if any(firing.retrains for firing in found.proposals):
         state.asked, state.waiting = known, True
@@ -265,37 +301,34 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
     return "decay"
 
 
-def sequential(sim: Sim, state: State, known: int) -> list[Signal]:
+def sequential(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
     """The detector's verdict on every new label."""
     begin = max(state.fed, state.since)
-    if known <= begin:
+    if known <= begin or not p.detector:
         return []
     rows = slice(begin, known)
-    state.detector.update(raw(sim.s, rows, state.model.answer(sim.s.X[rows])))
+    state.detector.update(sim.raw(rows, state.model))
     state.fed = known
-    return (
-        [Signal("decay", True, "run", new_evidence=state.kept > 0)] if state.detector.alarm else []
-    )
+    new = p.accept and state.kept > 0
+    return [Signal("decay", True, "run", new_evidence=new)] if state.detector.alarm else []
 
 
-def windows(sim: Sim, state: State, known: int) -> list[Signal]:
+def windows(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
     """The live metric of a window against the held-out one."""
     decay, metric = Decay(), row_metric(sim.s.task)
+    if not p.checks:
+        return []
     if known - state.judged < decay.rows or metric not in state.holdout.metrics:
         return []
     rows = slice(known - decay.rows, known)
     state.judged = known
     if state.detector.alarm:  # it has said so already
         return []
-    report = check_decay(
-        state.holdout.metrics[metric],
-        sim.s.y[rows],
-        state.model.answer(sim.s.X[rows]),
-        metric=metric,
-        policy=decay,
-        tau=robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS)),
+    tau = p.tau(
+        "check", robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS))
     )
-    return [Signal("decay", report.degraded, "window", decay.consecutive)]
+    degraded = sim.degraded(state.model, state.holdout, rows, tau)
+    return [Signal("decay", degraded, "window", decay.consecutive)]
 
 
 def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
@@ -318,12 +351,12 @@ def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
     if known - judged - size < 0 or known - judged < max(state.model.cut, state.since):
         return False
     state.probed[most] = known
-    w = TrainingWindow("spar", known - judged - size, known - judged)
+    w = TrainingWindow("staleness", known - judged - size, known - judged)
     learner = sim.fit(clone(state.model.learner), w)
     if learner is None:
         return False
     rows, before = slice(known - judged, known), slice(known - judged - 500, known - judged)
-    scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
+    scale = error_scale(sim.raw(before, state.model))
     losses = bounded_losses(sim.s.task, sim.s.y[rows], learner.predict(sim.s.X[rows]), scale=scale)
     found = is_outdated(sim.loss(rows, state.model, scale), losses, p.contest)
     if found:
@@ -349,45 +382,75 @@ def retrain(
     state.detector.reset()
     state.beaten, state.asked = None, known
     before = slice(max(cut - 500, state.change or 0, 0), cut)
-    scale = error_scale(raw(sim.s, before, state.model.answer(sim.s.X[before])))
+    scale = error_scale(sim.raw(before, state.model))
     state.contest = (cut, contestants, cause, scale)
-    settle(sim, p, state, played, known, now)
+    if p.select == "contest":
+        settle(sim, p, state, played, known, now)
+    else:
+        select(sim, p, state, played, known, now)
+
+
+def select(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
+    """Without a contest: the model with the smallest loss on held-out rows is champion at once."""
+    assert state.contest is not None
+    cut, contestants, _, scale = state.contest
+    rows = slice(cut, known)
+    losses = {n: float(sim.loss(rows, m, scale).mean()) for n, m in contestants.items()}
+    best = min(losses, key=losses.__getitem__, default=None)
+    bound = float(sim.loss(rows, state.model, scale).mean()) if p.select == "gate" else np.inf
+    if best is None or losses[best] >= bound:
+        keep(sim, p, state, played, known, now, known - cut)
+    else:
+        promote(sim, p, state, played, known, now, best, known - cut)
 
 
 def earlier(sim: Sim, state: State, cut: int) -> np.ndarray:
     """The champion's losses before anything changed."""
     end = cut if state.change is None else min(state.change, cut)
     rows = slice(max(state.since, end - PRIOR_ROWS), max(state.since, end))
-    return (
-        raw(sim.s, rows, state.model.answer(sim.s.X[rows]))
-        if rows.stop > rows.start
-        else np.zeros(0)
-    )
+    return sim.raw(rows, state.model) if rows.stop > rows.start else np.zeros(0)
 
 
 def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
     assert state.contest is not None
-    cut, contestants, cause, scale = state.contest
+    cut, contestants, _, scale = state.contest
     rows = slice(cut, known)
     d = decide_contest(
         sim.loss(rows, state.model, scale),
         {n: sim.loss(rows, m, scale) for n, m in contestants.items()},
         p.contest,
-        tau=prior_autocorrelation_time(earlier(sim, state, cut)),
+        tau=p.tau("contest", prior_autocorrelation_time(earlier(sim, state, cut))),
     )
-    if d.state == "open":
-        return
-    state.contest = None
     if d.state == "kept":
-        played.swaps.append((now, f"kept ({cause}, {d.rows})"))
-        state.due = state.more = None
-        state.kept += 1
-        state.detector.reset()
-        before = raw(sim.s, rows, state.model.answer(sim.s.X[rows]))[: max(d.rows, 1)]
-        state.detector = retained_champion_detector(state.detector, sim.s.task, before, p.decay)
+        keep(sim, p, state, played, known, now, d.rows)
+    elif d.state == "won":
+        promote(sim, p, state, played, known, now, str(d.winner), d.rows)
+
+
+def keep(
+    sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, seen: int
+) -> None:
+    """The champion stays after `seen` rows of the contest."""
+    assert state.contest is not None
+    cut, _, cause, _ = state.contest
+    played.swaps.append((now, f"kept ({cause}, {seen})"))
+    state.contest = state.due = state.more = None
+    state.kept += 1
+    state.detector.reset()
+    if not p.accept:
         return
-    winner = contestants[str(d.winner)]
-    played.swaps.append((now, f"{d.winner} ({cause}, {d.rows})"))
+    before = sim.raw(slice(cut, known), state.model)[: max(seen, 1)]
+    state.detector = retained_champion_detector(state.detector, sim.s.task, before, p.decay)
+
+
+def promote(
+    sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, name: str, seen: int
+) -> None:
+    """A challenger becomes champion after `seen` rows of the contest."""
+    assert state.contest is not None
+    cut, contestants, cause, scale = state.contest
+    winner, state.contest = contestants[name], None
+    played.swaps.append((now, f"{name} ({cause}, {seen})"))
     state.beaten = (state.model, known, scale)
     crown(sim, p, state, winner, known, now)
     size = cut - (state.change or 0)
@@ -412,7 +475,9 @@ def back_again(sim: Sim, p: Policy, state: State, played: Played, known: int, no
     rows = slice(cut, min(known, cut + p.contest.probation))
     if rows.stop - rows.start < p.contest.fewest:
         return
-    tau = robust_autocorrelation_time(state.lately(sim, cut, AUTOCORRELATION_ROWS))
+    tau = p.tau(
+        "contest", robust_autocorrelation_time(state.lately(sim, cut, AUTOCORRELATION_ROWS))
+    )
     d = decide_probation(
         sim.loss(rows, state.model, scale), sim.loss(rows, former, scale), p.contest, tau=tau
     )
