@@ -157,7 +157,7 @@ class Watcher:
         return results
 
     def run(self, stop: threading.Event, names: Sequence[str] = (), *, every: float) -> None:
-        """Check all models every so many seconds until `stop` is set; retry during outages."""
+        """Check all models every `every` seconds until `stop` is set; retry during outages."""
         outage = False
         while not stop.is_set():
             started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Evaluate a version's bundle: its predictions for held-out rows, its latency and its parity.
+"""Evaluate a version's bundle: its predictions for bundle-out rows, its latency and its parity.
 
 The bundle is loaded as the server loads it, compiled and without unpickling, so that the gate
 decides on what will be served.
@@ -58,18 +58,18 @@ class BundleEvaluator:
         BundleError: The model cannot be loaded.
     """
 
-    def __init__(self, held: Bundle, *, trusted: Iterable[str] = ()) -> None:
-        self.held = held
-        self._runtime = load_runtime(held, trusted=trusted)
+    def __init__(self, bundle: Bundle, *, trusted: Iterable[str] = ()) -> None:
+        self.bundle = bundle
+        self._runtime = load_runtime(bundle, trusted=trusted)
         try:
-            self._milliseconds: float | None = 1000 * smoke_test(held, self._runtime).seconds(1)
+            self._milliseconds: float | None = 1000 * smoke_test(bundle, self._runtime).seconds(1)
         except BundleError:
             self._milliseconds = None
 
     def evidence(self, frame: pd.DataFrame) -> VersionEvidence:
         """Predict rows that the bundle accepts; adds its parity and latency."""
-        held, labels = self.held, self.held.signature.labels
-        outputs = _run(held, self._runtime, frame)
+        bundle, labels = self.bundle, self.bundle.signature.labels
+        outputs = _run(bundle, self._runtime, frame)
         predicted = outputs.values
         if outputs.labels is not None:
             predicted = np.array(labels, dtype=object)[outputs.labels]
@@ -79,14 +79,14 @@ class BundleEvaluator:
             probabilities=outputs.probabilities,
             labels=labels,
             latency_ms=self._milliseconds,
-            parity=held.manifest.parity,
-            native=held.manifest.runtime != "onnx",
+            parity=bundle.manifest.parity,
+            native=bundle.manifest.runtime != "onnx",
             reproduced=self._milliseconds is not None,
         )
 
 
 def evaluate_bundle(
-    held: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()
+    bundle: Bundle, frame: pd.DataFrame, *, trusted: Iterable[str] = ()
 ) -> VersionEvidence:
     """Predict rows that a bundle accepts; adds its parity and latency.
 
@@ -97,11 +97,11 @@ def evaluate_bundle(
     Raises:
         BundleError: The model cannot be loaded.
     """
-    return BundleEvaluator(held, trusted=trusted).evidence(frame)
+    return BundleEvaluator(bundle, trusted=trusted).evidence(frame)
 
 
-def _run(held: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
-    encoder = TensorEncoder(held.signature, held.manifest.inputs)
+def _run(bundle: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
+    encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
     parts = []
     for start in range(0, len(frame), ROWS_A_RUN):
         arrays = _arrays(encoder, frame.iloc[start : start + ROWS_A_RUN])
@@ -134,7 +134,7 @@ def _values(series: pd.Series[Any], column: Column) -> Any:
         return series.to_numpy(dtype=np.float64)
     missing = series.isna().tolist()
     plain = series.astype(object).tolist()
-    if column.kind == "boolean":  # held as float64 where some are missing
+    if column.kind == "boolean":  # bundle as float64 where some are missing
         plain = [value if gap else bool(value) for value, gap in zip(plain, missing, strict=True)]
     return [None if gap else value for value, gap in zip(plain, missing, strict=True)]
 

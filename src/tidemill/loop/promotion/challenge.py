@@ -202,8 +202,10 @@ def _sample(
     labelled = window.labelled & own
     task: Task = "classification" if window.labels else "regression"
     losses = row_losses(task, window.actual[labelled], window.outputs[labelled])
-    held = predictions.latencies(window.model, role=role, version=version, since=since, last=ROWS)
-    return TrafficSample(held, losses)
+    latencies = predictions.latencies(
+        window.model, role=role, version=version, since=since, last=ROWS
+    )
+    return TrafficSample(latencies, losses)
 
 
 def _challenger(registry: Registry, model: str, version: str | int | None) -> ModelVersion | None:

@@ -86,7 +86,7 @@ def compare_versions(
         taken, refused = _accepted(rows.frame[fresh], bundles)
         frame = rows.frame[fresh][taken]
         _refuse_few(len(frame), len(rows.frame))
-        outcomes = [evaluate_bundle(held, frame, trusted=trusted) for held in bundles]
+        outcomes = [evaluate_bundle(bundle, frame, trusted=trusted) for bundle in bundles]
     verdict = evaluate_gate(
         outcomes[0],
         outcomes[1] if champion else None,
@@ -110,10 +110,10 @@ def record_split(registry: Registry, version: ModelVersion, rows: GateRows) -> N
 
 
 def _refuse_incomparable(bundles: list[Bundle]) -> None:
-    tasks = {held.signature.task for held in bundles}
-    targets = {held.signature.target for held in bundles}
+    tasks = {bundle.signature.task for bundle in bundles}
+    targets = {bundle.signature.target for bundle in bundles}
     if len(tasks) > 1 or len(targets) > 1:
-        words = [f"{held.signature.task} of '{held.signature.target}'" for held in bundles]
+        words = [f"{bundle.signature.task} of '{bundle.signature.target}'" for bundle in bundles]
         raise GateError(f"The versions cannot be compared: {' and '.join(words)}.")
 
 
@@ -173,8 +173,8 @@ def _cut(version: ModelVersion) -> Cut | None:
 def _accepted(frame: pd.DataFrame, bundles: list[Bundle]) -> tuple[Mask, list[str]]:
     """Rows that both versions accept, with notes on those that one refuses."""
     taken, notes = np.ones(len(frame), dtype=bool), list[str]()
-    for whose, held in zip(("challenger", "champion"), bundles, strict=False):
-        good = accepted_rows(frame, held.signature)
+    for whose, bundle in zip(("challenger", "champion"), bundles, strict=False):
+        good = accepted_rows(frame, bundle.signature)
         if not good.all():
             notes.append(f"{int((~good).sum())} rows were left out: the {whose} refuses them.")
         taken &= good

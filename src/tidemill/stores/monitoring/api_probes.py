@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from tidemill.stores.database.database import Database
-from tidemill.stores.database.queries import ResultPage, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, read_page
 from tidemill.stores.database.tables import monitor_results
 
 
@@ -63,14 +63,12 @@ class ApiProbes:
     ) -> ResultPage[dict[str, Any]]:
         """Return a page of probes, newest first."""
         table = monitor_results.c
-        wanted = {table.target: target, table.probe: probe}
-        where = [column == value for column, value in wanted.items() if value is not None]
-        where += [] if since is None else [table.time >= since]
+        where = conditions({table.target: target, table.probe: probe}, time=table.time, since=since)
         return read_page(
             self._database,
             monitor_results,
             table.id,
-            where=tuple(where),
+            where=where,
             limit=limit,
             cursor=cursor,
         )

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidemill.errors import ConflictError
 from tidemill.stores.database.database import Database, EpochNow
-from tidemill.stores.database.queries import ResultPage, json_safe, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, json_safe, read_page
 from tidemill.stores.database.tables import drift_results, model_metrics, watches
 from tidemill.stores.monitoring.triggers import (
     NewTrigger,
@@ -132,15 +132,20 @@ class MonitoringResults:
     ) -> ResultPage[dict[str, Any]]:
         """Return a page of `drift_results`, newest first; `whole` selects windows or features."""
         table = drift_results.c
-        wanted = {
-            table.model: model, table.version: version, table.feature: feature, table.test: test,
-            table.drifted: drifted,
-        }  # fmt: skip
-        where = [column == value for column, value in wanted.items() if value is not None]
-        where += [] if since is None else [table.time >= since]
-        where += [] if whole is None else [_is_whole(whole)]
+        where = conditions(
+            {
+                table.model: model,
+                table.version: version,
+                table.feature: feature,
+                table.test: test,
+                table.drifted: drifted,
+            },
+            time=table.time,
+            since=since,
+        )
+        where += () if whole is None else (_is_whole(whole),)
         return read_page(
-            self._database, drift_results, table.id, where=tuple(where), limit=limit, cursor=cursor
+            self._database, drift_results, table.id, where=where, limit=limit, cursor=cursor
         )
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from tidemill.errors import ConflictError, NotFoundError
 from tidemill.policies import Cause
 from tidemill.stores.database.database import Database, EpochNow, new_row_id
-from tidemill.stores.database.queries import ResultPage, json_safe, read_page
+from tidemill.stores.database.queries import ResultPage, conditions, json_safe, read_page
 from tidemill.stores.database.tables import triggers
 from tidemill.stores.monitoring.webhook_outbox import enqueue_event
 
@@ -164,11 +164,13 @@ class Triggers:
     ) -> ResultPage[Trigger]:
         """Return a page of triggers, newest first."""
         table = triggers.c
-        wanted = {table.model: model, table.cause: cause, table.state: state}
-        where = [column == value for column, value in wanted.items() if value is not None]
-        where += [] if since is None else [table.time >= since]
+        where = conditions(
+            {table.model: model, table.cause: cause, table.state: state},
+            time=table.time,
+            since=since,
+        )
         found = read_page(
-            self._database, triggers, table.id, where=tuple(where), limit=limit, cursor=cursor
+            self._database, triggers, table.id, where=where, limit=limit, cursor=cursor
         )
         return ResultPage([_trigger(row) for row in found.items], found.next)
 
