@@ -221,7 +221,7 @@ def test_random_histories_keep_the_invariants(policy: Retraining, steps: Any) ->
 
 @given(policies, steps)
 def test_cause_fires_once_for_each_episode(policy: Retraining, steps: Any) -> None:
-    """Between two triggers of one cause its alarm was over, or enough new labels came."""
+    """Between two triggers of one cause its alarm was over, or enough new labels arrived."""
     world, state = World(), START
     last: dict[str, bool] = {}
     for found_now, pause, labels, ends in steps:
