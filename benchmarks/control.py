@@ -1,9 +1,9 @@
-"""How quick the control plane is: posts while others train, long lists, more workers.
+"""Benchmark the control plane: POST latency during training, long lists, worker scaling.
 
     python -m benchmarks.control [--parts posts,predict,throughput,lists] [--posts 500] ...
 
 Starts private servers on free ports; prints tables and writes docs/benchmarks/control.{md,json}.
-Parts that are not measured keep what control.json says of them.
+Parts that are not measured keep their entry in control.json.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tidemill.stores.jobs.jobs import NewJob
 
 OUT = Path(__file__).parent.parent / "docs" / "benchmarks"
 PARTS = ("posts", "predict", "throughput", "lists")
-#: How many of each; `jobs` is for each worker.
+#: Default counts; `jobs` is per worker.
 SIZES = {"posts": 500, "runs": 10_000, "predictions": 1_000_000, "jobs": 12}
 
 
 def post_latency(settings: Settings, platform: Platform, posts: int) -> dict[str, float]:
-    """POST /train while two trainings run."""
+    """Measure POST /train while two trainings run."""
     key, _ = platform.keys.create(("train",), actor="benchmark")
     with (
         process(settings, "-m", "tidemill.worker", "--concurrency", "2"),
@@ -56,7 +56,7 @@ def post_latency(settings: Settings, platform: Platform, posts: int) -> dict[str
 
 
 def throughput(settings: Settings, platform: Platform, workers: int, count: int) -> float:
-    """Short jobs a second through that many workers of one slot each."""
+    """Measure short jobs per second on `workers` workers with one slot each."""
     light = settings.model_copy(update={"worker_preload": False, "worker_concurrency": 1})
     with ExitStack() as stack:
         for _ in range(workers):
@@ -70,7 +70,7 @@ def throughput(settings: Settings, platform: Platform, workers: int, count: int)
         return round(count / (time.monotonic() - began), 2)
 
 
-class Stage:
+class ControlPlaneBenchmark:
     """Both set-ups on private servers, and the measurements on them."""
 
     def __init__(self, stack: ExitStack, sizes: argparse.Namespace) -> None:
@@ -103,7 +103,7 @@ class Stage:
         return {str(n): throughput(*self.scaled, n, self.sizes.jobs * n) for n in (1, 2, 4)}
 
     def lists(self) -> dict[str, Any]:
-        self.embedded[1].tracking.search_experiments()  # makes MLflow's tables
+        self.embedded[1].tracking.search_experiments()  # creates MLflow's tables
         found = {}
         for (name, each), store in zip(self.setups.items(), self.stores, strict=True):
             fill_mlflow(store, self.sizes.runs)
@@ -113,12 +113,12 @@ class Stage:
 
 
 def measure(sizes: argparse.Namespace, part: str) -> dict[str, Any]:
-    """What a part found, with the sizes and the circumstances it was measured under."""
+    """Measure a part; return the results with sizes, date and load averages."""
     with ExitStack() as stack:
-        stage = Stage(stack, sizes)
+        benchmark = ControlPlaneBenchmark(stack, sizes)
         load = os.getloadavg()[0]
         return {
-            "found": getattr(stage, part)(),
+            "found": getattr(benchmark, part)(),
             "sizes": {name: getattr(sizes, name) for name in SIZES},
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "load_before": round(load, 1),
@@ -127,12 +127,12 @@ def measure(sizes: argparse.Namespace, part: str) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> str:
-    """The page: a section for each part that was ever measured."""
+    """Render the page, with a section for each measured part."""
     lines = [
-        "# The control plane, measured",
+        "# Control plane benchmark",
         "",
         f"`python -m benchmarks.control`, {os.cpu_count()} cores, {machine.machine()}, Python "
-        f"{machine.python_version()}. The load, the servers and the workers share those cores.",
+        f"{machine.python_version()}. The load, the servers and the workers share these cores.",
     ]
     sections = {
         "posts": _posts,
@@ -143,11 +143,11 @@ def report(found: dict[str, Any]) -> str:
     for part, write in sections.items():
         if part in found:
             entry = found[part]
-            lines += ["", *write(entry["found"], entry["sizes"]), "", _circumstances(entry)]
+            lines += ["", *write(entry["found"], entry["sizes"]), "", _conditions(entry)]
     return "\n".join(lines) + "\n"
 
 
-def _circumstances(entry: dict[str, Any]) -> str:
+def _conditions(entry: dict[str, Any]) -> str:
     before, after = entry["load_before"], entry["load_after"]
     return f"{entry['date']}; load average {before} before, {after} after."
 
@@ -169,12 +169,12 @@ def _predict(found: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     return [
         "## /predict on one server process, idle and while two trainings run",
         "",
-        "| idle, a second | training, a second | median share left | 0.75 or more |",
+        "| idle, per second | training, per second | median ratio | 0.75 or more |",
         "|---|---|---|---|",
         f"| {found['idle']:,} | {found['training']:,} | {found['share']} "
         f"| {_met(found['share'] >= 0.75)} |",
         "",
-        "The target of 0.75 is for spare cores; here both fits want a core each.",
+        "The target of 0.75 assumes spare cores; here each of the two fits uses a core.",
     ]
 
 
@@ -182,7 +182,7 @@ def _throughput(found: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     return [
         "## Jobs of one second through workers with one slot each, on Redis",
         "",
-        "| workers | jobs a second |",
+        "| workers | jobs per second |",
         "|---|---|",
         *(f"| {count} | {rate} |" for count, rate in found.items()),
     ]
@@ -200,9 +200,9 @@ def _lists(found: dict[str, Any], sizes: dict[str, int]) -> list[str]:
             for path, row in paths.items()
         ),
         "",
-        "To order runs by a metric, MLflow sorts all of them by every column: with PostgreSQL 75 "
-        "to 100 ms of that figure. The rest is runs as JSON, written by MLflow's server and read "
-        "by its client.",
+        "To order runs by a metric, MLflow sorts all runs by every column, which takes 75 to "
+        "100 ms with PostgreSQL. The rest is spent on encoding and decoding the runs as JSON "
+        "in MLflow's server and client.",
     ]
 
 
@@ -212,21 +212,23 @@ def _met(met: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS), help="which to measure")
-    parser.add_argument("--out", type=Path, default=OUT, help="the folder to write to")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help="parts to measure, comma-separated"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="output folder")
     for name, default in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
-    parts = given.parts.split(",")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"no such parts: {', '.join(sorted(unknown))}")
-    given.out.mkdir(parents=True, exist_ok=True)
-    kept = given.out / "control.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
-    for part in parts:  # each is kept as soon as it is there: all together take minutes
-        found[part] = measure(given, part)
-        kept.write_text(json.dumps(found, indent=2) + "\n")
-        (given.out / "control.md").write_text(report(found))
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "control.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for part in parts:  # saved after each part, because a full run takes minutes
+        found[part] = measure(options, part)
+        path.write_text(json.dumps(found, indent=2) + "\n")
+        (options.out / "control.md").write_text(report(found))
     print(report(found))
 
 

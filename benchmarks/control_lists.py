@@ -1,4 +1,4 @@
-"""How quick lists are when there are many runs and predictions."""
+"""Latency of list routes with many runs and predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tidemill.stores.database.database import Database
 
 
 def fill_mlflow(store: str, runs: int) -> None:
-    """Runs with metrics, parameters and tags, straight into MLflow's tables."""
+    """Insert runs with metrics, parameters and tags directly into MLflow's tables."""
     engine = create_engine(store)
     metadata = MetaData()
     metadata.reflect(engine)
@@ -56,7 +56,7 @@ def fill_mlflow(store: str, runs: int) -> None:
     engine.dispose()
 
 
-#: As many rows in one statement, made by the database itself.
+#: SQL that generates the numbers from 0 to `last`.
 NUMBERS = {
     "postgresql": "SELECT i FROM generate_series(0, :last) AS n(i)",
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < :last) "
@@ -67,7 +67,7 @@ ZEROS = {"postgresql": "'\\x00000000'::bytea", "sqlite": "x'00000000'"}
 
 
 def fill_predictions(database: Database, count: int) -> None:
-    """One prediction a second until now, of one model."""
+    """Insert predictions of one model, one per second until now."""
     values = {
         "id": TEXT[database.dialect],
         "time": ":now - i",
@@ -110,7 +110,7 @@ LISTS = [
 
 
 def list_latency(settings: Settings, platform: Platform) -> dict[str, dict[str, float]]:
-    """Each list `TIMES` times, when every process on the way has answered it."""
+    """Measure each list `TIMES` times, after warming up every process involved."""
     key, _ = platform.keys.create(("admin",), actor="benchmark")
     found = {}
     with api(settings) as client:

@@ -1,4 +1,4 @@
-"""How much of `/predict`'s throughput is left while two trainings run: measured in turns."""
+"""Throughput of `/predict`, idle and while two trainings run, in alternating rounds."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ BUNDLE = Path(__file__).parent.parent / "tests" / "data" / "iris-bundle"
 ROUNDS, SECONDS = 5, 3.0
 
 
-def predictions_a_second(
+def predictions_per_second(
     settings: Settings,
     process: Callable[..., AbstractContextManager[object]],
     training: Callable[[], AbstractContextManager[None]],
 ) -> dict[str, float]:
-    """Medians over rounds that alternate between idle and training, on one server process.
+    """Return medians over alternating idle and training rounds, on one server process.
 
     Args:
-        process: Runs a command with the settings while its block runs.
-        training: Keeps two trainings running while its block runs.
+        process: Context manager that runs a command with the settings.
+        training: Context manager that keeps two trainings running.
     """
     digest = hashlib.sha256((BUNDLE / "manifest.json").read_bytes()).hexdigest()
     placed = install_bundle(settings.shelf, "iris", "1", BUNDLE, digest)
@@ -83,4 +83,4 @@ def _await(url: str, seconds: float = 120.0) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    sys.exit(f"{url} never answered")
+    sys.exit(f"{url} did not answer in time")

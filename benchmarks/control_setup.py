@@ -1,4 +1,4 @@
-"""What the control plane's benchmarks run on: servers, processes, and trainings that last."""
+"""Set-up of the control plane benchmarks: servers, processes and long trainings."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def answers(client: httpx.Client) -> bool:
 
 
 def until(true: Callable[[], bool], what: str) -> None:
-    """Wait, for as long as a busy machine may need."""
+    """Wait until the condition holds; the limit allows for a busy machine."""
     deadline = time.monotonic() + PATIENCE
     while not true():
         if time.monotonic() > deadline:
-            raise SystemExit(f"waited {PATIENCE:.0f} s in vain for {what}")
+            raise SystemExit(f"timed out after {PATIENCE:.0f} s waiting for {what}")
         time.sleep(0.05)
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """Milliseconds at p50, p95 and p99."""
+    """Return p50, p95 and p99 in milliseconds."""
     ordered = sorted(seconds)
     return {
         f"p{q}": round(ordered[min(len(ordered) - 1, len(ordered) * q // 100)] * 1000, 1)
@@ -113,13 +113,13 @@ def opened(home: Path, **changes: Any) -> tuple[Settings, Platform]:
 def fitting(platform: Platform, job_id: str) -> bool:
     job = platform.jobs.get(job_id)
     if job.done:
-        raise SystemExit(f"a training that was to last has ended: {job.error}")
+        raise SystemExit(f"a long training ended early: {job.error}")
     return job.stage == "fit"
 
 
 @contextmanager
 def training(settings: Settings, platform: Platform) -> Iterator[None]:
-    """Two fits that last as long as the block, on a worker that runs already."""
+    """Run two fits for the duration of the block, on a running worker."""
     long = NewJob("train", "flowers", settings.project, {"overrides": {"net": {"rounds": 10**9}}})
     busy = [platform.submit(long)[0].id for _ in range(2)]
     until(lambda: all(fitting(platform, each) for each in busy), "two fits")

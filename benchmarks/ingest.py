@@ -1,11 +1,11 @@
-"""How fast ingest stores what the journal holds, beside what the same databases can do at best.
+"""Throughput of ingest, compared with the fastest bulk insert of the same database.
 
     .venv/bin/python -m benchmarks.ingest --postgres postgresql://postgres@127.0.0.1:5432/postgres
 
-For each kind of traffic a journal is written once. Then, in turns: ingest drains a copy of it into
-an empty table; the limits write the very same rows, made beforehand, with nothing else around it:
-`COPY` on PostgreSQL, `executemany` in one transaction on SQLite, each into the same table with its
-indexes. Medians of the turns; ratios are to the limit of the same turn.
+A journal is written once per kind of traffic. Each round measures two things: ingest draining a
+copy of the journal into an empty table, and the upper bound, a bulk insert of the same prepared
+rows into the same table with its indexes (`COPY` on PostgreSQL, `executemany` in one transaction on
+SQLite). Results are medians over the rounds; ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from tidemill.stores.predictions.prediction_rows import PredictionRow, rows_from
 
 PAGE = Path("docs/benchmarks/ingest.md")
 KINDS = {
-    # name: rows, rows a record, inputs, labels
+    # name: rows, rows per record, inputs, labels
     "one row of 30 numbers": (200_000, 1, 30, 2),
     "batches of 100 rows": (200_000, 100, 30, 2),
-    "one row, inputs not kept": (200_000, 1, 0, 2),
+    "one row, inputs not stored": (200_000, 1, 0, 2),
     "one image of 784 numbers": (40_000, 1, 784, 10),
 }
-COMMIT = 16  # records of one turn of the server's loop
+COMMIT = 16  # records of one event-loop tick
 
 
 def write_journal(folder: Path, kind: str, scale: float) -> None:
-    """A journal as a server writes it."""
+    """Write a journal as a server does."""
     count, size, inputs, labels = KINDS[kind]
     count = int(count * scale)
     random = np.random.default_rng(7)
@@ -96,7 +96,7 @@ def empty(database: Database) -> None:
 
 
 def server_cpu(database: Database) -> float:
-    """Seconds of CPU that PostgreSQL's side of our one connection has used, if it runs here."""
+    """Return the CPU seconds of the PostgreSQL process of our connection, if it is local."""
     if database.dialect == "sqlite":
         return 0.0
     with database.read() as connection:
@@ -109,7 +109,7 @@ def server_cpu(database: Database) -> float:
 
 
 def ingest(database: Database, journal: Path, rows: int) -> tuple[float, float, float]:
-    """Seconds, and seconds of CPU of this process and of the database's."""
+    """Return wall seconds, and CPU seconds of this process and of the database's process."""
     with tempfile.TemporaryDirectory(dir=journal.parent) as scratch:
         copy = Path(scratch) / "journal"
         shutil.copytree(journal, copy)
@@ -122,7 +122,7 @@ def ingest(database: Database, journal: Path, rows: int) -> tuple[float, float, 
 
 
 def copy_text(rows: list[PredictionRow]) -> bytes:
-    """The rows as PostgreSQL's own text format."""
+    """Encode the rows in PostgreSQL's COPY text format."""
     out = io.StringIO()
     for row in rows:
         cells = (
@@ -134,7 +134,7 @@ def copy_text(rows: list[PredictionRow]) -> bytes:
 
 
 def limit(database: Database, rows: list[PredictionRow]) -> Callable[[], None]:
-    """The barest way to get the same rows into the same table, in one transaction."""
+    """Return the fastest bulk insert of the rows into the same table, in one transaction."""
     columns = ", ".join(PredictionRow._fields)
     if database.dialect == "sqlite":
         marks = ", ".join("?" * len(PredictionRow._fields))
@@ -161,13 +161,13 @@ def limit(database: Database, rows: list[PredictionRow]) -> Callable[[], None]:
     return copy
 
 
-def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
+def measure(database: Database, journal: Path, rounds: int) -> dict[str, Any]:
     pages = [read_segment(s.path, limit=s.size) for s in segments(journal)]
     records: list[JournalRecord] = [record for page in pages for record in page.records]
     rows = [row for record in records for row in rows_from_record(record)]
     bare = limit(database, rows)
     ours, here, there, limits = [], [], [], []
-    for _ in range(turns):
+    for _ in range(rounds):
         empty(database)
         spent = ingest(database, journal, len(rows))
         for times, each in zip((ours, here, there), spent, strict=True):
@@ -187,7 +187,7 @@ def measure(database: Database, journal: Path, turns: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def databases(folder: Path, postgres: str | None) -> Iterator[dict[str, Database]]:
-    """An empty database of each kind."""
+    """Create an empty database of each kind."""
     opened = {"SQLite": Database(f"sqlite:///{folder / 'benchmark.db'}")}
     name = f"tm_bench_{secrets.token_hex(4)}"
     if postgres is not None:
@@ -210,11 +210,11 @@ def databases(folder: Path, postgres: str | None) -> Iterator[dict[str, Database
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def page(results: dict[str, dict[str, dict[str, Any]]], turns: int) -> str:
-    """The table for the documentation."""
+def page(results: dict[str, dict[str, dict[str, Any]]], rounds: int) -> str:
+    """Render the table for the documentation."""
     lines = [
-        "| database | traffic | rows/s | slowest turn | the limit, rows/s | share of the limit "
-        "| CPU of ingest, us a row | CPU of the database, us a row |",
+        "| database | traffic | rows/s | slowest round | upper bound, rows/s | share of the bound "
+        "| CPU of ingest, us per row | CPU of the database, us per row |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for database, kinds in results.items():
@@ -226,15 +226,15 @@ def page(results: dict[str, dict[str, dict[str, Any]]], turns: int) -> str:
                 f"| {found['cpu_microseconds_a_row']:.1f} "
                 f"| {found['server_microseconds_a_row']:.1f} |"
             )
-    return "\n".join(lines) + f"\n\nMedians of {turns} turns."
+    return "\n".join(lines) + f"\n\nMedians of {rounds} rounds."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=__doc__)
-    parser.add_argument("--postgres", help="a server in which a database may be made")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of rows")
-    parser.add_argument("--json", type=Path, help="a file for the figures")
+    parser.add_argument("--postgres", help="URL of a server on which a database can be created")
+    parser.add_argument("--rounds", "--turns", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of rows")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     results: dict[str, dict[str, dict[str, Any]]] = {}
     reduce_gc()
@@ -245,11 +245,11 @@ def main() -> None:
                 journal = folder / f"journal{number}"
                 write_journal(journal, kind, options.scale)
                 for name, database in opened.items():
-                    found = measure(database, journal, options.turns)
+                    found = measure(database, journal, options.rounds)
                     results.setdefault(name, {})[kind] = found
                     print(name, kind, json.dumps(found), flush=True)
                 shutil.rmtree(journal)
-    print(page(results, options.turns))
+    print(page(results, options.rounds))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

@@ -1,9 +1,8 @@
 """What the journal costs per event-loop tick, part by part: `python -m benchmarks.journal`.
 
 The parts are those of `tidemill.serving.model.prediction_recorder` and
-`tidemill.serving.journal.journal`, in a tight loop, which finds all of
-their code and tables in the processor's caches: the least that they cost. What they cost a server
-beside everything else, `python -m benchmarks.serving` tells.
+`tidemill.serving.journal.journal`. They run in a tight loop with warm processor caches, so the
+figures are lower bounds; `python -m benchmarks.serving` measures the cost inside a server.
 """
 
 from __future__ import annotations
@@ -37,35 +36,35 @@ NUMBER, REPEAT = 1000, 60
 
 
 class Tick:
-    """So many requests of one row each, answered, to be recorded."""
+    """The answered one-row requests of one event-loop tick, ready to be recorded."""
 
     def __init__(self, journal: Journal, requests: int) -> None:
-        held = bundle.read(BUNDLE)
-        encoder = TensorEncoder(held.signature, held.manifest.inputs)
+        model = bundle.read(BUNDLE)
+        encoder = TensorEncoder(model.signature, model.manifest.inputs)
         buffer = encoder.new_buffer(requests)
         buffer[:] = np.random.default_rng(0).normal(size=buffer.shape)
         self.journal = journal
         self.recorder = PredictionRecorder(journal, "iris", "1", encoder, buffer)
         next_id, route = id_source(), Route("POST", "/predict", lambda request: None)
-        self.works = [
+        self.items = [
             BatchItem(
                 Request(
                     Admission(route, None, key_id="k_1234567890"),
                     b"", next_id(), time.monotonic(), lambda response, block: None,
                 ),
-                None, 1, lambda request, outputs, start, stop: None, start=place,
+                None, 1, lambda request, outputs, start, stop: None, start=index,
             )
-            for place in range(requests)
+            for index in range(requests)
         ]  # fmt: skip
-        likely = np.full((requests, len(held.signature.labels)), 0.5, np.float32)
-        self.outputs = Outputs(np.zeros(requests, np.int64), likely, None)
-        self.outputs.label_list  # noqa: B018  made for the answers already
+        probabilities = np.full((requests, len(model.signature.labels)), 0.5, np.float32)
+        self.outputs = Outputs(np.zeros(requests, np.int64), probabilities, None)
+        self.outputs.label_list  # noqa: B018  computed before recording, as for responses
 
     def record(self) -> None:
         self.outputs._floats = None
-        self.recorder.write(self.works, self.outputs, "champion", (time.time(), time.monotonic()))
+        self.recorder.write(self.items, self.outputs, "champion", (time.time(), time.monotonic()))
 
-    def record_and_forget(self) -> None:
+    def record_and_discard(self) -> None:
         self.record()
         self.journal._pending.clear()
 
@@ -83,23 +82,23 @@ class Tick:
         segment = journal._segment
         assert segment is not None
         found = {
-            "the columns of the run": _microseconds(self.record_and_forget),
+            "columns of the run": _microseconds(self.record_and_discard),
             "MessagePack": _microseconds(lambda: journal._encode(runs)),
-            "the checksum": _microseconds(lambda: zlib.adler32(payload, 1)),
+            "checksum": _microseconds(lambda: zlib.adler32(payload, 1)),
             "write(2)": _microseconds(lambda: os.write(segment._descriptor, frame)),
         }
         whole = _microseconds(self.record_and_commit)
-        return found | {"the rest": whole - sum(found.values()), "all of it": whole}
+        return found | {"other": whole - sum(found.values()), "total": whole}
 
 
 def _microseconds(part: Callable[[], Any]) -> float:
-    """The median of many tries: the least is luck with a shared processor."""
+    """Return the median of many repetitions; the minimum is noise on a shared processor."""
     return statistics.median(timeit.repeat(part, number=NUMBER, repeat=REPEAT)) / NUMBER * 1e6
 
 
 @contextmanager
 def _journal() -> Iterator[Journal]:
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # the disk, where /tmp is memory
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:  # on disk; /tmp may be in memory
         journal = Journal(Path(folder), JournalOptions(max_bytes=64 << 30))
         yield journal
         journal.close()
@@ -108,11 +107,15 @@ def _journal() -> Iterator[Journal]:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", default="1,4,16", help="per tick, with commas")
+    parser.add_argument("--requests", default="1,4,16", help="requests per tick, comma-separated")
     sizes = [int(size) for size in parser.parse_args().requests.split(",")]
     with _journal() as journal:
         found = [Tick(journal, size).parts() for size in sizes]
-    print("| microseconds a tick | " + " | ".join(f"{size} requests" for size in sizes) + " |")
+    print(
+        "| microseconds per tick | "
+        + " | ".join(f"{size} request{'s' * (size > 1)}" for size in sizes)
+        + " |"
+    )
     print("| --- |" + " ---: |" * len(sizes))
     for part in found[0]:
         print(f"| {part} | " + " | ".join(f"{each[part]:.2f}" for each in found) + " |")

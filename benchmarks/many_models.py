@@ -1,12 +1,11 @@
-"""Up to 200 small models in one process: memory, start and latency by their number.
+"""Memory, start-up time and latency of one process with up to 200 small models.
 
     .venv/bin/python -m benchmarks.many_models
 
 Half of the models are a scaler with a logistic regression, half a scaler with a forest of 20
-trees, on 30 numbers. Every model is a bundle, a session and a set of buffers of its own, though the
-same bundle is placed under many names. Requests go to a model by chance. Two limits in the
-same run hold as many models and do nothing else: bare ONNX Runtime sessions, and scikit-learn's
-own pipelines.
+trees, on 30 numbers. Every model has its own bundle, session and buffers, although the same bundle
+is installed under many names. Requests go to random models. Two lower bounds in the same run only
+hold the same number of models: bare ONNX Runtime sessions and scikit-learn pipelines.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ began = time.perf_counter()
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 cpu = ["CPUExecutionProvider"]
-held = [onnxruntime.InferenceSession(p, options, providers=cpu) for p in sys.argv[1:]]
+loaded = [onnxruntime.InferenceSession(p, options, providers=cpu) for p in sys.argv[1:]]
 """,
     "sklearn": """
 import pickle, sys, time
 began = time.perf_counter()
-held = [pickle.load(open(p, "rb")) for p in sys.argv[1:]]
+loaded = [pickle.load(open(p, "rb")) for p in sys.argv[1:]]
 """,
 }
 REPORT = """
@@ -66,7 +65,7 @@ print(time.perf_counter() - began, rollup.split("Pss:")[1].split()[0])
 
 
 def make(folder: Path) -> tuple[list[Bundle], list[Path]]:
-    """Two bundles, and the pipelines they came from."""
+    """Create two bundles and return them with their source pipelines."""
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     bundles, pickles = [], []
     for estimator in (
@@ -95,11 +94,11 @@ def make(folder: Path) -> tuple[list[Bundle], list[Path]]:
 
 
 def shelve(home: Path, bundles: list[Bundle], count: int) -> str:
-    """A home that serves so many models, and its key."""
+    """Create a home that serves `count` models and return its API key."""
     placed = {}
     for number in range(count):
-        held, name = bundles[number % len(bundles)], f"m{number}"
-        placed[name] = install_bundle(home / "shelf", name, "1", held.path, held.digest)
+        loaded, name = bundles[number % len(bundles)], f"m{number}"
+        placed[name] = install_bundle(home / "shelf", name, "1", loaded.path, loaded.digest)
     write_state(home / "shelf", ShelfState(models=placed, synced_at=time.time()))
     ring, token, _ = keyring.add(keyring.new_keyring(), ("predict",))
     keyring.save(home / "keys.json", ring)
@@ -107,7 +106,7 @@ def shelve(home: Path, bundles: list[Bundle], count: int) -> str:
 
 
 def measure(home: Path, key: str, count: int) -> dict[str, float]:
-    """Start, memory and latency with so many models."""
+    """Measure start-up, memory and latency with `count` models."""
     port, began = free_port(), time.perf_counter()
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", str(port)]
     process = subprocess.Popen(
@@ -121,7 +120,7 @@ def measure(home: Path, key: str, count: int) -> dict[str, float]:
         bodies = [json.dumps({"features": row.tolist()}).encode() for row in rows]
         paths = [f"/models/m{number}/predict" for number in range(count)]
         requests = requests_of(paths, bodies, key)
-        steady(port, requests, rate=RATE, seconds=2.0)  # every buffer is touched once
+        steady(port, requests, rate=RATE, seconds=2.0)  # touch every buffer once
         before = cpu(process.pid)
         found = steady(port, requests, rate=RATE, seconds=SECONDS)
         used = cpu(process.pid) - before
@@ -137,7 +136,7 @@ def measure(home: Path, key: str, count: int) -> dict[str, float]:
 
 
 def cpu(pid: int) -> float:
-    """Seconds that a process has used."""
+    """Return the CPU seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(n) for n in fields[11:13]) / os.sysconf("SC_CLK_TCK")
 
@@ -148,20 +147,23 @@ def pss(pid: int) -> float:
 
 
 def bare(kind: str, paths: list[Path]) -> dict[str, float]:
-    """Seconds and megabytes of a process that only holds the models."""
+    """Measure load seconds and PSS megabytes of a process that only holds the models."""
     command = [sys.executable, "-c", BARE[kind] + REPORT, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, kilobytes = done.stdout.split()
     return {"seconds": float(seconds), "pss_mb": int(kilobytes) / 1024}
 
 
-def page(found: list[dict[str, float]], limits: dict[str, dict[str, float]], words: str) -> str:
-    """The report."""
+def page(
+    found: list[dict[str, float]], limits: dict[str, dict[str, float]], introduction: str
+) -> str:
+    """Render the report."""
     one, most = found[0], found[-1]
     each = (most["pss_mb"] - one["pss_mb"]) / (most["models"] - one["models"])
     lines = [
-        "# Many models in one process", "", words, "", "![Memory and latency](many-models.png)", "",
-        "| models | start to all in service, s | PSS, MB | p50, ms | p99, ms | CPU, us a request |",
+        "# Many models in one process", "", introduction, "",
+        "![Memory and latency](many-models.png)", "",
+        "| models | start to all ready, s | PSS, MB | p50, ms | p99, ms | CPU, us per request |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     lines += [
@@ -170,17 +172,17 @@ def page(found: list[dict[str, float]], limits: dict[str, dict[str, float]], wor
         for row in found
     ]
     count = f"{most['models']:.0f}"
-    lines += ["", f"| limit: a process that only holds {count} models | load, s | PSS, MB |"]
+    lines += ["", f"| lower bound: a process that only holds {count} models | load, s | PSS, MB |"]
     lines += ["| --- | ---: | ---: |"]
     names = {"onnx": "ONNX Runtime sessions", "sklearn": "scikit-learn pipelines"}
     lines += [f"| {names[k]} | {v['seconds']:.1f} | {v['pss_mb']:.0f} |" for k, v in limits.items()]
     ratio = {k: most["pss_mb"] / v["pss_mb"] for k, v in limits.items()}
     lines += [
         "",
-        f"A model more takes {each * 1024:.0f} kB. {count} served models take {ratio['onnx']:.2f}x "
+        f"Each model takes {each * 1024:.0f} kB. {count} served models take {ratio['onnx']:.2f}x "
         f"the memory of the bare sessions and {ratio['sklearn']:.2f}x that of the bare pipelines. "
         f"The median latency with {count} models is {most['p50_ms'] / one['p50_ms']:.2f}x that "
-        f"with one, the CPU time a request {most['cpu_us'] / one['cpu_us']:.2f}x.",
+        f"with one model, the CPU time per request {most['cpu_us'] / one['cpu_us']:.2f}x.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -202,14 +204,14 @@ def draw(found: list[dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         bundles, pickles = make(folder)
         keys = {count: shelve(folder / str(count), bundles, count) for count in COUNTS}
         rounds = [
             [measure(folder / str(count), keys[count], count) for count in COUNTS]
-            for _ in range(given.rounds)
+            for _ in range(options.rounds)
         ]
         most = COUNTS[-1]
         paths = {"onnx": [b.model_path for b in bundles], "sklearn": pickles}
@@ -218,14 +220,14 @@ def main() -> None:
         {name: statistics.median(rows[i][name] for rows in rounds) for name in rounds[0][i]}
         for i in range(len(COUNTS))
     ]
-    words = (
+    introduction = (
         f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python -m benchmarks.many_models --rounds "
-        f"{given.rounds}` on {os.cpu_count()} cores, load average {os.getloadavg()[0]:.0f} at the "
-        f"end. Medians over {given.rounds} rounds; {RATE:.0f} requests a second over 16 "
-        "connections, each to a model by chance; half of the models a logistic regression, half a "
-        "forest of 20 trees."
+        f"{options.rounds}` on {os.cpu_count()} cores, load average {os.getloadavg()[0]:.0f} at "
+        f"the end. Medians over {options.rounds} rounds; {RATE:.0f} requests per second over 16 "
+        "connections, each to a random model; half of the models are logistic regressions, half "
+        "are forests of 20 trees."
     )
-    text = page(found, limits, words)
+    text = page(found, limits, introduction)
     print(text)
     PAGE.write_text(text)
     draw(found)

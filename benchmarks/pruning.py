@@ -1,9 +1,9 @@
-"""What pruning saves: guided searches with and without it, on data that scikit-learn makes or has.
+"""CPU time saved by pruning: guided searches with and without it, on scikit-learn's data sets.
 
     python -m benchmarks.pruning [--seeds 3] [--trials 20] [--only sgd,mlp]
 
-Counts the CPU seconds of scouting and fitting, without MLflow, and the best value on the held-out
-rows. Both searches of a seed begin with the same settings.
+Reports the CPU seconds of screening and fitting, without MLflow, and the best value on the held-out
+rows. Both searches of a seed start with the same hyperparameters.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from tidemill.steps.search.search import Trial, open_search
 
 
 @dataclass
-class Tally:
-    """What one search came to."""
+class SearchCost:
+    """The best value, CPU seconds and number of pruned trials of a search."""
 
     best: float
-    scouting: float
+    screening: float
     fitting: float
     pruned: int
 
 
 def table(X: Any, y: Any) -> pd.DataFrame:
-    """Rows as a project reads them."""
+    """Return rows as a project reads them."""
     return pd.DataFrame(X, columns=[f"x{n}" for n in range(X.shape[1])]).assign(target=y)
 
 
 def classes() -> pd.DataFrame:
-    """12,500 rows of 20 columns, half of them noise, three classes, some labels wrong."""
+    """Make 12,500 rows of 20 columns, half of them noise, three classes, some labels wrong."""
     X, y = make_classification(
         12_500, 20, n_informative=8, n_redundant=3, n_classes=3, flip_y=0.05, random_state=0
     )
@@ -51,12 +51,12 @@ def classes() -> pd.DataFrame:
 
 
 def values() -> pd.DataFrame:
-    """12,500 rows of 20 columns of Friedman's first function."""
+    """Make 12,500 rows of 20 columns of Friedman's first function."""
     return table(*make_friedman1(12_500, 20, noise=1.0, random_state=0))
 
 
 def digits() -> pd.DataFrame:
-    """1,797 pictures of digits."""
+    """Load 1,797 images of digits."""
     return table(*load_digits(return_X_y=True))
 
 
@@ -88,14 +88,14 @@ CASES = {
 }
 
 
-def searched(project: Project, seed: int, trials: int) -> Tally:
-    """One search, timed."""
+def run_search(project: Project, seed: int, trials: int) -> SearchCost:
+    """Run and time one search."""
     data = prepare(project)
     metric = project.gate.deciding_metric(data.task)
     candidate = project.candidates[0]
     maximize = METRICS[metric].higher_is_better
     search = open_search(candidate, trials=trials, seed=seed, maximize=maximize)
-    scouting = fitting = 0.0
+    screening = fitting = 0.0
     pruned, known = 0, []
     while (settings := search.ask()) is not None:
         trial, callback = Trial(candidate.name, 1, 1, settings), search.pruning_callback(settings)
@@ -103,7 +103,7 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
         began = time.process_time()
         try:
             screen_trial(trial, project, data, metric, callback)
-            scouting += time.process_time() - began
+            screening += time.process_time() - began
             began = time.process_time()
             with contextlib.suppress(ValueError):  # it diverged
                 value = fit_and_evaluate(
@@ -111,12 +111,12 @@ def searched(project: Project, seed: int, trials: int) -> Tally:
                 ).evaluation.metrics[metric]
             fitting += time.process_time() - began
         except TrialPruned as raised:
-            scouting += time.process_time() - began
+            screening += time.process_time() - began
             ended, pruned = raised.pruning, pruned + 1
         if value is not None:
             known.append(value)
         search.tell(settings, value, ended)
-    return Tally((max if maximize else min)(known), scouting, fitting, pruned)
+    return SearchCost((max if maximize else min)(known), screening, fitting, pruned)
 
 
 def main() -> None:
@@ -125,27 +125,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--only", default=",".join(CASES))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(
-        "| search | pruned | CPU s, whole | CPU s, pruned (scouting) | best, whole | best, pruned |"
+        "| search | pruned | CPU s, full | CPU s, pruned (screening) | best, full | best, pruned |"
     )
     print("|---|---|---|---|---|---|")
-    for name in asked.only.split(","):
+    for name in options.only.split(","):
         make, estimator, space = CASES[name]
         whole, short = [], []
-        for seed in range(asked.seeds):
+        for seed in range(options.seeds):
             for prune, into in ((False, whole), (True, short)):
                 candidate = Candidate(name, estimator, search=space, prune=prune)
                 project = Project("bench", make, "target", [candidate])
-                into.append(searched(project, seed, asked.trials))
+                into.append(run_search(project, seed, options.trials))
         count = sum(t.pruned for t in short)
-        spent = sum(t.scouting + t.fitting for t in whole)
-        less = sum(t.scouting + t.fitting for t in short)
-        scouting = sum(t.scouting for t in short)
+        full_cost = sum(t.screening + t.fitting for t in whole)
+        pruned_cost = sum(t.screening + t.fitting for t in short)
+        screening = sum(t.screening for t in short)
         bests = [" ".join(f"{t.best:.4f}" for t in found) for found in (whole, short)]
         print(
-            f"| {name} | {count} of {asked.seeds * asked.trials} | {spent:.1f} | {less:.1f} "
-            f"({scouting:.1f}) | {bests[0]} | {bests[1]} |",
+            f"| {name} | {count} of {options.seeds * options.trials} | {full_cost:.1f} "
+            f"| {pruned_cost:.1f} ({screening:.1f}) | {bests[0]} | {bests[1]} |",
             flush=True,
         )
 

@@ -1,11 +1,11 @@
-"""What a shadow costs its champion: latencies with and without one, in turns on the same server.
+"""Latency of a champion with and without a shadow challenger, in alternating phases on one server.
 
     .venv/bin/python -m benchmarks.shadow
 
-Champion and challenger are a logistic regression and a 100-tree forest of 30 numbers, everything
-is on (key, validation, rate limit, journal). The load asks at a steady rate; the rule is written
-to the shelf between the turns, as the control plane does. `off` twice against each other is the
-noise that the ratio has to be read against.
+The champion is a logistic regression and the challenger a 100-tree forest, on 30 numbers, with all
+features on (key, validation, rate limit, journal). The load sends requests at a constant rate; the
+traffic rule is written to the shelf between phases, as the control plane does. The ratio of the two
+`off` phases shows the measurement noise.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from tidemill.serving.shelf.traffic_rules import TrafficRule, write_traffic
 
 CORES = layout()
 PAGE = Path("docs/benchmarks/shadow.md")
-TURNS = ("off", "shadow", "off again")
+PHASES = ("off", "shadow", "off again")
 RULES = {"shadow": TrafficRule("shadow")}
 
 
 def make(home: Path) -> str:
-    """A home with one model: its champion the regression, its challenger the forest."""
+    """Create a home with one model: champion regression, challenger forest."""
     make_home.main(home)
-    placed = read_state(home / "shelf").models
-    state = ShelfState(models={"m": placed["logistic"]}, challengers={"m": placed["forest"]})
+    shelved = read_state(home / "shelf").models
+    state = ShelfState(models={"m": shelved["logistic"]}, challengers={"m": shelved["forest"]})
     write_state(home / "shelf", state)
     return (home / "token").read_text()
 
 
 def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
-    """The data plane in a process of its own."""
+    """Start the data plane in its own process."""
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", str(port)]
     variables = {
         "TIDEMILL_RATE_LIMIT": "1000000000/minute",
@@ -80,24 +80,24 @@ def get(port: int, path: str) -> bytes | None:
         return None
 
 
-def wait(holds: Any, seconds: float = 60.0) -> None:
+def wait(condition: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         if time.monotonic() > deadline:
             raise SystemExit("the server did not become ready")
         time.sleep(0.02)
 
 
-def turn_to(home: Path, port: int, name: str) -> None:
-    """Set the rule of a turn, and wait until the server has taken it up."""
+def set_phase(home: Path, port: int, name: str) -> None:
+    """Set the rule of a phase and wait until the server applies it."""
     rule = RULES.get(name, TrafficRule("off"))
     write_traffic(home / "shelf", {"m": rule})
 
-    def taken() -> bool:
+    def applied() -> bool:
         info = json.loads(get(port, "/models/m/info") or b"{}")
         return (info.get("challenger") is not None) == (rule.mode != "off")
 
-    wait(taken)
+    wait(applied)
 
 
 def metric(port: int, name: str) -> float:
@@ -108,7 +108,7 @@ def metric(port: int, name: str) -> float:
 def measure(
     home: Path, key: str, rate: float, seconds: float, rounds: int, precedence: bool
 ) -> dict[str, Any]:
-    """Rounds of turns at one rate: medians over rounds of p50 and p99, and ratios in a round."""
+    """Measure rounds of phases at one rate: p50 and p99 as medians, ratios within a round."""
     X = split()[1]
     bodies = [json.dumps({"features": row.tolist()}).encode() for row in X[:64]]
     requests = requests_of(["/models/m/predict"] * len(bodies), bodies, key)
@@ -116,12 +116,12 @@ def measure(
     process = serve(home, port)
     for pid in (process.pid, os.getpid()) if precedence else ():
         take_precedence(pid)
-    found: dict[str, list[Steady]] = {name: [] for name in TURNS}
+    found: dict[str, list[Steady]] = {name: [] for name in PHASES}
     try:
         steady(port, requests, rate=rate, seconds=1.0)
         for _ in range(rounds):
-            for name in TURNS:
-                turn_to(home, port, name)
+            for name in PHASES:
+                set_phase(home, port, name)
                 found[name].append(steady(port, requests, rate=rate, seconds=seconds))
         shadowed = metric(port, "tidemill_role_predictions_total")
         dropped = metric(port, "tidemill_shadow_dropped_total")
@@ -132,12 +132,12 @@ def measure(
 
 
 def summary(found: dict[str, list[Steady]]) -> dict[str, Any]:
-    """Milliseconds by turn, and ratios to the turn `off` of the same round."""
+    """Return milliseconds by phase and ratios to the `off` phase of the same round."""
     quantiles = {
-        name: np.array([np.quantile(s.latencies, (0.5, 0.99)) for s in turns]) * 1000
-        for name, turns in found.items()
+        name: np.array([np.quantile(s.latencies, (0.5, 0.99)) for s in phases]) * 1000
+        for name, phases in found.items()
     }
-    failed = sum(s.failed for turns in found.values() for s in turns)
+    failed = sum(s.failed for phases in found.values() for s in phases)
     rows: dict[str, Any] = {
         "failed": failed,
         "requests": sum(len(s.latencies) for s in found["shadow"]),
@@ -156,21 +156,21 @@ def summary(found: dict[str, list[Steady]]) -> dict[str, Any]:
     return rows
 
 
-def page(results: Sequence[dict[str, Any]], words: str) -> str:
-    """The report."""
-    lines = ["# What a shadow costs its champion", "", words, ""]
+def page(results: Sequence[dict[str, Any]], introduction: str) -> str:
+    """Render the report."""
+    lines = ["# Latency cost of a shadow challenger", "", introduction, ""]
     lines += [
-        "| requests/s | turn | p50, ms | p99, ms | p50 over `off` | p99 over `off` |",
+        "| requests/s | phase | p50, ms | p99, ms | p50 over `off` | p99 over `off` |",
         "| ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for result in results:
-        for name in TURNS:
+        for name in PHASES:
             row = result[name]
             lines.append(
                 f"| {result['rate']:,.0f} | {name} | {row['p50']:.2f} | {row['p99']:.2f} "
                 f"| {row['p50_ratio']:.2f}x | {row['p99_ratio']:.2f}x |"
             )
-    lines += ["", "| requests/s | asked in the shadow's turns | shadowed | dropped | failed |"]
+    lines += ["", "| requests/s | requests in the shadow phase | shadowed | dropped | failed |"]
     lines += ["| ---: | ---: | ---: | ---: | ---: |"]
     for result in results:
         lines.append(
@@ -186,24 +186,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument(
-        "--precedence", action="store_true", help="go before others on a busy machine"
+        "--precedence", action="store_true", help="raise the scheduling priority (needs root)"
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         key = make(home)
         results = [
-            measure(home, key, r, given.seconds, given.rounds, given.precedence)
-            for r in given.rates
+            measure(home, key, r, options.seconds, options.rounds, options.precedence)
+            for r in options.rates
         ]
-    words = (
+    introduction = (
         f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python -m benchmarks.shadow --rounds "
-        f"{given.rounds} --seconds {given.seconds:g}{' --precedence' * given.precedence}` on "
+        f"{options.rounds} --seconds {options.seconds:g}{' --precedence' * options.precedence}` on "
         f"{os.cpu_count()} cores, load average "
-        f"{os.getloadavg()[0]:.0f} at the end. Medians over {given.rounds} rounds, ratios taken "
-        "within a round; `off again` against `off` is the noise."
+        f"{os.getloadavg()[0]:.0f} at the end. Medians over {options.rounds} rounds, ratios "
+        "computed within a round; the ratio of `off again` to `off` is the noise."
     )
-    text = page(results, words)
+    text = page(results, introduction)
     print(text)
     PAGE.write_text(text)
     PAGE.with_suffix(".json").write_text(json.dumps(results, indent=2) + "\n")

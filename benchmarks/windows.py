@@ -1,9 +1,9 @@
-"""How long a window takes to read and labels take to join, beside the bare queries.
+"""Time to read a window and to join labels, compared with the bare queries.
 
     .venv/bin/python -m benchmarks.windows --postgres postgresql://postgres@127.0.0.1:5432/postgres
 
-The limit of a window is fetching the same rows and dropping them; that of labels is inserting as
-many rows into the same table in one transaction. Seconds, medians of the turns.
+The lower bound of a window is fetching and discarding the same rows; that of labels is inserting as
+many rows into the same table in one transaction. Results are medians over the rounds, in seconds.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ SIGNATURE = Signature(
 def fill(database: Database) -> None:
     random, began = np.random.default_rng(7), time.time() - ROWS
     for start in range(0, ROWS, BATCH):
-        likely = random.dirichlet(np.ones(2), BATCH).astype("<f4")
+        probabilities = random.dirichlet(np.ones(2), BATCH).astype("<f4")
         record = JournalRecord(
             f"b{start:08d}", began + start, "benchmark", "1", BATCH, "f4",
             random.random((BATCH, INPUTS), np.float32).tobytes(),
-            ["yes" if p[1] > p[0] else "no" for p in likely], likely.tobytes(), 0.001,
+            ["yes" if p[1] > p[0] else "no" for p in probabilities], probabilities.tobytes(), 0.001,
         )  # fmt: skip
         Predictions(database).add([record], {("benchmark", "1"): SIGNATURE})
 
@@ -56,14 +56,14 @@ def label_rows(number: int) -> list[dict[str, Any]]:
     return [{**row, "prediction_id": f"limit-{number}-{n}"} for n in range(LABELS)]
 
 
-def measure(database: Database, turns: int) -> dict[str, float]:
+def measure(database: Database, rounds: int) -> dict[str, float]:
     reader, labels = Predictions(database), Feedback(database)
     spent: dict[str, list[float]] = {}
 
-    def note(name: str, work: Callable[[], Any]) -> None:
+    def timing(name: str, work: Callable[[], Any]) -> None:
         began = time.process_time()
         spent.setdefault(name, []).append(timed(work))
-        spent.setdefault(f"{name}: CPU of this side", []).append(time.process_time() - began)
+        spent.setdefault(f"{name}: CPU of the client", []).append(time.process_time() - began)
 
     def fetch() -> None:
         with database.read() as connection:
@@ -73,22 +73,22 @@ def measure(database: Database, turns: int) -> dict[str, float]:
         with database.write() as connection:
             connection.execute(insert(feedback), rows)
 
-    for turn in range(turns):
-        note("window of 100,000 rows", lambda: reader.window("benchmark"))
-        note("its limit", fetch)
-        start = turn * LABELS
+    for number in range(rounds):
+        timing("window of 100,000 rows", lambda: reader.window("benchmark"))
+        timing("its lower bound", fetch)
+        start = number * LABELS
         new = [NewLabel(f"b{start:08d}-{n}", "yes") for n in range(LABELS)]
-        note("1,000 labels", partial(labels.add, new))
-        note("their limit", partial(put, label_rows(turn)))
-        note("window of the 1,000 newest labels",
+        timing("1,000 labels", partial(labels.add, new))
+        timing("their lower bound", partial(put, label_rows(number)))
+        timing("window of the 1,000 newest labels",
              lambda: reader.window("benchmark", labelled=True, last=LABELS))  # fmt: skip
     return {name: statistics.median(times) for name, times in spent.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.windows", description=__doc__)
-    parser.add_argument("--postgres", help="a server in which a database may be made")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--postgres", help="URL of a server on which a database can be created")
+    parser.add_argument("--rounds", "--turns", type=int, default=5)
     options = parser.parse_args()
     with (
         contextlib.ExitStack() as stack,
@@ -98,11 +98,11 @@ def main() -> None:
         found: dict[str, dict[str, float]] = {}
         for name, database in opened.items():
             fill(database)
-            found[name] = measure(database, options.turns)
-        print(f"| what | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
+            found[name] = measure(database, options.rounds)
+        print(f"| operation | {' | '.join(found)} |\n|---|{'---|' * len(found)}")
         for what in next(iter(found.values())):
-            cells = " | ".join(f"{figures[what]:.3f} s" for figures in found.values())
-            print(f"| {what} | {cells} |")
+            columns = " | ".join(f"{figures[what]:.3f} s" for figures in found.values())
+            print(f"| {what} | {columns} |")
 
 
 if __name__ == "__main__":

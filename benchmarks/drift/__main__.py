@@ -1,7 +1,7 @@
 """`python -m benchmarks.drift`: simulate clean and changed windows, write the report.
 
-Takes about an hour and a half on two cores; `--quick` takes minutes and proves only that it runs.
-What is done is kept in the JSON as it comes, and `--resume` goes on from there.
+Takes about an hour and a half on two cores; `--quick` takes minutes and only checks that it runs.
+Finished sections are saved in the JSON, and `--resume` continues from there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # many small matrices: threads only get in the way
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads slow down many small matrices
 
 from benchmarks.drift import alarms, harm, peers, power, speed, streams
 from benchmarks.drift.data import Table, tables
@@ -54,11 +52,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--share",
         type=float,
         default=1.0,
-        help="of the windows, of everything but the false alarms of whole windows",
+        help="share of the windows to draw, except for the main false-alarm table",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with what the JSON holds")
-    parser.add_argument("--report", action="store_true", help="only write the report again")
-    parser.add_argument("--output", type=Path, help="docs/benchmarks, or a cache with --quick")
+    parser.add_argument("--resume", action="store_true", help="skip sections that the JSON holds")
+    parser.add_argument("--report", action="store_true", help="only rewrite the report")
+    parser.add_argument(
+        "--output", type=Path, help="default: docs/benchmarks, or a cache with --quick"
+    )
     options = parser.parse_args(arguments)
     options.scale = 0.01 if options.quick else 1.0
     options.keep = options.resume or options.report
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def sections(found: list[Table], scale: float, share: float = 1.0) -> list[Section]:
-    """What is measured, in the order of the report."""
+    """List the sections to measure, in the order of the report."""
 
     def some(windows: int) -> int:
         return max(4, round(windows * scale * share))
@@ -114,7 +114,7 @@ def sections(found: list[Table], scale: float, share: float = 1.0) -> list[Secti
 
 
 def about(scale: float, share: float) -> dict[str, Any]:
-    """Where and when, with what."""
+    """Describe the date, the machine and the versions."""
     versions = {name: peers.peer(name) for name in peers.PACKAGES}
     return {
         "date": datetime.date.today().isoformat(),

@@ -1,4 +1,4 @@
-"""How often a window in which nothing changed raises an alarm."""
+"""False alarm rates on unchanged windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.drift import methods, peers
 from benchmarks.drift.data import Situation, Table, situation
 
 OURS = "Tidemill"
-#: Evidently takes a hundred times as long for a window, so it sees fewer.
+#: Evidently takes a hundred times as long per window, so it gets fewer.
 EVIDENTLY_WINDOWS = 100
 
 Say = Callable[[str], None]
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 def false_alarms(
     tables: list[Table], rows: int, windows: int, say: Say, *, repeats: bool = False
 ) -> list[dict[str, Any]]:
-    """For each table the share of clean windows that alarm, by method."""
+    """Measure the share of clean windows that alarm, by table and method."""
     return [_table(table, rows, windows, say, repeats) for table in tables]
 
 
@@ -56,7 +56,7 @@ def _table(table: Table, rows: int, windows: int, say: Say, repeats: bool) -> di
 
 
 def evidently(situations: list[Situation]) -> dict[str, dict[str, float]]:
-    """The shares of these windows at which Evidently alarms; nothing where it is not to be had."""
+    """Return the share of windows that alarm with Evidently; empty if it is not installed."""
     counts = peers.evidently(situations) or {}
     return {name: interval(count, len(situations)) for name, count in counts.items()}
 
@@ -64,13 +64,13 @@ def evidently(situations: list[Situation]) -> dict[str, dict[str, float]]:
 def clean_situations(
     table: Table, rows: int, windows: int, *, repeats: bool = False
 ) -> Iterator[Situation]:
-    """Fresh situations, the same at every call."""
+    """Yield clean situations, reproducible across calls."""
     for seed in range(windows):
         yield situation(table, rows, seed, repeats=repeats)
 
 
 def interval(hits: int, of: int) -> dict[str, float]:
-    """A share with its 95% bounds (Clopper and Pearson)."""
+    """Return a share with its 95% confidence interval (Clopper-Pearson)."""
     bounds = stats.binomtest(hits, of).proportion_ci(0.95)
     return {"windows": of, "rate": hits / of, "low": float(bounds.low), "high": float(bounds.high)}
 

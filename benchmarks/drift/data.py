@@ -1,8 +1,8 @@
-"""The gallery's tables, and how a model in service meets them: train, hold out, then a window.
+"""The gallery's tables, split into training rows, held-out rows and a window.
 
-Every situation is drawn afresh: rows are shuffled, half of them train and test a model, and the
-window comes from the other half. So a clean window differs from the training rows by chance alone,
-and what chance does includes the luck of the split.
+Every situation is a new random split: half of the rows train and test a model, and the window is
+drawn from the other half. A clean window therefore differs from the training rows by chance alone,
+including the randomness of the split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Window = Callable[[np.random.Generator, int, int], Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A data set with a quick model for it."""
+    """A data set with a simple model."""
 
     name: str
     frame: pd.DataFrame
@@ -40,9 +40,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Situation:
-    """A model with its profile, and a window of what it was asked.
+    """A model with its profile and a window of inputs.
 
-    `outputs` are None when the window was changed by hand and nobody asked the model.
+    `outputs` are None if the window has no predictions.
     """
 
     train: pd.DataFrame
@@ -54,13 +54,13 @@ class Situation:
     confidence: np.ndarray | None = None
 
     def with_window(self, window: pd.DataFrame) -> Situation:
-        """The same model, asked other rows."""
+        """Return a copy with another window and the model's predictions for it."""
         outputs, confidence = answer(self.model, window) if self.model else (None, None)
         return replace(self, window=window, outputs=outputs, confidence=confidence)
 
 
 def tables() -> list[Table]:
-    """The gallery."""
+    """Load the gallery's tables."""
 
     def logistic() -> Any:
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
@@ -90,12 +90,12 @@ def _table(name: str, load: Callable[..., Any], model: Callable[[], Any]) -> Tab
 def situation(
     table: Table, rows: int, seed: int, *, repeats: bool = False, holdout: bool = False
 ) -> Situation:
-    """A clean situation: a fresh split, a fresh model, an unchanged window.
+    """Draw a clean situation: a new split, a new model, an unchanged window.
 
     Args:
-        rows: Of the window; fewer when half the table has fewer.
+        rows: Size of the window; smaller if half the table has fewer rows.
         seed: Fixes the split, the model and the window.
-        repeats: Draw `rows` with replacement from the other half, however small it is.
+        repeats: Draw `rows` with replacement from the other half, whatever its size.
         holdout: Whether the profile describes the model's held-out rows, as decay needs.
     """
     random = np.random.default_rng(seed)
@@ -124,16 +124,16 @@ def situation(
 
 
 def answer(model: Any, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray | None]:
-    """What the model says, and how sure it is."""
-    frame = frame.fillna(frame.mean())  # what a pipeline's imputation does
+    """Return the model's predictions and, for a classifier, its confidences."""
+    frame = frame.fillna(frame.mean())  # as a pipeline's imputation does
     if not hasattr(model, "predict_proba"):
         return model.predict(frame), None
-    chances = model.predict_proba(frame)
-    return model.classes_[chances.argmax(axis=1)], chances.max(axis=1)
+    probabilities = model.predict_proba(frame)
+    return model.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
 
 
 def ten_features(rows: int, random: np.random.Generator, correlation: float = 0.0) -> pd.DataFrame:
-    """Ten normal features, each pair with the same correlation."""
+    """Draw ten normal features with the same correlation for each pair."""
     shared = np.sqrt(correlation) * random.standard_normal((rows, 1))
     own = np.sqrt(1 - correlation) * random.standard_normal((rows, 10))
     return pd.DataFrame(shared + own, columns=[f"x{i}" for i in range(10)])

@@ -1,4 +1,4 @@
-"""Runs in Evidently's own environment: its data drift preset on windows from an .npz file."""
+"""Apply Evidently's data drift preset to windows from an .npz file, in Evidently's environment."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from evidently.presets import DataDriftPreset  # noqa: E402
 
 
 def drifted_columns(reference: np.ndarray, window: np.ndarray) -> tuple[float, float]:
-    """How many columns drifted, and which share of them, with the preset's defaults."""
+    """Return the number and share of drifted columns, with the preset's defaults."""
     names = [f"x{i}" for i in range(reference.shape[1])]
     before, after = (pd.DataFrame(rows, columns=names) for rows in (reference, window))
     metrics = Report([DataDriftPreset()]).run(after, before).dict()["metrics"]

@@ -1,7 +1,7 @@
-"""Is the model worse? How well labels, confidences and drift answer that, on the gallery.
+"""How well labels, confidences and drift detect a degraded model, on the gallery.
 
-Labelled windows of a model that did not change, windows whose labels were spoiled by a known
-amount, and four ways in which the world changes: each with what every check said about it.
+Covers labelled windows of an unchanged model, windows with a known share of corrupted labels, and
+four kinds of change, each with the report of every check.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tidemill.steps.decay.holdout import read_holdout
 
 LABELLED = 300
 SPOILED = (0.05, 0.1, 0.2)
-HARDER = "harder rows are asked"
+HARDER = "harder rows become more frequent"
 
 Change = Callable[[Situation, np.random.Generator], Situation]
 
 
 def decay_alarms(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any]]:
-    """How often unchanged and spoiled labelled windows are called hurt."""
+    """Measure how often unchanged and corrupted labelled windows are reported as degraded."""
     found = []
     for table in tables:
         counts: Counter[float] = Counter()
@@ -37,7 +37,9 @@ def decay_alarms(tables: list[Table], windows: int, say: Say) -> list[dict[str, 
             random = np.random.default_rng(seed)
             counts[0.0] += decay(clean).degraded
             for share in SPOILED:
-                counts[share] += decay(replace(clean, truth=_spoil(clean, share, random))).degraded
+                counts[share] += decay(
+                    replace(clean, truth=_corrupt(clean, share, random))
+                ).degraded
         row = {
             "table": table.name,
             "metric": metric_of(clean),
@@ -45,13 +47,13 @@ def decay_alarms(tables: list[Table], windows: int, say: Say) -> list[dict[str, 
             "windows": windows,
             "hurt": {str(share): interval(counts[share], windows) for share in (0.0, *SPOILED)},
         }
-        say(f"{table.name}: hurt {counts[0.0]}/{windows} clean, {counts[0.1]}/{windows} at 10%")
+        say(f"{table.name}: degraded {counts[0.0]}/{windows} clean, {counts[0.1]}/{windows} at 10%")
         found.append(row)
     return found
 
 
 def verdicts(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any]]:
-    """What is said about each kind of change: `data moved`, `model degraded`, both or neither."""
+    """Count the reported states for each kind of change, with and without labels."""
     found = []
     for table in tables:
         for name, change in CHANGES.items():
@@ -80,7 +82,7 @@ def verdicts(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any]
 
 
 def estimates(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any]]:
-    """How far estimated accuracy is from the true one, on clean and on tilted windows."""
+    """Measure the error of the estimated accuracy on clean and on tilted windows."""
     found = []
     for table in (table for table in tables if table.classes):
         for name, change in (("clean", _nothing), ("tilted", _tilted)):
@@ -102,7 +104,7 @@ def estimates(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any
 
 
 def decay(situation: Situation) -> DecayReport:
-    """The decay check of a labelled window, with its default policy."""
+    """Run the decay check on a labelled window with the default policy."""
     holdout = read_holdout(situation.profile)
     assert holdout is not None
     metric = metric_of(situation)
@@ -114,7 +116,7 @@ def metric_of(situation: Situation) -> str:
 
 
 def estimated(situation: Situation) -> AccuracyEstimate | None:
-    """The accuracy that confidences promise, of a classifier."""
+    """Estimate a classifier's accuracy from its confidences; None for a regressor."""
     holdout = read_holdout(situation.profile)
     if situation.confidence is None or holdout is None or holdout.calibration is None:
         return None
@@ -138,10 +140,10 @@ def _estimate(table: Table, change: Change, seed: int) -> tuple[float, ...]:
     )
 
 
-def _spoil(clean: Situation, share: float, random: np.random.Generator) -> np.ndarray:
-    """Labels of so many rows become another class; or numbers get noise of that size.
+def _corrupt(clean: Situation, share: float, random: np.random.Generator) -> np.ndarray:
+    """Change the class of a share of the labels; for regression, add noise to the targets.
 
-    The noise has `4 * share` times the variance of the model's own error.
+    The noise has `4 * share` times the variance of the model's error.
     """
     if clean.confidence is None:
         error = clean.truth - clean.outputs
@@ -157,18 +159,18 @@ def _nothing(clean: Situation, random: np.random.Generator) -> Situation:
 
 
 def _harmless(clean: Situation, random: np.random.Generator) -> Situation:
-    """The feature that matters least to the model moves by half a standard deviation."""
+    """Shift the feature with the least influence by half a standard deviation."""
     return _moved(clean, _influence(clean)[0], 0.5)
 
 
 def _harmful(clean: Situation, random: np.random.Generator) -> Situation:
-    """The features that matter most are measured wrongly: two standard deviations higher."""
+    """Shift the features with the most influence by two standard deviations."""
     order = _influence(clean)
     return _moved(clean, order[-max(1, len(order) // 5) :], 2.0)
 
 
 def _harder(clean: Situation, random: np.random.Generator) -> Situation:
-    """Rows that a classifier is unsure of are asked four times as often as others."""
+    """Sample rows with low confidence four times as often as others."""
     assert clean.confidence is not None
     unsure = clean.confidence <= np.quantile(clean.confidence, 0.25)
     weight = np.where(unsure, 4.0, 1.0)
@@ -178,12 +180,12 @@ def _harder(clean: Situation, random: np.random.Generator) -> Situation:
 
 
 def _relabelled(clean: Situation, random: np.random.Generator) -> Situation:
-    """The same inputs, another answer: labels change on a fifth of the rows."""
-    return replace(clean, truth=_spoil(clean, 0.2, random))
+    """Change the labels of a fifth of the rows (concept drift)."""
+    return replace(clean, truth=_corrupt(clean, 0.2, random))
 
 
 def _tilted(clean: Situation, random: np.random.Generator) -> Situation:
-    """Other rows are asked: those with high values of one feature more often than before."""
+    """Oversample rows with high values of one feature."""
     column = random.choice(clean.window.columns[clean.train.std() > 0])
     spread = float(clean.train[column].std())
     z = (clean.window[column].to_numpy() - float(clean.train[column].mean())) / spread
@@ -200,7 +202,7 @@ def _moved(clean: Situation, columns: Any, size: float) -> Situation:
 
 
 def _influence(clean: Situation) -> list[str]:
-    """Features that vary, by how many answers a shift of one standard deviation changes."""
+    """Rank the varying features by the number of predictions a shift of one SD changes."""
     spread = clean.train.std()
     varied = [name for name in clean.train.columns if spread[name] > 0]
     frame = clean.train.iloc[:200]
@@ -221,8 +223,8 @@ def _scores(clean: Situation, frame: Any) -> np.ndarray:
 
 CHANGES: dict[str, Change] = {
     "nothing changes": _nothing,
-    "a feature of no weight moves": _harmless,
-    "features of weight are measured wrongly": _harmful,
+    "an unimportant feature shifts": _harmless,
+    "important features are mismeasured": _harmful,
     HARDER: _harder,
-    "the same inputs get other labels": _relabelled,
+    "labels change for the same inputs": _relabelled,
 }

@@ -1,7 +1,6 @@
-"""What raises an alarm: Tidemill's check, and the methods it is compared with.
+"""Alarm methods: Tidemill's check and the methods it is compared with.
 
-Every method sees the same training rows and the same window; the peers get all training rows,
-Tidemill only the profile.
+Every method gets the same window; the peers get all training rows, Tidemill only their profile.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Method = Callable[[Situation], bool]
 
 
 def tidemill(situation: Situation) -> DriftReport:
-    """The check with its default policy."""
+    """Run Tidemill's drift check with its default policy."""
     return check_drift(
         situation.profile,
         situation.window,
@@ -30,17 +29,17 @@ def tidemill(situation: Situation) -> DriftReport:
 
 
 def ks(situation: Situation) -> bool:
-    """Kolmogorov-Smirnov at 5% for each feature; any feature alarms."""
+    """Alarm if the Kolmogorov-Smirnov test rejects at 5% for any feature."""
     return bool(np.min(_ks_p(situation)) < 0.05)
 
 
 def ks_bh(situation: Situation) -> bool:
-    """The same at 1%, corrected by Benjamini-Hochberg."""
+    """Alarm if any test rejects at 1% after the Benjamini-Hochberg correction."""
     return min(benjamini_hochberg(_ks_p(situation))) < 0.01
 
 
 def psi(situation: Situation) -> bool:
-    """Population stability index over ten training deciles above 0.2 for any feature."""
+    """Alarm if any feature's PSI over ten training deciles exceeds 0.2."""
     pairs = zip(_columns(situation.train), _columns(situation.window), strict=True)
     return max(_psi(before, after) for before, after in pairs) > 0.2
 
@@ -53,7 +52,7 @@ PEERS: dict[str, Method] = {
 
 
 def _columns(frame: pd.DataFrame) -> list[np.ndarray]:
-    """The values of each column that are there; the peers have no test for the others."""
+    """Return the non-missing values of each column; the peers do not test missing values."""
     return [values[~np.isnan(values)] for values in frame.to_numpy().T]
 
 
@@ -68,6 +67,6 @@ def _psi(before: np.ndarray, after: np.ndarray) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def _shares(cells: np.ndarray, size: int) -> np.ndarray:
-    counts = np.maximum(np.bincount(cells, minlength=size), 1e-4 * cells.size)
+def _shares(bins: np.ndarray, size: int) -> np.ndarray:
+    counts = np.maximum(np.bincount(bins, minlength=size), 1e-4 * bins.size)
     return counts / counts.sum()

@@ -1,4 +1,4 @@
-"""The report: what was measured, as tables with the words that they need."""
+"""Render the report: the tables of the results within the text of notes.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The page; each heading of notes.md is followed by the tables of that name."""
+    """Render the page; the tables of each heading of notes.md follow its text."""
     parts = []
     for part in NOTES.read_text().split("\n## "):
         heading = part.splitlines()[0].strip().lower()
@@ -40,7 +40,7 @@ def _about(results: dict[str, Any]) -> str:
 
 
 def _targets(results: dict[str, Any]) -> str:
-    """What was aimed at, and whether it was reached."""
+    """Render the targets and whether they were met."""
     rows: list[list[str]] = []
     for row in results.get("alarms", ()):
         share = row["alarms"]["Tidemill"]
@@ -61,7 +61,7 @@ def _targets(results: dict[str, Any]) -> str:
             rows.append(["1,000,000 rows x 30 features in 3 s", _seconds(row), reached])
     wide = [row["bytes"] / 1e6 for row in results.get("sizes", ()) if row["features"] == 100]
     rows += [["profile of 100 features in 1 MB", f"{s:.2f} MB", _met(s < 1)] for s in wide]
-    return "\n" + _table(["aim", "measured", ""], rows) if rows else ""
+    return "\n" + _table(["target", "measured", ""], rows) if rows else ""
 
 
 def _seconds(row: dict[str, Any]) -> str:
@@ -75,11 +75,11 @@ def _met(reached: bool) -> str:
 
 def _counts(scale: float | None, share: float) -> str:
     if scale != 1:
-        return " A trial run with few windows: no evidence."
+        return " This was a trial run with too few windows for conclusions."
     if share < 1:
         return (
-            f" Everything but the first table was given {share:.0%} of the windows that a whole "
-            "run draws; each table says how many."
+            f" All but the first table use {share:.0%} of the windows of a full run; each table "
+            "states its number."
         )
     return ""
 
@@ -87,7 +87,7 @@ def _counts(scale: float | None, share: float) -> str:
 def _alarms(results: dict[str, Any]) -> str:
     text = ""
     titles = {
-        "alarms": "Windows of up to 500 rows, none of them twice",
+        "alarms": "Windows of up to 500 distinct rows",
         "alarms_small": "Windows of 60 rows",
         "alarms_repeats": "Windows of 500 rows drawn with replacement",
     }
@@ -119,7 +119,7 @@ def _power(results: dict[str, Any]) -> str:
             [name, *(_percent(share["rate"]) for share in shares)]
             for name, shares in row["alarms"].items()
         ]
-        text += "\n" + _table(head, body) + f"\n{row['windows']:,} windows a cell.\n"
+        text += "\n" + _table(head, body) + f"\n{row['windows']:,} windows per cell.\n"
     return text
 
 
@@ -168,7 +168,7 @@ def _verdicts(results: dict[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return "\n" + _table(["data set", "what happens", *states], body)
+    return "\n" + _table(["data set", "change", *states], body)
 
 
 def _estimates(results: dict[str, Any]) -> str:
@@ -182,7 +182,7 @@ def _estimates(results: dict[str, Any]) -> str:
         "raw confidences",
         "held-out accuracy",
         "true value within bounds",
-        "called hurt",
+        "reported as degraded",
     ]
     body = [
         [
@@ -201,7 +201,13 @@ def _streams(results: dict[str, Any]) -> str:
     rows = results.get("streams")
     if not rows:
         return ""
-    head = ["data set", "detector", "false alarms in calm rows", "changes noticed", "median delay"]
+    head = [
+        "data set",
+        "detector",
+        "false alarms in unchanged rows",
+        "changes detected",
+        "median delay",
+    ]
     body = [
         [
             row["table"],

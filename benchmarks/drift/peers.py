@@ -1,4 +1,4 @@
-"""Evidently and river, each in an environment of its own, so that theirs does not become ours."""
+"""Evidently and river, each in its own environment, isolated from Tidemill's dependencies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = {"evidently": ["evidently", "pandas<3"], "river": ["river"]}
 
 @dataclass(frozen=True)
 class Peer:
-    """An installed peer; `python` is None where it cannot be installed, `why` says it."""
+    """An installed peer; `python` is None if the installation failed, for the reason `why`."""
 
     name: str
     python: Path | None
@@ -32,7 +32,7 @@ class Peer:
 
 
 def peer(name: str) -> Peer:
-    """The peer, installed now unless it is there already."""
+    """Return the peer, installing it if necessary."""
     python = CACHE / name / "bin" / "python"
     try:
         if not (CACHE / name / "done").exists():
@@ -47,14 +47,14 @@ def peer(name: str) -> Peer:
 
 
 def evidently(situations: list[Situation]) -> dict[str, int] | None:
-    """How many of the windows Evidently's data drift preset alarms at: any column, and half."""
-    found = _ask("evidently", _pairs(situations))
+    """Count the windows that alarm with Evidently's preset, by any column and by half of them."""
+    found = _run_worker("evidently", _pairs(situations))
     return None if found is None else dict(found)
 
 
 def river(streams: list[np.ndarray]) -> dict[str, list[list[int]]]:
-    """The rows at which river's detectors, with their defaults, alarm on each stream."""
-    found = _ask("river", {f"stream_{i}": losses for i, losses in enumerate(streams)})
+    """Return the rows at which river's detectors, with their defaults, alarm on each stream."""
+    found = _run_worker("river", {f"stream_{i}": losses for i, losses in enumerate(streams)})
     return {} if found is None else {f"river: {name}": rows for name, rows in found.items()}
 
 
@@ -66,8 +66,8 @@ def _pairs(situations: list[Situation]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _ask(name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """The worker's answer to these arrays; None where the peer is not to be had."""
+def _run_worker(name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Run the peer's worker on the arrays; None if the peer is not installed."""
     installed = peer(name)
     if installed.python is None:
         return None

@@ -1,4 +1,4 @@
-"""The benchmark in one picture: false alarms on the left, power on the right."""
+"""Plot false alarms (left) and power (right)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INK, FAINT = "#222222", "#B8B8B8"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Write the picture as a PNG file; panels of what was not measured stay away."""
+    """Write the plot as a PNG file, without panels for missing results."""
     powers = [results[key] for key in results if key.startswith("power: ten")]
     figure = Figure(figsize=(max(7.0, 4.6 * (1 + len(powers))), 4.6), layout="constrained")
     panels = figure.subplots(1, 1 + len(powers), squeeze=False)[0]
@@ -41,10 +41,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _alarms(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         shares = row["alarms"]
         for step, (name, share) in enumerate(shares.items()):
-            y = place + (step - (len(shares) - 1) / 2) * 0.13
+            y = position + (step - (len(shares) - 1) / 2) * 0.13
             axes.plot([share["low"] * 100, share["high"] * 100], [y, y], color=COLOURS[name], lw=2)
             axes.plot(share["rate"] * 100, y, "o", color=COLOURS[name], ms=4)
     axes.axvline(1, color=INK, lw=0.8, ls="--")
@@ -54,7 +54,7 @@ def _alarms(axes: Axes, rows: list[dict[str, Any]]) -> None:
     names = [SHORT.get(row["table"], row["table"]) for row in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
-    _dress(axes, "Clean windows that alarm")
+    _style(axes, "Clean windows that alarm")
     axes.set_xlabel("share of windows, with 95% bounds", fontsize=9)
 
 
@@ -68,10 +68,10 @@ def _power(axes: Axes, row: dict[str, Any]) -> None:
     axes.axhline(95, color=INK, lw=0.8, ls=":")
     axes.set_ylim(-2, 102)
     axes.set_xlabel("shift of one feature, in standard deviations", fontsize=9)
-    _dress(axes, f"Windows of {row['rows']} rows that alarm, %\n{row['population']}")
+    _style(axes, f"Windows of {row['rows']} rows that alarm, %\n{row['population']}")
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _style(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.grid(color=FAINT, lw=0.4, alpha=0.6)
     axes.tick_params(colors=INK, labelsize=9)

@@ -1,4 +1,4 @@
-"""How often a real change raises an alarm, by kind and size of the change."""
+"""Power: how often a real change raises an alarm, by kind and size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Change = Callable[[pd.DataFrame, pd.DataFrame, np.random.Generator], pd.DataFram
 
 
 def populations(tables: list[Table]) -> dict[str, Draw]:
-    """What windows are drawn from: ten normal features, and the gallery."""
+    """Return the populations to draw windows from: ten normal features, and the gallery."""
 
     def gallery(table: Table) -> Draw:
         return lambda rows, seed: situation(table, rows, seed)
@@ -38,9 +38,9 @@ def populations(tables: list[Table]) -> dict[str, Draw]:
 def shift_power(
     name: str, draw: Draw, rows: int, windows: int, say: Say, *, for_evidently: int = 0
 ) -> dict[str, Any]:
-    """The share of windows that alarm when one feature moves by so many standard deviations.
+    """Measure the share of windows that alarm, by shift of one feature in standard deviations.
 
-    `for_evidently` of the windows of each size are given to Evidently too.
+    The first `for_evidently` windows of each size also go to Evidently.
     """
     curves: dict[str, list[dict[str, float]]] = {}
     for size in SHIFTS:
@@ -54,7 +54,7 @@ def shift_power(
 
 
 def other_changes(rows: int, windows: int, say: Say) -> list[dict[str, Any]]:
-    """The same for changes that move no mean, on ten correlated features."""
+    """Measure the share of windows that alarm for other changes, on ten correlated features."""
     found = []
     for name, change in CHANGES.items():
         share = _share(lambda r, s: _ten(r, s, 0.5), rows, windows, change)
@@ -97,7 +97,7 @@ def _ten(rows: int, seed: int, correlation: float) -> Situation:
 
 
 def _shift(size: float) -> Change:
-    """One feature, any of them, up or down by `size` of its standard deviations."""
+    """Shift one random feature up or down by `size` standard deviations."""
 
     def change(
         train: pd.DataFrame, window: pd.DataFrame, random: np.random.Generator
@@ -145,9 +145,9 @@ def _everywhere(
 
 
 CHANGES: dict[str, Change] = {
-    "spread of one feature times 1.3": _wider,
+    "standard deviation of one feature times 1.3": _wider,
     "one feature loses its correlation with the others": _shuffled,
-    "every feature moves by 0.1 standard deviations, up or down": _everywhere,
+    "every feature shifts by 0.1 standard deviations, up or down": _everywhere,
     "2% of one feature out of range": _beyond,
     "2% of one feature missing": _gaps(0.02),
 }

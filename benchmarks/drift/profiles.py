@@ -1,4 +1,4 @@
-"""Profiles, by the export step's own function, of models that are never exported."""
+"""Profiles of models that are not exported, created with the export step's function."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tidemill.steps.export.reference_profile import make_profile
 def profile_of(
     frame: pd.DataFrame, model: Any, test: pd.DataFrame, truth: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """The profile of a model on its training rows `frame`, tried on the rows `test`.
+    """Create the profile of a model with training rows `frame` and test rows `test`.
 
-    `truth`, the test rows' targets, adds what only decay needs, and takes longer.
+    `truth`, the targets of the test rows, adds the fields that only decay needs; it takes longer.
     """
     columns = tuple(Column(name, "number") for name in frame.columns)
     if hasattr(model, "predict_proba"):
         labels = tuple(model.classes_.tolist())
         signature = Signature("classification", "target", columns, labels=labels)
-        chances = model.predict_proba(test)
-        chosen = chances.argmax(axis=1)
-        answers = ModelPredictions(model.classes_[chosen], chosen, chances)
+        probabilities = model.predict_proba(test)
+        chosen = probabilities.argmax(axis=1)
+        predictions = ModelPredictions(model.classes_[chosen], chosen, probabilities)
     else:
         signature = Signature("regression", "target", columns)
-        answers = ModelPredictions(model.predict(test))
-    made = make_profile(frame, signature, answers, y_test=truth)
-    return dict(msgspec.json.decode(msgspec.json.encode(made)))
+        predictions = ModelPredictions(model.predict(test))
+    profile = make_profile(frame, signature, predictions, y_test=truth)
+    return dict(msgspec.json.decode(msgspec.json.encode(profile)))

@@ -1,4 +1,4 @@
-"""Runs in river's own environment: its detectors, with their defaults, on streams of losses."""
+"""Apply river's detectors, with their defaults, to streams of losses, in river's environment."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ DETECTORS = {
 
 
 def alarms(detector, losses: np.ndarray) -> list[int]:
-    """The rows at which a detector says that losses have changed."""
+    """Return the rows at which a detector signals an increase of the losses."""
     rows = []
     for row, loss in enumerate(losses.tolist(), start=1):
         before = getattr(detector, "estimation", None)

@@ -1,4 +1,4 @@
-"""How long a check takes, and how large a profile is."""
+"""Duration of a drift check and size of a profile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = ((500, 10), (10_000, 30), (1_000_000, 30))
 
 
 def speed(say: Say, sizes: tuple[tuple[int, int], ...] = SIZES) -> list[dict[str, Any]]:
-    """Seconds a check, the best of three, with its CPU; the window in memory as a frame."""
+    """Measure the wall and CPU seconds per check of an in-memory window, best of three."""
     found = []
     for rows, columns in sizes:
         random = np.random.default_rng(rows)
@@ -30,7 +30,7 @@ def speed(say: Say, sizes: tuple[tuple[int, int], ...] = SIZES) -> list[dict[str
 
 
 def profile_sizes(columns: tuple[int, ...] = (10, 100)) -> list[dict[str, int]]:
-    """Bytes of profiles of 100,000 rows, as JSON."""
+    """Return the JSON size in bytes of profiles of 100,000 rows."""
     random = np.random.default_rng(0)
     return [
         {"features": width, "bytes": len(msgspec.json.encode(_profile(width, random)))}
@@ -39,7 +39,7 @@ def profile_sizes(columns: tuple[int, ...] = (10, 100)) -> list[dict[str, int]]:
 
 
 class _First:
-    """A model that answers with the first feature."""
+    """A model that predicts the first feature."""
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         return frame.iloc[:, 0].to_numpy()
@@ -55,7 +55,7 @@ def _frame(rows: int, columns: int, random: np.random.Generator) -> pd.DataFrame
 
 
 def _time(profile: dict[str, Any], window: pd.DataFrame) -> tuple[float, float]:
-    """Seconds of the clock, and of the CPU: on a shared machine the two are far apart."""
+    """Return wall and CPU seconds, which differ widely on a shared machine."""
     started, cpu = time.perf_counter(), time.process_time()
     check_drift(profile, window)
     return time.perf_counter() - started, time.process_time() - cpu

@@ -1,7 +1,7 @@
-"""Detectors on streams of losses: how rare false alarms are, and how soon a change is noticed.
+"""Detectors on streams of losses: false alarm rates and detection delays.
 
-Each stream is the losses of a model of the gallery on rows that it never saw, drawn again and
-again; halfway, ten wrong answers more in a hundred are mixed in (or errors grow by a quarter).
+Each stream resamples the losses of a gallery model on unseen rows. In the second half, wrong
+predictions are added at a rate of 10% (for regression, errors grow by a quarter).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS = 10_000
 
 
 def detectors(tables: list[Table], streams: int, say: Say) -> list[dict[str, Any]]:
-    """False alarms in the calm half, and the rows to the alarm in the changed half."""
+    """Measure false alarms in the unchanged half and detection delays in the changed half."""
     found = []
     for table in tables:
         drawn = [_stream(table, seed) for seed in range(streams)]
@@ -29,7 +29,7 @@ def detectors(tables: list[Table], streams: int, say: Say) -> list[dict[str, Any
             **peers.river([losses for losses, _ in drawn]),
         }
         for name, rows in alarms.items():
-            found.append({"table": table.name, "detector": name, **_judged(rows)})
+            found.append({"table": table.name, "detector": name, **_summary(rows)})
             say(f"{table.name}, {name}: {found[-1]}")
     return found
 
@@ -49,17 +49,17 @@ def _stream(table: Table, seed: int) -> tuple[np.ndarray, Any]:
 
 
 def _page_hinkley(losses: np.ndarray, holdout: Any) -> list[int]:
-    watch = loss_detector(holdout)
+    detector = loss_detector(holdout)
     alarms, start = [], 0
-    while start < losses.size and watch.update(losses[start:]):
-        start = watch.rows
+    while start < losses.size and detector.update(losses[start:]):
+        start = detector.rows
         alarms.append(start)
-        watch.reset()
+        detector.reset()
     return alarms
 
 
-def _judged(alarms: list[list[int]]) -> dict[str, Any]:
-    """`alarms` are the rows at which each stream alarmed."""
+def _summary(alarms: list[list[int]]) -> dict[str, Any]:
+    """Summarize the rows at which each stream alarmed."""
     half = ROWS // 2
     early = sum(1 for rows in alarms for row in rows if row <= half)
     delays = [min((row - half for row in rows if row > half), default=None) for rows in alarms]

@@ -1,1 +1,1 @@
-"""Serving, measured: the same two models behind Tidemill and behind every peer, in one run."""
+"""Serving benchmark: the same two models served by Tidemill and by every peer, in one run."""

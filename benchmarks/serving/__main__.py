@@ -1,4 +1,4 @@
-"""`python -m benchmarks.serving`: install the peers, serve, measure, write the report."""
+"""`python -m benchmarks.serving`: install the peers, start them, measure, write the report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.report:
         write(results.load(options.output / "serving.json"), options.output)
         return 0
-    # An end by signal must end the servers too, and only an exception unwinds to where they stop.
+    # SIGTERM must stop the servers too, and only an exception unwinds to the code that stops them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.precedence:
         take_precedence(os.getpid())
@@ -60,23 +60,36 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; what is not said follows from --quick, and from --peers where results go."""
+    """Parse the options; --quick and --peers decide the defaults and the output folder."""
     parser = argparse.ArgumentParser("python -m benchmarks.serving", description=__doc__)
     add = parser.add_argument
-    add("--peers", type=_words, help="which servers, with commas; all by default")
+    add("--peers", type=_words, help="servers to measure, comma-separated (default: all)")
     add("--models", type=_words, default=tuple(MODELS), help="logistic,forest")
-    add("--rows", type=_numbers, default=(1, 100), help="rows a request, with commas: 1,100")
-    add("--connections", type=_numbers, help="with commas; 1,16,64")
-    add("--rounds", type=int, help="how often each server has its turn; 3")
-    add("--seconds", type=int, help="how long one measurement lasts; 3")
-    add("--reign", type=int, help="start all servers anew after so many rounds; never")
-    add("--cold", type=int, help="cold starts of each server; 5")
+    add(
+        "--rows",
+        type=_numbers,
+        default=(1, 100),
+        help="rows per request, comma-separated (default: 1,100)",
+    )
+    add(
+        "--connections",
+        type=_numbers,
+        help="numbers of connections, comma-separated (default: 1,16,64)",
+    )
+    add("--rounds", type=int, help="measurements of each server per setting (default: 3)")
+    add("--seconds", type=int, help="length of one measurement (default: 3)")
+    add("--restart-every", "--reign", type=int, help="restart all servers after N rounds")
+    add("--cold", type=int, help="cold starts per server (default: 5)")
     add("--quick", action="store_true", help=f"a smoke test: {', '.join(QUICK)}, one round of 1 s")
-    add("--precedence", action="store_true", help="go before others on a busy machine (as root)")
-    add("--resume", action="store_true", help="go on with the run whose JSON is in the output")
-    add("--report", action="store_true", help="only write the report again from its JSON")
-    add("--cache", type=Path, default=ROOT / ".bench", help="environments and models")
-    add("--output", type=Path, help="docs/benchmarks for a full run, else the cache")
+    add("--precedence", action="store_true", help="raise the scheduling priority (needs root)")
+    add("--resume", action="store_true", help="resume the run whose JSON is in the output folder")
+    add("--report", action="store_true", help="only rewrite the report from its JSON")
+    add("--cache", type=Path, default=ROOT / ".bench", help="folder for environments and models")
+    add(
+        "--output",
+        type=Path,
+        help="default: docs/benchmarks for a full run, else a folder in the cache",
+    )
     options = parser.parse_args(arguments)
     full = {"peers": None, "connections": (1, 16, 64), "rounds": 3, "seconds": 3, "cold": 5}
     quick = {"peers": QUICK, "connections": (16,), "rounds": 1, "seconds": 1, "cold": 1}
@@ -92,7 +105,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def write(found: Results, folder: Path) -> None:
-    """serving.json, serving.md and serving.png, and the page on the terminal."""
+    """Write serving.json, serving.md and serving.png, and print the page."""
     found.save(folder / "serving.json")
     picture = folder / "serving.png" if found.samples else None
     if picture:
@@ -105,7 +118,7 @@ def write(found: Results, folder: Path) -> None:
 
 
 def _resumed(options: argparse.Namespace, path: Path) -> Results | None:
-    """What an interrupted run had found, when it is to be gone on with."""
+    """Return the results of the interrupted run to resume, or None."""
     if not options.resume or not path.is_file():
         return None
     found = results.load(path)
@@ -146,7 +159,7 @@ def _about(options: argparse.Namespace, wrk: str, peers: list[Peer]) -> dict[str
 
 
 def _machine() -> str:
-    """The kind of machine, without its name."""
+    """Describe the machine without its host name."""
     server, loading = layout()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     kind = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
@@ -158,7 +171,7 @@ def _machine() -> str:
 
 
 def _exit_code(found: Results) -> int:
-    """0 when our server was measured without a failed request; the targets do not decide."""
+    """Return 0 if Tidemill was measured without a failed request; missed targets do not count."""
     missed = [verdict.target for verdict in verdicts(found) if verdict.met is False]
     for target in missed:
         _log(f"missed: {target}")

@@ -1,4 +1,4 @@
-"""Which cores the servers get and which the load, so that neither takes from the other."""
+"""Assign separate cores to the servers and to the load generator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 
 def layout() -> tuple[set[int], set[int]]:
-    """Cores for the server and for the load: the last one and the rest; the same one if alone.
+    """Return the cores of the server (the last one) and of the load (the others).
 
-    Every server gets one core, whatever the machine has, because one process is what is compared.
+    With a single core both share it. Every server gets one core on any machine, because the
+    benchmark compares single processes.
     """
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) == 1:
@@ -20,9 +21,9 @@ def layout() -> tuple[set[int], set[int]]:
 
 
 def take_precedence(pid: int) -> None:
-    """Let the session of a process go before others on a busy machine; needs root, else nothing.
+    """Raise the scheduling priority of a process and its session; without root, do nothing.
 
-    Linux shares the cores between sessions first, so the niceness of one process is not enough.
+    Linux shares the cores between sessions first, so the niceness of the process is not enough.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, -10)
@@ -31,7 +32,7 @@ def take_precedence(pid: int) -> None:
 
 @contextlib.contextmanager
 def pinned(cores: set[int]) -> Iterator[None]:
-    """Processes started inside stay on these cores."""
+    """Pin processes started inside the block to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

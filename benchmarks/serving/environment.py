@@ -1,4 +1,4 @@
-"""Each peer in an environment of its own, kept between runs."""
+"""Install each peer in its own environment, which is reused by later runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from benchmarks.serving.peer import ROOT, Installation, Peer
 
-OURS = str(ROOT)  # what the list of packages holds for a peer that is installed from this checkout
+OURS = str(ROOT)  # the requirement that installs Tidemill from this checkout
 
 
 class InstallError(Exception):
-    """A peer that could not be installed or prepared; the message is the end of what was said."""
+    """Raised when a peer cannot be installed or prepared; the message is the end of the output."""
 
 
 def install_peer(peer: Peer, cache: Path) -> Installation:
-    """The peer's environment and prepared models, made now unless they are there already.
+    """Return the peer's environment and prepared models, created if missing or out of date.
 
     Raises:
         InstallError: The packages do not install here, or the models cannot be prepared.
@@ -44,7 +44,7 @@ def install_peer(peer: Peer, cache: Path) -> Installation:
 
 
 def versions(installation: Installation, names: tuple[str, ...]) -> dict[str, str]:
-    """The installed versions of those packages."""
+    """Return the installed versions of the packages."""
     code = (
         "import json, sys; from importlib.metadata import version\n"
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
@@ -56,7 +56,7 @@ def versions(installation: Installation, names: tuple[str, ...]) -> dict[str, st
 
 
 def _sources(peer: Peer) -> list[str]:
-    """What the environment was made from; a change of any of it makes a new one."""
+    """List what the environment is built from; any change rebuilds it."""
     marks = [*peer.packages, sysconfig.get_python_version()]
     if OURS in peer.packages:
         sources = sorted((ROOT / "src").rglob("*.py"))
@@ -69,7 +69,7 @@ def _install(env: Path, packages: tuple[str, ...]) -> None:
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     python = str(env / "bin" / "python")
     if uv:
-        # Copies, for files linked from uv's cache would share their memory with other processes.
+        # Copy: files linked from uv's cache would share memory pages with other processes.
         copies = ["--link-mode", "copy"]
         refresh = ["--reinstall-package", "tidemill"] if OURS in packages else []
         _run([uv, "pip", "install", "--quiet", "--python", python, *copies, *refresh, *packages])

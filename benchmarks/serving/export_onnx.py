@@ -1,4 +1,4 @@
-"""Compile both models to ONNX for the limits, under the project's interpreter: FOLDER"""
+"""Compile both models to ONNX for the two lower bounds, in the project's environment: FOLDER"""
 
 from __future__ import annotations
 

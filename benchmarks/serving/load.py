@@ -1,4 +1,4 @@
-"""The load: wrk, which posts bodies as fast as the answers come, over some connections."""
+"""Load generation with wrk: a closed loop of POST requests over several connections."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.serving.cores import pinned
 
 SCRIPT = Path(__file__).parent / "post.lua"
 MISSING = (
-    "The benchmark drives its servers with wrk, and there is no wrk here. Install it with "
+    "wrk, which generates the load, is not installed. Install it with "
     "`apt-get install wrk` (Debian, Ubuntu), `dnf install wrk` (Fedora) or `brew install wrk`."
 )
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came back: requests answered in `seconds`, the median and 99th percentile in seconds."""
+    """Requests answered within `seconds`; p50 and p99 latency in seconds."""
 
     requests: int
     seconds: float
@@ -31,7 +31,11 @@ class Load:
 
 
 def find_wrk() -> str:
-    """The path of wrk; SystemExit with how to install it where there is none."""
+    """Return the path of wrk.
+
+    Raises:
+        SystemExit: wrk is not installed; the message says how to install it.
+    """
     path = shutil.which("wrk")
     if path is None:
         raise SystemExit(MISSING)
@@ -53,7 +57,7 @@ def drive(
     headers: Mapping[str, str],
     cores: set[int],
 ) -> Load:
-    """Post the bodies of the file in turn for some seconds, from one thread on those cores."""
+    """Post the bodies of the file in rotation for `seconds`, from one thread on `cores`."""
     command = [wrk, "--threads", "1", "--connections", str(connections), "--latency"]
     command += ["--duration", f"{max(1, round(seconds))}s", "--timeout", "30s"]
     command += ["--script", str(SCRIPT), url, "--", str(bodies)]
@@ -64,8 +68,8 @@ def drive(
 
 
 def read_result(output: str, complaint: str = "") -> Load:
-    """The line that post.lua prints, out of everything wrk says."""
+    """Parse the line that post.lua prints from the output of wrk."""
     for line in output.splitlines():
         if line.startswith("RESULT "):
             return Load(**json.loads(line.removeprefix("RESULT ")))
-    raise RuntimeError(f"wrk gave no result: {complaint or output}")
+    raise RuntimeError(f"wrk printed no result: {complaint or output}")

@@ -1,7 +1,7 @@
-"""A Tidemill home for the benchmark, made under the project's interpreter: FOLDER
+"""Create a Tidemill home for the benchmark, in the project's environment: FOLDER
 
-Its shelf holds both models, compiled as `tidemill train` compiles them, and its keyring one key
-that may predict; the key itself is in the file `token`.
+The shelf holds both models, compiled as `tidemill train` compiles them. The keyring holds one key
+with the `predict` scope; the key itself is in the file `token`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(home: Path) -> None:
 
 
 def export(name: str, folder: Path) -> Bundle:
-    """The bundle of one model."""
+    """Export the bundle of one model."""
     X_train, X_test, y_train, y_test = split(as_frame=True)
     model = fit(name, as_frame=True)
     project = Project(name, sklearn_dataset("breast_cancer"), "target", [Candidate(name, model)])

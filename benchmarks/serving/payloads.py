@@ -1,4 +1,4 @@
-"""What every server is asked, and what it has to answer: scikit-learn's own labels."""
+"""Request payloads with their expected labels, as predicted by scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks.serving.peer import Rows
 from benchmarks.serving.train import fit, split
 
-COUNTS = {1: 64, 100: 16}  # rows a request -> how many different requests take turns
+COUNTS = {1: 64, 100: 16}  # rows per request -> number of distinct requests
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Payload:
 
 
 def make_payloads(model: str) -> dict[int, list[Payload]]:
-    """Requests by the number of rows they hold, out of the 114 test rows, going round."""
+    """Build payloads from the 114 test rows, cyclically, keyed by rows per request."""
     _, X, _, _ = split()
     labels = [int(label) for label in fit(model).predict(X)]
     rows: Rows = X.tolist()

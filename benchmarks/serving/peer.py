@@ -1,4 +1,4 @@
-"""What the benchmark has to know about a server to run it: a table that each peer fills in."""
+"""The description of a server to benchmark, which each peer module fills in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Rows = list[list[float]]
 
 @dataclass(frozen=True)
 class Installation:
-    """Where a peer lives: its interpreter, its folder of prepared models, and our interpreter."""
+    """An installed peer: its interpreter, its folder of models, and the project's interpreter."""
 
     python: Path
     folder: Path
     project_python: Path
 
     def script(self, name: str) -> str:
-        """An executable of the peer's environment."""
+        """Return the path of an executable in the peer's environment."""
         return str(self.python.parent / name)
 
     def model(self, name: str) -> str:
@@ -32,18 +32,18 @@ class Installation:
 
 
 def send_rows(rows: Rows, model: str) -> Any:
-    """The plainest request: {"rows": [[...], ...]}."""
+    """Encode rows as the default request: {"rows": [[...], ...]}."""
     return {"rows": rows}
 
 
 def read_predictions(answer: Any) -> list[int]:
-    """The plainest answer: {"predictions": [...]}."""
+    """Decode the default response: {"predictions": [...]}."""
     return [int(label) for label in answer["predictions"]]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One way of asking a server: where, with what body, and where the labels are in its answer."""
+    """A prediction endpoint: its path, request encoding, response decoding and headers."""
 
     name: str = ""
     title: str = ""
@@ -57,7 +57,7 @@ class Endpoint:
 
 
 def train_here(installation: Installation) -> None:
-    """Fit both models under the peer's own interpreter and keep them as joblib files."""
+    """Fit both models in the peer's environment and save them as joblib files."""
     run_module(installation.python, "benchmarks.serving.train", installation.folder)
 
 
@@ -66,17 +66,17 @@ class Peer:
     """A server to measure.
 
     Args:
-        name: Names it on the command line and in the results.
-        title: How the tables call it.
-        packages: What its environment holds, as pip requirements.
+        name: Identifies it on the command line and in the results.
+        title: Its name in the tables.
+        packages: pip requirements of its environment.
         command: The command line that serves one model on a port of 127.0.0.1.
-        forms: The ways to ask it; the first one stands for the server where one figure is wanted.
-        prepare: Makes what the command needs in the place's folder.
-        show: The packages whose versions belong in the report.
-        environment: Variables that the server is started with.
-        tidy: Clears away what the server wrote to disk, between measurements.
-        prove: Raises RuntimeError when the running server lacks what the report says it has on.
-        home: The peer whose environment and models it uses; its own by default.
+        endpoints: Its prediction endpoints; the first is used where a server has a single figure.
+        prepare: Creates what the command needs in the installation's folder.
+        show: Packages whose versions the report lists.
+        environment: Environment variables of the server process.
+        clean_up: Deletes what the server wrote to disk, between measurements.
+        verify: Raises RuntimeError if a feature that the report lists as enabled is off.
+        home: The peer whose environment and models it shares; its own by default.
     """
 
     name: str
@@ -94,16 +94,16 @@ class Peer:
     home: str = ""
 
     def case(self, endpoint: Endpoint) -> str:
-        """The name of this server asked in that form."""
+        """Return the identifier of this server's endpoint in the results."""
         return f"{self.name}:{endpoint.name}" if endpoint.name else self.name
 
     def entry(self, endpoint: Endpoint) -> str:
-        """How the tables call it."""
+        """Return the endpoint's name in the tables."""
         return f"{self.title}, {endpoint.title or endpoint.name}" if endpoint.name else self.title
 
 
 def run_module(python: Path, module: str, *arguments: object) -> None:
-    """Run a module of the checkout under some interpreter; what it prints is kept for the error."""
+    """Run a module of the checkout with `python`; RuntimeError with its stderr if it fails."""
     command = [str(python), "-m", module, *map(str, arguments)]
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -112,7 +112,7 @@ def run_module(python: Path, module: str, *arguments: object) -> None:
 
 
 def uvicorn(installation: Installation, app: str, port: int) -> list[str]:
-    """uvicorn as one would run it in production: no access log, uvloop and httptools if present."""
+    """Build a production uvicorn command: no access log; uvloop and httptools if present."""
     options = ["--host", "127.0.0.1", "--port", str(port), "--app-dir", str(APPS)]
     return [
         installation.script("uvicorn"),

@@ -1,4 +1,4 @@
-"""The run as a picture: CPU time a request of every server, for each model and batch size."""
+"""Plot the CPU time per request of every server, by model and batch size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tidemill.steps.plots import style
 
 COLOURS = {"tidemill": style.BLUE, "limit": style.FAINT}
 PEER_COLOUR = style.RED
-#: Tidemill's own dots differ in shape as well.
+#: Tidemill has its own marker shape.
 SHAPES = {"tidemill": "D", "limit": "s"}
 
 
 def draw(results: Results, path: Path) -> None:
-    """A dot for every server on a logarithmic scale, a panel for every model and batch size."""
+    """Write the plot: one panel per model and batch size, one dot per server, log scale."""
     workloads = results.main_workloads()
     height = 0.27 * len(results.cases()) + 0.9
     figure, panels = style.new_figure("", 9, height * len(workloads), rows=len(workloads))
@@ -51,5 +51,5 @@ def _panel(axis: Any, results: Results, workload: Workload) -> None:
     axis.spines["left"].set_visible(False)
     axis.grid(False, axis="y")
     what = "1 row" if workload[1] == 1 else f"{workload[1]} rows"
-    style.set_heading(axis, f"{MODELS[workload[0]]}, {what} a request")
-    axis.set_xlabel(f"CPU time a request at {workload[2]} connections, us", fontsize=8)
+    style.set_heading(axis, f"{MODELS[workload[0]]}, {what} per request")
+    axis.set_xlabel(f"CPU time per request at {workload[2]} connections, us", fontsize=8)

@@ -1,6 +1,6 @@
--- POSTs the bodies of a file (one a line) in turn, and prints what happened as one line of JSON.
+-- POSTs the bodies of a file (one per line) in rotation and prints the result as one line of JSON.
 -- wrk ... -s post.lua URL -- BODIES "Name: value" ...
-local requests, turn = {}, 0
+local requests, index = {}, 0
 
 function init(args)
   local headers = { ["Content-Type"] = "application/json" }
@@ -14,8 +14,8 @@ function init(args)
 end
 
 function request()
-  turn = turn % #requests + 1
-  return requests[turn]
+  index = index % #requests + 1
+  return requests[index]
 end
 
 function done(summary, latency)

@@ -1,4 +1,4 @@
-"""The run as a page of Markdown: targets, tables, how it was measured, versions."""
+"""Render a run as Markdown: targets, tables, method, versions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WORDS = {True: "met", False: "**missed**", None: "not measured"}
 
 
 def markdown(results: Results, notes: str = "", picture: str = "") -> str:
-    """The whole page; `notes` is what a person wrote about the figures, `picture` a file name."""
+    """Render the page; `notes` is a hand-written Markdown section, `picture` a file name."""
     parts = [
-        "# Serving, measured against every peer",
+        "# Serving benchmark: Tidemill and its peers",
         _introduction(results),
         _targets(results),
         f"![CPU time per request of every server]({picture})" if picture else "",
@@ -30,7 +30,7 @@ def markdown(results: Results, notes: str = "", picture: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
-    """A Markdown table; columns of numbers, which all but the first are, go to the right."""
+    """Render a Markdown table; with `numbers`, all columns but the first are right-aligned."""
     lines = [head, ["---", *["---:" if numbers else "---"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -39,20 +39,20 @@ def _introduction(results: Results) -> str:
     about = results.about
     return (
         f"Measured on {about['date']} by `{about['command']}` on {about['machine']}. "
-        f"Every server and setting had {_turns(results)} in alternating rounds; "
-        "figures are medians over the rounds, ratios are taken within a round. "
+        f"Every server and setting was measured {_repetitions(results)}, in alternating rounds; "
+        "figures are medians over the rounds, and ratios are computed within a round. "
         "CPU time is user and system time of all processes of a server, divided by the requests "
         "it answered."
     )
 
 
-def _turns(results: Results) -> str:
-    """How often and how long each was measured; a run in several parts may differ between them."""
+def _repetitions(results: Results) -> str:
+    """Describe how often and how long each was measured; the parts of a run may differ."""
     rounds = sorted(
         {len({s.round for s in results.samples if s.workload == c}) for c in results.workloads()}
     )
     lengths = sorted({round(s.seconds) for s in results.samples})
-    return f"{' or '.join(map(str, rounds))} turns of {' or '.join(map(str, lengths))} s"
+    return f"{' or '.join(map(str, rounds))} times for {' or '.join(map(str, lengths))} s"
 
 
 def _targets(results: Results) -> str:
@@ -83,11 +83,11 @@ def _table(results: Results, main: Workload) -> str:
                 _figures(results, case, workloads, lambda s: s.p99 * 1e3, "{:.2f}"),
             )
         )
-    what = "one row a request" if rows == 1 else f"{rows} rows a request"
+    what = "one row per request" if rows == 1 else f"{rows} rows per request"
     head = (
         "server",
-        "CPU, us a request",
-        f"over ours, {main[2]} conn.",
+        "CPU, us per request",
+        f"relative to Tidemill, {main[2]} conn.",
         "requests/s",
         "p50, ms",
         "p99, ms",
@@ -97,7 +97,7 @@ def _table(results: Results, main: Workload) -> str:
 
 
 def _by_cpu(results: Results, workload: Workload) -> list[str]:
-    """Cases by their CPU a request, least first; what was not measured there is last."""
+    """Sort the cases by CPU per request, lowest first; unmeasured ones come last."""
     found = {case: results.figure(case, workload, lambda s: s.cpu) for case in results.cases()}
     return sorted(found, key=lambda case: found[case] or float("inf"))
 
@@ -125,11 +125,11 @@ def _starts(results: Results) -> str:
         for server, times in sorted(started.items(), key=lambda item: median(item[1]))
         if server in results.memory
     ]
-    head = ("server", "start to first right answer, s", "PSS, MB", "RSS, MB")
+    head = ("server", "start to first correct answer, s", "PSS, MB", "RSS, MB")
     return (
-        "## Cold start and memory\n\nOne server at a time, files in the page cache; memory after "
-        "two seconds of load at 16 connections. Tidemill holds both models, the others one.\n\n"
-        + table(head, lines)
+        "## Cold start and memory\n\nOne server at a time, with its files in the page cache; "
+        "memory after two seconds of load at 16 connections. Tidemill holds both models, the "
+        "others one.\n\n" + table(head, lines)
     )
 
 
@@ -142,10 +142,10 @@ def _left_out(results: Results) -> str:
     lines = [f"- {server}: {reason.strip()}" for server, reason in results.failures.items()]
     lines += [
         f"- {s.case}, {s.model}, {s.rows} rows, {s.connections} connections, round {s.round + 1}: "
-        f"{s.errors} failed requests; this measurement is not in the tables"
+        f"{s.errors} failed requests; excluded from the tables"
         for s in wrong
     ]
-    return "## Left out\n\n" + "\n".join(lines) if lines else ""
+    return "## Excluded\n\n" + "\n".join(lines) if lines else ""
 
 
 def _versions(results: Results) -> str:
@@ -160,19 +160,19 @@ def _versions(results: Results) -> str:
 METHOD = """
 ## How it was measured
 
-- Every server runs in an environment of its own, made from the package list in its file under
-  `benchmarks/serving/peers/`, and is one process answering requests (what its framework starts
-  beside that is counted with it). It has one core to itself; the load has the others.
-- The load is wrk on one thread, in a closed loop: a connection asks again once it is answered, so
-  latencies include waiting behind the other connections. 64 different single rows, or 16 different
-  batches, take turns.
-- Before a server is measured, every one of those requests is asked once and its labels compared
-  with scikit-learn's. A measurement with an answer other than 200 is left out and reported.
-- Tidemill runs with everything on: validation against the signature, API key, rate limit, metrics,
-  journal with inputs, request ids. Its response cache is off, since repeated questions would
-  flatter it. It answers labels with probabilities; the peers answer labels alone: less work.
-- Peers run as their own guides say for production, with access logs off where there is a switch.
-  The two limits have no features at all: they check nothing, record nothing and protect nothing.
-- p99 under a closed loop on a shared machine contains whatever else the machine does; CPU time a
-  request does not, which is why it is the main figure.
+- Every server runs in its own environment, installed from the package list in its file under
+  `benchmarks/serving/peers/`. One process answers the requests; other processes that the framework
+  starts are included in the figures. The server has one core to itself; the load has the others.
+- The load is wrk with one thread in a closed loop: a connection sends the next request when the
+  previous one is answered, so latencies include queueing behind the other connections. The requests
+  rotate through 64 different single rows or 16 different batches.
+- Before a server is measured, each of these requests is sent once and its labels are compared with
+  scikit-learn's. A measurement with a status other than 200 is excluded and reported.
+- Tidemill runs with all features on: validation against the signature, API key, rate limit,
+  metrics, journal with inputs, request ids. Its response cache is off, because the load repeats
+  requests. It returns labels and probabilities; the peers return labels only, which is less work.
+- Peers run as their guides recommend for production, with access logs off where possible. The two
+  lower bounds (`limit`) have no features: no validation, no recording, no access control.
+- p99 in a closed loop on a shared machine includes interference from other processes. CPU time per
+  request does not, so it is the main figure.
 """

@@ -1,4 +1,4 @@
-"""What a run found: as it is kept on disk, and the figures that are read out of it."""
+"""The results of a run: their file format and the figures derived from them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 from typing import Any
 
 OURS = "tidemill"
-Workload = tuple[str, int, int]  # model, rows a request, connections
+Workload = tuple[str, int, int]  # model, rows per request, connections
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: one server asked in one form by so many connections in one round."""
+    """One measurement: one endpoint under one workload in one round."""
 
     case: str
     model: str
@@ -35,16 +35,16 @@ class Sample:
 
     @property
     def cpu(self) -> float:
-        """CPU time a request, in microseconds, over all processes of the server."""
+        """CPU time per request in microseconds, over all processes of the server."""
         return self.cpu_seconds / max(1, self.requests) * 1e6
 
     @property
     def rate(self) -> float:
-        """Requests answered a second."""
+        """Requests answered per second."""
         return self.requests / self.seconds
 
     def line(self) -> str:
-        """The measurement in one line, for whoever watches the run."""
+        """Format the measurement as a progress line."""
         wrong = f", {self.errors} ERRORS" if self.errors else ""
         return (
             f"[{self.round + 1}] {self.model}, {self.rows} rows, {self.connections} connections: "
@@ -55,27 +55,27 @@ class Sample:
 
 @dataclass
 class Results:
-    """Everything a run found. Cold starts in seconds, memory in bytes, both by server."""
+    """All results of a run. Cold starts in seconds, memory in bytes, both by server."""
 
     about: dict[str, Any]
-    titles: dict[str, str] = field(default_factory=dict)  # case -> what the tables call it
+    titles: dict[str, str] = field(default_factory=dict)  # case -> its name in the tables
     versions: dict[str, dict[str, str]] = field(
         default_factory=dict
     )  # server -> package -> version
-    failures: dict[str, str] = field(default_factory=dict)  # server -> why it is not in the tables
+    failures: dict[str, str] = field(default_factory=dict)  # server -> reason for its exclusion
     cold: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, dict[str, int]] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
     def cases(self) -> list[str]:
-        """Every case measured, ours first, the rest as they were given."""
+        """Return every measured case: Tidemill first, the others in order of measurement."""
         return list(dict.fromkeys(sample.case for sample in self.samples))
 
     def workloads(self) -> list[Workload]:
         return list(dict.fromkeys(sample.workload for sample in self.samples))
 
     def main_workloads(self) -> list[Workload]:
-        """One cell for each model and batch size: at 16 connections, where that was measured."""
+        """Return one workload per model and batch size, at 16 connections if measured."""
         found: dict[tuple[str, int], Workload] = {}
         for workload in self.workloads():
             if workload[2] == 16 or workload[:2] not in found:
@@ -83,18 +83,18 @@ class Results:
         return list(found.values())
 
     def has(self, workload: Workload, number: int) -> bool:
-        """Whether that round of the cell is already there."""
+        """Return whether that round of the workload has been measured."""
         return any(s.workload == workload and s.round == number for s in self.samples)
 
     def figure(self, case: str, workload: Workload, of: Callable[[Sample], float]) -> float | None:
-        """The median over the rounds of something about a case; None where it was not measured."""
+        """Return the median of `of` over the rounds; None if the case was not measured."""
         found = [of(s) for s in self._good(case, workload)]
         return median(found) if found else None
 
     def ratios(
         self, case: str, workload: Workload, of: Callable[[Sample], float] = lambda s: s.cpu
     ) -> list[float]:
-        """The case's CPU a request (or another figure) over ours, round by round."""
+        """Return the case's CPU per request (or another figure) over Tidemill's, by round."""
         own = {s.round: of(s) for s in self._good(OURS, workload)}
         return [of(s) / own[s.round] for s in self._good(case, workload) if s.round in own]
 
@@ -109,6 +109,6 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """The results that `save` wrote."""
+    """Load the results that `save` wrote."""
     found = json.loads(path.read_text())
     return Results(**{**found, "samples": [Sample(**sample) for sample in found["samples"]]})

@@ -1,4 +1,4 @@
-"""The run: every server started cold, checked, and then asked in alternating rounds."""
+"""The run: start every server cold, check its answers, then measure in alternating rounds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ ANY_FAILURE = (RuntimeError, OSError, LookupError, ValueError, TypeError)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to measure. `cold` is how often each server is started from nothing; after `reign`
-    rounds all are started anew: one process is quicker than another of the same program by some
-    percent, for as long as it lives."""
+    """How much to measure.
+
+    `cold` is the number of cold starts per server. All servers are restarted after
+    `restart_every` rounds, because processes of the same program differ in speed by some percent
+    for their whole lifetime.
+    """
 
     models: tuple[str, ...]
     rows: tuple[int, ...]
@@ -38,7 +41,7 @@ class Plan:
 
 @dataclass
 class Bench:
-    """What a run needs at hand. What `results` already hold is not measured again."""
+    """A run of the benchmark. Measurements that `results` already holds are skipped."""
 
     plan: Plan
     peers: list[Peer]
@@ -62,7 +65,7 @@ class Bench:
                         self._round(number, model, servers)
 
     def _round_groups(self, model: str) -> Iterator[range]:
-        """The rounds that each set of servers has, but for those that are all there already."""
+        """Yield the rounds between two restarts, skipping groups that are already measured."""
         workloads = [(model, rows, c) for rows in self.plan.rows for c in self.plan.connections]
         for first in range(0, self.plan.rounds, self.plan.restart_every):
             rounds = range(first, min(first + self.plan.restart_every, self.plan.rounds))
@@ -72,9 +75,9 @@ class Bench:
                 yield rounds
 
     def _start_cold(self, peer: Peer, model: str, payload: Payload) -> None:
-        """Process start to first right answer, over and over; then memory, with nothing else up.
+        """Measure the time from process start to the first correct answer, then the memory.
 
-        The first start warms the file cache and does not count.
+        No other server runs meanwhile. The first start warms the file cache and is not counted.
         """
         if peer.name in self.results.memory:
             return
@@ -102,7 +105,7 @@ class Bench:
 
     @contextmanager
     def _start_all(self, model: str, payloads: Payloads) -> Iterator[list[RunningEndpoint]]:
-        """All servers at once, each with the forms in which it gives the right answers."""
+        """Start all servers and yield the endpoints that answer correctly."""
         with ExitStack() as stack:
             servers: list[RunningEndpoint] = []
             for peer in list(self.peers):
@@ -130,7 +133,7 @@ class Bench:
                 self._leave_out(peer.case(endpoint), error)
 
     def _round(self, number: int, model: str, servers: list[RunningEndpoint]) -> None:
-        """Each cell in turn; in each cell one server after the other."""
+        """Measure each workload; within a workload, one server after the other."""
         for rows in self.plan.rows:
             for connections in self.plan.connections:
                 workload = (model, rows, connections)
@@ -191,7 +194,7 @@ class Bench:
         return self.cache / "bodies" / f"{case.replace(':', '-')}-{model}-{rows}.txt"
 
     def _try(self, peer: Peer, step: Callable[[], None]) -> None:
-        """Do it, or leave the peer out of the rest of the run and say why."""
+        """Run the step; on failure exclude the peer from the rest of the run and log the reason."""
         try:
             step()
         except ANY_FAILURE as error:
@@ -209,9 +212,13 @@ def check(
     payloads: list[Payload],
     patience: float = server.START_LIMIT,
 ) -> None:
-    """Ask each once; a wrong answer is a RuntimeError, because its speed would say nothing.
+    """Send each payload once and compare the labels.
 
-    The first question gets so many seconds to be answered.
+    Args:
+        patience: Seconds until the first payload must be answered.
+
+    Raises:
+        RuntimeError: An answer is wrong, so its speed would be meaningless, or missing.
     """
     path, headers = endpoint.path(running.model), endpoint.headers(running.installation)
     for payload in payloads:

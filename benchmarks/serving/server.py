@@ -1,4 +1,4 @@
-"""One running server: its whole tree of processes, the CPU it used and the memory it holds."""
+"""A running server: its process tree, its CPU time and its memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from benchmarks.serving.cores import pinned, take_precedence
 from benchmarks.serving.peer import Installation, Peer
 
 TICK = os.sysconf("SC_CLK_TCK")
-START_LIMIT = 120.0  # seconds: the slowest peer takes a tenth of it
+START_LIMIT = 120.0  # seconds; ten times what the slowest peer takes
 ANSWER_LIMIT = 10.0  # once it has started
 
 
 @dataclass(frozen=True)
 class Server:
-    """A started server; `process` leads a session of its own, which finds all that it started."""
+    """A started server; `process` leads its own session, which identifies its children."""
 
     peer: Peer
     installation: Installation
@@ -37,7 +37,7 @@ class Server:
     log: Path
 
     def cpu_seconds(self) -> float:
-        """User and system time of every process of the tree, and of those it has outlived."""
+        """Return the user and system time of the process tree, including children that ended."""
         ticks = 0
         for pid in members(self.process.pid):
             with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ class Server:
         return ticks / TICK
 
     def memory(self) -> dict[str, int]:
-        """Bytes held by the tree: its share (PSS) and, counting shared pages in full, RSS."""
+        """Return the memory of the process tree in bytes, as PSS and RSS."""
         total = {"pss": 0, "rss": 0}
         for pid in members(self.process.pid):
             with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ class Server:
         return total
 
     def stop(self) -> None:
-        """End the tree: politely, then for certain."""
+        """Stop the process tree with SIGTERM, then SIGKILL."""
         started = {pid: _start_time(pid) for pid in members(self.process.pid)}
         for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
             _signal(_alive(started), number)
@@ -68,7 +68,7 @@ class Server:
 
 
 def start(peer: Peer, installation: Installation, model: str, *, cores: set[int]) -> Server:
-    """Start the peer's command for one model on a free port, on those cores."""
+    """Start the peer's command for one model on a free port, pinned to `cores`."""
     port = free_port()
     log = installation.folder.parent / f"{model}.log"
     variables = {"OMP_NUM_THREADS": "1", **peer.environment(installation, model)}
@@ -90,10 +90,10 @@ def start(peer: Peer, installation: Installation, model: str, *, cores: set[int]
 def wait_answer(
     server: Server, path: str, body: bytes, headers: Mapping[str, str], patience: float
 ) -> Any:
-    """The server's first good answer to that request, within `patience` seconds.
+    """Return the server's first 200 response to the request, within `patience` seconds.
 
     Raises:
-        RuntimeError: It ended, or gave none in time; the message has the end of its log.
+        RuntimeError: The server exited or did not answer in time; the message ends with its log.
     """
     deadline = time.monotonic() + patience
     said = ""
@@ -112,7 +112,7 @@ def wait_answer(
 def post(
     port: int, path: str, body: bytes, headers: Mapping[str, str]
 ) -> tuple[int, bytes, Message]:
-    """One POST on a connection of its own: status, body and headers of the answer."""
+    """Send a POST on a new connection; return status, body and headers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
@@ -123,7 +123,7 @@ def post(
 
 
 def get(port: int, path: str) -> bytes:
-    """The body of one GET."""
+    """Return the body of a GET."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         found: bytes = answer.read()
     return found
@@ -137,7 +137,7 @@ def free_port() -> int:
 
 
 def members(leader: int) -> list[int]:
-    """The leader, its whole session (whoever adopted them) and all that these processes."""
+    """Return the leader, all processes of its session, and their descendants."""
     processes = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -151,19 +151,19 @@ def members(leader: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name (which may hold spaces): state is number 0."""
+    """Return the fields of /proc/PID/stat after the name (may contain spaces); 0 is the state."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _alive(started: Mapping[int, str]) -> list[int]:
-    """Those that still run and are who they were."""
+    """Return the processes that still run and whose pid has not been reused."""
     return [pid for pid, born in started.items() if born and born == _start_time(pid)]
 
 
 def _start_time(pid: int) -> str:
-    """When the process started, in ticks: tells it from another that got its number later.
+    """Return the start time of the process in ticks, which tells reused pids apart.
 
-    Empty for one that is gone or waits to be reaped.
+    Empty for a process that is gone or a zombie.
     """
     try:
         state, *rest = _stat(pid)
@@ -179,6 +179,6 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def _inherited() -> dict[str, str]:
-    """Our environment, less what would leak our own packages or settings into a peer."""
+    """Return our environment without variables that would affect a peer's packages or settings."""
     unwanted = ("PYTHON", "TIDEMILL_", "MLFLOW_", "BENTOML_", "MLSERVER_", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}

@@ -1,7 +1,7 @@
-"""A steady load: requests at given moments over keep-alive connections, whoever is still waiting.
+"""An open-loop load: requests at scheduled times over keep-alive connections.
 
-Latencies count from the moment a request was due, so a server that stalls is charged for every
-request that it made late. Runs in a process of its own, so that it does not share the server's.
+Latencies are measured from the scheduled time, so a stalled server is charged for every request
+that it delays. Runs in its own process, separate from the server.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Steady:
-    """What came back: seconds of every request that was answered 200, and how many were not."""
+    """Latencies in seconds of the requests answered with 200, and the number of failures."""
 
     latencies: list[float] = field(default_factory=list)
     failed: int = 0
 
 
 def requests_of(paths: Sequence[str], bodies: Sequence[bytes], key: str) -> list[bytes]:
-    """Whole requests, one for each path and body in turn."""
+    """Build complete HTTP requests, one for each path and body."""
     head = "POST %s HTTP/1.1\r\nhost: t\r\nx-api-key: %s\r\ncontent-length: %d\r\n\r\n"
     pairs = [(p, bodies[i % len(bodies)]) for i, p in enumerate(paths)]
     return [(head % (path, key, len(body))).encode() + body for path, body in pairs]
@@ -31,7 +31,7 @@ def requests_of(paths: Sequence[str], bodies: Sequence[bytes], key: str) -> list
 def steady(
     port: int, requests: Sequence[bytes], *, rate: float, seconds: float, connections: int = 16
 ) -> Steady:
-    """Ask at `rate` requests a second, each connection in its own even rhythm."""
+    """Send `rate` requests per second in total, evenly spaced on each connection."""
     found = Steady()
 
     async def all_of_them() -> None:

@@ -1,4 +1,4 @@
-"""What serving is held to, and whether this run met it."""
+"""Performance targets of serving, and whether a run meets them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOREST: Workload = ("forest", 1, 16)
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the report. `met` is None when the run did not measure what it needs."""
+    """One line of the report. `met` is None if the run did not measure the target."""
 
     target: str
     found: str
@@ -32,7 +32,7 @@ class Target:
 
 
 def times(case: str, name: str, least: float, workload: Workload = ONE_ROW) -> Target:
-    """The case's CPU a request over ours is at least that; the median of the rounds decides."""
+    """Require a minimum ratio of the case's CPU per request to Tidemill's (median of rounds)."""
 
     def evaluate(results: Results) -> tuple[str, bool] | None:
         ratios = results.ratios(case, workload)
@@ -42,7 +42,7 @@ def times(case: str, name: str, least: float, workload: Workload = ONE_ROW) -> T
         return f"{median(ratios):.3g}x{spread}", median(ratios) >= least
 
     model = "" if workload == ONE_ROW else ", random forest"
-    return Target(f"{name}{model}: CPU a request at least {least:g}x ours", evaluate)
+    return Target(f"{name}{model}: CPU per request at least {least:g}x ours", evaluate)
 
 
 def _tail(results: Results) -> tuple[str, bool] | None:
@@ -64,13 +64,13 @@ def _memory(results: Results) -> tuple[str, bool] | None:
 
 
 def _journal(results: Results) -> tuple[str, bool] | None:
-    """What it costs to record, as a share of what is answered and of what a request takes."""
+    """Return the cost of recording as a share of throughput and of CPU per request."""
     rates = results.ratios("tidemill-unrecorded", ONE_ROW, lambda s: s.rate)
     if not rates:
         return None
     lost = 1 - 1 / median(rates)
     more = 1 / median(results.ratios("tidemill-unrecorded", ONE_ROW)) - 1
-    return f"{lost:.1%} of throughput; {more:.1%} more CPU a request", lost <= 0.1
+    return f"{lost:.1%} of throughput; {more:.1%} more CPU per request", lost <= 0.1
 
 
 FRAME = "`mlflow models serve`, DataFrame signature"
@@ -86,14 +86,14 @@ TARGETS = (
     times("flask", "Flask + gunicorn", 13),
     times("fastapi:async", "FastAPI `async` + scikit-learn", 9),
     times("limit-asgi", "bare ASGI + ONNX, no features", 0.8),
-    times("limit-asgi", "bare ASGI + ONNX, no features, against the fast protocol", 1.0),
+    times("limit-asgi", "bare ASGI + ONNX, no features, against the fast path", 1.0),
     times("limit-asyncio", "asyncio + httptools + ONNX, no features", 0.5),
     times("mlserver", "MLServer", 80, FOREST),
     times("mlflow-frame", FRAME, 80, FOREST),
     times("mlflow-tensor", TENSOR, 80, FOREST),
     Target("p99 at 16 connections: under 3x p50", _tail),
     Target("the journal's cost: at most 10% of throughput", _journal),
-    Target("cold start to the first right answer: under 1 s", _cold),
+    Target("cold start to the first correct answer: under 1 s", _cold),
     Target("memory (PSS) after load, two models loaded: under 90 MB", _memory),
 )
 

@@ -1,6 +1,6 @@
-"""The two models of the benchmark, fitted alike in every environment: FOLDER [--frame]
+"""Fit the two models of the benchmark: FOLDER [--frame]
 
-Runs under the interpreter of a peer, so that what the peer loads was written by its own versions.
+Runs in a peer's environment, so that the peer loads models saved by its own package versions.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MODELS = {"logistic": "scaler + logistic regression", "forest": "scaler + random
 
 
 def split(as_frame: bool = False) -> tuple[Any, Any, Any, Any]:
-    """Inputs to train on and to test with, then their labels: 455 and 114 rows of 30 numbers."""
+    """Return X_train, X_test, y_train, y_test: 455 and 114 rows of 30 numbers."""
     X, y = load_breast_cancer(return_X_y=True, as_frame=as_frame)
     parts: list[Any] = train_test_split(X, y, test_size=0.2, stratify=y, random_state=0)
     return parts[0], parts[1], parts[2], parts[3]
 
 
 def fit(name: str, as_frame: bool = False) -> Any:
-    """The pipeline of that name, fitted on the training rows; the same on every machine."""
+    """Fit the named pipeline on the training rows; reproducible on every machine."""
     X, _, y, _ = split(as_frame)
     if name == "logistic":
         estimator: Any = LogisticRegression(max_iter=1000)
@@ -37,7 +37,7 @@ def fit(name: str, as_frame: bool = False) -> Any:
 
 
 def columns() -> list[str]:
-    """The names of the 30 inputs, in order."""
+    """Return the names of the 30 inputs, in order."""
     return [str(name) for name in load_breast_cancer().feature_names]
 
 

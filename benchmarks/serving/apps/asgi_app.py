@@ -1,4 +1,4 @@
-"""A limit: ASGI with nothing around it. It checks nothing, limits nothing and records nothing."""
+"""Lower bound: a bare ASGI app without validation, rate limits or recording."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A limit: an asyncio protocol on httptools' parser. No server would be written so: it knows one
-path, takes every request for a good one, and never closes, times out, limits or streams.
+"""Lower bound: an asyncio protocol on httptools' parser.
+
+Not a usable server: it has one path, assumes valid requests, and has no timeouts, limits,
+streaming or connection handling.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BentoML as its guide has it: a service class with a typed API method, one worker."""
+"""BentoML as in its guide: a service class with a typed API method, one worker."""
 
 import os
 

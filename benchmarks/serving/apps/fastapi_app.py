@@ -1,4 +1,4 @@
-"""FastAPI + scikit-learn as tutorials write it: a Pydantic body, an endpoint, model.predict."""
+"""FastAPI + scikit-learn as in tutorials: a Pydantic body, an endpoint, model.predict."""
 
 import os
 

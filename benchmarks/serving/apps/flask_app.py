@@ -1,4 +1,4 @@
-"""Flask + scikit-learn as tutorials write it: request.get_json, model.predict, jsonify."""
+"""Flask + scikit-learn as in tutorials: request.get_json, model.predict, jsonify."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""LitServe as its guide has it: a LitAPI, one worker, one API server; log lines turned down."""
+"""LitServe as in its guide: a LitAPI, one worker, one API server; reduced logging."""
 
 import os
 import sys

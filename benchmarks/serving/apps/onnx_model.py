@@ -1,4 +1,4 @@
-"""The inference that both limits share: one ONNX Runtime session, one thread."""
+"""Inference shared by both lower bounds: one ONNX Runtime session, one thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def answer(body: bytes) -> bytes:
-    """JSON to JSON: decode the rows, run the model, encode labels and probabilities."""
+    """Decode JSON rows, run the model, and encode labels and probabilities as JSON."""
     rows = np.array(decode(body).rows, np.float32)
     labels, probabilities = session.run(None, {"X": rows})
     return encode(Response(labels.tolist(), probabilities.tolist()))

@@ -1,4 +1,4 @@
-"""vetiver as its guide has it: a model with a prototype of its inputs, and the API made from it."""
+"""vetiver as in its guide: a model with a prototype of its inputs, and the API built from it."""
 
 import os
 

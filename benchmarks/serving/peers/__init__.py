@@ -1,4 +1,4 @@
-"""One file a peer: what it installs, how it starts, what it is asked and what it answers."""
+"""One module per peer: packages, command line, and request and response formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 from benchmarks.serving.peer import Peer
 
-#: In the order of measuring: ours, the limits, what one writes by hand, the frameworks.
+#: In order of measurement: Tidemill, the lower bounds, hand-written apps, frameworks.
 NAMES = (
     "tidemill",
     "tidemill-unrecorded",
@@ -24,11 +24,15 @@ NAMES = (
 
 
 def load_peers(names: tuple[str, ...] | None = None) -> list[Peer]:
-    """The peers of those names; SystemExit with the names there are for any other."""
+    """Load the named peers, or all of them.
+
+    Raises:
+        SystemExit: A name is unknown; the message lists the known ones.
+    """
     unknown = set(names or ()) - set(NAMES)
     if unknown:
         raise SystemExit(
-            f"There is no peer {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}."
+            f"Unknown peer {', '.join(sorted(unknown))}; known peers: {', '.join(NAMES)}."
         )
     expected = NAMES if names is None else names
     modules = [importlib.import_module(f"{__name__}.{n.replace('-', '_')}") for n in expected]

@@ -21,7 +21,7 @@ def command(installation: Installation, model: str, port: int) -> list[str]:
 
 
 def environment(installation: Installation, model: str) -> Mapping[str, str]:
-    """`mlflow models serve` starts its server with the first python of the path."""
+    """Put the peer's environment first: `mlflow models serve` starts the first python on PATH."""
     path = f"{installation.python.parent}:/usr/local/bin:/usr/bin:/bin"
     return {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 

@@ -7,9 +7,9 @@ from benchmarks.serving.server import free_port
 
 
 def prepare(installation: Installation) -> None:
-    """A folder for each model, as `mlserver start` wants it.
+    """Create a folder for each model, as `mlserver start` requires.
 
-    No pool of inference processes (requests would hop to one and back) and no debug log.
+    There is no inference pool, which would add a process hop to each request, and no debug log.
     """
     train_here(installation)
     for name in ("logistic", "forest"):

@@ -13,7 +13,7 @@ JOURNAL_BYTES = 8 << 30
 
 
 def prepare(installation: Installation) -> None:
-    """A home whose shelf holds both models, and a key that may predict."""
+    """Create a home with both models on the shelf and a key with the `predict` scope."""
     run_module(installation.project_python, "benchmarks.serving.make_home", installation.folder)
 
 
@@ -24,8 +24,10 @@ def command(installation: Installation, model: str, port: int) -> list[str]:
 
 
 def environment(installation: Installation, model: str) -> Mapping[str, str]:
-    """Everything stays on. Limits of rate and journal are out of the load's reach, and the cache
-    is off, because the load repeats itself."""
+    """Keep every feature on, with rate and journal limits that the load cannot reach.
+
+    The response cache is off, because the load repeats its requests.
+    """
     return {
         "TIDEMILL_RATE_LIMIT": "1000000000/minute",
         "TIDEMILL_JOURNAL_MAX_BYTES": str(JOURNAL_BYTES),
@@ -38,7 +40,7 @@ def key(installation: Installation) -> Mapping[str, str]:
 
 
 def clean_up(installation: Installation) -> None:
-    """Take away the journal's closed segments, as ingest does."""
+    """Delete the journal's closed segments, as ingest does."""
     from tidemill.serving.journal.segments import discard, segments
 
     for segment in segments(installation.folder / "journal"):
@@ -48,28 +50,30 @@ def clean_up(installation: Installation) -> None:
 
 
 def verify(installation: Installation, port: int) -> None:
-    """Keys, validation, rate limit, request ids, metrics and journal are on."""
+    """Check that keys, validation, rate limit, request ids, metrics and journal are on."""
     path, rows = "/models/logistic/predict", [[1.0] * 30]
     good = json.dumps({"features": rows[0]}).encode()
     status, _, _ = post(port, path, good, {})
-    _demand(status == 403, f"a request without a key is answered with {status}")
+    _require(status == 403, f"a request without a key returned {status}")
     status, _, _ = post(
         port, path, json.dumps({"features": ["x"] * 30}).encode(), key(installation)
     )
-    _demand(status == 422, f"a row of texts is answered with {status}")
+    _require(status == 422, f"a row of strings returned {status}")
     _, body, headers = post(port, path, good, {**key(installation), "X-Request-ID": "proof"})
-    _demand(headers["x-request-id"] == "proof", "the request id is not returned")
-    _demand("ratelimit" in headers, "the rate limit is off")
+    _require(headers["x-request-id"] == "proof", "the request id is not returned")
+    _require("ratelimit" in headers, "the rate limit is off")
     recorded = (path.read_bytes() for path in (installation.folder / "journal").glob("*.journal"))
     answer_id = json.loads(body)["id"].encode()
-    _demand(any(answer_id in journal for journal in recorded), "the journal lacks the prediction")
+    _require(
+        any(answer_id in journal for journal in recorded), "the prediction is not in the journal"
+    )
     counted = get(port, "/metrics")
-    _demand(b"model_predictions_total" in counted, "predictions are not counted")
+    _require(b"model_predictions_total" in counted, "predictions are not counted")
 
 
-def _demand(found: bool, complaint: str) -> None:
-    if not found:
-        raise RuntimeError(complaint)
+def _require(met: bool, message: str) -> None:
+    if not met:
+        raise RuntimeError(message)
 
 
 def native(rows: Rows, model: str) -> Any:
