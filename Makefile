@@ -5,40 +5,40 @@ BIN := $(VENV)/bin
 HOME_DIR ?= .tidemill
 PORT ?= 8000
 MLFLOW_PORT ?= 5000
-# Processes that share the test files among them; 0 runs all in one.
+# Number of test processes; 0 runs the tests in one process.
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
-# Each start of a process would compile anew what it imports: seconds, where MLflow is among it.
+# Without this, each new process compiles its imports again, which takes seconds with MLflow.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: docs screenshots help up demo test test-all lint format bench-serving bench-drift bench-retraining clean
 
-help:  ## List what can be made.
+help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 up: $(VENV)/.standard  ## Start MLflow, the API and a worker; train, promote and serve a first model.
 	@$(BIN)/tidemill up --home $(HOME_DIR) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
 
-demo: $(VENV)/.standard  ## Walk the whole path once in a scratch folder, print what happened, and leave.
+demo: $(VENV)/.standard  ## Run the whole workflow once in a temporary folder and print the results.
 	@$(BIN)/tidemill demo
 
-test: $(VENV)/.dev  ## Run the test suite (slow and chaos tests excepted).
+test: $(VENV)/.dev  ## Run the test suite (without slow and chaos tests).
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not chaos" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev  ## Run every test.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev  ## Check style, types and the layers of imports.
+lint: $(VENV)/.dev  ## Check style, types and import layers.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev  ## Put the code in the house style.
+format: $(VENV)/.dev  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-serving: $(VENV)/.dev  ## Compare serving with every peer (installs them; takes a while).
+bench-serving: $(VENV)/.dev  ## Benchmark serving against all peers (installs them; slow).
 	$(BIN)/python -m benchmarks.serving
 
 bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks.
@@ -47,13 +47,13 @@ bench-drift: $(VENV)/.dev  ## Measure false alarms and power of the drift checks
 docs: $(VENV)/.dev  ## Build the site of docs/ into site/; warnings are errors.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
-screenshots: $(VENV)/.dev  ## Write a picture of every page of the console into screenshots/ (needs Chromium).
+screenshots: $(VENV)/.dev  ## Take screenshots of all console pages into screenshots/ (needs Chromium).
 	$(BIN)/python scripts/screenshots.py --out screenshots --docs docs
 
-bench-retraining: $(VENV)/.dev  ## Play streams with known drift through retraining policies.
+bench-retraining: $(VENV)/.dev  ## Benchmark retraining policies on streams with known drift.
 	$(BIN)/python -m benchmarks.retraining
 
-clean:  ## Remove the environment and what tools left behind.
+clean:  ## Remove the environment and generated files.
 	rm -rf $(VENV) .venv-slim .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.standard $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
@@ -63,5 +63,5 @@ $(VENV)/.standard $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Tidemill needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	  || { echo "Tidemill needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

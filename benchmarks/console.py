@@ -50,7 +50,7 @@ def main() -> None:
     with tools.tidemill() as (url, key), tools.browsing() as browser:
         context = browser.new_context()
         page = context.new_page()
-        page.set_default_timeout(tools.PATIENCE)
+        page.set_default_timeout(tools.TIMEOUT)
         tools.sign_in(page, url, key)
         page.locator("article.loop").wait_for()
         cookies = context.cookies()

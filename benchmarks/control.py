@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.control_lists import fill_mlflow, fill_predictions, list_latency
-from benchmarks.control_predict import predictions_a_second
+from benchmarks.control_predict import predictions_per_second
 from benchmarks.control_setup import api, opened, process, quantiles, training, until
 from tests.servers import fresh_database, private_mlflow, private_postgres, private_redis
 from tidemill.platform import Platform
@@ -97,7 +97,9 @@ class ControlPlaneBenchmark:
 
     def predict(self) -> dict[str, Any]:
         with process(self.embedded[0], "-m", "tidemill.worker", "--concurrency", "2"):
-            return predictions_a_second(self.embedded[0], process, lambda: training(*self.embedded))
+            return predictions_per_second(
+                self.embedded[0], process, lambda: training(*self.embedded)
+            )
 
     def throughput(self) -> dict[str, Any]:
         return {str(n): throughput(*self.scaled, n, self.sizes.jobs * n) for n in (1, 2, 4)}

@@ -77,7 +77,7 @@ class Tick:
         journal = self.journal
         self.record()
         runs = list(journal._pending)
-        payload, frame = journal._encode(runs), journal._framed(runs)
+        payload, frame = journal._encode(runs), journal._frame(runs)
         journal.commit()
         segment = journal._segment
         assert segment is not None

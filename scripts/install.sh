@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install Tidemill with one extra into an environment, in place: install.sh ENVIRONMENT EXTRA
-# uv resolves and installs several times faster than pip; without it pip does the same work.
+# Install Tidemill with one extra into an environment, in editable mode: install.sh ENVIRONMENT EXTRA
+# uv resolves and installs several times faster than pip, which is the fallback.
 set -eu
 env=$1
 extra=$2

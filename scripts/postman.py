@@ -1,9 +1,9 @@
-"""Write the Postman collection of the whole service, both planes, from its OpenAPI document.
+"""Write the Postman collection of both planes from the OpenAPI document.
 
     python scripts/postman.py            # docs/postman/tidemill.postman_collection.json
 
-A folder for each tag, a request for each route, bodies from the document's examples. The model in
-service is the iris bundle of the tests.
+The collection has a folder for each tag and a request for each route, with bodies from the
+document's examples. The served model is the iris bundle of the tests.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ PAGE = ROOT / "docs/postman/tidemill.postman_collection.json"
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 MODEL = "iris-classifier"
 VARIABLES = {"base_url": "http://127.0.0.1:8000", "api_key": ""}
-#: What stands for values that only a running server knows.
-KNOWN = {"model": MODEL, "name": MODEL, "version": "1", "reason": "asked for from Postman"}
+#: Placeholders for values that only a running server knows.
+KNOWN = {"model": MODEL, "name": MODEL, "version": "1", "reason": "requested from Postman"}
 METHODS = ("get", "post", "put", "patch", "delete")
-DEPTH = 6  # of an example made from a schema
+DEPTH = 6  # of an example generated from a schema
 Json = dict[str, Any]
 
 
 def document() -> Json:
-    """The OpenAPI document of a server on one port, with the iris model in service."""
+    """Return the OpenAPI document of a single-port server with the iris model loaded."""
     from tidemill import bundle
     from tidemill.api.app import create_app
     from tidemill.platform import Platform
@@ -52,10 +52,10 @@ def document() -> Json:
 
 
 def _loaded(service: Any) -> Json:
-    """What the service says of itself once its model is in service."""
+    """Fetch the OpenAPI document once the model is loaded."""
     import asyncio
 
-    async def ask() -> Json:
+    async def fetch() -> Json:
         await service.start()
         try:
             found: Json = service.openapi()
@@ -63,11 +63,11 @@ def _loaded(service: Any) -> Json:
         finally:
             await service.stop()
 
-    return asyncio.run(ask())
+    return asyncio.run(fetch())
 
 
 def collection(found: Json) -> Json:
-    """The document as a Postman collection, version 2.1."""
+    """Convert the document to a Postman collection, version 2.1."""
     folders: dict[str, list[Json]] = {}
     for path, verbs in found["paths"].items():
         for method in METHODS:
@@ -77,8 +77,8 @@ def collection(found: Json) -> Json:
     return {
         "info": {
             "name": "Tidemill",
-            "description": "Every route of a Tidemill, made from its OpenAPI document. Set the "
-            "variables `base_url` and `api_key` (the file `.tidemill/key` holds the first one).",
+            "description": "Every route of Tidemill, generated from its OpenAPI document. Set the "
+            "variables `base_url` and `api_key` (the first key is in the file `.tidemill/key`).",
             "schema": SCHEMA,
         },
         "auth": {
@@ -94,15 +94,15 @@ def collection(found: Json) -> Json:
     }
 
 
-def _request(found: Json, path: str, method: str, said: Json) -> Json:
-    parameters = [_resolved(found, p) for p in said.get("parameters", [])]
+def _request(found: Json, path: str, method: str, operation: Json) -> Json:
+    parameters = [_resolved(found, p) for p in operation.get("parameters", [])]
     request: Json = {
         "method": method.upper(),
         "header": [],
         "url": _url(path, parameters),
-        "description": said.get("description", ""),
+        "description": operation.get("description", ""),
     }
-    body = _body(found, said)
+    body = _body(found, operation)
     if body is not None:
         kind, text = body
         request["header"] = [{"key": "Content-Type", "value": kind}]
@@ -110,7 +110,7 @@ def _request(found: Json, path: str, method: str, said: Json) -> Json:
         request["body"] = {
             "mode": "raw", "raw": text, "options": {"raw": {"language": language}},
         }  # fmt: skip
-    return {"name": said.get("summary") or f"{method.upper()} {path}", "request": request}
+    return {"name": operation.get("summary") or f"{method.upper()} {path}", "request": request}
 
 
 def _url(path: str, parameters: list[Json]) -> Json:
@@ -132,7 +132,7 @@ def _url(path: str, parameters: list[Json]) -> Json:
 
 
 def _query(parameter: Json) -> Json:
-    """A query parameter: filled in where it is required, otherwise there to be switched on."""
+    """Convert a query parameter: enabled if required, otherwise disabled."""
     needed = bool(parameter.get("required"))
     entry = {
         "key": parameter["name"],
@@ -142,9 +142,9 @@ def _query(parameter: Json) -> Json:
     return entry if needed else entry | {"disabled": True}
 
 
-def _body(found: Json, said: Json) -> tuple[str, str] | None:
-    """A request's content type and an example of it; None without a body."""
-    wanted = _resolved(found, said.get("requestBody") or {}).get("content") or {}
+def _body(found: Json, operation: Json) -> tuple[str, str] | None:
+    """Return a request's content type and example body; None without a body."""
+    wanted = _resolved(found, operation.get("requestBody") or {}).get("content") or {}
     if not wanted:
         return None
     kind = "application/json" if "application/json" in wanted else next(iter(wanted))
@@ -166,7 +166,7 @@ def _resolved(found: Json, part: Json) -> Json:
 
 
 def _example(found: Json, schema: Json, depth: int = DEPTH) -> Any:
-    """A value of a schema: what it gives as an example or default, else the plainest."""
+    """Return a value of a schema: its example or default, else a minimal value."""
     schema = _resolved(found, schema)
     for name in ("example", "default", "const"):
         if name in schema:
@@ -190,7 +190,7 @@ def _example(found: Json, schema: Json, depth: int = DEPTH) -> Any:
 
 
 def text() -> str:
-    """The collection as the file's text."""
+    """Return the collection as JSON text."""
     return json.dumps(collection(document()), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""Write docs/reference from the code, and the index of decision records.
+"""Generate docs/reference from the code, and the index of decision records.
 
 python scripts/reference.py          writes
-python scripts/reference.py --check  fails when a page is out of date
+python scripts/reference.py --check  fails if a page is out of date
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Write a picture of every page of the console, in two widths and both themes.
+"""Take screenshots of every console page, in two widths and both themes.
 
-    python scripts/screenshots.py --out screenshots          # starts a Tidemill of its own
+    python scripts/screenshots.py --out screenshots          # starts its own Tidemill
     python scripts/screenshots.py --url http://127.0.0.1:8000 --key "$(cat .tidemill/key)"
 
-Needs Chromium (`CHROMIUM` names it where it is not on the path) and the package playwright.
+Needs Chromium (set `CHROMIUM` if it is not on the path) and the package playwright.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-#: Without a first run, background traffic, or anything else that is not the page.
+#: Disables first-run pages, background traffic and other interference.
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -39,26 +39,26 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: Trains a second version, which the first can be compared with.
+#: Trains a second version to compare the first with.
 SECOND = {"model": "ClassificationModel", "C": 0.01, "trials": 1}
 SIZES = {"wide": (1440, 900), "narrow": (375, 812)}
 THEMES = ("light", "dark")
-#: The pictures that the documents show.
+#: The screenshots that the documentation shows.
 DOCS = {
     ("overview", "wide", "light"),
     ("model-monitoring", "wide", "light"),
     ("model-try", "wide", "dark"),
 }
-#: Pictures further down are loaded when somebody gets there; a whole page has them all.
+#: Loads lazy images, so that a full-page screenshot contains all of them.
 PICTURES_LOADED = """() => Promise.all([...document.images].map((image) => {
   image.loading = "eager";
   return image.complete || new Promise((done) => { image.onload = image.onerror = done; });
 }))"""
-PATIENCE = 120_000.0  # milliseconds; the machine may be busy
+TIMEOUT = 120_000.0  # milliseconds; the machine may be busy
 
 
 def chromium() -> str | None:
-    """Where Chromium is; None where there is none."""
+    """Return the path of Chromium, or None."""
     named = os.environ.get("CHROMIUM")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return named or next(filter(None, map(shutil.which, names)), None)
@@ -66,7 +66,7 @@ def chromium() -> str | None:
 
 @contextmanager
 def browsing() -> Iterator[Browser]:
-    """A headless Chromium."""
+    """Start a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -78,7 +78,7 @@ def browsing() -> Iterator[Browser]:
 
 
 def sign_in(page: Page, url: str, key: str) -> None:
-    """Sign in with a key."""
+    """Sign in to the console with an API key."""
     page.goto(f"{url}/console/sign-in")
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
@@ -86,7 +86,7 @@ def sign_in(page: Page, url: str, key: str) -> None:
 
 
 def pages_of(page: Page, url: str) -> dict[str, str]:
-    """Every page by name, for the first model there is."""
+    """Return the path of every page by name, for the first model."""
     page.goto(f"{url}/console/models")
     links = page.locator("tbody th a")
     links.first.wait_for()
@@ -119,10 +119,10 @@ def _versions(page: Page, url: str) -> int:
     return page.locator("tbody tr").count()
 
 
-def look(browser: Browser, url: str, key: str) -> None:
-    """Let the first model be looked at, once what was asked of it is stored."""
+def run_check(browser: Browser, url: str, key: str) -> None:
+    """Run a monitoring check of the first model once its predictions are stored."""
     page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     sign_in(page, url, key)
     page.goto(f"{url}/console/models/ClassificationModel/monitoring")
     while not page.locator(".panels").count():
@@ -132,10 +132,10 @@ def look(browser: Browser, url: str, key: str) -> None:
 
 
 def shoot(browser: Browser, url: str, key: str, out: Path, docs: Path | None = None) -> list[Path]:
-    """Write every page's pictures; where they are.
+    """Take a screenshot of every page and return the paths.
 
     Args:
-        docs: Where the three pictures of the documents go, as much of each as fits the screen.
+        docs: Folder for the three screenshots of the documentation, cropped to the viewport.
     """
     written = []
     for size, (width, height) in SIZES.items():
@@ -145,7 +145,7 @@ def shoot(browser: Browser, url: str, key: str, out: Path, docs: Path | None = N
                 color_scheme=theme,
                 device_scale_factor=1 if size == "wide" else 2,
             )
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(TIMEOUT)
             page = context.new_page()
             page.goto(f"{url}/console/sign-in")
             written.append(_picture(page, out, "sign-in", size, theme))
@@ -161,24 +161,24 @@ def shoot(browser: Browser, url: str, key: str, out: Path, docs: Path | None = N
 
 
 def _prepare(page: Page, name: str) -> None:
-    """Let the page come to rest, and ask where a page shows answers."""
+    """Wait until the page has loaded; on the prediction page, send a prediction."""
     if name == "model-try":
         page.get_by_role("button", name="Predict").click()
         page.locator(".prediction").wait_for()
-    page.locator(".loading").first.wait_for(state="detached", timeout=PATIENCE)
+    page.locator(".loading").first.wait_for(state="detached", timeout=TIMEOUT)
     page.evaluate(PICTURES_LOADED)
 
 
 def _picture(page: Page, out: Path, name: str, size: str, theme: str) -> Path:
     path = out / f"{name}-{size}-{theme}.png"
-    page.evaluate("scrollTo(0, 0)")  # a click may have scrolled, and the bar at the side with it
+    page.evaluate("scrollTo(0, 0)")  # a click may have scrolled the page and the sidebar
     page.screenshot(path=path, full_page=True)
     return path
 
 
 @contextmanager
 def tidemill() -> Iterator[tuple[str, str]]:
-    """A Tidemill of its own with a first model in two versions that was asked; address and key."""
+    """Start a Tidemill with two versions of a model and predictions; yield its URL and key."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / ".tidemill"
         port, mlflow_port = free_port(), free_port()
@@ -190,7 +190,7 @@ def tidemill() -> Iterator[tuple[str, str]]:
             wait_for(f"{url}/ready", up)
             key = (home / "key").read_text().strip()
             train(url, key)
-            ask(url, key)
+            predict(url, key)
             yield url, key
         finally:
             up.terminate()
@@ -198,14 +198,14 @@ def tidemill() -> Iterator[tuple[str, str]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until an address answers well."""
+    """Wait until the URL returns a success status."""
     while process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=10).close()
@@ -213,11 +213,11 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.5)
         else:
             return
-    raise SystemExit("tidemill up ended")
+    raise SystemExit("tidemill up exited")
 
 
 def send(url: str, key: str, body: dict[str, Any] | None = None) -> Any:
-    """What the API answers."""
+    """Send a request to the API and return its JSON response."""
     headers = {"Content-Type": "application/json", "X-API-Key": key}
     data = json.dumps(body).encode() if body is not None else None
     with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as answer:
@@ -225,7 +225,7 @@ def send(url: str, key: str, body: dict[str, Any] | None = None) -> Any:
 
 
 def train(url: str, key: str) -> None:
-    """Train the second version as a job, and wait for its end."""
+    """Train the second version as a job and wait until it ends."""
     job = send(f"{url}/train", key, SECOND)
     while job["status"] not in ("succeeded", "failed", "cancelled"):
         time.sleep(0.5)
@@ -235,15 +235,15 @@ def train(url: str, key: str) -> None:
 
 
 @contextmanager
-def asking(url: str, key: str) -> Iterator[None]:
-    """Ask some rows a second meanwhile, so that pages have something to tell."""
+def background_predictions(url: str, key: str) -> Iterator[None]:
+    """Send predictions during the block, so that the pages show live traffic."""
     ended = threading.Event()
 
-    def go_on() -> None:
+    def send_predictions() -> None:
         while not ended.wait(0.2):
-            ask(url, key, 1)
+            predict(url, key, 1)
 
-    thread = threading.Thread(target=go_on, daemon=True)
+    thread = threading.Thread(target=send_predictions, daemon=True)
     thread.start()
     try:
         yield
@@ -252,32 +252,34 @@ def asking(url: str, key: str) -> Iterator[None]:
         thread.join()
 
 
-def ask(url: str, key: str, times: int = 600) -> None:
-    """Ask the first model for rows of its own kind, of which two measures have moved."""
+def predict(url: str, key: str, times: int = 600) -> None:
+    """Send rows of the training distribution to the first model, with two features shifted."""
     from sklearn.datasets import load_breast_cancer
 
-    chance = random.Random() if times == 1 else random.Random(1)
+    rng = random.Random() if times == 1 else random.Random(1)
     known = load_breast_cancer().data
     for _ in range(times):
-        row = [value * chance.uniform(0.98, 1.02) for value in chance.choice(known)]
+        row = [value * rng.uniform(0.98, 1.02) for value in rng.choice(known)]
         row[0], row[3] = row[0] * 1.25, row[3] * 1.5
         send(f"{url}/models/ClassificationModel/predict", key, {"features": row})
 
 
 def main() -> None:
-    """Parse the command line and write the pictures."""
+    """Parse the command line and write the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("screenshots"))
-    parser.add_argument("--url", help="a running Tidemill; none starts one")
+    parser.add_argument("--url", help="URL of a running Tidemill; by default one is started")
     parser.add_argument("--key")
-    parser.add_argument("--docs", type=Path, help="also write the documents' three pictures here")
+    parser.add_argument(
+        "--docs", type=Path, help="also write the documentation's three screenshots to this folder"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     running = nullcontext((options.url, options.key)) if options.url else tidemill()
     with running as (url, key), browsing() as browser:
         if not options.url:
-            look(browser, url, key)
-        with nullcontext() if options.url else asking(url, key):
+            run_check(browser, url, key)
+        with nullcontext() if options.url else background_predictions(url, key):
             for path in shoot(browser, url, key, options.out, options.docs):
                 print(path)
 

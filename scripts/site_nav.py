@@ -12,7 +12,7 @@ from reference_pages.decisions import Decision, by_area  # noqa: E402, RUF100
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of each folder to its part of the navigation."""
+    """Add the pages of each folder to its navigation section."""
     root = Path(config.docs_dir)
     extra = {
         "Operations": [{"Runbooks": _pages(root, "runbooks")}],

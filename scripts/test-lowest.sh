@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Try the lowest versions that pyproject.toml allows: test-lowest.sh [base|standard|dev ...]
+# Test with the lowest versions that pyproject.toml allows: test-lowest.sh [base|standard|dev ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
-uv=$(command -v uv || ls .venv/bin/uv 2>/dev/null) || { echo "uv is needed: pip install uv"; exit 1; }
+uv=$(command -v uv || ls .venv/bin/uv 2>/dev/null) || { echo "This script needs uv: pip install uv"; exit 1; }
 
 [ $# -gt 0 ] || set -- base standard dev
 for extra in "$@"; do

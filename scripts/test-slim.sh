@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the base dependencies only, in an environment of their own, and serve a bundle with them.
+# Install only the base dependencies in a separate environment and serve a bundle with them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ else
     "$env/bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
     "$env/bin/python" -m pip install --quiet --disable-pip-version-check .
 fi
-# Out of the checkout, so that the installed package is what is tested.
+# Leave the checkout, so that the installed package is tested.
 bundle=$PWD/tests/data/iris-bundle
 script=$PWD/tests/slim/serve_bundle.py
 python=$PWD/$env/bin/python

@@ -1,5 +1,5 @@
 #!/bin/sh
-# At the first start: a role and a database each for Tidemill and MLflow, whose tables would clash.
+# First start: create a role and a database each for Tidemill and MLflow, whose tables would clash.
 set -eu
 for name in tidemill mlflow; do
     psql -v ON_ERROR_STOP=1 --username postgres -v name="$name" \

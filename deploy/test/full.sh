@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The long form: restarts, scale, an alert, down and up, an upgrade, under load: full.sh [PART ...]
+# Full test under load: restarts, scaling, an alert, down and up, an upgrade: full.sh [PART ...]
 . "$(dirname "$0")/lib.sh"
 trap 'kill $(cat "$scratch"/*.pid 2>/dev/null) 2>/dev/null || true; compose down -v -t 5 >/dev/null 2>&1 || true; rm -rf "$scratch"' EXIT
 healthy() { [ -n "$(compose ps -q "$1")" ] && for id in $(compose ps -q "$1"); do [ "$(docker inspect -f '{{.State.Health.Status}}' "$id")" = healthy ] || return 1; done; }
 sql() { compose exec -T postgres psql -U postgres -d tidemill -tAc "$1"; }
 query() { curl -fs "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlencode "query=$1" | field data.result.0.value.1; }
 
-# Each service restarted under load. The proxy is the only way in: what fails there is reported.
+# Restart each service under load. The proxy has no replica, so its failures are only reported.
 restarts() {
     begin_load restarts
     for name in ${RESTART:-serve redis postgres api worker sync ingest mlflow prometheus alertmanager}; do
         compose restart "$name" >/dev/null 2>&1
         eventually 600 healthy "$name"
-        echo "$name came back ($SECONDS s)"
+        echo "$name is healthy again ($SECONDS s)"
     done
     end_load restarts
     begin_load proxy-restart
@@ -31,7 +31,7 @@ scale() {
         ended() { [ "$(ask "$site/train/status/$job" | field status)" = succeeded ]; }
         eventually 900 ended
     done
-    echo "three jobs done by $(sql "select count(distinct worker) from jobs where kind = 'train'") workers"
+    echo "three jobs ran on $(sql "select count(distinct worker) from jobs where kind = 'train'") workers"
     all_answer() { [ "$(query 'count(increase(model_predictions_total[2m]) > 0)')" = 3 ]; }
     eventually 120 all_answer
     python3 deploy/test/panels.py "http://127.0.0.1:$PROMETHEUS_PORT"
@@ -44,7 +44,7 @@ alert() {
     gone() { ! arrived; }
     compose stop ingest >/dev/null 2>&1
     eventually 400 arrived
-    echo "it is at Alertmanager ($SECONDS s)"
+    echo "Alertmanager received the alert ($SECONDS s)"
     compose start ingest >/dev/null 2>&1
     eventually 600 gone
 }
@@ -55,8 +55,8 @@ keep() {
     version=$(predict | field version)
     compose down >/dev/null 2>&1
     up
-    [ "$(predict | field version)" = "$version" ] || die "another version answers"
-    [ "$(sql "select count(*) from predictions")" -ge "$before" ] || die "predictions are gone"
+    [ "$(predict | field version)" = "$version" ] || die "another version is served"
+    [ "$(sql "select count(*) from predictions")" -ge "$before" ] || die "predictions were lost"
 }
 
 upgrade() {
@@ -65,7 +65,7 @@ upgrade() {
     export TIDEMILL_SERVE_IMAGE=tidemill-serve:next TIDEMILL_PLATFORM_IMAGE=tidemill-platform:next TIDEMILL_MLFLOW_IMAGE=tidemill-mlflow:next
     deploy/upgrade "${files[@]}" >"$scratch/upgrade.log" 2>&1 || { tail -20 "$scratch/upgrade.log"; die "upgrade"; }
     end_load upgrade
-    [ "$(docker inspect -f '{{.Config.Image}}' "$(compose ps -q serve)")" = tidemill-serve:next ] || die "the old image still serves"
+    [ "$(docker inspect -f '{{.Config.Image}}' "$(compose ps -q serve)")" = tidemill-serve:next ] || die "the old image is still running"
 }
 
 say "build and start"

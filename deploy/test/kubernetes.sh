@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The overlay dev on the cluster of the current context, whose nodes must hold the images
-# tidemill-serve, tidemill-platform and tidemill-mlflow (:latest). Runs on a node, or where service
-# addresses can be reached. With TIDEMILL_RIG it starts a cluster and downgrades the manifests.
+# Test the overlay dev on the cluster of the current context, whose nodes must have the images
+# tidemill-serve, tidemill-platform and tidemill-mlflow (:latest). Run it on a node, or where service
+# addresses are reachable. With TIDEMILL_RIG it starts a cluster and downgrades the manifests.
 . "$(dirname "$0")/lib.sh"
 filter=cat
 if [ -n "${TIDEMILL_RIG:-}" ]; then
@@ -18,7 +18,7 @@ deploy/make-secrets >/dev/null
 deploy/k8s/apply-secrets >/dev/null
 kubectl kustomize deploy/k8s/overlays/dev | "$filter" | kubectl apply -f - >/dev/null
 
-say "everything becomes ready"
+say "all pods ready"
 for each in statefulset/postgres deployment/redis deployment/mlflow deployment/api deployment/worker deployment/watch; do
     kube rollout status "$each" --timeout=900s
 done
@@ -33,12 +33,12 @@ kube rollout restart statefulset/serve
 kube rollout status statefulset/serve --timeout=900s
 end_load rolling
 
-say "a pod ends under load"
+say "a pod deleted under load"
 begin_load pod "$site"
 kube delete pod serve-0
 kube rollout status statefulset/serve --timeout=600s
 end_load pod
 
-say "what else is there"
+say "other resources"
 kube get networkpolicies,poddisruptionbudgets,cronjobs,ingresses
 say "kubernetes passed"

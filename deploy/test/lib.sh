@@ -1,6 +1,6 @@
-# What the test scripts share. They run with bash on any machine with Docker and Python 3.11.
-# TIDEMILL_RIG names a folder whose docker-up starts an engine and stand-ins for base images, for
-# machines without Docker or without a registry; Docker itself is used where it is not set.
+# Shared by the test scripts, which run with bash on any machine with Docker and Python 3.11.
+# TIDEMILL_RIG names a folder whose docker-up starts an engine and substitutes for base images, for
+# machines without Docker or a registry. If it is not set, Docker is used.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export COMPOSE_PROJECT_NAME=tidemill-test COMPOSE_PROFILES=demo
@@ -21,7 +21,7 @@ say() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 die() { printf 'FAILED: %s\n' "$1" >&2; exit 1; }
 compose() { docker compose "${files[@]}" "$@"; }
 up() { compose up -d --wait --no-build "$@" >"$scratch/up.log" 2>&1 || { tail -30 "$scratch/up.log"; compose ps -a; compose logs --tail 30; die "compose up"; }; }
-# The three images, and on a rig the proxy that it lacks.
+# Build the three images, and on a rig also the proxy.
 build() {
     if [ -n "${TIDEMILL_RIG:-}" ]; then
         docker build -q --build-arg VERSION="$(sed -n 's/.*image: caddy://p' deploy/compose.yaml)" -t tidemill-test-caddy - <deploy/test/rig.Dockerfile >/dev/null
@@ -41,13 +41,13 @@ eventually() {
     until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $until ] || die "waited in vain for: $*"; sleep 0.5; done
 }
 
-# One prediction, over TLS.
+# Send one prediction over TLS.
 predict() {
     ask -fsS "$site/schema" | python3 -c 'import json,sys; print(json.dumps(next(iter(json.load(sys.stdin)["examples"].values()))))' >"$scratch/body"
     ask -fsS "$site/predict" -d @"$scratch/body"
 }
 
-# Load in the background: begin_load NAME [URL]; end_load NAME prints its counts and fails with it.
+# Background load: begin_load NAME [URL]; end_load NAME prints the counts and fails if it failed.
 begin_load() {
     python3 deploy/test/load.py "${2:-$site}" deploy/secrets/first_key "$scratch/$1" 4 & echo $! >"$scratch/$1.pid"
     eventually 60 test -e "$scratch/$1.started"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Without containers: the rules and the panels' queries on real servers, and a fault that reaches
+# Test rules and panel queries on real servers without containers, and a fault that reaches
 # Alertmanager. Needs prometheus, alertmanager, caddy (CADDY=...) and the development environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -11,7 +11,7 @@ serve=18100 api=18101 ingest=18102 proxy=18103 store=18104 alerts=18105 site=181
 export TIDEMILL_HOME=$scratch/home TIDEMILL_PROJECT=gallery:iris TIDEMILL_AUTH=off
 eventually() {
     local until=$((SECONDS + $1)); shift
-    until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $until ] || { echo "waited in vain for: $*"; tail -n 5 "$scratch"/*.log; exit 1; }; sleep 0.5; done
+    until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $until ] || { echo "timed out waiting for: $*"; tail -n 5 "$scratch"/*.log; exit 1; }; sleep 0.5; done
 }
 start() { local name=$1; shift; "$@" >"$scratch/$name.log" 2>&1 & pid=$!; }
 answers() { curl -fs -o /dev/null "http://127.0.0.1:$1"; }
@@ -21,7 +21,7 @@ mkdir "$TIDEMILL_HOME"
 from tests.contract.serving.conftest import make_shelf
 make_shelf(pathlib.Path(sys.argv[1]), ("classifier",))' "$TIDEMILL_HOME/shelf"
 .venv/bin/tidemill migrate >/dev/null
-# A job, so that there is something to count; no worker takes it.
+# Queue a job for the job metrics; there is no worker to run it.
 "$python" -c 'from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import NewJob
@@ -34,7 +34,7 @@ printf '{\n admin off\n persist_config off\n auto_https off\n servers {\n metric
 start proxy "${CADDY:-caddy}" run --adapter caddyfile --config "$scratch/Caddyfile"
 start alertmanager "$alertmanager" --config.file=deploy/alertmanager/alertmanager.yml --storage.path="$scratch/am" \
     --web.listen-address=127.0.0.1:$alerts --cluster.listen-address=
-# The configuration that is deployed, with this machine's addresses.
+# The deployed configuration with this machine's addresses.
 sed -e "s#/etc/prometheus/rules#$PWD/deploy/prometheus/rules#" -e "s#alertmanager:9093#127.0.0.1:$alerts#" \
     -e "s#dns_sd_configs: \[{ names: \[serve\].*#static_configs: [{ targets: [\"127.0.0.1:$serve\"] }]#" \
     -e "s#dns_sd_configs: \[{ names: \[api\].*#static_configs: [{ targets: [\"127.0.0.1:$api\"] }]#" \
@@ -54,4 +54,4 @@ echo "the server dies ($SECONDS s)"
 kill -KILL "$server"
 fired() { curl -fs "http://127.0.0.1:$alerts/api/v2/alerts" | grep -q '"TidemillServeDown"'; }
 eventually 300 fired
-echo "the alert is at Alertmanager ($SECONDS s)"
+echo "Alertmanager received the alert ($SECONDS s)"

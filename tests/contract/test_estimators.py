@@ -1,9 +1,9 @@
-"""What becomes of each scikit-learn estimator: docs/estimators.md is this test's own output.
+"""How each scikit-learn estimator is served; generates docs/estimators.md.
 
-    python tests/contract/test_estimators.py     writes the table anew
+    python tests/contract/test_estimators.py     regenerates the table
 
-Every estimator stands behind the preprocessing that a project gets by default, on a table of
-numbers and on a table of numbers, texts and booleans with missing values.
+Every estimator is fitted behind a project's default preprocessing, on a table of numbers and on a
+table of numbers, strings and booleans with missing values.
 """
 
 from __future__ import annotations
@@ -340,13 +340,14 @@ def _documented_version() -> str:
     return DOCS.read_text().split("scikit-learn ")[1].split(" ")[0]
 
 
-HEAD = """# What each estimator becomes
+HEAD = """# Supported estimators
 
-Every candidate is compiled to ONNX when it is trained, and the compiled model is compared with the
-fitted one on held-out rows and on rows made of them: labels must be identical, probabilities and
-values within a relative 1e-5. What has no compiled form that passes is served by scikit-learn
-itself (`fallback`), which is slower and needs `pip install 'tidemill[native]'` on the serving
-machine. What neither can serve is refused when it is trained, with the reason.
+Every candidate is compiled to ONNX during training, and the compiled model is compared with the
+fitted one on held-out rows and on rows derived from them: labels must be identical, probabilities
+and values within a relative 1e-5. A model that cannot be compiled or fails this comparison is
+served by scikit-learn itself (`fallback`), which is slower and needs
+`pip install 'tidemill[native]'` on the serving machine. A model that neither can serve is refused
+during training, with the reason.
 
 The table below comes from `tests/contract/test_estimators.py`, which trains each estimator behind
 the default preprocessing and checks the outcome; with scikit-learn {version} here. "Numbers" are

@@ -1,20 +1,19 @@
-"""A page as a list of steps: its fenced blocks, and what its comments say about testing them.
+"""Read a page as a list of steps: its fenced blocks and their test directives.
 
-A comment `<!-- test: ... -->` before a block decides what happens to it, where the default for its
-language does not fit:
+A comment `<!-- test: ... -->` before a block overrides the default for its language:
 
-    parse REASON      look at its syntax only; the reason says what is missing to run it
+    parse REASON      check the syntax only; the reason says why it cannot run
     file PATH         write it to a file
-    shows PATH        it is, as Python, a statement of that file
+    shows PATH        the block is a Python statement of that file
     exit N            its last command ends with this code
     retry             run the command until its output is as shown
     numbers vary      compare the output without its numbers
     output varies     run it and compare nothing
 
-A comment whose first line is `test: run` holds commands that run and are not shown. `test: stop`
-ends the servers that were started. The others are about the whole page: `slow`, it takes long;
-`home`, it begins in a folder with a promoted model; `checkout`, with a Makefile; `servers`, it
-names a PostgreSQL and a Redis at example.org; `torch`, its commands need PyTorch.
+A comment whose first line is `test: run` contains hidden commands to run. `test: stop` stops the
+servers that were started. The other directives apply to the whole page: `slow`, it takes long;
+`home`, it starts in a folder with a promoted model; `checkout`, in a checkout with a Makefile;
+`servers`, it uses a PostgreSQL and a Redis at example.org; `torch`, it needs PyTorch.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ VERBS = {"parse", "file", "shows", "exit", "retry", "numbers", "output"}
 
 @dataclass(frozen=True)
 class Step:
-    """A block, or what a comment asks for: `language` is then `hidden` or `stop`."""
+    """A block, or a directive whose `language` is `hidden` or `stop`."""
 
     place: str
     language: str
@@ -49,10 +48,10 @@ class Page:
 
 
 def read_page(path: Path) -> Page:
-    """The page's steps, in order.
+    """Return the page's steps, in order.
 
     Raises:
-        ValueError: A comment says something that has no meaning, or a block has no language.
+        ValueError: A directive is unknown, or a block has no language.
     """
     page = Page(path, [], set())
     words: dict[str, str] = {}
@@ -65,20 +64,20 @@ def read_page(path: Path) -> Page:
             for match in COMMENT.finditer(token.content):
                 words = _take(match[1].strip(), page, place)
         elif words:
-            raise ValueError(f"{place}: a comment about a block, and no block follows")
+            raise ValueError(f"{place}: a test directive without a block")
     if words:
-        raise ValueError(f"{path}: a comment about a block, and no block follows")
+        raise ValueError(f"{path}: a test directive without a block")
     return page
 
 
 def _block(token: Token, words: dict[str, str], place: str) -> Step:
     if not token.info.strip():
-        raise ValueError(f"{place}: a block without a language; plain text is `text`")
+        raise ValueError(f"{place}: a block without a language; use `text` for plain text")
     return Step(place, token.info.split()[0], token.content, words)
 
 
 def _take(said: str, page: Page, place: str) -> dict[str, str]:
-    """Do what a comment says about the page, or give what it says about the next block."""
+    """Apply a page directive, or return the directives for the next block."""
     verb, _, more = said.partition("\n")
     if verb in PAGE_WORDS:
         page.marks.add(verb)
@@ -96,17 +95,17 @@ def _words(said: str, place: str) -> dict[str, str]:
     for part in re.split(rf", (?=(?:{'|'.join(VERBS)})\b)", said):
         verb, _, rest = part.strip().partition(" ")
         if verb not in VERBS or (verb in ("parse", "file", "shows", "exit") and not rest):
-            raise ValueError(f"{place}: `test: {said}` means nothing")
+            raise ValueError(f"{place}: unknown directive `test: {said}`")
         words[verb] = rest
     return words
 
 
 def commands(step: Step) -> list[tuple[str, list[str]]]:
-    """The commands of a shell block, each with the output that is shown for it.
+    """Return the commands of a shell block, each with its shown output.
 
-    In a console block a command begins with `$ ` and goes on while a line ends in a backslash or
-    stands in an open quotation; other blocks are one command without output. A console block
-    without `$ ` gives one command that is empty: its text is more output of the one before.
+    In a console block a command starts with `$ ` and continues while a line ends in a backslash or
+    is inside quotes; other blocks are one command without output. A console block without `$ `
+    returns one empty command: its text is further output of the previous command.
     """
     if step.language != "console":
         return [(step.text, [])]

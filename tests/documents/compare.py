@@ -1,11 +1,11 @@
-"""Whether a program said what a page shows."""
+"""Compare the output of a program with the output that a page shows."""
 
 from __future__ import annotations
 
 import re
 
 NUMBER = r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
-#: What stands in a shown line for others of its kind, and what it is found by.
+#: Values in a shown line that match any value of their kind, with their patterns.
 KINDS = {
     "any": (r"\.\.\.", ".*"),
     "place": (r"/home/you\S*", r"\S+"),
@@ -16,19 +16,19 @@ KINDS = {
     "number": (NUMBER, f"({NUMBER})"),
 }
 TOKEN = re.compile("|".join(f"(?P<{kind}>{shown})" for kind, (shown, _) in KINDS.items()))
-#: How far a shown number with a decimal point may be off: processors round differently.
+#: Tolerance for numbers with a decimal point: processors round differently.
 ABSOLUTE, RELATIVE = 0.02, 0.05
 
 
-def missing(shown: list[str], said: str, *, numbers: bool = True) -> str | None:
-    """The first shown line that was not said after those before it; None when all were.
+def missing(shown: list[str], output: str, *, numbers: bool = True) -> str | None:
+    """Return the first shown line that is missing from the output, in order; None if none is.
 
     Args:
-        shown: Lines of the page. `...` stands for anything, also in a line; ids, times and paths
-            below /home/you stand for others of their kind.
-        numbers: Whether numbers have to be the same, those with a decimal point nearly.
+        shown: Lines of the page. `...` matches anything, also within a line; ids, times and paths
+            below /home/you match any others.
+        numbers: Whether numbers must match, with a tolerance for those with a decimal point.
     """
-    left = [line for line in said.splitlines() if line.strip()]
+    left = [line for line in output.splitlines() if line.strip()]
     for line in shown:
         if not line.strip() or line.strip() == "...":
             continue
@@ -54,11 +54,11 @@ def _pattern(line: str) -> tuple[re.Pattern[str], list[str]]:
     return re.compile("".join(parts) + re.escape(line[end:])), values
 
 
-def _near(shown: list[str], said: list[str]) -> bool:
-    return all(_same(a, b) for a, b in zip(shown, said, strict=True))
+def _near(shown: list[str], output: list[str]) -> bool:
+    return all(_same(a, b) for a, b in zip(shown, output, strict=True))
 
 
-def _same(shown: str, said: str) -> bool:
-    a, b = float(shown.replace(",", "")), float(said.replace(",", ""))
+def _same(shown: str, output: str) -> bool:
+    a, b = float(shown.replace(",", "")), float(output.replace(",", ""))
     exact = "." not in shown
     return a == b if exact else abs(a - b) <= max(ABSOLUTE, RELATIVE * abs(a))

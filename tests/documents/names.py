@@ -1,4 +1,4 @@
-"""Whether what a page names is there: commands with their options, settings, routes, metrics."""
+"""Check that commands, options, settings, routes and metrics named on a page exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFERENCE = ROOT / "docs" / "reference"
 
 
 def check_commands(text: str, place: str) -> None:
-    """Every `tidemill ...` in a shell line is a command there is, with options it has."""
+    """Check that every `tidemill ...` in a shell line is an existing command with its options."""
     for line in re.split(r"\n|&&|;|\|", text.replace("\\\n", " ")):
         words = _words(line)
         while words and re.match(r"[A-Z_]+=", words[0]):  # variables of this one command
@@ -24,7 +24,7 @@ def check_commands(text: str, place: str) -> None:
 
 
 def check_words(words: list[str], place: str) -> None:
-    """The words after `tidemill` name a command, and options that it has."""
+    """Check that the words after `tidemill` are a command and its options."""
     command = root()
     for word in words:
         if word.startswith("-"):
@@ -59,7 +59,7 @@ def _words(line: str) -> list[str]:
 
 @functools.cache
 def settings() -> set[str]:
-    """Every variable of the reference, of single commands, and of the compose file."""
+    """Return the variables of the reference, of single commands and of the compose file."""
     named = re.findall(r"`([A-Z][A-Z0-9_]+)`", (REFERENCE / "settings.md").read_text())
     others = (REFERENCE / "cli.md").read_text() + (ROOT / "deploy" / "compose.yaml").read_text()
     return {*named, *re.findall(r"\bTIDEMILL_[A-Z_]+", others)}
@@ -77,7 +77,7 @@ def routes() -> set[tuple[str, str]]:
 
 
 def is_route(verb: str, path: str) -> bool:
-    """Whether the path fits a route's template."""
+    """Return whether the path matches a route template."""
     path = path.split("?")[0]
     for known, template in routes():
         pattern = re.sub(r"\\{[^/]+\\}", "[^/]+", re.escape(template).replace("\\{", "\\{"))
@@ -87,7 +87,7 @@ def is_route(verb: str, path: str) -> bool:
 
 
 def inline_code(path: Path) -> Iterator[tuple[str, str]]:
-    """Every inline code span outside blocks, with its place."""
+    """Yield every inline code span outside blocks, with its location."""
     fenced = False
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.startswith("```"):

@@ -1,4 +1,4 @@
-"""A shell in a scratch folder: what a reader's terminals do, one command after another."""
+"""A shell session in a temporary folder that runs a page's commands one after another."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PORT = re.compile(r"(?<=:)\d{4}\b|(?<=port )\d{4}\b|(?<=PORT=)\d{4}\b")
 
 @dataclass
 class Session:
-    """Commands share the folder they are in and every variable that one of them sets.
+    """A session whose commands share the working folder and environment variables.
 
-    Ports that a page names are free ones here, and are called by the page's names in outputs.
+    A page's ports are mapped to free ports, and mapped back in the output.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Session:
     stands_for: dict[str, str] = field(default_factory=dict)
 
     def run(self, command: str) -> tuple[int, str]:
-        """Run to the end; a server is left running once it says that it is up."""
+        """Run a command to completion; a server keeps running once it has started."""
         script = self.folder / ".script"
         state, place = self.folder / ".state", self.folder / ".place"
         script.write_text(
@@ -57,7 +57,7 @@ class Session:
         return done.returncode, self._named(done.stdout.decode())
 
     def stop(self) -> None:
-        """End the servers as Ctrl-C does: the whole group gets the signal."""
+        """Stop the servers as Ctrl-C does, by signalling the process group."""
         for server in self.servers:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGINT)
@@ -66,11 +66,11 @@ class Session:
         self.servers.clear()
 
     def write(self, name: str, text: str) -> None:
-        """Make a file of the page's in the folder that the last command was in."""
+        """Write a file into the working folder of the last command."""
         self.path(name).write_text(PORT.sub(lambda match: self._port(match[0]), text))
 
     def path(self, name: str) -> Path:
-        """A file in the folder that the last command was in."""
+        """Return the path of a file in the working folder of the last command."""
         place = self.folder / ".place"
         here = Path(place.read_text().strip()) if place.exists() else self.folder / "work"
         (here / name).parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +101,15 @@ class Session:
             )
         self.servers.append(server)
         self._wait(lambda: UP in log.read_text() or server.poll() is not None, "a server", log)
-        assert server.poll() is None, f"the server ended:\n{log.read_text()}"
-        # The request to paste comes after the addresses, a blank line after that.
-        self._wait(lambda: log.read_text().endswith("\n\n"), "its greeting", log)
+        assert server.poll() is None, f"the server exited:\n{log.read_text()}"
+        # The example request follows the addresses and ends with a blank line.
+        self._wait(lambda: log.read_text().endswith("\n\n"), "its start-up message", log)
         return self._named(log.read_text())
 
     def _wait(self, true: Callable[[], bool], what: str, log: Path) -> None:
         deadline = time.monotonic() + PATIENCE
         while not true():
-            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{log.read_text()}"
+            assert time.monotonic() < deadline, f"timed out waiting for {what}:\n{log.read_text()}"
             time.sleep(0.05)
 
     def _local(self, command: str) -> str:
@@ -129,7 +129,7 @@ class Session:
         return command
 
     def _port(self, number: str) -> str:
-        # A port that the page does not serve on is somebody else's: PostgreSQL, Redis.
+        # Ports that the page does not serve on belong to other services: PostgreSQL, Redis.
         if any(number in real for real in self.stands_for.values()):
             return number
         return self.ports.setdefault(number, str(free_port()))

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and the decision records name what exists."""
+"""ARCHITECTURE.md and the decision records only name existing files and records."""
 
 from __future__ import annotations
 

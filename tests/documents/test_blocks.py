@@ -1,4 +1,4 @@
-"""The test of the pages can fail: what is shown and not said, and blocks that nobody decided on."""
+"""The page tests fail for missing output and for blocks without a valid directive."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def page(folder: Path, text: str) -> Path:
         [],
     ],
 )
-def test_what_was_said_is_found(shown: list[str]) -> None:
+def test_shown_output_is_found(shown: list[str]) -> None:
     assert missing(shown, SAID) is None
 
 
@@ -53,7 +53,7 @@ def test_what_was_said_is_found(shown: list[str]) -> None:
         ["lasso 0.9012"],
     ],
 )
-def test_what_was_not_said_is_missed(shown: list[str]) -> None:
+def test_missing_output_is_reported(shown: list[str]) -> None:
     assert missing(shown, SAID) == shown[-1]
 
 
@@ -63,7 +63,7 @@ def test_numbers_may_be_left_out_of_the_comparison() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), max_size=5))
-def test_every_output_holds_itself(lines: list[str]) -> None:
+def test_every_output_matches_itself(lines: list[str]) -> None:
     assert missing(lines, "\n".join(lines)) is None
 
 
@@ -71,13 +71,13 @@ def test_every_output_holds_itself(lines: list[str]) -> None:
     "text",
     [
         "```\nplain\n```\n",  # a block without a language
-        "<!-- test: skip -->\n```bash\nls\n```\n",  # no word for leaving a block out
+        "<!-- test: skip -->\n```bash\nls\n```\n",  # skipping is not supported
         "<!-- test: parse -->\n```bash\nls\n```\n",  # no reason
         "<!-- test: retry -->\n\nNo block follows.\n",
         "    indented\n",
     ],
 )
-def test_a_block_without_a_decision_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_block_without_a_valid_directive_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"page\.md"):
         read_page(page(tmp_path, text))
 
@@ -99,12 +99,12 @@ def test_a_broken_block_is_refused(tmp_path: Path, language: str, text: str) -> 
 
 
 @pytest.mark.parametrize("command", ["if true", "tidemill trian", "tidemill train --fast"])
-def test_a_command_that_cannot_be_is_refused(tmp_path: Path, command: str) -> None:
+def test_an_invalid_command_is_refused(tmp_path: Path, command: str) -> None:
     with pytest.raises(AssertionError, match="page:1"):
         _parse(Step("page:1", "bash", command, {"parse": "why"}), tmp_path, "page:1")
 
 
-def test_commands_are_told_from_their_output() -> None:
+def test_commands_are_separated_from_their_output() -> None:
     text = "$ one \\\n  --more\nsaid\n$ echo 'a\nb'\na\nb\n"
     found = commands(Step("page:1", "console", text, {}))
     assert found == [("one \\\n  --more", ["said"]), ("echo 'a\nb'", ["a", "b"])]
@@ -142,7 +142,7 @@ def test_commands_share_folder_and_variables(session: Session) -> None:
     _follow(Step("page:1", "console", text, {}), session, "")
 
 
-def test_ports_are_others_and_called_by_the_pages_names(session: Session) -> None:
+def test_ports_are_mapped_to_free_ones_and_back(session: Session) -> None:
     code, said = session.run("echo http://127.0.0.1:8000/predict")
     assert (code, said) == (0, "http://127.0.0.1:8000/predict\n")
     assert session.ports["8000"] != "8000"

@@ -1,4 +1,4 @@
-"""Every block of code in the README and the docs is run, or has a reason why it is only parsed."""
+"""Every code block in the README and the docs is run, or parsed for a stated reason."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _parameters() -> Iterator[object]:
 
 @pytest.fixture(scope="module")
 def home_with_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the churn model was trained and promoted; copied for each page."""
+    """Return a folder with the churn model trained and promoted; copied for each page."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "work").mkdir()
     session = Session(folder)
@@ -61,7 +61,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 @pytest.mark.parametrize("page", list(_parameters()))
-def test_what_a_page_shows_is_what_happens(
+def test_a_page_shows_the_actual_output(
     page: Page, session: Session, request: pytest.FixtureRequest
 ) -> None:
     work = session.folder / "work"
@@ -78,14 +78,14 @@ def test_what_a_page_shows_is_what_happens(
             "redis://redis.example.org:6379/0": request.getfixturevalue("redis_url"),
         }
     if "torch" in page.marks and importlib.util.find_spec("torch") is None:
-        pytest.skip("PyTorch is not installed, and this page trains with it")
+        pytest.skip("PyTorch is not installed, which this page needs")
     said = ""
     for step in page.steps:
         said = _follow(step, session, said)
 
 
 def _check_out(work: Path) -> None:
-    """As in a clone after `make .venv/.dev`; make finds nothing to install."""
+    """Set up the folder as a clone after `make .venv/.dev`, so make installs nothing."""
     for name in ("Makefile", "pyproject.toml", "scripts", "src"):
         (work / name).symlink_to(ROOT / name)
     (work / ".venv").mkdir()
@@ -95,7 +95,7 @@ def _check_out(work: Path) -> None:
 
 
 def _follow(step: Step, session: Session, said: str) -> str:
-    """Do what a block says; what the last command printed."""
+    """Run a step and return the output of the last command."""
     place = step.place.removeprefix(f"{ROOT}/")
     if step.language == "stop":
         session.stop()
@@ -137,17 +137,19 @@ def _run(
             break
         time.sleep(0.2)
     assert code == wanted, f"{place}: {command}\nexit {code}, not {wanted}:\n{said}"
-    assert lacks is None, f"{place}: {command}\ndid not say:\n{lacks}\nbut:\n{said}"
+    assert lacks is None, (
+        f"{place}: {command}\nis missing from the output:\n{lacks}\noutput:\n{said}"
+    )
     return said
 
 
 def _statements(code: str) -> set[str]:
-    """The statements of a module, however they are laid out."""
+    """Return the statements of a module, independent of formatting."""
     return {ast.dump(node) for node in ast.parse(code).body}
 
 
 def _parse(step: Step, folder: Path, place: str) -> None:
-    """Check the syntax of a block that cannot be run, or is no program."""
+    """Check the syntax of a block that cannot be run or is not a program."""
     if step.language in SHELLS:
         lines = [command for command, _ in commands(step) if command]
         assert lines, f"{place}: nothing to parse"
@@ -171,11 +173,11 @@ def _parse(step: Step, folder: Path, place: str) -> None:
     elif step.language == "promql":
         _check_promql(step.text, folder, place)
     else:
-        assert step.language == "text", f"{place}: nobody here can test `{step.language}`"
+        assert step.language == "text", f"{place}: no test for the language `{step.language}`"
 
 
 def _check_manifests(line: str, place: str) -> None:
-    """What `kubectl apply -k` would send can be put together, where kubectl is installed."""
+    """Check that the manifests of `kubectl apply -k` build, if kubectl is installed."""
     tool = shutil.which("kubectl")
     folder = re.match(r"kubectl apply -k (\S+)", line)
     if folder:
@@ -188,7 +190,7 @@ def _check_manifests(line: str, place: str) -> None:
 
 
 def _read_json(text: str) -> None:
-    """One document, or several one after the other."""
+    """Parse one or more concatenated JSON documents."""
     reader, at = json.JSONDecoder(), 0
     while at < len(text):
         _, at = reader.raw_decode(text, at)

@@ -1,4 +1,4 @@
-"""The site builds without a warning, and a built page loads nothing from other hosts."""
+"""The site builds without warnings, and its pages load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Loads(HTMLParser):
-    """What a page makes a browser fetch: not what its links lead to."""
+    """Collects the resources that a page loads, without its links."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -127,7 +127,7 @@ def test_every_peer_has_a_file_and_asks_for_what_it_was_given() -> None:
 
 
 def test_an_unknown_peer_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(SystemExit, match=r"no peer flusk; there are .*flask"):
+    with pytest.raises(SystemExit, match=r"Unknown peer flusk; known peers: .*flask"):
         load_peers(("flusk",))
 
 

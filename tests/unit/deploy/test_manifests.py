@@ -1,4 +1,4 @@
-"""What is deployed, as far as it can be known without a container."""
+"""The deployment files, tested without containers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_dashboards_are_what_their_table_says() -> None:
 
 
 def pods() -> list[dict[str, Any]]:
-    """The pod of everything in the manifests that has one."""
+    """Return the pod template of every manifest that has one."""
     found = []
     for path in (DEPLOY / "k8s").rglob("*.yaml"):
         for each in yaml.safe_load_all(path.read_text()):
