@@ -1,4 +1,4 @@
-"""A small model that reads drawn digits, without PyTorch: for trying the canvas."""
+"""A small digit classifier without PyTorch, for testing the canvas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine with a Tidemill home: the commands a person types on it, and a server they start."""
+"""A Tidemill home, commands that run in it, and a server."""
 
 from __future__ import annotations
 

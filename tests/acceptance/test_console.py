@@ -1,4 +1,4 @@
-"""The console as people use it: headless Chromium before a real `tidemill up`."""
+"""The console in headless Chromium against a real `tidemill up`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def visit(page: Page, served: Up, path: str) -> None:
     page.locator(".loading").first.wait_for(state="detached")
 
 
-def test_a_prediction_is_tried_and_a_wrong_field_is_named(page: Page, served: Up) -> None:
+def test_a_prediction_works_and_an_invalid_field_is_named(page: Page, served: Up) -> None:
     visit(page, served, f"/models/{MODEL}/try")
     page.get_by_role("button", name="Predict").click()
     page.locator(".prediction").wait_for()
@@ -100,7 +100,7 @@ def test_a_prediction_is_tried_and_a_wrong_field_is_named(page: Page, served: Up
     assert f"{served.api}/models/{MODEL}/predict" in code
 
 
-def test_a_form_that_comes_late_works_like_one_that_was_there(page: Page, served: Up) -> None:
+def test_a_form_that_loads_late_works(page: Page, served: Up) -> None:
     """Where the data plane is slow to tell what it serves, the page is shown without the form."""
 
     def late(route: Any) -> None:
@@ -119,7 +119,7 @@ def test_a_form_that_comes_late_works_like_one_that_was_there(page: Page, served
     page.locator(".prediction").wait_for()
 
 
-def test_a_file_is_scored_with_progress_and_given_back(
+def test_a_file_is_scored_with_progress_and_downloaded(
     page: Page, served: Up, tmp_path: Path
 ) -> None:
     visit(page, served, f"/models/{MODEL}/try")
@@ -141,9 +141,7 @@ def test_a_file_is_scored_with_progress_and_given_back(
     assert "tall" in lines[-1].partition(",1.4")[2] or "sepal" in lines[-1]
 
 
-def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
-    page: Page, served: Up
-) -> None:
+def test_a_training_is_followed_promoted_and_rolled_back(page: Page, served: Up) -> None:
     visit(page, served, "/jobs")
     page.get_by_role("link", name="Start a training").first.click()
     visit(page, served, f"/train?model={MODEL}")
@@ -178,7 +176,7 @@ def test_a_training_is_started_seen_to_its_end_promoted_and_rolled_back(
     page.get_by_text("are intact").wait_for()
 
 
-def test_what_others_decide_is_shown_without_loading_the_page(page: Page, served: Up) -> None:
+def test_changes_by_others_appear_without_a_reload(page: Page, served: Up) -> None:
     visit(page, served, f"/models/{MODEL}")
     page.locator("tr.champion", has_text="v1").wait_for()
     order = {"version": "2", "force": True, "reason": "by another"}
@@ -197,7 +195,7 @@ def ask(served: Up, path: str, body: Any) -> Any:
     return answer.json()
 
 
-def test_a_canary_is_started_seen_to_answer_and_taken_out(page: Page, served: Up) -> None:
+def test_a_canary_is_started_followed_and_stopped(page: Page, served: Up) -> None:
     visit(page, served, f"/models/{MODEL}")
     page.get_by_role("link", name="Canary of version 2").click()
     page.get_by_label("Share of callers in percent").fill("100")
@@ -222,7 +220,7 @@ def test_a_canary_is_started_seen_to_answer_and_taken_out(page: Page, served: Up
     page.get_by_text("No challenger receives traffic now").wait_for()
 
 
-def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
+def test_shifted_traffic_shows_as_drift(page: Page, served: Up) -> None:
     shifted = [[5 + i / 100, 3.0, 6.5 + i / 200, 2.5 + i / 1000] for i in range(300)]
     ask(served, f"/models/{MODEL}/predict_batch", {"instances": shifted})
 
@@ -240,7 +238,7 @@ def test_shifted_traffic_is_seen_as_drift(page: Page, served: Up) -> None:
     page.locator(".steps li.bad", has_text="Drift").first.wait_for()
 
 
-def test_a_page_follows_without_growing(page: Page, served: Up) -> None:
+def test_a_live_page_does_not_grow(page: Page, served: Up) -> None:
     visit(page, served, "/")
     counted = "document.querySelectorAll('*').length"
     page.wait_for_timeout(4000)
@@ -249,7 +247,7 @@ def test_a_page_follows_without_growing(page: Page, served: Up) -> None:
     assert page.evaluate(counted) <= before + 20
 
 
-def test_what_is_typed_stays_while_the_page_follows(page: Page, served: Up) -> None:
+def test_typed_text_survives_live_updates(page: Page, served: Up) -> None:
     visit(page, served, "/jobs")
     page.locator("#model").fill("typed")
     order = {"model": MODEL, "candidates": ["logistic_regression"]}
@@ -261,7 +259,7 @@ def test_what_is_typed_stays_while_the_page_follows(page: Page, served: Up) -> N
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1440])
-def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_screen(
+def test_axe_finds_nothing_serious_and_pages_fit_the_screen(
     browser: Browser, served: Up, width: int, theme: str
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe
@@ -297,7 +295,7 @@ def test_the_keyboard_reaches_everything(page: Page, served: Up) -> None:
     assert {"Try it", MODEL} <= reached
 
 
-def test_nothing_is_loaded_from_elsewhere(page: Page, served: Up) -> None:
+def test_nothing_is_loaded_from_other_sites(page: Page, served: Up) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     for path in PAGES:
@@ -305,7 +303,7 @@ def test_nothing_is_loaded_from_elsewhere(page: Page, served: Up) -> None:
     assert [url for url in asked if not url.startswith((served.api, "data:", "blob:"))] == []
 
 
-def test_a_new_key_looks_without_touching(browser: Browser, served: Up, page: Page) -> None:
+def test_a_key_without_scopes_can_only_look(browser: Browser, served: Up, page: Page) -> None:
     visit(page, served, "/settings")
     page.get_by_label("Name", exact=True).fill("viewer")
     page.get_by_role("button", name="Create a key").click()
@@ -340,7 +338,7 @@ DRAWN = {
 }
 
 
-def test_digits_are_drawn_with_the_mouse_and_read(browser: Browser, home: Path) -> None:
+def test_digits_drawn_with_the_mouse_are_recognised(browser: Browser, home: Path) -> None:
     assert digits_on_shelf(home, small_images()) > 0.95
     platform = Platform.open(Settings(home=home, tracking_uri="http://127.0.0.1:9"))
     try:
@@ -375,7 +373,7 @@ def read(page: Page, strokes: list[list[tuple[float, float]]]) -> int:
     return prediction
 
 
-def test_a_picture_is_drawn_and_answered(browser: Browser, home: Path) -> None:
+def test_a_drawn_picture_is_predicted(browser: Browser, home: Path) -> None:
     """The model says which quarter of a 4x4 picture is the brightest; strokes are centred and
     scaled before it sees them, so a dot spreads over all four, and the example over one."""
     make_shelf(home / "shelf", ["pictures"], default=None)

@@ -1,4 +1,4 @@
-"""Every gallery project, from its data to a served answer, by the command line and over HTTP.
+"""Every gallery project, from its data to a served prediction, by command line and HTTP.
 
 One home and one server for all of them: each project is trained and promoted once, by the commands
 a user types, and every answer is compared with what the model in MLflow says to the same rows.
@@ -127,7 +127,7 @@ def test_training_reaches_its_metrics(machine: Machine, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_the_gate_lets_the_trained_version_pass(machine: Machine, name: str) -> None:
+def test_the_trained_version_passes_the_gate(machine: Machine, name: str) -> None:
     result = trained(machine, name)
     assert result["verdict"]["promoted"] is True
     assert str(result["verdict"]["version"]) == str(result["version"])
@@ -176,7 +176,9 @@ def test_california_housing_compares_three_kinds_of_model_and_keeps_the_best(
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_served_answers_are_the_native_models(machine: Machine, server: Server, name: str) -> None:
+def test_served_predictions_equal_the_native_models(
+    machine: Machine, server: Server, name: str
+) -> None:
     model, rows = heldout(machine, name)
     expected = machine.native(model).predict(rows)
     body = server.ask(f"/models/{model}/predict", {"instances": records(rows)})
@@ -188,7 +190,7 @@ def test_served_answers_are_the_native_models(machine: Machine, server: Server, 
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_served_probabilities_are_the_native_models(
+def test_served_probabilities_equal_the_native_models(
     machine: Machine, server: Server, name: str
 ) -> None:
     model, rows = heldout(machine, name)
@@ -202,7 +204,7 @@ def test_served_probabilities_are_the_native_models(
 
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_one_row_gets_one_answer_in_every_form_of_request(
+def test_one_row_gets_the_same_answer_in_every_request_format(
     machine: Machine, server: Server, name: str
 ) -> None:
     model, rows = heldout(machine, name, rows=1)
@@ -224,7 +226,7 @@ def test_iris_takes_named_measurements_and_names_the_species(
     assert set(answer["probabilities"]) == {"Iris-setosa", "Iris-versicolor", "Iris-virginica"}
 
 
-def test_gaps_and_unknown_texts_are_answered_as_the_project_says(
+def test_missing_values_and_unknown_categories_follow_the_project(
     machine: Machine, server: Server
 ) -> None:
     model, rows = heldout(machine, "churn", rows=1)
@@ -239,7 +241,7 @@ def test_gaps_and_unknown_texts_are_answered_as_the_project_says(
     assert "basic" in problem["expected"]
 
 
-def test_a_scored_file_has_the_native_answers(machine: Machine) -> None:
+def test_a_scored_file_has_the_native_predictions(machine: Machine) -> None:
     trained(machine, "churn")
     model, rows = heldout(machine, "churn")
     expected = machine.native(model).predict(rows)
@@ -250,7 +252,7 @@ def test_a_scored_file_has_the_native_answers(machine: Machine) -> None:
     assert [row["prediction"] for row in scored] == list(expected)
 
 
-def test_a_table_of_ones_own_is_answered_under_its_own_names(
+def test_a_users_own_table_is_served_under_its_own_column_names(
     machine: Machine, server: Server
 ) -> None:
     trained(machine, "orders")

@@ -53,7 +53,7 @@ def assert_torch_is_absent(programs: list[int]) -> None:
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_mnist_reaches_985_in_a_thousand_in_three_epochs_and_is_served_without_torch(
+def test_mnist_reaches_98_5_percent_in_three_epochs_and_is_served_without_torch(
     tmp_path: Path,
 ) -> None:
     try:
@@ -69,7 +69,7 @@ def test_mnist_reaches_985_in_a_thousand_in_three_epochs_and_is_served_without_t
     assert (run["params.epochs"], float(run["params.lr"])) == ("3", 0.002)
 
 
-def test_without_mnist_the_small_digits_go_the_same_way_and_every_run_says_so(
+def test_without_mnist_the_small_digits_are_used_and_every_run_says_so(
     tmp_path: Path,
 ) -> None:
     """An empty data home and a proxy that nobody answers at are as good as no network."""

@@ -1,4 +1,4 @@
-"""`tidemill replay` as a user runs it: tables of several kinds, and what ends a replay early."""
+"""`tidemill replay` on several kinds of tables, and replays that end early."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _predicted(database: Path) -> int:
 
 
 @pytest.mark.parametrize("table", [regression, texts])
-def test_a_table_is_played_to_its_end(table: Any, tmp_path: Path) -> None:
+def test_a_table_is_replayed_to_its_end(table: Any, tmp_path: Path) -> None:
     replay = Replay(tmp_path, table(tmp_path))
     assert replay.wait() == 0, replay.printed
     found = replay.document()
@@ -131,7 +131,7 @@ def test_a_table_is_played_to_its_end(table: Any, tmp_path: Path) -> None:
     assert len(schedules) == 2
 
 
-def test_a_replay_that_is_stopped_reports_what_was_played(tmp_path: Path) -> None:
+def test_a_stopped_replay_reports_the_rows_so_far(tmp_path: Path) -> None:
     replay = Replay(tmp_path, regression(tmp_path))
     replay.await_rows()
     replay.process.send_signal(signal.SIGINT)
@@ -143,7 +143,7 @@ def test_a_replay_that_is_stopped_reports_what_was_played(tmp_path: Path) -> Non
     assert [way["name"] for way in found["ways"]] == ["the loop", "left alone"]
 
 
-def test_a_replay_without_its_server_reports_and_says_so(tmp_path: Path) -> None:
+def test_a_replay_whose_server_is_gone_reports_and_fails(tmp_path: Path) -> None:
     """The server is killed each time it comes back, until it is given up."""
     replay = Replay(tmp_path, regression(tmp_path))
     replay.await_rows()

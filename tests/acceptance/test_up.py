@@ -1,4 +1,4 @@
-"""`tidemill up` as a user starts it: real processes, real ports, the printed command pasted."""
+"""`tidemill up` with real processes and ports, and the command that it prints."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_mlflow_server_shows_the_registered_model(served: Up) -> None:
     assert b"<html" in fetch(served.mlflow)[:500].lower()
 
 
-def test_mlflow_answers_no_foreign_host_and_no_foreign_page(served: Up) -> None:
+def test_mlflow_refuses_foreign_hosts_and_origins(served: Up) -> None:
     await_fetch(f"{served.mlflow}/health")
     create = f"{served.mlflow}/api/2.0/mlflow/experiments/create"
     as_json = {"Content-Type": "application/json"}
@@ -165,7 +165,7 @@ def test_both_planes_answer_on_one_port(served: Up) -> None:
     assert "/predict" in json.loads(fetch(f"{served.api}/openapi.json"))["paths"]
 
 
-def test_without_a_key_nothing_is_predicted(served: Up) -> None:
+def test_predictions_need_a_key(served: Up) -> None:
     request = urllib.request.Request(f"{served.api}/predict", b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=300)
@@ -174,7 +174,7 @@ def test_without_a_key_nothing_is_predicted(served: Up) -> None:
         assert json.load(answer)["title"] == "Forbidden"
 
 
-def test_a_second_up_says_who_holds_the_home(served: Up, tmp_path: Path) -> None:
+def test_a_second_up_names_the_process_that_uses_the_home(served: Up, tmp_path: Path) -> None:
     home = served.output.parent / ".tidemill"
     second = subprocess.run(
         [*UP, "--home", str(home)], capture_output=True, text=True, timeout=300, check=False
@@ -199,7 +199,7 @@ def test_a_port_in_use_is_named_with_the_option_to_change(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_every_process_and_the_next_up_goes_on(
+def test_a_signal_stops_every_process_and_the_next_up_resumes(
     served: Up, number: signal.Signals
 ) -> None:
     await_fetch(f"{served.mlflow}/health")

@@ -1,4 +1,4 @@
-"""`tidemill up --scaled`: two APIs and three workers on PostgreSQL, Redis and MLflow, really."""
+"""`tidemill up --scaled`: two APIs and three workers on real PostgreSQL, Redis and MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control plane over HTTP, on both databases: who may do what, and how errors look."""
+"""The control plane over HTTP on both databases: routes, scopes and errors."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def assert_problem(answer: httpx.Response, status: int, field: str | None = None
     return problem
 
 
-def test_a_training_is_accepted_and_can_be_looked_at(api: Api) -> None:
+def test_a_training_is_accepted_and_its_status_is_available(api: Api) -> None:
     order = {"model": "flowers", "logistic.C": 0.5, "candidates": ["logistic"], "trials": 3}
     answer = api.post("/train", "train", json=order)
     assert answer.status_code == 202
@@ -128,14 +128,14 @@ def test_a_training_is_accepted_and_can_be_looked_at(api: Api) -> None:
     assert api.get(f"/jobs/{job.id}").json() == status
 
 
-def test_the_model_may_be_left_out_where_there_is_one(api: Api) -> None:
+def test_the_model_is_optional_if_there_is_only_one(api: Api) -> None:
     assert api.post("/train", json={}).status_code == 202
     assert api.post("/models/flowers/train").status_code == 202
     answer = api.post("/retrain")
     assert api.platform.jobs.get(answer.json()["job_id"]).kind == "retrain"
 
 
-def test_a_retraining_has_a_trigger_that_keeps_what_was_asked_for(api: Api) -> None:
+def test_a_retraining_has_a_trigger_with_its_parameters(api: Api) -> None:
     order = {"logistic.C": 0.5, "candidates": ["logistic"], "reason": "new tariffs"}
     answer = api.post("/retrain", "train", json={**order, "time_limit": 60})
     assert answer.status_code == 202, answer.text
@@ -155,7 +155,7 @@ def test_a_retraining_has_a_trigger_that_keeps_what_was_asked_for(api: Api) -> N
     assert (job.time_limit, job.key_id) == (60, trigger["actor"].removeprefix("key:"))
 
 
-def test_a_trigger_without_its_job_still_gets_what_was_asked_for(api: Api) -> None:
+def test_a_trigger_without_a_job_keeps_its_parameters(api: Api) -> None:
     """As when the API dies between the two."""
     order = {"params": {"trials": 3}, "time_limit": 60.0, "key_id": "abc"}
     new = NewTrigger("flowers", "manual", "new tariffs", evidence={JOB_FIELDS: order})
@@ -211,12 +211,12 @@ def test_an_unknown_or_ill_typed_parameter_is_named(api: Api) -> None:
     assert api.platform.jobs.counts() == {}
 
 
-def test_an_unknown_model_is_not_found_and_the_known_ones_are_said(api: Api) -> None:
+def test_an_unknown_model_is_not_found_and_the_known_ones_are_listed(api: Api) -> None:
     problem = assert_problem(api.post("/train", json={"model": "trees"}), 404, "model")
     assert "flowers" in problem["expected"]
 
 
-def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
+def test_a_malformed_body_is_refused(api: Api) -> None:
     as_json = {"Content-Type": "application/json"}
     assert_problem(api.post("/train", content=b"{", headers=as_json), 400, "body")
     assert_problem(api.post("/train", content=b"\xff\xfe{", headers=as_json), 400)
@@ -225,7 +225,7 @@ def test_a_body_that_cannot_be_read_is_refused(api: Api) -> None:
     assert_problem(api.post("/train", content=b""), 400, "body")
 
 
-def test_a_body_over_the_limit_is_refused_announced_or_not(api: Api) -> None:
+def test_a_body_over_the_limit_is_refused_with_and_without_content_length(api: Api) -> None:
     huge = b'{"x": "' + b"a" * (1 << 20) + b'"}'
     assert_problem(api.post("/train", content=huge), 413, "body")
     pieces = (huge[n : n + 65536] for n in range(0, len(huge), 65536))
@@ -268,7 +268,7 @@ def test_health_and_experiments_are_public(api: Api) -> None:
         assert api.get(path, None).status_code == 200, path
 
 
-def test_everything_else_needs_a_key_with_its_scope(api: Api) -> None:
+def test_all_other_routes_need_a_key_with_their_scope(api: Api) -> None:
     lower = {"train": "predict", "admin": "promote"}
     wrong = {"X-API-Key": "tm_x_y"}
     bearer = {"Authorization": f"Bearer {api.keys['admin']}"}
@@ -318,7 +318,7 @@ def test_jobs_are_listed_by_page_and_filter(api: Api) -> None:
     assert_problem(api.get("/logs?cursor=abc"), 422, "cursor")
 
 
-def test_a_waiting_job_is_cancelled_at_once_and_not_twice_over(api: Api) -> None:
+def test_a_queued_job_is_cancelled_at_once_and_only_once(api: Api) -> None:
     job_id = api.post("/train", json={}).json()["job_id"]
     assert api.post(f"/jobs/{job_id}/cancel").json()["status"] == "cancelled"
     assert api.post(f"/jobs/{job_id}/cancel").json()["status"] == "cancelled"
@@ -343,7 +343,7 @@ def test_a_finished_job_cannot_be_cancelled(api: Api) -> None:
     )
 
 
-def test_a_jobs_events_follow_it_to_its_end(api: Api) -> None:
+def test_the_event_stream_of_a_job_ends_with_the_job(api: Api) -> None:
     job = running(api)
     headers = {"X-API-Key": api.keys["train"]}
     seen: list[tuple[str, str]] = []
@@ -365,7 +365,7 @@ def test_a_jobs_events_follow_it_to_its_end(api: Api) -> None:
     assert seen == [("progress", "starting"), ("progress", "fit"), ("end", "done")]
 
 
-def test_requests_are_logged_and_summed_up(api: Api) -> None:
+def test_requests_are_logged_and_aggregated(api: Api) -> None:
     api.get("/jobs", headers={"X-Request-ID": "trace-me"})
     api.get("/train/status/none")
 
@@ -387,7 +387,7 @@ def test_requests_are_logged_and_summed_up(api: Api) -> None:
     assert "training_jobs_active 0.0" in text
 
 
-def test_clearing_is_for_named_tables_and_old_rows_and_is_recorded(api: Api) -> None:
+def test_clearing_deletes_old_rows_of_named_tables_and_is_audited(api: Api) -> None:
     api.get("/jobs")
     stats = "/database/stats"
     wait_until(lambda: api.get(stats).json()["tables"]["request_log"] > 0, "a logged request")
@@ -404,14 +404,14 @@ def test_clearing_is_for_named_tables_and_old_rows_and_is_recorded(api: Api) -> 
     assert api.get("/audit/verify").json()["intact"]
 
 
-def test_a_job_that_runs_is_never_cleared(api: Api) -> None:
+def test_running_jobs_are_never_cleared(api: Api) -> None:
     job = running(api)
     order = {"tables": ["jobs"], "before": "2999-01-01T00:00:00Z"}
     assert api.post("/database/clear", json=order).json()["deleted"] == {"jobs": 0}
     assert api.get(f"/jobs/{job.id}").status_code == 200
 
 
-def test_of_contests_the_open_and_the_newest_are_never_cleared(api: Api) -> None:
+def test_open_and_newest_contests_are_never_cleared(api: Api) -> None:
     contests, opened = api.platform.contests, []
     for model in ("wine", "flowers", "flowers", "flowers"):
         new = NewContest(model, "1", (ContestChallenger("2", "all"),), cut=0.0, learned=10)
@@ -426,12 +426,12 @@ def test_of_contests_the_open_and_the_newest_are_never_cleared(api: Api) -> None
     assert contests.opened("flowers") == opened[3]
 
 
-def test_nothing_there_and_wrong_verbs_are_problems_too(api: Api) -> None:
+def test_unknown_routes_and_wrong_methods_return_problem_json(api: Api) -> None:
     assert_problem(api.get("/nothing/here"), 404)
     assert_problem(api.ask("DELETE", "/train"), 405)
 
 
-def test_every_answer_says_what_is_left_of_the_callers_share(api: Api) -> None:
+def test_every_response_has_rate_limit_headers(api: Api) -> None:
     answer = api.get("/jobs", "train")
     assert answer.headers["ratelimit-policy"] == '"default";q=600;w=60'
     assert answer.headers["ratelimit"].startswith('"default";r=59')
@@ -439,7 +439,7 @@ def test_every_answer_says_what_is_left_of_the_callers_share(api: Api) -> None:
     assert other.headers["ratelimit"].startswith('"default";r=599')
 
 
-def test_over_its_share_a_caller_is_refused_and_others_are_not(settings: Settings) -> None:
+def test_only_the_caller_over_the_rate_limit_is_refused(settings: Settings) -> None:
     with served(settings, "train", "predict", api_rate_limit="3/minute") as api:
         answers = [api.get("/jobs", "train") for _ in range(5)]
         refused = next(answer for answer in answers if answer.status_code == 429)
@@ -450,7 +450,7 @@ def test_over_its_share_a_caller_is_refused_and_others_are_not(settings: Setting
         assert api.get("/health", None).status_code == 200
 
 
-def test_with_mlflow_away_its_routes_say_so_at_once_and_the_rest_goes_on(
+def test_while_mlflow_is_down_only_its_routes_fail_and_at_once(
     settings: Settings,
 ) -> None:
     away = f"http://127.0.0.1:{free_port()}"
@@ -466,7 +466,7 @@ def test_with_mlflow_away_its_routes_say_so_at_once_and_the_rest_goes_on(
         assert "cannot be reached" in ready.json()["mlflow"]
 
 
-def test_a_readiness_that_requires_mlflow_fails_without_it(settings: Settings) -> None:
+def test_readiness_fails_while_a_required_mlflow_is_down(settings: Settings) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     with served(settings, tracking_uri=away, api_ready_requires="database, mlflow") as api:
         ready = api.get("/ready", None)

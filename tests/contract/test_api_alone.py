@@ -1,4 +1,4 @@
-"""The control plane as a process of its own, as its container runs it."""
+"""The control plane as a separate process, as its container runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_it_answers_logs_json_and_ends_when_it_is_told_to(home: Path) -> None:
+def test_the_process_answers_logs_json_and_stops_at_a_signal(home: Path) -> None:
     port = free_port()
     out = home.parent / "out"
     environment = {"TIDEMILL_LOG_FORMAT": "json", "TIDEMILL_LOG_FILES": "off"}

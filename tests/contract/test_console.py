@@ -1,4 +1,4 @@
-"""The console over HTTP: pages, signing in, forms that only our own pages can send, and scopes."""
+"""The console over HTTP: pages, sign-in, CSRF protection and scopes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ROW = {
 
 @dataclass
 class Visitor:
-    """A browser without a screen."""
+    """A browser session over HTTP."""
 
     client: httpx.Client
     url: str
@@ -84,8 +84,8 @@ class Visitor:
 
 
 @dataclass
-class House:
-    """Both planes on one port over a home with one model of two versions."""
+class RunningConsole:
+    """Both planes on one port, with one model of two versions."""
 
     platform: Platform
     url: str
@@ -93,7 +93,7 @@ class House:
     visitors: list[Visitor] = field(default_factory=list)
 
     def visitor(self, scope: str | None = "admin") -> Visitor:
-        """A new browser, signed in with a key of the scope; None stays outside."""
+        """A new browser session, signed in with a key of the scope; None does not sign in."""
         client = httpx.Client(timeout=300, follow_redirects=True)
         made = Visitor(client, self.url, self.keys[scope] if scope else "")
         self.visitors.append(made)
@@ -108,7 +108,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Settings:
-    """A home in which a model was trained twice and its first version promoted."""
+    """A home with a model that was trained twice, and whose first version is champion."""
     home = tmp_path_factory.mktemp("console") / ".tidemill"
     home.mkdir()
     shutil.copy(mlflow_template, home / "mlflow.db")
@@ -133,18 +133,18 @@ def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
 
 
 @pytest.fixture(scope="module")
-def house(settings: Settings) -> Iterator[House]:
+def console(settings: Settings) -> Iterator[RunningConsole]:
     platform = Platform.open(settings)
     keys = {scope: platform.keys.create((scope,), actor="test")[0] for scope in SCOPES}
     with both_planes(platform) as url:
-        made = House(platform, url, keys)
+        made = RunningConsole(platform, url, keys)
         yield made
         made.close()
     platform.close()
 
 
 class both_planes:  # noqa: N801
-    """One port for the data plane and, behind it, the control plane."""
+    """Both planes on one port."""
 
     def __init__(self, platform: Platform) -> None:
         import threading
@@ -166,29 +166,31 @@ class both_planes:  # noqa: N801
 
 
 def words(answer: httpx.Response) -> str:
-    """What a page says, without its tags."""
+    """The text of a page without its tags."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
 
 
 def eventually(visitor: Visitor, path: str, text: str) -> str:
-    """The page's words, once a text is among them: what MLflow knows may come late."""
+    """The page's text once it contains `text`: MLflow's data may arrive late."""
     return str(wait_until(lambda: (w := words(visitor.page(path))) and text in w and w, text))
 
 
 # Signing in
 
 
-def test_the_root_leads_to_the_sign_in(house: House) -> None:
-    answer = house.visitor(None).client.get(house.url + "/")
+def test_the_root_redirects_to_the_sign_in_page(console: RunningConsole) -> None:
+    answer = console.visitor(None).client.get(console.url + "/")
     assert answer.url.path == "/console/sign-in"
     assert "API key" in answer.text
 
 
-def test_a_key_signs_in_and_the_cookie_is_kept_from_scripts_and_other_sites(house: House) -> None:
-    visitor = house.visitor(None)
-    visitor.key = house.keys["predict"]
+def test_a_key_signs_in_with_a_cookie_hidden_from_scripts_and_other_sites(
+    console: RunningConsole,
+) -> None:
+    visitor = console.visitor(None)
+    visitor.key = console.keys["predict"]
     answer = visitor.client.post(
-        f"{house.url}/console/sign-in", data={"key": f" {visitor.key} ", "next": "/console/jobs"},
+        f"{console.url}/console/sign-in", data={"key": f" {visitor.key} ", "next": "/console/jobs"},
         follow_redirects=False,
     )  # fmt: skip
     assert answer.status_code == 303
@@ -202,8 +204,8 @@ def test_a_key_signs_in_and_the_cookie_is_kept_from_scripts_and_other_sites(hous
 
 
 @pytest.mark.parametrize("key", ["", "tm_00000000_wrong", "x" * 5000])
-def test_a_wrong_key_is_refused_in_words(house: House, key: str) -> None:
-    visitor = house.visitor(None)
+def test_a_wrong_key_is_refused_with_a_message(console: RunningConsole, key: str) -> None:
+    visitor = console.visitor(None)
     visitor.key = key
     answer = visitor.sign_in()
     assert answer.status_code == 403
@@ -212,36 +214,36 @@ def test_a_wrong_key_is_refused_in_words(house: House, key: str) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path, _, _ in PAGES])
-def test_no_page_is_shown_to_strangers(house: House, path: str) -> None:
+def test_pages_need_a_session(console: RunningConsole, path: str) -> None:
     filled = re.sub(r"\{\w+\}", "flowers", path)
-    stranger = house.visitor(None)
+    stranger = console.visitor(None)
     assert stranger.page(filled).url.path == "/console/sign-in"
     live = stranger.page(filled, headers={"Accept": "text/event-stream"})
     assert live.status_code == 401
 
 
 @pytest.mark.parametrize("path", [path for path, _, _ in ACTIONS])
-def test_no_action_is_taken_for_strangers(house: House, path: str) -> None:
+def test_actions_need_a_session(console: RunningConsole, path: str) -> None:
     filled = re.sub(r"\{\w+\}", "flowers", path)
-    answer = house.visitor(None).client.post(f"{house.url}/console{filled}", data={"csrf": ""})
+    answer = console.visitor(None).client.post(f"{console.url}/console{filled}", data={"csrf": ""})
     assert answer.status_code == 401
 
 
 @pytest.mark.parametrize(("path", "scope"), [(path, scope) for path, _, scope in ACTIONS if scope])
-def test_no_action_is_taken_without_its_scope(house: House, path: str, scope: str) -> None:
+def test_actions_need_their_scope(console: RunningConsole, path: str, scope: str) -> None:
     filled = re.sub(r"\{\w+\}", "flowers", path)
     other = "train" if scope == "predict" else "predict"
-    answer = house.visitor(other).send(filled)
+    answer = console.visitor(other).send(filled)
     assert answer.status_code == 403
     assert f"does not have the scope '{scope}'" in words(answer)
 
 
 @pytest.mark.parametrize("path", [path for path, _, _ in ACTIONS])
-def test_no_action_is_taken_without_the_pages_token(house: House, path: str) -> None:
+def test_actions_need_the_csrf_token(console: RunningConsole, path: str) -> None:
     filled = re.sub(r"\{\w+\}", "flowers", path)
-    visitor = house.visitor("admin")
-    url = f"{house.url}/console{filled}"
-    for data in ({}, {"csrf": "0" * 64}, {"csrf": house.visitor("admin").csrf}):
+    visitor = console.visitor("admin")
+    url = f"{console.url}/console{filled}"
+    for data in ({}, {"csrf": "0" * 64}, {"csrf": console.visitor("admin").csrf}):
         answer = visitor.client.post(url, data=data)
         assert answer.status_code == 403
         assert "did not come from a page of this session" in words(answer)
@@ -251,27 +253,29 @@ def test_no_action_is_taken_without_the_pages_token(house: House, path: str) -> 
     assert answer.status_code == 403
 
 
-def test_the_session_is_no_key_to_the_api_or_the_data_plane(house: House) -> None:
-    visitor = house.visitor("admin")
+def test_the_session_cookie_is_not_accepted_by_the_api_or_the_data_plane(
+    console: RunningConsole,
+) -> None:
+    visitor = console.visitor("admin")
     cookie = next(iter(visitor.client.cookies.jar)).value
     for path in ("/jobs", "/models/flowers/predict"):
         verb = "GET" if path == "/jobs" else "POST"
         for headers in ({}, {"X-API-Key": str(cookie)}):
-            answer = visitor.client.request(verb, house.url + path, headers=headers, json=ROW)
+            answer = visitor.client.request(verb, console.url + path, headers=headers, json=ROW)
             assert answer.status_code == 403
 
 
-def test_a_revoked_key_is_signed_out(house: House) -> None:
-    token, record = house.platform.keys.create(("predict",), actor="test")
-    visitor = house.visitor(None)
+def test_a_revoked_key_is_signed_out(console: RunningConsole) -> None:
+    token, record = console.platform.keys.create(("predict",), actor="test")
+    visitor = console.visitor(None)
     visitor.key = token
     wait_until(lambda: visitor.sign_in().status_code == 200, "the new key to be known")
-    house.platform.keys.revoke(record.id, actor="test")
+    console.platform.keys.revoke(record.id, actor="test")
     wait_until(lambda: visitor.page("/jobs").url.path == "/console/sign-in", "the sign-out")
 
 
-def test_signing_out_ends_the_session_even_for_who_kept_the_cookie(house: House) -> None:
-    visitor = house.visitor("predict")
+def test_signing_out_invalidates_a_copied_cookie(console: RunningConsole) -> None:
+    visitor = console.visitor("predict")
     visitor.send("/sign-out")
     assert visitor.page("/jobs").url.path == "/console/sign-in"
 
@@ -303,10 +307,10 @@ def test_signing_out_ends_the_session_even_for_who_kept_the_cookie(house: House)
         ("/settings", "TIDEMILL_HOME"),
     ],
 )
-def test_every_page_says_what_it_is_for(house: House, path: str, text: str) -> None:
+def test_every_page_shows_its_content(console: RunningConsole, path: str, text: str) -> None:
     if path == "/train?model=flowers":
         text = "logistic"
-    visitor = house.visitor("admin")
+    visitor = console.visitor("admin")
     eventually(visitor, path, text)
     answer = visitor.page(path)
     assert answer.status_code == 200
@@ -315,7 +319,7 @@ def test_every_page_says_what_it_is_for(house: House, path: str, text: str) -> N
     assert (
         "http://"
         not in re.sub(r'href="http[^"]*"|w3\.org', "", answer.text)
-        .replace(house.url, "")
+        .replace(console.url, "")
         .replace("redis://", "")
         .split("<table", 1)[0]
     )
@@ -324,8 +328,8 @@ def test_every_page_says_what_it_is_for(house: House, path: str, text: str) -> N
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_what_a_key_may_not_do_is_not_offered(house: House, scope: str) -> None:
-    visitor = house.visitor(scope)
+def test_pages_offer_only_what_the_key_may_do(console: RunningConsole, scope: str) -> None:
+    visitor = console.visitor(scope)
     model = eventually(visitor, "/models/flowers", "champion")
     assert ("Promote the best" in model) == (scope in ("promote", "admin"))
     assert ("Start a training" in words(visitor.page("/jobs"))) == (scope in ("train", "admin"))
@@ -338,22 +342,22 @@ def test_what_a_key_may_not_do_is_not_offered(house: House, scope: str) -> None:
              "/models/flowers/compare?a=9", "/models/flowers/versions/1/pictures/secret.png",
              "/models/flowers/versions/9/stage", "/static/none.js"],
 )  # fmt: skip
-def test_what_is_not_there_is_a_page_that_says_so(house: House, path: str) -> None:
-    answer = house.visitor("admin").page(path)
+def test_missing_things_show_a_not_found_page(console: RunningConsole, path: str) -> None:
+    answer = console.visitor("admin").page(path)
     assert answer.status_code == 404
     assert "Back to the overview" in words(answer) or path.startswith("/static")
 
 
 @pytest.mark.parametrize("path", ["/requests?status=x", "/audit?since=never", "/jobs?cursor=%00"])
-def test_filters_that_are_none_are_refused_in_words(house: House, path: str) -> None:
-    assert 400 <= house.visitor("admin").page(path).status_code < 500
+def test_invalid_filters_are_refused_with_a_message(console: RunningConsole, path: str) -> None:
+    assert 400 <= console.visitor("admin").page(path).status_code < 500
 
 
-def test_metrics_are_compared_with_their_intervals(house: House) -> None:
-    visitor = house.visitor("predict")
+def test_metrics_are_compared_with_their_intervals(console: RunningConsole) -> None:
+    visitor = console.visitor("predict")
     eventually(visitor, "/models/flowers/compare?a=1&b=2", "parameters are equal")
     page = visitor.page("/models/flowers/compare?a=1&b=2").text
-    platform = house.platform
+    platform = console.platform
     for number in ("1", "2"):
         run = platform.registry.version("flowers", number).run_id
         bounds = read_intervals(platform.tracking, run)
@@ -363,31 +367,31 @@ def test_metrics_are_compared_with_their_intervals(house: House) -> None:
     assert re.search('aria-label="accuracy of A [0-9.]+, of B [0-9.]+, with their', page)
 
 
-def test_only_pages_that_are_there_are_followed(house: House) -> None:
-    visitor = house.visitor("admin")
+def test_missing_pages_are_not_streamed(console: RunningConsole) -> None:
+    visitor = console.visitor("admin")
     assert 'id="page">' in visitor.page("/jobs").text
     assert 'id="page" data-still>' in visitor.page("/nowhere").text
 
 
-def test_pictures_of_a_version_come_out_of_its_run(house: House) -> None:
-    answer = house.visitor("predict").page(
+def test_pictures_of_a_version_come_from_its_run(console: RunningConsole) -> None:
+    answer = console.visitor("predict").page(
         "/models/flowers/versions/1/pictures/confusion_matrix.png"
     )
     assert answer.headers["content-type"] == "image/png"
     assert answer.content.startswith(b"\x89PNG")
 
 
-def test_static_files_are_kept_by_browsers_until_they_change(house: House) -> None:
-    visitor = house.visitor("predict")
+def test_static_files_are_cached_until_they_change(console: RunningConsole) -> None:
+    visitor = console.visitor("predict")
     found = re.search(r'src="(/console/static/console\.js\?\w{12})"', visitor.page("/jobs").text)
     assert found is not None
-    answer = visitor.client.get(house.url + found[1])
+    answer = visitor.client.get(console.url + found[1])
     assert "immutable" in answer.headers["cache-control"]
     assert "javascript" in answer.headers["content-type"]
 
 
-def test_exports_are_files(house: House) -> None:
-    visitor = house.visitor("admin")
+def test_exports_are_downloads(console: RunningConsole) -> None:
+    visitor = console.visitor("admin")
     table = visitor.page("/audit/export?action=version.promote")
     assert table.headers["content-disposition"] == 'attachment; filename="audit.csv"'
     assert table.text.splitlines()[0].startswith("seq,time,actor,action")
@@ -395,9 +399,9 @@ def test_exports_are_files(house: House) -> None:
     assert json.loads(lines[0])["subject"] == "flowers"
 
 
-def test_a_page_is_followed_as_events(house: House) -> None:
-    visitor = house.visitor("admin")
-    url = f"{house.url}/console/jobs"
+def test_a_live_page_is_sent_as_events(console: RunningConsole) -> None:
+    visitor = console.visitor("admin")
+    url = f"{console.url}/console/jobs"
     with visitor.client.stream("GET", url, headers={"Accept": "text/event-stream"}) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = stream.iter_lines()
@@ -405,19 +409,19 @@ def test_a_page_is_followed_as_events(house: House) -> None:
         visitor.send("/train", model="flowers", kind="train", **{"use.logistic": "yes"})
         assert any("queued" in line for line in lines)
     assert first
-    wait_until(lambda: _open_streams(house) == 0, "the stream to be let go")
+    wait_until(lambda: _open_streams(console) == 0, "the stream to be let go")
 
 
-def _open_streams(house: House) -> int:
-    names = [r["route"] for r in house.platform.requests.page(limit=5).items]
+def _open_streams(console: RunningConsole) -> int:
+    names = [r["route"] for r in console.platform.requests.page(limit=5).items]
     return 0 if "/console/live" in names else 1
 
 
 # Actions
 
 
-def test_a_row_is_predicted_on_the_visitors_behalf(house: House) -> None:
-    visitor = house.visitor("predict")
+def test_a_row_is_predicted_for_the_user(console: RunningConsole) -> None:
+    visitor = console.visitor("predict")
     answer = visitor.ask("/models/flowers/predict", json.dumps({"features": ROW}))
     assert answer.status_code == 200
     assert answer.json()["prediction"] == "setosa"
@@ -428,10 +432,10 @@ def test_a_row_is_predicted_on_the_visitors_behalf(house: House) -> None:
     assert visitor.ask("/models/..%2Fx/predict", "{}").status_code == 404
 
 
-def test_lines_of_a_file_are_scored_and_odd_ones_told(house: House) -> None:
+def test_lines_of_a_file_are_scored_and_invalid_ones_reported(console: RunningConsole) -> None:
     names = ",".join(ROW)
     body = f"{names}\n5.1,3.5,1.4,0.2\n5.1,tall,1.4,0.2\n6.3,2.9,5.6,1.8\n1,2\n"
-    answer = house.visitor("predict").ask("/models/flowers/score", body, "text/csv").json()
+    answer = console.visitor("predict").ask("/models/flowers/score", body, "text/csv").json()
     first, second, third, fourth = answer["rows"]
     assert (first["prediction"], third["prediction"]) == ("setosa", "virginica")
     assert set(first["probabilities"]) == set(answer["labels"])
@@ -439,13 +443,13 @@ def test_lines_of_a_file_are_scored_and_odd_ones_told(house: House) -> None:
     assert "cells" in fourth["error"]
 
 
-def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) -> None:
-    visitor = house.visitor("train")
+def test_a_training_is_submitted_cancelled_and_run_again(console: RunningConsole) -> None:
+    visitor = console.visitor("train")
     fields = {"model": "flowers", "kind": "train", "trials": "2", "use.logistic": "yes"}
     answer = visitor.send("/train", **fields, **{"set.logistic.C": "0.5"})
     assert "The training is queued." in words(answer)
     job_id = answer.url.path.rsplit("/", 1)[1]
-    job = house.platform.jobs.get(job_id)
+    job = console.platform.jobs.get(job_id)
     assert job.params == {"overrides": {"logistic": {"C": 0.5}}, "only": ["logistic"], "trials": 2}
     assert job.key_id is not None
     assert job.request_id is not None
@@ -453,10 +457,10 @@ def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) ->
     assert visitor.send(f"/jobs/{job_id}/repeat").status_code == 409
     assert "cancelled" in words(visitor.send(f"/jobs/{job_id}/cancel"))
     again = visitor.send(f"/jobs/{job_id}/repeat")
-    repeated = house.platform.jobs.get(again.url.path.rsplit("/", 1)[1])
+    repeated = console.platform.jobs.get(again.url.path.rsplit("/", 1)[1])
     assert repeated.params == job.params
     assert repeated.id != job_id
-    house.platform.jobs.cancel(repeated.id)
+    console.platform.jobs.cancel(repeated.id)
 
 
 @pytest.mark.parametrize(
@@ -469,18 +473,18 @@ def test_a_training_is_asked_for_by_form_cancelled_and_repeated(house: House) ->
         ({"use.logistic": "yes", "kind": "probe"}, "not a kind of training"),
     ],
 )
-def test_a_form_that_does_not_fit_is_shown_again_as_it_was(
-    house: House, fields: dict[str, str], text: str
+def test_an_invalid_form_is_shown_again_as_submitted(
+    console: RunningConsole, fields: dict[str, str], text: str
 ) -> None:
-    answer = house.visitor("train").send("/train", **{"model": "flowers", **fields})
+    answer = console.visitor("train").send("/train", **{"model": "flowers", **fields})
     assert answer.status_code == 422
     assert text in words(answer)
     for value in fields.values():
         assert value in answer.text or value == "probe"
 
 
-def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) -> None:
-    visitor, platform = house.visitor("promote"), house.platform
+def test_promotion_and_rollback_show_what_changes_and_are_audited(console: RunningConsole) -> None:
+    visitor, platform = console.visitor("promote"), console.platform
     page = eventually(visitor, "/models/flowers/promote?version=2", "What will change")
     assert "Champion v1 v2" in page
     closed = visitor.send("/models/flowers/promote", version="2")
@@ -506,8 +510,8 @@ def test_promotion_and_rollback_show_what_changes_and_are_audited(house: House) 
     assert "Version 2 is in stage Staging now." in words(moved)
 
 
-def test_a_canary_shows_what_changes_is_set_and_taken_back(house: House) -> None:
-    visitor, platform = house.visitor("promote"), house.platform
+def test_a_canary_is_confirmed_started_and_stopped(console: RunningConsole) -> None:
+    visitor, platform = console.visitor("promote"), console.platform
     shelf, address = platform.settings.shelf, "/models/flowers/challenger/traffic"
     assert "Receives no traffic" in eventually(visitor, "/models/flowers/challenger", "Receives")
     page = words(visitor.page(f"{address}?version=2&mode=canary&share=12,5 %25"))
@@ -542,21 +546,21 @@ def test_a_canary_shows_what_changes_is_set_and_taken_back(house: House) -> None
         ("version=9&share=10", 404, "There is no version 9"),
     ],
 )
-def test_a_share_that_is_none_changes_nothing(
-    house: House, query: str, status: int, said: str
+def test_an_invalid_share_changes_nothing(
+    console: RunningConsole, query: str, status: int, said: str
 ) -> None:
-    visitor, address = house.visitor("promote"), "/models/flowers/challenger/traffic"
+    visitor, address = console.visitor("promote"), "/models/flowers/challenger/traffic"
     asked = visitor.page(f"{address}?{query}")
     assert (asked.status_code, said in words(asked)) == (status, True), words(asked)
     sent = visitor.send(address, **dict(parse_qsl(query)))
     assert (sent.status_code, said in words(sent)) == (status, True)
-    assert read_traffic(house.platform.settings.shelf) == {}
+    assert read_traffic(console.platform.settings.shelf) == {}
     if status == 422 and "share" in said:
         assert "Send traffic to a version" in words(asked)
 
 
-def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
-    platform, visitor = house.platform, house.visitor("predict")
+def test_the_overview_shows_the_outcome_of_a_retraining(console: RunningConsole) -> None:
+    platform, visitor = console.platform, console.visitor("predict")
 
     def retrained(result: dict[str, Any]) -> Job:
         asked, _ = platform.jobs.submit(NewJob("retrain", "flowers", project="flowers.py"))
@@ -587,8 +591,8 @@ def test_the_overview_says_what_a_retraining_led_to(house: House) -> None:
     eventually(visitor, "/", "Retraining kept the champion")
 
 
-def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
-    contests, visitor = house.platform.contests, house.visitor("predict")
+def test_a_contest_shows_its_state_and_what_is_missing(console: RunningConsole) -> None:
+    contests, visitor = console.platform.contests, console.visitor("predict")
     challenger = ContestChallenger("2", "since <x>")
     new = NewContest("flowers", "1", (challenger,), cut=0.0, learned=120)
     opened = contests.open(new)
@@ -621,12 +625,12 @@ def test_a_contest_shows_how_it_stands_and_what_it_needs(house: House) -> None:
     assert "On probation" not in page
 
 
-def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:
-    visitor = house.visitor("admin")
+def test_a_key_is_created_shown_once_and_revoked(console: RunningConsole) -> None:
+    visitor = console.visitor("admin")
     made = visitor.send("/settings/keys", name="ci <x>", expires="30d", **{"scope.train": "yes"})
     token = re.search(r"tm_\w+_[\w-]+", made.text)
     assert token is not None
-    record = next(k for k in house.platform.keys.list() if k.name == "ci <x>")
+    record = next(k for k in console.platform.keys.list() if k.name == "ci <x>")
     assert record.scopes == ("train",)
     assert record.expires is not None
     assert token[0] not in visitor.page("/settings").text
@@ -634,23 +638,23 @@ def test_a_key_is_made_once_shown_and_revoked(house: House) -> None:
     assert "What will change" in words(visitor.page(f"/settings/keys/{record.id}/revoke"))
     gone = visitor.send(f"/settings/keys/{record.id}/revoke", reason="test")
     assert f"Key {record.id} is revoked" in words(gone)
-    row = house.platform.audit.page(action="key.revoke", limit=1).items[0]
+    row = console.platform.audit.page(action="key.revoke", limit=1).items[0]
     assert (row["subject"], row["reason"]) == (record.id, "test")
 
 
-def test_drift_is_looked_for_and_shown_by_feature(house: House, settings: Settings) -> None:
-    visitor = house.visitor("train")
+def test_drift_is_checked_and_shown_by_feature(console: RunningConsole, settings: Settings) -> None:
+    visitor = console.visitor("train")
     shifted = [[5.0 + 0.01 * i, 3.0, 6.5 + 0.005 * i, 2.5 + 0.001 * i] for i in range(300)]
     answer = visitor.client.post(
-        f"{house.url}/models/flowers/predict_batch", json={"instances": shifted},
-        headers={"X-API-Key": house.keys["predict"]},
+        f"{console.url}/models/flowers/predict_batch", json={"instances": shifted},
+        headers={"X-API-Key": console.keys["predict"]},
     )  # fmt: skip
     assert answer.status_code == 200
 
     def kept() -> bool:
         with open_ingest(settings) as (ingest, _):
             ingest.drain()
-        return house.platform.predictions.count("flowers") >= 300
+        return console.platform.predictions.count("flowers") >= 300
 
     wait_until(kept, "the predictions to be stored")
     looked = visitor.send("/models/flowers/look")
@@ -660,24 +664,24 @@ def test_drift_is_looked_for_and_shown_by_feature(house: House, settings: Settin
     assert "Summary" in page
     assert 'class="window alarm"' in looked.text
     eventually(visitor, "/monitoring", "moved")
-    trigger = house.platform.triggers.page(model="flowers", limit=1).items
+    trigger = console.platform.triggers.page(model="flowers", limit=1).items
     if trigger and trigger[0].state == "open":
         visitor.send(f"/triggers/{trigger[0].id}/dismiss", reason="known")
-        assert house.platform.triggers.get(trigger[0].id).state == "dismissed"
+        assert console.platform.triggers.get(trigger[0].id).state == "dismissed"
 
 
 # When parts are away
 
 
-def test_without_mlflow_the_pages_say_so_and_show_the_rest(
-    house: House, settings: Settings
+def test_while_mlflow_is_down_pages_show_the_rest(
+    console: RunningConsole, settings: Settings
 ) -> None:
     platform = Platform.open(
         settings.model_copy(update={"tracking_uri": "http://127.0.0.1:9", "registry_uri": None})
     )
     try:
         with both_planes(platform) as url:
-            apart = House(platform, url, house.keys)
+            apart = RunningConsole(platform, url, console.keys)
             visitor = apart.visitor("admin")
             said = eventually(visitor, "/", "MLflow is down")
             assert "flowers" in said
@@ -692,7 +696,7 @@ def test_without_mlflow_the_pages_say_so_and_show_the_rest(
         platform.close()
 
 
-def test_the_console_can_be_left_out(settings: Settings) -> None:
+def test_the_console_can_be_switched_off(settings: Settings) -> None:
     platform = Platform.open(settings.model_copy(update={"console": "off"}))
     try:
         paths = {getattr(route, "path", "") for route in create_app(platform).routes}

@@ -313,12 +313,12 @@ def documented() -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", cases())
-def test_an_estimator_becomes_what_the_docs_say(name: str) -> None:
+def test_each_estimator_becomes_what_the_docs_say(name: str) -> None:
     found = (outcome(name, mixed=False)[0], outcome(name, mixed=True)[0])
     assert found == documented()[name]
 
 
-def test_the_docs_list_no_estimator_that_was_not_tried() -> None:
+def test_the_docs_list_only_tested_estimators() -> None:
     listed = set(documented()) - {"estimator", "---"}
     if _version() == _documented_version():
         assert listed == set(cases())

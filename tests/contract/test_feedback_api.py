@@ -1,4 +1,4 @@
-"""Labels over HTTP and out of files."""
+"""Labels over HTTP and from files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def api(settings: Settings) -> Any:
         yield api
 
 
-def test_a_label_or_a_list_of_them_is_joined(api: Api) -> None:
+def test_one_label_or_a_list_is_joined(api: Api) -> None:
     one = api.post("/feedback", "predict", json={"id": "p00000", "actual": "fern"})
     assert one.status_code == 200
     assert one.json() == {
@@ -54,7 +54,7 @@ def test_a_label_or_a_list_of_them_is_joined(api: Api) -> None:
     assert 'tidemill_feedback_labels_total{outcome="joined"} 2.0' in told
 
 
-def test_a_single_label_that_does_not_become_true_is_an_error(api: Api) -> None:
+def test_a_single_refused_or_conflicting_label_is_an_error(api: Api) -> None:
     refused = api.post("/feedback", json={"id": "p00001", "actual": "weed"})
     assert "'fern', 'moss'" in assert_problem(refused, 422, "actual")["detail"]
     api.post("/feedback", json={"id": "p00001", "actual": "fern"})
@@ -81,13 +81,13 @@ def test_a_single_label_that_does_not_become_true_is_an_error(api: Api) -> None:
         ([{"id": "a", "actual": "b"}] * 10_001, "body"),
     ],
 )
-def test_what_is_no_label_is_named_and_nothing_is_taken(api: Api, body: Any, field: str) -> None:
+def test_an_invalid_label_is_named_and_nothing_is_stored(api: Api, body: Any, field: str) -> None:
     assert_problem(api.post("/feedback", json=body), 422, field)
     assert api.platform.feedback.counts() == {}
 
 
 @pytest.mark.parametrize("text", ['[{"id":"a","actual":NaN}]', '[{"id":"a","actual":1e999}]'])
-def test_numbers_that_json_has_not_are_refused(api: Api, text: str) -> None:
+def test_numbers_outside_json_are_refused(api: Api, text: str) -> None:
     headers = {"Content-Type": "application/json"}
     answer = api.post("/feedback", content=text, headers=headers)
     assert_problem(answer, 422, "0.actual")
@@ -101,7 +101,7 @@ def test_labels_need_the_scope_predict_and_reading_them_admin(api: Api) -> None:
         assert_problem(api.get(path, "predict"), 403)
 
 
-def test_predictions_are_listed_and_looked_up(api: Api) -> None:
+def test_predictions_are_listed_and_found_by_id(api: Api) -> None:
     api.post("/feedback", json={"id": "p00002", "actual": "fern"})
     first = api.get("/predictions", params={"model": "plants", "limit": 3}).json()
     rest = api.get("/predictions", params={"model": "plants", "cursor": first["next"]}).json()
@@ -138,7 +138,7 @@ def run(settings: Settings, text: str, *words: str) -> Any:
     return CliRunner().invoke(cli, ["feedback", str(file), "--home", str(settings.home), *words])
 
 
-def test_a_file_of_labels_is_joined_and_joining_it_again_does_no_harm(filled: Settings) -> None:
+def test_joining_a_label_file_twice_is_safe(filled: Settings) -> None:
     text = "\ufeffid,actual\np00000,fern\np00001,moss\nlater,moss\n"
     first = run(filled, text, "--json")
     assert first.exit_code == 0
@@ -147,7 +147,7 @@ def test_a_file_of_labels_is_joined_and_joining_it_again_does_no_harm(filled: Se
     assert json.loads(again.stdout) == {"duplicate": 2, "waiting": 1, "left_out": 0}
 
 
-def test_a_files_columns_may_be_named_and_its_refusals_are_told(filled: Settings) -> None:
+def test_label_columns_can_be_named_and_refusals_are_reported(filled: Settings) -> None:
     text = "prediction_id;x,what\np00000,fern\np00001,weed\n"
     done = run(filled, text, "--id", "prediction_id;x", "--actual", "what")
     assert done.exit_code == 1
@@ -166,7 +166,7 @@ def test_a_files_columns_may_be_named_and_its_refusals_are_told(filled: Settings
         ("id,actual\n" + "x" * 65 + ",fern\n", (), "Line 2: "),
     ],
 )
-def test_a_line_that_is_no_label_is_named(
+def test_an_invalid_line_is_named(
     filled: Settings, text: str, words: tuple[str, ...], said: str
 ) -> None:
     done = run(filled, text, *words)

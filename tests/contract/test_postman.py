@@ -1,4 +1,4 @@
-"""The Postman collection in the documents is the one that today's routes give."""
+"""The Postman collection in the docs matches the routes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def requests(items: list[Any]) -> Iterator[Any]:
             yield item
 
 
-def test_the_file_is_in_step(document: Any) -> None:
+def test_the_collection_is_up_to_date(document: Any) -> None:
     written = json.loads(postman.PAGE.read_text())
     assert written == postman.collection(document), "run: python scripts/postman.py"
 
 
-def test_every_route_is_there_once(document: Any) -> None:
+def test_every_route_appears_once(document: Any) -> None:
     asked = [
         (each["request"]["method"], each["request"]["url"]["raw"])
         for each in requests(postman.collection(document)["item"])
@@ -67,7 +67,7 @@ def test_it_has_the_structure_of_v2_1(document: Any) -> None:
                 json.loads(body["raw"])
 
 
-def test_what_a_route_asks_for_is_filled_in(document: Any) -> None:
+def test_required_parameters_have_example_values(document: Any) -> None:
     for each in requests(postman.collection(document)["item"]):
         for one in each["request"]["url"].get("query", []):
             assert one.get("disabled") or one["value"], (each["name"], one["key"])

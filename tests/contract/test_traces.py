@@ -1,4 +1,4 @@
-"""Traces over OTLP, from real processes to a receiver: requests, runs of models, jobs, stages."""
+"""Traces over OTLP from real processes: requests, model runs, jobs and their stages."""
 
 from __future__ import annotations
 
@@ -184,11 +184,11 @@ def test_without_traces_a_job_keeps_its_callers_span_and_nothing_else(settings: 
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_the_standard_variables_ask_for_traces(environment: dict[str, str], asked: bool) -> None:
+def test_the_standard_variables_enable_traces(environment: dict[str, str], asked: bool) -> None:
     assert traces.enabled(environment) is asked
 
 
-def test_who_asks_for_traces_without_the_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enabling_traces_without_the_extra_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(SettingsError, match="not installed"):

@@ -22,7 +22,7 @@ async def answer(_scope: Any, _receive: Any, send: Any) -> None:
     await send("answered")
 
 
-def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
+def test_a_request_waits_for_the_app_and_shutdown_closes_it() -> None:
     may_finish, closed = threading.Event(), threading.Event()
 
     def make() -> BuiltApp:
@@ -47,7 +47,7 @@ def test_a_request_waits_for_the_app_and_the_end_closes_it() -> None:
     asyncio.run(run())
 
 
-def test_an_app_that_fails_is_a_503_and_is_tried_again() -> None:
+def test_an_app_that_fails_to_build_is_a_503_and_is_retried() -> None:
     tries = []
 
     def make() -> BuiltApp:

@@ -1,4 +1,4 @@
-"""Every command: its place in the loop, its help, its exit codes, its completion, its manners."""
+"""Every command: its group, help, exit codes, completion and output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.jobs.jobs import NewJob
 
-#: They hold the terminal until Ctrl-C; what they know, other commands and routes print.
+#: They run until Ctrl-C and print no JSON.
 SERVERS = {"up", "serve", "api"}
 ROOT = cli.command_tree()
 
@@ -65,7 +65,7 @@ def test_the_commands_are_grouped_by_the_loop_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_every_command_says_what_it_does_how_to_call_it_and_how_it_ends(path: str) -> None:
+def test_every_command_documents_its_purpose_examples_and_exit_codes(path: str) -> None:
     command = COMMANDS[path]
     words, _, examples = (command.help or "").partition("Examples:")
     summary = " ".join(words.split("\n\n")[0].split())
@@ -80,7 +80,7 @@ def test_every_command_says_what_it_does_how_to_call_it_and_how_it_ends(path: st
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_the_examples_are_commands_that_parse(path: str) -> None:
+def test_the_examples_in_help_parse(path: str) -> None:
     import shlex
 
     examples = (COMMANDS[path].help or "").partition("Examples:")[2].strip().splitlines()
@@ -104,7 +104,7 @@ def test_every_error_says_what_to_do_next(capsys: pytest.CaptureFixture[str]) ->
     assert "next: Wait." in capsys.readouterr().err
 
 
-def test_an_error_goes_to_stderr_and_json_is_left_empty(home: Path) -> None:
+def test_an_error_goes_to_stderr_and_prints_no_json(home: Path) -> None:
     done = tidemill("models", "nobody", "--json", "--home", str(home))
     assert done.returncode == command_help.Exit.FAILED
     assert done.stdout == ""
@@ -116,7 +116,7 @@ def test_an_error_goes_to_stderr_and_json_is_left_empty(home: Path) -> None:
     assert "--trials" in wrong.stderr
 
 
-def test_no_colour_narrow_terminals_and_pipes(home: Path) -> None:
+def test_output_respects_no_color_narrow_terminals_and_pipes(home: Path) -> None:
     platform = Platform.open(Settings(home=home))
     platform.submit(NewJob("train", "a-model-with-quite-a-long-name"))
     platform.close()
@@ -131,7 +131,7 @@ def test_no_colour_narrow_terminals_and_pipes(home: Path) -> None:
     assert "Traceback" not in cut.stderr
 
 
-def test_ctrl_c_ends_with_130_and_no_traceback(home: Path) -> None:
+def test_ctrl_c_exits_with_130_and_no_traceback(home: Path) -> None:
     platform = Platform.open(Settings(home=home))
     platform.submit(NewJob("train", "flowers"))
     platform.close()
@@ -171,7 +171,7 @@ def test_bash_completes_commands_after_evaluating_the_script(tmp_path: Path) -> 
     assert done.stdout.split() == ["rollback"], done.stderr
 
 
-def test_help_does_not_wait_for_the_control_plane() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom tidemill.cli.app import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
@@ -183,7 +183,7 @@ def test_help_does_not_wait_for_the_control_plane() -> None:
     assert done.stdout.splitlines()[-1] == "loaded set()"
 
 
-def test_the_list_of_commands_shows_the_first_sentence_of_each_ones_help() -> None:
+def test_the_command_list_shows_the_first_sentence_of_each_help() -> None:
     for entry in cli.COMMANDS:
         words = (ROOT.commands[entry.name].help or "").split("\n\n")[0]
         assert " ".join(words.split()) == entry.summary

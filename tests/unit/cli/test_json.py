@@ -1,4 +1,4 @@
-"""What commands print with `--json`, one after the other in a small real home."""
+"""The `--json` output of every command, in a small real home."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = "sepal_length,sepal_width,petal_length,petal_width\n5.1,3.5,1.4,0.2\nx,1,
 
 
 def promised(*path: str) -> set[str]:
-    """The keys that a command's help names."""
+    """The keys that a command's help promises."""
     command = ROOT
     for name in path:
         command = command.commands[name]
@@ -33,7 +33,7 @@ def promised(*path: str) -> set[str]:
 
 
 class Home:
-    """A home, and what commands in it print."""
+    """A home, and the JSON that commands in it print."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ def test_models_are_listed_promoted_and_rolled_back(tidemill: Home) -> None:
     assert tidemill("challenge", MODEL, "--off")["mode"] == "off"
 
 
-def test_files_are_written_and_named(tidemill: Home, tmp_path: Path) -> None:
+def test_commands_that_write_files_name_them(tidemill: Home, tmp_path: Path) -> None:
     rows, scored = tmp_path / "rows.csv", tmp_path / "scored.csv"
     rows.write_text(ROWS)
     said = tidemill("predict", MODEL, str(rows), "-o", str(scored), "--keep-going")
@@ -89,7 +89,7 @@ def test_files_are_written_and_named(tidemill: Home, tmp_path: Path) -> None:
     assert str(tmp_path / "churn" / "project.py") in project["files"]
 
 
-def test_predictions_labels_and_watching(tidemill: Home, tmp_path: Path) -> None:
+def test_predict_feedback_and_watch(tidemill: Home, tmp_path: Path) -> None:
     assert tidemill("ingest", "--once")["rows"] == 0
     labels = tmp_path / "labels.csv"
     labels.write_text("id,actual\nunknown,Iris-setosa\n")
@@ -114,14 +114,14 @@ def test_jobs_keys_and_the_audit_log(tidemill: Home) -> None:
     assert tidemill("audit", "verify")["intact"]
 
 
-def test_the_database_and_the_parts(tidemill: Home) -> None:
+def test_migrate_and_doctor(tidemill: Home) -> None:
     moved = tidemill("migrate")
     assert moved["before"] == moved["after"]
     found = tidemill("doctor")
     assert {each["state"] for each in found} <= {"ok", "warning"}
 
 
-def test_a_client_walks_through_a_running_api(tmp_path: Path) -> None:
+def test_demo_url_calls_a_running_api(tmp_path: Path) -> None:
     """Any model will do, here one that takes pictures; without rights, 403 is as it should be."""
     home = Home(tmp_path / "home")
     make_shelf(home.folder / "shelf", ["pictures"], default=None)

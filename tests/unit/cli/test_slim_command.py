@@ -1,4 +1,4 @@
-"""The command on an installation that only serves."""
+"""The `tidemill` command on a slim installation, which only serves."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tidemill.__main__ import CONTROL_PLANE_PACKAGES, main
 
 
 @pytest.mark.parametrize("missing", CONTROL_PLANE_PACKAGES)
-def test_a_slim_installation_says_so_whatever_else_is_there(
+def test_a_slim_installation_is_recognised_by_any_missing_package(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another package may have brought one of those that the control plane needs."""
+    """Other packages may have installed some of the control plane's dependencies."""
     find = importlib.util.find_spec
 
     def find_spec(name: str, *more: Any) -> Any:

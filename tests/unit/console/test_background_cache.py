@@ -1,4 +1,4 @@
-"""Answers of slow parts: shared, bounded, and never waited for for long."""
+"""The background cache: shared, bounded, and never slow to answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def recent() -> Iterator[BackgroundCache]:
     made.close()
 
 
-def test_a_slow_answer_is_shown_as_loading_and_then_as_it_came(recent: BackgroundCache) -> None:
+def test_a_slow_value_is_loading_until_it_arrives(recent: BackgroundCache) -> None:
     may_answer = threading.Event()
 
     def slow() -> str:
@@ -32,7 +32,7 @@ def test_a_slow_answer_is_shown_as_loading_and_then_as_it_came(recent: Backgroun
     assert recent.get("slow", slow, patience=60).value == "here"
 
 
-def test_a_fresh_answer_is_asked_for_once(recent: BackgroundCache) -> None:
+def test_a_fresh_value_is_computed_once(recent: BackgroundCache) -> None:
     asked: list[int] = []
     for _ in range(5):
         recent.get("key", lambda: asked.append(1) or "x", fresh=3600, patience=60)
@@ -42,7 +42,7 @@ def test_a_fresh_answer_is_asked_for_once(recent: BackgroundCache) -> None:
     assert asked == [1, 1]
 
 
-def test_an_answer_outlives_the_part_that_gave_it(recent: BackgroundCache) -> None:
+def test_the_last_value_is_kept_while_its_source_fails(recent: BackgroundCache) -> None:
     def away() -> str:
         raise UnavailableError("MLflow is away.", remedy="Start it.")
 
@@ -53,7 +53,7 @@ def test_an_answer_outlives_the_part_that_gave_it(recent: BackgroundCache) -> No
     assert recent.get("key", lambda: "after", fresh=0, patience=60).problem is None
 
 
-def test_any_fault_of_a_part_is_told_and_none_escapes(recent: BackgroundCache) -> None:
+def test_any_error_is_reported_and_none_is_raised(recent: BackgroundCache) -> None:
     def broken() -> str:
         raise KeyError("inside")
 
@@ -62,7 +62,7 @@ def test_any_fault_of_a_part_is_told_and_none_escapes(recent: BackgroundCache) -
     assert not asked.loading
 
 
-def test_what_is_not_there_is_raised_and_forgets_what_was(recent: BackgroundCache) -> None:
+def test_not_found_is_raised_and_drops_the_last_value(recent: BackgroundCache) -> None:
     def gone() -> str:
         raise NotFoundError("There is no model 'x'.")
 
@@ -71,13 +71,13 @@ def test_what_is_not_there_is_raised_and_forgets_what_was(recent: BackgroundCach
         recent.get("key", gone, fresh=0, patience=60)
 
 
-def test_answers_do_not_pile_up(recent: BackgroundCache) -> None:
+def test_the_number_of_entries_is_bounded(recent: BackgroundCache) -> None:
     for number in range(MAX_ENTRIES + 50):
         recent.get(number, lambda: "x", patience=60)
     assert len(recent._entries) == MAX_ENTRIES
 
 
-def test_two_who_ask_at_once_share_one_question(recent: BackgroundCache) -> None:
+def test_simultaneous_requests_share_one_computation(recent: BackgroundCache) -> None:
     may_answer, asked = threading.Event(), []
 
     def slow() -> str:

@@ -1,4 +1,4 @@
-"""Values as text and as drawings: well-formed and bounded whatever the values are."""
+"""Charts and formatted values: well-formed and bounded for all inputs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def parsed(drawing: str) -> ElementTree.Element:
 
 
 @given(st.lists(finite, min_size=2, max_size=25, unique=True), st.data())
-def test_overlaid_histograms_are_drawn_within_their_frame(
-    edges: list[float], data: st.DataObject
-) -> None:
+def test_histograms_stay_within_their_frame(edges: list[float], data: st.DataObject) -> None:
     bins = len(edges) - 1
     given_shares = [data.draw(st.lists(shares, min_size=bins, max_size=bins)) for _ in range(2)]
     drawing = charts.histograms(sorted(edges), *given_shares, 'a "title" <b>', alarm=True)
@@ -33,7 +31,7 @@ def test_overlaid_histograms_are_drawn_within_their_frame(
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=8), st.data())
-def test_categories_may_be_called_anything(labels: list[str], data: st.DataObject) -> None:
+def test_category_names_are_escaped(labels: list[str], data: st.DataObject) -> None:
     labels = ["".join(c for c in label if c.isprintable()) for label in labels]
     size = len(labels)
     given_shares = [data.draw(st.lists(shares, min_size=size, max_size=size)) for _ in range(2)]
@@ -41,7 +39,7 @@ def test_categories_may_be_called_anything(labels: list[str], data: st.DataObjec
 
 
 @given(st.lists(st.tuples(finite, finite), min_size=1, max_size=40))
-def test_a_curve_over_time_is_drawn_whatever_its_values(pairs: list[tuple[float, float]]) -> None:
+def test_a_line_chart_accepts_any_values(pairs: list[tuple[float, float]]) -> None:
     points = [Point(x, y, y - 1, y + 1, alarm=x > 0) for x, y in sorted(pairs)]
     drawing = charts.line_chart(points, "t", reference=0.5)
     assert "nan" not in drawing
@@ -49,11 +47,11 @@ def test_a_curve_over_time_is_drawn_whatever_its_values(pairs: list[tuple[float,
 
 
 @given(st.lists(st.floats(0, 1e9), max_size=90))
-def test_a_sparkline_is_drawn_even_of_nothing(values: list[float]) -> None:
+def test_a_sparkline_accepts_no_values(values: list[float]) -> None:
     assert parsed(charts.sparkline(values, "t")).find("polyline") is not None
 
 
-def test_nothing_is_drawn_of_bins_that_do_not_fit() -> None:
+def test_mismatched_bins_draw_nothing() -> None:
     assert charts.histograms([0, 1], [0.5, 0.5], [1], "t") == ""
     assert charts.line_chart([], "t") == ""
 
@@ -66,12 +64,12 @@ def test_nothing_is_drawn_of_bins_that_do_not_fit() -> None:
         ("word", "word"),
     ],
 )  # fmt: skip
-def test_numbers_are_written_for_people(value: object, text: str) -> None:
+def test_numbers_are_formatted(value: object, text: str) -> None:
     assert render.number(value) == text
 
 
 @given(finite)
-def test_a_written_number_is_close_to_the_number(value: float) -> None:
+def test_a_formatted_number_is_close_to_the_value(value: float) -> None:
     read = float(render.number(value).replace("\u202f", ""))
     assert read == pytest.approx(value, rel=6e-3, abs=1e-12)
 
@@ -81,11 +79,11 @@ def test_a_written_number_is_close_to_the_number(value: float) -> None:
     [(7e-6, "7 µs"), (0.0012, "1.2 ms"), (0.25, "250 ms"), (4, "4.0 s"), (120, "2 min"),
      (7200, "2.0 h"), (None, "–")],
 )  # fmt: skip
-def test_durations_have_the_unit_that_fits(seconds: float | None, text: str) -> None:
+def test_durations_have_a_suitable_unit(seconds: float | None, text: str) -> None:
     assert render.duration(seconds) == text
 
 
-def test_shares_and_differences() -> None:
+def test_shares_and_differences_are_formatted() -> None:
     assert [render.share(x) for x in (0, 0.001, 0.054, 0.5, 1)] == [
         "0%", "0.1%", "5.4%", "50%", "100%",
     ]  # fmt: skip

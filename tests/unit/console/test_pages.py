@@ -1,4 +1,4 @@
-"""What pages make of what they are given: forms, files, filters, settings, logs."""
+"""The parsing and formatting of pages: forms, files, filters, settings, logs."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ TABLE: dict[str, Any] = {
 IMAGE: dict[str, Any] = {"inputs": [{"name": "image", "shape": [1, 2, 2], "dtype": "float32"}]}
 
 
-def test_a_file_becomes_rows_in_the_order_of_the_signature() -> None:
+def test_csv_rows_are_in_the_order_of_the_signature() -> None:
     rows = predict.read_csv('\ufeffplan,id,age\r\nBasic,1,52\r\n"a, b",2,\r\n'.encode(), TABLE)
     assert rows == [[52.0, "Basic"], [None, "a, b"]]
 
 
-def test_a_line_of_another_length_is_told_in_its_place() -> None:
+def test_a_line_of_another_length_is_an_error_in_its_place() -> None:
     rows = predict.read_csv(b"age,plan\n1,x\n1\n1,x,y\n", TABLE)
     assert [isinstance(row, str) for row in rows] == [False, True, True]
 
 
-def test_numbers_that_json_cannot_say_stay_text_to_be_refused_by_name() -> None:
+def test_numbers_that_json_cannot_express_stay_text() -> None:
     assert predict.read_csv(b"age,plan\ninf,x\n", TABLE) == [["inf", "x"]]
 
 
-def test_an_images_numbers_are_columns() -> None:
+def test_each_value_of_an_image_is_a_column() -> None:
     assert predict.column_names(IMAGE) == ["image0", "image1", "image2", "image3"]
     rows = predict.read_csv(b"image0,image1,image2,image3\n0,0.5,1,0\n", IMAGE)
     assert rows == [[0.0, 0.5, 1.0, 0.0]]
@@ -56,7 +56,7 @@ def test_a_missing_column_is_named() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_rows_or_a_refusal(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     try:
         rows = predict.read_csv(body, TABLE)
     except InputError:
@@ -65,7 +65,7 @@ def test_any_bytes_are_rows_or_a_refusal(body: bytes) -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1), st.one_of(st.text(), st.floats(-1e9, 1e9))))
-def test_the_curl_line_says_the_row_whatever_is_in_it(row: dict[str, Any]) -> None:
+def test_the_curl_command_contains_any_row(row: dict[str, Any]) -> None:
     body = {"features": row}
     line = predict.snippets("m", body)["curl"].replace("\\\n", " ")
     assert json.loads(shlex.split(line)[-1]) == body
@@ -87,7 +87,7 @@ def test_only_grey_pictures_are_drawn() -> None:
     assert predict.image_of(None) is None
 
 
-def test_a_candidates_form_begins_with_what_is_searched() -> None:
+def test_a_candidates_form_starts_with_searched_parameters() -> None:
     candidate = Candidate("lr", LogisticRegression, {"max_iter": 200}, search={"C": [0.1, 1.0]})
     fields = training.fields_of(candidate, {"set.lr.C": "7"})
     assert [field.label for field in fields[:2]] == ["C", "max_iter"]
@@ -98,18 +98,18 @@ def test_a_candidates_form_begins_with_what_is_searched() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "x", "-1", "10001", "1.5"])
-def test_a_number_of_trials_is_whole_and_bounded(text: str) -> None:
+def test_the_number_of_trials_is_a_bounded_integer(text: str) -> None:
     with pytest.raises(RequestError, match="not a number of trials"):
         training.parse_trials(text)
 
 
-def test_exported_cells_are_no_formulas() -> None:
+def test_exported_cells_are_not_formulas() -> None:
     pages = lambda cursor, limit: ResultPage([{"time": 1.5, "reason": "=1+1", "n": {"a": 1}}])  # noqa: E731
     chunks = activity._as_csv(("time", "reason", "n"), activity._all(pages))
     assert b"".join(chunks) == b'time,reason,n\r\n1.5,\'=1+1,"{""a"": 1}"\r\n'
 
 
-def test_moments_of_filters() -> None:
+def test_times_in_filters() -> None:
     assert activity.parse_time("1970-01-02") == 86400
     assert activity.parse_time("1970-01-01T01:00+01:00") == 0
     assert activity.parse_time("") is None
@@ -129,7 +129,7 @@ def test_moments_of_filters() -> None:
         ("", "/console/"),
     ],
 )
-def test_signing_in_leads_nowhere_else(wanted: str, goes: str) -> None:
+def test_signing_in_never_redirects_to_another_site(wanted: str, goes: str) -> None:
     assert sign_in.safe_next_path(wanted) == goes
 
 
@@ -139,7 +139,7 @@ def test_passwords_in_urls_are_not_shown() -> None:
     assert settings.without_password("redis://cache:6379/0") == "redis://cache:6379/0"
 
 
-def test_settings_say_where_they_are_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_show_their_sources(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_API_RATE_LIMIT", "5/second")
     secret = home.parent / "secret"
     secret.write_text("hush")
@@ -167,7 +167,7 @@ def test_log_lines_are_found_by_text_level_and_job(tmp_path: Path) -> None:
     assert [x.event for x in log_files.lines_of_job(tmp_path, "j2", 9)] == ["broke"]
 
 
-def test_no_file_outside_the_logs_is_read(tmp_path: Path) -> None:
+def test_files_outside_the_log_folder_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "secret.log").write_text("hush")
     assert log_files.lines(tmp_path / "logs", "../secret.log") == []

@@ -1,4 +1,4 @@
-"""Figures out of the data plane's counters."""
+"""Traffic figures from the data plane's counters."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ model_predictions_total{model="a \\"b\\"",version="2"} 5
 """
 
 
-def test_only_predictions_count() -> None:
+def test_only_prediction_routes_are_counted() -> None:
     found = parse_metrics(TEXT % (10, 2, 6, 12, 12, 30), 0.0)
     assert found.codes == {"200": 10, "500": 2}
     assert found.buckets == {0.001: 6, 0.01: 12, float("inf"): 12}
     assert found.rows == {'a "b"': 35}
 
 
-def test_figures_are_of_what_came_between_two_readings() -> None:
+def test_figures_are_differences_between_readings() -> None:
     readings = [parse_metrics(TEXT % values, at) for at, values in enumerate(
         [(10, 2, 6, 12, 12, 30), (10, 2, 6, 12, 12, 30), (28, 4, 24, 32, 32, 70)]
     )]  # fmt: skip
@@ -50,11 +50,11 @@ def test_figures_are_of_what_came_between_two_readings() -> None:
     assert 0.001 < found.p99 <= 0.01
 
 
-def test_one_reading_tells_nothing_yet() -> None:
+def test_one_reading_gives_no_figures() -> None:
     assert figures([CounterReading(1.0, {"200": 5}, {}, {})]) == TrafficFigures()
 
 
-def test_readings_are_bounded_and_a_restart_begins_anew() -> None:
+def test_readings_are_bounded_and_cleared_by_a_restart() -> None:
     texts = iter([*(TEXT % (n, 0, n, n, n, n) for n in range(200)), TEXT % (0, 0, 0, 0, 0, 0)])
     traffic = Traffic(lambda url: next(texts))
     for _ in range(200):
@@ -68,7 +68,7 @@ def test_readings_are_bounded_and_a_restart_begins_anew() -> None:
     st.floats(0.01, 0.99),
     st.floats(0.01, 0.99),
 )
-def test_a_quantile_is_within_the_bounds_and_rises(
+def test_quantiles_are_within_bounds_and_increase(
     counts: list[int], one: float, other: float
 ) -> None:
     bounds = [0.001 * 2**i for i in range(len(counts) - 1)] + [float("inf")]

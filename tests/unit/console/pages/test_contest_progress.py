@@ -1,4 +1,4 @@
-"""What a page says of a contest, and what it says is missing."""
+"""How the challenger page describes a contest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def row(decision: ContestDecision | None = None, **more: Any) -> ContestRow:
 
 
 def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> ContestDecision:
-    """A contest after so many rows on which each is wrong so often."""
+    """A contest after `rows` rows with the error rates of champion and challenger."""
     random = np.random.default_rng(seed)
     losses = [(random.random(rows) < share).astype(float) for share in (champion, challenger)]
     return decide_contest(losses[0], {CHALLENGER.name: losses[1]}, POLICY)
@@ -45,12 +45,12 @@ def judged(rows: int, champion: float, challenger: float, seed: int = 0) -> Cont
         (judged(400, 0.1, 0.9), "did not win"),
     ],
 )
-def test_what_is_missing_is_said(decision: ContestDecision, words: str) -> None:
+def test_a_challengers_progress_is_described(decision: ContestDecision, words: str) -> None:
     (found,) = decision.contestants
     assert words in describe_progress(found, decision, POLICY)
 
 
-def test_a_pace_that_does_not_suffice_is_told() -> None:
+def test_a_rate_that_is_too_slow_is_described() -> None:
     slow = Contestant(CHALLENGER.name, loss=0.29, better=0.2, worse=0.0)
     decision = ContestDecision("open", 300, 3.0, 0.30, (slow,), "Not decided yet.")
     assert describe_progress(slow, decision, POLICY) == (
@@ -58,14 +58,14 @@ def test_a_pace_that_does_not_suffice_is_told() -> None:
     )
 
 
-def test_evidence_is_a_share_of_what_decides_and_never_more_than_all() -> None:
+def test_evidence_is_a_share_of_the_deciding_amount_and_at_most_one() -> None:
     found = contest_values(row(judged(200, 0.9, 0.1), state="won", winner="2"), POLICY)
     assert found is not None
     assert found["lines"][0].better == 1.0
     assert found["until"] is None
 
 
-def test_a_contest_without_labels_has_an_end_all_the_same() -> None:
+def test_a_contest_without_labels_has_an_end_date() -> None:
     found = contest_values(row(), POLICY)
     assert found is not None
     assert found["decision"] is None
@@ -73,5 +73,5 @@ def test_a_contest_without_labels_has_an_end_all_the_same() -> None:
     assert found["lines"] == []
 
 
-def test_there_may_have_been_none() -> None:
+def test_without_a_contest_nothing_is_shown() -> None:
     assert contest_values(None, POLICY) is None

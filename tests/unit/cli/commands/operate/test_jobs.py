@@ -1,4 +1,4 @@
-"""`tidemill jobs` and `tidemill cancel`: what a person sees of background work."""
+"""`tidemill jobs` and `tidemill cancel`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def begun(platform: Platform) -> Job:
     return job
 
 
-def test_jobs_are_listed_with_how_far_they_are(platform: Platform) -> None:
+def test_jobs_are_listed_with_their_progress(platform: Platform) -> None:
     job = begun(platform)
     printed = tidemill("jobs")
     assert job.id[:16] in printed
@@ -52,7 +52,7 @@ def test_jobs_are_listed_with_how_far_they_are(platform: Platform) -> None:
     assert [(each["id"], each["state"]) for each in listed] == [(job.id, "running")]
 
 
-def test_watching_shows_bars_and_ends_with_the_job(platform: Platform) -> None:
+def test_watching_shows_progress_bars_and_ends_with_the_job(platform: Platform) -> None:
     job = begun(platform)
     printed: list[str] = []
     watching = threading.Thread(target=lambda: printed.append(tidemill("jobs", "-w", job.id)))
@@ -72,7 +72,7 @@ def test_a_failed_job_says_why(platform: Platform) -> None:
     assert "no rows of [red]roses[/]" in tidemill("jobs", "--watch")
 
 
-def test_a_job_is_cancelled_by_the_beginning_of_its_id(platform: Platform) -> None:
+def test_a_job_is_cancelled_by_a_prefix_of_its_id(platform: Platform) -> None:
     waiting, _ = platform.submit(NewJob("train", "flowers"))
     assert "is cancelled" in tidemill("cancel", waiting.id[:16])
     running = begun(platform)
@@ -80,7 +80,7 @@ def test_a_job_is_cancelled_by_the_beginning_of_its_id(platform: Platform) -> No
     assert platform.jobs.get(running.id).cancel_requested
 
 
-def test_an_id_that_means_no_job_or_several_is_refused(platform: Platform) -> None:
+def test_an_unknown_or_ambiguous_job_id_is_refused(platform: Platform) -> None:
     for _ in range(2):
         platform.submit(NewJob("train", "flowers"))
     for start, words in (("1", "More than one job id"), ("zz", "No job id"), ("%", "No job id")):

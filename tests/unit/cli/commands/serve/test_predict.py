@@ -165,7 +165,7 @@ def test_the_line_that_is_named_is_the_files_own(scorer: Scorer, tmp_path: Path)
     ],
     ids=["empty", "twice", "endless", "binary"],
 )
-def test_what_is_no_file_of_rows_is_refused(
+def test_invalid_files_are_refused(
     scorer: Scorer, tmp_path: Path, content: bytes, message: str
 ) -> None:
     with pytest.raises(InputError) as refused:
