@@ -43,8 +43,8 @@ uvicorn.run(create_app(Platform.open(Settings())), host="127.0.0.1", port=int(sy
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    held = settings.model_dump(mode="json", exclude_none=True)
-    named = {f"TIDEMILL_{name.upper()}": str(value) for name, value in held.items()}
+    values = settings.model_dump(mode="json", exclude_none=True)
+    named = {f"TIDEMILL_{name.upper()}": str(value) for name, value in values.items()}
     return {**os.environ, **named}
 
 

@@ -57,7 +57,7 @@ def write_journal(folder: Path, kind: str, scale: float) -> None:
     journal = Journal(folder)
     started = time.time()
     for number in range(count // size):
-        likely = random.dirichlet(np.ones(labels), size).astype("<f4")
+        probabilities = random.dirichlet(np.ones(labels), size).astype("<f4")
         features = random.random((size, inputs), np.float32)
         journal.append(
             id=f"{int(started * 1000) + number // 50:011x}0123456789{number & 0xFFFFF:05x}",
@@ -66,8 +66,8 @@ def write_journal(folder: Path, kind: str, scale: float) -> None:
             version="1",
             features=features.tobytes() if inputs else None,
             encoding="f4" if inputs else "none",
-            predictions=[f"label {index}" for index in likely.argmax(axis=1)],
-            probabilities=likely.tobytes(),
+            predictions=[f"label {index}" for index in probabilities.argmax(axis=1)],
+            probabilities=probabilities.tobytes(),
             latency=0.0005,
             request_id=None,
             key_id="k1",
@@ -125,11 +125,11 @@ def copy_text(rows: list[PredictionRow]) -> bytes:
     """Encode the rows in PostgreSQL's COPY text format."""
     out = io.StringIO()
     for row in rows:
-        cells = (
+        fields = (
             r"\N" if v is None else rf"\\x{v.hex()}" if isinstance(v, bytes) else str(v)
             for v in row
         )
-        out.write("\t".join(cells) + "\n")
+        out.write("\t".join(fields) + "\n")
     return out.getvalue().encode()
 
 

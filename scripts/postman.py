@@ -158,10 +158,10 @@ def _body(found: Json, operation: Json) -> tuple[str, str] | None:
 
 def _resolved(found: Json, part: Json) -> Json:
     while "$ref" in part:
-        place: Any = found
+        node: Any = found
         for step in part["$ref"].removeprefix("#/").split("/"):
-            place = place[step.replace("~1", "/").replace("~0", "~")]
-        part = place
+            node = node[step.replace("~1", "/").replace("~0", "~")]
+        part = node
     return part
 
 

@@ -87,14 +87,14 @@ def estimates(tables: list[Table], windows: int, say: Say) -> list[dict[str, Any
     for table in (table for table in tables if table.classes):
         for name, change in (("clean", _nothing), ("tilted", _tilted)):
             rows = [_estimate(table, change, seed) for seed in range(windows)]
-            ours, raw, held, inside, alarm = np.array(rows).T
+            ours, raw, holdout, inside, alarm = np.array(rows).T
             row = {
                 "table": table.name,
                 "window": name,
                 "windows": windows,
                 "calibrated": float(np.abs(ours).mean()),
                 "raw": float(np.abs(raw).mean()),
-                "held_out": float(np.abs(held).mean()),
+                "held_out": float(np.abs(holdout).mean()),
                 "inside": float(inside.mean()),
                 "hurt": float(alarm.mean()),
             }

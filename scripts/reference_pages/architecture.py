@@ -1,4 +1,4 @@
-"""The picture in ARCHITECTURE.md: layers from top to bottom, subjects from left to right."""
+"""The diagram in ARCHITECTURE.md: layers from top to bottom, subjects from left to right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUBJECTS = (
     "operations",
 )
 
-#: Which subject each folder of a layer belongs to. A test fails when a folder is missing here.
+#: The subject of each folder of a layer. A test fails if a folder is missing here.
 FOLDERS: dict[str, dict[str, str]] = {
     "loop": {
         "training": "training",
@@ -60,12 +60,12 @@ _TEXT = 'font-family="Helvetica, Arial, sans-serif"'
 
 
 def folders(layer: str) -> set[str]:
-    """The packages inside a layer."""
+    """Return the packages inside a layer."""
     return {path.parent.name for path in (PACKAGE / layer).glob("*/__init__.py")}
 
 
 def picture() -> str:
-    """The picture as SVG."""
+    """Return the diagram as SVG."""
     right = _LEFT + _WIDTH * len(SUBJECTS)
     parts = [
         _text(_LEFT + i * _WIDTH + 8, _TOP - 30, name, bold=True) for i, name in enumerate(SUBJECTS)

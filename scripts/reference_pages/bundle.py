@@ -1,4 +1,4 @@
-"""The bundle's format, from the structs that read and write it."""
+"""The bundle format, generated from the structs that read and write it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tables import table
 
 
 def page() -> str:
-    """The files of a bundle, then every struct with its fields, and one manifest."""
+    """Render the files of a bundle, every struct with its fields, and an example manifest."""
     from tidemill import bundle, signature
 
     structs = {
@@ -56,7 +56,7 @@ def _struct(kind: Any) -> list[str]:
 
 
 def _words(hint: str) -> str:
-    """A type with its aliases spelt out."""
+    """Return a type with its aliases expanded."""
     from tidemill.signature import Kind
 
     kinds = " | ".join(repr(kind) for kind in get_args(Kind))
@@ -75,6 +75,6 @@ def _default(field: Any) -> Any:
 
 
 def _comments(kind: Any) -> dict[str, str]:
-    """What the source says behind each field."""
+    """Return the trailing source comment of each field."""
     found = re.findall(r"^\s+(\w+): [^#\n]*#\s*(.+)$", inspect.getsource(kind), re.MULTILINE)
     return {name: words[0].upper() + words[1:] + "." for name, words in found}

@@ -12,7 +12,7 @@ DEFAULT = re.compile(r"\s*\[default: (.*?)\]|\s*\[(all)\]")
 
 
 def page() -> str:
-    """Every command, in the order and under the headings of `tidemill --help`."""
+    """Render every command in the order and under the headings of `tidemill --help`."""
     from tidemill.cli.app import command_tree
 
     root = command_tree()
@@ -21,7 +21,7 @@ def page() -> str:
     lines += [
         "Every command has `--help` (`-h`). `tidemill --install-completion` sets up completion"
     ]
-    lines += ["for the shell that is in use.", ""]
+    lines += ["for the current shell.", ""]
     panel = None
     for path, command in _walk(root, "tidemill"):
         if command.rich_help_panel and command.rich_help_panel != panel:
@@ -49,7 +49,7 @@ def _command(path: str, command: Any) -> list[str]:
     lines = [f"### {path}", "", *_plain(words).strip().splitlines(), ""]
     rows = [_row(p) for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
     if rows:
-        lines += table(["argument or option", "default", "what it is for"], rows)
+        lines += table(["argument or option", "default", "description"], rows)
     shown = [line.strip() for line in examples.splitlines() if line.strip()]
     if shown:
         lines += [
@@ -64,8 +64,8 @@ def _command(path: str, command: Any) -> list[str]:
 
 def _row(parameter: Any) -> list[str]:
     help_text = getattr(parameter, "help", None) or ""
-    told = DEFAULT.search(help_text)
-    default = next(filter(None, told.groups())) if told else _default(parameter)
+    match = DEFAULT.search(help_text)
+    default = next(filter(None, match.groups())) if match else _default(parameter)
     return [_shown(parameter), f"`{default}`" if default else "", DEFAULT.sub("", help_text)]
 
 

@@ -10,11 +10,11 @@ from .tables import code, table
 
 
 def settings_page() -> str:
-    """Every setting of both planes: its variable, its default, what it is for."""
+    """Render every setting of both planes: variable, default and description."""
     from tidemill.serving.settings import ServingSettings
     from tidemill.settings import Settings, environment_variables
 
-    head = ["variable", "default", "what it is for"]
+    head = ["variable", "default", "description"]
     control = [
         [
             " or ".join(code(variable) for variable in environment_variables(name, field)),
@@ -32,8 +32,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "From the environment, then (control plane) from `tidemill.toml` by the field's name, then",
-        "the default. With `_FILE` behind its name a variable names a file that holds the value.",
+        "Read from the environment, then (control plane) from the field in `tidemill.toml`, then",
+        "the default. A variable with the suffix `_FILE` names a file that contains the value.",
         "",
         "## Control plane",
         "",
@@ -46,7 +46,7 @@ def settings_page() -> str:
 
 
 def routes_page() -> str:
-    """Every route of the control plane: what it does, who may call it, its parameters."""
+    """Render every route of the control plane: description, scope and parameters."""
     schema = _schema()
     rows = []
     for path, verbs in schema["paths"].items():
@@ -56,13 +56,13 @@ def routes_page() -> str:
             words = operation["description"].split("\n")[0]
             rows.append([f"`{verb.upper()} {path}`", words, parameters])
     lines = [
-        "# The control plane's routes",
+        "# Control plane routes",
         "",
-        "Errors are `application/problem+json`. Lists give `items` and `next`; give `next` as",
-        "`cursor` for the next page. The schema is at `/api/openapi.json`, a page to try it at",
-        "`/api/docs`. A key goes in `X-API-Key` or `Authorization: Bearer`.",
+        "Errors are `application/problem+json`. Lists return `items` and `next`; pass `next` as",
+        "`cursor` for the next page. The schema is at `/api/openapi.json`, interactive docs at",
+        "`/api/docs`. Send the key in `X-API-Key` or `Authorization: Bearer`.",
         "",
-        *table(["route", "what it does", "parameters"], rows),
+        *table(["route", "description", "parameters"], rows),
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The data plane's routes, out of the OpenAPI document that it makes for a small model."""
+"""The data plane's routes, from the OpenAPI document that it generates for a small model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUNDLE = Path(__file__).parents[2] / "tests" / "data" / "iris-bundle"
 
 
 def page() -> str:
-    """Every route with its answers, and what each refusal means."""
+    """Render every route with its responses, and the meaning of each error."""
     from tidemill.serving.protocols.openapi import ERRORS
 
     made = _document()
@@ -28,24 +28,24 @@ def page() -> str:
         for verb, operation in verbs.items()
     ]
     lines = [
-        "# The data plane's routes",
+        "# Data plane routes",
         "",
-        "Made from the OpenAPI document at `/openapi.json`, which also has the schema of each",
-        "model's requests and answers, from its signature, with an example.",
-        "[Serving](../serving.md) says how rows are written, and what is refused.",
+        "Generated from the OpenAPI document at `/openapi.json`, which also has the schema of each",
+        "model's requests and responses, derived from its signature, with an example.",
+        "[Serving](../serving.md) describes the row formats and validation.",
         "",
-        *table(["route", "what it does", "key", "answers"], rows),
+        *table(["route", "description", "key", "answers"], rows),
         "## What a refusal means",
         "",
         *table(["status", "when"], [[str(code), words] for code, words in ERRORS.items()]),
         "## Errors",
         "",
-        "Native routes answer `application/problem+json`:",
+        "Native routes return errors as `application/problem+json`:",
         "",
         *table(
-            ["field", "what it holds"],
+            ["field", "content"],
             [
-                [f"`{name}`", part.get("description", "as RFC 9457 has it")]
+                [f"`{name}`", part.get("description", "as defined in RFC 9457")]
                 for name, part in made["components"]["schemas"]["Problem"]["properties"].items()
             ],
         ),
@@ -68,10 +68,10 @@ def _document() -> dict[str, Any]:
             await service.stop()
 
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "shelf"
+        shelf_dir = Path(folder) / "shelf"
         digest = bundle.read(BUNDLE).digest
-        placed = shelf.install_bundle(place, "iris", "1", BUNDLE, digest)
-        shelf.write_state(place, shelf.ShelfState(default="iris", models={"iris": placed}))
+        shelved = shelf.install_bundle(shelf_dir, "iris", "1", BUNDLE, digest)
+        shelf.write_state(shelf_dir, shelf.ShelfState(default="iris", models={"iris": shelved}))
         return asyncio.run(describe(ServingSettings(home=folder, journal="off")))
 
 
@@ -81,7 +81,7 @@ def _template(path: str) -> str:
 
 def _words(operation: dict[str, Any]) -> str:
     words: str = operation.get("summary") or operation.get("description", "").split("\n")[0]
-    return words.replace(" species", "")  # what the small model predicts
+    return words.replace(" species", "")  # the target of the small model
 
 
 def _scope(operation: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ _HEAD = re.compile(
 
 @dataclass(frozen=True)
 class Decision:
-    """One record: its file, and what the two lines at its top say."""
+    """One record: its file and the metadata of its first two lines."""
 
     file: str
     number: str
@@ -26,16 +26,16 @@ class Decision:
 
 
 def decisions() -> list[Decision]:
-    """All records by number.
+    """Return all records by number.
 
     Raises:
-        ValueError: A record does not begin with a title and a status line.
+        ValueError: A record does not start with a title and a status line.
     """
     return [_read(path) for path in sorted(FOLDER.glob("[0-9]*.md"))]
 
 
 def by_area() -> dict[str, list[Decision]]:
-    """Records grouped by area, areas in alphabetical order."""
+    """Group the records by area, with areas in alphabetical order."""
     records = decisions()
     return {
         area: [record for record in records if record.area == area]
@@ -44,7 +44,7 @@ def by_area() -> dict[str, list[Decision]]:
 
 
 def page() -> str:
-    """The index page."""
+    """Render the index page."""
     lines = [
         "# Decision records",
         "",

@@ -11,22 +11,23 @@ from .tables import code, table
 
 
 def page() -> str:
-    """Two tables: the data plane's from its own table of metrics, the other from its registry."""
-    head = ["metric", "kind", "labels", "what it counts"]
+    """Render both tables: the data plane's from its metrics table, the other from its registry."""
+    head = ["metric", "kind", "labels", "description"]
     lines = [
         "# Metrics",
         "",
-        "In Prometheus' text format. `tidemill up` shows both planes at `/metrics`.",
+        "All metrics use the Prometheus text format. `tidemill up` exposes both planes at"
+        " `/metrics`.",
         "",
         "## Data plane",
         "",
-        "At `/metrics` of each serving process; those of all `--workers` are summed.",
+        "At `/metrics` of each serving process, summed over all `--workers`.",
         "",
         *table(head, _data_plane()),
         "## Control plane",
         "",
         "At `/api/metrics`, and those named `tidemill_ingest_*` on",
-        "`TIDEMILL_INGEST_METRICS_PORT` where ingest runs apart.",
+        "`TIDEMILL_INGEST_METRICS_PORT` if ingest runs as a separate process.",
         "",
         *table(head, _control_plane()),
     ]
@@ -49,7 +50,7 @@ def _data_plane() -> list[list[str]]:
 
 
 def _uses(folder: Path) -> dict[str, tuple[str, list[str]]]:
-    """Kind and labels of each metric, read off the calls that make its series."""
+    """Return the type and labels of each metric, parsed from the calls that create it."""
     found: dict[str, tuple[str, list[str]]] = {}
     for path in folder.rglob("*.py"):
         common: list[str] = []
@@ -70,7 +71,7 @@ def _in_order(tree: ast.AST) -> list[Any]:
 
 
 def _kind(node: Any) -> str | None:
-    """counter, gauge or histogram where the node is a call that makes such a series."""
+    """Return counter, gauge or histogram if the node is a call that creates such a metric."""
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
         return None
     named = isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table with a blank line after it."""
+    """Render a table followed by a blank line."""
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
+    lines += [f"| {' | '.join(map(escape_cell, row))} |" for row in rows]
     return [*lines, ""]
 
 
-def cell(text: str | None) -> str:
-    """A text that does not end its cell."""
+def escape_cell(text: str | None) -> str:
+    """Escape a text for a table cell."""
     return " ".join((text or "").replace("|", "\\|").split())
 
 
 def code(value: object) -> str:
-    """A value in code font; nothing for none."""
+    """Render a value in code font; empty for None."""
     return "" if value in (None, "", [], ()) else f"`{value}`"
