@@ -21,8 +21,9 @@ Results = dict[str, Any]
 Changes = dict[str, list[float]]
 
 
-def markdown(done: Results, policies: list[str]) -> str:
-    """The whole page."""
+def markdown(done: Results) -> str:
+    """The whole page; its rows are the policies of the most complete run, in that order."""
+    policies = list(max(done.values(), key=len))
     notes = (HERE / "ablation_notes.md").read_text()
     return notes.replace("{table}", table(done, policies))
 

@@ -47,8 +47,8 @@ from tidemill.steps.retraining.trigger_policy import decide_triggers as decide_w
 #: included; or as the best on held-out rows of those that are not champion.
 Select = Literal["contest", "gate", "best challenger"]
 
-#: Where autocorrelation of losses widens intervals or delays a decision.
-Widened = Literal["contest", "check", "detector"]
+#: Where autocorrelation of losses raises a threshold or delays a decision.
+Widened = Literal["contest", "detector"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Policy:
     loss_increase: float | None = None  # as the product has it
     contest: Contest = field(default_factory=Contest)
     since: bool = True
+    newest: bool = True
     between: int = 100_000
     # What follows is on in the product; the ablation study switches it off.
     again_after: int | None = Retraining().again_after
@@ -80,7 +81,6 @@ class Policy:
     detector: bool = True
     checks: bool = True
     accept: bool = True
-    patience: bool = True
     widen: frozenset[Widened] = frozenset(get_args(Widened))
 
     @property
@@ -132,7 +132,7 @@ class Sim:
         self.first = self.train([TrainingWindow("all", 0, self.hold.start)], end)[0][1]
 
     def fit(self, learner: Any, w: TrainingWindow) -> Any:
-        rows = w.rows(self.seed)
+        rows = w.rows()
         if self.s.task == "classification" and len(np.unique(self.s.y[rows])) < 2:
             return None
         self.fits += 1
@@ -152,7 +152,7 @@ class Sim:
         rows = model.held
         return measure_holdout(self.s.task, self.s.y[rows], self.answers(model, rows))
 
-    def degraded(self, model: Model, holdout: Holdout, rows: slice, tau: float) -> bool:
+    def degraded(self, model: Model, holdout: Holdout, rows: slice) -> bool:
         """Return whether the metric of a window is worse than the held-out one."""
         metric = row_metric(self.s.task)
         report = check_decay(
@@ -161,7 +161,6 @@ class Sim:
             self.answers(model, rows),
             metric=metric,
             policy=Decay(),
-            tau=tau,
         )
         return report.degraded
 
@@ -285,7 +284,6 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
         None if state.asked is None else float(state.asked),
         known - max(state.since, state.asked or 0),
         active="it" if state.contest is not None or state.waiting else None,
-        kept=state.kept if p.patience else 0,
     )
     policy = Retraining(cooldown=0, again_after=p.again_after)
     found = decide_what_follows(policy, state.alarms, signals, facts)
@@ -324,10 +322,7 @@ def windows(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
     state.judged = known
     if state.detector.alarm:  # it has said so already
         return []
-    tau = p.tau(
-        "check", robust_autocorrelation_time(state.lately(sim, known, AUTOCORRELATION_ROWS))
-    )
-    degraded = sim.degraded(state.model, state.holdout, rows, tau)
+    degraded = sim.degraded(state.model, state.holdout, rows)
     return [Signal("decay", degraded, "window", decay.consecutive)]
 
 
@@ -370,9 +365,8 @@ def retrain(
     new = known - state.change if state.change is not None else known
     cut = known - held_out_rows(new)
     since = state.change if p.since and state.change is not None and state.change < cut else None
-    windows = training_windows(
-        cut, since=since, lasts=p.contest.windows, half_life=p.contest.half_life
-    )
+    windows = training_windows(cut, since=since)
+    windows = tuple(w for w in windows if p.newest or window_size(w.name) is None)
     found = sim.train(list(windows), known)[: p.contest.challengers]
     contestants = {m.window: m for _, m in found}
     former = [m for m in state.archive if m is not state.model]
@@ -453,12 +447,12 @@ def promote(
     played.swaps.append((now, f"{name} ({cause}, {seen})"))
     state.beaten = (state.model, known, scale)
     crown(sim, p, state, winner, known, now)
-    size = cut - (state.change or 0)
-    limited = state.change is not None and size < p.contest.growth_limit and p.contest.growth
-    state.due = round((known - state.change) * p.contest.growth) if limited else None
-    few = window_size(winner.window, p.contest.half_life) if state.change is None else None
-    limited = few is not None and few < p.contest.growth_limit and p.contest.growth
-    state.more = cut + round((p.contest.growth - 1) * few) if limited else None
+    growth, state.due, state.more = p.contest.growth, None, None
+    if growth is not None and state.change is not None:
+        state.due = round((known - state.change) * growth)
+    elif growth is not None:
+        few = window_size(winner.window)
+        state.more = None if few is None else cut + round((growth - 1) * few)
 
 
 def crown(sim: Sim, p: Policy, state: State, winner: Model, known: int, now: int) -> None:

@@ -38,21 +38,27 @@ T = TypeVar("T")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _renamed(**names: str) -> Callable[[type[T]], type[T]]:
-    """Accept old names of constructor arguments, with a DeprecationWarning."""
+def _former_arguments(*removed: str, **renamed: str) -> Callable[[type[T]], type[T]]:
+    """Accept former constructor arguments for one release, with a warning.
+
+    Removed ones have no effect, which the user should see: a FutureWarning. Renamed ones still
+    work: a DeprecationWarning.
+    """
 
     def decorate(kind: type[T]) -> type[T]:
         init: Callable[..., None] = kind.__init__
 
         @functools.wraps(init)
         def accept(self: T, *args: Any, **given: Any) -> None:
-            for old, new in names.items():
+            for name in removed:
+                if name in given:
+                    message = f"{kind.__name__}({name}=...) was removed and has no effect."
+                    warnings.warn(message, FutureWarning, stacklevel=2)
+                    del given[name]
+            for old, new in renamed.items():
                 if old in given:
-                    warnings.warn(
-                        f"{kind.__name__}({old}=...) is deprecated; use {new}=...",
-                        DeprecationWarning,
-                        stacklevel=2,
-                    )
+                    message = f"{kind.__name__}({old}=...) is deprecated; use {new}=..."
+                    warnings.warn(message, DeprecationWarning, stacklevel=2)
                     given[new] = given.pop(old)
             init(self, *args, **given)
 
@@ -103,7 +109,7 @@ class Drift:
         _within_window(self, "drift")
 
 
-@_renamed(harm="loss_increase")
+@_former_arguments(harm="loss_increase")
 @dataclass(frozen=True)
 class Decay:
     """When a drop in live performance is an alarm.
@@ -196,16 +202,12 @@ class Retraining:
                 )
 
 
-@_renamed(spar="staleness_check")
+@_former_arguments("windows", "half_life", "growth_limit", spar="staleness_check")
 @dataclass(frozen=True)
 class Contest:
     """What a retraining learns from, and how its models compete with the champion.
 
     Args:
-        windows: Sizes of the training windows of newest rows, in rows. All rows, and the rows since
-            a change, are training windows too.
-        half_life: In the training window `aged`, a row this many rows old is kept with probability
-            one half; None leaves that window out.
         challengers: How many of the new models compete: those that are best on the newest rows.
         archived: How many former champions compete as well, newest first.
         wait: A retraining because of a change waits for this many labelled rows since the change.
@@ -220,7 +222,6 @@ class Contest:
         growth: After a retraining because of a change, or one that a training window of newest rows
             won, the model is retrained once this many times as many labelled rows are there as it
             was trained on; None never does that.
-        growth_limit: No such retraining for models trained on this many rows or more.
         staleness_check: Whether to compare the champion, each time as many labels have arrived as
             it was trained on, with a model of its kind trained on as many but newer rows, and to
             retrain if that model is clearly better.
@@ -229,8 +230,6 @@ class Contest:
         ProjectError: A value is out of range.
     """
 
-    windows: tuple[int, ...] = (10_000, 5_000, 2_000)
-    half_life: int | None = 2_000
     challengers: int = 3
     archived: int = 3
     wait: int = 150
@@ -240,19 +239,12 @@ class Contest:
     age: Duration | None = "7d"
     probation: int | None = 2_000
     growth: float | None = 3.0
-    growth_limit: int = 10_000
     staleness_check: bool = True
 
     def __post_init__(self) -> None:
-        _counts(
-            self, "contest", "half_life", "challengers", "wait", "fewest", "rows", "probation",
-            "growth_limit",
-        )  # fmt: skip
+        _counts(self, "contest", "challengers", "wait", "fewest", "rows", "probation")
         _shares(self, "contest", "alpha")
         _durations(self, "contest", "age")
-        sizes = self.windows
-        if not all(isinstance(n, int) and n >= 1 for n in sizes):
-            raise _wrong("contest", "windows", sizes, "whole numbers, 1 or more each")
         if not (isinstance(self.archived, int) and self.archived >= 0):
             raise _wrong("contest", "archived", self.archived, "a whole number, 0 or more")
         if self.fewest > self.rows:

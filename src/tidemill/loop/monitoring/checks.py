@@ -229,7 +229,7 @@ class CheckRunner:
         newest = float(window.label_times.max()) if len(window) else state.cursor
         return msgspec.structs.replace(
             state, detector=detector, cursor=newest, run_start=None, changed=None,
-            kept=state.kept + 1, kept_at=self.kept.at,
+            kept_at=self.kept.at,
         )  # fmt: skip
 
     def _drift_report(self, window: Window) -> DriftReport | None:
@@ -294,7 +294,6 @@ class CheckRunner:
                 metric=metric,
                 labels=signature.labels,
                 policy=self.rules.decay,
-                tau=self._autocorrelation_time(holdout),
             )
         except ProjectError:
             return None

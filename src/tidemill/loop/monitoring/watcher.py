@@ -240,7 +240,7 @@ class Watcher:
         since = max(state.since, retrained or 0.0)
         labels = self.predictions.count(model, labelled_since=since)
         causes = frozenset(t.cause for t in opened)
-        return TriggerContext(now, retrained, labels, active, causes, state.kept)
+        return TriggerContext(now, retrained, labels, active, causes)
 
     def _closures(
         self, model: str, decision: TriggerDecision, *, replaced: bool

@@ -128,20 +128,18 @@ def _windows(
     found = training_windows(
         own + feedback.learned,
         since=None if since is None else own + since,
-        lasts=project.contest.windows,
-        half_life=project.contest.half_life,
     )
     target = cleaned.frame[project.target]
     return tuple(
         window
         for window in found
-        if cleaned.task == "regression" or target.iloc[window.rows(project.seed)].nunique() > 1
+        if cleaned.task == "regression" or target.iloc[window.rows()].nunique() > 1
     )
 
 
 def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> PreparedData:
     """The data with the window's rows to train on and the newest rows held out."""
-    train = cleaned.frame.iloc[window.rows(project.seed)]
+    train = cleaned.frame.iloc[window.rows()]
     test = cleaned.frame.iloc[window.end :]
     return PreparedData(
         source=f"the project's rows and labelled predictions: {window.name}",

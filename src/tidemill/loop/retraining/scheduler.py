@@ -24,7 +24,6 @@ from tidemill.loop.retraining.jobs import (
     read_staleness_result,
     submit_retraining,
 )
-from tidemill.project import Project
 from tidemill.steps.retraining.staleness import MAX_TRAINING_ROWS, MAX_TRAINING_ROWS_AFTER_KEPT
 from tidemill.steps.retraining.training_windows import window_size
 from tidemill.stores.jobs.jobs import Job, Jobs, NewJob
@@ -93,8 +92,8 @@ class RetrainingScheduler:
         growth = project.contest.growth
         if growth is None or not project.retrain.on:
             return None
-        trained = self._rows_of_winner(newest, project)
-        if trained is None or trained >= project.contest.growth_limit:
+        trained = self._rows_of_winner(newest)
+        if trained is None:
             return None
         if newest.changed is not None:
             rows = self._labelled(model, newest.changed)
@@ -111,12 +110,12 @@ class RetrainingScheduler:
             return None
         return self._open(NewTrigger(model, "labels", reason, cause_key=f"growth:{newest.id}"))
 
-    def _rows_of_winner(self, won: ContestRow, project: Project) -> int | None:
+    def _rows_of_winner(self, won: ContestRow) -> int | None:
         """Rows since the change, or of the training window that won; None if all rows did."""
         if won.changed is not None:
             return won.learned
         window = next((c.window for c in won.challengers if c.version == won.winner), "")
-        return window_size(window, project.contest.half_life)
+        return window_size(window)
 
     def _check_staleness(self, model: str) -> Trigger | None:
         """Retrain if the last check found the champion outdated, else submit a check that is due.

@@ -10,7 +10,6 @@ See decision 087.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -96,7 +95,6 @@ def check_decay(
     metric: str,
     labels: Sequence[Label] = (),
     policy: Decay = Decay(),
-    tau: float = 1.0,
 ) -> DecayReport:
     """Compare a labelled window with the champion's held-out metric.
 
@@ -108,8 +106,6 @@ def check_decay(
         metric: A name of `tidemill.metrics.METRICS`.
         labels: The labels in the order of the probabilities; empty for regression.
         policy: `alpha`, `tolerance` and `min_rows` are used.
-        tau: Autocorrelation time of the losses, in rows; see
-            `tidemill.steps.decay.autocorrelation.robust_autocorrelation_time`.
 
     Raises:
         ProjectError: The metric is unknown, or needs probabilities and there are none.
@@ -127,7 +123,6 @@ def check_decay(
     samples = bootstrap_metric(metric, truth, answers, resamples=RESAMPLES, seed=SEED)
     if not np.isfinite(value) or samples.size < RESAMPLES / 2:
         return _no_verdict(metric, len(y), held_out, f"'{metric}' is not defined on them")
-    samples = value + (samples - value) * math.sqrt(tau)
     references = _references(metric, held_out, samples)
     return _report(metric, len(y), held_out.value, value, (samples, references), policy)
 

@@ -22,8 +22,7 @@ class MonitoringState(msgspec.Struct, frozen=True):
         run_start: When the first row of the detector's current run above expectation was predicted;
             None where there is no run.
         changed: The change point of the first alarm that has not led to a retraining.
-        kept: Number of consecutive retrainings after which this version was kept; the last ended
-            at `kept_at`.
+        kept_at: When the last retraining ended after which this version was kept.
     """
 
     policy: PolicyState
@@ -37,7 +36,6 @@ class MonitoringState(msgspec.Struct, frozen=True):
     detector: PageHinkley | None = None
     run_start: float | None = None
     changed: float | None = None
-    kept: int = 0
     kept_at: float = 0.0
 
     @property

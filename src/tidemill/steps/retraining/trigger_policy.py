@@ -46,7 +46,6 @@ class Alarm(msgspec.Struct, frozen=True):
         raised: Whether the alarm is raised.
         episode: How often it was raised.
         answered: Whether a trigger was opened for this episode.
-        new_evidence: As in the signal that raised it.
     """
 
     streak: int = 0
@@ -55,7 +54,6 @@ class Alarm(msgspec.Struct, frozen=True):
     episode: int = 0
     answered: bool = False
     reason: str = ""
-    new_evidence: bool = msgspec.field(name="anew", default=False)
 
 
 class PolicyState(msgspec.Struct, frozen=True):
@@ -78,7 +76,6 @@ class TriggerContext(msgspec.Struct, frozen=True):
         new_labels: Labels since then, or since the version became champion.
         active: The id of the trigger whose retraining has not ended.
         open: Causes with an open trigger.
-        kept: Number of consecutive retrainings after which this champion was kept.
     """
 
     now: float
@@ -86,7 +83,6 @@ class TriggerContext(msgspec.Struct, frozen=True):
     new_labels: int = 0
     active: str | None = None
     open: frozenset[str] = frozenset()
-    kept: int = 0
 
 
 class TriggerProposal(msgspec.Struct, frozen=True):
@@ -145,7 +141,6 @@ def _next(alarm: Alarm, signal: Signal, policy: Retraining) -> Alarm:
             answered=False,
             episode=alarm.episode + 1,
             reason=signal.reason,
-            new_evidence=signal.new_evidence,
         )
     if alarm.raised and calm >= policy.clear_after:
         return msgspec.structs.replace(counted, raised=False, answered=False, reason="")
@@ -164,18 +159,11 @@ def _answered(alarm: Alarm) -> Alarm:
 
 def _renewed(cause: str, alarm: Alarm, policy: Retraining, context: TriggerContext) -> Alarm:
     """An alarm that persists becomes a new one once there is more to learn from."""
-    needed = _labels_to_retry(policy, context)
+    needed = policy.again_after
     enough = needed is not None and context.new_labels >= needed
     if cause in policy.on and alarm.raised and alarm.answered and enough:
         return msgspec.structs.replace(alarm, answered=False, episode=alarm.episode + 1)
     return alarm
-
-
-def _labels_to_retry(policy: Retraining, context: TriggerContext) -> int | None:
-    """New labels before another retraining; doubled after each that kept the champion."""
-    if policy.again_after is None:
-        return None
-    return policy.again_after << min(max(context.kept - 1, 0), 5)
 
 
 def _propose(
@@ -191,7 +179,7 @@ def _propose(
     )
     if not retrainings:
         return reports, _no_retraining(alarms, context, reports)
-    obstacle = _obstacle(policy, retrainings, alarms, context)
+    obstacle = _obstacle(policy, retrainings[0].cause, context)
     if obstacle is not None:
         return reports, obstacle
     chosen = retrainings[0]
@@ -220,25 +208,12 @@ def _retrainings(
     return sorted(found, key=lambda proposal: PRIORITY.index(proposal.cause))
 
 
-def _obstacle(
-    policy: Retraining,
-    retrainings: list[TriggerProposal],
-    alarms: dict[str, Alarm],
-    context: TriggerContext,
-) -> str | None:
-    """Why a retraining has to wait; None where it need not."""
-    cause = retrainings[0].cause
+def _obstacle(policy: Retraining, cause: Cause, context: TriggerContext) -> str | None:
+    """Why a retraining for this cause has to wait; None where it need not."""
     if context.active is not None:
         return f"'{cause}' waits: the retraining of trigger {context.active} has not ended."
     if cause in context.open:
         return f"'{cause}' already has an open trigger."
-    needed = _labels_to_retry(policy, context)
-    known = all(p.cause in alarms and not alarms[p.cause].new_evidence for p in retrainings)
-    if context.kept and known and needed is not None and context.new_labels < needed:
-        return (
-            f"'{cause}' waits: the last {context.kept} retrainings found nothing better; "
-            f"{needed - context.new_labels:,} more labels are needed to try again."
-        )
     cooldown = seconds(policy.cooldown)
     if context.retrained is not None and context.now - context.retrained < cooldown:
         left = cooldown - (context.now - context.retrained)

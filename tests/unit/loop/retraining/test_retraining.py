@@ -52,7 +52,7 @@ project = Project(
     target="level",
     candidates=[Candidate("linear", LogisticRegression, search={"C": [1.0]})],
     gate=Gate(metric="accuracy"),
-    contest=Contest(windows=(400,), half_life=None, fewest=60, rows=500, challengers=2),
+    contest=Contest(fewest=60, rows=500, challengers=2),
 )
 """
 

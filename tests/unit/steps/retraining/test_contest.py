@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,7 +151,6 @@ def test_losses_are_right_or_wrong_or_a_share_of_the_scale() -> None:
     ("wrong", "field"),
     [
         ({"alpha": 0.0}, "alpha"),
-        ({"windows": (0,)}, "windows"),
         ({"archived": -1}, "archived"),
         ({"fewest": 500, "rows": 100}, "fewest"),
         ({"growth": 1.0}, "growth"),
@@ -161,6 +161,14 @@ def test_invalid_policy_is_refused(wrong: dict[str, object], field: str) -> None
     with pytest.raises(ProjectError) as refused:
         Contest(**wrong)  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+def test_removed_settings_are_ignored_with_a_warning() -> None:
+    removed: dict[str, Any] = {"windows": (400,), "half_life": None, "growth_limit": 10}
+    for name, value in removed.items():
+        with pytest.warns(FutureWarning, match=rf"Contest\({name}=...\) was removed"):
+            policy = Contest(fewest=20, **{name: value})
+        assert policy == Contest(fewest=20)
 
 
 def test_autocorrelated_losses_need_more_rows() -> None:

@@ -12,7 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from tidemill.errors import DataError
 from tidemill.project import Candidate, Project
 from tidemill.steps.retraining.feedback_data import FeedbackData, clean_with_feedback, cut_at
-from tidemill.steps.retraining.training_windows import MIN_ROWS, held_out_rows, training_windows
+from tidemill.steps.retraining.training_windows import (
+    MIN_ROWS,
+    held_out_rows,
+    training_windows,
+    window_size,
+)
 
 
 @given(st.integers(1, 60_000), st.one_of(st.none(), st.integers(0, 60_000)))
@@ -21,7 +26,7 @@ def test_windows_end_with_the_newest_row_and_are_apart(rows: int, since: int | N
     assert (found[0].name, found[0].start) == ("all", 0)
     assert len({window.name for window in found}) == len(found)
     assert {window.end for window in found} == {rows}
-    sizes = [w.end - w.start for w in found if w.half_life is None]
+    sizes = [w.end - w.start for w in found]
     assert sizes == sorted(sizes, reverse=True)
     assert all(size >= MIN_ROWS for size in sizes[1:])
     changed = since is not None and MIN_ROWS <= rows - since < rows
@@ -29,19 +34,15 @@ def test_windows_end_with_the_newest_row_and_are_apart(rows: int, since: int | N
 
 
 def test_the_window_since_the_change_takes_the_place_of_one_like_it() -> None:
-    names = [w.name for w in training_windows(20_000, since=17_900)]
-    assert names == ["all", "last-10000", "last-5000", "since", "aged"]
+    assert [w.name for w in training_windows(20_000, since=17_900)] == ["all", "since"]
+    assert [w.name for w in training_windows(20_000, since=19_000)] == ["all", "last-2000", "since"]
 
 
-def test_an_aged_window_thins_out_old_rows() -> None:
-    aged = training_windows(40_000)[-1]
-    rows = aged.rows(seed=3)
-    assert aged.name == "aged"
-    assert rows.tolist() == sorted(set(rows.tolist()))
-    ages = 39_999 - rows
-    assert np.mean(ages < 2_000) == pytest.approx(0.5, abs=0.05)
-    assert len(rows) == pytest.approx(2_000 / np.log(2), rel=0.1)
-    assert rows.tolist() == aged.rows(seed=3).tolist()
+def test_the_newest_rows_are_a_window_of_a_longer_table() -> None:
+    newest = training_windows(20_000)[-1]
+    assert (newest.name, window_size(newest.name)) == ("last-2000", 2_000)
+    assert newest.rows().tolist() == list(range(18_000, 20_000))
+    assert [w.name for w in training_windows(2_400)] == ["all"]
 
 
 @given(st.integers(0, 10_000))

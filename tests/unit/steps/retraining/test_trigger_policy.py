@@ -251,17 +251,8 @@ def test_a_cause_with_an_open_trigger_gets_no_second() -> None:
     assert decision.proposals == ()
 
 
-def test_kept_champion_doubles_the_labels_to_retry() -> None:
-    policy = Retraining(cooldown=0, again_after=1000)
-    for kept, needed in [(1, 1000), (2, 2000), (4, 8000)]:
-        (early,) = run(policy, [found()], kept=kept, new_labels=needed - 1)
-        assert fired([early]) == [[]]
-        assert "found nothing better; 1 more labels" in early.why
-        assert fired(run(policy, [found()], kept=kept, new_labels=needed)) == [["decay!"]]
-
-
 def test_further_increase_is_a_new_cause() -> None:
     new_evidence = Signal("decay", True, "It rose again.", new_evidence=True)
-    decisions = run(EAGER, [found()], [found()], [new_evidence], kept=1)
+    decisions = run(EAGER, [found()], [found()], [new_evidence])
     assert fired(decisions)[1:] == [[], ["decay!"]]
     assert fired(run(EAGER, [new_evidence], [new_evidence], active="t1")) == [[], []]
