@@ -50,49 +50,49 @@ def monitoring_row(request: PageRequest, model: str) -> MonitoredModel | None:
 def drift_and_decay_status(request: PageRequest, model: str) -> tuple[StepStatus, StepStatus]:
     """The steps of drift and of decay."""
     row = monitoring_row(request, model)
-    link = f"/console/models/{model}/monitoring"
+    url = f"/console/models/{model}/monitoring"
     if row is None:
         counted = prediction_count(request, model)
         words = f"{counted} predictions, none checked yet" if counted else "no predictions yet"
-        return StepStatus("Drift", "idle", words, link), StepStatus(
-            "Decay", "idle", "no check yet", link
+        return StepStatus("Drift", "idle", words, url), StepStatus(
+            "Decay", "idle", "no check yet", url
         )
     verdict: Mapping[str, Any] = row.verdict or {}
-    return _drift(verdict, link), _decay(verdict, link)
+    return _drift(verdict, url), _decay(verdict, url)
 
 
-def _drift(verdict: Mapping[str, Any], link: str) -> StepStatus:
+def _drift(verdict: Mapping[str, Any], url: str) -> StepStatus:
     drift: Mapping[str, Any] | None = verdict.get("drift")
     if drift is None or not drift.get("enough", True):
-        return StepStatus("Drift", "idle", "too few rows", link)
+        return StepStatus("Drift", "idle", "too few rows", url)
     names = drift.get("drifted") or []
     if not drift.get("moved"):
-        return StepStatus("Drift", "good", "no drift", link)
+        return StepStatus("Drift", "good", "no drift", url)
     words = f"{names[0]} moved" if len(names) == 1 else f"{len(names)} features moved"
-    return StepStatus("Drift", "bad", words if names else "the joint distribution moved", link)
+    return StepStatus("Drift", "bad", words if names else "the joint distribution moved", url)
 
 
-def _decay(verdict: Mapping[str, Any], link: str) -> StepStatus:
+def _decay(verdict: Mapping[str, Any], url: str) -> StepStatus:
     live: Mapping[str, Any] | None = verdict.get("live")
     alarmed = bool({"decay", "estimate"} & set(verdict.get("alarms") or ()))
     if live is not None and live.get("enough"):
         if live.get("hurt"):
-            return StepStatus("Decay", "bad", "degraded, by its labels", link)
-        return StepStatus("Decay", "watch" if alarmed else "good", "no decay, by its labels", link)
+            return StepStatus("Decay", "bad", "degraded, by its labels", url)
+        return StepStatus("Decay", "watch" if alarmed else "good", "no decay, by its labels", url)
     estimate: Mapping[str, Any] | None = verdict.get("estimate")
     if estimate is not None:
         hurt = estimate.get("hurt") or alarmed
         words = "degraded, by estimate" if hurt else "no decay, by estimate"
-        return StepStatus("Decay", "watch" if hurt else "good", words, link)
-    return StepStatus("Decay", "idle", "no labels yet", link)
+        return StepStatus("Decay", "watch" if hurt else "good", words, url)
+    return StepStatus("Decay", "idle", "no labels yet", url)
 
 
 def prediction_count(request: PageRequest, model: str) -> int:
     """The number of stored predictions of a model, at most ten seconds old."""
     query = select(func.count().label("n")).where(predictions.c.model == model)
     database = request.context.platform.database
-    ask = lambda: int(database.rows(query)[0]["n"])  # noqa: E731
-    return request.context.cache.get(("count", model), ask, fresh=10.0).value or 0
+    read = lambda: int(database.rows(query)[0]["n"])  # noqa: E731
+    return request.context.cache.get(("count", model), read, fresh=10.0).value or 0
 
 
 def timing(request: PageRequest, model: str) -> Timing | None:

@@ -1,7 +1,6 @@
-"""What several pages tell of: models, versions, what is served, what can be trained.
+"""Queries that several pages share: models, versions, served models, projects.
 
-All of it through `Recent`: a page that asks for what MLflow or the data plane knows does not wait
-for them longer than a third of a second.
+They go through the `BackgroundCache`, so that no page waits long for MLflow or the data plane.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def versions(request: PageRequest, name: str) -> CachedValue[list[ModelVersion]]
         NotFoundError: There is no such model.
     """
     platform = request.context.platform
-    ask = lambda: platform.registry.versions(name, metrics=True)  # noqa: E731
-    return request.context.cache.get(("versions", name), ask)
+    read = lambda: platform.registry.versions(name, metrics=True)  # noqa: E731
+    return request.context.cache.get(("versions", name), read)
 
 
 def require_versions(request: PageRequest, name: str) -> list[ModelVersion]:
@@ -48,8 +47,8 @@ def require_versions(request: PageRequest, name: str) -> list[ModelVersion]:
         NotFoundError: There is no such model.
         UnavailableError: MLflow is down.
     """
-    ask = lambda: request.context.platform.registry.versions(name, metrics=True)  # noqa: E731
-    answer = request.context.cache.get(("versions", name), ask, patience=DECISION_SECONDS)
+    read = lambda: request.context.platform.registry.versions(name, metrics=True)  # noqa: E731
+    answer = request.context.cache.get(("versions", name), read, patience=DECISION_SECONDS)
     if answer.value is None or answer.problem:
         raise UnavailableError(
             f"MLflow is down. {answer.problem or 'It does not answer.'}",

@@ -44,13 +44,13 @@ def page(template: str, values: Mapping[str, Any]) -> str:
 @cache
 def environment() -> Environment:
     """The Jinja environment with the console's filters and globals."""
-    made = Environment(
+    env = Environment(
         loader=PackageLoader("tidemill.console"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    env.filters |= {
         "number": number,
         "share": share,
         "rate": rate,
@@ -62,7 +62,7 @@ def environment() -> Environment:
         "short": short,
         "gain": gain,
     }
-    made.globals |= {
+    env.globals |= {
         "marks": MARKS,
         "job_marks": JOB_MARKS,
         "stage_marks": STAGE_MARKS,
@@ -70,7 +70,7 @@ def environment() -> Environment:
         "asset": asset,
         "version": __version__,
     }
-    return made
+    return env
 
 
 def asset(name: str) -> str:

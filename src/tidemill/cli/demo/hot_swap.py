@@ -80,7 +80,7 @@ def _run(log: StepLog, supervisor: Supervisor, settings: Settings, at: ServerAdd
     with constant_traffic(f"{at.api}/models/{iris}/predict", key, body, better) as counts:
         _train(log, settings, "gallery:iris", [])
         with log.step("hot swap under load") as result:
-            supervisor.wait_until(counts.seen.is_set, f"Version {better}", SWAP_SECONDS)
+            supervisor.wait_until(counts.swapped.is_set, f"Version {better}", SWAP_SECONDS)
             time.sleep(0.5)  # let the new version answer for a while before counting
             result(_describe_swap(counts))
     if counts.failures:

@@ -33,7 +33,7 @@ class AnswerCounts:
 
     versions: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    seen: threading.Event = field(default_factory=threading.Event)
+    swapped: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def constant_traffic(
 ) -> Iterator[AnswerCounts]:
     """Send requests without pause while the block runs.
 
-    `seen` is set when `await_version` answers for the first time.
+    `swapped` is set when `await_version` answers for the first time.
     """
     counts, stop = AnswerCounts(), threading.Event()
 
@@ -55,7 +55,7 @@ def constant_traffic(
                 continue
             counts.versions[version] += 1
             if version == await_version:
-                counts.seen.set()
+                counts.swapped.set()
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()

@@ -96,11 +96,11 @@ def example_request(shelf: Path, model: str | None = None) -> tuple[str | None, 
     name = model or state.default or next(iter(state.models), None)
     if name is None or name not in state.models:
         return None, {}
-    held = open_bundle(shelf, state.models[name])
-    row = list(held.example().rows[0])
-    if held.signature.tensor:
-        return name, {held.signature.tensor.name: row}
-    return name, {"features": dict(zip(held.signature.names, row, strict=True))}
+    bundle = open_bundle(shelf, state.models[name])
+    row = list(bundle.example().rows[0])
+    if bundle.signature.tensor:
+        return name, {bundle.signature.tensor.name: row}
+    return name, {"features": dict(zip(bundle.signature.names, row, strict=True))}
 
 
 def is_answering(url: str) -> bool:

@@ -51,7 +51,7 @@ def show_challenger(
         **now,
         "found": queries.versions(request, name),
         "others": [v for v in versions if v is not now["champion"]],
-        "asked": {"mode": "canary", "share": f"{100 * DEFAULT_SHARE:g}", **request.query},
+        "form": {"mode": "canary", "share": f"{100 * DEFAULT_SHARE:g}", **request.query},
         "modes": MODES,
         "problem": problem,
         "standing": found,

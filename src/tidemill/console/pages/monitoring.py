@@ -71,10 +71,10 @@ def monitoring(request: PageRequest) -> Response:
 def check_now(request: PageRequest) -> Response:
     """Check the newest rows now, even if no check is due; counts as a check in the policy."""
     name = request.path_params["name"]
-    tick = request.context.platform.watcher.check(name, forced=True)
+    checked = request.context.platform.watcher.check(name, forced=True)
     message = (
-        tick.verdict.get("summary", "")
-        if tick.checked
+        checked.verdict.get("summary", "")
+        if checked.checked
         else "There are not enough rows to check yet."
     )
     return redirect(request, f"/console/models/{name}/monitoring", str(message))

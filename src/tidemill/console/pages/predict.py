@@ -268,12 +268,14 @@ def _example(schema: Any, info: Mapping[str, Any], tensor: Any) -> Any:
 
 def _categories(schema: Any) -> dict[str, tuple[str, ...]]:
     """The categories of text columns, from the schema of a request with named fields."""
-    forms = ((schema or {}).get("request") or {}).get("anyOf", [])
-    named: Mapping[str, Any] = next((form for form in forms if len(form.get("properties", {})) > 0
-                  and "instances" not in form["properties"]
-                  and "features" not in form["properties"]), {})  # fmt: skip
+    alternatives = ((schema or {}).get("request") or {}).get("anyOf", [])
+    generic = {"instances", "features"}
+    properties = (each.get("properties", {}) for each in alternatives)
+    columns: Mapping[str, Any] = next(
+        (found for found in properties if found and not generic & found.keys()), {}
+    )
     return {
         name: tuple(text for text in column["enum"] if text is not None)
-        for name, column in named.get("properties", {}).items()
+        for name, column in columns.items()
         if "enum" in column
     }

@@ -103,9 +103,9 @@ def _install(settings: Settings, reference: str) -> tuple[str, ShelfEntry]:
         registry = open_registry(settings)
         version = registry.resolve(reference, stage=settings.model_stage)
         with tempfile.TemporaryDirectory() as scratch:
-            held = registry.fetch_bundle(version, Path(scratch))
+            bundle = registry.fetch_bundle(version, Path(scratch))
             return name, install_bundle(
-                settings.shelf, name, version.number, held.path, held.digest
+                settings.shelf, name, version.number, bundle.path, bundle.digest
             )
     except UnavailableError:
         state = read_state(settings.shelf)
