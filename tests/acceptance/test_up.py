@@ -180,8 +180,8 @@ def test_a_second_up_names_the_process_that_uses_the_home(served: Up, tmp_path: 
         [*UP, "--home", str(home)], capture_output=True, text=True, timeout=300, check=False
     )
     assert second.returncode == 1
-    assert f"process {served.process.pid}" in second.stderr.replace("\n", " ")
-    assert served.api in second.stderr.replace("\n", "")
+    assert f"process {served.process.pid}" in " ".join(second.stderr.split())
+    assert served.api in " ".join(second.stderr.split())
 
 
 def test_a_port_in_use_is_named_with_the_option_to_change(tmp_path: Path) -> None:

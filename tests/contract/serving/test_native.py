@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.serving.model.scorer import Scorer
+
 from .conftest import FLOATS, LABELS, Answer, Start, Tidemill, make_shelf
 
 ROW = [3.5, 1.0, -2.25, 0.0, 7.125, 2.0]
@@ -353,7 +355,7 @@ def test_all_formats_of_any_row_agree_with_the_model(served: Tidemill, row: Any)
         del answers[-1]["id"]
     assert all(a == answers[0] for a in answers)
     predictor = served.service.models.find("classifier")
-    outputs = predictor.run(predictor.encoder.encode([row]))
+    outputs = Scorer(predictor.bundle).outputs([row])
     wanted = outputs.probability_rows[0]
     assert np.allclose(list(answers[0]["probabilities"].values()), wanted, rtol=1e-6, atol=1e-12)
 

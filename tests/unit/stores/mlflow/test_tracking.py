@@ -185,7 +185,7 @@ def test_an_unreachable_server_fails_at_once() -> None:
 def test_mlflow_prints_nothing_on_the_console(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracking = Tracking(f"sqlite:///{tmp_path / 'fresh.db'}", artifact_root=tmp_path / "a")
+    tracking = Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=tmp_path / "a")
     with tracking.run("exp", "quiet") as run:
         run.log_files({"x.txt": b""})
     assert capfd.readouterr() == ("", "")
