@@ -213,7 +213,7 @@ def test_a_canary_is_started_followed_and_stopped(page: Page, served: Up) -> Non
         "the canary to answer", PATIENCE / 1000,
     )  # fmt: skip
     page.get_by_role("heading", name="Version 2 in live traffic").wait_for()
-    assert "more answers before how long it takes is judged" in page.locator("main").inner_text()
+    assert "more answers are needed to judge its latency" in page.locator("main").inner_text()
     page.get_by_label("Off: receive no traffic").check()
     page.get_by_role("button", name="Review the change").click()
     page.get_by_role("button", name="Stop").click()

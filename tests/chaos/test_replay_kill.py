@@ -87,7 +87,8 @@ def test_everything_that_was_sent_is_stored(tmp_path: Path) -> None:
 
         options = ReplayOptions(
             table, str(tmp_path / "project.py"), None, None, 700, None,
-            ReplayPace(batch=20, delay=60, check_every=2), apart=True, database=server.url,
+            ReplayPace(batch=20, delay=60, check_every=2), separate_ingest=True,
+            database=server.url,
         )  # fmt: skip
         try:
             report = run_replay(options, tmp_path / "played", during=during)
