@@ -8,13 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
+from tests.bundles import make_bundle
 from tidemill import bundle
-from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.serving.shelf.shelf import collect_garbage, open_bundle, read_state
-from tidemill.signature import Column, Signature
 
 pytestmark = pytest.mark.chaos
 
@@ -35,25 +33,6 @@ for number in itertools.count(start):
     collect_garbage(shelf, state, keep=2)
     print(number, flush=True)
 """
-
-
-def make_bundle(folder: Path, content: bytes) -> Bundle:
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(content)
-    signature = Signature(task="regression", target="y", columns=(Column("x", "number"),))
-    (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
-    (folder / bundle.PROFILE).write_bytes(b"{}")
-    (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(Example(rows=(), answers=())))
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        model="m",
-        created="2026-01-01T00:00:00Z",
-        runtime="onnx",
-        files={},
-        inputs=(ModelInput("x", "float32", ("x",)),),
-        outputs=ModelOutputs(value="y"),
-    )
-    return bundle.seal(folder, manifest)
 
 
 def test_a_kill_at_any_time_leaves_only_whole_bundles(tmp_path: Path) -> None:

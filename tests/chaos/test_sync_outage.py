@@ -8,19 +8,17 @@ import threading
 import time
 from pathlib import Path
 
-import msgspec
 import pytest
 from mlflow import MlflowClient
 
+from tests.bundles import make_bundle
 from tests.servers import free_port, private_mlflow, wait_until
-from tidemill import bundle
-from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tidemill.bundle import Bundle
 from tidemill.errors import UnavailableError
 from tidemill.loop.sync.process import sync_forever
 from tidemill.loop.sync.selection import ModelSelection
 from tidemill.loop.sync.shelf_sync import ShelfSync
 from tidemill.serving.shelf.shelf import open_bundle, read_state
-from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import ModelVersion
 
@@ -30,25 +28,6 @@ pytestmark = [
         "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
     ),
 ]
-
-
-def make_bundle(folder: Path, content: bytes) -> Bundle:
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(content)
-    signature = Signature(task="regression", target="y", columns=(Column("x", "number"),))
-    (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
-    (folder / bundle.PROFILE).write_bytes(b"{}")
-    (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(Example(rows=(), answers=())))
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        model="m",
-        created="2026-01-01T00:00:00Z",
-        runtime="onnx",
-        files={},
-        inputs=(ModelInput("x", "float32", ("x",)),),
-        outputs=ModelOutputs(value="y"),
-    )
-    return bundle.seal(folder, manifest)
 
 
 def register(client: MlflowClient, registry: Registry, made: Bundle) -> ModelVersion:

@@ -14,44 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from mlflow import MlflowClient
 
-from tidemill import bundle
-from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tests.bundles import make_bundle
+from tidemill.bundle import Bundle
 from tidemill.errors import NotFoundError, UnavailableError
 from tidemill.loop.sync import bundle_fetcher, shelf_sync
 from tidemill.loop.sync.process import sync_forever
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
 from tidemill.loop.sync.shelf_sync import ShelfSync, sync_once
 from tidemill.serving.shelf.shelf import ShelfState, open_bundle, read_state, write_state
-from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import ModelReference, ModelVersion
 
 pytestmark = pytest.mark.filterwarnings(  # MLflow's own mappers, under SQLAlchemy 2.1
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
 )
-
-
-def make_bundle(folder: Path, content: bytes) -> Bundle:
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    signature = Signature(task="regression", target="y", columns=(Column("x", "number"),))
-    (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
-    (folder / bundle.PROFILE).write_bytes(b"{}")
-    (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(Example(rows=(), answers=())))
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        model="m",
-        created="2026-01-01T00:00:00Z",
-        runtime="onnx",
-        files={},
-        inputs=(ModelInput("x", "float32", ("x",)),),
-        outputs=ModelOutputs(value="y"),
-    )
-    return bundle.seal(folder, manifest)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill import bundle
-from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tests.bundles import make_bundle
+from tidemill.bundle import Bundle
 from tidemill.errors import BundleError
 from tidemill.serving.shelf import shelf as shelves
 from tidemill.serving.shelf.shelf import (
@@ -26,29 +26,6 @@ from tidemill.serving.shelf.shelf import (
     shelf_bytes,
     write_state,
 )
-from tidemill.signature import Column, Signature
-
-
-def make_bundle(folder: Path, content: bytes = b"model") -> Bundle:
-    """A sealed bundle whose model is arbitrary bytes."""
-    import msgspec
-
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    signature = Signature(task="regression", target="y", columns=(Column("x", "number"),))
-    (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
-    (folder / bundle.PROFILE).write_bytes(b"{}")
-    (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(Example(rows=(), answers=())))
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        model="m",
-        created="2026-01-01T00:00:00Z",
-        runtime="onnx",
-        files={},
-        inputs=(ModelInput("x", "float32", ("x",)),),
-        outputs=ModelOutputs(value="y"),
-    )
-    return bundle.seal(folder, manifest)
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ import msgspec
 import pytest
 from mlflow import MlflowClient
 
-from tidemill import bundle
-from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
+from tests.bundles import make_bundle
 from tidemill.errors import BundleError, ConflictError, NotFoundError, UnavailableError
-from tidemill.signature import Column, Signature
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import ModelReference, ModelVersion, parse_reference
 
@@ -37,25 +35,6 @@ def client(uri: str) -> MlflowClient:
 @pytest.fixture
 def registry(uri: str) -> Registry:
     return Registry(uri)
-
-
-def make_bundle(folder: Path, content: bytes) -> Bundle:
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    signature = Signature(task="regression", target="y", columns=(Column("x", "number"),))
-    (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
-    (folder / bundle.PROFILE).write_bytes(b"{}")
-    (folder / bundle.EXAMPLE).write_bytes(msgspec.json.encode(Example(rows=(), answers=())))
-    manifest = Manifest(
-        format=bundle.FORMAT,
-        model="m",
-        created="2026-01-01T00:00:00Z",
-        runtime="onnx",
-        files={},
-        inputs=(ModelInput("x", "float32", ("x",)),),
-        outputs=ModelOutputs(value="y"),
-    )
-    return bundle.seal(folder, manifest)
 
 
 pytestmark = pytest.mark.filterwarnings(  # MLflow's own mappers, under SQLAlchemy 2.1
