@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from tidemill.loop.monitoring.watcher import Watcher
-    from tidemill.loop.promotion.promote import Transition
+    from tidemill.loop.promotion.transitions import Transition
     from tidemill.loop.retraining.retraining import RetrainingService
     from tidemill.loop.retraining.staleness import StalenessCheck
 

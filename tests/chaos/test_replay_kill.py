@@ -15,7 +15,7 @@ import pytest
 
 from tests.servers import PostgresServer, private_postgres
 from tidemill.cli.local.replay_run import ReplayOptions, run_replay
-from tidemill.loop.replay.player import ReplayPace
+from tidemill.loop.replay.record import ReplayPace
 
 pytestmark = pytest.mark.chaos
 

@@ -12,13 +12,8 @@ from pydantic import BaseModel, Field
 from tidemill.api.dependencies import Caller, PlatformDep, Promoter
 from tidemill.errors import GateError, NotFoundError
 from tidemill.loop.promotion.challenge import challenge
-from tidemill.loop.promotion.promote import (
-    AuditTransition,
-    Transition,
-    promote,
-    rollback,
-    transition,
-)
+from tidemill.loop.promotion.promote import promote
+from tidemill.loop.promotion.transitions import AuditTransition, Transition, rollback, transition
 from tidemill.metrics import METRICS
 from tidemill.platform import Platform
 from tidemill.project import Project

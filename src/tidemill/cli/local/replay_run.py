@@ -23,13 +23,8 @@ from tidemill.cli.local.supervisor import Child, StopRequestedError, Supervisor,
 from tidemill.cli.training import train_project
 from tidemill.errors import GateError, TidemillError
 from tidemill.loop.replay.baselines import Baseline, on_schedule, without_retraining
-from tidemill.loop.replay.player import (
-    ReplayPace,
-    ReplayPlayer,
-    ReplayRecord,
-    ReplayStores,
-    answers_of,
-)
+from tidemill.loop.replay.player import ReplayPlayer, ReplayStores
+from tidemill.loop.replay.record import ReplayPace, ReplayRecord, answers_of
 from tidemill.loop.replay.report import ReplayReport, make_report
 from tidemill.loop.replay.setup import ReplaySetup, prepare_replay
 from tidemill.loop.training.train import TrainResult

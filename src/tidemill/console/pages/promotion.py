@@ -12,7 +12,8 @@ from tidemill.console.page_request import PageRequest
 from tidemill.console.pages.models import evidence_of
 from tidemill.console.responses import redirect, show_page
 from tidemill.errors import NotFoundError
-from tidemill.loop.promotion.promote import AuditTransition, promote, rollback, transition
+from tidemill.loop.promotion.promote import promote
+from tidemill.loop.promotion.transitions import AuditTransition, rollback, transition
 from tidemill.project import Gate, Project
 from tidemill.stores.mlflow.versions import CHALLENGER, PREVIOUS
 

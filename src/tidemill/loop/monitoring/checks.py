@@ -16,6 +16,12 @@ import numpy as np
 
 from tidemill.errors import DataError, ProjectError
 from tidemill.loop.monitoring.reference import ChampionReference
+from tidemill.loop.monitoring.state import (
+    ChampionKept,
+    MonitoringCheck,
+    MonitoringRules,
+    WindowSpan,
+)
 from tidemill.metrics import METRICS
 from tidemill.policies import Decay, Drift, seconds
 from tidemill.steps.decay.autocorrelation import (
@@ -34,78 +40,12 @@ from tidemill.steps.decay.page_hinkley import PageHinkley
 from tidemill.steps.drift.check import DriftReport, check_drift
 from tidemill.steps.export.reference_profile import tensor_summaries
 from tidemill.steps.retraining.monitoring_state import MonitoringState
-from tidemill.steps.retraining.trigger_policy import PolicyState, Signal
+from tidemill.steps.retraining.trigger_policy import Signal
 from tidemill.stores.predictions.predictions import Predictions
 from tidemill.stores.predictions.windows import Window
 
 #: Labels that the detector processes in one check; the rest follow in the next.
 LABELS_PER_CHECK = 50_000
-
-
-@dataclass(frozen=True)
-class ChampionKept:
-    """A retraining after which the champion was kept: when it ended, and on how many rows."""
-
-    at: float
-    rows: int
-
-
-@dataclass(frozen=True)
-class WindowSpan:
-    """A monitoring window's rows and time, in seconds since the epoch."""
-
-    rows: int
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class MonitoringCheck:
-    """The results of a check, the state after it, and the signals for the trigger policy.
-
-    A report is None where no check was due; `sequential` is a sentence if the detector alarmed.
-    """
-
-    state: MonitoringState
-    signals: tuple[Signal, ...] = ()
-    drift: DriftReport | None = None
-    drift_span: WindowSpan | None = None
-    decay: DecayReport | None = None
-    decay_span: WindowSpan | None = None
-    estimate: AccuracyEstimate | None = None
-    sequential: str | None = None
-
-    @property
-    def checked(self) -> bool:
-        """Whether anything was tested."""
-        found = (self.drift, self.decay, self.estimate, self.sequential)
-        return any(part is not None for part in found)
-
-
-@dataclass(frozen=True)
-class MonitoringRules:
-    """The project's policies, and the metric of the decay check."""
-
-    drift: Drift
-    decay: Decay
-    metric: str
-
-
-def initial_state(version: str, now: float, before: MonitoringState | None) -> MonitoringState:
-    """Return the state of a version that has just become champion.
-
-    Its rows begin at the last check, when it was not champion yet; those of a model's first
-    champion begin with its first prediction.
-    """
-    since = before.ticked if before is not None else 0.0
-    return MonitoringState(
-        policy=PolicyState(version, now),
-        since=since,
-        ticked=now,
-        drift_end=since,
-        drift_checked=now,
-        decay_checked=now,
-    )
 
 
 @dataclass(frozen=True)

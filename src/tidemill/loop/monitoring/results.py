@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill.loop.monitoring.checks import MonitoringCheck, WindowSpan
+from tidemill.loop.monitoring.state import MonitoringCheck, WindowSpan
 from tidemill.steps.decay.cbpe import AccuracyEstimate
 from tidemill.steps.decay.check import DecayReport, assess
 from tidemill.steps.drift.check import DriftReport, FeatureDrift

@@ -27,15 +27,15 @@ from tidemill.errors import (
     TidemillError,
     UnavailableError,
 )
-from tidemill.loop.monitoring.checks import (
+from tidemill.loop.monitoring.checks import CheckRunner
+from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
+from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
+from tidemill.loop.monitoring.state import (
     ChampionKept,
-    CheckRunner,
     MonitoringCheck,
     MonitoringRules,
     initial_state,
 )
-from tidemill.loop.monitoring.reference import ChampionReference, ChampionReferences
-from tidemill.loop.monitoring.results import metrics_of, results_of, verdict_of
 from tidemill.loop.monitoring.trigger_actions import TriggerActions
 from tidemill.loop.monitoring.trigger_files import TriggerFiles
 from tidemill.metrics import default_metric

@@ -13,7 +13,7 @@ import numpy as np
 
 from tidemill.loop.html_report import HtmlReport
 from tidemill.loop.replay.baselines import Baseline
-from tidemill.loop.replay.player import ReplayPace, ReplayRecord, answers_of
+from tidemill.loop.replay.record import ReplayPace, ReplayRecord, answers_of
 from tidemill.loop.replay.setup import ReplaySetup
 from tidemill.project import Task
 from tidemill.steps.plots.style import to_png

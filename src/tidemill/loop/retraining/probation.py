@@ -13,19 +13,11 @@ from dataclasses import dataclass
 import msgspec
 
 from tidemill.errors import BundleError, NotFoundError
-from tidemill.loop.promotion.promote import (
-    ROLLED_BACK_TAG,
-    PromotionReason,
-    set_champion,
-    store_evidence,
-)
-from tidemill.loop.retraining.contest import (
-    ACTOR,
-    ContestComparison,
-    ContestService,
-    contest_verdict,
-)
+from tidemill.loop.promotion.promote import store_evidence
+from tidemill.loop.promotion.transitions import ROLLED_BACK_TAG, PromotionReason, set_champion
+from tidemill.loop.retraining.contest import ACTOR, ContestService
 from tidemill.loop.retraining.contest_bundles import ContestantBundles, labelled_rows
+from tidemill.loop.retraining.contest_verdict import ContestComparison, contest_verdict
 from tidemill.project import Project
 from tidemill.signature import Task
 from tidemill.steps.decay.autocorrelation import (

@@ -25,12 +25,8 @@ import msgspec
 
 from tidemill.errors import BundleError, NotFoundError
 from tidemill.loop.promotion.challenge import AppendEntry, end_canary
-from tidemill.loop.promotion.promote import (
-    GATE_TAG,
-    ROLLED_BACK_TAG,
-    AuditTransition,
-    promote,
-)
+from tidemill.loop.promotion.promote import GATE_TAG, promote
+from tidemill.loop.promotion.transitions import ROLLED_BACK_TAG, AuditTransition
 from tidemill.loop.retraining.challengers import TrainedChallengers, train_challengers
 from tidemill.loop.retraining.contest import ContestService
 from tidemill.loop.retraining.feedback_data import RetrainingData, collect_feedback

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from tidemill.loop.control_plane import ControlPlane
-from tidemill.loop.promotion.promote import AuditTransition, Transition
+from tidemill.loop.promotion.transitions import AuditTransition, Transition
 from tidemill.loop.retraining.contest import ContestService
 from tidemill.loop.retraining.probation import ProbationService
 from tidemill.loop.retraining.retraining import RetrainingService

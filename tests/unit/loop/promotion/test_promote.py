@@ -29,7 +29,8 @@ from tidemill.bundle import (
 )
 from tidemill.errors import ConflictError, GateError, NotFoundError, ProjectError
 from tidemill.loop.promotion.bundle_evaluation import accepted_rows, evaluate_bundle
-from tidemill.loop.promotion.promote import Transition, promote, rollback, transition
+from tidemill.loop.promotion.promote import promote
+from tidemill.loop.promotion.transitions import Transition, rollback, transition
 from tidemill.project import Candidate, Gate, Project
 from tidemill.signature import Column, Signature
 from tidemill.steps.data.prepare import prepare

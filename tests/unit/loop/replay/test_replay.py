@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tidemill.cli.app import app
 from tidemill.errors import DataError, ProjectError
 from tidemill.loop.replay.baselines import Baseline
-from tidemill.loop.replay.player import ReplayEvent, ReplayPace, ReplayRecord
+from tidemill.loop.replay.record import ReplayEvent, ReplayPace, ReplayRecord
 from tidemill.loop.replay.report import make_report
 from tidemill.loop.replay.setup import ReplaySetup, prepare_replay, requests_of
 from tidemill.project import load_project

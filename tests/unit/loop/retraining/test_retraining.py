@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tidemill.loop.promotion.promote import ROLLED_BACK_TAG, promote
-from tidemill.loop.replay.player import ReplayPace, ReplayPlayer, ReplayStores
+from tidemill.loop.promotion.promote import promote
+from tidemill.loop.promotion.transitions import ROLLED_BACK_TAG
+from tidemill.loop.replay.player import ReplayPlayer, ReplayStores
+from tidemill.loop.replay.record import ReplayPace
 from tidemill.loop.retraining.jobs import (
     read_retraining_params,
     read_retraining_result,

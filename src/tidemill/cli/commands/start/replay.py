@@ -12,7 +12,7 @@ from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import JsonOption
 from tidemill.cli.local.replay_run import ReplayOptions, run_replay
 from tidemill.errors import ConflictError, ProjectError
-from tidemill.loop.replay.player import ReplayPace
+from tidemill.loop.replay.record import ReplayPace
 from tidemill.loop.replay.report import ReplayReport
 
 REPLAY_KEYS = (

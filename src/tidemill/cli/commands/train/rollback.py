@@ -11,8 +11,8 @@ from tidemill.cli import terminal
 from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings, start_logs
 from tidemill.cli.control_plane import open_platform, open_registry
-from tidemill.loop.promotion import promote as promotion
-from tidemill.loop.promotion.promote import Transition
+from tidemill.loop.promotion import transitions
+from tidemill.loop.promotion.transitions import Transition
 
 FIELDS = ("model", "version", "replaced", "reason")
 app = command_app()
@@ -35,7 +35,7 @@ def rollback(
     settings = open_settings(home, tracking_uri)
     start_logs(settings, "promote")
     with open_platform(settings) as platform:
-        moved = promotion.rollback(
+        moved = transitions.rollback(
             open_registry(settings),
             name,
             reason=reason,
