@@ -1,1 +1,1 @@
-"""Retraining policies on streams whose drift is known."""
+"""Retraining policies on streams with known drift."""

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.retraining`: play the streams through the policies, write the report.
+"""`python -m benchmarks.retraining`: simulate policies on streams, write the report.
 
-Some four minutes of processor time a seed; what is done is kept as it comes, and a second
-start goes on from there.
+Takes about four minutes of CPU time per seed. Results are saved after each stream, and a second
+start resumes from them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ PARTS = 100
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.retraining", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, default=11, help="the policy was tuned on 1 to 3")
+    parser.add_argument(
+        "--first", type=int, default=11, help="first seed; the policy was tuned on 1 to 3"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--report", action="store_true", help="only write the report again")
+    parser.add_argument("--report", action="store_true", help="only rewrite the report")
     parser.add_argument("--output", type=Path, default=DOCS)
     options = parser.parse_args()
     path = options.output / "retraining.json"
+    options.output.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     seeds = list(range(options.first, options.first + options.seeds))
     if not options.report:
@@ -56,7 +59,7 @@ def _run(done: dict[str, Any], seeds: list[int], jobs: int, path: Path) -> None:
 
 
 def play(name: str, seed: int) -> tuple[str, int, dict[str, Any]]:
-    """One stream through every policy."""
+    """Simulate every policy on one stream."""
     warnings.simplefilter("ignore")
     sim = Sim(stream(name, seed), Setting(), seed)
     ways = {

@@ -1,4 +1,4 @@
-"""The report of the simulation: a table by stream, one by seed, and a picture."""
+"""The report of the simulation: tables by stream and by seed, and a plot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Results = dict[str, Any]
 
 
 def markdown(done: Results) -> str:
-    """The whole page."""
+    """Render the page."""
     notes = (HERE / "notes.md").read_text()
     return notes.replace("{by_stream}", _by_stream(done)).replace("{by_seed}", _by_seed(done))
 
@@ -56,7 +56,7 @@ def _by_seed(done: Results) -> str:
 
 
 def draw(done: Results, path: Path) -> None:
-    """The losses over time of six streams, first seed."""
+    """Plot the losses of six streams over time, for the first seed."""
     figure = Figure(figsize=(12, 7), layout="constrained")
     for place, name in enumerate(SHOWN, 1):
         axes = figure.add_subplot(2, 3, place)
@@ -72,6 +72,6 @@ def draw(done: Results, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.set_xticks(range(0, 20_001, 5000))
     figure.axes[0].legend(fontsize=8)
-    figure.supylabel("share of wrong answers, or mean absolute error")
-    figure.supxlabel("rows; dotted: the loop retrains")
+    figure.supylabel("error rate or mean absolute error")
+    figure.supxlabel("rows (dotted: the loop retrains)")
     figure.savefig(path, dpi=90)

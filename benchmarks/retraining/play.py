@@ -1,6 +1,6 @@
-"""`python -m benchmarks.retraining.play`: streams through the running programs, `tidemill replay`.
+"""`python -m benchmarks.retraining.play`: replay streams with `tidemill replay`.
 
-A few minutes a stream on idle cores; `--report` writes the page again from what is there.
+Takes a few minutes per stream on idle cores; `--report` only rewrites the page.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS, WARMUP, EVERY = 12_000, 2_000, 1_000
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.retraining.play", description=__doc__)
     parser.add_argument("streams", nargs="*", default=STREAMS)
-    parser.add_argument("--report", action="store_true", help="only write the page again")
+    parser.add_argument("--report", action="store_true", help="only rewrite the page")
     options = parser.parse_args()
     if not options.report:
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def _make() -> None:
 
 
 def _play(name: str) -> None:
-    """A stream, in a folder of its own."""
+    """Replay one stream in its own folder."""
     table, folder = CACHE / f"{name}-1.csv", CACHE / name
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "tidemill", "replay", str(table), "--project"]
@@ -78,7 +78,7 @@ def _row(name: str, document: dict[str, Any]) -> str:
 
 def _events(document: dict[str, Any]) -> str:
     shown = [f"{e['row']:,} {e['kind']}: {e['text'].split('. ')[0]}" for e in document["events"]]
-    return "; ".join(shown) or "nothing happened"
+    return "; ".join(shown) or "no event"
 
 
 if __name__ == "__main__":

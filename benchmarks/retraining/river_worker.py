@@ -1,7 +1,7 @@
-"""Runs in river's own environment: writes streams as CSV files.
+"""Write streams as CSV files, in river's own environment.
 
-`river_worker.py FOLDER ROWS SEED...`; a stream's name begins with its kind of drift; it has the
-columns of its generator, and `target` last.
+`river_worker.py FOLDER ROWS SEED...`. A stream's name begins with its kind of drift. Its columns
+are those of the generator, then `target`.
 """
 
 import csv
@@ -31,7 +31,7 @@ def friedman(seed):
 
 
 def parts(makers, rows, seed):
-    """One concept after the other, of equal lengths: abrupt changes."""
+    """Concatenate concepts of equal length: abrupt changes."""
     length = rows // len(makers)
     for number, make in enumerate(makers):
         count = rows - length * (len(makers) - 1) if number == len(makers) - 1 else length
@@ -39,7 +39,7 @@ def parts(makers, rows, seed):
 
 
 def blend(old, new, rows, seed, width):
-    """From one concept to the other by a sigmoid around the middle: a gradual change."""
+    """Change from one concept to another by a sigmoid around the middle: a gradual change."""
     draw, first, second = random.Random(seed), iter(old(seed)), iter(new(seed + 1000))
     for row in range(rows):
         share = 1 / (1 + math.exp(-4 * (row - rows / 2) / width))
@@ -47,7 +47,7 @@ def blend(old, new, rows, seed, width):
 
 
 def tilted(stream, rows, seed, column, low, high):
-    """The same concept, while low values of one column give way to high ones: covariate drift."""
+    """Keep the concept, but shift one column from low to high values: covariate drift."""
     draw, found = random.Random(seed), 0
     for x, y in stream:
         place = (x[column] - low) / (high - low)
@@ -60,13 +60,13 @@ def tilted(stream, rows, seed, column, low, high):
 
 
 def reversed_sign(stream):
-    """The same inputs with another law: what rose falls now."""
+    """Keep the inputs, but reverse the sign of the relation."""
     for x, y in stream:
         yield x, 30.0 - y
 
 
 def streams(rows, seed):
-    """Name -> rows of (inputs, target)."""
+    """Return the rows (inputs, target) of each stream by name."""
 
     def friedman_swapped(s):
         for x, y in friedman(s):

@@ -1,6 +1,7 @@
-"""Plays a labelled stream through a policy: predict, learn the labels later, decide, retrain.
+"""Simulate a policy on a labelled stream: predict, receive labels later, decide, retrain.
 
-No HTTP and no MLflow: the decisions are those of `tidemill.steps`, the models plain scikit-learn.
+The decisions are made by `tidemill.steps`, the models are plain scikit-learn; neither HTTP nor
+MLflow is used.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ from tidemill.steps.retraining.training_windows import (
     training_windows,
     window_size,
 )
-from tidemill.steps.retraining.trigger_policy import PolicyState, Signal, TriggerContext
-from tidemill.steps.retraining.trigger_policy import decide_triggers as decide_what_follows
+from tidemill.steps.retraining.trigger_policy import (
+    PolicyState,
+    Signal,
+    TriggerContext,
+    decide_triggers,
+)
 
 #: How the new champion is selected: in a contest; as the best on held-out rows, the champion
 #: included; or as the best on held-out rows of those that are not champion.
@@ -64,18 +69,18 @@ class Setting:
     warmup: int = 2000
     batch: int = 100
     delay: int = 200
-    every: int = 1000  # of the fixed schedule
+    every: int = 1000  # rows between retrainings of a fixed schedule
 
 
 @dataclass(frozen=True)
 class Policy:
     name: str = "loop"
-    loss_increase: float | None = None  # as the product has it
+    loss_increase: float | None = None  # None: the product's default
     contest: Contest = field(default_factory=Contest)
     since: bool = True
     newest: bool = True
     between: int = 100_000
-    # What follows is on in the product; the ablation study switches it off.
+    # The product uses all of these; the ablation study switches them off.
     again_after: int | None = Retraining().again_after
     select: Select = "contest"
     detector: bool = True
@@ -88,7 +93,7 @@ class Policy:
         return Decay(loss_increase=self.loss_increase, rows_between_alarms=self.between)
 
     def tau(self, where: Widened, estimated: float) -> float:
-        """The autocorrelation time of losses, in rows; 1 where it is left out."""
+        """The autocorrelation time of losses in rows; 1 where it is switched off."""
         return estimated if where in self.widen else 1.0
 
 
@@ -96,13 +101,13 @@ class Policy:
 class Model:
     learner: Any
     window: str
-    cut: int  # first row that it did not learn from
+    cut: int  # first row after its training rows
     rows: int
-    held: slice  # the rows that its profile was made of
+    held: slice  # its held-out rows
 
 
 @dataclass
-class Played:
+class SimulatedRun:
     policy: str
     losses: np.ndarray
     retrainings: list[tuple[int, str]] = field(default_factory=list)
@@ -148,7 +153,7 @@ class Sim:
         return row_losses(self.s.task, self.s.y[rows], self.answers(model, rows))
 
     def holdout(self, model: Model) -> Holdout:
-        """The model on the rows that it was held out from."""
+        """Measure the model on its held-out rows."""
         rows = model.held
         return measure_holdout(self.s.task, self.s.y[rows], self.answers(model, rows))
 
@@ -165,7 +170,7 @@ class Sim:
         return report.degraded
 
     def train(self, windows: list[TrainingWindow], end: int) -> list[tuple[float, Model]]:
-        """The better candidate of each window on the newest rows, best first."""
+        """Train on each window, keep the better candidate on held-out rows; best window first."""
         found = []
         for w in windows:
             best: tuple[float, Model] | None = None
@@ -182,15 +187,15 @@ class Sim:
         return sorted(found, key=lambda r: r[0])
 
 
-def static(sim: Sim) -> Played:
+def static(sim: Sim) -> SimulatedRun:
     a = slice(sim.set.warmup, len(sim.s.y))
-    return Played("static", sim.raw(a, sim.first))
+    return SimulatedRun("static", sim.raw(a, sim.first))
 
 
-def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> Played:
+def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> SimulatedRun:
     s, st = sim.s, sim.set
     every = every or st.every
-    played = Played(f"schedule-{last or 'all'}", np.empty(0))
+    played = SimulatedRun(f"schedule-{last or 'all'}", np.empty(0))
     model, parts, due = sim.first, [], st.warmup + every
     for begin in range(st.warmup, len(s.y), st.batch):
         rows = slice(begin, min(begin + st.batch, len(s.y)))
@@ -201,7 +206,7 @@ def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> Pla
             start = 0 if last is None else max(known - last, 0)
             w = TrainingWindow("all", start, known - min(500, (known - start) // 5))
             model = sim.train([w], known)[0][1]
-            # the better candidate again on everything, as a plain script would
+            # as a simple script would: refit the better candidate on all known rows
             model.learner = sim.fit(model.learner, replace(w, end=known)) or model.learner
             played.retrainings.append((rows.stop, w.name))
     played.losses = np.concatenate(parts)
@@ -211,37 +216,38 @@ def schedule(sim: Sim, last: int | None = None, every: int | None = None) -> Pla
 @dataclass
 class State:
     model: Model
-    since: int  # the champion's live rows begin
+    since: int  # first live row of the champion
     detector: Any
     holdout: Holdout
     alarms: PolicyState
-    change: int | None = None  # where the present regime began
-    due: int | None = None  # rows since change at which to train again
-    more: int | None = None  # the row at which to, where a window of the newest rows won
+    change: int | None = None  # first row of the current regime
+    due: int | None = None  # rows since the change at which to retrain
+    more: int | None = None  # the row at which to retrain after a window of the newest rows won
     contest: tuple[int, dict[str, Model], str, float] | None = None
-    beaten: tuple[Model, int, float] | None = None  # the last champion, on probation since
-    asked: int | None = None  # when something last asked for a retraining
-    waiting: bool = False  # it asked too soon after a change
+    #: The previous champion, the first row of its probation, and the scale of errors.
+    replaced: tuple[Model, int, float] | None = None
+    asked: int | None = None  # when a retraining was last proposed
+    waiting: bool = False  # for more rows after the change
     kept: int = 0
     archive: list[Model] = field(default_factory=list)
     fed: int = 0
-    judged: int = 0  # rows that a window has judged
-    served: list[np.ndarray] = field(default_factory=list)  # losses of whoever answered
+    judged: int = 0  # end of the last checked window
+    served: list[np.ndarray] = field(default_factory=list)  # losses of the serving champions
     probed: dict[int, int] = field(default_factory=dict)
 
     def lately(self, sim: Sim, known: int, rows: int) -> np.ndarray:
-        """The newest losses of which labels are known, whoever answered."""
+        """Return the newest losses with known labels, across champions."""
         if not self.served:
             return np.zeros(0)
         return np.concatenate(self.served)[: known - sim.set.warmup][-rows:]
 
 
-def loop(sim: Sim, p: Policy) -> Played:
+def loop(sim: Sim, p: Policy) -> SimulatedRun:
     s, st = sim.s, sim.set
-    played = Played(p.name, np.empty(0))
+    played = SimulatedRun(p.name, np.empty(0))
     nothing = Holdout(s.task, 0, {}, LossStatistics(0.0, 0.0))
     state = State(sim.first, st.warmup, None, nothing, PolicyState("", 0.0))
-    reign(sim, p, state, sim.first, st.warmup, st.warmup)
+    set_champion(sim, p, state, sim.first, st.warmup, st.warmup)
     for begin in range(st.warmup, len(s.y), st.batch):
         rows = slice(begin, min(begin + st.batch, len(s.y)))
         state.served.append(sim.raw(rows, state.model))
@@ -252,15 +258,15 @@ def loop(sim: Sim, p: Policy) -> Played:
         if state.contest is None and not state.waiting and cause is None:
             cause = follow_up(sim, p, state, known)
             if cause is None:
-                back_again(sim, p, state, played, known, rows.stop)
+                check_probation(sim, p, state, played, known, rows.stop)
         if cause is not None:
             retrain(sim, p, state, played, known, rows.stop, cause)
     played.losses = np.concatenate(state.served)
     return played
 
 
-def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int) -> None:
-    """Make a model champion from `now` on."""
+def set_champion(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int) -> None:
+    """Make a model the champion, starting at row `now`."""
     state.holdout = sim.holdout(model)
     state.detector = loss_detector(
         state.holdout,
@@ -274,7 +280,7 @@ def reign(sim: Sim, p: Policy, state: State, model: Model, known: int, now: int)
 
 
 def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
-    """What the newest labels say, through the product's own alarms."""
+    """Check the newest labels with the product's alarms; return the cause of a retraining."""
     signals = [*sequential(sim, p, state, known), *windows(sim, p, state, known)]
     began = state.since + state.detector.run_start if p.detector else known
     if state.detector.alarm:
@@ -286,7 +292,7 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
         active="it" if state.contest is not None or state.waiting else None,
     )
     policy = Retraining(cooldown=0, again_after=p.again_after)
-    found = decide_what_follows(policy, state.alarms, signals, facts)
+    found = decide_triggers(policy, state.alarms, signals, facts)
     state.alarms = found.state
     if any(firing.retrains for firing in found.proposals):
         state.asked, state.waiting = known, True
@@ -300,7 +306,7 @@ def watch(sim: Sim, p: Policy, state: State, known: int) -> str | None:
 
 
 def sequential(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
-    """The detector's verdict on every new label."""
+    """Update the detector with the new labels."""
     begin = max(state.fed, state.since)
     if known <= begin or not p.detector:
         return []
@@ -312,7 +318,7 @@ def sequential(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
 
 
 def windows(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
-    """The live metric of a window against the held-out one."""
+    """Compare the live metric of a window with the held-out one."""
     decay, metric = Decay(), row_metric(sim.s.task)
     if not p.checks:
         return []
@@ -320,14 +326,14 @@ def windows(sim: Sim, p: Policy, state: State, known: int) -> list[Signal]:
         return []
     rows = slice(known - decay.rows, known)
     state.judged = known
-    if state.detector.alarm:  # it has said so already
+    if state.detector.alarm:  # already reported by the detector
         return []
     degraded = sim.degraded(state.model, state.holdout, rows)
     return [Signal("decay", degraded, "window", decay.consecutive)]
 
 
 def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
-    """More to learn from, or a model of newer rows that is clearly better."""
+    """Return "growth" if there are enough new rows, "stale" if newer rows give a better model."""
     if state.due is not None and state.change is not None and known - state.change >= state.due:
         return "growth"
     if state.more is not None and known >= state.more:
@@ -338,7 +344,7 @@ def follow_up(sim: Sim, p: Policy, state: State, known: int) -> str | None:
 
 
 def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
-    """Whether a model of as many rows, but newer ones, is clearly better on the newest rows."""
+    """Return whether a model trained on equally many, newer rows is better on the newest rows."""
     size = min(state.model.rows, most)
     judged = size // 2
     if known - max(state.probed.get(most, 0), state.model.cut, state.since) < size:
@@ -360,7 +366,7 @@ def stale(sim: Sim, p: Policy, state: State, known: int, most: int) -> bool:
 
 
 def retrain(
-    sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, cause: str
+    sim: Sim, p: Policy, state: State, played: SimulatedRun, known: int, now: int, cause: str
 ) -> None:
     new = known - state.change if state.change is not None else known
     cut = known - held_out_rows(new)
@@ -374,7 +380,7 @@ def retrain(
         contestants[f"archived-{i}"] = m
     played.retrainings.append((now, cause))
     state.detector.reset()
-    state.beaten, state.asked = None, known
+    state.replaced, state.asked = None, known
     before = slice(max(cut - 500, state.change or 0, 0), cut)
     scale = error_scale(sim.raw(before, state.model))
     state.contest = (cut, contestants, cause, scale)
@@ -384,8 +390,8 @@ def retrain(
         select(sim, p, state, played, known, now)
 
 
-def select(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
-    """Without a contest: the model with the smallest loss on held-out rows is champion at once."""
+def select(sim: Sim, p: Policy, state: State, played: SimulatedRun, known: int, now: int) -> None:
+    """Promote the model with the smallest held-out loss at once, without a contest."""
     assert state.contest is not None
     cut, contestants, _, scale = state.contest
     rows = slice(cut, known)
@@ -399,13 +405,13 @@ def select(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
 
 
 def earlier(sim: Sim, state: State, cut: int) -> np.ndarray:
-    """The champion's losses before anything changed."""
+    """Return the champion's losses before the change."""
     end = cut if state.change is None else min(state.change, cut)
     rows = slice(max(state.since, end - PRIOR_ROWS), max(state.since, end))
     return sim.raw(rows, state.model) if rows.stop > rows.start else np.zeros(0)
 
 
-def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
+def settle(sim: Sim, p: Policy, state: State, played: SimulatedRun, known: int, now: int) -> None:
     assert state.contest is not None
     cut, contestants, _, scale = state.contest
     rows = slice(cut, known)
@@ -422,9 +428,9 @@ def settle(sim: Sim, p: Policy, state: State, played: Played, known: int, now: i
 
 
 def keep(
-    sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, seen: int
+    sim: Sim, p: Policy, state: State, played: SimulatedRun, known: int, now: int, seen: int
 ) -> None:
-    """The champion stays after `seen` rows of the contest."""
+    """Keep the champion after `seen` rows of the contest."""
     assert state.contest is not None
     cut, _, cause, _ = state.contest
     played.swaps.append((now, f"kept ({cause}, {seen})"))
@@ -438,15 +444,22 @@ def keep(
 
 
 def promote(
-    sim: Sim, p: Policy, state: State, played: Played, known: int, now: int, name: str, seen: int
+    sim: Sim,
+    p: Policy,
+    state: State,
+    played: SimulatedRun,
+    known: int,
+    now: int,
+    name: str,
+    seen: int,
 ) -> None:
-    """A challenger becomes champion after `seen` rows of the contest."""
+    """Promote a challenger after `seen` rows of the contest."""
     assert state.contest is not None
     cut, contestants, cause, scale = state.contest
     winner, state.contest = contestants[name], None
     played.swaps.append((now, f"{name} ({cause}, {seen})"))
-    state.beaten = (state.model, known, scale)
-    crown(sim, p, state, winner, known, now)
+    state.replaced = (state.model, known, scale)
+    promote_model(sim, p, state, winner, known, now)
     growth, state.due, state.more = p.contest.growth, None, None
     if growth is not None and state.change is not None:
         state.due = round((known - state.change) * growth)
@@ -455,17 +468,19 @@ def promote(
         state.more = None if few is None else cut + round((growth - 1) * few)
 
 
-def crown(sim: Sim, p: Policy, state: State, winner: Model, known: int, now: int) -> None:
+def promote_model(sim: Sim, p: Policy, state: State, winner: Model, known: int, now: int) -> None:
     if state.model not in state.archive:
         state.archive.append(state.model)
-    reign(sim, p, state, winner, known, now)
+    set_champion(sim, p, state, winner, known, now)
 
 
-def back_again(sim: Sim, p: Policy, state: State, played: Played, known: int, now: int) -> None:
-    """The champion that was beaten returns, if it is the better one since."""
-    if state.beaten is None or p.contest.probation is None:
+def check_probation(
+    sim: Sim, p: Policy, state: State, played: SimulatedRun, known: int, now: int
+) -> None:
+    """Restore the previous champion if it has been better since it was replaced."""
+    if state.replaced is None or p.contest.probation is None:
         return
-    former, cut, scale = state.beaten
+    former, cut, scale = state.replaced
     rows = slice(cut, min(known, cut + p.contest.probation))
     if rows.stop - rows.start < p.contest.fewest:
         return
@@ -477,7 +492,7 @@ def back_again(sim: Sim, p: Policy, state: State, played: Played, known: int, no
     )
     if d.state == "open":
         return
-    state.beaten = None
+    state.replaced = None
     if d.state == "won":
         played.swaps.append((now, f"returned (probation, {d.rows})"))
-        crown(sim, p, state, former, known, now)
+        promote_model(sim, p, state, former, known, now)

@@ -1,4 +1,4 @@
-"""The streams: river's generators, written once to CSV files, and two of our own that wobble."""
+"""The streams: river's generators, cached as CSV files, and two with a wandering level."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = (
 
 
 def make_streams(seeds: list[int]) -> None:
-    """Write the streams of these seeds that are not there yet.
+    """Write the streams of these seeds that do not exist yet.
 
     Raises:
         RuntimeError: river cannot be installed.
@@ -41,7 +41,7 @@ def make_streams(seeds: list[int]) -> None:
 
 
 def stream(name: str, seed: int) -> Stream:
-    """One stream as arrays."""
+    """Return one stream as arrays."""
     if name.startswith("wobble"):
         return _wobble(name, seed)
     frame = pd.read_csv(CACHE / f"{name}-{seed}.csv")
@@ -51,8 +51,9 @@ def stream(name: str, seed: int) -> Stream:
 
 
 def _wobble(name: str, seed: int) -> Stream:
-    """A law that holds, with a level that drifts up and down for a hundred rows or so and comes
-    back: what looks like a change at any moment, and is none."""
+    """Generate a constant relation plus a level that wanders for about a hundred rows and returns.
+
+    At any moment this looks like a change, but there is none."""
     random = np.random.default_rng(seed)
     X = random.normal(size=(ROWS, 5))
     X[:, :2] = _autoregressive(X[:, :2], 0.95)
