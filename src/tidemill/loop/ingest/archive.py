@@ -3,8 +3,9 @@
     URL/model=churn/day=2026-03-01/predictions.parquet
 
 A day is rewritten only if the database has more rows than its file, or other labels. A file appears
-complete or not at all. Rows that retention has deleted stay in the files: a day with fewer rows in
-the database than in its file is not rewritten. See decision 093.
+complete or not at all; a damaged one is renamed to `_damaged-...` and written again. Rows that
+retention has deleted stay in the files: a day with fewer rows in the database than in its file is
+not rewritten. See decision 093.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ DAY = 86400
 FILE = "predictions.parquet"
 MARK = b"tidemill"
 CHUNK_ROWS = 20_000
+FOOTER_END = 8  # bytes: the length of the footer, and the magic
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,24 @@ class PredictionArchive:
         if self._filesystem.get_file_info(path).type == pafs.FileType.NotFound:
             return True
         with self._filesystem.open_input_file(path) as file:
-            archived = pq.ParquetFile(file)
-            rows = archived.metadata.num_rows
-            mark = (archived.schema_arrow.metadata or {}).get(MARK)
+            footer = _footer(file)
+        try:
+            archived = pq.ParquetFile(pa.BufferReader(footer))
+        except (pa.ArrowException, OSError) as error:  # of bytes in memory: they are damaged
+            self._set_aside(path, error)
+            return True
+        rows = archived.metadata.num_rows
+        mark = (archived.schema_arrow.metadata or {}).get(MARK)
         if rows > day.rows:
             logger.warning("%s has more rows than the database; it is not rewritten", path)
             return False
         return bool(mark != day.mark)
+
+    def _set_aside(self, path: str, error: Exception) -> None:
+        """Rename a damaged file, so that its day is written again from the database."""
+        kept = f"{path.removesuffix(FILE)}_damaged-{secrets.token_hex(6)}"
+        self._filesystem.move(path, kept)
+        logger.error("%s is damaged and kept as %s: %s", path, kept, error)
 
     def _write(self, day: ArchiveDay) -> None:
         folder = self._path(day)
@@ -157,7 +170,9 @@ class PredictionArchive:
         try:
             with (
                 self._filesystem.open_output_stream(draft) as sink,
-                pq.ParquetWriter(sink, schema, compression="zstd") as writer,
+                pq.ParquetWriter(
+                    sink, schema, compression="zstd", write_page_checksum=True
+                ) as writer,
             ):
                 self._write_rows(writer, day, layout, schema)
             self._filesystem.move(draft, f"{folder}/{FILE}")
@@ -179,6 +194,15 @@ class PredictionArchive:
 
     def _versions(self, day: ArchiveDay) -> int:
         return len(self._predictions.versions(day.model))
+
+
+def _footer(file: pa.NativeFile) -> bytes:
+    """The end of a Parquet file, which describes it."""
+    size = file.size()
+    file.seek(max(0, size - FOOTER_END))
+    length = int.from_bytes(file.read()[:4], "little")
+    file.seek(max(0, size - FOOTER_END - length))
+    return b"PAR1" + bytes(file.read())
 
 
 def open_filesystem(url: str) -> tuple[pafs.FileSystem, str]:

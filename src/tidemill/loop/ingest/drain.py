@@ -16,7 +16,15 @@ from tidemill.errors import UnavailableError
 from tidemill.loop.ingest.page_writer import PageResult, PageWriter
 from tidemill.loop.ingest.signatures import SignatureLookup
 from tidemill.loop.ingest.state import IngestState
-from tidemill.serving.journal.segments import PAGE_BYTES, Segment, discard, read_segment
+from tidemill.serving.journal.segments import (
+    PAGE_BYTES,
+    Segment,
+    SegmentPage,
+    damaged_segments,
+    discard,
+    read_segment,
+    set_aside,
+)
 from tidemill.serving.journal.segments import segments as list_segments
 from tidemill.stores.database.database import Database
 from tidemill.stores.predictions.offsets import delete_stale_offsets, read_offsets
@@ -121,6 +129,7 @@ class Ingest:
             lag_seconds=now - self._drained_at if backlog else 0.0,
             backlog_bytes=backlog,
             problem=problem,
+            damaged_files=len(damaged_segments(self.folder)),
             **vars(self.counts),
         )
 
@@ -145,6 +154,7 @@ class Ingest:
         while offset < segment.size or segment.closed:
             try:
                 page = read_segment(path, offset, limit=self._page_bytes)
+                self._keep_if_damaged(path, page)
             except FileNotFoundError:
                 return  # another process has finished it
             except OSError as error:
@@ -163,13 +173,22 @@ class Ingest:
                 return
             offset = page.next_offset
 
+    def _keep_if_damaged(self, path: Path, page: SegmentPage) -> None:
+        """Set a segment aside before the page that found its damage is stored.
+
+        A crash in between leaves it both in the journal and set aside. An empty segment counts as
+        damaged, because it never had a name without a header.
+        """
+        if page.damaged or (page.finished and not page.next_offset):
+            kept = set_aside(path)
+            size = page.damaged
+            logger.error("%s: %d damaged bytes skipped; the file is kept as %s", path, size, kept)
+
     def _count(self, name: str, result: PageResult, damaged_bytes: int) -> None:
         self.counts.rows += result.rows
         self.counts.duplicates += result.duplicates
         self.counts.rejected += len(result.refused)
         self.counts.damaged_bytes += damaged_bytes
-        if damaged_bytes:
-            logger.warning("%s: %d damaged bytes skipped", name, damaged_bytes)
         if result.refused:
             count, why = len(result.refused), result.refused[0][1]
             logger.error("%s: %d records cannot be stored; the first: %s", name, count, why)

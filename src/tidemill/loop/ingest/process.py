@@ -10,7 +10,8 @@ completely. What happens when something is wrong:
     the database is down         the journal grows and ingest retries; nothing is lost
     a frame is cut off at the    in an open segment: read once it is complete; in a closed one:
     end of a segment             skipped and counted, its response was never sent
-    a frame is damaged           skipped and counted; reading resumes at the next intact frame
+    a segment is damaged         every intact frame is stored; the segment is kept in the folder
+                                 `damaged` and counted
     a record is inconsistent,    written to `rejected.jsonl` beside the segments, and counted
     or the database refuses it
     an id is stored already      the row is not changed; counted as a duplicate

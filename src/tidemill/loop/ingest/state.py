@@ -32,6 +32,7 @@ class IngestState(msgspec.Struct, frozen=True):
         damaged_bytes: Bytes of the journal that were skipped.
         errors: Attempts to drain the journal that failed.
         unreadable: Journal files that could not be read.
+        damaged_files: Journal files that are set aside now, because they were damaged.
     """
 
     updated: float
@@ -44,6 +45,7 @@ class IngestState(msgspec.Struct, frozen=True):
     damaged_bytes: int = 0
     errors: int = 0
     unreadable: int = 0
+    damaged_files: int = 0
     pid: int = msgspec.field(default_factory=os.getpid)
 
     @property
@@ -93,6 +95,10 @@ def _families(state: IngestState) -> Iterator[Metric]:
         "tidemill_ingest_backlog_bytes": (
             "Bytes of the journal not stored yet",
             state.backlog_bytes,
+        ),
+        "tidemill_ingest_damaged_files": (
+            "Damaged journal files that are set aside in the journal's folder `damaged`",
+            state.damaged_files,
         ),
         "tidemill_ingest_up": (
             "1 while ingest runs without problems",

@@ -25,6 +25,7 @@ from urllib.request import urlopen
 
 from tidemill import keyring
 from tidemill.errors import TidemillError
+from tidemill.serving.journal.segments import damaged_segments
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.settings import Settings, environment_variables
 from tidemill.stores.audit import AuditLog
@@ -43,6 +44,7 @@ MAX_CLOCK_SKEW_SECONDS = 5.0
 HTTP_TIMEOUT_SECONDS = 5.0
 STALE_SYNC_SECONDS = 300.0
 STALE_JOB_SECONDS = 60.0
+MAX_NAMES = 5
 #: The oldest versions that work.
 PACKAGES = {"mlflow": (3, 17), "sqlalchemy": (2, 0), "celery": (5, 4), "fastapi": (0, 115)}
 
@@ -223,7 +225,17 @@ def check_artifacts(settings: Settings) -> Finding:
 
 
 def check_journal(settings: Settings) -> Finding:
-    """Check that the journal can be written."""
+    """Check that the journal can be written and that no segment was damaged."""
+    found = damaged_segments(settings.journal)
+    if found:
+        names = ", ".join(path.name for path in found[:MAX_NAMES])
+        more = f" and {len(found) - MAX_NAMES:,} more" if len(found) > MAX_NAMES else ""
+        detail = f"{len(found):,} damaged segments in {found[0].parent}: {names}{more}"
+        remedy = (
+            "Check the disk. The intact records are stored; delete the files when you need them "
+            "no more."
+        )
+        return Finding("journal", "warning", detail, remedy)
     return _writable("journal", settings.journal)
 
 

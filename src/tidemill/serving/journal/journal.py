@@ -6,8 +6,8 @@
     written = journal.commit()                                      # one write(2) for all of them
     ...release the pending answers if `written`, else answer 503 instead...
 
-A process appends to its own segments, and any number of processes share one folder; the format and
-the reader are in `tidemill.serving.journal.segments`. A commit is written, not fsynced: it survives
+A process appends to its own segments, and any number of processes share one folder; the format
+is in `frames`, the reader in `segments`. A commit is written, not fsynced: it survives
 any end of the process, but not a power failure. See decisions 040, 130 and 131.
 """
 
@@ -17,25 +17,24 @@ import contextlib
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import adler32
 
 import msgspec
 
 from tidemill.errors import SettingsError
+from tidemill.serving.journal.frames import (
+    INVERSION,
+    MARKER,
+    pack_frame_head,
+    segment_header,
+    segment_name,
+)
 from tidemill.serving.journal.open_segment import OpenSegment, remove_dead_drafts
 from tidemill.serving.journal.policy import JournalOptions, RecordingRule, is_sampled
 from tidemill.serving.journal.record_types import Encoding, JournalRecord, JournalRun
-from tidemill.serving.journal.segments import (
-    FRAME,
-    HEADER,
-    MAGIC,
-    MARKER,
-    SUFFIX,
-    FolderSize,
-    measure_folder,
-)
+from tidemill.serving.journal.segments import FolderSize, measure_folder
 from tidemill.signature import Label, Value
 
 ENCODING_ERRORS = (UnicodeError, OverflowError, TypeError, ValueError)
@@ -80,7 +79,7 @@ class Journal:
     ) -> None:
         self.folder = folder
         self.options = options or JournalOptions()
-        self._writer = f"{writer}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._writer = f"{writer}-{os.getpid()}"
         self._seed = secrets.randbits(32)
         self._encode = msgspec.msgpack.Encoder().encode
         self._rules = dict(self.options.models)
@@ -210,7 +209,10 @@ class Journal:
 
     def _frame(self, runs: list[JournalRun]) -> bytes:
         payload = self._encode(runs)
-        return FRAME.pack(MARKER, len(payload), zlib.adler32(payload, self._seed)) + payload
+        size = len(payload)
+        return (
+            pack_frame_head(MARKER, size, size ^ INVERSION, adler32(payload, self._seed)) + payload
+        )
 
     def _frame_of_encodable(self, runs: list[JournalRun], count: int) -> tuple[bytes, int]:
         """A frame of those records that can be encoded, and their number out of `count`.
@@ -272,15 +274,16 @@ class Journal:
 
     def _open(self) -> OpenSegment:
         self._sequence += 1
-        name = f"{time.time_ns() // 1000:016d}-{self._writer}-{self._sequence:06d}{SUFFIX}"
-        return OpenSegment(self.folder, name, HEADER.pack(MAGIC, self._seed))
+        stamp = time.time_ns() // 1000
+        name = segment_name(stamp, self._writer, self._seed, self._sequence)
+        return OpenSegment(self.folder, name, segment_header(self._seed))
 
     def _prepare_folder(self) -> None:
         """Create the folder, write and lock a file in it, and remove dead processes' drafts."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_dead_drafts(self.folder)
-            trial = OpenSegment(self.folder, f"trial-{self._writer}", b"")
+            trial = OpenSegment(self.folder, f"trial-{self._writer}-{self._seed:08x}", b"")
             trial.close()
             trial.path.unlink()
         except OSError as error:

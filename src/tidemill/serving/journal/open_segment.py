@@ -9,6 +9,7 @@ import time
 import weakref
 from pathlib import Path
 
+from tidemill.serving.journal.frames import HEADER
 from tidemill.serving.journal.segments import is_closed
 
 DRAFT = ".draft"
@@ -64,6 +65,7 @@ def remove_dead_drafts(folder: Path) -> None:
     """
     for draft in folder.glob(f"*{DRAFT}"):
         with contextlib.suppress(FileNotFoundError), draft.open("rb") as file:
-            stale = time.time() - os.fstat(file.fileno()).st_mtime > DRAFT_SECONDS
-            if stale and is_closed(file.fileno()):
+            found = os.fstat(file.fileno())
+            stale = time.time() - found.st_mtime > DRAFT_SECONDS
+            if stale and found.st_size <= HEADER.size and is_closed(file.fileno()):
                 draft.unlink(missing_ok=True)

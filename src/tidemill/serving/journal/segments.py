@@ -1,24 +1,16 @@
-"""The journal's file format, and how ingest reads it.
+"""How ingest reads the journal's segments; their format is in `frames`.
 
-A segment is one file, appended to by one process:
-
-    header   magic (8) | seed (4, random for each process)
-    frames   marker (4) | length (4) | Adler-32 of the payload, started at the seed (4) | payload
-
-with little-endian integers. A payload is the list of `JournalRun` of one commit, in MessagePack.
-(Segments of the first format have another magic: the payload is a list of `JournalRecord` and its
-checksum a CRC-32.)
-The writer holds an exclusive flock on the segment it is writing, so a segment is closed exactly
-when that lock is free: the kernel releases it however the writer ends. File names sort by creation
-time and never change. The seed prevents a client from hiding a valid frame inside a string that it
-sends.
+A writer holds an exclusive flock on the segment it is writing, so a segment is closed exactly when
+that lock is free: the kernel releases it however the writer ends. File names sort by creation time
+and never change.
 
     for segment in segments(folder):
         page = read_segment(segment.path, offset)
+        if page.damaged: set_aside(segment.path)
         ...store page.records and page.next_offset in one transaction...
         if page.finished: discard(segment.path)
 
-See decisions 040 and 130.
+See decisions 040, 130 and 194.
 """
 
 from __future__ import annotations
@@ -26,32 +18,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from tidemill.serving.journal.record_types import JournalRecord, JournalRun
+from tidemill.serving.journal.frames import (
+    FRAME,
+    HEADER,
+    SUFFIX,
+    SegmentHead,
+    identify,
+)
+from tidemill.serving.journal.record_types import JournalRecord
 
-MAGIC = b"TMJRNL2\n"
-OLD_MAGIC = b"TMJRNL1\n"
-FAMILY = b"TMJRNL"
-MARKER = b"\xf5\x9fTM"
-SUFFIX = ".journal"
-HEADER = struct.Struct("<8sI")
-FRAME = struct.Struct("<4sII")
+DAMAGED = "damaged"
 PAGE_BYTES = 4 << 20
-
-
-class SegmentFormat(NamedTuple):
-    """How segments with one magic are read: the checksum and the decoder of a payload."""
-
-    checksum: Callable[[memoryview, int], int]
-    decode: Callable[[memoryview], list[JournalRecord]]
+SEARCHES = 16  # a damaged segment is searched for frames no more often than this
 
 
 class Segment(NamedTuple):
@@ -77,12 +62,15 @@ class SegmentPage(NamedTuple):
         next_offset: Where the next read starts.
         finished: The segment is closed and read to its end, so it can be discarded.
         damaged: Number of bytes skipped because they are not a valid record.
+        torn: Number of bytes at the end of a closed segment whose frame is incomplete. They were
+            never acknowledged.
     """
 
     records: list[JournalRecord]
     next_offset: int
     finished: bool
-    damaged: int
+    damaged: int = 0
+    torn: int = 0
 
 
 class FolderSize(NamedTuple):
@@ -122,9 +110,9 @@ def segments(
 def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> SegmentPage:
     """Read the records from `offset` on, about `limit` bytes of them.
 
-    An unfinished frame at the end of an open segment is left for the next read. At the end of a
-    closed one it is a torn tail, which is skipped and counted as damaged. So is damage in the
-    middle of a closed segment: reading resumes at the next valid frame.
+    In an open segment, reading ends at the last complete frame. In a closed one an incomplete frame
+    at the end is skipped as torn, and anything else that is not a frame as damaged; reading resumes
+    at the next valid frame.
 
     Args:
         offset: 0, or the `next_offset` of an earlier page of the same segment.
@@ -136,19 +124,37 @@ def read_segment(path: Path, offset: int = 0, *, limit: int = PAGE_BYTES) -> Seg
     with path.open("rb") as file:
         closed = is_closed(file.fileno())
         size = os.fstat(file.fileno()).st_size
-        header = _read_header(file.read(HEADER.size))
-        if header is None:
-            return SegmentPage([], size if closed else offset, closed, size if closed else 0)
-        seed, format = header
-        start = max(offset, HEADER.size)
-        whole = False
-        while True:
-            file.seek(start)
-            data = file.read(size - start if whole else min(limit, size - start))
-            page = _parse(data, start, seed, format, closed and start + len(data) >= size)
-            if page.next_offset > start or start + len(data) >= size:
-                return page
-            whole = True
+        head = identify(path.name, file.read(HEADER.size))
+        start = max(offset, head.start) if head else offset
+        page = (
+            _read_intact(file, (start, size), limit, head)
+            if head
+            else SegmentPage([], start, False)
+        )
+        if page.next_offset > start or not closed or size <= start:
+            return page._replace(finished=closed and page.next_offset >= size)
+        if head is None:
+            return SegmentPage([], size, True, damaged=size - start)
+        file.seek(start)
+        return _read_damaged(file.read(), start, max(limit, size // SEARCHES), head)
+
+
+def set_aside(path: Path) -> Path:
+    """Keep a segment in the folder `damaged`, also when it is discarded from the journal's.
+
+    Raises:
+        OSError: The file system has no hard links, or refuses this one.
+    """
+    kept = path.parent / DAMAGED / path.name
+    kept.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.link(path, kept)
+    return kept
+
+
+def damaged_segments(folder: Path) -> list[Path]:
+    """The segments of a journal that were set aside, oldest first."""
+    return sorted((folder / DAMAGED).glob(f"*{SUFFIX}"))
 
 
 def discard(path: Path) -> None:
@@ -185,73 +191,56 @@ def is_closed(descriptor: int) -> bool:
     return True
 
 
-def _read_header(header: bytes) -> tuple[int, SegmentFormat] | None:
-    """The seed and the format; None if this is not a segment's header."""
-    if len(header) < HEADER.size:
-        return None
-    magic, seed = HEADER.unpack(header)
-    format = FORMATS.get(magic)
-    if format is None and magic.startswith(FAMILY):
-        raise OSError("it was written by a newer Tidemill")  # and must not be discarded
-    return (seed, format) if format else None
+def _read_intact(
+    file: BinaryIO, extent: tuple[int, int], limit: int, head: SegmentHead
+) -> SegmentPage:
+    """The valid frames from the start of the extent to the first place where there is none."""
+    start, size = extent
+    data = _read_at(file, start, max(limit, FRAME.size))
+    end = head.frame_end(memoryview(data), 0)
+    if end is not None and len(data) < end <= size - start:
+        data = _read_at(file, start, end)
+    view, records, position, damaged = memoryview(data), list[JournalRecord](), 0, 0
+    while (end := head.intact_end(view, position)) is not None:
+        found = _decode(head, view, position, end)
+        damaged += 0 if found is not None else end - position
+        records += found or []
+        position = end
+    return SegmentPage(records, start + position, False, damaged)
 
 
-def _decode_runs(payload: memoryview) -> list[JournalRecord]:
-    return [record for run in _RUNS(payload) for record in run.records()]
-
-
-_RUNS = msgspec.msgpack.Decoder(list[JournalRun]).decode
-FORMATS = {
-    MAGIC: SegmentFormat(zlib.adler32, _decode_runs),
-    OLD_MAGIC: SegmentFormat(zlib.crc32, msgspec.msgpack.Decoder(list[JournalRecord]).decode),
-}
-
-
-def _parse(data: bytes, start: int, seed: int, format: SegmentFormat, last: bool) -> SegmentPage:
-    """Parse the frames in `data`, which begins at offset `start`.
+def _read_damaged(data: bytes, start: int, limit: int, head: SegmentHead) -> SegmentPage:
+    """The valid frames in the rest of a closed segment, about `limit` bytes of them.
 
     Args:
-        last: Nothing can follow this data: the segment is closed.
+        data: From the offset `start` to the end.
     """
-    records: list[JournalRecord] = []
     view = memoryview(data)
+    records: list[JournalRecord] = []
     position = damaged = 0
-    while position < len(data):
-        end = _frame_end(view, position, seed, format)
-        if end is None:
-            if not last:
-                break
-            following = _next_frame(data, view, position + 1, seed, format)
-            damaged += following - position
-            position = following
+    for begin, end in head.frames(data):
+        if begin < position or (found := _decode(head, view, begin, end)) is None:
             continue
-        try:
-            records.extend(format.decode(view[position + FRAME.size : end]))
-        except (msgspec.MsgspecError, ValueError):
-            damaged += end - position
+        damaged += begin - position
+        records += found
         position = end
-    return SegmentPage(records, start + position, last and position >= len(data), damaged)
+        if position >= limit:
+            return SegmentPage(records, start + position, position == len(data), damaged)
+    torn = len(data) - position if head.is_torn(view, position) else 0
+    damaged += len(data) - position - torn
+    return SegmentPage(records, start + len(data), True, damaged, torn)
 
 
-def _frame_end(view: memoryview, position: int, seed: int, format: SegmentFormat) -> int | None:
-    """Where the frame at `position` ends; None if there is no complete, valid frame."""
-    body = position + FRAME.size
-    if body > len(view):
+def _decode(
+    head: SegmentHead, view: memoryview, start: int, end: int
+) -> list[JournalRecord] | None:
+    """The records of a valid frame; None if they contradict each other."""
+    try:
+        return head.format.decode(view[start + head.format.frame.size : end])
+    except (msgspec.MsgspecError, ValueError):
         return None
-    marker, length, checksum = FRAME.unpack_from(view, position)
-    end: int = body + length
-    if marker != MARKER or end > len(view) or format.checksum(view[body:end], seed) != checksum:
-        return None
-    return end
 
 
-def _next_frame(
-    data: bytes, view: memoryview, position: int, seed: int, format: SegmentFormat
-) -> int:
-    """Where the next valid frame starts, or the end of the data."""
-    found = data.find(MARKER, position)
-    while found >= 0:
-        if _frame_end(view, found, seed, format) is not None:
-            return found
-        found = data.find(MARKER, found + 1)
-    return len(data)
+def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(position)
+    return file.read(size)

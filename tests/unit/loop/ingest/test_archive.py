@@ -79,6 +79,30 @@ def test_only_changed_days_are_rewritten(
     assert written(archive, models=["others"]) == []
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "length", "schema"])
+def test_a_damaged_file_is_kept_aside_and_its_day_written_again(
+    damage: str, predictions: Predictions, database: Database, tmp_path: Path
+) -> None:
+    archive = PredictionArchive(database, str(tmp_path))
+    archive.run()
+    path = tmp_path / "model=plants" / "day=1970-01-02" / "predictions.parquet"
+    whole = path.read_bytes()
+    bad = {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "garbage": b"x" * 100,
+        "length": whole[:-8] + b"\xff\xff\xff\x7fPAR1",
+        "schema": whole[:-200] + bytes(192) + whole[-8:],
+    }[damage]
+    path.write_bytes(bad)
+    assert written(archive) == [("plants", "1970-01-02")]
+    assert path.read_bytes()[-4:] == b"PAR1"
+    (kept,) = path.parent.glob("_damaged-*")
+    assert kept.read_bytes() == bad
+    assert ask(tmp_path, "SELECT count(*) FROM FILES") == [(5,)]
+    assert written(archive) == []
+
+
 def test_rows_deleted_by_retention_stay_in_the_files(
     predictions: Predictions, database: Database, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from tidemill.loop.ingest.drain import Ingest
 from tidemill.loop.ingest.retention import Retention
 from tidemill.loop.ingest.signatures import SignatureLookup, shelf_finder
 from tidemill.loop.ingest.state import IngestMetrics, IngestState, read_state, write_state
+from tidemill.serving.journal.frames import HEADER, OLD_HEADER
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.journal.record_types import JournalRecord, JournalRun
-from tidemill.serving.journal.segments import HEADER, read_segment, segments
+from tidemill.serving.journal.segments import damaged_segments, read_segment, segments
 from tidemill.serving.shelf.shelf import folder_name
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.tables import feedback, journal_offsets, predictions
@@ -238,7 +240,9 @@ def test_old_offsets_are_deleted_unless_their_segment_exists(database: Database)
     assert set(read_offsets(database, ["here", "gone", "new"])) == {"here", "new"}
 
 
-def test_a_damaged_frame_loses_only_itself(database: Database, folder: Path) -> None:
+def test_a_damaged_frame_loses_only_itself(
+    database: Database, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     journal = Journal(folder)
     for number in range(3):
         write(journal, record(number))
@@ -247,12 +251,64 @@ def test_a_damaged_frame_loses_only_itself(database: Database, folder: Path) -> 
     data = bytearray(segment.path.read_bytes())
     frame = (len(data) - HEADER.size) // 3
     data[HEADER.size + frame + 40] ^= 0xFF
-    segment.path.write_bytes(bytes(data[:-5]))
+    damaged = bytes(data[:-5])
+    segment.path.write_bytes(damaged)
     ingest = Ingest(database, folder, KNOWN)
     assert ingest.drain() == 1
     assert stored(database) == ids(0)
     assert ingest.counts.damaged_bytes == 2 * frame - 5
     assert segments(folder) == []
+    (kept,) = damaged_segments(folder)
+    assert (kept.name, kept.read_bytes()) == (segment.path.name, damaged)
+    assert kept.name in caplog.text
+    assert ingest.state().damaged_files == 1
+
+
+def test_damage_found_before_a_crash_is_remembered(database: Database, folder: Path) -> None:
+    journal = Journal(folder)
+    for number in range(6):
+        write(journal, record(number))
+    journal.close()
+    ((path, *_),) = segments(folder)
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+    steps = iter(range(6))
+
+    def one_page(size: int) -> None:
+        if next(steps) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Ingest(database, folder, KNOWN, page_bytes=1).drain(one_page)
+    assert path.exists()
+    Ingest(database, folder, KNOWN).drain()
+    assert stored(database) == ids(*range(6))
+    assert [kept.read_bytes() for kept in damaged_segments(folder)] == [data]
+
+
+@pytest.mark.parametrize("content", [b"", b"TMJ", b"something else entirely", bytes(5000)])
+def test_a_file_that_is_no_segment_is_kept(
+    content: bytes, database: Database, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "1700000000000000-x.journal").write_bytes(content)
+    assert Ingest(database, folder, KNOWN).drain() == 0
+    assert segments(folder) == []
+    assert [kept.read_bytes() for kept in damaged_segments(folder)] == [content]
+
+
+def test_a_segment_that_cannot_be_kept_is_not_deleted(database: Database, folder: Path) -> None:
+    path = closed(folder, record(1))
+    path.write_bytes(b"x" + path.read_bytes())
+    (folder / "damaged").write_text("in the way")
+    ingest = Ingest(database, folder, KNOWN)
+    ingest.drain()
+    assert path.exists()
+    assert path.name in str(ingest.state().problem)
+    (folder / "damaged").unlink()
+    ingest.drain()
+    assert (stored(database), path.exists()) == (ids(1), False)
 
 
 def test_an_incomplete_frame_is_read_later(database: Database, folder: Path) -> None:
@@ -274,8 +330,8 @@ def test_an_unreadable_file_is_named_and_delays_no_other(
 ) -> None:
     first = closed(folder, record(1))
     (folder / f"0-{first.name}").mkdir()  # sorts before all others and cannot be opened
-    newer = folder / f"1-{first.name}"
-    newer.write_bytes(HEADER.pack(b"TMJRNL9\n", 7) + b"what is to come")
+    newer, start = folder / f"1-{first.name}", (b"TMJRNL9\n", 7)
+    newer.write_bytes(HEADER.pack(*start, zlib.crc32(OLD_HEADER.pack(*start))) + b"to come")
     ingest = Ingest(database, folder, KNOWN)
     assert ingest.drain() == 1
     closed(folder, record(2))

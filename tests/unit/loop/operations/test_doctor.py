@@ -104,3 +104,17 @@ def test_a_folder_that_cannot_be_written_to_is_named(home: Path) -> None:
     home.mkdir()
     (home / "journal").symlink_to("/proc")
     assert found("journal").state == "error"
+
+
+def test_damaged_journal_files_are_named(platform: Platform) -> None:
+    platform.close()
+    assert found("journal").state == "ok"
+    folder = Settings().journal / "damaged"
+    folder.mkdir(parents=True)
+    for number in range(7):
+        (folder / f"{number}-w.journal").write_bytes(b"x")
+    finding = found("journal")
+    assert finding.state == "warning"
+    assert "7 damaged segments" in finding.detail
+    assert "0-w.journal" in finding.detail
+    assert finding.detail.endswith("and 2 more")

@@ -16,20 +16,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.journal_records import read_folder
+from tests.journal_records import read_folder, read_whole
 from tidemill.errors import SettingsError
 from tidemill.serving.journal import journal as writing
+from tidemill.serving.journal.frames import FRAME, HEADER, MARKER, OLD_FRAME, OLD_HEADER
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.journal.policy import JournalOptions, RecordingRule
 from tidemill.serving.journal.prediction_ids import id_source
 from tidemill.serving.journal.record_types import JournalRecord, JournalRun
 from tidemill.serving.journal.segments import (
-    FRAME,
-    HEADER,
-    MARKER,
+    damaged_segments,
     discard,
     read_segment,
     segments,
+    set_aside,
 )
 
 ROW = np.array([[1.5, -2.0, 3.25]], dtype="<f4")
@@ -148,7 +148,7 @@ def test_nothing_is_on_disk_before_the_commit_and_all_of_it_after(tmp_path: Path
     assert journal.commit()
     assert ids_in(tmp_path) == ["a", "b", "c"]
     assert journal.state().records == 3
-    assert journal.state().bytes == only_segment(tmp_path).stat().st_size - 12
+    assert journal.state().bytes == only_segment(tmp_path).stat().st_size - HEADER.size
 
 
 def test_a_truncated_segment_yields_the_complete_records_before_the_cut(tmp_path: Path) -> None:
@@ -157,35 +157,153 @@ def test_a_truncated_segment_yields_the_complete_records_before_the_cut(tmp_path
     journal.close()
     path = only_segment(tmp_path)
     data = path.read_bytes()
-    frame = (len(data) - 12) // 3
-    for cut in range(len(data)):
+    frame = (len(data) - HEADER.size) // 3
+    for cut in range(HEADER.size, len(data)):
         path.write_bytes(data[:cut])
-        page = read_segment(path)
-        whole = max(0, cut - 12) // frame
+        page = read_whole(path)
+        whole, torn = divmod(cut - HEADER.size, frame)
         assert [r.id for r in page.records] == ["a", "b", "c"][:whole], f"cut at {cut}"
-        assert page.finished
-        assert page.next_offset == max(cut, 12) or cut < 12
-        torn = cut if cut < 12 else (cut - 12) % frame
-        assert page.damaged == torn, f"cut at {cut}"
+        assert (page.finished, page.next_offset) == (True, cut)
+        assert (page.torn, page.damaged) == (torn, 0), f"cut at {cut}"
 
 
-@given(position=st.integers(12, 10_000), flip=st.integers(1, 255))
-def test_a_damaged_byte_loses_only_its_own_record(position: int, flip: int) -> None:
+def test_a_segment_cut_within_its_header_is_damaged(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    write(journal, ["a"])
+    journal.close()
+    path = only_segment(tmp_path)
+    data = path.read_bytes()
+    for cut in range(1, HEADER.size):
+        path.write_bytes(data[:cut])
+        assert read_whole(path) == ([], cut, True, cut, 0)
+
+
+IDS = [f"p{n}" for n in range(8)]
+
+
+def damaged_copy(path: Path, kind: str, position: int, amount: int, junk: bytes) -> tuple[int, int]:
+    """Damage a segment; give the range of its former bytes that are changed or gone."""
+    data = path.read_bytes()
+    position %= len(data) + (kind == "insert")
+    if kind == "flip":
+        path.write_bytes(
+            data[:position] + bytes([data[position] ^ (1 << amount % 8)]) + data[position + 1 :]
+        )
+        return position, position + 1
+    if kind == "insert":
+        path.write_bytes(data[:position] + junk + data[position:])
+        return position, position
+    end = len(data) if kind == "truncate" else min(len(data), position + amount)
+    fill = junk[: end - position].ljust(end - position, b"\0") if kind == "overwrite" else b""
+    path.write_bytes(data[:position] + fill + data[end:])
+    return position, end
+
+
+@settings(max_examples=400)
+@given(
+    kind=st.sampled_from(["flip", "insert", "truncate", "overwrite", "delete"]),
+    position=st.integers(0, 20_000) | st.integers(0, 40),
+    amount=st.integers(1, 600),
+    junk=st.binary(min_size=1, max_size=600)
+    | st.sampled_from([MARKER * 40, (MARKER + b"\x40\0\0\0\xbf\xff\xff\xff") * 9, b"\0" * 99]),
+    limit=st.sampled_from([1, 300, 4 << 20]),
+)
+def test_damage_costs_only_the_records_that_it_touches(
+    kind: str, position: int, amount: int, junk: bytes, limit: int
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder))
-        write(journal, ["a", "b", "c", "d"])
+        ends = []
+        for id in IDS:
+            write(journal, [id], features=MARKER * 20, model="m" * (3 * len(ends)))
+            ends.append(only_segment(Path(folder)).stat().st_size)
         journal.close()
         path = only_segment(Path(folder))
-        data = bytearray(path.read_bytes())
-        frame = (len(data) - 12) // 4
-        position = 12 + (position - 12) % (frame * 4)
-        data[position] ^= flip
-        path.write_bytes(data)
-        page = read_segment(path)
-        hit = (position - 12) // frame
-        assert [r.id for r in page.records] == [i for n, i in enumerate("abcd") if n != hit]
-        assert page.damaged == frame
+        begins = [HEADER.size, *ends[:-1]]
+        before = path.read_bytes()
+        first, last = damaged_copy(path, kind, position, amount, junk)
+        after = path.read_bytes() if kind == "overwrite" else b""  # maybe with what was there
+        untouched = [
+            id
+            for id, begin, end in zip(IDS, begins, ends, strict=True)
+            if last <= begin or end <= first or before[begin:end] == after[begin:end]
+        ]
+        page = read_whole(path, limit=limit)
+        assert [r.id for r in page.records] == untouched
         assert page.finished
+        assert page.next_offset == path.stat().st_size
+        if kind in ("flip", "insert") and first >= HEADER.size:
+            assert page.damaged, "what was changed is counted, so that the file is kept"
+            assert not page.torn
+
+
+@pytest.mark.parametrize("bit", range(8 * HEADER.size))
+def test_a_flipped_bit_in_the_header_costs_no_record(bit: int, tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    write(journal, ["a", "b"])
+    journal.close()
+    path = only_segment(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    page = read_whole(path)
+    assert [r.id for r in page.records] == ["a", "b"]
+    assert page.damaged == HEADER.size
+
+
+def test_many_damaged_places_are_read_page_by_page(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    wanted = [f"p{n}" for n in range(400)]
+    write(journal, wanted)
+    journal.close()
+    path = only_segment(tmp_path)
+    data = path.read_bytes()
+    found = data.split(MARKER)
+    path.write_bytes(b"junk" + (b"junk" + MARKER).join(found))
+    page = read_whole(path, limit=2000)
+    assert [r.id for r in page.records] == wanted
+    assert page.damaged == HEADER.size + 4 + 400 * 4
+
+
+def candidates(count: int, total: int) -> bytes:
+    """What looks like the starts of frames that all reach to the end of the data."""
+    sizes = [total - FRAME.size * (n + 1) for n in range(count)]
+    return b"".join(FRAME.pack(MARKER, size, size ^ 0xFFFFFFFF, 7) for size in sizes)
+
+
+def test_a_segment_full_of_false_starts_is_searched_in_linear_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path)
+    write(journal, ["a"])
+    journal.close()
+    path = only_segment(tmp_path)
+    count = 4000
+    path.write_bytes(path.read_bytes() + candidates(count, FRAME.size * count))
+    summed, real = [0], zlib.adler32
+
+    def counting(data: Any, start: int = 1) -> int:
+        summed[0] += len(data)
+        return real(data, start)
+
+    monkeypatch.setattr(zlib, "adler32", counting)
+    page = read_whole(path)
+    assert [r.id for r in page.records] == ["a"]
+    assert page.damaged == FRAME.size * count
+    assert summed[0] < 4 * path.stat().st_size
+
+
+def test_a_segment_that_was_set_aside_stays_after_it_is_discarded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    write(journal, ["a"])
+    journal.close()
+    path = only_segment(tmp_path)
+    data = path.read_bytes()
+    assert set_aside(path) == set_aside(path)
+    discard(path)
+    (kept,) = damaged_segments(tmp_path)
+    assert (kept.name, kept.read_bytes()) == (path.name, data)
+    assert segments(tmp_path) == []
 
 
 @given(limit=st.integers(1, 1000), count=st.integers(1, 12))
@@ -219,22 +337,22 @@ def test_an_unfinished_frame_in_an_open_segment_waits_for_the_next_read(tmp_path
     assert (page.next_offset, page.finished, page.damaged) == (whole, False, 0)
     journal.close()
     page = read_segment(path, page.next_offset)
-    assert (page.records, page.finished, page.damaged) == ([], True, 5)
+    assert page == ([], whole + 5, True, 0, 5)
 
 
 def test_a_frame_hidden_in_a_clients_string_is_not_read_as_a_record(tmp_path: Path) -> None:
     attacker = Journal(tmp_path / "own")
     write(attacker, ["forged"])
-    frame = only_segment(tmp_path / "own").read_bytes()[12:]
+    frame = only_segment(tmp_path / "own").read_bytes()[HEADER.size :]
     journal = Journal(tmp_path / "real")
     write(journal, ["a"], features=frame, encoding="f4")
     write(journal, ["b"])
     journal.close()
     path = only_segment(tmp_path / "real")
     data = bytearray(path.read_bytes())
-    data[12] ^= 1  # the outer frame's marker, so that the reader looks for the next frame
+    data[HEADER.size] ^= 1  # the outer frame's marker, so that the reader looks for the next frame
     path.write_bytes(data)
-    assert [r.id for r in read_segment(path).records] == ["b"]
+    assert [r.id for r in read_whole(path).records] == ["b"]
 
 
 def test_a_segment_is_closed_exactly_when_no_process_writes_it(tmp_path: Path) -> None:
@@ -416,7 +534,7 @@ def test_the_records_of_one_commit_are_read_or_lost_together(tmp_path: Path) -> 
     journal.close()
     path = only_segment(tmp_path)
     data = bytearray(path.read_bytes())
-    data[30] ^= 1
+    data[60] ^= 1
     path.write_bytes(data)
     assert [r.id for r in read_segment(path).records] == ["c"]
 
@@ -453,27 +571,63 @@ def test_champion_and_challenger_records_are_sampled_together(tmp_path: Path) ->
     assert len(by_role["champion"]) == pytest.approx(5000 * share, rel=0.1)
 
 
-def old_segment(folder: Path, *records: JournalRecord) -> Path:
-    """A segment in the first format, with one entry per record."""
-    path = folder / "1700000000000000-w-1-abc-000001.journal"
-    payload = msgspec.msgpack.encode(records)
-    frame = FRAME.pack(MARKER, len(payload), zlib.crc32(payload, 7)) + payload
-    path.write_bytes(HEADER.pack(b"TMJRNL1\n", 7) + frame)
+def old_segment(folder: Path, version: int, records: Sequence[JournalRecord]) -> Path:
+    """A segment in one of the first two formats, with a frame for each record."""
+    path = folder / "1700000000000000-w-1-abcdef-000001.journal"
+    frames = b""
+    for record in records:
+        payload = msgspec.msgpack.encode([record if version == 1 else JournalRun.of(record)])
+        checksum = (zlib.crc32 if version == 1 else zlib.adler32)(payload, 7)
+        frames += OLD_FRAME.pack(MARKER, len(payload), checksum) + payload
+    path.write_bytes(OLD_HEADER.pack(b"TMJRNL%d\n" % version, 7) + frames)
     return path
 
 
-def test_segments_of_the_first_format_are_read_with_new_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_segments_of_older_formats_are_read_with_new_ones(version: int, tmp_path: Path) -> None:
     write(Journal(tmp_path), ["new"])
     (new,) = read_folder(tmp_path)
     old = [msgspec.structs.replace(new, id=id) for id in ("old", "older")]
-    page = read_segment(old_segment(tmp_path, *old))
+    page = read_segment(old_segment(tmp_path, version, old))
     assert (page.records, page.finished, page.damaged) == (old, True, 0)
     assert list(read_folder(tmp_path)) == [*old, new]
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@given(position=st.integers(0, 10_000), junk=st.binary(min_size=1, max_size=40))
+def test_damage_to_an_older_segment_costs_only_what_it_touches(
+    version: int, position: int, junk: bytes
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        write(journal, ["a", "b", "c"])
+        journal.close()
+        old = list(read_folder(Path(folder)))
+        path = old_segment(Path(folder), version, old)
+        frame = (path.stat().st_size - OLD_HEADER.size) // 3
+        position = OLD_HEADER.size + position % (3 * frame)
+        data = path.read_bytes()
+        path.write_bytes(data[:position] + junk + data[position:])
+        page = read_whole(path)
+        number, inside = divmod(position - OLD_HEADER.size, frame)
+        assert page.records == [r for n, r in enumerate(old) if n != number or not inside]
+        assert page.damaged >= len(junk)
+
+
+def test_an_older_segment_with_a_damaged_header_counts_as_damaged(tmp_path: Path) -> None:
+    write(Journal(tmp_path), ["a"])
+    path = old_segment(tmp_path, 2, list(read_folder(tmp_path)))
+    data = bytearray(path.read_bytes())
+    for position in range(OLD_HEADER.size):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 2]) + data[position + 1 :])
+        page = read_whole(path)
+        assert (page.records, page.finished, page.damaged > 0) == ([], True, True)
+
+
 def test_a_segment_of_a_newer_tidemill_is_not_discarded(tmp_path: Path) -> None:
-    path = tmp_path / "1700000000000000-w-1-abc-000001.journal"
-    path.write_bytes(HEADER.pack(b"TMJRNL9\n", 7) + b"what is to come")
+    path = tmp_path / "1700000000000000-w-1-00000007-000001.journal"
+    start = OLD_HEADER.pack(b"TMJRNL9\n", 7)
+    path.write_bytes(HEADER.pack(b"TMJRNL9\n", 7, zlib.crc32(start)) + b"what is to come")
     with pytest.raises(OSError, match="newer Tidemill"):
         read_segment(path)
 
@@ -594,6 +748,6 @@ def test_the_reader_accepts_arbitrary_bytes(data: bytes) -> None:
         path = only_segment(Path(folder))
         with path.open("ab") as file:
             file.write(data)
-        page = read_segment(path)
+        page = read_whole(path)
         assert [r.id for r in page.records] == ["a"]
-        assert page.damaged == len(data)
+        assert page.damaged + page.torn == len(data)
