@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -65,7 +66,11 @@ class Dispatcher:
         return self.router.find(head.path, raw_path)
 
     def admit(self, head: RequestHead, match: RouteMatch | None) -> Admission:
-        """Decide what the head alone decides. Never raises: the admission holds the refusal."""
+        """Decide what the head alone decides. Never raises: the admission holds the refusal.
+
+        Dispatch may come later, when the body has arrived, and several requests with equal heads
+        may share the admission; `dispatch` therefore checks that the keyring is still the same.
+        """
         if match is None:
             missing = NotFoundError(f"There is no {head.path[:200]} here.")
             return self._refused(UNMATCHED, head, missing)
@@ -75,7 +80,14 @@ class Dispatcher:
             what = f"{head.path[:200]} does not accept {head.method[:20]}."
             error = MethodError(what, expected=allowed(match.methods))
             return self._refused(next(iter(match.methods.values())), head, error)
-        admission = Admission(route, head, match.params)
+        return self._admitted(route, head, match.params)
+
+    def is_current(self, admission: Admission) -> bool:
+        """Whether the keyring is the one that the admission was checked against."""
+        return admission.generation is self.keys.generation
+
+    def _admitted(self, route: Route, head: RequestHead, params: dict[str, str]) -> Admission:
+        admission = Admission(route, head, params, generation=self.keys.generation)
         self._identify(admission)
         try:
             self._check_access(admission)
@@ -87,6 +99,8 @@ class Dispatcher:
     def dispatch(self, admission: Admission, body: bytes, respond: Respond) -> Request:
         """Have the request answered: `respond` is called once, now or later, on this thread."""
         now = time.monotonic()
+        if admission.generation is not self.keys.generation and admission.refusal is None:
+            admission = self._admitted(admission.route, admission.head, admission.params)
         request = Request(admission, body, self.next_id(), now, respond)
         bucket = admission.bucket
         try:
@@ -94,7 +108,7 @@ class Dispatcher:
                 raise self._over_limit(bucket)
             if admission.refusal is not None:
                 raise admission.refusal
-            if now > admission.deadline:
+            if admission.expires != math.inf and time.time() >= admission.expires:
                 raise AccessError("The API key has expired.", remedy="Ask for a new one.")
             response = admission.route.handler(request)
         except Exception as error:
@@ -121,7 +135,7 @@ class Dispatcher:
         if record is not None:
             admission.key_id = record.id
             if record.expires is not None:
-                admission.deadline = time.monotonic() + record.expires - time.time()
+                admission.expires = record.expires
 
     def _identify(self, admission: Admission) -> None:
         """Use the client's request id, or the id of the trace that the request belongs to."""
@@ -133,7 +147,7 @@ class Dispatcher:
                 admission.extra = b"traceresponse: %b\r\n" % value
 
     def _refused(self, route: Route, head: RequestHead, error: TidemillError) -> Admission:
-        admission = Admission(route, head, refusal=error)
+        admission = Admission(route, head, refusal=error, generation=self.keys.generation)
         self._identify(admission)
         return admission
 

@@ -56,7 +56,12 @@ class Admission(msgspec.Struct):
     """What the head of a request decides: the route, the caller and their rate limit. Requests with
     equal heads share one.
 
-    `refusal` is the error, if the request is refused whatever its body is.
+    Attributes:
+        generation: The keyring that the key was checked against. A newer one makes the admission
+            out of date: see `Dispatcher.dispatch`.
+        expires: When the key expires, in seconds since the epoch.
+        refusal: The error, if the request is refused whatever its body is.
+        extra: Header lines of every response to this head.
     """
 
     route: Route
@@ -65,9 +70,10 @@ class Admission(msgspec.Struct):
     key_id: str | None = None
     bucket: TokenBucket | None = None
     request_id: str | None = None
-    deadline: float = float("inf")  # when the key expires, on the monotonic clock
+    expires: float = float("inf")
     refusal: TidemillError | None = None
-    extra: bytes = b""  # header lines of every response to this head
+    extra: bytes = b""
+    generation: object = None
 
 
 class Canary(Protocol):

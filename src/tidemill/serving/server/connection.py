@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import msgspec
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tidemill.serving.http.routes import Admission
+
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 
 
 class KnownHead(msgspec.Struct, frozen=True):
@@ -17,7 +20,28 @@ class KnownHead(msgspec.Struct, frozen=True):
     before: bytes
     after: bytes
     admission: Admission
-    generation: object
+
+    @classmethod
+    def of(cls, read: bytes, admission: Admission) -> KnownHead | None:
+        """Split the head at the start of a read; None if other bytes could mean something else.
+
+        Every line must end with CRLF and hold one header of the admission, so that the parser and
+        the comparison of bytes agree about where the head ends.
+
+        Args:
+            read: The bytes that begin with the admitted request.
+        """
+        end = read.find(b"\r\n\r\n")
+        if not read.startswith(b"POST ") or end < 0:
+            return None
+        head = read[: end + 4]
+        lines = len(admission.head.headers) + 2
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or head.count(b"\r\n") != lines:
+            return None
+        match = LENGTH.search(head)
+        if match is None or LENGTH.search(head, match.end(1)) is not None:
+            return None
+        return cls(head[: match.start(1)], head[match.end(1) :], admission)
 
 
 class ClientAddresses:

@@ -15,7 +15,6 @@ Responses leave in the order of the requests, whichever path each request took. 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from typing import Any
 from urllib.parse import unquote
@@ -32,7 +31,6 @@ from tidemill.serving.server.connection import (
 )
 
 MOST_WAITING = 64  # pending responses of one connection before it is no longer read
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 #: Headers that send a request through the ASGI app.
 SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 MOST_HEAD = 64 << 10  # bytes of a head that may follow the read in which it began
@@ -83,7 +81,8 @@ class FastProtocol(HttpToolsProtocol):
         self.pieces: list[bytes] = []
         self.missing = 0  # bytes of a recognised request's body still to arrive
         self.between = True  # the parser is between two requests
-        self.chunk = b""  # the read in which the request being parsed began
+        self.read = b""  # the read being parsed, if a request begins with it
+        self.request_read = b""  # the read with which the request being parsed began
         self.in_head = False  # the parser is in the middle of a head
         self.began = False  # ... which began in the last read
         self.head_size = 0
@@ -131,6 +130,7 @@ class FastProtocol(HttpToolsProtocol):
         """Begin as uvicorn does, but without the ASGI scope, which only the ASGI app needs."""
         self.between = False
         self.in_head = self.began = True
+        self.request_read, self.read = self.read, b""  # later requests of a read begin elsewhere
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -157,12 +157,12 @@ class FastProtocol(HttpToolsProtocol):
         if admission is None:
             super().on_message_complete()
             return
-        self._learn(admission)
+        if self.dispatcher.is_current(admission):
+            self.known_head = KnownHead.of(self.request_read, admission)
         self._answer(admission, b"".join(self.pieces))
 
     def _parse(self, data: bytes) -> None:
-        if self.between and data.startswith(b"POST "):
-            self.chunk = data
+        self.read = data if self.between else b""
         self.began = False
         super().data_received(data)
         if not self.in_head or self.began:
@@ -205,7 +205,7 @@ class FastProtocol(HttpToolsProtocol):
         if end < 0 or not digits.isdigit() or not data.startswith(known.after, end):
             return None
         length = int(digits)
-        if length > self.limit or known.generation is not self.dispatcher.keys.generation:
+        if length > self.limit or not self.dispatcher.is_current(known.admission):
             return None
         self._unset_keepalive_if_required()
         first = end + len(known.after)
@@ -254,21 +254,6 @@ class FastProtocol(HttpToolsProtocol):
     def _client(self) -> str:
         peer = self.client[0] if self.client else ""
         return self.addresses.of(peer, self.headers)
-
-    def _learn(self, admission: Admission) -> None:
-        """Keep the bytes of the head, to recognise the next request by them."""
-        chunk, self.chunk = self.chunk, b""
-        end = chunk.find(b"\r\n\r\n")
-        if not chunk.startswith(b"POST ") or end < 0:
-            return
-        head = chunk[: end + 4]
-        found = LENGTH.findall(head)
-        if len(found) == 1 and head.count(b"\r\n") == len(admission.head.headers) + 2:
-            match = LENGTH.search(head)
-            assert match is not None
-            before, after = head[: match.start(1)], head[match.end(1) :]
-            generation = self.dispatcher.keys.generation
-            self.known_head = KnownHead(before, after, admission, generation)
 
     def _answer(self, admission: Admission, body: bytes) -> None:
         response = PendingResponse(self)
