@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tidemill import keyring
 from tidemill.keyring import Keyring, Scope
 
-from .conftest import FLOATS, Start, Tidemill, make_shelf, wait_until
+from .conftest import FLOATS, Start, Tidemill, make_shelf, starting, wait_read, wait_until
 
 BODY = {"features": [1.0] * len(FLOATS)}
 LANES = ("/predict", "/predict?slow=1")
@@ -104,6 +109,139 @@ def test_a_revoked_key_stops_working_on_an_open_connection(home: Path, start: St
         wait_until(lambda: status() == b"403", "the key to be refused")
         write(home, ring)
         wait_until(lambda: status() == b"200", "the key to be taken again")
+
+
+class KeySwitch:
+    """A server with two keys, each of which can be revoked and added again at once."""
+
+    def __init__(self, home: Path, running: Tidemill) -> None:
+        self.home, self.running = home, running
+        self.ring, first = add(home, keyring.new_keyring(), "predict")
+        self.ring, second = add(home, self.ring, "predict")
+        self.tokens = (first, second)
+        self.valid = {first, second}
+
+    def set(self, valid: set[str]) -> None:
+        """Make these keys the valid ones; returns when the server has read the keyring."""
+        self.valid = valid
+        keys = [r for r, t in zip(self.ring.keys, self.tokens, strict=True) if t in valid]
+        write(self.home, msgspec.structs.replace(self.ring, keys=tuple(keys)))
+
+        async def refresh() -> None:
+            self.running.service.keys.refresh()
+
+        loop = self.running.server.servers[0].get_loop()
+        asyncio.run_coroutine_threadsafe(refresh(), loop).result(60)
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeySwitch]:
+    home = tmp_path_factory.mktemp("home")
+    make_shelf(home / "shelf", ("classifier",))
+    with starting(home) as begin_server:
+        yield KeySwitch(home, begin_server(auth="on", rate_limit_address="off"))
+
+
+class Exchange(NamedTuple):
+    """A request sent in two parts; `before` and `between` toggle the validity of keys."""
+
+    path: str
+    key: int
+    prefix: str  # line ends before the request
+    cut: float  # where the second part begins, as a fraction of the request
+    before: int | None
+    between: int | None
+
+
+def raw(exchange: Exchange, token: str) -> tuple[bytes, int]:
+    """The bytes of the request and the length of its head, both with the prefix."""
+    body = msgspec.json.encode(BODY)
+    head = (
+        f"{exchange.prefix}POST {exchange.path} HTTP/1.1\r\nHost: t\r\nX-API-Key: {token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    return head + body, len(head)
+
+
+def toggle(switch: KeySwitch, key: int | None) -> None:
+    if key is not None:
+        switch.set(switch.valid ^ {switch.tokens[key]})
+
+
+def send(connection: socket.socket, switch: KeySwitch, exchange: Exchange) -> tuple[int, bool]:
+    """The status of the response, and whether the key was valid for head and body."""
+    token = switch.tokens[exchange.key]
+    toggle(switch, exchange.before)
+    data, head = raw(exchange, token)
+    cut = int(len(data) * exchange.cut)
+    connection.sendall(data[:cut])
+    wait_read(connection)
+    valid = token in switch.valid or cut < head
+    if cut < len(data):
+        toggle(switch, exchange.between)
+        valid = valid and token in switch.valid
+        connection.sendall(data[cut:])
+    got = connection.recv(65536)
+    length = int(got.lower().split(b"content-length: ")[1].split(b"\r")[0])
+    while len(got.partition(b"\r\n\r\n")[2]) < length:
+        got += connection.recv(65536)
+    return int(got[9:12]), valid
+
+
+toggles = st.sampled_from([None, None, None, 0, 1])
+exchanges = st.builds(
+    Exchange,
+    st.sampled_from(LANES),
+    st.integers(0, 1),
+    st.sampled_from(["", "", "", "\r\n", "\r\n\r\n"]),
+    st.sampled_from([1.0, 1.0, 0.0, 0.2, 0.9, 0.99]),
+    toggles,
+    toggles,
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(exchanges, min_size=2, max_size=12))
+def test_a_key_must_be_valid_when_a_request_is_complete(
+    switch: KeySwitch, order: list[Exchange]
+) -> None:
+    switch.set(set(switch.tokens))
+    with switch.running.connect() as connection:
+        for exchange in order:
+            status, valid = send(connection, switch, exchange)
+            assert status == (200 if valid else 403), exchange
+
+
+def test_a_request_that_was_admitted_before_a_revocation_does_not_renew_the_key(
+    switch: KeySwitch,
+) -> None:
+    switch.set(set(switch.tokens))
+    revoked = Exchange("/predict", 0, "", 0.9, None, 0)
+    later = revoked._replace(cut=1.0, between=None)
+    with switch.running.connect() as connection:
+        assert send(connection, switch, revoked)[0] == 403
+        assert [send(connection, switch, later)[0] for _ in range(3)] == [403] * 3
+
+
+@pytest.mark.parametrize("pause", [True, False])
+def test_a_refused_request_does_not_lend_its_head_to_the_next_one(
+    switch: KeySwitch, pause: bool
+) -> None:
+    """The second request begins after an empty line, so that its head is not learned."""
+    switch.set({switch.tokens[0]})
+    refused = Exchange("/predict", 1, "", 1.0, None, None)
+    valid = Exchange("/predict", 0, "\r\n", 1.0, None, None)
+    with switch.running.connect() as connection:
+        if pause:
+            assert send(connection, switch, refused)[0] == 403
+            assert send(connection, switch, valid)[0] == 200
+        else:
+            data = raw(refused, switch.tokens[1])[0] + raw(valid, switch.tokens[0])[0]
+            connection.sendall(data)
+            got = b""
+            while got.count(b"HTTP/1.1 ") < 2 or not got.endswith(b"}"):
+                got += connection.recv(65536)
+        assert [send(connection, switch, refused)[0] for _ in range(2)] == [403] * 2
 
 
 def test_a_key_that_expires_stops_working_on_an_open_connection(
