@@ -174,6 +174,8 @@ class ProcessSupervisor(Generic[P]):
             stable = now - child.started_at >= self._policy.stable_seconds
             child.failures = 0 if stable else child.failures + 1
             child.restart_at = now + self._policy.delay(child.failures)
+            if child.own_group:  # what it had started would hold its port
+                child.send_signal(signal.SIGKILL)
             self._on_exit(child, code)
 
     def next_restart(self) -> float | None:

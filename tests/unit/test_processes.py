@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from tests.servers import wait_until
 from tidemill.processes import (
     ForkedProcess,
     ProcessSupervisor,
@@ -32,7 +34,7 @@ class Program(SupervisedProcess):
     log: list[str] = field(default_factory=list)
 
     def launch(self) -> subprocess.Popen[bytes]:
-        return spawn(self.command)
+        return spawn(self.command, start_new_session=self.own_group)
 
     def stopped(self) -> None:
         self.log.append(self.name)
@@ -82,6 +84,37 @@ def test_a_child_that_ran_long_has_no_failures() -> None:
     supervisor.check()
     assert child.failures == 0
     supervisor.stop()
+
+
+def test_what_a_killed_program_had_started_ends_before_the_restart(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    code = (
+        "import os, subprocess, sys, time\n"
+        "lower = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "with open(sys.argv[1] + '.draft', 'w') as file: file.write(str(lower.pid))\n"
+        "os.rename(sys.argv[1] + '.draft', sys.argv[1])\n"
+        "time.sleep(60)\n"
+    )
+    policy = RestartPolicy(delays=(60.0,), stable_seconds=30.0, stable_delay=0.0)
+    supervisor = ProcessSupervisor[Program](policy, lambda *_: None, 5.0)
+    command = [sys.executable, "-c", code, str(started)]
+    child = supervisor.start(Program("p", command, own_group=True))
+    wait_until(started.exists, "the program to start another")
+    lower = int(started.read_text())
+    assert child.process is not None
+    os.kill(child.process.pid, signal.SIGKILL)
+    child.process.wait(60)
+    assert is_running(lower)
+    supervisor.check()
+    wait_until(lambda: not is_running(lower), "the other to end")
+    supervisor.stop()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_children_that_others_depend_on_are_stopped_last() -> None:
