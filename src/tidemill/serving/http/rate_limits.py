@@ -82,8 +82,11 @@ class TokenBucket:
         values, offset = self._values, self._offset
         if values[offset] != self._owner:
             offset = self._offset = self.table.claim(self._owner, self._quota)
-        tokens = values[offset + 1] + (now - values[offset + 2]) * self._per_second
-        if tokens > self._quota:
+        elapsed = now - values[offset + 2]
+        tokens = values[offset + 1]
+        if elapsed > 0.0:
+            tokens += elapsed * self._per_second
+        if not 0.0 <= tokens <= self._quota:
             tokens = self._quota
         values[offset + 2] = now
         if tokens < 1.0:
@@ -106,7 +109,8 @@ class TokenBucket:
 
 class BucketTable:
     """The memory of all buckets. Its size is fixed, so many callers cannot make it grow, and the
-    processes behind one port share it, so a limit applies to all of them together.
+    processes behind one port share it, so a limit applies to all of them together. Times are on the
+    monotonic clock, which restarts with the machine, so a table from before is cleared.
 
     There is no lock on the hot path: two processes that take a token at the same instant may count
     it once, so the limit is exact up to such collisions.
@@ -117,13 +121,17 @@ class BucketTable:
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is None:
-            self._map = mmap.mmap(-1, SLOTS * WIDTH * 8)
+            self._map = mmap.mmap(-1, (SLOTS * WIDTH + 1) * 8)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / "limits").open("a+b") as file:
-                file.truncate(SLOTS * WIDTH * 8)
-                self._map = mmap.mmap(file.fileno(), SLOTS * WIDTH * 8)
+                file.truncate((SLOTS * WIDTH + 1) * 8)
+                self._map = mmap.mmap(file.fileno(), (SLOTS * WIDTH + 1) * 8)
         self.values: memoryview[float] = memoryview(self._map).cast("d")
+        boot = self.owner(_boot_id())
+        if self.values[-1] != boot:
+            self._map[:] = bytes(len(self._map))
+            self.values[-1] = boot
 
     def owner(self, caller: str) -> float:
         """The caller as a number: 48 bits of a hash, which a double stores exactly."""
@@ -143,6 +151,14 @@ class BucketTable:
         offset = free if free is not None else min(near, key=lambda p: values[p + 2])
         values[offset : offset + WIDTH] = array("d", (owner, tokens, time.monotonic()))
         return offset
+
+
+def _boot_id() -> str:
+    """Identifies the time since the machine started; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return ""
 
 
 class RateLimiter:

@@ -124,3 +124,26 @@ def test_a_bucket_whose_slot_was_taken_claims_another() -> None:
     assert PROBES > 1
     assert bucket.take(now)
     assert reported(bucket)[0] == 4
+
+
+@pytest.mark.parametrize("last", [30 * 86400.0, float("inf")])
+@pytest.mark.parametrize("tokens", [5.0, -1e9, float("nan"), 1e9])
+def test_a_time_in_the_future_does_not_take_tokens_away(last: float, tokens: float) -> None:
+    """A clock of another machine, or a damaged file."""
+    table = BucketTable()
+    bucket = TokenBucket(RateLimit("key", 10, 60), table, "a")
+    now = time.monotonic()
+    table.values[bucket._offset + 1] = tokens
+    table.values[bucket._offset + 2] = now + last
+    assert [bucket.take(now) for _ in range(5)] == [True] * 5
+    assert not all(bucket.take(now) for _ in range(6))
+
+
+def test_a_table_from_before_a_reboot_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = RateLimit("key", 1, 60)
+    assert TokenBucket(limit, BucketTable(tmp_path), "a").take(time.monotonic())
+    assert not TokenBucket(limit, BucketTable(tmp_path), "a").take(time.monotonic())
+    monkeypatch.setattr("tidemill.serving.http.rate_limits._boot_id", lambda: "the next start")
+    assert TokenBucket(limit, BucketTable(tmp_path), "a").take(0.1)
