@@ -86,6 +86,39 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: Annotated[
         int, Meta(ge=1, description="Seconds until an idle connection is closed.")
     ] = 65
+    head_timeout: Annotated[
+        float,
+        Meta(gt=0, description="Seconds that the head of a request may take to arrive."),
+    ] = 10.0
+    body_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description=(
+                "Seconds that the body of a request may take to arrive, and one more per 16 KiB."
+            ),
+        ),
+    ] = 30.0
+    write_timeout: Annotated[
+        float,
+        Meta(gt=0, description="Seconds that a client may leave its responses unread."),
+    ] = 30.0
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description=(
+                "The most connections of a process; fewer if its limit of open files is low."
+            ),
+        ),
+    ] = 4096
+    max_connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="The most of them from one address that is not a trusted proxy.",
+        ),
+    ] = 512
     grace: Annotated[
         int, Meta(ge=0, description="Seconds that running requests have to finish at a shutdown.")
     ] = 10

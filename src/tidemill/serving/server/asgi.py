@@ -82,7 +82,7 @@ class ServingApp:
         declared = admission.head.header(b"content-length")
         expects = admission.head.header(b"expect") is not None
         too_large = declared is not None and declared.isdigit() and int(declared) > self._limit
-        chunks: list[bytes] = []
+        body = bytearray()
         size = 0
         more = not (too_large and expects)
         while more and size <= 2 * self._limit:
@@ -92,11 +92,14 @@ class ServingApp:
             chunk = message.get("body", b"")
             size += len(chunk)
             too_large = too_large or size > self._limit
-            chunks = [] if too_large else [*chunks, chunk] if chunk else chunks
+            if too_large:
+                body.clear()
+            else:
+                body += chunk
             more = message.get("more_body", False)
         if too_large:
             admission.refusal = _too_large(self._limit)
-        return b"".join(chunks)
+        return bytes(body)
 
     async def _call_fallback(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the control plane answer, and count the response under its route template."""

@@ -1,15 +1,24 @@
-"""Parts of the fast protocol: known request heads, client addresses, default header lines."""
+"""Parts of the protocols: connection limits, known heads, client addresses, default headers."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from typing import Any
+import resource
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tidemill.serving.http.routes import Admission
+from tidemill.serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from asyncio import Protocol
+
+RESERVED_FILES = 64  # file descriptors kept for the journal, the key file and models
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
 
@@ -44,11 +53,73 @@ class KnownHead(msgspec.Struct, frozen=True):
         return cls(head[: match.start(1)], head[match.end(1) :], admission)
 
 
+class ConnectionLimits:
+    """How many connections a process accepts, and how long each wait may last.
+
+    Connections from trusted proxies count towards the total only: they carry many clients.
+    """
+
+    def __init__(self, settings: ServingSettings, addresses: ClientAddresses) -> None:
+        self.head_seconds = settings.head_timeout
+        self.body_seconds = settings.body_timeout
+        self.write_seconds = settings.write_timeout
+        self.shortest = min(self.head_seconds, self.body_seconds, self.write_seconds)
+        self.shortest = min(self.shortest, settings.keep_alive)
+        self._most = min(settings.max_connections, _free_files())
+        self._most_per_address = settings.max_connections_per_address
+        self._addresses = addresses
+        self._open: dict[Protocol, str] = {}
+        self._by_address: Counter[str] = Counter()
+
+    def enter(self, connection: Protocol, client: tuple[str, int] | None) -> bool:
+        """Count a new connection; False if there are too many, in all or from its address."""
+        address = client[0] if client else ""
+        if len(self._open) >= self._most:
+            return False
+        full = self._by_address[address] >= self._most_per_address
+        if full and not self._addresses.trusts(address):
+            return False
+        self._open[connection] = address
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, connection: Protocol) -> None:
+        address = self._open.pop(connection, None)
+        if address is None:
+            return
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
+def _free_files() -> int:
+    """How many connections leave enough file descriptors for everything else, at least one.
+
+    The soft limit is raised to the hard one first: many systems start programs with 1024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    try:
+        used = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        used = RESERVED_FILES
+    return max(1, soft - used - RESERVED_FILES)
+
+
 class ClientAddresses:
     """Finds the address of clients behind trusted proxies."""
 
     def __init__(self, trusted: str) -> None:
         self._middleware = ProxyHeadersMiddleware(_nothing, trusted_hosts=trusted)
+
+    def trusts(self, peer: str) -> bool:
+        """Whether the peer is a trusted proxy."""
+        return peer in self._middleware.trusted_hosts
 
     def of(self, peer: str, headers: list[tuple[bytes, bytes]]) -> str:
         """The client's address: the peer's, or the one that a trusted proxy reports.

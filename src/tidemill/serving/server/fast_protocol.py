@@ -19,21 +19,22 @@ from collections import deque
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from tidemill.serving.http.dispatcher import Dispatcher
 from tidemill.serving.http.routes import Admission, RequestHead, Response
 from tidemill.serving.server.asgi import ServingApp
 from tidemill.serving.server.connection import (
     ClientAddresses,
+    ConnectionLimits,
     DefaultLines,
     KnownHead,
 )
+from tidemill.serving.server.guarded_protocol import REASONS, GuardedProtocol
 
 MOST_WAITING = 64  # pending responses of one connection before it is no longer read
 #: Headers that send a request through the ASGI app.
 SPECIAL = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
-MOST_HEAD = 64 << 10  # bytes of a head that may follow the read in which it began
 
 
 class PendingResponse:
@@ -64,7 +65,7 @@ class PendingResponse:
             connection.advance()
 
 
-class FastProtocol(HttpToolsProtocol):
+class FastProtocol(GuardedProtocol):
     """One connection. `protocol_class` sets the class attributes without a value."""
 
     dispatcher: Dispatcher
@@ -78,17 +79,11 @@ class FastProtocol(HttpToolsProtocol):
         self.pending: deque[PendingResponse] = deque()
         self.known_head: KnownHead | None = None
         self.admission: Admission | None = None  # of the request being parsed, if it is fast
-        self.pieces: list[bytes] = []
+        self.body: bytes | bytearray = b""  # what has arrived of a fast request's body
         self.missing = 0  # bytes of a recognised request's body still to arrive
-        self.between = True  # the parser is between two requests
         self.read = b""  # the read being parsed, if a request begins with it
         self.request_read = b""  # the read with which the request being parsed began
-        self.in_head = False  # the parser is in the middle of a head
-        self.began = False  # ... which began in the last read
-        self.head_size = 0
         self.ending = self.draining  # close after the pending responses
-        self.last_used = 0.0
-        self.idle_timer: asyncio.TimerHandle | None = None
 
     # From the transport
 
@@ -102,10 +97,8 @@ class FastProtocol(HttpToolsProtocol):
             self._parse(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.idle_timer is not None:
-            self.idle_timer.cancel()
         self.pending.clear()
-        self.pieces = []
+        self.body = b""
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -128,56 +121,46 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin as uvicorn does, but without the ASGI scope, which only the ASGI app needs."""
-        self.between = False
-        self.in_head = self.began = True
+        self.begin_message()
         self.request_read, self.read = self.read, b""  # later requests of a read begin elsewhere
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        self.in_head = False
+        self.end_head()
         admission = self._admit() if self._asgi_idle() else None
         if admission is None:
             self._make_scope()
             super().on_headers_complete()
             return
         self.admission = admission
-        self.pieces = []
+        self.body = b""
 
     def on_body(self, body: bytes) -> None:
         if self.admission is None:
             super().on_body(body)
         else:
-            self.pieces.append(body)
+            self.body_bytes += len(body)
+            self._add_to_body(body)
 
     def on_message_complete(self) -> None:
-        self.between = True
         admission, self.admission = self.admission, None
         if admission is None:
             super().on_message_complete()
             return
+        self.end_message()
         if self.dispatcher.is_current(admission):
             self.known_head = KnownHead.of(self.request_read, admission)
-        self._answer(admission, b"".join(self.pieces))
+        self._answer(admission, self._take_body())
 
     def _parse(self, data: bytes) -> None:
         self.read = data if self.between else b""
-        self.began = False
         super().data_received(data)
-        if not self.in_head or self.began:
-            self.head_size = 0
-            return
-        self.head_size += len(data)
-        if self.head_size > MOST_HEAD and not self.transport.is_closing():
-            self.transport.write(
-                STATUS_LINE[431] + b"connection: close\r\ncontent-length: 0\r\n\r\n"
-            )
-            self.transport.close()
 
     def _make_scope(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
+        self.set_scope()
         self.url, self.expect_100_continue = url, expects
         self.headers = self.scope["headers"] = headers
 
@@ -207,12 +190,12 @@ class FastProtocol(HttpToolsProtocol):
         length = int(digits)
         if length > self.limit or not self.dispatcher.is_current(known.admission):
             return None
-        self._unset_keepalive_if_required()
         first = end + len(known.after)
         last = first + length
         body = data[first:last]
         if len(body) < length:
-            self.pieces, self.missing = [body], length - len(body)
+            self.body, self.missing = body, length - len(body)
+            self.message_began, self.body_bytes = self.loop.time(), len(body)
             return b""
         self._answer(known.admission, body)
         return data[last:]
@@ -220,13 +203,26 @@ class FastProtocol(HttpToolsProtocol):
     def _continue(self, data: bytes) -> bytes:
         """Consume more of a recognised request's body; returns the data after it."""
         piece = data[: self.missing]
-        self.pieces.append(piece)
+        self._add_to_body(piece)
+        self.body_bytes += len(piece)
         self.missing -= len(piece)
         if not self.missing:
             assert self.known_head is not None
-            pieces, self.pieces = self.pieces, []
-            self._answer(self.known_head.admission, b"".join(pieces))
+            self._answer(self.known_head.admission, self._take_body())
         return data[len(piece) :]
+
+    def _add_to_body(self, piece: bytes) -> None:
+        """Most bodies are one piece; many small ones must not cost more than their bytes."""
+        if not self.body:
+            self.body = piece
+            return
+        if isinstance(self.body, bytes):
+            self.body = bytearray(self.body)
+        self.body += piece
+
+    def _take_body(self) -> bytes:
+        body, self.body = self.body, b""
+        return bytes(body)
 
     def _admit(self) -> Admission | None:
         """The admission of the head just parsed; None if the request must go to the ASGI app."""
@@ -286,8 +282,6 @@ class FastProtocol(HttpToolsProtocol):
         else:
             if self.flow.read_paused:
                 self._read_on()
-            if self.idle_timer is None:
-                self._arm(self.timeout_keep_alive)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Hand a request to the ASGI app, after the responses before it."""
@@ -297,52 +291,41 @@ class FastProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer data that is not HTTP, after the responses before it."""
+    def refuse(self, status: int) -> None:
+        """Answer outside the ASGI app and close, after the responses before it."""
         if not self.pending:
-            super().send_400_response(msg)
+            super().refuse(status)
             return
         self.ending = True
         response = PendingResponse(self)
         self.pending.append(response)
-        response(Response(msg.encode(), 400), b"content-type: text/plain; charset=utf-8\r\n")
+        block = b"content-type: text/plain; charset=utf-8\r\n"
+        response(Response(REASONS[status].encode(), status), block)
 
     def _read_on(self) -> None:
         """Resume reading, unless something else has paused it."""
         if self._asgi_idle() and not self.pipeline and not self.flow.write_paused:
             self.flow.resume_reading()
 
-    # Idle connections: one timer that checks the last use, instead of a new timer per response
+    # Deadlines
 
-    def on_response_complete(self) -> None:
-        self.last_used = self.loop.time()
-        super().on_response_complete()
+    def is_answering(self) -> bool:
+        return bool(self.pending) or super().is_answering()
 
-    def _arm(self, seconds: float) -> None:
-        self.idle_timer = self.loop.call_later(seconds, self._close_if_idle)
-
-    def _close_if_idle(self) -> None:
-        self.idle_timer = None
-        if self.transport is None or self.transport.is_closing():
-            return
-        busy = self.pending or self.missing or not self.between or not self._asgi_idle()
-        left = self.timeout_keep_alive - (self.loop.time() - self.last_used)
-        if busy:
-            self._arm(self.timeout_keep_alive)
-        elif left > 0.001:
-            self._arm(left)
-        else:
-            self.transport.close()
+    def is_idle(self) -> bool:
+        return not self.pending and not self.missing and super().is_idle()
 
 
-def protocol_class(app: ServingApp) -> type[HttpToolsProtocol]:
+def protocol_class(app: ServingApp) -> type[FastProtocol]:
     """The HTTP protocol class for uvicorn's `http=` that serves an app."""
     settings = app.service.settings
+    client_addresses = ClientAddresses(settings.trusted_proxies)
 
     class ConfiguredProtocol(FastProtocol):
         dispatcher = app.service.dispatcher
         limit = settings.max_body
-        addresses = ClientAddresses(settings.trusted_proxies)
+        addresses = client_addresses
+        limits = ConnectionLimits(settings, client_addresses)
         defaults = DefaultLines()
 
     return ConfiguredProtocol
