@@ -14,7 +14,6 @@ Responses leave in the order of the requests, whichever path each request took. 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Any
 from urllib.parse import unquote

@@ -21,6 +21,7 @@ MAX_HEAD_FIELDS = 100  # header lines of a head, or of the trailers
 #: Bytes around a chunked body: a constant, and six per byte of the body, which chunks of one byte
 #: need.
 MAX_OVERHEAD_BYTES, MAX_OVERHEAD_PER_BYTE = 64 << 10, 6
+MAX_DRY_BYTES = 128 << 10  # in a row that add nothing to the body: one endless trailer, say
 MIN_BODY_RATE = 16 << 10  # bytes per second that extend a body's deadline
 CHECK_SECONDS = 5.0  # the longest time between two checks of a connection's deadlines
 REASONS = {
@@ -48,6 +49,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.in_head = False  # the parser is in the middle of a head
         self.message_began = 0.0  # when the request's head, then its body began to arrive
         self.message_bytes = 0  # of the request that the parser is in, with what precedes it
+        self.dry_bytes = 0  # of them, since the body last grew
         self.body_bytes = 0
         self.head_bytes = 0
         self.fields = 0
@@ -72,11 +74,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        body_bytes = self.body_bytes
         self.message_bytes += len(data)
         super().data_received(data)
         if self.between:
             self.message_bytes = 0
-        elif self._over_budget() and not self.transport.is_closing():
+            return
+        self.dry_bytes = self.dry_bytes + len(data) if self.body_bytes == body_bytes else 0
+        if self._over_budget() and not self.transport.is_closing():
             self.refuse(431)
 
     def pause_writing(self) -> None:
@@ -96,7 +101,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def begin_message(self) -> None:
         self.between, self.in_head = False, True
         self.message_began = self.loop.time()
-        self.head_bytes = self.fields = self.body_bytes = 0
+        self.head_bytes = self.fields = self.body_bytes = self.dry_bytes = 0
 
     def set_scope(self) -> None:
         """Make the ASGI scope, as uvicorn does at the beginning of a message."""
@@ -132,6 +137,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.between = True
         self.message_bytes = 0
 
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        self.limits.leave(self)
+
     def on_response_complete(self) -> None:
         self.last_used = self.loop.time()
         super().on_response_complete()
@@ -148,8 +157,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _over_budget(self) -> bool:
         """Whether more has arrived around the body than any sensible client sends."""
-        if self.in_head:
-            return self.message_bytes > MAX_HEAD_BYTES + MAX_OVERHEAD_BYTES
+        if self.dry_bytes > MAX_DRY_BYTES:
+            return True
         around = self.message_bytes - self.body_bytes
         return around > 2 * MAX_OVERHEAD_BYTES + MAX_OVERHEAD_PER_BYTE * self.body_bytes
 
@@ -207,7 +216,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self.refuse(self.refusal)
 
     def refuse(self, status: int) -> None:
-        """Answer outside the ASGI app and close."""
+        """Answer outside the ASGI app and close; without an answer where another has begun."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # an earlier request: close after its response
+                cycle.keep_alive = False
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        begun = cycle is not None and cycle.response_started
+        if begun and not self.between and not self.in_head:
+            self.transport.close()
+            return
         body = REASONS[status].encode()
         self.transport.write(
             b"%bcontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
