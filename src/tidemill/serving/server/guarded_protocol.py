@@ -202,11 +202,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arm()
         elif self.transport.is_closing() or self.transport.get_write_buffer_size():
             self.transport.abort()  # the client does not read: waiting would have no end
-        elif self.is_idle():
-            self.transport.close()
-            self._arm()
         else:
-            self.refuse(408)
+            if self.is_idle() or self.in_head:  # nobody may be there, and no route is known yet
+                self.transport.close()
+            else:
+                self.refuse(408)
             self._arm()
 
     # Refusals
