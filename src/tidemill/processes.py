@@ -1,7 +1,7 @@
 """Child processes: start them, restart those that end, and stop them in order.
 
 Used by both planes: `tidemill up` (programs), the data plane (forked workers) and the pyfunc
-supervisor (one process per model). Nothing here but the standard library.
+supervisor (one process per model). No child is given up: see decision 195.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
+from tidemill.errors import SettingsError
+
 log = logging.getLogger(__name__)
+
+#: The exit code of a process that refuses its settings, as in sysexits.h: a restart cannot help.
+CONFIGURATION_ERROR = os.EX_CONFIG
 
 LINUX = sys.platform == "linux"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -94,7 +99,9 @@ class SupervisedProcess:
         stop_signal: The signal that asks it to end.
         own_group: It leads a process group; signals go to the whole group.
         stop_last: Other children depend on it, so it is stopped after them.
-        failures: How often in a row it ended soon after its start.
+        failures: How often in a row it ended soon after its start, or could not be started.
+        restarts: How often it was started again.
+        exit_code: How it ended last; None if it has not, or could not be started.
     """
 
     name: str
@@ -105,6 +112,8 @@ class SupervisedProcess:
     started_at: float = field(default=0.0, kw_only=True)
     restart_at: float | None = field(default=None, kw_only=True)
     failures: int = field(default=0, kw_only=True)
+    restarts: int = field(default=0, kw_only=True)
+    exit_code: int | None = field(default=None, kw_only=True)
 
     def launch(self) -> Process:
         """Start the process."""
@@ -141,7 +150,8 @@ class ProcessSupervisor(Generic[P]):
 
     Args:
         policy: When an ended child is started again.
-        on_exit: Called once with each child that ended by itself, and its exit code. It may raise.
+        on_exit: Called once with each child that ended by itself, and its exit code; -1 if it could
+            not be started again. It may raise.
         stop_seconds: Seconds that children have to end by themselves before they are killed.
     """
 
@@ -169,14 +179,26 @@ class ProcessSupervisor(Generic[P]):
         now = time.monotonic()
         if child.restart_at is not None:
             if now >= child.restart_at:
-                child.start()
+                self._restart(child)
         elif child.process is not None and (code := child.process.poll()) is not None:
             stable = now - child.started_at >= self._policy.stable_seconds
             child.failures = 0 if stable else child.failures + 1
+            child.exit_code = code
             child.restart_at = now + self._policy.delay(child.failures)
             if child.own_group:  # what it had started would hold its port
                 child.send_signal(signal.SIGKILL)
             self._on_exit(child, code)
+
+    def _restart(self, child: P) -> None:
+        child.restarts += 1
+        try:
+            child.start()
+        except Exception as error:  # such as a full disk, or no more processes
+            log.error("%s cannot be started: %s", child.name, error)
+            child.failures += 1
+            child.exit_code = None
+            child.restart_at = time.monotonic() + self._policy.delay(child.failures)
+            self._on_exit(child, -1)
 
     def next_restart(self) -> float | None:
         """Seconds until the next restart; None when no child waits for one."""
@@ -229,6 +251,16 @@ def spawn(
     return subprocess.Popen(
         command, preexec_fn=partial(_before_exec, end_with_parent if LINUX else None), **options
     )
+
+
+@contextlib.contextmanager
+def refusing_settings() -> Iterator[None]:
+    """Exit with `CONFIGURATION_ERROR` and the message if the block raises a SettingsError."""
+    try:
+        yield
+    except SettingsError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(CONFIGURATION_ERROR)
 
 
 def stop_process(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -14,7 +14,7 @@ from collections.abc import ItemsView
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -55,6 +55,20 @@ class SecretFileSource(PydanticBaseSettingsSource):
             if value is not None:
                 found[key] = value
         return found
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings; `given` takes precedence over the environment and `tidemill.toml`.
+
+    Raises:
+        SettingsError: A setting has an invalid value.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"Setting '{name}': {first['msg']}.", field=name) from error
 
 
 def environment_variables(name: str, field: FieldInfo) -> list[str]:

@@ -117,6 +117,22 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def test_a_child_that_cannot_be_started_again_is_tried_later() -> None:
+    supervisor = ProcessSupervisor[Program](PROMPT, lambda *_: None, 5.0)
+    child = supervisor.start(Program("p", [sys.executable, "-c", ""]))
+    assert child.process is not None
+    child.process.wait(60)
+    child.command = ["/does/not/exist"]
+    for _ in range(20):
+        supervisor.check()
+    assert child.failures > 5
+    assert child.exit_code is None
+    child.command = SLEEP
+    supervisor.check()
+    assert child.running
+    supervisor.stop()
+
+
 def test_children_that_others_depend_on_are_stopped_last() -> None:
     log: list[str] = []
     supervisor = ProcessSupervisor[Program](PROMPT, lambda *_: None, 5.0)

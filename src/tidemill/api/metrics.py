@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from tidemill.errors import UnavailableError
 from tidemill.loop.ingest.state import IngestMetrics, read_state
+from tidemill.loop.operations.process_states import ProcessMetrics, read_states
 from tidemill.stores.jobs.jobs import Jobs
 
 ACTIVE = ("running",)
@@ -46,10 +47,10 @@ class JobMetrics(Collector):
 
 
 class ApiMetrics:
-    """HTTP requests, labels, jobs and ingest.
+    """HTTP requests, labels, jobs, ingest and supervised processes.
 
     Args:
-        home: The home folder, where ingest writes its state.
+        home: The home folder, where ingest and the supervisor write their states.
     """
 
     def __init__(self, jobs: Jobs, home: Path) -> None:
@@ -75,6 +76,7 @@ class ApiMetrics:
         )
         self.registry.register(JobMetrics(jobs))
         self.registry.register(IngestMetrics(lambda: read_state(home)))
+        self.registry.register(ProcessMetrics(lambda: read_states(home)))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from tidemill.errors import UnavailableError
+from tidemill.processes import refusing_settings
 from tidemill.serving import settings as serving_settings
 from tidemill.serving.server import server
 
@@ -102,6 +103,7 @@ async def _unavailable(send: Any, cause: Exception) -> None:
     await send({"type": "http.response.body", "body": msgspec.json.encode(problem)})
 
 
+@refusing_settings()
 def main() -> None:
     """Serve both planes until a signal arrives; the data plane is configured by the environment."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.api.one_port")

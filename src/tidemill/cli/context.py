@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from tidemill import logs
-from tidemill.errors import ProjectError, SettingsError
+from tidemill.errors import ProjectError
 from tidemill.project import Project, gallery, load_project
-from tidemill.settings import Settings
+from tidemill.settings import Settings, load_settings
 
 HomeOption = Annotated[
     Path | None,
@@ -41,12 +40,7 @@ def open_settings(
         SettingsError: A setting has an invalid value.
     """
     given = {"home": home, "tracking_uri": tracking_uri, **more}
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"Setting '{name}': {first['msg']}.", field=name) from error
+    return load_settings(**{name: value for name, value in given.items() if value is not None})
 
 
 def start_logs(settings: Settings, name: str, *, console: bool = False) -> None:

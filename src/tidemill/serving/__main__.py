@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill.errors import TidemillError
+from tidemill.errors import SettingsError, TidemillError
+from tidemill.processes import CONFIGURATION_ERROR
 from tidemill.serving.settings import load
 from tidemill.serving.telemetry import logs
 
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from tidemill.serving.server.workers import run
 
         run(settings, on_started=lambda url: logging.info("serving on %s", url))
+    except SettingsError as error:
+        print(f"tidemill serve: {error}", file=sys.stderr, flush=True)
+        sys.exit(CONFIGURATION_ERROR)
     except TidemillError as error:
         sys.exit(f"tidemill serve: {error}")
 

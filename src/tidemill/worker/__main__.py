@@ -14,7 +14,8 @@ from celery.signals import worker_shutting_down
 
 from tidemill import logs
 from tidemill.platform import Platform
-from tidemill.settings import Settings
+from tidemill.processes import refusing_settings
+from tidemill.settings import Settings, load_settings
 from tidemill.stores.jobs.broker import QUEUE, TASK, make_celery
 from tidemill.worker.job_poller import JobPoller
 from tidemill.worker.job_runner import JobRunner
@@ -105,13 +106,14 @@ def _identity() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+@refusing_settings()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker", description=__doc__)
     parser.add_argument("--concurrency", type=int, help="jobs to run at the same time")
     parser.add_argument("--name", default=None, help="log file name; default: host and process id")
     given = parser.parse_args()
     changed = {} if given.concurrency is None else {"worker_concurrency": given.concurrency}
-    settings = Settings(**changed)
+    settings = load_settings(**changed)
     # As `tidemill` does for its processes: spinning threads slow every fit on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _share_processors(settings.worker_concurrency)

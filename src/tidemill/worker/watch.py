@@ -15,7 +15,8 @@ from tidemill import logs
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.loop.operations.signals import stop_event
 from tidemill.platform import Platform
-from tidemill.settings import Settings
+from tidemill.processes import refusing_settings
+from tidemill.settings import Settings, load_settings
 from tidemill.stores.monitoring.webhook_outbox import WebhookSender, WebhookTarget
 
 logger = logging.getLogger("tidemill.watch")
@@ -63,13 +64,14 @@ def watch(
             platform.close()
 
 
+@refusing_settings()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check models until SIGTERM or SIGINT, with the settings of the environment."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker.watch")
     parser.add_argument("models", nargs="*", help="the models to check; default: all")
     parser.add_argument("--every", type=float, help="seconds between two checks of a model")
     given = parser.parse_args(arguments)
-    settings = Settings()
+    settings = load_settings()
     logs.configure(
         "watch", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )

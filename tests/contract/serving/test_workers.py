@@ -189,7 +189,7 @@ def test_a_taken_port_is_a_readable_error(begin: Begin, home: Path) -> None:
         found = subprocess.run(
             [*command, *more, "--home", str(home)], capture_output=True, text=True, timeout=300
         )
-        assert found.returncode == 1
+        assert found.returncode == os.EX_CONFIG
         assert f"Port {serving.port} on 127.0.0.1 cannot be used" in found.stderr
         assert "--port" in found.stderr
 
@@ -200,7 +200,7 @@ def test_a_worker_that_cannot_start_stops_the_server_with_the_reason(home: Path)
     command = [sys.executable, "-m", "tidemill.serving", "--home", str(home), "--port", "0"]
     for more in ([], ["--workers", "2"]):
         found = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300)
-        assert found.returncode == 1
+        assert found.returncode == os.EX_CONFIG
         assert "journal folder" in found.stderr
 
 

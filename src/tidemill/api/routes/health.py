@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from tidemill.api.dependencies import StateDep
 from tidemill.errors import UnavailableError
+from tidemill.loop.operations.process_states import process_problem
 from tidemill.platform import Platform
 
 router = APIRouter(tags=["health"])
@@ -34,6 +35,7 @@ def ready(state: StateDep, response: Response) -> dict[str, Any]:
         "database": _database_problem(platform),
         "mlflow": platform.mlflow_problem(),
         "broker": platform.notifier.problem(),
+        "processes": process_problem(platform.settings.home),
     }
     required = platform.settings.required_parts
     down = [name for name, problem in services.items() if problem is not None]

@@ -41,7 +41,9 @@ def start_processes(
         child.env = {**child.env, "TIDEMILL_API_RATE_LIMIT": "off"}
         supervisor.start(child)
     with terminal.err.status("Starting the server ..."):
-        supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "The server", START_SECONDS)
+        supervisor.wait_until(
+            lambda: is_answering(f"{at.api}/ready"), "The server", START_SECONDS, needed=children
+        )
     return {child.name: child for child in children}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import partial
 
 import psycopg
 from sqlalchemy import make_url
@@ -36,8 +37,9 @@ def start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddresse
     settings = _on_redis(supervisor, settings)
     if settings.tracking_uri is None:
         store = _create_database(settings, MLFLOW_SUFFIX)
-        supervisor.start(process_specs.mlflow_server(settings, at, store))
-        supervisor.wait_until(lambda: is_answering(f"{at.mlflow}/health"), "MLflow", START_SECONDS)
+        mlflow = supervisor.start(process_specs.mlflow_server(settings, at, store))
+        answering = partial(is_answering, f"{at.mlflow}/health")
+        supervisor.wait_until(answering, "MLflow", START_SECONDS, needed=[mlflow])
         settings = settings.model_copy(update={"tracking_uri": at.mlflow})
     _write_environment(settings)
     return settings
@@ -46,8 +48,8 @@ def start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddresse
 def _on_postgresql(supervisor: Supervisor, settings: Settings) -> Settings:
     if settings.database_url is None:
         started = servers.postgresql(settings.home, settings.logs)
-        supervisor.start(started.child)
-        supervisor.wait_until(started.answers, "PostgreSQL", START_SECONDS)
+        child = supervisor.start(started.child)
+        supervisor.wait_until(started.answers, "PostgreSQL", START_SECONDS, needed=[child])
         settings = settings.model_copy(update={"database_url": started.url})
         settings = settings.model_copy(update={"database_url": _create_database(settings)})
     elif not settings.database_url.startswith("postgres"):
@@ -70,8 +72,8 @@ def _on_redis(supervisor: Supervisor, settings: Settings) -> Settings:
     url = settings.broker_url
     if url is None:
         started = servers.redis(settings.home, settings.logs)
-        supervisor.start(started.child)
-        supervisor.wait_until(started.answers, "Redis", START_SECONDS)
+        child = supervisor.start(started.child)
+        supervisor.wait_until(started.answers, "Redis", START_SECONDS, needed=[child])
         url = started.url
     update = {"broker_url": url}
     if settings.limits_url.startswith("memory") and url.startswith("redis"):

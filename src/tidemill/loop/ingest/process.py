@@ -34,7 +34,8 @@ from tidemill.loop.ingest.retention import Retention
 from tidemill.loop.ingest.signatures import SignatureLookup, registry_finder, shelf_finder
 from tidemill.loop.ingest.state import IngestState, MetricsServer, write_state
 from tidemill.loop.operations.signals import stop_event
-from tidemill.settings import Settings
+from tidemill.processes import refusing_settings
+from tidemill.settings import Settings, load_settings
 from tidemill.stores.database.schema import open_database
 from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
@@ -131,10 +132,11 @@ def run(settings: Settings, stop: threading.Event) -> None:
         metrics.close()
 
 
+@refusing_settings()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ingest until SIGTERM or SIGINT, as configured in the settings."""
     argparse.ArgumentParser(prog="python -m tidemill.loop.ingest").parse_args(arguments)
-    settings = Settings()
+    settings = load_settings()
     logs.configure(
         "ingest", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )

@@ -25,6 +25,7 @@ from urllib.request import urlopen
 
 from tidemill import keyring
 from tidemill.errors import TidemillError
+from tidemill.loop.operations.process_states import read_states
 from tidemill.serving.journal.segments import damaged_segments
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.settings import Settings, environment_variables
@@ -195,6 +196,19 @@ def check_jobs(settings: Settings) -> Finding:
     return Finding("jobs", "ok", summary)
 
 
+def check_processes(settings: Settings) -> Finding:
+    """Check that the processes of `tidemill up` run."""
+    states = read_states(settings.home)
+    if problems := [f"{each.problem}" for each in states if each.problem]:
+        outputs = ", ".join(each.output for each in states if each.problem)
+        return Finding("processes", "error", "; ".join(problems), f"Read {outputs}.")
+    if failing := [each for each in states if each.failures]:
+        counts = ", ".join(f"{each.name} {each.failures} times in a row" for each in failing)
+        outputs = ", ".join(each.output for each in failing)
+        return Finding("processes", "warning", f"restarted: {counts}", f"Read {outputs}.")
+    return Finding("processes", "ok", f"{len(states)} supervised" if states else "none supervised")
+
+
 def check_mlflow(settings: Settings) -> Finding:
     """Check that MLflow can be reached, its version and its clock."""
     uri = settings.mlflow_uri
@@ -304,6 +318,7 @@ CHECKS: dict[str, Check] = {
     "broker": check_broker,
     "limits": check_limits,
     "jobs": check_jobs,
+    "processes": check_processes,
     "mlflow": check_mlflow,
     "artifacts": check_artifacts,
     "shelf": check_shelf,

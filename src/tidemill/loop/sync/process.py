@@ -22,7 +22,8 @@ from tidemill.errors import UnavailableError
 from tidemill.loop.sync.bundle_fetcher import BundleFor
 from tidemill.loop.sync.selection import parse_selection
 from tidemill.loop.sync.shelf_sync import ShelfSync
-from tidemill.settings import Settings
+from tidemill.processes import refusing_settings
+from tidemill.settings import load_settings
 from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import ModelVersion
@@ -66,6 +67,7 @@ def sync_forever(
         stop.wait(max(0.05, interval - (time.monotonic() - started)))
 
 
+@refusing_settings()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Follow the registry until SIGTERM or SIGINT, with the environment's settings.
 
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
-    settings = Settings()
+    settings = load_settings()
     logs.configure(
         "sync", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )

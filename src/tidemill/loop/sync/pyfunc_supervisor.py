@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -33,16 +34,19 @@ from tidemill.processes import (
     ProcessSupervisor,
     RestartPolicy,
     SupervisedProcess,
+    refusing_settings,
     spawn,
 )
 from tidemill.serving.model.remote_runtime import loaded_mark, socket_path
 from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch, open_bundle
-from tidemill.settings import Settings
+from tidemill.settings import load_settings
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.25
-RESTARTS = RestartPolicy(delays=(0.5, 1.0, 2.0, 5.0, 15.0), stable_seconds=30.0, stable_delay=0.5)
+RESTARTS = RestartPolicy(
+    delays=(0.5, 1.0, 2.0, 5.0, 15.0, 30.0), stable_seconds=30.0, stable_delay=0.5
+)
 LEAVING_SECONDS = 20.0  # how long a worker runs on after its version left the shelf
 STOP_SECONDS = 5.0
 
@@ -106,7 +110,9 @@ class PyfuncSupervisor:
     def _start(self, bundle: Bundle) -> None:
         socket = socket_path(self.home, bundle.digest)
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._processes.start(PyfuncWorker(str(bundle.path), bundle, socket, unpack(bundle)))
+        self._processes.start(
+            PyfuncWorker(str(bundle.path), bundle, socket, unpack(bundle), own_group=True)
+        )
 
     def _retire(self, worker: PyfuncWorker) -> None:
         """Stop a worker some time after its version left the shelf, but not before its successor
@@ -170,10 +176,15 @@ def unpack(bundle: Bundle) -> tempfile.TemporaryDirectory[str]:
 
 
 def start_worker(folder: Path, socket: Path, model: Path) -> subprocess.Popen[bytes]:
-    """Start a process that serves one model; its output goes to this process's output."""
+    """Start a process that serves one model, in a group of its own and on Linux not outliving us.
+
+    Its output goes to this process's output.
+    """
     command = [sys.executable, "-m", "tidemill.loop.sync.pyfunc_server", str(folder), str(socket)]
     return spawn(
         [*command, "--model", str(model)],
+        end_with_parent=signal.SIGKILL,
+        process_group=0,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
     )
@@ -198,12 +209,13 @@ def supervise(
         supervisor.close()
 
 
+@refusing_settings()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Supervise the workers of the home in the settings, until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.loop.sync.pyfunc_supervisor")
     parser.add_argument("--shelf", type=Path, help="the shelf; by default the one in the home")
     given = parser.parse_args(arguments)
-    settings = Settings()
+    settings = load_settings()
     logs.configure(
         "pyfunc", level=settings.log_level, style=settings.log_format, folder=settings.log_folder
     )

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
-from tidemill.errors import TidemillError
+from tidemill.errors import SettingsError, TidemillError
 from tidemill.processes import (
+    CONFIGURATION_ERROR,
     STOP_SIGNALS,
     ForkedProcess,
     ProcessSupervisor,
@@ -32,7 +33,9 @@ from tidemill.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 FAILED_TO_START = 3  # exit code
-RESTARTS = RestartPolicy(delays=(1.0,), stable_seconds=5.0, stable_delay=0.0)
+RESTARTS = RestartPolicy(
+    delays=(1.0, 2.0, 4.0, 8.0, 15.0, 30.0), stable_seconds=30.0, stable_delay=0.0
+)
 KILL_SECONDS = 5.0  # after the grace period, until a process is killed
 
 
@@ -76,6 +79,8 @@ class ServingWorker(SupervisedProcess):
             self.serve(self.number)
             status = 0
         except TidemillError as error:
+            if isinstance(error, SettingsError):
+                status = CONFIGURATION_ERROR
             log.error("%s cannot serve: %s", self.name, error)
         except BaseException:
             log.exception("%s failed", self.name)
@@ -102,7 +107,7 @@ class WorkerSupervisor:
         self._ready, self._report_ready = os.pipe()
         self._wake, self._wakeup = os.pipe()
         self._stopping = False
-        self._failed = False
+        self._failed: type[TidemillError] | None = None
         stop_seconds = settings.drain + settings.grace + KILL_SECONDS
         self._processes = ProcessSupervisor[ServingWorker](RESTARTS, self._exited, stop_seconds)
 
@@ -126,7 +131,7 @@ class WorkerSupervisor:
         self._listener.close()
         self._processes.stop()
         if self._failed:
-            raise TidemillError("A serving process could not start; see its log.")
+            raise self._failed("A serving process could not start; see its log.")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number in STOP_SIGNALS:
@@ -134,9 +139,14 @@ class WorkerSupervisor:
 
     def _exited(self, worker: ServingWorker, code: int) -> None:
         assert worker.process is not None
-        log.error("%s (process %d) ended with exit %d", worker.name, worker.process.pid, code)
-        if code == FAILED_TO_START and worker.number in self._unready:
-            self._failed = self._stopping = True
+        pause = RESTARTS.delay(worker.failures)
+        log.error(
+            "%s (process %d) ended with exit %d; restarting it in %.1f s",
+            worker.name, worker.process.pid, code, pause,
+        )  # fmt: skip
+        refused = {FAILED_TO_START: TidemillError, CONFIGURATION_ERROR: SettingsError}.get(code)
+        if refused is not None and worker.number in self._unready:
+            self._failed, self._stopping = refused, True
 
     def _serve(self, parent: int, number: int) -> None:
         """Serve in a forked process; `parent` is the process that forked it."""

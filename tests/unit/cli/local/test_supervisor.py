@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.cli.local.supervisor import Child, StopRequestedError, supervising
-from tidemill.errors import UnavailableError
+from tidemill.cli.local.supervisor import (
+    MAX_FAILURES,
+    Child,
+    StopRequestedError,
+    supervising,
+)
+from tidemill.errors import SettingsError, TidemillError, UnavailableError
+from tidemill.loop.operations.process_states import process_problem, read_states
+from tidemill.processes import RestartPolicy
 
 SLEEP = "import time; time.sleep(900)"
 
@@ -74,9 +82,59 @@ def test_a_child_that_keeps_dying_is_reported_with_the_end_of_its_output(
 ) -> None:
     monkeypatch.setattr("tidemill.cli.local.supervisor.MAX_FAILURES", 2)
     with supervising() as supervisor:
-        supervisor.start(child(tmp_path, "raise SystemExit('no bread left')"))
+        baker = supervisor.start(child(tmp_path, "raise SystemExit('no bread left')"))
         with pytest.raises(UnavailableError, match="no bread left"):
-            supervisor.wait_until(lambda: False, "the baker", 300)
+            supervisor.wait_until(lambda: False, "the baker", 300, needed=[baker])
+
+
+def test_a_child_that_is_not_needed_may_end_as_often_as_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = RestartPolicy(delays=(0.0,), stable_seconds=30.0, stable_delay=0.0)
+    monkeypatch.setattr("tidemill.cli.local.supervisor.RESTARTS", fast)
+    with supervising(tmp_path) as supervisor:
+        serving = supervisor.start(child(tmp_path, SLEEP, "serving"))
+        helper = supervisor.start(child(tmp_path, "raise SystemExit(7)", "sync"))
+        first = serving.process
+        supervisor.wait_until(lambda: helper.failures > MAX_FAILURES + 2, "the failures", 300)
+        assert serving.process is first
+        assert serving.running
+        helper.restart_at = time.monotonic() + 600
+        supervisor.check()
+        problem = process_problem(tmp_path)
+        assert problem is not None
+        assert re.match(r"sync ended \(exit 7\), \d+ times in a row", problem)
+        up = {state.name: state.pid for state in read_states(tmp_path)}
+        assert up == {"serving": first and first.pid, "sync": None}
+    assert read_states(tmp_path) == ()
+
+
+def test_settings_that_are_refused_at_the_first_start_end_it(tmp_path: Path) -> None:
+    code = (
+        "from tidemill.errors import SettingsError\n"
+        "from tidemill.processes import refusing_settings\n"
+        "with refusing_settings():\n    raise SettingsError('Setting x: no.')"
+    )
+    with supervising() as supervisor:
+        refusing = supervisor.start(child(tmp_path, code))
+        with pytest.raises(SettingsError, match="refuses its settings:\nSetting x: no"):
+            supervisor.run()
+        refusing.restarts = 1  # later the same settings are not the reason to end everything
+        refusing.start()
+        supervisor.wait_until(lambda: refusing.failures == 2, "the restart", 300)
+
+
+def test_programs_are_supervised_while_another_runs_to_its_end(tmp_path: Path) -> None:
+    waits = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)"
+    touches = f"open({str(tmp_path / 'go')!r}, 'w')"
+    with supervising() as supervisor:
+        touching = supervisor.start(child(tmp_path, touches))
+        assert touching.process is not None
+        touching.process.wait()
+        (tmp_path / "go").unlink()  # only a restart makes it again
+        supervisor.run_once([sys.executable, "-c", waits])
+        with pytest.raises(TidemillError, match="exit 3"):
+            supervisor.run_once([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_waiting_times_out(tmp_path: Path) -> None:

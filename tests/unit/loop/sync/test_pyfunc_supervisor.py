@@ -45,7 +45,8 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pyfu
 
     def start(folder: Path, socket: Path, model: Path) -> subprocess.Popen[bytes]:
         assert (model / "MLmodel").is_file()
-        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return subprocess.Popen(command, process_group=0)
 
     monkeypatch.setattr(pyfunc_supervisor, "start_worker", start)
     monkeypatch.setattr(pyfunc_supervisor, "RESTARTS", RestartPolicy((0.0,), 30.0, 0.0))

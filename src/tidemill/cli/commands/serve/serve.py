@@ -76,7 +76,7 @@ def serve(
                 f"[yellow]Authentication is off:[/] anyone who can reach {host}:{port} may predict."
             )
         references = models or ([settings.model_name] if settings.model_name else [])
-        with supervising() as supervisor:
+        with supervising(settings.home) as supervisor:
             options = _server_options(references, workers, auth, shelf, journal)
             server = supervisor.start(_server(settings, at, options))
             trusted = trust or settings.trust_models
@@ -123,6 +123,7 @@ def _await_models(
             lambda: is_answering(f"{at.api}/ready") or _nothing_to_serve(settings) is not None,
             "Serving",
             FIRST_SYNC_SECONDS,
+            needed=[server],
         )
     except TidemillError as error:
         raise SettingsError(f"{error.detail} Its last output:\n{server.tail()}") from error

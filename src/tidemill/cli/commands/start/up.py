@@ -18,7 +18,7 @@ from tidemill.cli.local.greeting import Extras, greet, is_answering
 from tidemill.cli.local.home import ensure_key, lock_home
 from tidemill.cli.local.ports import check_port
 from tidemill.cli.local.process_specs import ServerAddresses
-from tidemill.cli.local.supervisor import Supervisor, run_once, supervising
+from tidemill.cli.local.supervisor import Supervisor, supervising
 from tidemill.serving.shelf.shelf import read_state
 from tidemill.settings import Settings
 
@@ -73,7 +73,7 @@ def up(
         if own_mlflow:
             check_port(host, mlflow_port, "--mlflow-port")
         start_logs(settings, "up")
-        with supervising() as supervisor:
+        with supervising(settings.home) as supervisor:
             if scaled:
                 settings = _start_servers(supervisor, settings, at)
             key = ensure_key(settings)
@@ -109,18 +109,17 @@ def _start_serving(
 ) -> None:
     """Start the servers first: with models on the shelf they are ready within two seconds, unless
     other processes start at the same time. Without models, train the first one meanwhile."""
-    several = len(servers) > 1
+    several, children = len(servers) > 1, []
     for number, at in enumerate(servers, 1):
-        supervisor.start(
-            process_specs.api_server(settings, at, f"api-{number}" if several else "api")
-        )
+        name = f"api-{number}" if several else "api"
+        children.append(supervisor.start(process_specs.api_server(settings, at, name)))
     if not _holds_models(settings):
         command = [sys.executable, "-m", "tidemill.cli.local.first_model", *filter(None, [first])]
-        run_once(command, process_specs.environment(settings))
+        supervisor.run_once(command, process_specs.environment(settings))
     path = "/ready" if _holds_models(settings) else "/health"
     for at in servers:
-        url = f"{at.api}{path}"
-        supervisor.wait_until(partial(is_answering, url), "The API", 300)
+        answering = partial(is_answering, f"{at.api}{path}")
+        supervisor.wait_until(answering, "The API", 300, needed=children)
 
 
 def _start_others(supervisor: Supervisor, settings: Settings) -> None:
