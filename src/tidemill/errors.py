@@ -69,7 +69,12 @@ class TidemillError(Exception):
         }
         optional = {"field": self.field, "expected": self.expected, "remedy": self.remedy}
         body.update({name: value for name, value in optional.items() if value is not None})
-        return body
+        return {name: _encodable(value) for name, value in body.items()}
+
+
+def _encodable(value: Any) -> Any:
+    """Text without lone surrogates, which quoted JSON may contain and UTF-8 cannot."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 class InputError(TidemillError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -316,6 +317,41 @@ def test_jobs_are_listed_by_page_and_filter(api: Api) -> None:
     assert_problem(api.get("/jobs?limit=0"), 422, "limit")
     assert_problem(api.get("/jobs?model=%00"), 400)
     assert_problem(api.get("/logs?cursor=abc"), 422, "cursor")
+
+
+HOSTILE_CURSORS = [
+    "x", "é", "9" * 400, str(2**63), "\U0001f600", "\r\nX: 1", "W10=", "NQ==",
+    "eyJvZmZzZXQiOiAxZTk5OX0=", "eyJvZmZzZXQiOiAtMX0=", "e30=", "/w==",
+    base64.b64encode(b'{"offset": %d}' % 10**40).decode(),
+]  # fmt: skip
+
+
+def test_what_is_no_cursor_of_a_list_is_refused(api: Api) -> None:
+    mlflow = ["/models", "/models/iris/versions", "/experiments", "/experiments/0/runs"]
+    for path in [*mlflow, "/audit", "/logs"]:
+        for cursor in HOSTILE_CURSORS:
+            assert_problem(api.get(path, params={"cursor": cursor}), 422, "cursor")
+
+
+def test_experiments_are_listed_by_page(api: Api) -> None:
+    for name in ("one", "two", "three"):
+        api.platform.tracking.create_experiment(name)
+    first = api.get("/experiments?limit=2").json()
+    rest = api.get("/experiments", params={"limit": 2, "cursor": first["next"]}).json()
+    names = [each["name"] for each in [*first["items"], *rest["items"]]]
+    assert sorted(names) == ["Default", "one", "three", "two"]
+
+
+def test_integers_that_no_database_stores_are_refused(api: Api) -> None:
+    assert_problem(api.get(f"/logs?status={2**64}"), 422, "status")
+    assert api.get(f"/experiments/{'1' * 300}/runs").status_code == 404
+    assert api.get("/experiments/١٢٣/runs").status_code == 404
+
+
+def test_a_problem_may_quote_a_lone_surrogate(api: Api) -> None:
+    body = rb'{"metric": "\ud800", "force": "0"}'
+    answer = api.post("/models/iris/promote", content=body)
+    assert answer.status_code in (404, 422), answer.text
 
 
 def test_a_queued_job_is_cancelled_at_once_and_only_once(api: Api) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from tidemill.errors import ConflictError, NotFoundError, RequestError, UnavailableError
+from tidemill.stores.database.queries import MAX_INTEGER
 from tidemill.stores.jobs.retryability import classify
 
 ERROR_CODES = {
@@ -50,6 +53,28 @@ def quote(text: str) -> str:
     if '"' not in text:
         return f'"{text}"'
     raise RequestError("A search text cannot contain both kinds of quotes.")
+
+
+def mlflow_cursor(text: str | None) -> str | None:
+    """A page token that MLflow can read; others fail inside of it.
+
+    Raises:
+        RequestError: The text is not one.
+    """
+    if text is None:
+        return None
+    try:
+        token = json.loads(base64.b64decode(text))
+        offset = token["offset"] if isinstance(token, dict) else None
+    except (ValueError, KeyError, RecursionError):
+        offset = None
+    if not isinstance(offset, int) or not 0 <= offset <= MAX_INTEGER:
+        raise RequestError(
+            f"'{text}' is not a cursor of this list.",
+            field="cursor",
+            expected="the `next` of the previous page",
+        )
+    return text
 
 
 def mlflow_time(milliseconds: int | None) -> datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import Anyone, PlatformDep
-from tidemill.api.mlflow_queries import mlflow_time, quote, translated_mlflow_errors
+from tidemill.api.mlflow_queries import (
+    mlflow_cursor,
+    mlflow_time,
+    quote,
+    translated_mlflow_errors,
+)
 from tidemill.api.schemas import Cursor, Filter, Limit, Listing, PageQuery
 from tidemill.errors import NotFoundError
 
@@ -74,7 +80,7 @@ def list_experiments(
             max_results=limit,
             filter_string=name_filter,
             order_by=["last_update_time DESC"],
-            page_token=cursor,
+            page_token=mlflow_cursor(cursor),
         )
     return Listing(items=[_view_experiment(each) for each in page], next=page.token or None)
 
@@ -96,14 +102,14 @@ def list_runs(
             filter_string=" AND ".join(each for each in conditions if each),
             max_results=query.limit,
             order_by=[query.order_by or "attributes.start_time DESC"],
-            page_token=query.cursor,
+            page_token=mlflow_cursor(query.cursor),
         )
     return Listing(items=[_view_run(each) for each in page], next=page.token or None)
 
 
 def _experiment_id(client: Any, reference: str) -> str:
     found = client.get_experiment_by_name(reference)
-    if found is None and reference.isdigit():
+    if found is None and re.fullmatch(r"[0-9]{1,18}", reference):
         found = client.get_experiment(reference)
     if found is None:
         raise NotFoundError(f"There is no experiment '{reference}'.", field="experiment_id")

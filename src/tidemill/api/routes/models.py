@@ -10,7 +10,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import KeyHolder, PlatformDep
-from tidemill.api.mlflow_queries import mlflow_time, quote, translated_mlflow_errors
+from tidemill.api.mlflow_queries import (
+    mlflow_cursor,
+    mlflow_time,
+    quote,
+    translated_mlflow_errors,
+)
 from tidemill.api.schemas import Cursor, Listing
 from tidemill.stores.mlflow.evidence import read_evidence
 
@@ -66,7 +71,10 @@ def list_models(
     name_filter = None if name is None else f"name ILIKE {quote(f'%{name}%')}"
     with translated_mlflow_errors():
         page = client.search_registered_models(
-            filter_string=name_filter, max_results=limit, order_by=["name ASC"], page_token=cursor
+            filter_string=name_filter,
+            max_results=limit,
+            order_by=["name ASC"],
+            page_token=mlflow_cursor(cursor),
         )
         versions = {model.name: _newest_versions(client, model.name) for model in page}
         metrics = _metrics_by_run(client, versions)
@@ -99,7 +107,7 @@ def list_versions(
             f"name = {quote(name)}",
             max_results=limit,
             order_by=["version_number DESC"],
-            page_token=cursor,
+            page_token=mlflow_cursor(cursor),
         )
         if not page and cursor is None:
             client.get_registered_model(name)  # raises if there is no such model

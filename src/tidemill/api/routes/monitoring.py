@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from tidemill.api.dependencies import KeyHolder, PlatformDep, Trainer
 from tidemill.api.schemas import Filter, Listing, PageQuery, Since, to_datetime, with_datetimes
 from tidemill.errors import ConflictError
+from tidemill.stores.database.queries import MAX_INTEGER
 from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger
 
@@ -156,7 +157,8 @@ def monitoring_report(
     platform: PlatformDep,
     model: Annotated[str, Query(max_length=255)],
     window: Annotated[
-        int | None, Query(description="The id of a window in /monitoring/drift.")
+        int | None,
+        Query(le=MAX_INTEGER, ge=0, description="The id of a window in /monitoring/drift."),
     ] = None,
 ) -> HTMLResponse:
     """Get a model's monitoring report as one self-contained HTML page."""

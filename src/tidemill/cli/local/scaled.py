@@ -49,7 +49,8 @@ def _on_postgresql(supervisor: Supervisor, settings: Settings) -> Settings:
     if settings.database_url is None:
         started = servers.postgresql(settings.home, settings.logs)
         child = supervisor.start(started.child)
-        supervisor.wait_until(started.answers, "PostgreSQL", START_SECONDS, needed=[child])
+        accepts = partial(_logs_in, started.url)
+        supervisor.wait_until(accepts, "PostgreSQL", START_SECONDS, needed=[child])
         settings = settings.model_copy(update={"database_url": started.url})
         settings = settings.model_copy(update={"database_url": _create_database(settings)})
     elif not settings.database_url.startswith("postgres"):
@@ -79,6 +80,16 @@ def _on_redis(supervisor: Supervisor, settings: Settings) -> Settings:
     if settings.limits_url.startswith("memory") and url.startswith("redis"):
         update["limits_url"] = url
     return settings.model_copy(update=update)
+
+
+def _logs_in(url: str) -> bool:
+    """Whether PostgreSQL lets its user in: after a crash it first recovers behind an open port."""
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        psycopg.connect(plain, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _create_database(settings: Settings, suffix: str = "") -> str:

@@ -29,6 +29,7 @@ from tidemill.stores.database.database import Database
 
 T = TypeVar("T")
 MAX_LIMIT = 500
+MAX_INTEGER = 2**63 - 1  # of both databases
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ def read_page(
 
 def _key_value(key: Column[Any], cursor: str) -> Any:
     try:
-        return key.type.python_type(cursor)
+        value = key.type.python_type(cursor)
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise ValueError("no database has such an integer")
+        return value
     except ValueError:
         raise RequestError(
             f"'{cursor}' is not a cursor of this list.",
