@@ -270,8 +270,13 @@ class Settings(BaseSettings):
     )
     audit_secret: SecretStr | None = Field(
         default=None,
-        description="The key that signs the audit log's checkpoint. Default: a random key in the "
+        description="The key that signs the heads of the audit log. Default: a random key in the "
         "home.",
+    )
+    audit_anchor: Path | None = Field(
+        default=None,
+        description="A file on another volume, one for each machine, to which every signed head of "
+        "the audit log is appended as well. Default: none.",
     )
     trust_models: bool = Field(
         default=False,

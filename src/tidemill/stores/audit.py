@@ -1,33 +1,36 @@
 """The audit log: who did what to which model, when, why and on what evidence, in a hash chain.
 
 Each row's hash is the SHA-256 of the previous row's hash followed by the row's content in canonical
-JSON, so a changed or missing row breaks the chain from there on. A signed checkpoint file in the
-home, with the number and hash of the newest row, detects what a chain alone cannot: that its end
-was cut off, or that all of it was rewritten. See decision 052.
+JSON, so a changed or missing row breaks the chain from there on. Signed heads in the home, each
+with the number and hash of the newest row, detect what a chain alone cannot: that its end was cut
+off, or that all of it was rewritten. Each row is appended only after the last head was found in the
+chain; a break is recorded, and reported ever after. See decisions 052 and 196.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import os
-import secrets
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, text
 
-from tidemill.errors import SettingsError
 from tidemill.settings import Settings
+from tidemill.stores.audit_heads import AuditHeads, HeadHistory, SignedHead
 from tidemill.stores.database.database import Database, EpochNow
 from tidemill.stores.database.queries import ResultPage, conditions, json_safe, read_page
 from tidemill.stores.database.tables import audit
-from tidemill.stores.file_lock import file_lock
+
+log = logging.getLogger(__name__)
 
 FIRST_HASH = "0" * 64
+#: The action of the row that records a break of the chain.
+BROKEN = "audit.broken"
 CHUNK_ROWS = 2_000
 # An arbitrary number that nothing else in the database uses.
 APPEND_LOCK = 7_305_452
@@ -75,26 +78,38 @@ class AuditReport:
 
 
 class AuditLog:
-    """The log in a database, with its checkpoint in a folder.
+    """The log in a database, with its signed heads in a folder.
 
     Args:
-        folder: The folder of the checkpoint `audit.head`; each machine may have its own.
-        secret: Signs the checkpoint; None creates a random one in `audit.secret`, mode 0600.
+        folder, secret, anchor: As of `AuditHeads`.
     """
 
-    def __init__(self, database: Database, folder: Path, secret: str | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        secret: str | None = None,
+        anchor: Path | None = None,
+    ) -> None:
         self._database = database
-        self._folder = folder
-        self._secret = secret
+        self._heads = AuditHeads(folder, secret, anchor)
 
     @classmethod
     def from_settings(cls, database: Database, settings: Settings) -> AuditLog:
-        """Return the log with its checkpoint in the home."""
+        """Return the log with its signed heads in the home."""
         secret = settings.audit_secret
-        return cls(database, settings.home, secret.get_secret_value() if secret else None)
+        key = secret.get_secret_value() if secret else None
+        return cls(database, settings.home, key, settings.audit_anchor)
 
-    def append(self, entry: AuditEntry) -> int:
+    def append(self, entry: AuditEntry, *, restored: bool = False) -> int:
         """Write one row; writers of all processes wait for each other.
+
+        If the last signed head is not in the chain, that is recorded too, for ever: as a row before
+        this one, and in the new head.
+
+        Args:
+            restored: A backup was restored just before, so that earlier heads may be of rows that
+                no longer exist.
 
         Returns:
             The row's number.
@@ -104,9 +119,14 @@ class AuditLog:
         """
         with self._database.write() as connection:
             self._lock(connection)
-            row = _chained(connection, entry)
-            connection.execute(insert(audit).values(row))
-        self._move_checkpoint(row["seq"], row["hash"])
+            head = self._heads.last()
+            broken = None if head is None else _head_problem(connection, head)
+            if head is not None and broken is not None:
+                log.error("the audit log was changed: %s", broken)
+                details = {"problem": broken, "signed": {"seq": head.seq, "hash": head.hash}}
+                _insert(connection, AuditEntry("tidemill", BROKEN, details=details))
+            row = _insert(connection, entry)
+        self._heads.append(row["seq"], row["hash"], head, broken=broken, restored=restored)
         return int(row["seq"])
 
     def page(
@@ -127,85 +147,89 @@ class AuditLog:
         )
 
     def verify(self) -> AuditReport:
-        """Recompute the chain from its first row and compare its end with the checkpoint."""
-        previous, count = FIRST_HASH, 0
-        for row in self._rows():
-            count += 1
-            if row["seq"] != count:
-                return AuditReport(False, count - 1, count, f"row {count} is missing")
-            if row["previous"] != previous or row["hash"] != _hash(previous, row):
-                return AuditReport(False, count - 1, count, f"row {count} was changed")
-            previous = row["hash"]
-        return self._check_end(count)
+        """Recompute the chain from its first row in one snapshot, and compare the signed heads."""
+        # Read before the snapshot: a head that is signed meanwhile may be of a later row.
+        heads = self._heads.history()
+        with closing(self._rows()) as rows:
+            return _verify(rows, heads)
 
-    def _check_end(self, count: int) -> AuditReport:
-        head = self._read_checkpoint()
-        if head is None:
-            note = "there is no checkpoint here: rows missing at the end would not be detected"
-            return AuditReport(True, count, note=note)
-        seq, digest = int(head["seq"]), str(head["hash"])
-        if not hmac.compare_digest(str(head["mac"]), self._sign(seq, digest)):
-            return AuditReport(False, count, problem="the checkpoint's signature is wrong")
-        if seq > count:
-            return AuditReport(False, count, count + 1, f"row {count + 1} is missing")
-        query = select(audit.c.hash).where(audit.c.seq == seq)
-        if self._database.rows(query)[0]["hash"] != digest:
-            problem = f"the chain was rewritten: row {seq} is not the row in the checkpoint"
-            return AuditReport(False, count, seq, problem)
-        return AuditReport(True, count)
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        last = 0
-        while True:
-            query = select(audit).where(audit.c.seq > last).order_by(audit.c.seq).limit(CHUNK_ROWS)
-            rows = self._database.rows(query)
-            yield from rows
-            if len(rows) < CHUNK_ROWS:
-                return
-            last = rows[-1]["seq"]
+    def _rows(self) -> Generator[dict[str, Any], None, None]:
+        query, last = select(audit).order_by(audit.c.seq).limit(CHUNK_ROWS), 0
+        with self._database.snapshot() as connection:
+            while rows := connection.execute(query.where(audit.c.seq > last)).mappings().all():
+                yield from map(dict, rows)
+                last = rows[-1]["seq"]
 
     def _lock(self, connection: Connection) -> None:
         # On SQLite the writing transaction already holds the only write lock.
         if self._database.dialect == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({APPEND_LOCK})"))
 
-    def _move_checkpoint(self, seq: int, digest: str) -> None:
-        with file_lock(self._folder / "audit.lock"):
-            head = self._read_checkpoint()
-            if head is not None and int(head["seq"]) >= seq:
-                return
-            body = {"seq": seq, "hash": digest, "mac": self._sign(seq, digest)}
-            draft = self._folder / f".audit.head.{secrets.token_hex(4)}"
-            draft.write_text(json.dumps(body))
-            draft.replace(self._folder / "audit.head")
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        path = self._folder / "audit.head"
-        try:
-            head: dict[str, Any] = json.loads(path.read_text())
-            if {"seq", "hash", "mac"} <= head.keys():
-                return head
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            pass
-        raise SettingsError(
-            f"The audit checkpoint {path} cannot be read.",
-            remedy="It was changed. Restore it from a backup and check the end of the log.",
-        )
+def _verify(rows: Iterable[dict[str, Any]], heads: HeadHistory) -> AuditReport:
+    previous, count, broken, rewritten = FIRST_HASH, 0, None, None
+    for row in rows:
+        count += 1
+        if row["seq"] != count:
+            return AuditReport(False, count - 1, count, f"row {count} is missing")
+        if row["previous"] != previous or row["hash"] != _hash(previous, row):
+            return AuditReport(False, count - 1, count, f"row {count} was changed")
+        previous = row["hash"]
+        if rewritten is None and heads.expected.get(count, previous) != previous:
+            rewritten = count
+        if broken is None and row["action"] == BROKEN:
+            broken = row
+    if rewritten is not None:
+        return AuditReport(False, count, rewritten, _rewritten(rewritten))
+    if heads.expected and max(heads.expected) > count:
+        return AuditReport(False, count, count + 1, f"row {count + 1} is missing")
+    return _judge(count, heads, broken)
 
-    def _sign(self, seq: int, digest: str) -> str:
-        secret = self._secret or self._own_secret()
-        return hmac.new(secret.encode(), f"{seq}:{digest}".encode(), hashlib.sha256).hexdigest()
 
-    def _own_secret(self) -> str:
-        path = self._folder / "audit.secret"
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-        except FileExistsError:
-            pass
-        return path.read_text()
+def _judge(count: int, heads: HeadHistory, broken: Mapping[str, Any] | None) -> AuditReport:
+    """The report on a chain that is intact in itself."""
+    if heads.problem is not None:
+        return AuditReport(False, count, problem=heads.problem, note=heads.note)
+    if broken is not None or heads.breaks:
+        seq = broken["seq"] if broken is not None else heads.breaks[0].seq
+        what = broken["details"]["problem"] if broken is not None else heads.breaks[0].broken
+        problem = f"the chain was broken before row {seq}: {what}"
+        return AuditReport(False, count, seq, problem, heads.note)
+    note = heads.note
+    if not heads.exists:
+        note = "there is no signed head here: rows missing at the end would not be detected"
+    return AuditReport(True, count, note=note)
+
+
+def _rewritten(seq: int) -> str:
+    return f"the chain was rewritten: row {seq} is not the row that was signed"
+
+
+def _head_problem(connection: Connection, head: SignedHead) -> str | None:
+    """What is wrong with the chain from a signed head onwards; None if it is intact."""
+    if not head.valid:
+        return "the last signed head was changed, or signed with another secret"
+    query = select(audit).where(audit.c.seq >= head.seq).order_by(audit.c.seq)
+    previous, number = None, head.seq
+    for row in map(dict, connection.execute(query).mappings()):
+        if row["seq"] != number:
+            break
+        if number == head.seq and row["hash"] != head.hash:
+            return _rewritten(number)
+        if row["hash"] != _hash(row["previous"], row) or row["previous"] != (
+            previous or row["previous"]
+        ):
+            return f"row {number} was changed"
+        previous, number = row["hash"], number + 1
+    else:
+        return None if previous is not None else f"row {number} is missing"
+    return f"row {number} is missing"
+
+
+def _insert(connection: Connection, entry: AuditEntry) -> dict[str, Any]:
+    row = _chained(connection, entry)
+    connection.execute(insert(audit).values(row))
+    return row
 
 
 def _chained(connection: Connection, entry: AuditEntry) -> dict[str, Any]:

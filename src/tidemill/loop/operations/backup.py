@@ -135,15 +135,16 @@ def mlflow_schema(database: Database) -> str:
 def _write(settings: Settings, store: str, scratch: Path, draft: Path) -> BackupManifest:
     if settings.journal.is_dir():
         shutil.copytree(settings.journal, scratch / "journal", ignore_dangling_symlinks=True)
+    # First: a head that is signed meanwhile would be of a row that is not in the dump.
+    for name in HOME_FILES:
+        if (settings.home / name).is_file():
+            shutil.copy2(settings.home / name, scratch / name)
     with open_both(settings, store) as (ours, mlflow):
         rows = {
             "database": write_dump(ours, scratch / "database"),
             "mlflow": write_dump(mlflow, scratch / "mlflow"),
         }
         versions = (schema_version(ours) or "", mlflow_schema(mlflow))
-    for name in HOME_FILES:
-        if (settings.home / name).is_file():
-            shutil.copy2(settings.home / name, scratch / name)
     members = {path.relative_to(scratch).as_posix(): path for path in _files(scratch)}
     root = settings.artifact_root
     for path in _files(root):

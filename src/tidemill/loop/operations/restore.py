@@ -10,6 +10,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tidemill.loop.operations.backup import (
 )
 from tidemill.settings import Settings
 from tidemill.stores.audit import AuditEntry, AuditLog
+from tidemill.stores.audit_heads import FILE as HEADS
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.dump import count_rows, read_dump
 from tidemill.stores.database.schema import VERSION_TABLE, schema_version
@@ -80,7 +82,7 @@ def restore(
             _restore_files(folder, settings)
             details = {"file": file.name, "created": manifest.created, "rows": manifest.rows}
             AuditLog.from_settings(ours, settings).append(
-                AuditEntry(actor, "restore", reason=reason, details=details)
+                AuditEntry(actor, "restore", reason=reason, details=details), restored=True
             )
     return manifest
 
@@ -152,6 +154,9 @@ def _rewritten(value: Any, old: str, new: str) -> Any:
 
 
 def _restore_files(folder: Path, settings: Settings) -> None:
+    replaced = settings.home / HEADS
+    if replaced.exists():  # the signed heads of the history that is replaced are kept
+        replaced.rename(replaced.with_name(f"{HEADS}.replaced-{time.time_ns()}"))
     for name in HOME_FILES:
         if (folder / name).is_file():
             shutil.move(folder / name, settings.home / name)
