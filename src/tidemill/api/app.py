@@ -10,8 +10,9 @@ import tidemill
 from tidemill.api import problems
 from tidemill.api.dependencies import ApiState
 from tidemill.api.metrics import ApiMetrics
-from tidemill.api.middleware import BodyLimit, RequestRecorder, Tracing
+from tidemill.api.middleware import RequestRecorder, Tracing
 from tidemill.api.monitoring_metrics import MonitoringMetrics
+from tidemill.api.request_border import RequestBorder
 from tidemill.api.routes import (
     experiments,
     feedback,
@@ -67,7 +68,7 @@ def create_app(platform: Platform) -> FastAPI:
             Middleware(RequestRecorder, state=state),
             Middleware(Tracing, traces=open_traces("tidemill-api")),
             Middleware(problems.CatchAll),
-            Middleware(BodyLimit, limit=settings.api_max_body),
+            Middleware(RequestBorder, limit=settings.api_max_body),
         ],
     )
     app.state.tidemill = state

@@ -1,4 +1,4 @@
-"""ASGI middleware around every request: its log entry and metrics, its trace, its size limit."""
+"""ASGI middleware around every request: its log entry and metrics, and its trace."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api.dependencies import ApiState
-from tidemill.api.problems import problem_response
-from tidemill.errors import MalformedError, TidemillError, TooLargeError
 from tidemill.stores.request_log import LoggedRequest
 from tidemill.traces import Traces, fail, valid_traceparent
 
@@ -65,7 +63,7 @@ class RequestRecorder:
                 time=started,
                 method=method,
                 route=route,
-                path=scope["path"].replace("\0", ""),
+                path=scope["path"],
                 status=status,
                 milliseconds=seconds * 1000,
                 address=scope["client"][0] if scope.get("client") else None,
@@ -116,70 +114,6 @@ class Tracing:
             span.update_name(f"{method} {route}")
             span.set_attribute("http.route", route)
             span.end()
-
-
-class BodyLimit:
-    """Refuses bodies over a limit in bytes, by Content-Length and by the bytes received."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        problem = self._check_headers(scope)
-        if problem is not None:
-            await problem_response(problem)(scope, receive, send)
-            return
-        body = await self._read(receive)
-        if body is None:
-            await problem_response(self._too_large())(scope, receive, send)
-            return
-        await self._app(scope, _replay(body, receive), send)
-
-    def _check_headers(self, scope: Scope) -> TidemillError | None:
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-            return MalformedError("The URL contains a zero byte.", field="path")
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdigit():
-            return MalformedError("Content-Length is not a number.", field="Content-Length")
-        return self._too_large() if int(length) > self._limit else None
-
-    def _too_large(self) -> TooLargeError:
-        return TooLargeError(
-            f"The body is larger than {self._limit} bytes.",
-            field="body",
-            remedy="The operator can raise TIDEMILL_API_MAX_BODY.",
-        )
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None if it is too large."""
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return bytes(body)
-            body += message.get("body", b"")
-            if len(body) > self._limit:
-                return None
-            if not message.get("more_body", False):
-                return bytes(body)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the body read already, then what the server sends."""
-    sent = False
-
-    async def replay() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 def _request_id(scope: Scope) -> str:

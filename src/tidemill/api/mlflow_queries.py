@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from tidemill.border import MAX_INTEGER
 from tidemill.errors import ConflictError, NotFoundError, RequestError, UnavailableError
-from tidemill.stores.database.queries import MAX_INTEGER
 from tidemill.stores.jobs.retryability import classify
 
 ERROR_CODES = {
@@ -40,6 +40,9 @@ def translated_mlflow_errors() -> Iterator[None]:
         if classify(error).retryable:
             raise UnavailableError(f"MLflow did not answer: {error.message}") from error
         raise
+    except (ValueError, OverflowError) as error:
+        # Its client decodes cursors, and its store binds numbers, without a check of their own.
+        raise RequestError(f"MLflow does not accept the request: {error}") from error
 
 
 def quote(text: str) -> str:

@@ -5,19 +5,32 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Query
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from tidemill.border import MAX_INTEGER
 from tidemill.stores.database.queries import MAX_LIMIT
 from tidemill.stores.jobs.jobs import Job
 
 T = TypeVar("T")
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of items.")]
-Cursor = Annotated[str | None, Query(max_length=2_000, description="`next` of the previous page.")]
+Cursor = Annotated[
+    str | None,
+    Query(
+        max_length=2_000,
+        pattern=r"^[A-Za-z0-9_+/=.-]*$",
+        description="`next` of the previous page.",
+    ),
+]
 Since = Annotated[datetime | None, Query(description="Only items from this time on.")]
 Until = Annotated[datetime | None, Query(description="Only items before this time.")]
 Filter = Annotated[str | None, Query(max_length=255)]
+RowId = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+VersionText = Annotated[str, Field(max_length=255)] | int
+#: A model, version, job or other id in a path: no table has a longer one.
+PathText = Annotated[str, Path(max_length=255)]
 
 
 class PageQuery(BaseModel):

@@ -15,8 +15,10 @@ from typing import Any
 
 from sqlalchemy import Connection, case, insert
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
-from tidemill.errors import UnavailableError
+from tidemill.border import storable
+from tidemill.errors import RequestError, UnavailableError
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.queries import ResultPage, conditions, read_page
 from tidemill.stores.database.tables import api_metrics, request_log
@@ -77,14 +79,26 @@ class RequestLog:
         if not taken:
             return
         try:
-            with self._database.write() as connection:
-                connection.execute(insert(request_log), [_row(request) for request in taken])
-                for sums in _summed(taken):
-                    _add_to_metrics(connection, self._database.dialect, sums)
+            self._store(taken)
         except BaseException:
             with self._lock:
                 self._buffer.extendleft(reversed(taken))
             raise
+
+    def _store(self, requests: list[LoggedRequest]) -> None:
+        """Write requests in one transaction; if one cannot be stored, each in one of its own."""
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(request_log), [_row(request) for request in requests])
+                for sums in _summed(requests):
+                    _add_to_metrics(connection, self._database.dialect, sums)
+        except (RequestError, IntegrityError) as error:
+            if len(requests) == 1:
+                self.dropped += 1
+                log.error("a request to %s cannot be logged: %s", requests[0].route, error)
+                return
+            for request in requests:
+                self._store([request])
 
     def page(
         self,
@@ -147,7 +161,13 @@ def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(request: LoggedRequest) -> dict[str, Any]:
-    return {**asdict(request), "path": request.path[:MAX_PATH]}
+    """The request as a row, its texts cut to their columns: an address may be a proxy's text."""
+    return {
+        name: storable(value, getattr(request_log.c[name].type, "length", None) or MAX_PATH)
+        if isinstance(value, str)
+        else value
+        for name, value in asdict(request).items()
+    }
 
 
 def _summed(requests: list[LoggedRequest]) -> list[dict[str, Any]]:

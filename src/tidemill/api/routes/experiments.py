@@ -10,13 +10,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import Anyone, PlatformDep
-from tidemill.api.mlflow_queries import (
-    mlflow_cursor,
-    mlflow_time,
-    quote,
-    translated_mlflow_errors,
-)
-from tidemill.api.schemas import Cursor, Filter, Limit, Listing, PageQuery
+from tidemill.api.mlflow_queries import mlflow_cursor, mlflow_time, quote, translated_mlflow_errors
+from tidemill.api.schemas import Cursor, Filter, Limit, Listing, PageQuery, PathText
 from tidemill.errors import NotFoundError
 
 router = APIRouter(tags=["experiments"])
@@ -87,7 +82,7 @@ def list_experiments(
 
 @router.get("/experiments/{experiment_id}/runs")
 def list_runs(
-    experiment_id: str, _: Anyone, platform: PlatformDep, query: Annotated[RunQuery, Query()]
+    experiment_id: PathText, _: Anyone, platform: PlatformDep, query: Annotated[RunQuery, Query()]
 ) -> Listing[RunView]:
     """List the runs of an experiment, given by id or name; newest first by default."""
     client = platform.require_mlflow()
@@ -109,7 +104,7 @@ def list_runs(
 
 def _experiment_id(client: Any, reference: str) -> str:
     found = client.get_experiment_by_name(reference)
-    if found is None and re.fullmatch(r"[0-9]{1,18}", reference):
+    if found is None and re.fullmatch("[0-9]{1,18}", reference):
         found = client.get_experiment(reference)
     if found is None:
         raise NotFoundError(f"There is no experiment '{reference}'.", field="experiment_id")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel
 
 from tidemill.api.dependencies import Admin, PlatformDep, Predictor, state_of
-from tidemill.api.schemas import Filter, Listing, PageQuery, Since, Until, with_datetimes
+from tidemill.api.schemas import Filter, Listing, PageQuery, PathText, Since, Until, with_datetimes
 from tidemill.errors import ConflictError, InputError, NotFoundError, RequestError
 from tidemill.stores.predictions.feedback import LabelResult, NewLabel
 from tidemill.stores.predictions.label_joins import CONFLICT, REFUSED
@@ -138,7 +138,7 @@ def list_predictions(
 
 
 @router.get("/predictions/{id}")
-def get_prediction(id: str, _: Admin, platform: PlatformDep) -> list[dict[str, Any]]:
+def get_prediction(id: PathText, _: Admin, platform: PlatformDep) -> list[dict[str, Any]]:
     """Get the predictions with one id: the champion's, and that of a shadow challenger."""
     found = platform.predictions.get(id)
     if not found:

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from tidemill.api.dependencies import KeyHolder, PlatformDep, Trainer
-from tidemill.api.schemas import Filter, JobView, Listing, PageQuery, job_view
+from tidemill.api.schemas import Filter, JobView, Listing, PageQuery, PathText, job_view
 from tidemill.errors import UnavailableError
 from tidemill.platform import Platform
 from tidemill.stores.jobs.jobs import Job, State
@@ -42,13 +42,13 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}")
-def get_job(job_id: str, _: KeyHolder, platform: PlatformDep) -> JobView:
+def get_job(job_id: PathText, _: KeyHolder, platform: PlatformDep) -> JobView:
     """Get one job."""
     return job_view(platform.jobs.get(job_id))
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, _: Trainer, platform: PlatformDep) -> JobView:
+def cancel_job(job_id: PathText, _: Trainer, platform: PlatformDep) -> JobView:
     """Cancel a job: at once if it has not started, within seconds if it is running."""
     return job_view(platform.jobs.cancel(job_id))
 
@@ -59,7 +59,7 @@ def cancel_job(job_id: str, _: Trainer, platform: PlatformDep) -> JobView:
     responses={200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}},
 )
 def job_events(
-    job_id: str, request: Request, _: KeyHolder, platform: PlatformDep
+    job_id: PathText, request: Request, _: KeyHolder, platform: PlatformDep
 ) -> StreamingResponse:
     """Stream a job: a `progress` event at every change, and an `end` event when it has ended."""
     return StreamingResponse(

@@ -10,14 +10,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import KeyHolder, PlatformDep
-from tidemill.api.mlflow_queries import (
-    mlflow_cursor,
-    mlflow_time,
-    quote,
-    translated_mlflow_errors,
-)
-from tidemill.api.schemas import Cursor, Listing
+from tidemill.api.mlflow_queries import mlflow_cursor, mlflow_time, quote, translated_mlflow_errors
+from tidemill.api.schemas import Cursor, Listing, PathText
+from tidemill.errors import NotFoundError
 from tidemill.stores.mlflow.evidence import read_evidence
+from tidemill.stores.mlflow.versions import is_version_number
 
 router = APIRouter(tags=["models"])
 
@@ -83,7 +80,7 @@ def list_models(
 
 
 @router.get("/models/{name}")
-def get_model(name: str, _: KeyHolder, platform: PlatformDep) -> ModelView:
+def get_model(name: PathText, _: KeyHolder, platform: PlatformDep) -> ModelView:
     """Get a model with its newest versions: stages, aliases, metrics, gate verdicts."""
     client = platform.require_mlflow()
     with translated_mlflow_errors():
@@ -94,7 +91,7 @@ def get_model(name: str, _: KeyHolder, platform: PlatformDep) -> ModelView:
 
 @router.get("/models/{name}/versions")
 def list_versions(
-    name: str,
+    name: PathText,
     _: KeyHolder,
     platform: PlatformDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -116,10 +113,14 @@ def list_versions(
 
 
 @router.get("/models/{name}/versions/{version}/evidence")
-def get_evidence(name: str, version: str, _: KeyHolder, platform: PlatformDep) -> dict[str, Any]:
+def get_evidence(
+    name: PathText, version: PathText, _: KeyHolder, platform: PlatformDep
+) -> dict[str, Any]:
     """Get all the evidence on which the gate decided about this version."""
     client = platform.require_mlflow()
     with translated_mlflow_errors():
+        if not is_version_number(version):
+            raise NotFoundError(f"'{name}' has no version {version[:40]}.", field="version")
         found = client.get_model_version(name, version)
         return read_evidence(client, found.run_id, version)
 

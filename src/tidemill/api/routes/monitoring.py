@@ -10,15 +10,22 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import KeyHolder, PlatformDep, Trainer
-from tidemill.api.schemas import Filter, Listing, PageQuery, Since, to_datetime, with_datetimes
+from tidemill.api.schemas import (
+    Filter,
+    Listing,
+    Name,
+    PageQuery,
+    PathText,
+    RowId,
+    Since,
+    to_datetime,
+    with_datetimes,
+)
 from tidemill.errors import ConflictError
-from tidemill.stores.database.queries import MAX_INTEGER
 from tidemill.stores.model_metrics import model_values
 from tidemill.stores.monitoring.triggers import NewTrigger, Trigger
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"])
-
-Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class DriftQuery(PageQuery):
@@ -157,8 +164,7 @@ def monitoring_report(
     platform: PlatformDep,
     model: Annotated[str, Query(max_length=255)],
     window: Annotated[
-        int | None,
-        Query(le=MAX_INTEGER, ge=0, description="The id of a window in /monitoring/drift."),
+        RowId | None, Query(description="The id of a window in /monitoring/drift.")
     ] = None,
 ) -> HTMLResponse:
     """Get a model's monitoring report as one self-contained HTML page."""
@@ -179,7 +185,7 @@ def list_triggers(
 
 
 @router.get("/triggers/{trigger_id}")
-def get_trigger(trigger_id: str, _: KeyHolder, platform: PlatformDep) -> TriggerView:
+def get_trigger(trigger_id: PathText, _: KeyHolder, platform: PlatformDep) -> TriggerView:
     """Get one trigger with its evidence."""
     return _view(platform.triggers.get(trigger_id))
 
@@ -213,7 +219,7 @@ def open_trigger(body: TriggerRequest, caller: Trainer, platform: PlatformDep) -
 
 @router.post("/triggers/{trigger_id}/dismiss")
 def dismiss_trigger(
-    trigger_id: str, body: DismissRequest, caller: Trainer, platform: PlatformDep
+    trigger_id: PathText, body: DismissRequest, caller: Trainer, platform: PlatformDep
 ) -> TriggerView:
     """Dismiss an open trigger; 409 if it is being retrained for, or closed."""
     trigger = platform.triggers.get(trigger_id)

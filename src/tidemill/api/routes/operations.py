@@ -32,7 +32,7 @@ class LogQuery(PageQuery):
 
     route: Filter = None
     method: Filter = None
-    status: Annotated[int | None, Query(ge=100, le=999)] = None
+    status: Annotated[int | None, Field(ge=100, le=599)] = None
     since: Since = None
     until: Until = None
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from tidemill.api.dependencies import Caller, PlatformDep, Promoter
+from tidemill.api.schemas import Name, PathText, VersionText
 from tidemill.errors import GateError, NotFoundError
 from tidemill.loop.promotion.challenge import challenge
 from tidemill.loop.promotion.promote import promote
@@ -28,8 +29,8 @@ Reason = Annotated[
 class TransitionRequest(BaseModel):
     """A version and its new stage."""
 
-    name: str
-    version: str | int
+    name: Name
+    version: VersionText
     stage: Literal["None", "Staging", "Production", "Archived", "champion", "challenger"]
     reason: Reason = None
 
@@ -37,7 +38,7 @@ class TransitionRequest(BaseModel):
 class PromoteRequest(BaseModel):
     """The version to promote; null for the best by the metric."""
 
-    version: str | int | None = None
+    version: VersionText | None = None
     metric: str | None = Field(default=None, description=", ".join(METRICS))
     force: bool = Field(default=False, description="Override the gate; needs a reason.")
     reason: Reason = None
@@ -56,7 +57,7 @@ class ChallengeRequest(BaseModel):
     share: float = Field(
         default=1.0, gt=0, le=1, description="The share of callers, 0 to 1, that a canary answers."
     )
-    version: str | int | None = Field(
+    version: VersionText | None = Field(
         default=None,
         description="Make this version challenger first; null for the current challenger.",
     )
@@ -105,7 +106,7 @@ def move_version(
 
 @router.post("/models/{name}/promote")
 def promote_version(
-    name: str, caller: Promoter, platform: PlatformDep, body: PromoteRequest | None = None
+    name: PathText, caller: Promoter, platform: PlatformDep, body: PromoteRequest | None = None
 ) -> dict[str, Any]:
     """Promote the best or the given version if the gate allows it; 409 if it does not."""
     body = body or PromoteRequest()
@@ -132,7 +133,7 @@ def promote_version(
 
 @router.post("/models/{name}/challenge")
 def challenge_champion(
-    name: str, body: ChallengeRequest, caller: Promoter, platform: PlatformDep
+    name: PathText, body: ChallengeRequest, caller: Promoter, platform: PlatformDep
 ) -> ChallengeView:
     """Run the challenger as a shadow or a canary, or take it out of the traffic."""
     platform.require_mlflow()
@@ -155,7 +156,7 @@ def challenge_champion(
 
 @router.post("/models/{name}/rollback")
 def roll_back(
-    name: str, caller: Promoter, platform: PlatformDep, body: RollbackRequest | None = None
+    name: PathText, caller: Promoter, platform: PlatformDep, body: RollbackRequest | None = None
 ) -> TransitionView:
     """Roll back to the previous champion."""
     platform.require_mlflow()

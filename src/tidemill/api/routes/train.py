@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.api.dependencies import Caller, KeyHolder, PlatformDep, Trainer
-from tidemill.api.schemas import JobAccepted, JobView, job_view
+from tidemill.api.schemas import JobAccepted, JobView, PathText, job_view
 from tidemill.errors import ConflictError
 from tidemill.loop.retraining.jobs import JOB_FIELDS
 from tidemill.loop.training.submit import training_job
@@ -20,6 +20,9 @@ from tidemill.stores.monitoring.triggers import NewTrigger
 from tidemill.stores.projects import KnownProject
 
 router = APIRouter(tags=["training"])
+
+MAX_SECONDS = 366 * 86_400
+MAX_MEBIBYTES = 2**24  # 16 TiB
 
 Idempotency = Annotated[
     str | None,
@@ -46,10 +49,10 @@ class TrainRequest(BaseModel):
         default=None, ge=1, le=10_000, description="Settings to try for each candidate."
     )
     time_limit: float | None = Field(
-        default=None, gt=0, description="Time limit of the job in seconds."
+        default=None, gt=0, le=MAX_SECONDS, description="Time limit of the job in seconds."
     )
     memory_limit_mb: int | None = Field(
-        default=None, ge=64, description="Memory limit of the job in MiB."
+        default=None, ge=64, le=MAX_MEBIBYTES, description="Memory limit of the job in MiB."
     )
     params: dict[str, Any] = Field(
         default={}, description="Parameters whose names are taken by the fields above."
@@ -91,7 +94,7 @@ def train(
 
 @router.post("/models/{name}/train", status_code=202)
 def train_model(
-    name: str,
+    name: PathText,
     request: Request,
     response: Response,
     caller: Trainer,
@@ -125,7 +128,7 @@ def retrain(
 
 
 @router.get("/train/status/{job_id}")
-def training_status(job_id: str, _: KeyHolder, platform: PlatformDep) -> JobView:
+def training_status(job_id: PathText, _: KeyHolder, platform: PlatformDep) -> JobView:
     """Get a training's progress, its metrics, or its error."""
     return job_view(platform.jobs.get(job_id))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tidemill.border import check_integer
 from tidemill.console import log_files
 from tidemill.console.page_request import PageRequest
 from tidemill.console.responses import download, show_page
@@ -85,14 +86,11 @@ def _audit_pages(request: PageRequest) -> GetPage:
 def _request_pages(request: PageRequest) -> GetPage:
     query = request.query
     status = query.get("status")
-    if status is not None and not status.isdigit():
-        raise RequestError(
-            f"'{status}' is not a status code.", field="status", expected="a number such as 404"
-        )
+    code = None if status is None else check_integer(status, "status", low=100, high=599)
     return lambda cursor, limit: request.context.platform.requests.page(
         route=query.get("route"),
         method=query.get("method"),
-        status=None if status is None else int(status),
+        status=code,
         since=parse_time(query.get("since")),
         limit=limit,
         cursor=cursor,

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from starlette.responses import JSONResponse, Response
@@ -234,7 +235,7 @@ def _entry(answer: Mapping[str, Any]) -> dict[str, Any]:
 def _post(request: PageRequest, name: str, verb: str, body: bytes) -> httpx.Response:
     request.user.require("predict")
     headers = {**JSON, "X-API-Key": request.context.sessions.ticket(request.user.session)}
-    url = f"{request.serving_url}/models/{httpx.URL(path='/' + name).raw_path.decode()[1:]}/{verb}"
+    url = f"{request.serving_url}/models/{quote(name, safe='')}/{verb}"
     try:
         return httpx.post(url, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
     except httpx.HTTPError as error:
@@ -253,8 +254,9 @@ def _read(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _schema(url: str, name: str) -> dict[str, Any]:
-    path = httpx.URL(path="/" + name).raw_path.decode()[1:]
-    answer = httpx.get(f"{url}/models/{path}/schema", timeout=2.0).raise_for_status()
+    answer = httpx.get(
+        f"{url}/models/{quote(name, safe='')}/schema", timeout=2.0
+    ).raise_for_status()
     found: dict[str, Any] = answer.json()
     return found
 

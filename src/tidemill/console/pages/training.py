@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from tidemill.border import check_integer
 from tidemill.console import queries
 from tidemill.console.page_request import PageRequest
 from tidemill.console.responses import redirect, show_page
@@ -137,8 +138,4 @@ def _chosen(project: Project, form: Any) -> list[str] | None:
 def parse_trials(text: str) -> int | None:
     if not text.strip():
         return None
-    if not text.strip().isdigit() or not 1 <= int(text) <= 10_000:
-        raise RequestError(
-            f"'{text}' is not a number of trials.", field="trials", expected="1 to 10000, or empty"
-        )
-    return int(text)
+    return check_integer(text.strip(), "trials", low=1, high=10_000)

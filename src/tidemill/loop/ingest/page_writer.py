@@ -80,11 +80,14 @@ class PageWriter:
             with connection.begin_nested():
                 changed = self._changed_signatures(rows)
                 new = self._predictions.insert(connection, rows, changed)
-        except DBAPIError as error:
-            if error.connection_invalidated or isinstance(error, OperationalError):
+        except (DBAPIError, OverflowError, UnicodeEncodeError) as error:
+            if isinstance(error, OperationalError) or getattr(
+                error, "connection_invalidated", False
+            ):
                 raise
             if len(rows) == 1:
-                result.refused.append((rows[0], f"The database refuses it: {error.orig}"))
+                cause = getattr(error, "orig", error)
+                result.refused.append((rows[0], f"The database refuses it: {cause}"))
                 return
             middle = len(rows) // 2
             self._insert(connection, rows[:middle], result)

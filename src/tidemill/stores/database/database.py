@@ -17,12 +17,12 @@ from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, Executable, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from tidemill.errors import SettingsError, UnavailableError
+from tidemill.errors import RequestError, SettingsError, UnavailableError
 
 BUSY_SECONDS = 20
 CONNECT_SECONDS = 5
@@ -63,6 +63,7 @@ class Database:
 
         Raises:
             UnavailableError: The database cannot be reached.
+            RequestError: The database cannot hold a value of a statement.
         """
         with _translated(self.engine), self.engine.connect() as connection:
             yield connection
@@ -73,6 +74,7 @@ class Database:
 
         Raises:
             UnavailableError: The database cannot be reached, is locked, or its disk is full.
+            RequestError: The database cannot hold a value of a statement; nothing was written.
         """
         with _translated(self.engine), self._writer.begin() as connection:
             yield connection
@@ -173,10 +175,20 @@ def _translated(engine: Engine) -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise _unavailable(engine, error) from error
+    except (DataError, OverflowError, UnicodeEncodeError) as error:
+        raise _unstorable(error) from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise _unavailable(engine, error) from error
         raise
+
+
+def _unstorable(error: Exception) -> RequestError:
+    """The last line behind `tidemill.border`: SQLite's driver raises two of these unwrapped."""
+    cause = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return RequestError(
+        f"A value does not fit the database: {cause[0] if cause else type(error).__name__}"
+    )
 
 
 def _unavailable(engine: Engine, error: Exception) -> UnavailableError:

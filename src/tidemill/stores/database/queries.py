@@ -24,12 +24,11 @@ from sqlalchemy import (
     select,
 )
 
-from tidemill.errors import RequestError
+from tidemill.border import check_integer, check_text, storable
 from tidemill.stores.database.database import Database
 
 T = TypeVar("T")
 MAX_LIMIT = 500
-MAX_INTEGER = 2**63 - 1  # of both databases
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,9 @@ def read_page(
 
 
 def _key_value(key: Column[Any], cursor: str) -> Any:
-    try:
-        value = key.type.python_type(cursor)
-        if isinstance(value, int) and abs(value) > MAX_INTEGER:
-            raise ValueError("no database has such an integer")
-        return value
-    except ValueError:
-        raise RequestError(
-            f"'{cursor}' is not a cursor of this list.",
-            field="cursor",
-            expected="the `next` of the previous page",
-        ) from None
+    if key.type.python_type is int:
+        return check_integer(cursor, "cursor")
+    return check_text(cursor, "cursor")
 
 
 def conditions(
@@ -111,15 +102,18 @@ def matches_any(
 
 
 def json_safe(value: Any) -> Any:
-    """Return the value in a form that every database can store as JSON: no NaN, infinity or NUL."""
+    """Return the value as every database can store it as JSON.
+
+    NaN and infinity become null, NUL and half surrogate pairs U+FFFD.
+    """
     if isinstance(value, Mapping):
-        return {str(name): json_safe(item) for name, item in value.items()}
+        return {storable(str(name)): json_safe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_safe(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.replace("\0", "")
+        return storable(value)
     if value is None or isinstance(value, int):
         return value
     # numpy numbers, dates and paths

@@ -29,6 +29,7 @@ from tidemill.stores.mlflow.versions import (
     ModelVersion,
     RegisteredModel,
     Stage,
+    is_version_number,
     parse_reference,
     read_model,
     read_version,
@@ -104,6 +105,8 @@ class Registry:
             NotFoundError: There is no such model or version; the remedy lists those that exist.
         """
         aliases = self.model(name).aliases
+        if not is_version_number(str(number)):
+            raise self._no_version(name, str(number)[:40])
         try:
             entity = self._connection.call(
                 lambda client: client.get_model_version(name, str(number))

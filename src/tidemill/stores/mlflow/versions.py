@@ -99,6 +99,11 @@ def parse_reference(text: str) -> ModelReference:
     )
 
 
+def is_version_number(text: str) -> bool:
+    """Whether MLflow's column of version numbers, of 32 bits, can hold it."""
+    return re.fullmatch("[0-9]{1,10}", text) is not None and int(text) < 2**31
+
+
 def read_model(entity: Any) -> RegisteredModel:
     """Convert MLflow's registered model."""
     aliases = {alias: str(number) for alias, number in dict(entity.aliases).items()}

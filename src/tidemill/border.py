@@ -1,0 +1,108 @@
+"""What every store accepts as text and as an integer; checked where a value enters.
+
+PostgreSQL refuses NUL in text and integers beyond 64 bits; SQLite refuses those integers, too; and
+half a surrogate pair has no UTF-8 form, so that neither a database nor a response can hold it. JSON
+can spell all three. See decision 196.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tidemill.errors import MalformedError, RequestError
+
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+MAX_DEPTH = 64
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+#: What a JSON document must contain to hold a value that stores refuse; most contain neither.
+_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\d{19}|[eE]\+?\d{2}")
+
+
+def check_text(text: str, field: str) -> str:
+    """Return the text.
+
+    Raises:
+        MalformedError: It contains NUL or half a surrogate pair.
+    """
+    found = _UNSTORABLE.search(text)
+    if found is not None:
+        raise MalformedError(
+            f"'{field}' contains {_name(found.group())}.", field=field, expected="Unicode text"
+        )
+    return text
+
+
+def storable(text: str, limit: int | None = None) -> str:
+    """Return the text as every store accepts it, cut to `limit` characters.
+
+    For what is recorded about a request, such as its path, and must not be refused.
+    """
+    return _UNSTORABLE.sub("\ufffd", text)[:limit]
+
+
+def check_integer(text: str, field: str, *, low: int = MIN_INTEGER, high: int = MAX_INTEGER) -> int:
+    """Return the integer that a text spells in ASCII digits.
+
+    Raises:
+        RequestError: It is not an integer, or not between `low` and `high`.
+    """
+    # The length is checked first: Python refuses to convert thousands of digits.
+    if re.fullmatch(r"-?[0-9]{1,19}", text) and low <= int(text) <= high:
+        return int(text)
+    raise RequestError(
+        f"'{text[:40]}' is not a valid '{field}'.",
+        field=field,
+        expected=f"an integer between {low} and {high}",
+    )
+
+
+def check_json(body: bytes) -> None:
+    """Check all texts and integers of a JSON document; what is not JSON is left to the parser.
+
+    Raises:
+        MalformedError: A text or a name cannot be stored, or the document is nested too deeply.
+        RequestError: An integer does not fit 64 bits.
+    """
+    if not _SUSPICIOUS.search(body) and body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    _check_values(document)
+
+
+def _check_values(document: Any) -> None:
+    pending = [(document, "body", 0)]
+    while pending:
+        value, where, depth = pending.pop()
+        if isinstance(value, str):
+            check_text(value, where)
+        elif isinstance(value, int):
+            _check_bits(value, where)
+        elif isinstance(value, list | dict):
+            if depth >= MAX_DEPTH:
+                raise MalformedError(f"The body is nested deeper than {MAX_DEPTH}.", field="body")
+            pending += [(item, name, depth + 1) for name, item in _items(value, where)]
+
+
+def _items(value: list[Any] | dict[str, Any], where: str) -> list[tuple[str, Any]]:
+    if isinstance(value, list):
+        return [(f"{where}.{index}", item) for index, item in enumerate(value)]
+    return [(f"{where}.{check_text(name, where)[:80]}", item) for name, item in value.items()]
+
+
+def _check_bits(value: int, where: str) -> None:
+    if not MIN_INTEGER <= value <= MAX_INTEGER:
+        field = where.removeprefix("body.")
+        raise RequestError(
+            f"'{field}' does not fit a 64-bit integer.",
+            field=field,
+            expected=f"an integer between {MIN_INTEGER} and {MAX_INTEGER}",
+        )
+
+
+def _name(character: str) -> str:
+    return "a NUL character" if character == "\0" else "half a surrogate pair"
