@@ -79,7 +79,7 @@ def _check_values(document: Any) -> None:
     while pending:
         value, where, depth = pending.pop()
         if isinstance(value, str):
-            check_text(value, where)
+            check_text(value, where.removeprefix("body."))
         elif isinstance(value, int):
             _check_bits(value, where)
         elif isinstance(value, list | dict):

@@ -344,14 +344,14 @@ def test_experiments_are_listed_by_page(api: Api) -> None:
 
 def test_integers_that_no_database_stores_are_refused(api: Api) -> None:
     assert_problem(api.get(f"/logs?status={2**64}"), 422, "status")
-    assert api.get(f"/experiments/{'1' * 300}/runs").status_code == 404
+    assert api.get(f"/experiments/{'1' * 300}/runs").status_code in (404, 422)
     assert api.get("/experiments/١٢٣/runs").status_code == 404
 
 
 def test_a_problem_may_quote_a_lone_surrogate(api: Api) -> None:
     body = rb'{"metric": "\ud800", "force": "0"}'
     answer = api.post("/models/iris/promote", content=body)
-    assert answer.status_code in (404, 422), answer.text
+    assert answer.status_code in (400, 404, 422), answer.text
 
 
 def test_a_queued_job_is_cancelled_at_once_and_only_once(api: Api) -> None:
