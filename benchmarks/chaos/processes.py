@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from tidemill.settings import Settings
 
 START_SECONDS = 300.0
 STOP_SECONDS = 120.0
+PORTS = (20_000, 32_000)  # below those that Linux gives to clients
 #: What the command line of each process contains, the more specific ones first.
 NAMES = {
     "-m tidemill.api.one_port": "api",
@@ -32,13 +34,11 @@ NAMES = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Consecutive free ports on loopback."""
+    """Consecutive free ports on loopback, none of which the kernel gives to a client meanwhile."""
     while True:
-        with contextlib.ExitStack() as opened, contextlib.suppress(OSError, OverflowError):
-            first = opened.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            start = first.getsockname()[1]
-            for port in range(start + 1, start + count):
+        start = random.randrange(*PORTS)
+        with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+            for port in range(start, start + count):
                 opened.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return list(range(start, start + count))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -90,10 +91,10 @@ def test_what_a_killed_program_had_started_ends_before_the_restart(tmp_path: Pat
     started = tmp_path / "started"
     code = (
         "import os, subprocess, sys, time\n"
-        "lower = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "lower = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
         "with open(sys.argv[1] + '.draft', 'w') as file: file.write(str(lower.pid))\n"
         "os.rename(sys.argv[1] + '.draft', sys.argv[1])\n"
-        "time.sleep(60)\n"
+        "time.sleep(3600)\n"
     )
     policy = RestartPolicy(delays=(60.0,), stable_seconds=30.0, stable_delay=0.0)
     supervisor = ProcessSupervisor[Program](policy, lambda *_: None, 5.0)
@@ -106,8 +107,12 @@ def test_what_a_killed_program_had_started_ends_before_the_restart(tmp_path: Pat
     child.process.wait(60)
     assert is_running(lower)
     supervisor.check()
-    wait_until(lambda: not is_running(lower), "the other to end")
-    supervisor.stop()
+    try:
+        wait_until(lambda: not is_running(lower), "the other to end", 60)
+    finally:
+        supervisor.stop()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(lower, signal.SIGKILL)
 
 
 def is_running(pid: int) -> bool:
