@@ -2,7 +2,7 @@
 
 PostgreSQL refuses NUL in text and integers beyond 64 bits; SQLite refuses those integers, too; and
 half a surrogate pair has no UTF-8 form, so that neither a database nor a response can hold it. JSON
-can spell all three. See decision 196.
+can spell all three. See decision 197.
 """
 
 from __future__ import annotations

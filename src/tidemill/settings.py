@@ -216,6 +216,32 @@ class Settings(BaseSettings):
         ge=1024,
         description="The largest request body of the control plane, in bytes.",
     )
+    api_readers: int = Field(
+        default=16,
+        ge=1,
+        le=32,
+        description="How many reading requests the control plane runs at the same time; others "
+        "wait. With api_writers at most 36, so that threads remain for live pages.",
+    )
+    api_writers: int = Field(
+        default=12,
+        ge=1,
+        le=32,
+        description="How many writing requests the control plane runs at the same time; others "
+        "wait.",
+    )
+    api_wait: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds that a request of the control plane waits for its turn before it is "
+        "answered with 503 and Retry-After.",
+    )
+    database_wait: float = Field(
+        default=20.0,
+        gt=0,
+        description="Seconds that a statement waits for a locked database or table before it "
+        "fails; requests get 503.",
+    )
     shelf_dir: Path | None = Field(
         default=None,
         description="The data plane's folder of bundles. Default: in the home.",

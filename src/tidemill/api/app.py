@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse
 import tidemill
 from tidemill.api import problems
 from tidemill.api.dependencies import ApiState
+from tidemill.api.lanes import RequestLanes
 from tidemill.api.metrics import ApiMetrics
 from tidemill.api.middleware import RequestRecorder, Tracing
 from tidemill.api.monitoring_metrics import MonitoringMetrics
@@ -69,6 +70,12 @@ def create_app(platform: Platform) -> FastAPI:
             Middleware(Tracing, traces=open_traces("tidemill-api")),
             Middleware(problems.CatchAll),
             Middleware(RequestBorder, limit=settings.api_max_body),
+            Middleware(
+                RequestLanes,
+                readers=settings.api_readers,
+                writers=settings.api_writers,
+                patience=settings.api_wait,
+            ),
         ],
     )
     app.state.tidemill = state

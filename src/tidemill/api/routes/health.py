@@ -21,7 +21,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/health")
-def health() -> dict[str, Any]:
+async def health() -> dict[str, Any]:
     """Check that the process answers."""
     return {"status": "ok", "timestamp": datetime.now(UTC).isoformat()}
 

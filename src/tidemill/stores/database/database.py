@@ -24,8 +24,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from tidemill.errors import RequestError, SettingsError, UnavailableError
 
-BUSY_SECONDS = 20
+WAIT_SECONDS = 20.0
 CONNECT_SECONDS = 5
+POOL_SIZE, POOL_OVERFLOW = 10, 40  # together more than the threads of the API's pool
 
 
 class EpochNow(FunctionElement[float]):
@@ -50,10 +51,11 @@ class Database:
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://...` (also as `postgresql://`).
+        wait: Seconds that a statement waits for a lock before it raises UnavailableError.
     """
 
-    def __init__(self, url: str) -> None:
-        self.engine = open_engine(url)
+    def __init__(self, url: str, *, wait: float = WAIT_SECONDS) -> None:
+        self.engine = open_engine(url, wait=wait)
         self.dialect = self.engine.dialect.name
         self._writer = self.engine.execution_options(tidemill_writes=True)
 
@@ -121,7 +123,7 @@ def id_source(clock: Callable[[], int] = time.time_ns) -> Callable[[], str]:
 new_row_id = id_source()
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, wait: float = WAIT_SECONDS) -> Engine:
     """Return an engine for the URL, which connects on first use.
 
     Raises:
@@ -131,16 +133,21 @@ def open_engine(url: str) -> Engine:
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed)
+        return _sqlite_engine(parsed, wait)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(
+        engine = create_engine(
             parsed,
             pool_pre_ping=True,
-            pool_size=10,
-            max_overflow=20,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
             pool_timeout=CONNECT_SECONDS,
-            connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": "tidemill"},
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "tidemill",
+            },
         )
+        event.listen(engine, "connect", _lock_timeout(wait))
+        return engine
     raise SettingsError(
         f"Tidemill does not support '{parsed.get_backend_name()}' databases.",
         field="database_url",
@@ -148,13 +155,25 @@ def open_engine(url: str) -> Engine:
     )
 
 
-def _sqlite_engine(url: Any) -> Engine:
+def _sqlite_engine(url: Any, wait: float) -> Engine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    # A thread that waits for the lock keeps its connection: reading threads need others.
+    engine = create_engine(
+        url, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=CONNECT_SECONDS,
+        connect_args={"timeout": wait},
+    )  # fmt: skip
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _lock_timeout(wait: float) -> Callable[[Any, Any], None]:
+    def prepare(connection: Any, _: Any) -> None:
+        connection.execute(f"SET lock_timeout = {round(wait * 1000)}")
+        connection.commit()
+
+    return prepare
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -47,7 +47,7 @@ def open_database(settings: Settings) -> Database:
         SettingsError: The database has another schema version, or its URL is not supported.
         UnavailableError: The database cannot be reached.
     """
-    database = Database(settings.database_uri)
+    database = Database(settings.database_uri, wait=settings.database_wait)
     try:
         if settings.database_url is None:
             migrate(database)
