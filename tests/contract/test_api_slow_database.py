@@ -81,7 +81,7 @@ def test_reading_requests_are_answered_while_writing_ones_wait(
                 found = httpx.get(f"{url}/jobs", headers=headers, timeout=100)
                 assert found.status_code == 200
             waited = POSTS - len(posts.answers)
-        assert waited > 12  # more than the lane of writing requests runs
+        assert waited > 12  # more than the queue of writing requests runs
         assert {answer.status_code for answer in posts.answers} == {202}
 
 

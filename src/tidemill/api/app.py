@@ -1,4 +1,4 @@
-"""The control plane as one ASGI application, behind the data plane or served alone."""
+"""The control pqueue as one ASGI application, behind the data pqueue or served alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from starlette.responses import RedirectResponse
 import tidemill
 from tidemill.api import problems
 from tidemill.api.dependencies import ApiState
-from tidemill.api.lanes import RequestLanes
 from tidemill.api.metrics import ApiMetrics
 from tidemill.api.middleware import RequestRecorder, Tracing
 from tidemill.api.monitoring_metrics import MonitoringMetrics
 from tidemill.api.request_border import RequestBorder
+from tidemill.api.request_queues import RequestQueues
 from tidemill.api.routes import (
     experiments,
     feedback,
@@ -71,7 +71,7 @@ def create_app(platform: Platform) -> FastAPI:
             Middleware(problems.CatchAll),
             Middleware(RequestBorder, limit=settings.api_max_body),
             Middleware(
-                RequestLanes,
+                RequestQueues,
                 readers=settings.api_readers,
                 writers=settings.api_writers,
                 patience=settings.api_wait,

@@ -1,7 +1,7 @@
-"""Separate, bounded lanes for reading and writing requests, so that a slow database stops neither.
+"""Separate, bounded queues for reading and writing requests, so that a slow database stops neither.
 
 Route functions run in one pool of 40 threads. While the database is locked, each writing request
-holds a thread until its wait is over; without lanes 40 of them would hold the whole pool, and
+holds a thread until its wait is over; without queues 40 of them would hold the whole pool, and
 reading requests would wait behind them. See decision 198.
 """
 
@@ -17,13 +17,13 @@ from tidemill.api.problems import problem_response
 from tidemill.errors import UnavailableError
 
 READS = frozenset(("GET", "HEAD", "OPTIONS"))
-#: Answered without a thread or a database, also while both lanes are full.
+#: Answered without a thread or a database, also while both queues are full.
 FREE = frozenset(("/health",))
 #: Waiting requests for each one that runs; more are refused at once.
 QUEUE_FACTOR = 16
 
 
-class Lane:
+class RequestQueue:
     """At most `size` requests at a time.
 
     Others wait in order, without a thread, for at most `patience` seconds.
@@ -81,21 +81,21 @@ class Release:
             slots.release()
 
 
-class RequestLanes:
-    """Lets a request through when its lane has a slot, which it holds until its answer starts."""
+class RequestQueues:
+    """Lets a request through when its queue has a slot, which it holds until its answer starts."""
 
     def __init__(self, app: ASGIApp, readers: int, writers: int, patience: float) -> None:
         self._app = app
-        self._reading = Lane("reading", readers, patience)
-        self._writing = Lane("writing", writers, patience)
+        self._reading = RequestQueue("reading", readers, patience)
+        self._writing = RequestQueue("writing", writers, patience)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in FREE:
             await self._app(scope, receive, send)
             return
-        lane = self._reading if scope["method"] in READS else self._writing
+        queue = self._reading if scope["method"] in READS else self._writing
         try:
-            async with lane.entered() as release:
+            async with queue.entered() as release:
                 await self._app(scope, receive, _releasing(send, release))
         except UnavailableError as problem:
             await problem_response(problem)(scope, receive, send)
