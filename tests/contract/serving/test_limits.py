@@ -140,10 +140,12 @@ def test_a_client_that_does_not_read_is_disconnected(hasty: Tidemill) -> None:
         (CHUNKED + b"1\r\n{\r\n0\r\n", b"a: b\r\n", 120),
         (CHUNKED + b"1\r\n{\r\n0\r\n", b"a: b\r\n" * 10_000, 1000),
         (CHUNKED + b"1\r\n{\r\n0\r\nlong: ", b"b" * 65_536, 1000),
+        (CHUNKED + b"200000\r\n%b\r\n0\r\nlong: " % (b" " * (2 << 20)), b"b" * 65_536, 1000),
         (CHUNKED + b"1;", b"b" * 65_536, 1000),
         (CHUNKED, b"1;%b\r\n \r\n" % (b"b" * 1000), 100_000),
     ],
     ids=["fields", "bytes", "one field", "url", "trailers", "many trailers", "one trailer",
+         "one trailer after a large body",
          "extension", "extensions"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [b"/predict", b"/nothing"])
