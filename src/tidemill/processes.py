@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
+from tidemill.addresses import bypass_proxies
 from tidemill.errors import SettingsError
 
 log = logging.getLogger(__name__)
@@ -254,8 +255,12 @@ def spawn(
 
 
 @contextlib.contextmanager
-def refusing_settings() -> Iterator[None]:
-    """Exit with `CONFIGURATION_ERROR` and the message if the block raises a SettingsError."""
+def program() -> Iterator[None]:
+    """The main block of a program of `tidemill up`: requests to this machine use no proxy.
+
+    It exits with `CONFIGURATION_ERROR` and the message if the block raises a SettingsError.
+    """
+    bypass_proxies()
     try:
         yield
     except SettingsError as error:

@@ -23,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tidemill.addresses import folder_url
 from tidemill.errors import SettingsError
 
 
@@ -55,6 +56,17 @@ class SecretFileSource(PydanticBaseSettingsSource):
             if value is not None:
                 found[key] = value
         return found
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite database, whatever characters its path contains."""
+    # A tenth of a second, which most commands need not spend.
+    from sqlalchemy import URL, make_url
+
+    plain = f"sqlite:///{path}"
+    if make_url(plain).database == str(path):
+        return plain  # MLflow creates a folder of the name that is in the URL, quoted or not
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def load_settings(**given: Any) -> Settings:
@@ -365,17 +377,17 @@ class Settings(BaseSettings):
     @property
     def mlflow_uri(self) -> str:
         """The MLflow tracking URI in use."""
-        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        return self.tracking_uri or sqlite_url(self.home / "mlflow.db")
 
     @property
     def database_uri(self) -> str:
         """The URL of the database in use."""
-        return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
+        return self.database_url or sqlite_url(self.home / "tidemill.db")
 
     @property
     def broker_uri(self) -> str:
         """The URL of the broker in use."""
-        return self.broker_url or f"filesystem://{self.home / 'broker'}"
+        return self.broker_url or folder_url(self.home / "broker")
 
     @property
     def required_parts(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ from pathlib import Path
 import pytest
 
 UP = [sys.executable, "-m", "tidemill", "up"]
+#: Requests to this machine need no proxy.
+BROKEN_PROXY = {"HTTP_PROXY": "http://192.0.2.1:9", "http_proxy": "http://192.0.2.1:9"}
 
 
 def free_port() -> int:
@@ -47,7 +50,7 @@ class Up:
         with self.output.open("w") as out:
             # MLflow's client leaves its settings in the environment of a process that used it.
             clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-            environment = {**clean, "COLUMNS": "300"}
+            environment = {**clean, "COLUMNS": "300", **BROKEN_PROXY}
             self.process = subprocess.Popen(
                 [*self.command, *more], stdout=out, stderr=subprocess.STDOUT, env=environment
             )
@@ -114,7 +117,8 @@ def alive(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """`tidemill up` from nothing, in a folder of its own."""
-    home = tmp_path_factory.mktemp("up") / ".tidemill"
+    home = tmp_path_factory.mktemp("up") / "#1?50%20é" / ".tidemill"
+    home.parent.mkdir()
     with running(home, "--first", "gallery:iris") as up:
         up.await_text("from iris-classifier")
         yield up
@@ -139,6 +143,27 @@ def test_the_mlflow_server_shows_the_registered_model(served: Up) -> None:
     model = json.loads(fetch(url))["registered_model"]
     assert {"alias": "champion", "version": "1"} in model["aliases"]
     assert b"<html" in fetch(served.mlflow)[:500].lower()
+
+
+def test_helpers_that_die_return_and_predictions_continue(served: Up) -> None:
+    """MLflow's server leaves a child behind, which would keep its port."""
+    await_fetch(f"{served.mlflow}/health")
+    states = served.output.parent / ".tidemill" / "processes.json"
+    pids = {each["name"]: each["pid"] for each in json.loads(states.read_bytes())["processes"]}
+    for name in ("mlflow", "sync", "ingest", "watch", "worker"):
+        os.kill(pids[name], signal.SIGKILL)
+    deadline = time.monotonic() + 300
+    while True:
+        assert json.loads(fetch(f"{served.api}/ready"))["status"] == "ready"
+        now = {each["name"]: each["pid"] for each in json.loads(states.read_bytes())["processes"]}
+        if all(now.values()) and not {now[name] for name in pids} & {
+            pid for name, pid in pids.items() if name != "api"
+        }:
+            break
+        assert time.monotonic() < deadline, now
+        time.sleep(0.1)
+    assert now["api"] == pids["api"]
+    await_fetch(f"{served.mlflow}/health")
 
 
 def test_mlflow_refuses_foreign_hosts_and_origins(served: Up) -> None:
@@ -211,6 +236,7 @@ def test_a_signal_stops_every_process_and_the_next_up_resumes(
     served.start()
     printed = served.await_text("from iris-classifier")
     assert "created now" not in printed
-    key = re.search(r"\$\(cat (\S+)\)", printed)
+    key = re.search(r"\$\(cat (.+)\)\"", printed)
     assert key is not None
-    assert Path(key[1]).stat().st_mode & 0o777 == 0o600
+    (file,) = shlex.split(key[1])
+    assert Path(file).stat().st_mode & 0o777 == 0o600

@@ -7,8 +7,10 @@ import argparse
 import uvicorn
 
 from tidemill import logs
+from tidemill.addresses import bare_host
 from tidemill.api.app import create_app
 from tidemill.platform import Platform
+from tidemill.processes import program
 from tidemill.settings import Settings
 
 SHUTDOWN_SECONDS = 15
@@ -28,7 +30,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     try:
         uvicorn.run(
             create_app(platform),
-            host=host,
+            host=bare_host(host) or "0.0.0.0",
             port=port,
             log_config=None,
             access_log=False,
@@ -40,6 +42,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         platform.close()
 
 
+@program()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.api", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tidemill.addresses import client_network
 from tidemill.api.metrics import ApiMetrics
 from tidemill.errors import AccessError, RateLimitError
 from tidemill.keyring import KeyRecord, Scope
@@ -82,7 +83,7 @@ def identify(request: Request) -> Caller:
         key = None
     caller = Caller(address, key)
     request.state.caller = caller
-    share = state.limits.take(caller.key_id or address)
+    share = state.limits.take(caller.key_id or client_network(address))
     if share is not None:
         request.state.headers = share.headers()
         if not share.allowed:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tidemill.errors import UnavailableError
-from tidemill.processes import refusing_settings
+from tidemill.processes import program
 from tidemill.serving import settings as serving_settings
 from tidemill.serving.server import server
 
@@ -103,7 +103,7 @@ async def _unavailable(send: Any, cause: Exception) -> None:
     await send({"type": "http.response.body", "body": msgspec.json.encode(problem)})
 
 
-@refusing_settings()
+@program()
 def main() -> None:
     """Serve both planes until a signal arrives; the data plane is configured by the environment."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.api.one_port")

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from tidemill import __version__
+from tidemill.addresses import bypass_proxies
 from tidemill.cli import command_help, terminal
 from tidemill.cli.lazy_group import CommandEntry, LazyGroup, Panel
 from tidemill.errors import TidemillError
@@ -164,6 +165,7 @@ def command_tree() -> TidemillGroup:
 
 def run() -> None:
     """Run the command line and exit; a `TidemillError` becomes a message and an exit code."""
+    bypass_proxies()
     try:
         app(prog_name="tidemill")
     except TidemillError as error:

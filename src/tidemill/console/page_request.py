@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from tidemill.addresses import http_url
 from tidemill.console.background_cache import BackgroundCache
 from tidemill.console.session import COOKIE, Session, Sessions
 from tidemill.console.traffic import Traffic
@@ -112,7 +113,7 @@ class PageRequest(Request):
     def _own_url(self) -> str:
         """Where this server listens: from the socket, never from headers, which a client sets."""
         host, port = self.scope.get("server") or ("127.0.0.1", 8000)
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return http_url(host, port)
 
 
 def context_of(request: Request) -> ConsoleContext:

@@ -14,7 +14,7 @@ from celery.signals import worker_shutting_down
 
 from tidemill import logs
 from tidemill.platform import Platform
-from tidemill.processes import refusing_settings
+from tidemill.processes import program
 from tidemill.settings import Settings, load_settings
 from tidemill.stores.jobs.broker import QUEUE, TASK, make_celery
 from tidemill.worker.job_poller import JobPoller
@@ -106,7 +106,7 @@ def _identity() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-@refusing_settings()
+@program()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker", description=__doc__)
     parser.add_argument("--concurrency", type=int, help="jobs to run at the same time")

@@ -24,6 +24,7 @@ from tidemill.loop.training.sweep import (
 )
 from tidemill.metrics import METRICS
 from tidemill.platform import Platform
+from tidemill.settings import sqlite_url
 from tidemill.steps.search.pruning import Pruning
 from tidemill.steps.search.search import SearchOptions
 from tidemill.stores.jobs.jobs import Job, NewJob
@@ -157,7 +158,7 @@ def _report_to_training(platform: Platform, job: Job, result: TrialTaskResult) -
 
 def _store(platform: Platform) -> SweepStore:
     """MLflow, and Optuna's database: the platform's PostgreSQL, or a separate SQLite file."""
-    studies = f"sqlite:///{platform.settings.home / 'optuna.db'}"
+    studies = sqlite_url(platform.settings.home / "optuna.db")
     if urlsplit(platform.settings.database_uri).scheme.startswith("postgres"):
         studies = platform.database.engine.url.render_as_string(hide_password=False)
     return SweepStore(tracking_of(platform), studies)

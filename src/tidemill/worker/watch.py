@@ -15,7 +15,7 @@ from tidemill import logs
 from tidemill.errors import SettingsError, UnavailableError
 from tidemill.loop.operations.signals import stop_event
 from tidemill.platform import Platform
-from tidemill.processes import refusing_settings
+from tidemill.processes import program
 from tidemill.settings import Settings, load_settings
 from tidemill.stores.monitoring.webhook_outbox import WebhookSender, WebhookTarget
 
@@ -64,7 +64,7 @@ def watch(
             platform.close()
 
 
-@refusing_settings()
+@program()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check models until SIGTERM or SIGINT, with the settings of the environment."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.worker.watch")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tidemill.addresses import open_url
+
 
 def request_prediction(
     url: str, key: str, body: dict[str, Any], timeout: float = 10.0
@@ -22,7 +24,7 @@ def request_prediction(
     """
     headers = {"Content-Type": "application/json", "X-API-Key": key}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
+    with open_url(request, timeout) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 

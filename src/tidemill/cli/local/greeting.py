@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tidemill.addresses import open_url
 from tidemill.cli import terminal
 from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.serving.shelf.shelf import open_bundle, read_state
@@ -106,7 +106,7 @@ def example_request(shelf: Path, model: str | None = None) -> tuple[str | None, 
 def is_answering(url: str) -> bool:
     """Whether a GET request returns a 2xx status."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with open_url(url, timeout=2) as answer:
             return bool(200 <= answer.status < 300)
     except (OSError, urllib.error.HTTPError):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from tidemill.addresses import bind_socket
 from tidemill.errors import ConflictError
 
 LOOPBACK = "127.0.0.1"
@@ -20,12 +21,10 @@ def free_port() -> int:
 
 def bind_error(host: str, port: int) -> OSError | None:
     """Why a server could not listen on a port; None if it could."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error
+    try:
+        bind_socket(host, port).close()
+    except OSError as error:
+        return error
     return None
 
 

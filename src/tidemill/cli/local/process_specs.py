@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.addresses import bare_host, http_url
 from tidemill.cli.local.supervisor import Child
 from tidemill.settings import Settings
 
@@ -20,11 +21,11 @@ class ServerAddresses:
 
     @property
     def api(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return http_url(self.host, self.port)
 
     @property
     def mlflow(self) -> str:
-        return f"http://{self.host}:{self.mlflow_port}"
+        return http_url(self.host, self.mlflow_port)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -103,8 +104,8 @@ def mlflow_server(settings: Settings, at: ServerAddresses, store: str | None = N
         store: The URL of the server's database; None for the one in the home.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--default-artifact-root"]
-    command += [str(settings.artifact_root), "--no-serve-artifacts", "--workers", "1"]
-    command += ["--host", at.host, "--port", str(at.mlflow_port)]
+    command += [settings.artifact_root.as_uri(), "--no-serve-artifacts", "--workers", "1"]
+    command += ["--host", bare_host(at.host) or "0.0.0.0", "--port", str(at.mlflow_port)]
     env = {
         **environment(settings),
         # Every user of the machine can read a command line, and this URL may hold a password.

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tidemill.addresses import folder_url
 from tidemill.bundle import Bundle
 from tidemill.cli import terminal
 from tidemill.cli.context import open_settings, start_logs
@@ -30,7 +31,7 @@ from tidemill.loop.replay.setup import ReplaySetup, prepare_replay
 from tidemill.loop.training.train import TrainResult
 from tidemill.metrics import is_better
 from tidemill.platform import Platform
-from tidemill.settings import Settings
+from tidemill.settings import Settings, sqlite_url
 from tidemill.stores.database.database import Database
 from tidemill.stores.database.schema import migrate
 from tidemill.stores.mlflow.versions import CHAMPION
@@ -106,10 +107,10 @@ def _isolated(home: Path, database: str | None) -> Iterator[None]:
     """Use only the replay's home, whatever the environment and tidemill.toml configure."""
     home.mkdir(parents=True, exist_ok=True)
     urls = {
-        "TIDEMILL_DATABASE_URL": database or f"sqlite:///{home / 'tidemill.db'}",
-        "TIDEMILL_BROKER_URL": f"filesystem://{home / 'broker'}",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}",
-        "MLFLOW_REGISTRY_URI": f"sqlite:///{home / 'mlflow.db'}",
+        "TIDEMILL_DATABASE_URL": database or sqlite_url(home / "tidemill.db"),
+        "TIDEMILL_BROKER_URL": folder_url(home / "broker"),
+        "MLFLOW_TRACKING_URI": sqlite_url(home / "mlflow.db"),
+        "MLFLOW_REGISTRY_URI": sqlite_url(home / "mlflow.db"),
     }
     before = {name: os.environ.get(name) for name in urls}
     os.environ.update(urls)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from functools import partial
 
 import psycopg
@@ -114,7 +115,8 @@ def _create_database(settings: Settings, suffix: str = "") -> str:
 def _write_environment(settings: Settings) -> None:
     """Write a shell file that makes other commands on this machine use the same servers."""
     env = process_specs.environment(settings)
-    lines = [f"{name}='{value}'" for name, value in env.items() if name != "PYTHONUNBUFFERED"]
+    env.pop("PYTHONUNBUFFERED")
+    lines = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
     path = settings.home / ENVIRONMENT_FILE
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

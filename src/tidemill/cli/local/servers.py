@@ -78,11 +78,21 @@ def redis(home: Path, logs: Path) -> ServerSpec:
         raise _missing("redis-server", "Redis", "TIDEMILL_BROKER_URL")
     folder = _folder(home / "redis")
     password, port = _secret(folder / "password"), _port(folder / "port")
-    config = [f"bind {HOST}", f"port {port}", f"requirepass {password}", f"dir {folder}"]
+    config = [
+        f"bind {HOST}",
+        f"port {port}",
+        f"requirepass {password}",
+        f"dir {_quoted(str(folder))}",
+    ]
     _write(folder / "redis.conf", "\n".join([*config, 'save ""', "appendonly no"]) + "\n")
     command = [program, str(folder / "redis.conf")]
     child = Child("redis", command, logs / "redis.out", stop_last=True)
     return ServerSpec(child, f"redis://:{password}@{HOST}:{port}/0", port)
+
+
+def _quoted(text: str) -> str:
+    """A value in Redis' configuration, which takes escapes of bytes in quotes."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in text.encode()) + '"'
 
 
 def _initialise(binaries: Path, folder: Path) -> None:

@@ -34,7 +34,7 @@ from tidemill.loop.ingest.retention import Retention
 from tidemill.loop.ingest.signatures import SignatureLookup, registry_finder, shelf_finder
 from tidemill.loop.ingest.state import IngestState, MetricsServer, write_state
 from tidemill.loop.operations.signals import stop_event
-from tidemill.processes import refusing_settings
+from tidemill.processes import program
 from tidemill.settings import Settings, load_settings
 from tidemill.stores.database.schema import open_database
 from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
@@ -132,7 +132,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         metrics.close()
 
 
-@refusing_settings()
+@program()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ingest until SIGTERM or SIGINT, as configured in the settings."""
     argparse.ArgumentParser(prog="python -m tidemill.loop.ingest").parse_args(arguments)

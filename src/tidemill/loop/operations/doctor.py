@@ -21,9 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from tidemill import keyring
+from tidemill.addresses import open_url
 from tidemill.errors import TidemillError
 from tidemill.loop.operations.process_states import read_states
 from tidemill.serving.journal.segments import damaged_segments
@@ -215,7 +215,7 @@ def check_mlflow(settings: Settings) -> Finding:
     if urlsplit(uri).scheme not in ("http", "https"):
         return Finding("mlflow", "ok", f"version {version('mlflow')} on {_without_password(uri)}")
     try:
-        with urlopen(f"{uri.rstrip('/')}/version", timeout=HTTP_TIMEOUT_SECONDS) as answer:
+        with open_url(f"{uri.rstrip('/')}/version", HTTP_TIMEOUT_SECONDS) as answer:
             found, date = answer.read(64).decode().strip(), answer.headers.get("Date")
     except OSError as error:
         remedy = "Start it, or correct MLFLOW_TRACKING_URI. Serving does not need it."

@@ -22,7 +22,7 @@ from tidemill.errors import UnavailableError
 from tidemill.loop.sync.bundle_fetcher import BundleFor
 from tidemill.loop.sync.selection import parse_selection
 from tidemill.loop.sync.shelf_sync import ShelfSync
-from tidemill.processes import refusing_settings
+from tidemill.processes import program
 from tidemill.settings import load_settings
 from tidemill.stores.mlflow.connection import set_http_timeouts, silence_mlflow_output
 from tidemill.stores.mlflow.registry import Registry
@@ -67,7 +67,7 @@ def sync_forever(
         stop.wait(max(0.05, interval - (time.monotonic() - started)))
 
 
-@refusing_settings()
+@program()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Follow the registry until SIGTERM or SIGINT, with the environment's settings.
 

@@ -34,7 +34,7 @@ from tidemill.processes import (
     ProcessSupervisor,
     RestartPolicy,
     SupervisedProcess,
-    refusing_settings,
+    program,
     spawn,
 )
 from tidemill.serving.model.remote_runtime import loaded_mark, socket_path
@@ -209,7 +209,7 @@ def supervise(
         supervisor.close()
 
 
-@refusing_settings()
+@program()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Supervise the workers of the home in the settings, until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m tidemill.loop.sync.pyfunc_supervisor")

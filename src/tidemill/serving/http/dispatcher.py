@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+from tidemill.addresses import client_network
 from tidemill.errors import (
     AccessError,
     MediaTypeError,
@@ -128,9 +129,9 @@ class Dispatcher:
         scope = admission.route.scope
         if scope is None:
             return
-        admission.bucket = self._anonymous.of(admission.head.client)
+        admission.bucket = self._anonymous.of(client_network(admission.head.client))
         record = self.keys.admit(admission.head, scope)
-        caller = admission.head.client if record is None else record.id
+        caller = client_network(admission.head.client) if record is None else record.id
         admission.bucket = self._callers.of(caller)
         if record is not None:
             admission.key_id = record.id

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from tidemill.addresses import client_network, plain_address
 from tidemill.serving.http.routes import Admission
 from tidemill.serving.settings import ServingSettings
 
@@ -73,11 +74,12 @@ class ConnectionLimits:
 
     def enter(self, connection: Protocol, client: tuple[str, int] | None) -> bool:
         """Count a new connection; False if there are too many, in all or from its address."""
-        address = client[0] if client else ""
+        peer = client[0] if client else ""
+        address = client_network(peer)
         if len(self._open) >= self._most:
             return False
         full = self._by_address[address] >= self._most_per_address
-        if full and not self._addresses.trusts(address):
+        if full and not self._addresses.trusts(peer):
             return False
         self._open[connection] = address
         self._by_address[address] += 1
@@ -119,7 +121,7 @@ class ClientAddresses:
 
     def trusts(self, peer: str) -> bool:
         """Whether the peer is a trusted proxy."""
-        return peer in self._middleware.trusted_hosts
+        return plain_address(peer) in self._middleware.trusted_hosts
 
     def of(self, peer: str, headers: list[tuple[bytes, bytes]]) -> str:
         """The client's address: the peer's, or the one that a trusted proxy reports.
@@ -127,6 +129,7 @@ class ClientAddresses:
         uvicorn's own middleware decides, as it does for the ASGI app. It never awaits anything, so
         a single step completes it.
         """
+        peer = plain_address(peer)
         if not any(name == b"x-forwarded-for" for name, _ in headers):
             return peer
         scope: Any = {"type": "http", "client": (peer, 0), "headers": headers, "scheme": "http"}

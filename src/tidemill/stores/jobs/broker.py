@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from celery import Celery
 from kombu.utils.url import maybe_sanitize_url
 
+from tidemill.addresses import folder_of
 from tidemill.errors import TidemillError
 
 TASK = "tidemill.run"
@@ -187,7 +188,7 @@ def _transport_options(url: str) -> dict[str, Any]:
             # How long Redis waits before it gives an unacknowledged message to another worker.
             "visibility_timeout": 24 * 3600,
         }
-    folder = Path(urlsplit(url).path)
+    folder = folder_of(url)
     for name in ("in", "control", "done"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     outbox = _outbox(url)
@@ -206,4 +207,4 @@ def _transport_options(url: str) -> dict[str, Any]:
 
 def _outbox(url: str) -> Path | None:
     """Return a folder of this process alone, beside the one that workers read."""
-    return Path(urlsplit(url).path) / f"out-{os.getpid()}" if _is_folder(url) else None
+    return folder_of(url) / f"out-{os.getpid()}" if _is_folder(url) else None

@@ -22,6 +22,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from tidemill.settings import sqlite_url
 from tidemill.stores.file_lock import file_lock
 
 LOCK_SECONDS = 5.0
@@ -89,7 +90,7 @@ def _create_tables(file: Path) -> None:
 
     draft = file.with_name(f".{file.name}.draft")
     draft.unlink(missing_ok=True)  # left by a process that was killed
-    engine = create_engine(f"sqlite:///{draft}")
+    engine = create_engine(sqlite_url(draft))
     try:
         _initialize_tables(engine)
     finally:

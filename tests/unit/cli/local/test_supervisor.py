@@ -112,8 +112,8 @@ def test_a_child_that_is_not_needed_may_end_as_often_as_it_likes(
 def test_settings_that_are_refused_at_the_first_start_end_it(tmp_path: Path) -> None:
     code = (
         "from tidemill.errors import SettingsError\n"
-        "from tidemill.processes import refusing_settings\n"
-        "with refusing_settings():\n    raise SettingsError('Setting x: no.')"
+        "from tidemill.processes import program\n"
+        "with program():\n    raise SettingsError('Setting x: no.')"
     )
     with supervising() as supervisor:
         refusing = supervisor.start(child(tmp_path, code))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tidemill.addresses import bypass_proxies
 from tidemill.cli import terminal
 from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, TrackingOption, open_settings, start_logs
@@ -67,6 +68,7 @@ def serve(
     """
     settings = open_settings(home, tracking_uri)
     at = ServerAddresses(host, port)
+    bypass_proxies(host)
     with lock_home(settings.home, at):
         check_port(host, port, "--port")
         start_logs(settings, "serve-cli")

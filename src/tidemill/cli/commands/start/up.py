@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from tidemill.addresses import bypass_proxies
 from tidemill.cli import terminal
 from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, open_settings, start_logs
@@ -65,6 +67,7 @@ def up(
     """
     settings = open_settings(home)
     at = ServerAddresses(host, port, mlflow_port)
+    bypass_proxies(host)
     servers = [replace(at, port=port + number) for number in range(apis if scaled else 1)]
     with lock_home(settings.home, at):
         for server in servers:
@@ -100,7 +103,8 @@ def _start_servers(supervisor: Supervisor, settings: Settings, at: ServerAddress
 
     terminal.out.print("Starting PostgreSQL, Redis and MLflow unless they are configured ...")
     settings = scaled.start_servers(supervisor, settings, at)
-    terminal.out.print(f"To use them from other commands: set -a; . {settings.home}/scaled.env")
+    file = shlex.quote(str(settings.home / scaled.ENVIRONMENT_FILE))
+    terminal.out.print(f"To use them from other commands: set -a; . {file}", markup=False)
     return settings
 
 
