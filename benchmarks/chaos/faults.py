@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy import make_url
@@ -20,6 +22,7 @@ from sqlalchemy import make_url
 from benchmarks.chaos.processes import Up
 
 HOLD_SECONDS = 5.0
+CONNECT_SECONDS = 120.0
 KILLS = ("api", "worker", "job", "sync", "ingest", "watch", "mlflow", "pyfunc")
 SERVERS = ("postgres", "redis")
 
@@ -59,7 +62,7 @@ class Faults:
             return True
         url = make_url(self._up.settings().database_uri)
         plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(plain, autocommit=True) as connection:
+        with _connect(plain) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{url.database}_mlflow" WITH (FORCE)')
         return True
 
@@ -107,6 +110,18 @@ class Faults:
         self._stop.set()
         for thread in self._beside_now:
             thread.join()
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    """Connect as soon as the server accepts it, because a fault before may have stopped it."""
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            return psycopg.connect(url, autocommit=True)
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from tidemill.settings import Settings
 
 START_SECONDS = 300.0
 STOP_SECONDS = 120.0
+RESTART_SECONDS = 15.0
 PORTS = (20_000, 32_000)  # below those that Linux gives to clients
 #: What the command line of each process contains, the more specific ones first.
 NAMES = {
@@ -128,8 +129,12 @@ class Up:
         self.process.wait()
 
     def restart(self) -> None:
-        """Start again in the same home, once the programs of the killed `up` have ended."""
-        deadline = time.monotonic() + STOP_SECONDS
+        """Start again in the same home, as a service manager does.
+
+        The programs of the killed `up` end soon, except for a worker that still has to write the
+        end of a job: it waits for the database, which the new `up` starts.
+        """
+        deadline = time.monotonic() + RESTART_SECONDS
         while self.left() and time.monotonic() < deadline:
             time.sleep(0.1)
         self._start()
