@@ -6,12 +6,15 @@ import importlib.util
 import os
 import sys
 
+from tidemill.processes import keep_files_private
+
 #: Packages of the extra `standard`; one alone may be installed for another reason.
 CONTROL_PLANE_PACKAGES = ("typer", "structlog", "mlflow")
 
 
 def main() -> None:
     """Run the command line, or only `serve` if the control plane's packages are missing."""
+    keep_files_private()
     # OpenMP's threads spin while they wait, which makes a fit ten times slower on a busy machine.
     # The variable is read once, when the first library that uses OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

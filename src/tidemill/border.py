@@ -1,4 +1,4 @@
-"""What every store accepts as text and as an integer; checked where a value enters.
+"""What every store accepts as text and as an integer, and every log as text.
 
 PostgreSQL refuses NUL in text and integers beyond 64 bits; SQLite refuses those integers, too; and
 half a surrogate pair has no UTF-8 form, so that neither a database nor a response can hold it. JSON
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from typing import Any
 
 from tidemill.errors import MalformedError, RequestError
@@ -40,6 +41,51 @@ def storable(text: str, limit: int | None = None) -> str:
     For what is recorded about a request, such as its path, and must not be refused.
     """
     return _UNSTORABLE.sub("\ufffd", text)[:limit]
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return the text with every character that could forge or disguise a log line escaped.
+
+    Those are control characters (such as newlines and the ESC of terminal sequences), line
+    separators, marks of the writing direction, other invisible characters, and halves of surrogate
+    pairs; they are written as \\n, \\x1b or \\u2028.
+
+    Args:
+        keep: Characters that are left as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in keep or not _is_hidden(character) else _escaped(character)
+        for character in text
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def printable_values(value: Any, *, keep: str = "") -> Any:
+    """Return a log entry's value with every text in it printable."""
+    if isinstance(value, str):
+        return printable(value, keep=keep)
+    if isinstance(value, dict):
+        return {
+            printable(str(name)): printable_values(item, keep=keep) for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [printable_values(item, keep=keep) for item in value]
+    plain = value is None or isinstance(value, int | float)
+    return value if plain else printable(str(value), keep=keep)
+
+
+def indented(traceback: str) -> str:
+    """Return a traceback, its lines printable and indented, so that none looks like a log entry."""
+    return "\n".join(f"  {printable(line)}" for line in traceback.split("\n"))
 
 
 def check_integer(text: str, field: str, *, low: int = MIN_INTEGER, high: int = MAX_INTEGER) -> int:

@@ -5,15 +5,17 @@ Every module logs through the standard library (`logging.getLogger(__name__)`); 
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
+from tidemill.border import indented, printable, printable_values
 from tidemill.errors import SettingsError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -59,7 +61,7 @@ def configure(
     if console:
         handlers.append(_console(out, readable, name))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o700, parents=True, exist_ok=True)
         handlers.append(_file(folder / f"{name}.log", name))
     _install(handlers or [logging.NullHandler()], level.upper())
 
@@ -108,7 +110,7 @@ def _console(out: TextIO, readable: bool, name: str) -> logging.Handler:
     handler = logging.StreamHandler(out)
     if readable:
         renderer: structlog.types.Processor = structlog.dev.ConsoleRenderer(
-            colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=out.isatty(), exception_formatter=_indented_traceback
         )
         handler.setFormatter(_formatter(name, [renderer]))
     else:
@@ -126,12 +128,38 @@ def _file(path: Path, name: str) -> logging.Handler:
 
 def _json_formatter(name: str) -> logging.Formatter:
     return _formatter(
-        name, [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        name,
+        [
+            structlog.processors.format_exc_info,
+            _printable_exception,
+            structlog.processors.JSONRenderer(),
+        ],
     )
 
 
 def _formatter(name: str, last: list[structlog.types.Processor]) -> logging.Formatter:
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_shared(name),
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        foreign_pre_chain=_shared(name), processors=[remove_meta, _printable, *last]
     )
+
+
+def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Escape what could forge a line; `exc_info` is formatted later."""
+    exception = event.pop("exc_info", None)
+    cleaned: dict[str, Any] = printable_values(dict(event))
+    return cleaned if exception is None else {**cleaned, "exc_info": exception}
+
+
+def _printable_exception(
+    _: object, __: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    if "exception" in event:
+        event["exception"] = printable(str(event["exception"]), keep="\n")
+    return event
+
+
+def _indented_traceback(out: TextIO, exception: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    out.write(indented(text.getvalue()))

@@ -32,6 +32,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.02
 
 
+def keep_files_private() -> None:
+    """Create files and folders for this user alone from now on, in child processes too.
+
+    Databases hold hashes of keys, logs and the journal hold what users sent.
+    """
+    os.umask(0o077)
+
+
 class Process(Protocol):
     """A running child; `subprocess.Popen` is one."""
 
@@ -258,9 +266,10 @@ def spawn(
 def program() -> Iterator[None]:
     """The main block of a program of `tidemill up`: requests to this machine use no proxy.
 
-    It exits with `CONFIGURATION_ERROR` and the message if the block raises a SettingsError.
+    Its files are for its user alone. It exits with `CONFIGURATION_ERROR` and the message if the block raises a SettingsError.
     """
     bypass_proxies()
+    keep_files_private()
     try:
         yield
     except SettingsError as error:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tidemill.border import printable
+
 TAIL_BYTES = 512 * 1024
 #: Fields that have a column of their own, or are only for terminals.
 HIDDEN = frozenset(
@@ -63,7 +65,7 @@ def _tail(path: Path) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    found = text.splitlines()
+    found = text.removesuffix("\n").split("\n")  # splitlines() would also split at U+2028
     return found[1:] if size > TAIL_BYTES else found
 
 
@@ -73,9 +75,10 @@ def _line(raw: str) -> LogLine:
     except ValueError:
         fields = None
     if not isinstance(fields, dict):
-        return LogLine("", "", "", raw[:2000])
+        return LogLine("", "", "", printable(raw[:2000]))
     rest = {key: value for key, value in fields.items() if key not in HIDDEN}
     more = str(fields.get("exception") or "") + (json.dumps(rest) if rest else "")
+    more = printable(more, keep="\n")
     return LogLine(
         time=_text(fields, "timestamp")[:19].replace("T", " "),
         level=_text(fields, "level"),
@@ -86,7 +89,7 @@ def _line(raw: str) -> LogLine:
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
-    return str(fields.get(name) or "")
+    return printable(str(fields.get(name) or ""))
 
 
 def _first(found: Iterator[LogLine], most: int) -> list[LogLine]:

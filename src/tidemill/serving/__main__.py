@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidemill.errors import SettingsError, TidemillError
-from tidemill.processes import CONFIGURATION_ERROR
+from tidemill.processes import CONFIGURATION_ERROR, keep_files_private
 from tidemill.serving.settings import load
 from tidemill.serving.telemetry import logs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and serve; exit with a message if that fails."""
+    keep_files_private()
     options = vars(_parser().parse_args(arguments))
     try:
         settings = load(**options)

@@ -25,7 +25,7 @@ def lock_home(home: Path, at: ServerAddresses) -> Iterator[None]:
     Raises:
         ConflictError: Another process has locked it; says which, and its API's address.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(0o700, parents=True, exist_ok=True)
     with (home / "up.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

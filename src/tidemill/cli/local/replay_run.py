@@ -105,7 +105,7 @@ def run_replay(
 @contextlib.contextmanager
 def _isolated(home: Path, database: str | None) -> Iterator[None]:
     """Use only the replay's home, whatever the environment and tidemill.toml configure."""
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(0o700, parents=True, exist_ok=True)
     urls = {
         "TIDEMILL_DATABASE_URL": database or sqlite_url(home / "tidemill.db"),
         "TIDEMILL_BROKER_URL": folder_url(home / "broker"),

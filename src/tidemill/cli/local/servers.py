@@ -145,6 +145,7 @@ def _folder(path: Path, user: str | None = None) -> Path:
     path.chmod(0o700)
     if user is not None:
         shutil.chown(path, user)
+        path.parent.chmod(path.parent.stat().st_mode | 0o011)  # to reach it, not to list it
     return path
 
 

@@ -149,8 +149,12 @@ def _write(settings: Settings, store: str, scratch: Path, draft: Path) -> Backup
     root = settings.artifact_root
     for path in _files(root):
         members[f"artifacts/{path.relative_to(root).as_posix()}"] = path
-    with tarfile.open(draft, "w:gz", compresslevel=3) as tar:
-        os.chmod(draft, 0o600)  # it contains the hashes of keys and their pepper
+    # It contains the hashes of keys and their pepper: never readable by others, not even at first.
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with (
+        os.fdopen(descriptor, "wb") as out,
+        tarfile.open(fileobj=out, mode="w:gz", compresslevel=3) as tar,
+    ):
         files = _add_files(tar, members)
         manifest = BackupManifest(
             FORMAT, tidemill.__version__, time.time(), *versions, str(root), rows, files

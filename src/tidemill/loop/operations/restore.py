@@ -67,7 +67,7 @@ def restore(
         ConflictError: There is existing state and `force` is not set.
     """
     store = mlflow_database_uri(settings, mlflow_store)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.home) as scratch:
         folder = Path(scratch)
         manifest = _unpack(file, folder)
@@ -92,6 +92,7 @@ def _unpack(file: Path, folder: Path) -> BackupManifest:
     try:
         with tarfile.open(file, "r:gz") as tar:
             extract(tar, folder)
+        _make_private(folder)
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=BackupManifest)
     except (OSError, EOFError, tarfile.TarError, msgspec.DecodeError) as error:
         raise DataError(f"{file} is not a complete backup: {error}", field="file") from error
@@ -104,6 +105,12 @@ def _unpack(file: Path, folder: Path) -> BackupManifest:
         if not path.is_file() or _digest(path) != digest:
             raise DataError(f"{file} is damaged: {name} was changed or is missing.", field="file")
     return manifest
+
+
+def _make_private(folder: Path) -> None:
+    """Keys, a secret, and what users sent: for this user alone, whatever the umask was."""
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _check_versions(manifest: BackupManifest, ours: Database, mlflow: Database) -> None:

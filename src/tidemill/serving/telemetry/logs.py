@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from tidemill.border import indented, printable, printable_values
+
 #: Attributes of every record; all others were passed as `extra` and are logged.
 #: `color_message` is uvicorn's coloured copy of the message.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -28,9 +30,26 @@ class JsonLines(logging.Formatter):
             "process": "serve",
         }
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
+        line = printable_values(line)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+            line["exception"] = printable(self.formatException(record.exc_info), keep="\n")
+        return msgspec.json.encode(line, enc_hook=lambda value: printable(str(value))).decode()
+
+
+class PlainLines(logging.Formatter):
+    """One printable line per entry, then its traceback, indented."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        return indented(super().formatStack(stack_info))
 
 
 def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
@@ -45,5 +64,5 @@ def configure(level: str, style: Literal["auto", "console", "json"]) -> None:
     if style == "json" or (style == "auto" and not out.isatty()):
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(PlainLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -8,10 +8,11 @@ UnavailableError.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -163,6 +164,7 @@ def _sqlite_engine(url: Any, wait: float) -> Engine:
         url, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW, pool_timeout=CONNECT_SECONDS,
         connect_args={"timeout": wait},
     )  # fmt: skip
+    event.listen(engine, "do_connect", _create_privately)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -174,6 +176,14 @@ def _lock_timeout(wait: float) -> Callable[[Any, Any], None]:
         connection.commit()
 
     return prepare
+
+
+def _create_privately(_: Any, __: Any, arguments: Any, ___: Any) -> None:
+    """Create a new file for this user alone; SQLite gives the files beside it the same mode."""
+    path = Path(arguments[0])
+    if path.is_absolute() and not path.exists():
+        with suppress(OSError):  # SQLite's own error says more
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -11,6 +11,7 @@ days.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -70,15 +71,22 @@ class WebhookSender:
     """Sends the events of one database to one webhook.
 
     Args:
-        client: Sends the requests; None creates one.
+        seconds: How long a request may take in all.
+        transport: Carries the requests; None is the network.
     """
 
     def __init__(
-        self, database: Database, target: WebhookTarget, client: httpx.Client | None = None
+        self,
+        database: Database,
+        target: WebhookTarget,
+        *,
+        seconds: float = SEND_SECONDS,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._database = database
         self._target = target
-        self._client = client or httpx.Client(timeout=SEND_SECONDS, follow_redirects=False)
+        self._seconds = seconds
+        self._transport = transport
 
     def deliver(self) -> int:
         """Send every event that is due; return how many were delivered.
@@ -102,7 +110,6 @@ class WebhookSender:
                 logger.debug("webhook events wait: %s", error)
             except Exception:
                 logger.exception("webhook events could not be sent")
-        self._client.close()
 
     def _claim(self) -> list[dict[str, Any]]:
         now = EpochNow()
@@ -137,10 +144,25 @@ class WebhookSender:
         if self._target.secret:
             headers["X-Tidemill-Signature"] = sign(self._target.secret, int(time.time()), body)
         try:
-            answer = self._client.post(self._target.url, content=body, headers=headers)
+            status = asyncio.run(self._post(body, headers))
+        except TimeoutError:
+            return f"it did not respond in {self._seconds:g} s"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"{type(error).__name__}: {error}"
-        return None if answer.is_success else f"it responded with {answer.status_code}"
+        return None if 200 <= status < 300 else f"it responded with {status}"
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> int:
+        """Send a request, and return the answer's status.
+
+        A deadline for the whole, because timeouts of reads begin again with every byte. The body of
+        the answer is not read: only its status matters, and it may have no end.
+        """
+        async with (
+            asyncio.timeout(self._seconds),
+            httpx.AsyncClient(transport=self._transport, timeout=self._seconds) as client,
+            client.stream("POST", self._target.url, content=body, headers=headers) as answer,
+        ):
+            return answer.status_code
 
     def _record(self, event: Mapping[str, Any], problem: str | None) -> None:
         now = EpochNow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -173,3 +174,17 @@ def test_the_database_behind_an_mlflow_server_must_be_given(tmp_path: Path) -> N
     settings = Settings(home=tmp_path, tracking_uri="http://127.0.0.1:1")
     with pytest.raises(SettingsError, match="database behind it"):
         backup(settings, tmp_path / "backup.tar.gz")
+
+
+def test_nothing_restored_is_readable_by_others(tmp_path: Path, filled: Settings) -> None:
+    before = os.umask(0o022)
+    try:
+        backup(filled, tmp_path / "b.tar.gz")
+        target = Settings(home=tmp_path / "other")
+        restore(target, tmp_path / "b.tar.gz", actor="test")
+    finally:
+        os.umask(before)
+    found = [tmp_path / "b.tar.gz", target.home, *target.home.iterdir()]
+    wide = {path.name: oct(path.stat().st_mode) for path in found if path.stat().st_mode & 0o077}
+    assert {name for name in wide if not name.endswith(".lock")} <= {"mlflow.db"}, wide
+    assert target.home.stat().st_mode & 0o777 == 0o700

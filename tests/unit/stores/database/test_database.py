@@ -142,4 +142,4 @@ def test_consecutive_pages_have_no_gaps_and_no_duplicates(database: Database) ->
 
 def test_json_safe_makes_any_value_storable() -> None:
     value = {"a": float("nan"), "b": [float("inf"), 1, "x\0y"], 3: Path("/p"), "t": True}
-    assert json_safe(value) == {"a": None, "b": [None, 1, "xy"], "3": "/p", "t": True}
+    assert json_safe(value) == {"a": None, "b": [None, 1, "x\ufffdy"], "3": "/p", "t": True}

@@ -116,10 +116,8 @@ class Receiver:
         return httpx.Response(code)
 
     def courier(self, store: Triggers) -> WebhookSender:
-        client = httpx.Client(transport=httpx.MockTransport(self))
-        return WebhookSender(
-            store._database, WebhookTarget("http://hook.test/in", "s3cret"), client
-        )
+        target = WebhookTarget("http://hook.test/in", "s3cret")
+        return WebhookSender(store._database, target, transport=httpx.MockTransport(self))
 
 
 def make_due(store: Triggers) -> None:
