@@ -266,7 +266,8 @@ def spawn(
 def program() -> Iterator[None]:
     """The main block of a program of `tidemill up`: requests to this machine use no proxy.
 
-    Its files are for its user alone. It exits with `CONFIGURATION_ERROR` and the message if the block raises a SettingsError.
+    Its files are for its user alone. It exits with `CONFIGURATION_ERROR` and the message if the
+    block raises a SettingsError.
     """
     bypass_proxies()
     keep_files_private()
