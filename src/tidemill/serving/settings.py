@@ -60,6 +60,11 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body: Annotated[int, Meta(ge=1, description="The largest request body, in bytes.")] = (
         16 << 20
     )
+    max_rows: Annotated[int, Meta(ge=1, description="The most rows of one request.")] = 100_000
+    max_cells: Annotated[
+        int,
+        Meta(ge=1, description="The most cells of one request: its rows times its columns."),
+    ] = 1_000_000
     inline_ms: Annotated[
         float,
         Meta(

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tidemill.errors import InputError, MalformedError
+from tidemill.serving.codec.body_limits import BodyLimits
 from tidemill.serving.codec.values import coerce
 from tidemill.signature import Column, Signature, Tensor, Value
 
@@ -45,12 +46,15 @@ def read_json(body: bytes) -> Any:
         ) from error
 
 
-def read_rows(signature: Signature, body: bytes) -> tuple[list[Row], bool]:
+def read_rows(
+    signature: Signature, body: bytes, limits: BodyLimits
+) -> tuple[list[Row], bool]:
     """Parse a body in any form: its rows, and whether they came under `instances`.
 
     Raises:
         InputError: A row does not fit the signature; names the row and the field.
         MalformedError: As of `read_json`.
+        TooLargeError: There are too many rows.
     """
     payload = read_json(body)
     if not isinstance(payload, dict):
@@ -60,7 +64,7 @@ def read_rows(signature: Signature, body: bytes) -> tuple[list[Row], bool]:
             remedy=_accepted_forms(signature),
         )
     if _has_instances(signature, payload):
-        return _instances(signature, payload), True
+        return _instances(signature, payload, limits), True
     return [read_row(signature, payload)], False
 
 
@@ -123,7 +127,7 @@ def _has_instances(signature: Signature, payload: dict[str, Any]) -> bool:
     )
 
 
-def _instances(signature: Signature, payload: dict[str, Any]) -> list[Row]:
+def _instances(signature: Signature, payload: dict[str, Any], limits: BodyLimits) -> list[Row]:
     given = payload[INSTANCES]
     if len(payload) > 1:
         extra = [name for name in payload if name != INSTANCES]
@@ -137,6 +141,7 @@ def _instances(signature: Signature, payload: dict[str, Any]) -> list[Row]:
         raise InputError(
             f"'{INSTANCES}' is {what}.", field=INSTANCES, expected="a list of at least one row"
         )
+    limits.check(len(given), len(signature.columns) or 1, field=INSTANCES)
     return [read_row(signature, row, f"{INSTANCES}[{i}]") for i, row in enumerate(given)]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from tidemill.bundle import Bundle
 from tidemill.errors import DeadlineError, InputError, TidemillError, UnavailableError
+from tidemill.serving.codec.body_limits import BodyLimits
 from tidemill.serving.codec.outputs import Array, Outputs
 from tidemill.serving.codec.request_parsing import Row, read_rows
 from tidemill.serving.codec.row_decoder import RowDecoder
@@ -70,6 +71,7 @@ class Predictor:
         self.latency = latency
         self.encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
         self.decoder = RowDecoder(bundle.signature)
+        self.limits = BodyLimits(context.settings.max_rows, context.settings.max_cells)
         self.loaded_at = time.time()
         self.traffic_split: TrafficSplit | None = None
         self._runtime = runtime
@@ -120,7 +122,7 @@ class Predictor:
         row = self.decoder.one(body)
         if row is not None:
             return row
-        rows, many = read_rows(self.signature, body)
+        rows, many = read_rows(self.signature, body, self.limits)
         return None if many else rows[0]
 
     def read_many(self, body: bytes) -> EncodedRows:
@@ -128,16 +130,18 @@ class Predictor:
 
         Raises:
             InputError: A row does not fit the signature, or the body is not a batch.
+            TooLargeError: There are too many rows.
         """
         rows = self.decoder.many(body)
         if rows is None:
-            rows, many = read_rows(self.signature, body)
+            rows, many = read_rows(self.signature, body, self.limits)
             if not many:
                 raise InputError(
                     "The body holds a single row, not a batch.",
                     field="instances",
                     expected='{"instances": [...]}',
                 )
+        self.limits.check(len(rows), self.encoder.width)
         return self.encoder.encode(rows)
 
     def submit_row(self, request: Request, row: Row, make_response: MakeResponse) -> None:

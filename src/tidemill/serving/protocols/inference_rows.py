@@ -37,7 +37,8 @@ def rows_of(predictor: Predictor, tensors: dict[str, Array]) -> EncodedRows:
         tensors = {name: matrix[:, i] for i, name in enumerate(signature.names)}
     counts = {name: len(array) for name, array in tensors.items()}
     if len(set(counts.values())) != 1:
-        raise InputError(f"The inputs have different numbers of rows: {counts}.", field="inputs")
+        some = dict(list(counts.items())[:10])
+        raise InputError(f"The inputs have different numbers of rows: {some}.", field="inputs")
     columns = {c.name: _column(c, tensors[c.name]) for c in signature.columns}
     if not len(next(iter(columns.values()))):
         raise InputError("The inputs have no rows.", field="inputs", expected="at least one row")
@@ -48,7 +49,7 @@ def _only(tensor: Tensor, tensors: dict[str, Array]) -> Array:
     """The tensor of a tensor model, which must be the only input."""
     if set(tensors) != {tensor.name}:
         raise InputError(
-            f"The inputs are {', '.join(repr(name[:80]) for name in tensors)}.",
+            f"The inputs are {', '.join(repr(name[:80]) for name in list(tensors)[:10])}.",
             field="inputs",
             expected=f"'{tensor.name}' alone",
         )
@@ -103,7 +104,8 @@ def _truth(value: float) -> Any:
 
 def _wrong_inputs(signature: Signature, tensors: dict[str, Array]) -> InputError:
     missing = [name for name in signature.names if name not in tensors]
-    unknown = [name for name in tensors if name not in signature.names]
+    known = set(signature.names)
+    unknown = [name for name in tensors if name not in known]
     parts = [f"Missing: {json.dumps(missing[:10])}."] if missing else []
     parts += [f"Unknown: {json.dumps([name[:80] for name in unknown[:10]])}."] if unknown else []
     return InputError(

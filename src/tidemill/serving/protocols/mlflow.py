@@ -11,14 +11,22 @@ from __future__ import annotations
 import csv
 import importlib
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tidemill.errors import InputError, MalformedError, MediaTypeError, TidemillError
+from tidemill.errors import (
+    InputError,
+    MalformedError,
+    MediaTypeError,
+    TidemillError,
+    TooLargeError,
+)
+from tidemill.serving.codec.body_limits import BodyLimits
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
 from tidemill.serving.codec.tensor_encoder import EncodedRows
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+MAX_PARQUET_BYTES = 256 << 20  # of the columns that are read, decompressed
+PARQUET_ROWS = 8192  # read at once
 CSV, PARQUET = b"text/csv", b"application/vnd.apache.parquet"
 CODES = {
     403: "PERMISSION_DENIED",
@@ -101,6 +111,7 @@ class ScoringHandlers:
         predictor = self._models.pick(request)
         media = (request.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
         rows = READERS[media](predictor, request.body)
+        predictor.limits.check(rows.count, predictor.encoder.width)
 
         def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
             labels = predictor.signature.labels
@@ -127,7 +138,7 @@ def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
     unknown = [key for key in payload if key not in (*FORMATS, "params")]
     if len(given) != 1 or unknown:
         raise MalformedError(
-            f"The body holds {', '.join(key[:40] for key in payload) or 'nothing'}.",
+            f"The body holds {_listed(payload) or 'nothing'}.",
             expected=f"exactly one of {', '.join(FORMATS)}, and optionally params",
         )
     if not isinstance(payload.get("params") or {}, dict):
@@ -137,7 +148,7 @@ def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
         return predictor.encoder.encode_tensor(
             _tensor(signature.tensor, given[0], payload[given[0]])
         )
-    return columns_rows(predictor, _columns(signature, given[0], payload[given[0]]))
+    return columns_rows(predictor, _columns(predictor, given[0], payload[given[0]]))
 
 
 def _fast_rows(predictor: Predictor, body: bytes) -> EncodedRows | None:
@@ -149,36 +160,51 @@ def _fast_rows(predictor: Predictor, body: bytes) -> EncodedRows | None:
 
 
 def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
-    """The rows of a CSV file with a header."""
-    try:
-        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MalformedError(f"The body is not CSV: {error}.") from error
-    lines = [line for line in lines if line]
-    header, records = (lines[0], lines[1:]) if lines else ([], [])
-    _refuse_repeated(header)
-    if odd := [i for i, record in enumerate(records, 2) if len(record) != len(header)]:
-        raise MalformedError(f"Line {odd[0]} has a different number of cells than the header.")
-    cells = dict(zip(header, zip(*records, strict=True), strict=True)) if records else {}
+    """The rows of a CSV file with a header. Only the model's columns are kept."""
+    header, records = _csv_records(body, predictor.limits)
     signature = predictor.signature
     if signature.tensor is not None:
         table = [[parse_cell("number", cell) for cell in record] for record in records]
         return predictor.encoder.encode_tensor(_array(signature.tensor, table))
-    kinds = {column.name: column.kind for column in signature.columns}
+    places = {name: i for i, name in enumerate(header)}
     return columns_rows(
         predictor,
         {
-            name: [parse_cell(kinds[name], c) for c in cells[name]]
-            for name in kinds
-            if name in cells
+            column.name: [parse_cell(column.kind, record[places[column.name]]) for record in records]
+            for column in signature.columns
+            if column.name in places and records
         },
     )
 
 
-def _refuse_repeated(names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"The table has several columns '{twice[:80]}'.", field=twice)
+def _csv_records(body: bytes, limits: BodyLimits) -> tuple[list[str], list[list[str]]]:
+    """The header and the records, which have as many cells; reading stops at the limits."""
+    records: list[list[str]] = []
+    try:
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True)
+        header = next((line for line in lines if line), [])
+        limits.check(1, len(header))
+        _refuse_repeated(header)
+        for record in lines:
+            if not record:
+                continue
+            if len(record) != len(header):
+                raise MalformedError(
+                    f"Line {lines.line_num} has a different number of cells than the header."
+                )
+            records.append(record)
+            limits.check(len(records), len(header))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MalformedError(f"The body is not CSV: {error}.") from error
+    return header, records
+
+
+def _refuse_repeated(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"The table has several columns '{name[:80]}'.", field=name[:80])
+        seen.add(name)
 
 
 def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
@@ -191,15 +217,70 @@ def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
             remedy="Send JSON or CSV, or install pyarrow on the server.",
         ) from error
     try:
-        table = parquet.ParquetFile(io.BytesIO(body)).read()
+        table = _parquet_table(parquet, predictor, body)
+    except TidemillError:
+        raise
     except Exception as error:  # pyarrow raises many errors for invalid files
-        raise MalformedError(f"The body is not a Parquet file: {error}") from error
-    _refuse_repeated(table.column_names)
+        raise MalformedError(f"The body is not a Parquet file: {str(error)[:200]}") from error
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     if predictor.signature.tensor is not None:
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         return predictor.encoder.encode_tensor(_array(predictor.signature.tensor, rows))
     return columns_rows(predictor, columns)
+
+
+def _parquet_table(parquet: Any, predictor: Predictor, body: bytes) -> Any:
+    """The model's columns of a file whose footer promises an acceptable size.
+
+    The footer is the sender's claim: reading goes batch by batch, so that a file with more rows
+    than its footer says is refused as well.
+    """
+    limits, signature = predictor.limits, predictor.signature
+    with parquet.ParquetFile(io.BytesIO(body)) as file:
+        about = file.metadata
+        limits.check(about.num_rows, 1)
+        limits.check(1, about.num_columns)
+        names = file.schema_arrow.names
+        _refuse_repeated(names)
+        wanted = names if signature.tensor else [n for n in names if n in set(signature.names)]
+        limits.check(about.num_rows, len(wanted))
+        _refuse_nested(file.schema_arrow, wanted)
+        _refuse_unfolding(about, set(wanted))
+        batches, rows = [], 0
+        for batch in file.iter_batches(PARQUET_ROWS, columns=wanted, use_threads=False):
+            rows += batch.num_rows
+            limits.check(rows, len(wanted))
+            batches.append(batch)
+    arrow = importlib.import_module("pyarrow")
+    return arrow.Table.from_batches(batches, None if batches else arrow.schema([]))
+
+
+def _refuse_nested(schema: Any, names: list[str]) -> None:
+    """A nested column holds any number of values in each row."""
+    types = importlib.import_module("pyarrow.types")
+    for name in names:
+        if types.is_nested(schema.field(name).type):
+            raise InputError(
+                f"The column '{name[:80]}' holds lists or objects.",
+                field=name[:80],
+                expected="one value in each row",
+            )
+
+
+def _refuse_unfolding(about: Any, names: set[str]) -> None:
+    """Refuse columns whose pages claim much more memory than any sensible table needs."""
+    claimed = 0
+    for group in range(about.num_row_groups):
+        for place in range(about.num_columns):
+            column = about.row_group(group).column(place)
+            if column.path_in_schema in names:
+                claimed += column.total_uncompressed_size
+    if claimed > MAX_PARQUET_BYTES:
+        raise TooLargeError(
+            f"The columns take {claimed >> 20} MiB when they are decompressed.",
+            expected=f"at most {MAX_PARQUET_BYTES >> 20} MiB",
+            remedy="Send fewer rows at once.",
+        )
 
 
 READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: read_parquet}
@@ -219,15 +300,17 @@ def columns_rows(predictor: Predictor, columns: Columns) -> EncodedRows:
     return predictor.encoder.encode_columns({name: columns[name] for name in names})
 
 
-def _columns(signature: Signature, name: str, given: Any) -> Columns:
+def _columns(predictor: Predictor, name: str, given: Any) -> Columns:
+    """The model's columns of the body, unchecked; others are ignored."""
+    signature, limits = predictor.signature, predictor.limits
     if name == "dataframe_split":
-        return _split(signature, given)
+        return _split(signature, limits, given)
     if name == "inputs" and isinstance(given, dict):
-        return _by_column(given)
-    return _by_row(signature, name, given)
+        return _by_column(signature, limits, given)
+    return _by_row(signature, limits, name, given)
 
 
-def _split(signature: Signature, given: Any) -> Columns:
+def _split(signature: Signature, limits: BodyLimits, given: Any) -> Columns:
     """pandas' split orientation; without `columns`, in the order of the signature."""
     if not isinstance(given, dict) or not isinstance(given.get("data"), list):
         raise MalformedError(
@@ -238,37 +321,55 @@ def _split(signature: Signature, given: Any) -> Columns:
     rows = given["data"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise MalformedError("'columns' is not a list of names.", field="columns")
-    return _transposed(names, rows)
+    limits.check(len(rows), len(names), field="dataframe_split")
+    return _transposed(signature, names, rows)
 
 
-def _by_column(given: dict[str, Any]) -> Columns:
+def _by_column(signature: Signature, limits: BodyLimits, given: dict[str, Any]) -> Columns:
     columns = {n: values if isinstance(values, list) else [values] for n, values in given.items()}
-    if len({len(values) for values in columns.values()}) > 1:
+    counts = {len(values) for values in columns.values()}
+    if len(counts) > 1:
         raise InputError("The columns have different lengths.", field="inputs")
-    return {name: [_scalar(value) for value in values] for name, values in columns.items()}
+    limits.check(max(counts, default=0), len(columns), field="inputs")
+    return {
+        name: [_scalar(value) for value in columns[name]]
+        for name in signature.names
+        if name in columns
+    }
 
 
-def _by_row(signature: Signature, name: str, given: Any) -> Columns:
+def _by_row(signature: Signature, limits: BodyLimits, name: str, given: Any) -> Columns:
     if not isinstance(given, list) or not given:
         raise InputError(
             f"'{name}' is not a list of rows.", field=name, expected="at least one row"
         )
+    limits.check(len(given), len(signature.names), field=name)
     if all(isinstance(row, dict) for row in given):
-        names = list(dict.fromkeys(name for row in given for name in row))
-        return {name: [_scalar(row.get(name)) for row in given] for name in names}
+        present = {column for row in given for column in row}
+        return {
+            column: [_scalar(row.get(column)) for row in given]
+            for column in signature.names
+            if column in present
+        }
     if name == "dataframe_records":
         raise InputError(f"A row of '{name}' is not an object.", field=name, expected="objects")
-    return _transposed(list(signature.names), given)
+    return _transposed(signature, list(signature.names), given)
 
 
-def _transposed(names: list[str], rows: list[Any]) -> Columns:
+def _transposed(signature: Signature, names: list[str], rows: list[Any]) -> Columns:
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(names):
             raise InputError(
                 f"Row {index} does not have {len(names)} values.",
-                expected=f"{len(names)} values: {', '.join(names[:30])}",
+                expected=f"{len(names)} values: {_listed(names)}",
             )
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    wanted = set(signature.names)
+    return {name: [row[i] for row in rows] for i, name in enumerate(names) if name in wanted}
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, cut: the client may have sent any number of any length."""
+    return ", ".join(name[:40] for name in itertools.islice(names, 10))
 
 
 def _scalar(value: Any) -> Any:
@@ -282,7 +383,7 @@ def _tensor(tensor: Tensor, name: str, given: Any) -> npt.NDArray[Any]:
     if isinstance(given, dict):
         if set(given) != {tensor.name}:
             raise InputError(
-                f"'{name}' holds {', '.join(key[:40] for key in given)}.",
+                f"'{name}' holds {_listed(given)}.",
                 field=name,
                 expected=f"'{tensor.name}' alone",
             )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidemill.errors import InputError, MalformedError
+from tidemill.serving.codec.body_limits import BodyLimits
 
 Array = npt.NDArray[Any]
 BYTES = "BYTES"
@@ -40,17 +41,24 @@ class TensorIn(msgspec.Struct):
     parameters: dict[str, Any] = {}
 
 
-def read_tensors(inputs: Sequence[TensorIn], tail: bytes) -> dict[str, Array]:
+def read_tensors(
+    inputs: Sequence[TensorIn], tail: bytes, limits: BodyLimits
+) -> dict[str, Array]:
     """The inputs as arrays by name; `tail` holds their bytes in the order of the inputs.
 
     Raises:
         InputError: A tensor does not match its declared datatype or shape; names it.
         MalformedError: The data is not JSON, or bytes are left over.
+        TooLargeError: The shapes declare too many rows or cells.
     """
+    cells = 0
     found: dict[str, Array] = {}
     offset = 0
     for entry in inputs:
         _check(entry, found)
+        limits.check(entry.shape[0], 1, field=entry.name[:80])
+        cells += math.prod(entry.shape)
+        limits.check(1, cells, field=entry.name[:80])
         size = entry.parameters.get("binary_data_size")
         if size is None:
             flat = _from_json(entry)
@@ -85,7 +93,7 @@ def datatype_of(array: Array) -> str:
 
 def _check(entry: TensorIn, found: dict[str, Array]) -> None:
     if entry.name in found:
-        raise InputError(f"'{entry.name[:80]}' appears twice.", field=entry.name)
+        raise InputError(f"'{entry.name[:80]}' appears twice.", field=entry.name[:80])
     if entry.datatype != BYTES and entry.datatype not in DTYPES:
         raise InputError(
             f"'{entry.name[:80]}' has the datatype '{entry.datatype[:40]}'.",

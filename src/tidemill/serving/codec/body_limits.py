@@ -1,0 +1,35 @@
+"""Limits on the rows and cells of one body, checked before anything is built from it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tidemill.errors import TooLargeError
+
+
+class BodyLimits(msgspec.Struct, frozen=True):
+    """The most rows of one body, and the most cells: rows times columns, sent or needed."""
+
+    rows: int
+    cells: int
+
+    def check(self, rows: int, columns: int = 1, *, field: str | None = None) -> None:
+        """Refuse a table that is too large.
+
+        Raises:
+            TooLargeError: It has more rows or cells than allowed.
+        """
+        if rows > self.rows:
+            raise TooLargeError(
+                f"The body has {rows} rows." if rows < 1 << 53 else "The body has too many rows.",
+                field=field,
+                expected=f"at most {self.rows} rows",
+                remedy="Send fewer rows at once, or raise TIDEMILL_MAX_ROWS.",
+            )
+        if rows * columns > self.cells:
+            raise TooLargeError(
+                f"The body has more than {self.cells} cells.",
+                field=field,
+                expected=f"at most {self.cells} cells (rows times columns)",
+                remedy="Send fewer rows or columns at once, or raise TIDEMILL_MAX_CELLS.",
+            )
