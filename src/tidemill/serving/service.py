@@ -25,6 +25,7 @@ from tidemill.serving.model.challenger import ChallengerPredictor
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.context import PredictorContext
 from tidemill.serving.model.loading import LoadRuntime, load_predictor
+from tidemill.serving.model.parsing_threads import ParsingThreads
 from tidemill.serving.model.pool import ModelPool
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.model.response_cache import ResponseCache
@@ -82,6 +83,7 @@ class Service:
         self.cache = _cache(settings)
         self.traces = open_traces("tidemill-serve")
         self._threads = ThreadPoolExecutor(settings.threads, "model")
+        self._parsing = ParsingThreads()
         self._challenger_thread = ThreadPoolExecutor(1, "challenger")
         responder = Responder(self.metrics, access_log=settings.access_log == "on")
         self.batch_commit = BatchCommit(responder, self.journal)
@@ -124,6 +126,7 @@ class Service:
             await self.cache.aclose()
         for threads in (self._threads, self._challenger_thread):
             threads.shutdown(wait=False, cancel_futures=True)
+        self._parsing.close()
         if self.traces is not None:
             await asyncio.to_thread(self.traces.close)
         self.metrics.counts.close()
@@ -166,7 +169,13 @@ class Service:
     def _models(self, settings: ServingSettings, load_runtime: LoadRuntime) -> ModelPool:
         on_run = RunTracer(self.traces) if self.traces is not None else None
         context = PredictorContext(
-            settings, self.batch_commit, self.metrics, self.cache, self._threads, on_run
+            settings,
+            self.batch_commit,
+            self.metrics,
+            self.cache,
+            self._threads,
+            self._parsing,
+            on_run,
         )
         names = frozenset(n.strip() for n in settings.models.split(",") if n.strip())
 

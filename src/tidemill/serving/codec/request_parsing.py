@@ -47,7 +47,7 @@ def read_json(body: bytes) -> Any:
 
 
 def read_rows(
-    signature: Signature, body: bytes, limits: BodyLimits
+    signature: Signature, body: bytes, limits: BodyLimits | None = None
 ) -> tuple[list[Row], bool]:
     """Parse a body in any form: its rows, and whether they came under `instances`.
 
@@ -127,7 +127,9 @@ def _has_instances(signature: Signature, payload: dict[str, Any]) -> bool:
     )
 
 
-def _instances(signature: Signature, payload: dict[str, Any], limits: BodyLimits) -> list[Row]:
+def _instances(
+    signature: Signature, payload: dict[str, Any], limits: BodyLimits | None
+) -> list[Row]:
     given = payload[INSTANCES]
     if len(payload) > 1:
         extra = [name for name in payload if name != INSTANCES]
@@ -141,7 +143,8 @@ def _instances(signature: Signature, payload: dict[str, Any], limits: BodyLimits
         raise InputError(
             f"'{INSTANCES}' is {what}.", field=INSTANCES, expected="a list of at least one row"
         )
-    limits.check(len(given), len(signature.columns) or 1, field=INSTANCES)
+    if limits is not None:
+        limits.check(len(given), len(signature.columns) or 1, field=INSTANCES)
     return [read_row(signature, row, f"{INSTANCES}[{i}]") for i, row in enumerate(given)]
 
 

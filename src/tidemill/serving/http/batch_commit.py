@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from tidemill.errors import TidemillError
 from tidemill.serving.http.responder import Responder
 from tidemill.serving.http.routes import Request, Response
 from tidemill.serving.journal.policy import journal_full_error
@@ -67,7 +66,7 @@ class BatchCommit:
             self._scheduled = True
             self._call_soon(self.commit)
 
-    def fail(self, request: Request, error: TidemillError) -> None:
+    def fail(self, request: Request, error: Exception) -> None:
         """Release the response for an error, unless the champion answers the request instead."""
         response = self._responder.handle_error(request, error)
         if response is not None:

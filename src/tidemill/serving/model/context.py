@@ -9,6 +9,7 @@ import msgspec
 
 from tidemill.serving.http.batch_commit import BatchCommit
 from tidemill.serving.model.batching import BatchItem
+from tidemill.serving.model.parsing_threads import ParsingThreads
 from tidemill.serving.model.response_cache import ResponseCache
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.telemetry.metrics import Metrics
@@ -22,6 +23,7 @@ class PredictorContext(msgspec.Struct, frozen=True):
 
     Attributes:
         threads: Run slow models.
+        parsing: Parses large bodies.
         on_run: Called after each run of a model, for traces.
     """
 
@@ -30,4 +32,5 @@ class PredictorContext(msgspec.Struct, frozen=True):
     metrics: Metrics
     cache: ResponseCache | None
     threads: ThreadPoolExecutor
+    parsing: ParsingThreads
     on_run: OnRun | None = None

@@ -29,6 +29,7 @@ from tidemill.serving.model.batching import (
     concatenate,
 )
 from tidemill.serving.model.context import PredictorContext
+from tidemill.serving.model.parsing_threads import LARGE_BODY
 from tidemill.serving.model.prediction_recorder import PredictionRecorder
 from tidemill.serving.model.runtime import Runtime
 from tidemill.serving.model.version_cache import VersionCache, should_cache
@@ -77,6 +78,7 @@ class Predictor:
         self._runtime = runtime
         self._settings = context.settings
         self._threads = context.threads
+        self._parsing = context.parsing
         self._batch_commit = context.batch_commit
         self._on_run = context.on_run
         self._attached: dict[str, Any] = {}
@@ -132,6 +134,7 @@ class Predictor:
             InputError: A row does not fit the signature, or the body is not a batch.
             TooLargeError: There are too many rows.
         """
+        self.limits.check_json(body)
         rows = self.decoder.many(body)
         if rows is None:
             rows, many = read_rows(self.signature, body, self.limits)
@@ -143,6 +146,34 @@ class Predictor:
                 )
         self.limits.check(len(rows), self.encoder.width)
         return self.encoder.encode(rows)
+
+    def submit_body(
+        self,
+        request: Request,
+        read: Callable[[Predictor, bytes], EncodedRows],
+        make_response: MakeResponse,
+    ) -> None:
+        """Parse the body, in a thread if it is large, and answer its rows; see `submit`.
+
+        Raises:
+            InputError, MalformedError, UnavailableError: As `read` and `submit`, for a small body.
+        """
+        if len(request.body) <= LARGE_BODY:
+            self.submit(request, self._read(read, request.body), make_response)
+            return
+
+        def submit(result: Callable[[], EncodedRows]) -> None:
+            try:
+                self.submit(request, result(), make_response)
+            except Exception as error:  # each request needs a response
+                self._batch_commit.fail(request, error)
+
+        self._parsing.run(lambda: self._read(read, request.body), submit)
+
+    def _read(self, read: Callable[[Predictor, bytes], EncodedRows], body: bytes) -> EncodedRows:
+        rows = read(self, body)
+        self.limits.check(rows.count, self.encoder.width)
+        return rows
 
     def submit_row(self, request: Request, row: Row, make_response: MakeResponse) -> None:
         """Answer one checked row; see `submit`, which is slower for flat models."""

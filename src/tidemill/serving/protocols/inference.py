@@ -15,7 +15,9 @@ import msgspec
 import numpy as np
 
 from tidemill.errors import InputError, MalformedError, TidemillError
+from tidemill.serving.codec.body_limits import BodyLimits
 from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.http.routes import (
     JSON,
     Request,
@@ -133,25 +135,30 @@ class InferenceHandlers:
         predictor = (
             self._find(request) if "version" in request.params else self._models.pick(request)
         )
-        infer_request, tail = read_request(request)
-        tensors = read_tensors(infer_request.inputs, tail)
-        check_outputs(predictor.signature, infer_request)
-        rows = rows_of(predictor, tensors)
+        parsed: list[InferRequest] = []
+
+        def read(predictor: Predictor, body: bytes) -> EncodedRows:
+            infer_request, tail = read_request(request, predictor.limits)
+            parsed.append(infer_request)
+            tensors = read_tensors(infer_request.inputs, tail, predictor.limits)
+            check_outputs(predictor.signature, infer_request)
+            return rows_of(predictor, tensors)
 
         def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
-            return infer_response(predictor, infer_request, outputs, (start, stop), request.id)
+            return infer_response(predictor, parsed[0], outputs, (start, stop), request.id)
 
-        predictor.submit(request, rows, finish)
+        predictor.submit_body(request, read, finish)
 
     def _find(self, request: Request) -> Predictor:
         return self._models.find(request.params["name"], request.params.get("version"))
 
 
-def read_request(request: Request) -> tuple[InferRequest, bytes]:
+def read_request(request: Request, limits: BodyLimits) -> tuple[InferRequest, bytes]:
     """The JSON part of a request, and the bytes after it.
 
     Raises:
         MalformedError: The declared length is invalid, or the JSON is not an inference request.
+        TooLargeError: The JSON holds too many values.
     """
     declared = request.head.header(LENGTH)
     length = len(request.body)
@@ -162,6 +169,7 @@ def read_request(request: Request) -> tuple[InferRequest, bytes]:
                 f"body has {length} bytes."
             )
         length = int(declared)
+    limits.check_json(request.body[:length])
     try:
         infer_request = msgspec.json.decode(request.body[:length], type=InferRequest)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

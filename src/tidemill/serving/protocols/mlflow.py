@@ -110,14 +110,12 @@ class ScoringHandlers:
         """Predict."""
         predictor = self._models.pick(request)
         media = (request.head.header(b"content-type") or JSON).split(b";")[0].strip().lower()
-        rows = READERS[media](predictor, request.body)
-        predictor.limits.check(rows.count, predictor.encoder.width)
 
         def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
             labels = predictor.signature.labels
             return json_response({"predictions": outputs.predictions(labels, start, stop)})
 
-        predictor.submit(request, rows, finish)
+        predictor.submit_body(request, READERS[media], finish)
 
 
 def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
@@ -127,6 +125,7 @@ def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
         MalformedError: The body is not JSON, or has none or several of the four formats.
         InputError: The rows do not fit the signature; names the column.
     """
+    predictor.limits.check_json(body)
     if (rows := _fast_rows(predictor, body)) is not None:
         return rows
     payload = read_json(body)
@@ -156,7 +155,10 @@ def _fast_rows(predictor: Predictor, body: bytes) -> EncodedRows | None:
     other body, and for any body with an error."""
     split = body.startswith(b'{"dataframe_split"')
     found = predictor.decoder.split(body) if split else predictor.decoder.many(body)
-    return None if found is None else predictor.encoder.encode(found)
+    if found is None:
+        return None
+    predictor.limits.check(len(found), predictor.encoder.width)
+    return predictor.encoder.encode(found)
 
 
 def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
@@ -170,7 +172,9 @@ def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     return columns_rows(
         predictor,
         {
-            column.name: [parse_cell(column.kind, record[places[column.name]]) for record in records]
+            column.name: [
+                parse_cell(column.kind, record[places[column.name]]) for record in records
+            ]
             for column in signature.columns
             if column.name in places and records
         },

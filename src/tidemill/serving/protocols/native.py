@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.serving.codec.answer_encoder import AnswerEncoder
 from tidemill.serving.codec.outputs import Outputs
+from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.http.routes import (
     JSON_MEDIA,
     Request,
@@ -14,6 +15,7 @@ from tidemill.serving.http.routes import (
     ServingProtocol,
     json_response,
 )
+from tidemill.serving.model.parsing_threads import LARGE_BODY
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.protocols import native_schema
 
@@ -52,17 +54,37 @@ class NativeHandlers:
         predictor = self._models.pick(request)
         version = predictor.attached("native", NativeResponder)
         body = request.body
+        if len(body) > LARGE_BODY:
+            self._predict_large(request, predictor, version)
+            return
         row = None if b'"instances"' in body[:24] else predictor.read_one(body)
         if row is None:
-            predictor.submit(request, predictor.read_many(body), version.finish_many)
+            predictor.submit_body(request, Predictor.read_many, version.finish_many)
         else:
             predictor.submit_row(request, row, version.finish_one)
+
+    def _predict_large(
+        self, request: Request, predictor: Predictor, version: NativeResponder
+    ) -> None:
+        single: list[bool] = []
+
+        def read(predictor: Predictor, body: bytes) -> EncodedRows:
+            predictor.limits.check_json(body)
+            row = None if b'"instances"' in body[:24] else predictor.read_one(body)
+            single.append(row is not None)
+            return predictor.read_many(body) if row is None else predictor.encoder.encode([row])
+
+        def finish(request: Request, outputs: Outputs, start: int, stop: int) -> Response:
+            make = version.finish_one if single[0] else version.finish_many
+            return make(request, outputs, start, stop)
+
+        predictor.submit_body(request, read, finish)
 
     def predict_batch(self, request: Request) -> None:
         """Predict for many rows under `instances`."""
         predictor = self._models.pick(request)
         version = predictor.attached("native", NativeResponder)
-        predictor.submit(request, predictor.read_many(request.body), version.finish_many)
+        predictor.submit_body(request, Predictor.read_many, version.finish_many)
 
     def schema(self, request: Request) -> Response:
         """The JSON Schema of requests and responses, with examples."""

@@ -41,9 +41,7 @@ class TensorIn(msgspec.Struct):
     parameters: dict[str, Any] = {}
 
 
-def read_tensors(
-    inputs: Sequence[TensorIn], tail: bytes, limits: BodyLimits
-) -> dict[str, Array]:
+def read_tensors(inputs: Sequence[TensorIn], tail: bytes, limits: BodyLimits) -> dict[str, Array]:
     """The inputs as arrays by name; `tail` holds their bytes in the order of the inputs.
 
     Raises:
