@@ -36,13 +36,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tidemill]:
 
 
 def parquet(names: list[str], rows: int, kind: str = "number") -> bytes:
-    values = {
-        "number": pa.array(np.ones(rows)),
-        "list": pa.array([[1.0] * 1000] * rows),
-        "text": pa.array(["x" * 1_000_000] * rows).dictionary_encode(),
-    }[kind]
+    if kind == "list":
+        values = pa.array([[1.0] * 1000] * rows)
+    elif kind == "text":
+        values = pa.array(["x" * 10_000] * rows).dictionary_encode()
+    else:
+        values = pa.array(np.ones(rows))
     out = io.BytesIO()
-    pq.write_table(pa.table({name: values for name in names}), out, compression="zstd")
+    pq.write_table(pa.table(dict.fromkeys(names, values)), out, compression="zstd")
     return out.getvalue()
 
 
@@ -98,7 +99,7 @@ def square(count: int) -> list[dict[str, float]]:
     [
         ("/invocations", b",".join(b"a%d" % i for i in range(CELLS + 1)) + b"\n", CSV),
         ("/invocations", parquet([f"a{i}" for i in range(CELLS + 1)], 1), PARQUET),
-        ("/invocations", parquet(NAMES, 10_000_000), PARQUET),
+        ("/invocations", parquet(NAMES[:1], 2_000_000), PARQUET),
         (
             "/invocations",
             json.dumps(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 MAX_PARQUET_BYTES = 256 << 20  # of the columns that are read, decompressed
-PARQUET_ROWS = 8192  # read at once
+PARQUET_ROWS = 512  # read at once
 CSV, PARQUET = b"text/csv", b"application/vnd.apache.parquet"
 CODES = {
     403: "PERMISSION_DENIED",
@@ -226,7 +226,7 @@ def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
         raise
     except Exception as error:  # pyarrow raises many errors for invalid files
         raise MalformedError(f"The body is not a Parquet file: {str(error)[:200]}") from error
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    columns = {name: _cells(table.column(name)) for name in table.column_names}
     if predictor.signature.tensor is not None:
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         return predictor.encoder.encode_tensor(_array(predictor.signature.tensor, rows))
@@ -240,7 +240,9 @@ def _parquet_table(parquet: Any, predictor: Predictor, body: bytes) -> Any:
     than its footer says is refused as well.
     """
     limits, signature = predictor.limits, predictor.signature
-    with parquet.ParquetFile(io.BytesIO(body)) as file:
+    texts = [column.name for column in signature.columns if column.kind == "text"]
+    # Repeated texts stay a dictionary: as separate texts they can take any amount of memory.
+    with parquet.ParquetFile(io.BytesIO(body), read_dictionary=texts) as file:
         about = file.metadata
         limits.check(about.num_rows, 1)
         limits.check(1, about.num_columns)
@@ -250,10 +252,12 @@ def _parquet_table(parquet: Any, predictor: Predictor, body: bytes) -> Any:
         limits.check(about.num_rows, len(wanted))
         _refuse_nested(file.schema_arrow, wanted)
         _refuse_unfolding(about, set(wanted))
-        batches, rows = [], 0
+        batches, rows, size = [], 0, 0
         for batch in file.iter_batches(PARQUET_ROWS, columns=wanted, use_threads=False):
             rows += batch.num_rows
             limits.check(rows, len(wanted))
+            size += batch.nbytes
+            _check_size(size)
             batches.append(batch)
     arrow = importlib.import_module("pyarrow")
     return arrow.Table.from_batches(batches, None if batches else arrow.schema([]))
@@ -272,19 +276,42 @@ def _refuse_nested(schema: Any, names: list[str]) -> None:
 
 
 def _refuse_unfolding(about: Any, names: set[str]) -> None:
-    """Refuse columns whose pages claim much more memory than any sensible table needs."""
+    """Refuse columns that claim too much memory, or whose texts may be prefixes of one another."""
     claimed = 0
     for group in range(about.num_row_groups):
         for place in range(about.num_columns):
             column = about.row_group(group).column(place)
-            if column.path_in_schema in names:
-                claimed += column.total_uncompressed_size
-    if claimed > MAX_PARQUET_BYTES:
+            if column.path_in_schema not in names:
+                continue
+            claimed += column.total_uncompressed_size
+            if "DELTA_BYTE_ARRAY" in column.encodings:
+                raise InputError(
+                    f"The column '{column.path_in_schema[:80]}' is encoded as DELTA_BYTE_ARRAY.",
+                    field=column.path_in_schema[:80],
+                    expected="the encoding PLAIN or RLE_DICTIONARY",
+                )
+    _check_size(claimed)
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_PARQUET_BYTES:
         raise TooLargeError(
-            f"The columns take {claimed >> 20} MiB when they are decompressed.",
+            f"The columns take {size >> 20} MiB when they are decompressed.",
             expected=f"at most {MAX_PARQUET_BYTES >> 20} MiB",
             remedy="Send fewer rows at once.",
         )
+
+
+def _cells(column: Any) -> list[Any]:
+    """The values of a column; equal texts of a dictionary are one object."""
+    found: list[Any] = []
+    for chunk in column.chunks:
+        if not hasattr(chunk, "dictionary"):
+            found += chunk.to_pylist()
+            continue
+        values = chunk.dictionary.to_pylist()
+        found += [None if i is None else values[i] for i in chunk.indices.to_pylist()]
+    return found
 
 
 READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: read_parquet}
