@@ -35,7 +35,9 @@ done
 say "a prediction over TLS, read back from the database"
 id=$(predict | field id)
 [ "$(curl -sk -o /dev/null -w '%{http_code}' "$site/predict" -X POST -d '{}')" = 403 ] || die "no key was asked for"
-[ "$(curl -sk -o /dev/null -w '%{http_code}' "$site/metrics")" = 404 ] || die "metrics are public"
+for path in metrics metrics/ api/metrics api/metrics/ //api/metrics; do
+	[ "$(curl -sk --path-as-is -o /dev/null -w '%{http_code}' "$site/$path")" = 404 ] || die "metrics are public at $path"
+done
 stored() { [ "$(compose exec -T postgres psql -U postgres -d tidemill -tAc "select count(*) from predictions where id = '$id'")" = 1 ]; }
 eventually 60 stored
 

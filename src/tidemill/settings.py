@@ -188,6 +188,15 @@ class Settings(BaseSettings):
         description="The rate limit of the control plane for each key, or for each address of "
         "requests without a key; 'off' for no limit.",
     )
+    sign_in_rate_limit: str = Field(
+        default="10/minute",
+        description="How often each address may try to sign in to the console; 'off' for no limit.",
+    )
+    sign_in_total_rate_limit: str = Field(
+        default="120/minute",
+        description="How often all addresses together may try to sign in, except for the first "
+        "attempt of each; 'off' for no limit.",
+    )
     worker_concurrency: int = Field(
         default=2, ge=1, le=64, description="How many jobs a worker runs at the same time."
     )

@@ -20,6 +20,7 @@ from tidemill.platform import Platform
 from tidemill.settings import Settings
 from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.database.database import Database
+from tidemill.stores.ended_sessions import EndedSessions
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -120,7 +121,9 @@ def test_no_hostile_page_or_form_of_the_console_causes_a_5xx(
     served: tuple[httpx.Client, Platform], texts: list[str]
 ) -> None:
     client, platform = served
-    sessions = Sessions(WatchedKeyring(platform.settings.keys_file), 3600)
+    sessions = Sessions(
+        WatchedKeyring(platform.settings.keys_file), 3600, EndedSessions(platform.database)
+    )
     session = sessions.open(client.headers["X-API-Key"])
     client.cookies.set(f"tidemill_session_{client.base_url.port}", sessions.cookie(session))
     headers = {"X-CSRF-Token": sessions.csrf(session)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 import tidemill
 from tidemill.api import problems
@@ -28,9 +28,19 @@ from tidemill.api.routes import (
 from tidemill.api.schemas import Problem
 from tidemill.console.app import create_console
 from tidemill.platform import Platform
+from tidemill.serving.protocols.docs_page import docs_page
 from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.rate_limits import RateLimits
 from tidemill.traces import open_traces
+
+#: As the console's, except that the page has its style in itself and no script at all.
+DOCS_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}
 
 ERRORS = {
     code: {"model": Problem, "description": description}
@@ -62,7 +72,7 @@ def create_app(platform: Platform) -> FastAPI:
         version=tidemill.__version__,
         description="Train, register, promote, monitor and retrain models.",
         openapi_url="/api/openapi.json",
-        docs_url="/api/docs",
+        docs_url=None,
         redoc_url=None,
         responses=ERRORS,  # type: ignore[arg-type]
         middleware=[
@@ -113,6 +123,11 @@ def _add_short_paths(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     def docs() -> RedirectResponse:
         return RedirectResponse("/api/docs")
+
+    @app.get("/api/docs", include_in_schema=False)
+    def page() -> Response:
+        document = app.openapi()
+        return Response(docs_page(document, "/api/openapi.json"), 200, DOCS_HEADERS, "text/html")
 
     @app.get("/openapi.json", include_in_schema=False)
     def schema() -> RedirectResponse:

@@ -31,10 +31,12 @@ from tidemill.console.pages import (
 )
 from tidemill.console.responses import HEADERS
 from tidemill.console.session import Sessions
+from tidemill.console.sign_in_limits import sign_in_limits
 from tidemill.errors import NotFoundError
 from tidemill.keyring import Scope
 from tidemill.platform import Platform
 from tidemill.stores.api_keys import WatchedKeyring
+from tidemill.stores.ended_sessions import EndedSessions
 from tidemill.stores.rate_limits import RateLimits
 
 #: Path, page function, and the scope that the page needs.
@@ -97,9 +99,11 @@ def create_console(platform: Platform, keyring: WatchedKeyring, limits: RateLimi
         ),
     ]
     app = Starlette(routes=merge_methods(routes), exception_handlers=ERROR_HANDLERS)
-    sessions = Sessions(keyring, platform.settings.console_idle)
+    sessions = Sessions(keyring, platform.settings.console_idle, EndedSessions(platform.database))
     app.state.streams = StreamCounter()
-    app.state.context = ConsoleContext(platform, sessions, limits)
+    app.state.context = ConsoleContext(
+        platform, sessions, limits, sign_in_limits(platform.settings)
+    )
     return app
 
 

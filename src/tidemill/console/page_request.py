@@ -12,6 +12,7 @@ from starlette.requests import Request
 from tidemill.addresses import http_url
 from tidemill.console.background_cache import BackgroundCache
 from tidemill.console.session import COOKIE, Session, Sessions
+from tidemill.console.sign_in_limits import SignInLimits
 from tidemill.console.traffic import Traffic
 from tidemill.errors import AccessError, MalformedError
 from tidemill.keyring import Scope
@@ -27,6 +28,7 @@ class ConsoleContext:
     platform: Platform
     sessions: Sessions
     limits: RateLimits
+    sign_in_limits: SignInLimits
     cache: BackgroundCache = field(default_factory=BackgroundCache)
     traffic: Traffic = field(default_factory=Traffic)
 

@@ -2,8 +2,8 @@
 
 The cookie holds the key's id, and when the session started and was last used. It is signed with a
 secret derived from the key file, so it is valid on every server that reads the file, survives a
-restart, and is worthless once the key is revoked or expired. It is not an API key: the API and the
-data plane do not accept it. See decision 111.
+restart, and is worthless once it is signed out, or the key is revoked or expired. It is not an API
+key: the API and the data plane do not accept it. See decision 111.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from itsdangerous import BadData, Signer, URLSafeSerializer
 from tidemill.errors import AccessError
 from tidemill.keyring import KeyRecord, Scope
 from tidemill.stores.api_keys import WatchedKeyring
+from tidemill.stores.ended_sessions import EndedSessions
 
 COOKIE = "tidemill_session"
 MAX_SECONDS = 24 * 3600.0
 RENEW_SECONDS = 60.0
 TICKET_SECONDS = 300.0
-MAX_ENDED = 4096  # signed-out sessions that are remembered until they would expire
 SIGNER: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
@@ -48,15 +48,20 @@ class Sessions:
 
     Args:
         idle: Seconds without a request after which a session expires.
+        ended: The sessions that were signed out.
     """
 
     def __init__(
-        self, keyring: WatchedKeyring, idle: float, clock: Callable[[], float] = time.time
+        self,
+        keyring: WatchedKeyring,
+        idle: float,
+        ended: EndedSessions,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._keyring = keyring
         self._idle = idle
         self._clock = clock
-        self._ended: dict[str, float] = {}
+        self._ended = ended
 
     def open(self, token: str) -> Session:
         """Open a session with an API key.
@@ -104,12 +109,12 @@ class Sessions:
         return replace(session, used=now) if now - session.used >= RENEW_SECONDS else None
 
     def end(self, session: Session) -> None:
-        """End a session on this server; other servers accept its cookie until it expires."""
-        now = self._clock()
-        kept = {nonce: until for nonce, until in self._ended.items() if until > now}
-        if len(kept) >= MAX_ENDED:
-            del kept[next(iter(kept))]
-        self._ended = {**kept, session.nonce: session.used + self._idle}
+        """End a session on every server: no copy of its cookie is accepted from then on.
+
+        Raises:
+            UnavailableError: Other servers could not be told.
+        """
+        self._ended.add(session.nonce, session.started + MAX_SECONDS)
 
     def ticket(self, session: Session) -> str:
         """A short-lived key with which the console calls the data plane for the user.

@@ -17,7 +17,7 @@ from tidemill.console.page_request import (
 )
 from tidemill.console.responses import HEADERS, ROOT, redirect, set_cookie, show_public_page
 from tidemill.console.session import Session
-from tidemill.errors import AccessError, RateLimitError, TidemillError
+from tidemill.errors import AccessError, TidemillError
 
 
 async def sign_in_page(request: Request) -> Response:
@@ -50,9 +50,7 @@ def _open_session(request: Request, key: str) -> Session:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise AccessError("Sign in from the console's own page.")
     context = context_of(request)
-    share = context.limits.take(f"sign-in:{client_address(request)}")
-    if share is not None and not share.allowed:
-        raise RateLimitError("Too many attempts.", remedy=f"Retry in {max(1, share.reset)} s.")
+    context.sign_in_limits.take(client_address(request))
     return context.sessions.open(key)
 
 

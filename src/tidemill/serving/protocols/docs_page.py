@@ -26,8 +26,8 @@ td:first-child { white-space: nowrap; font-weight: 600 }
 """
 
 
-def docs_page(document: dict[str, Any]) -> bytes:
-    """The page as UTF-8 HTML."""
+def docs_page(document: dict[str, Any], url: str = "/openapi.json") -> bytes:
+    """The page as UTF-8 HTML; `url` is the document's own."""
     info = document["info"]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
@@ -35,7 +35,7 @@ def docs_page(document: dict[str, Any]) -> bytes:
         f"<title>{escape(info['title'])}</title><style>{STYLE}</style>",
         f"<h1>{escape(info['title'])}</h1>",
         f"<p>{escape(info.get('description', ''))} Version {escape(info['version'])}."
-        ' Machine-readable: <a href="/openapi.json">/openapi.json</a>.</p>',
+        f' Machine-readable: <a href="{escape(url)}">{escape(url)}</a>.</p>',
         *_groups(document),
     ]
     return "".join(parts).encode()

@@ -309,6 +309,13 @@ notices = Table(
     Index("ix_notices_due", "delivered", "not_before"),
 )
 
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("nonce", String(32), primary_key=True),  # of the session's cookie
+    Column("until", Double, nullable=False),  # when every cookie of the session has expired
+)
+
 watches = Table(
     "watches",
     metadata,
