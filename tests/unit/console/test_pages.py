@@ -171,3 +171,10 @@ def test_files_outside_the_log_folder_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "secret.log").write_text("hush")
     assert log_files.lines(tmp_path / "logs", "../secret.log") == []
+
+
+def test_a_file_with_too_many_columns_is_refused_before_it_is_read() -> None:
+    info = {"inputs": [{"name": "a", "kind": "number"}]}
+    wide = b"a," + b",".join(b"b%d" % i for i in range(1_000_001)) + b"\n"
+    with pytest.raises(TooLargeError, match="cells"):
+        read_csv(wide, info)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import shlex
@@ -19,10 +17,12 @@ from tidemill.console import queries
 from tidemill.console.page_request import PageRequest
 from tidemill.console.responses import show_page
 from tidemill.errors import InputError, NotFoundError, UnavailableError
+from tidemill.serving.codec.body_limits import BodyLimits
+from tidemill.serving.codec.table_files import csv_records
 from tidemill.serving.codec.values import parse_cell
 
 TIMEOUT_SECONDS = 60.0
-MAX_ROWS = 5_000
+LIMITS = BodyLimits(rows=5_000, cells=1_000_000)
 JSON = {"Content-Type": "application/json"}
 
 
@@ -165,31 +165,25 @@ def read_csv(body: bytes, info: Mapping[str, Any]) -> list[list[Any] | str]:
     Raises:
         InputError: The file is not UTF-8, a column is missing, or there are too many rows.
     """
-    try:
-        reader = csv.DictReader(io.StringIO(body.decode("utf-8-sig"), newline=""))
-        records = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The file is not CSV in UTF-8: {error}", field="file") from error
     names = column_names(info)
-    if missing := [name for name in names if name not in (reader.fieldnames or [])]:
+    header, records = csv_records(body, LIMITS, ragged=True)
+    columns = {name: i for i, name in enumerate(header)}
+    if missing := [name for name in names if name not in columns]:
         raise InputError(
             f"The file has no column {', '.join(map(repr, missing[:10]))}.",
             field=missing[0],
             expected=f"the columns {', '.join(names[:30])}",
         )
-    if len(records) > MAX_ROWS:
-        raise InputError(f"More than {MAX_ROWS} rows at once.", field="file")
     kinds = [c.get("kind", "number") for c in info["inputs"]] if len(names) > 1 else []
     kinds = kinds if len(kinds) == len(names) else ["number"] * len(names)
-    return [_row(record, names, kinds) for record in records]
+    pairs = [(kind, columns[name]) for kind, name in zip(kinds, names, strict=True)]
+    return [_row(record, pairs, len(header)) for record in records]
 
 
-def _row(record: Mapping[str, Any], names: list[str], kinds: list[str]) -> list[Any] | str:
-    cells = [record[name] for name in names]
-    if None in record or any(cell is None for cell in cells):
+def _row(record: list[str], pairs: list[tuple[Any, int]], width: int) -> list[Any] | str:
+    if len(record) != width:
         return "The line has more or fewer cells than the header."
-    pairs = zip(kinds, cells, strict=True)
-    return [_finite(parse_cell(kind, cell), cell) for kind, cell in pairs]  # type: ignore[arg-type]
+    return [_finite(parse_cell(kind, record[i]), record[i]) for kind, i in pairs]
 
 
 def _finite(value: Any, cell: str) -> Any:

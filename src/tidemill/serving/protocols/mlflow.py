@@ -8,9 +8,6 @@ does not have are ignored, and `params` is accepted and has no effect on models 
 
 from __future__ import annotations
 
-import csv
-import importlib
-import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,16 +16,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tidemill.errors import (
-    InputError,
-    MalformedError,
-    MediaTypeError,
-    TidemillError,
-    TooLargeError,
-)
+from tidemill.errors import InputError, MalformedError, TidemillError
 from tidemill.serving.codec.body_limits import BodyLimits
 from tidemill.serving.codec.outputs import Outputs
 from tidemill.serving.codec.request_parsing import read_json
+from tidemill.serving.codec.table_files import csv_records, parquet_columns
 from tidemill.serving.codec.tensor_encoder import EncodedRows
 from tidemill.serving.codec.values import parse_cell
 from tidemill.serving.http.routes import (
@@ -48,8 +40,6 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-MAX_PARQUET_BYTES = 256 << 20  # of the columns that are read, decompressed
-PARQUET_ROWS = 512  # read at once
 CSV, PARQUET = b"text/csv", b"application/vnd.apache.parquet"
 CODES = {
     403: "PERMISSION_DENIED",
@@ -163,7 +153,7 @@ def _fast_rows(predictor: Predictor, body: bytes) -> EncodedRows | None:
 
 def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a CSV file with a header. Only the model's columns are kept."""
-    header, records = _csv_records(body, predictor.limits)
+    header, records = csv_records(body, predictor.limits)
     signature = predictor.signature
     if signature.tensor is not None:
         table = [[parse_cell("number", cell) for cell in record] for record in records]
@@ -181,137 +171,13 @@ def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
     )
 
 
-def _csv_records(body: bytes, limits: BodyLimits) -> tuple[list[str], list[list[str]]]:
-    """The header and the records, which have as many cells; reading stops at the limits."""
-    records: list[list[str]] = []
-    try:
-        lines = csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True)
-        header = next((line for line in lines if line), [])
-        limits.check(1, len(header))
-        _refuse_repeated(header)
-        for record in lines:
-            if not record:
-                continue
-            if len(record) != len(header):
-                raise MalformedError(
-                    f"Line {lines.line_num} has a different number of cells than the header."
-                )
-            records.append(record)
-            limits.check(len(records), len(header))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise MalformedError(f"The body is not CSV: {error}.") from error
-    return header, records
-
-
-def _refuse_repeated(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"The table has several columns '{name[:80]}'.", field=name[:80])
-        seen.add(name)
-
-
 def read_parquet(predictor: Predictor, body: bytes) -> EncodedRows:
     """The rows of a Parquet file."""
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MediaTypeError(
-            "The server cannot read Parquet, because pyarrow is not installed.",
-            remedy="Send JSON or CSV, or install pyarrow on the server.",
-        ) from error
-    try:
-        table = _parquet_table(parquet, predictor, body)
-    except TidemillError:
-        raise
-    except Exception as error:  # pyarrow raises many errors for invalid files
-        raise MalformedError(f"The body is not a Parquet file: {str(error)[:200]}") from error
-    columns = {name: _cells(table.column(name)) for name in table.column_names}
+    columns = parquet_columns(predictor.signature, predictor.limits, body)
     if predictor.signature.tensor is not None:
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         return predictor.encoder.encode_tensor(_array(predictor.signature.tensor, rows))
     return columns_rows(predictor, columns)
-
-
-def _parquet_table(parquet: Any, predictor: Predictor, body: bytes) -> Any:
-    """The model's columns of a file whose footer promises an acceptable size.
-
-    The footer is the sender's claim: reading goes batch by batch, so that a file with more rows
-    than its footer says is refused as well.
-    """
-    limits, signature = predictor.limits, predictor.signature
-    texts = [column.name for column in signature.columns if column.kind == "text"]
-    # Repeated texts stay a dictionary: as separate texts they can take any amount of memory.
-    with parquet.ParquetFile(io.BytesIO(body), read_dictionary=texts) as file:
-        about = file.metadata
-        limits.check(about.num_rows, 1)
-        limits.check(1, about.num_columns)
-        names = file.schema_arrow.names
-        _refuse_repeated(names)
-        wanted = names if signature.tensor else [n for n in names if n in set(signature.names)]
-        limits.check(about.num_rows, len(wanted))
-        _refuse_nested(file.schema_arrow, wanted)
-        _refuse_unfolding(about, set(wanted))
-        batches, rows, size = [], 0, 0
-        for batch in file.iter_batches(PARQUET_ROWS, columns=wanted, use_threads=False):
-            rows += batch.num_rows
-            limits.check(rows, len(wanted))
-            size += batch.nbytes
-            _check_size(size)
-            batches.append(batch)
-    arrow = importlib.import_module("pyarrow")
-    return arrow.Table.from_batches(batches, None if batches else arrow.schema([]))
-
-
-def _refuse_nested(schema: Any, names: list[str]) -> None:
-    """A nested column holds any number of values in each row."""
-    types = importlib.import_module("pyarrow.types")
-    for name in names:
-        if types.is_nested(schema.field(name).type):
-            raise InputError(
-                f"The column '{name[:80]}' holds lists or objects.",
-                field=name[:80],
-                expected="one value in each row",
-            )
-
-
-def _refuse_unfolding(about: Any, names: set[str]) -> None:
-    """Refuse columns that claim too much memory, or whose texts may be prefixes of one another."""
-    claimed = 0
-    for group in range(about.num_row_groups):
-        for place in range(about.num_columns):
-            column = about.row_group(group).column(place)
-            if column.path_in_schema not in names:
-                continue
-            claimed += column.total_uncompressed_size
-            if "DELTA_BYTE_ARRAY" in column.encodings:
-                raise InputError(
-                    f"The column '{column.path_in_schema[:80]}' is encoded as DELTA_BYTE_ARRAY.",
-                    field=column.path_in_schema[:80],
-                    expected="the encoding PLAIN or RLE_DICTIONARY",
-                )
-    _check_size(claimed)
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_PARQUET_BYTES:
-        raise TooLargeError(
-            f"The columns take {size >> 20} MiB when they are decompressed.",
-            expected=f"at most {MAX_PARQUET_BYTES >> 20} MiB",
-            remedy="Send fewer rows at once.",
-        )
-
-
-def _cells(column: Any) -> list[Any]:
-    """The values of a column; equal texts of a dictionary are one object."""
-    found: list[Any] = []
-    for chunk in column.chunks:
-        if not hasattr(chunk, "dictionary"):
-            found += chunk.to_pylist()
-            continue
-        values = chunk.dictionary.to_pylist()
-        found += [None if i is None else values[i] for i in chunk.indices.to_pylist()]
-    return found
 
 
 READERS = {JSON: read_body, b"text/json": read_body, CSV: read_csv, PARQUET: read_parquet}
