@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tidemill.console import log_files
 from tidemill.console.pages import activity, predict, settings, sign_in, training
-from tidemill.errors import InputError, RequestError
+from tidemill.errors import InputError, RequestError, TooLargeError
 from tidemill.project import Candidate
 from tidemill.settings import Settings, describe_settings
 from tidemill.stores.database.queries import ResultPage
@@ -177,4 +177,4 @@ def test_a_file_with_too_many_columns_is_refused_before_it_is_read() -> None:
     info = {"inputs": [{"name": "a", "kind": "number"}]}
     wide = b"a," + b",".join(b"b%d" % i for i in range(1_000_001)) + b"\n"
     with pytest.raises(TooLargeError, match="cells"):
-        read_csv(wide, info)
+        predict.read_csv(wide, info)
