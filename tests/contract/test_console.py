@@ -113,7 +113,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
     home.mkdir()
     shutil.copy(mlflow_template, home / "mlflow.db")
     (home / "flowers.py").write_text(PROJECT)
-    made = Settings(home=home, project=str(home / "flowers.py"), log_level="ERROR")
+    made = Settings(
+        home=home, project=str(home / "flowers.py"), log_level="ERROR", sign_in_rate_limit="off"
+    )
     platform = Platform.open(made)
     project = platform.projects.get("flowers").project
     for only in ("logistic", "second"):
