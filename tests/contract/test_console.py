@@ -470,7 +470,7 @@ def test_a_training_is_submitted_cancelled_and_run_again(console: RunningConsole
     [
         ({"use.logistic": "yes", "set.logistic.C": "wide"}, "C"),
         ({"use.logistic": "yes", "set.logistic.depth": "3"}, "has no parameter 'depth'"),
-        ({"use.logistic": "yes", "trials": "none"}, "not a number of trials"),
+        ({"use.logistic": "yes", "trials": "none"}, "is not a valid"),
         ({}, "at least one candidate"),
         ({"use.logistic": "yes", "kind": "probe"}, "not a kind of training"),
     ],

@@ -99,7 +99,7 @@ def test_a_candidates_form_starts_with_searched_parameters() -> None:
 
 @pytest.mark.parametrize("text", ["0", "x", "-1", "10001", "1.5"])
 def test_the_number_of_trials_is_a_bounded_integer(text: str) -> None:
-    with pytest.raises(RequestError, match="not a number of trials"):
+    with pytest.raises(RequestError, match="is not a valid"):
         training.parse_trials(text)
 
 
