@@ -19,7 +19,6 @@ Cursor = Annotated[
     str | None,
     Query(
         max_length=2_000,
-        pattern=r"^[A-Za-z0-9_+/=.-]*$",
         description="`next` of the previous page.",
     ),
 ]
