@@ -23,7 +23,14 @@ from typing import Any
 from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.processes import Up
 from benchmarks.chaos.traffic import Sent, Traffic
-from benchmarks.chaos.verdict import Verdict, judge, wait_until_settled
+from benchmarks.chaos.verdict import (
+    JobCounts,
+    count_jobs,
+    judge,
+    wait_for_jobs,
+    wait_until_stored,
+    wrong,
+)
 
 WINDOW_SECONDS = 20.0  # after a fault, in which its gap and its failed requests are counted
 PAUSE_SECONDS = (6.0, 12.0)  # between two faults
@@ -61,35 +68,45 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         traffic = Traffic(up.urls, up.key, rate=options.rate, job_seconds=options.job_seconds)
         started = time.monotonic()
         try:
-            incidents = _inject(options, up, traffic)
+            incidents, jobs = _inject(options, up, traffic)
         finally:
             sent = traffic.stop()
         seconds = time.monotonic() - started
         up.ensure_running()
-        wait_until_settled(up, sent)
-        verdict = judge(up, sent, registry_kept=not options.delete_mlflow)
+        wait_until_stored(up, sent)
+        verdict = judge(up, sent)
     finally:
         left = up.close()
     verdict.processes_left = len(left)
-    return _document(options, verdict, sent, (up.starts, seconds), incidents)
+    found = asdict(verdict) | asdict(jobs)
+    return _document(options, found, sent, (up.starts, seconds), incidents)
 
 
-def _inject(options: Options, up: Up, traffic: Traffic) -> list[Incident]:
-    """Inject faults in shuffled rounds, so that each kind comes equally often, until the end."""
+def _inject(options: Options, up: Up, traffic: Traffic) -> tuple[list[Incident], JobCounts]:
+    """Inject faults in shuffled rounds, so that each kind comes equally often, until the end.
+
+    Jobs are counted before MLflow's database is deleted, because they wait without a limit while
+    MLflow does not work.
+    """
     end = time.monotonic() + 60 * options.minutes
     faults = Faults(up, random.Random(options.seed))
     with contextlib.closing(faults):
         # Quiet afterwards, so that jobs can end.
         incidents = _rounds(options, up, faults, end - min(60.0, 15 * options.minutes))
+    quiet = time.monotonic()
     traffic.stop_jobs()
+    wait_for_jobs(up, traffic.sent)
+    jobs = count_jobs(up, traffic.sent)
+    ends = [incident.start for incident in incidents[1:]] + [quiet]
     if options.delete_mlflow:
         incidents.append(Incident(MLFLOW_DELETED, time.monotonic()))
         faults.delete_mlflow_database()
+        time.sleep(WINDOW_SECONDS)
+        ends.append(time.monotonic())
     time.sleep(max(0.0, end - time.monotonic()))
-    starts = [incident.start for incident in incidents]
-    for incident, following in zip(incidents, [*starts[1:], time.monotonic()], strict=True):
+    for incident, following in zip(incidents, ends, strict=True):
         incident.end = min(following, incident.start + WINDOW_SECONDS)
-    return incidents
+    return incidents, jobs
 
 
 def _rounds(options: Options, up: Up, faults: Faults, end: float) -> list[Incident]:
@@ -113,7 +130,7 @@ def _rounds(options: Options, up: Up, faults: Faults, end: float) -> list[Incide
 
 def _document(
     options: Options,
-    verdict: Verdict,
+    counts: dict[str, int],
     sent: Sent,
     lasted: tuple[int, float],
     incidents: list[Incident],
@@ -126,8 +143,8 @@ def _document(
         "options": asdict(options),
         "seconds": round(seconds, 1),
         "starts of up": starts,
-        "verdict": asdict(verdict),
-        "wrong": verdict.wrong,
+        "verdict": counts,
+        "wrong": wrong(counts),
         "failures": sent.failure_counts(),
         "faults": {
             name: {

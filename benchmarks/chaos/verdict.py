@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
@@ -21,8 +23,19 @@ SETTLE_SECONDS = 300.0
 
 
 @dataclass
+class JobCounts:
+    """What became of the acknowledged jobs; all but the first should be 0."""
+
+    jobs_acknowledged: int
+    jobs_not_ended: int
+    jobs_failed: int
+    jobs_with_several_versions: int
+    jobs_without_version: int
+
+
+@dataclass
 class Verdict:
-    """How many were acknowledged, and what is wrong with what is stored; all wrong ones are 0."""
+    """How many were acknowledged, and what is wrong with what is stored."""
 
     predictions_acknowledged: int
     predictions_stored: int
@@ -31,70 +44,76 @@ class Verdict:
     labels_acknowledged: int
     labels_lost: int
     labels_stored_twice: int
-    jobs_acknowledged: int
-    jobs_not_ended: int
-    jobs_failed: int
-    jobs_with_several_versions: int
-    jobs_without_version: int
     damaged_bytes: int
     processes_left: int = 0
 
-    @property
-    def wrong(self) -> dict[str, int]:
-        allowed = {
-            "predictions_acknowledged",
-            "predictions_stored",
-            "labels_acknowledged",
-            "jobs_acknowledged",
-        }
-        return {name: n for name, n in asdict(self).items() if n and name not in allowed}
+
+def wait_for_jobs(up: Up, sent: Sent) -> None:
+    """Wait until every acknowledged job has ended, or in vain."""
+    _wait(up, lambda database: all(Jobs(database).get(job).done for job in list(sent.jobs)))
 
 
-def wait_until_settled(up: Up, sent: Sent) -> None:
-    """Wait until every job has ended and every acknowledged prediction is stored, or in vain."""
+def wait_until_stored(up: Up, sent: Sent) -> None:
+    """Wait until everything that was acknowledged is stored, or in vain."""
+
+    def stored(database: Database) -> bool:
+        found = _stored(database)
+        return (
+            all(id in found for _, id in sent.answers) and sent.labels <= _labels(database).keys()
+        )
+
+    _wait(up, stored)
+
+
+def _wait(up: Up, done: Callable[[Database], bool]) -> None:
     deadline = time.monotonic() + SETTLE_SECONDS
     with closing(Database(up.settings().database_uri)) as database:
         while time.monotonic() < deadline:
-            try:
-                unfinished = [j for j in sent.jobs if not Jobs(database).get(j).done]
-                stored = _stored(database)
-                joined = _labels(database)
-            except TidemillError:
-                unfinished, stored, joined = ["?"], Counter(), Counter()
-            missing = any(id not in stored for _, id in sent.answers)
-            if not unfinished and not missing and sent.labels <= joined.keys():
-                return
+            with contextlib.suppress(TidemillError):
+                if done(database):
+                    return
             up.ensure_running()
             time.sleep(1.0)
 
 
-def judge(up: Up, sent: Sent, *, registry_kept: bool) -> Verdict:
-    """Compare; without the registry, versions are not counted.
-
-    Args:
-        registry_kept: MLflow's database was not deleted.
-    """
+def count_jobs(up: Up, sent: Sent) -> JobCounts:
+    """What became of the jobs, while the registry still exists."""
     with closing(Database(up.settings().database_uri)) as database:
-        stored, labels, jobs = _stored(database), _labels(database), Jobs(database)
-        ended = [jobs.get(job) for job in sent.jobs]
-    versions = _versions_by_job(up) if registry_kept else None
-    acknowledged = Counter(id for _, id in sent.answers)
+        ended = [Jobs(database).get(job) for job in sent.jobs]
+    versions = _versions_by_job(up)
     good = [job.id for job in ended if job.state == "succeeded"]
+    return JobCounts(
+        jobs_acknowledged=len(sent.jobs),
+        jobs_not_ended=sum(not job.done for job in ended),
+        jobs_failed=sum(job.state == "failed" for job in ended),
+        jobs_with_several_versions=sum(versions[job] > 1 for job in good),
+        jobs_without_version=sum(versions[job] == 0 for job in good),
+    )
+
+
+def judge(up: Up, sent: Sent) -> Verdict:
+    """Compare the acknowledged predictions and labels with the stored ones."""
+    with closing(Database(up.settings().database_uri)) as database:
+        stored, labels = _stored(database), _labels(database)
     return Verdict(
         predictions_acknowledged=len(sent.answers),
         predictions_stored=stored.total(),
-        predictions_lost=sum(id not in stored for id in acknowledged),
+        predictions_lost=sum(id not in stored for _, id in sent.answers),
         predictions_stored_twice=sum(n > 1 for n in stored.values()),
         labels_acknowledged=len(sent.labels),
         labels_lost=sum(id not in labels for id in sent.labels),
         labels_stored_twice=sum(n > 1 for n in labels.values()),
-        jobs_acknowledged=len(sent.jobs),
-        jobs_not_ended=sum(not job.done for job in ended),
-        jobs_failed=sum(job.state == "failed" for job in ended) if registry_kept else 0,
-        jobs_with_several_versions=0 if versions is None else sum(versions[j] > 1 for j in good),
-        jobs_without_version=0 if versions is None else sum(versions[j] == 0 for j in good),
         damaged_bytes=sum(p.stat().st_size for p in up.home.glob("journal/damaged/*")),
     )
+
+
+def wrong(found: Mapping[str, int]) -> dict[str, int]:
+    """The counts that should be 0 and are not."""
+    return {
+        name: count
+        for name, count in found.items()
+        if count and not name.endswith("acknowledged") and name != "predictions_stored"
+    }
 
 
 def _stored(database: Database) -> Counter[str]:
