@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Literal
@@ -22,6 +24,8 @@ from typing import Literal
 import msgspec
 
 from tidemill.errors import SettingsError
+
+log = logging.getLogger(__name__)
 
 Scope = Literal["predict", "train", "promote", "admin"]
 SCOPES: tuple[Scope, ...] = ("predict", "train", "promote", "admin")
@@ -141,12 +145,73 @@ def load(path: Path) -> Keyring:
         SettingsError: The file cannot be read, or is not a keyring.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Keyring)
-    except (OSError, msgspec.DecodeError) as error:
+        ring = msgspec.json.decode(path.read_bytes(), type=Keyring)
+        _check(ring)
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise SettingsError(
             f"The key file {path} cannot be read: {error}",
-            remedy="Create a key with `tidemill keys create`.",
+            remedy="Restore it from a backup, or delete it and create keys again.",
         ) from error
+    return ring
+
+
+def _check(ring: Keyring) -> None:
+    """Raise ValueError if the pepper or a hash cannot be used."""
+    if not 1 <= len(bytes.fromhex(ring.pepper)) <= hashlib.blake2b.MAX_KEY_SIZE:
+        raise ValueError("the pepper must have 1 to 64 bytes, in hexadecimal")
+    for record in ring.keys:
+        if len(bytes.fromhex(record.hash)) != 32:
+            raise ValueError(f"the hash of key {record.id} must have 32 bytes, in hexadecimal")
+
+
+class KeyringFile:
+    """The keyring in a file, as it was last read.
+
+    Only a readable file revokes a key: while the file is missing or damaged, the keys read last
+    stay valid until they expire. Before the first readable file there are none. See decision 203.
+
+    Attributes:
+        problem: Why the file cannot be read now; None if it can, or has never been there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ring = Keyring(pepper="00")
+        self.problem: str | None = None
+        self._stamp: tuple[int, int, int] | None = None
+
+    def reload(self) -> bool:
+        """Read the file if it was replaced or could not be read before; True if keys changed."""
+        stamp = _stamp(self.path)
+        if stamp == self._stamp and self.problem is None:
+            return False
+        try:
+            if stamp is None:
+                raise SettingsError(f"The key file {self.path} is missing.")
+            ring = load(self.path)
+        except SettingsError as error:
+            self._keep(str(error))
+            return False
+        if self.problem is not None:
+            log.info("the key file %s can be read again", self.path)
+        changed, self.ring, self.problem, self._stamp = ring != self.ring, ring, None, stamp
+        return changed
+
+    def _keep(self, problem: str) -> None:
+        if problem != self.problem:
+            log.error("the %d keys read last stay valid: %s", len(self.ring.keys), problem)
+        self.problem = problem
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Changes when the file is replaced; None without a regular file (opening a pipe may block)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def save(path: Path, ring: Keyring) -> None:

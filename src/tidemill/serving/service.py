@@ -92,10 +92,14 @@ class Service:
             native.protocol(self.models),
             mlflow.protocol(self.models),
             inference.protocol(self.models),
-            status.protocol(self.models, self.batch_commit, self.probes, self.scrape, self.openapi),
+            status.protocol(
+                self.models, self.batch_commit, self.probes, self.scrape, self.openapi, self.keys
+            ),
         ]
         self.dispatcher = self._dispatcher(settings, responder)
-        self._gauges = StateGauges(self.metrics, settings, self.models, self.journal, self.cache)
+        self._gauges = StateGauges(
+            self.metrics, settings, self.models, self.journal, self.cache, self.keys
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

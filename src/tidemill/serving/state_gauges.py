@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
+from tidemill.serving.http.api_keys import ApiKeys
 from tidemill.serving.journal.journal import Journal
 from tidemill.serving.model.pool import ModelPool
 from tidemill.serving.model.response_cache import ResponseCache
@@ -23,8 +24,10 @@ class StateGauges:
         models: ModelPool,
         journal: Journal | None,
         cache: ResponseCache | None,
+        keys: ApiKeys,
     ) -> None:
         self._metrics = metrics
+        self._keys = keys
         self._settings = settings
         self._models = models
         self._journal = journal
@@ -34,6 +37,7 @@ class StateGauges:
         """Read the state of models, disks, journal and cache."""
         metrics, models = self._metrics, self._models
         metrics.gauge("tidemill_models").set(len(models.predictors))
+        metrics.gauge("tidemill_keys_stale").set(self._keys.state == "stale")
         metrics.gauge("tidemill_shelf_problems").set(len(models.problems))
         metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(models.state.synced_at)
         self._disk("shelf", self._settings.shelf)

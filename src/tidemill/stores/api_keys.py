@@ -5,8 +5,6 @@ A running server picks up a change within a second or two, when it next checks t
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tidemill import keyring
-from tidemill.errors import NotFoundError, RequestError, SettingsError
-from tidemill.keyring import SCOPES, KeyRecord, Keyring, Scope
+from tidemill.errors import NotFoundError, RequestError
+from tidemill.keyring import SCOPES, KeyRecord, Keyring, KeyringFile, Scope
 from tidemill.stores.audit import AuditEntry
 from tidemill.stores.file_lock import file_lock
 
 RecordChange = Callable[[AuditEntry], object]
 CHECK_SECONDS = 1.0
-
-log = logging.getLogger(__name__)
 
 
 class KeyStore:
@@ -99,49 +95,31 @@ class KeyStore:
 
 
 class WatchedKeyring:
-    """The keyring in a file, reloaded when the file changes.
-
-    Without a file there are no keys; while the file cannot be read, every key is rejected.
-    """
+    """The keyring in a file, reloaded when the file changes; see `KeyringFile`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = KeyringFile(path)
         self._lock = threading.Lock()
         self._checked = float("-inf")
-        self._stamp: tuple[int, int, int] | None = None
-        self._ring = Keyring(pepper="00")
 
     def current(self) -> Keyring:
         """Return the keyring as of at most a second ago."""
         if time.monotonic() - self._checked >= CHECK_SECONDS:
-            with self._lock:
-                self._reload()
-        return self._ring
+            self._reload()
+        return self._file.ring
 
     def find(self, token: str) -> KeyRecord | None:
         """Return the record of a key; an unknown one may just have been created."""
         found = self.current().find(token)
         if found is None:
-            with self._lock:
-                self._reload()
-            found = self._ring.find(token)
+            self._reload()
+            found = self._file.ring.find(token)
         return found
 
     def _reload(self) -> None:
-        self._checked = time.monotonic()
-        try:
-            stat = os.stat(self._path)
-        except FileNotFoundError:
-            self._stamp, self._ring = None, Keyring(pepper="00")
-            return
-        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if stamp == self._stamp:
-            return
-        try:
-            self._ring, self._stamp = keyring.load(self._path), stamp
-        except SettingsError as error:
-            self._ring, self._stamp = Keyring(pepper="00"), stamp
-            log.error("every key is rejected: %s", error)
+        with self._lock:
+            self._checked = time.monotonic()
+            self._file.reload()
 
 
 def _check_scopes(scopes: tuple[str, ...]) -> tuple[Scope, ...]:

@@ -268,12 +268,40 @@ def test_a_key_that_expires_stops_working_on_an_open_connection(
     connection.close()
 
 
-def test_an_unreadable_key_file_rejects_every_key(home: Path, start: Start, path: str) -> None:
-    _, good = add(home, keyring.new_keyring(), "predict")
+def test_keys_stay_valid_while_their_file_cannot_be_read(
+    home: Path, start: Start, path: str
+) -> None:
+    ring, good = add(home, keyring.new_keyring(), "predict")
     running = begin(home, start)
-    for text in ("{", '{"pepper": "xyz"}', ""):
-        (home / "keys.json").write_text(text)
-        wait_until(lambda: running.ask(path, BODY, good).status == 403, "the lock-out")
+    file = home / "keys.json"
+
+    def state() -> tuple[object, object]:
+        body = running.ask("/ready").json()
+        return body["keys"], body["status"]
+
+    assert state() == ("ok", "ready")
+    for damage in (lambda: file.write_text("{"), lambda: file.write_text(""), file.unlink):
+        damage()
+        wait_until(lambda: state() == ("stale", "degraded"), "the problem to be reported")
+        assert running.ask(path, BODY, good).status == 200
+        assert running.ask(path, BODY, "tm_1_unknown").status == 403
+        assert "tidemill_keys_stale 1.0" in running.ask("/metrics").body.decode()
+        keyring.save(file, ring)
+        wait_until(lambda: state() == ("ok", "ready"), "the file to be read again")
+    keyring.save(file, msgspec.structs.replace(ring, keys=()))
+    wait_until(lambda: running.ask(path, BODY, good).status == 403, "the revocation")
+
+
+def test_without_a_readable_file_at_the_start_no_key_is_valid(
+    home: Path, start: Start, path: str
+) -> None:
+    ring, good = add(home, keyring.new_keyring(), "predict")
+    (home / "keys.json").write_text("{")
+    running = begin(home, start)
+    assert running.ask(path, BODY, good).status == 403
+    assert running.ask("/ready").json()["keys"] == "stale"
+    keyring.save(home / "keys.json", ring)
+    wait_until(lambda: running.ask(path, BODY, good).status == 200, "the keys to be read")
 
 
 def test_each_key_has_its_own_rate_limit(home: Path, start: Start, path: str) -> None:

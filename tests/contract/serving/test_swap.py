@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -255,3 +256,34 @@ def test_the_shelf_may_be_created_later(home: Path, start: Start) -> None:
     make_shelf(home / "shelf", ("classifier",))
     wait_until(lambda: serving(running) == "1", "the model")
     assert running.ask("/ready").status == 200
+
+
+def test_a_lost_shelf_takes_nothing_out_of_service(
+    home: Path, start: Start, version: Callable[[int], ShelfEntry], tmp_path: Path
+) -> None:
+    """Bundles, state and the whole folder disappear; then a new state is followed again."""
+    make_shelf(home / "shelf", ("classifier",))
+    running = start()
+    shelf, state = home / "shelf", home / "shelf" / "state.json"
+
+    def problem() -> str:
+        ready = running.ask("/ready")
+        assert ready.status == 200
+        return str(ready.json()["shelf"]["problems"].get("", ""))
+
+    assert problem() == ""
+    saved = state.read_bytes()
+    state.write_text("{")
+    wait_until(lambda: "cannot be read" in problem(), "the torn state to be reported")
+    state.unlink()
+    wait_until(lambda: "missing" in problem(), "the missing state to be reported")
+    assert serving(running) == "1"
+    shutil.rmtree(shelf)
+    assert "missing" in problem()
+    assert serving(running) == "1"
+    shelf.mkdir()
+    state.write_bytes(saved)
+    wait_until(lambda: problem() == "", "the state to be read")
+    assert serving(running) == "1"
+    promote(home, version(2))
+    wait_until(lambda: serving(running) == "2", "the swap")

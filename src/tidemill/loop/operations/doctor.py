@@ -256,6 +256,9 @@ def check_journal(settings: Settings) -> Finding:
 def check_shelf(settings: Settings) -> Finding:
     """Check that the bundles to serve are on the shelf and intact."""
     if not (settings.shelf / "state.json").exists():
+        if any(settings.shelf.glob("*/*/manifest.json")):
+            detail = f"{settings.shelf / 'state.json'} is missing, but there are bundles"
+            return Finding("shelf", "error", detail, "Run the sync process; it writes the file.")
         return Finding("shelf", "ok", "empty; nothing has been served from here yet")
     state = read_state(settings.shelf)
     for placed in (*state.models.values(), *state.challengers.values()):
@@ -275,6 +278,9 @@ def check_keys(settings: Settings) -> Finding:
     """Check that there are keys, who can read their file, and which expire soon."""
     path = settings.keys_file
     if not path.exists():
+        if path.with_name(f"{path.name}.lock").exists():
+            remedy = "Restore it from a backup; servers that read it before still accept its keys."
+            return Finding("keys", "error", f"{path} is missing, but was there", remedy)
         return Finding("keys", "warning", "no key yet", "Create one with `tidemill keys create`.")
     if path.stat().st_mode & 0o077:
         return Finding("keys", "error", f"others can read {path}", f"chmod 600 {path}")

@@ -2,7 +2,8 @@
 
 The registry is asked for the versions that should be served. Missing bundles are downloaded,
 checked against the registry's digests and installed, and the shelf's state is rewritten. If MLflow
-cannot be reached or a bundle is corrupt, the shelf stays as it is and the server keeps serving.
+cannot be reached or a bundle is corrupt, the shelf stays as it is and the server keeps serving. A
+model that the registry no longer lists is taken off only if that is certain (`missing_models`).
 
 See decision 047.
 """
@@ -20,9 +21,11 @@ from typing import Literal
 import msgspec
 
 from tidemill.errors import BundleError, TidemillError, UnavailableError
+from tidemill.loop.sync import missing_models
 from tidemill.loop.sync.bundle_fetcher import BundleFetcher, BundleFor, no_bundle
 from tidemill.loop.sync.selection import ModelSelection, parse_selection
 from tidemill.serving.shelf.shelf import (
+    STATE,
     ShelfEntry,
     ShelfState,
     collect_garbage,
@@ -103,6 +106,8 @@ class ShelfSync:
         self.keep = keep
         self._fetcher = BundleFetcher(registry, shelf, bundle_for)
         self._state = _last_state(shelf)
+        self._registry = self._state.registry
+        self._lost = self._state == ShelfState() and any(shelf.glob("*/*/manifest.json"))
         self._verified: set[str] = set()
         self._next_full_check = 0.0
 
@@ -119,9 +124,38 @@ class ShelfSync:
                 self._update(reference, update)
             else:
                 update.keep(reference.name, self._state)
+        accepted = missing_models.is_accepted(self.shelf)
+        if not accepted:
+            self._keep_missing(update)
+        if full or accepted:
+            self._identify(update, accepted)
         if full:
             self._next_full_check = time.monotonic() + FULL_CHECK_SECONDS
-        return self._publish(update)
+        result = self._publish(update)
+        if accepted:
+            missing_models.forget_acceptance(self.shelf)
+        return result
+
+    def _keep_missing(self, update: _Update) -> None:
+        """Keep the models that the registry no longer lists, unless their absence is a command."""
+        if self._lost and not update.models:
+            raise UnavailableError(
+                f"{self.shelf / STATE} is lost and the registry lists no model to write it from.",
+                remedy=missing_models.REMEDY,
+            )
+        gone = self._state.models.keys() - update.models.keys()
+        if not gone or not (self.selection.every or self.selection.tags):
+            return  # the selection names its models, so a name left out is the operator's choice
+        problem = missing_models.doubt(self.registry, self._state, gone)
+        for name in gone if problem else ():
+            update.keep(name, self._state)
+            update.problems[name] = str(problem)
+
+    def _identify(self, update: _Update, accepted: bool) -> None:
+        """Note which registry the models are from, once it has answered for all of them."""
+        kept = self._state.models.keys() & update.problems.keys()
+        if accepted or not kept:
+            self._registry = self.registry.identity()
 
     def _targets(self) -> Iterator[tuple[ModelReference, Mapping[str, str] | None]]:
         """Each selected model once, with its aliases if they are already known."""
@@ -202,20 +236,22 @@ class ShelfSync:
         return None
 
     def _publish(self, update: _Update) -> SyncResult:
-        """Write the state if it has changed, or if `synced_at` is older than `STAMP_SECONDS`."""
+        """Write the state if it has changed, is gone, or was stamped over `STAMP_SECONDS` ago."""
         state = ShelfState(
             default=self._default(update.models),
             models=update.models,
             challengers=update.challengers,
             problems=update.problems,
             synced_at=time.time(),
+            registry=self._registry,
         )
         before = self._state
         changed = state != msgspec.structs.replace(before, synced_at=state.synced_at)
-        if not changed and state.synced_at - before.synced_at < STAMP_SECONDS:
+        recent = state.synced_at - before.synced_at < STAMP_SECONDS
+        if not changed and recent and (self.shelf / STATE).exists():
             return SyncResult(before)
         write_state(self.shelf, state)
-        self._state = state
+        self._state, self._lost = state, False
         removed: list[str] = []
         if changed:
             _log_changes(before, state)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
+from typing import Literal
 
-from tidemill import keyring
-from tidemill.errors import AccessError, SettingsError
-from tidemill.keyring import KeyRecord, Keyring, Scope
+from tidemill.errors import AccessError
+from tidemill.keyring import KeyRecord, KeyringFile, Scope
 from tidemill.serving.http.routes import RequestHead
 
-log = logging.getLogger(__name__)
 MAX_CACHED = 4096
 
 
@@ -21,30 +19,30 @@ class ApiKeys:
     Args:
         path: The keyring file, which need not exist yet. None turns keys off.
 
-    `generation` is a new object after each change: an admission made under another generation is
-    out of date.
+    `generation` is a new object after each change of the keys: an admission made under
+    another generation is out of date.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
         self.generation = object()
-        self._ring = Keyring(pepper="00")
-        self._stamp: tuple[int, int, int] | None = None
+        self._file = KeyringFile(path) if path is not None else None
         self._known: dict[bytes, KeyRecord] = {}
         self.refresh()
 
     def refresh(self) -> bool:
-        """Reload the file if it changed; True if it did. If it is unreadable, no key is valid."""
-        if self.path is None:
+        """Reload the file if it was replaced; True if the keys changed."""
+        if self._file is None or not self._file.reload():
             return False
-        stamp = _stamp(self.path)
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        self._ring = self._load() if stamp else Keyring(pepper="00")
         self._known = {}
         self.generation = object()
         return True
+
+    @property
+    def state(self) -> Literal["off", "ok", "stale"]:
+        """`stale`: the file cannot be read, and the keys read last are valid."""
+        if self._file is None:
+            return "off"
+        return "ok" if self._file.problem is None else "stale"
 
     def admit(self, head: RequestHead, scope: Scope) -> KeyRecord | None:
         """The key of the request; None if keys are off.
@@ -52,7 +50,7 @@ class ApiKeys:
         Raises:
             AccessError: The key is missing, unknown, expired, or lacks the scope.
         """
-        if self.path is None:
+        if self._file is None:
             return None
         token = _token(head)
         if token is None:
@@ -65,25 +63,16 @@ class ApiKeys:
         return record
 
     def _find(self, token: bytes) -> KeyRecord | None:
+        assert self._file is not None
         record = self._known.get(token)
         if record is None:
-            record = self._ring.find(token.decode("utf-8", "replace"))
+            record = self._file.ring.find(token.decode("utf-8", "replace"))
             if record is not None and len(self._known) < MAX_CACHED:
                 self._known[token] = record
         return record
 
-    def _load(self) -> Keyring:
-        assert self.path is not None
-        try:
-            ring = keyring.load(self.path)
-            bytes.fromhex(ring.pepper)
-        except (SettingsError, ValueError) as error:
-            log.error("no API key is accepted until this is fixed: %s", error)
-            return Keyring(pepper="00")
-        return ring
-
     def _remedy(self) -> str:
-        if not self._ring.keys:
+        if self._file is None or not self._file.ring.keys:
             return (
                 "This server has no keys yet: create one with `tidemill keys create` and send it in"
                 " the X-API-Key header."
@@ -109,11 +98,3 @@ def _token(head: RequestHead) -> bytes | None:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             bearer = value[7:].strip()
     return bearer
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -12,7 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from tidemill.errors import ConflictError, NotFoundError, TidemillError, UnavailableError
+from tidemill.errors import (
+    BundleError,
+    ConflictError,
+    NotFoundError,
+    TidemillError,
+    UnavailableError,
+)
 from tidemill.serving.http.routes import Request
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.predictor import Predictor
@@ -33,7 +39,8 @@ class ModelPool:
         challengers: Loads challengers; None to ignore them.
 
     Attributes:
-        problems: Why a model's intended version is not in service, by model name.
+        problems: Why a model's intended version is not in service, by model name; under the empty
+            name, why the shelf's state cannot be read.
         ready: Set once the shelf has been read and each model is in service or has a problem.
         draining: Set before shutdown: the process still answers, but should get no new clients.
     """
@@ -53,6 +60,7 @@ class ModelPool:
         self._default: str | None = None
         self._state = ShelfState()
         self._retry_at = 0.0
+        self._shelf_problem = ""  # why the state cannot be read now
         self.problems: dict[str, str] = {}
         self.ready = asyncio.Event()
         self.draining = False
@@ -132,20 +140,39 @@ class ModelPool:
             try:
                 await self.poll(watch)
             except Exception as error:  # the loop must survive any error of a single poll
-                log.error("the shelf cannot be read: %s", error)
-                self.problems = {**self.problems, "": str(error)}
+                log.exception("the shelf's state could not be applied: %s", error)
             await asyncio.sleep(seconds)
 
     async def poll(self, watch: StateWatch) -> None:
-        """Apply the shelf's state if it has changed, and retry what failed before."""
-        state = await asyncio.to_thread(watch.poll)
+        """Apply the shelf's state if it has changed, and retry what failed before.
+
+        A state that is missing or cannot be read changes nothing.
+        """
+        state = await self._read(watch)
         if state is not None:
             self._state = state
-        if state is not None or (self.problems and time.monotonic() >= self._retry_at):
+        retry = self.ready.is_set() and self.problems and time.monotonic() >= self._retry_at
+        if state is not None or retry:
             await self._apply(self._state)
             self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._report_shelf()
         if self._challengers is not None:
             await self._challengers.follow(self._state, self._predictors)
+
+    async def _read(self, watch: StateWatch) -> ShelfState | None:
+        problem, state = "", None
+        try:
+            state = await asyncio.to_thread(watch.poll)
+        except (BundleError, OSError) as error:
+            problem = str(error)
+        if problem and problem != self._shelf_problem:
+            log.error("the models in service stay: %s", problem)
+        self._shelf_problem = problem
+        return state
+
+    def _report_shelf(self) -> None:
+        others = {name: why for name, why in self.problems.items() if name}
+        self.problems = {**others, "": self._shelf_problem} if self._shelf_problem else others
 
     async def _apply(self, state: ShelfState) -> None:
         targets = {n: entry for n, entry in state.models.items() if self._includes(n)}

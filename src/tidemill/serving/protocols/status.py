@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tidemill.errors import TidemillError
+from tidemill.serving.http.api_keys import ApiKeys
 from tidemill.serving.http.routes import (
     Handler,
     Request,
@@ -39,6 +40,7 @@ def protocol(
     probes: DependencyProbes,
     scrape: Callable[[], bytes],
     document: Callable[[], dict[str, Any]],
+    keys: ApiKeys,
 ) -> ServingProtocol:
     """Routes and description of everything that is not a prediction.
 
@@ -46,7 +48,7 @@ def protocol(
         scrape: Returns the text of `/metrics`; may take a while.
         document: Returns the OpenAPI document; may take a while.
     """
-    status = StatusHandlers(models, batch_commit, probes)
+    status = StatusHandlers(models, batch_commit, probes, keys)
     in_thread = InThread(batch_commit)
     routes = [
         Route("GET", "/health", status.health),
@@ -70,11 +72,16 @@ class StatusHandlers:
     """Handlers about the server's own state."""
 
     def __init__(
-        self, models: ModelPool, batch_commit: BatchCommit, probes: DependencyProbes
+        self,
+        models: ModelPool,
+        batch_commit: BatchCommit,
+        probes: DependencyProbes,
+        keys: ApiKeys,
     ) -> None:
         self._models = models
         self._batch_commit = batch_commit
         self._probes = probes
+        self._keys = keys
 
     def health(self, request: Request) -> Response:
         """Whether the process answers."""
@@ -85,7 +92,12 @@ class StatusHandlers:
         journal = self._journal()
         models = self._models
         ready = models.is_serving and journal != "refusing" and not self._probes.unmet()
-        well = not models.problems and journal != "full" and not self._probes.unreachable()
+        well = (
+            not models.problems
+            and journal != "full"
+            and self._keys.state != "stale"
+            and not self._probes.unreachable()
+        )
         status = "unavailable" if not ready else "ready" if well else "degraded"
         body: dict[str, Any] = {
             "status": status,
@@ -94,6 +106,7 @@ class StatusHandlers:
             "models": {n: p.version for n, p in models.predictors.items()},
             "shelf": self._shelf(),
             "journal": journal,
+            "keys": self._keys.state,
         }
         return json_response(body, 200 if ready else 503)
 

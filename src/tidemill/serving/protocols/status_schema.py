@@ -31,6 +31,7 @@ def schemas() -> dict[str, Any]:
                 },
                 "shelf": {"type": "object"},
                 "journal": {"enum": ["ok", "off", "full", "refusing"]},
+                "keys": {"enum": ["ok", "off", "stale"]},
             }
         ),
         "Info": _object(

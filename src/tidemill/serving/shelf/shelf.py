@@ -37,6 +37,7 @@ INCOMING = ".incoming-"
 TRASH = ".trash-"
 STALE_SECONDS = 600.0
 NAME_BYTES = 200
+NEVER_READ = (-1, -1, -1)
 
 
 class ShelfEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,6 +65,7 @@ class ShelfState(msgspec.Struct, frozen=True):
         problems: Why a model's intended version is not here, by model name, as a message for
             people. The version in `models`, if there is one, stays in service.
         synced_at: When the registry was last reached, in seconds since the epoch.
+        registry: Identifies the registry that the models came from; None if that is unknown.
     """
 
     format: int = FORMAT
@@ -72,6 +74,7 @@ class ShelfState(msgspec.Struct, frozen=True):
     challengers: dict[str, ShelfEntry] = {}
     problems: dict[str, str] = {}
     synced_at: float = 0.0
+    registry: str | None = None
 
 
 def folder_name(model: str, version: str, digest: str) -> str:
@@ -176,14 +179,17 @@ def read_state(shelf: Path) -> ShelfState:
 class FileWatch(Generic[T]):
     """Reads a file again only if it was replaced, at the cost of one `stat` per poll.
 
+    A file that disappears is an error: its last value holds until there is another. See decision
+    203.
+
     Args:
-        read: Reads the file; returns a value even if there is no file.
+        read: Reads the file; returns a value if there has never been a file.
     """
 
     def __init__(self, path: Path, read: Callable[[], T]) -> None:
         self._path = path
         self._read = read
-        self._stamp: tuple[int, int, int] | None = (-1, -1, -1)
+        self._stamp: tuple[int, int, int] | None = NEVER_READ
 
     def poll(self) -> T | None:
         """The file's value if it has changed since the last poll, else None.
@@ -191,9 +197,12 @@ class FileWatch(Generic[T]):
         The first call always returns a value.
 
         Raises:
-            BundleError: The file has changed but cannot be read; the next poll tries again.
+            BundleError: The file has changed but cannot be read, or is gone; the next poll tries
+                again.
         """
         stamp = self._current_stamp()
+        if stamp is None and self._stamp not in (None, NEVER_READ):
+            raise BundleError(f"{self._path} is missing; what it said last still holds.")
         if stamp == self._stamp:
             return None
         found = self._read()

@@ -45,6 +45,7 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
     "tidemill_models": ("Loaded models.", ()),
     "tidemill_model_loads_total": ("Versions put into service.", ()),
     "tidemill_model_refusals_total": ("Versions that could not be put into service.", ()),
+    "tidemill_keys_stale": ("Whether the key file cannot be read; the keys stay valid.", ()),
     "tidemill_shelf_problems": ("Models whose intended version is not in service.", ()),
     "tidemill_shelf_synced_timestamp_seconds": ("When the registry was last reached.", ()),
     "tidemill_challenger_share": ("Share of requests that a challenger receives.", ()),
@@ -61,6 +62,7 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
 SHARED = {
     "tidemill_journal_folder_bytes", "tidemill_journal_lag_seconds", "tidemill_journal_full",
     "tidemill_model_loaded", "tidemill_models", "tidemill_shelf_problems",
+    "tidemill_keys_stale",
     "tidemill_challenger_share",
     "tidemill_shelf_synced_timestamp_seconds", "tidemill_disk_free_bytes",
     "tidemill_disk_size_bytes",

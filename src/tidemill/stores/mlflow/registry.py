@@ -76,6 +76,17 @@ class Registry:
         )
         return [read_model(entity) for entity in found]
 
+    def identity(self) -> str | None:
+        """What tells this registry from one that was created again: when its store was created.
+
+        None if the store has no default experiment, so that nothing is known.
+        """
+        try:
+            first = self._connection.call(lambda client: client.get_experiment("0"))
+        except (NotFoundError, ConflictError):
+            return None
+        return f"created at {first.creation_time}" if first.creation_time else None
+
     def model(self, name: str) -> RegisteredModel:
         """Return a registered model.
 

@@ -10,6 +10,7 @@ from tidemill.cli import terminal
 from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import HomeOption, JsonOption, TrackingOption, open_settings
 from tidemill.cli.control_plane import open_registry
+from tidemill.loop.sync.missing_models import accept_missing
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import ModelVersion
 
@@ -26,6 +27,13 @@ def models(
     name: Annotated[str | None, typer.Argument(help="List this model's versions.")] = None,
     home: HomeOption = None,
     tracking_uri: TrackingOption = None,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-missing",
+            help="Take models off the shelf that the registry no longer lists.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the registered models, or the versions of one with their stages and metrics.
@@ -35,8 +43,13 @@ def models(
       tidemill models
 
       tidemill models iris-classifier --json
+
+      tidemill models --accept-missing
     """
-    registry = open_registry(open_settings(home, tracking_uri))
+    settings = open_settings(home, tracking_uri)
+    if accept:
+        accept_missing(settings.shelf)
+    registry = open_registry(settings)
     if name is None:
         _show_models(registry, as_json)
     else:
