@@ -229,5 +229,5 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 def _decode(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, ValueError) as error:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}", remedy=COPY_AGAIN) from error

@@ -90,8 +90,7 @@ def restore(
 def _unpack(file: Path, folder: Path) -> BackupManifest:
     """Unpack the backup and verify every file in it against its manifest."""
     try:
-        with tarfile.open(file, "r:gz") as tar:
-            extract(tar, folder)
+        extract(file, folder, "r:gz")
         _make_private(folder)
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=BackupManifest)
     except (OSError, EOFError, tarfile.TarError, msgspec.DecodeError) as error:

@@ -77,6 +77,15 @@ class PyfuncWorker(SupervisedProcess):
         self.unpacked.cleanup()
 
 
+@dataclass
+class FailedStart:
+    """Why a worker could not be started, how often, and when to retry (monotonic time)."""
+
+    problem: str = ""
+    count: int = 0
+    retry_at: float = 0.0
+
+
 class PyfuncSupervisor:
     """Supervises the workers of one home's shelf."""
 
@@ -84,6 +93,9 @@ class PyfuncSupervisor:
         self.home = home
         self.shelf = shelf
         self._processes = ProcessSupervisor[PyfuncWorker](RESTARTS, _exited, STOP_SECONDS)
+        self._failures: dict[
+            str, FailedStart
+        ] = {}  # by the digest of a bundle that cannot be started
 
     @property
     def workers(self) -> dict[str, PyfuncWorker]:
@@ -91,11 +103,15 @@ class PyfuncSupervisor:
         return {worker.bundle.digest: worker for worker in self._processes.children}
 
     def reconcile(self, bundles: Sequence[Bundle]) -> None:
-        """Start missing workers, restart those that ended, stop those no longer on the shelf."""
+        """Start missing workers, restart those that ended, stop those no longer on the shelf.
+
+        A bundle that cannot be started is retried with growing pauses; the others are not affected.
+        """
         digests = {bundle.digest for bundle in bundles}
+        self._failures = {d: found for d, found in self._failures.items() if d in digests}
         for bundle in bundles:
             if bundle.digest not in self.workers:
-                self._start(bundle)
+                self._try_to_start(bundle)
         for digest, worker in self.workers.items():
             if digest not in digests:
                 self._retire(worker)
@@ -107,12 +123,31 @@ class PyfuncSupervisor:
         """Stop all workers."""
         self._processes.stop()
 
+    def _try_to_start(self, bundle: Bundle) -> None:
+        failure = self._failures.setdefault(bundle.digest, FailedStart())
+        if time.monotonic() < failure.retry_at:
+            return
+        try:
+            self._start(bundle)
+        except Exception as error:  # of a foreign archive, of the disk, or of the system
+            if failure.problem != str(error):
+                logger.error("the worker of %s cannot be started: %s", bundle.path, error)
+            failure.problem, failure.count = str(error), failure.count + 1
+            failure.retry_at = time.monotonic() + RESTARTS.delay(failure.count)
+        else:
+            del self._failures[bundle.digest]
+
     def _start(self, bundle: Bundle) -> None:
         socket = socket_path(self.home, bundle.digest)
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._processes.start(
-            PyfuncWorker(str(bundle.path), bundle, socket, unpack(bundle), own_group=True)
-        )
+        unpacked = unpack(bundle)
+        try:
+            self._processes.start(
+                PyfuncWorker(str(bundle.path), bundle, socket, unpacked, own_group=True)
+            )
+        except BaseException:
+            unpacked.cleanup()
+            raise
 
     def _retire(self, worker: PyfuncWorker) -> None:
         """Stop a worker some time after its version left the shelf, but not before its successor
@@ -163,12 +198,13 @@ def unpack(bundle: Bundle) -> tempfile.TemporaryDirectory[str]:
     """Unpack the bundle's MLflow model into a temporary folder.
 
     Raises:
-        ExportError: The archive contains anything but plain files and folders.
+        ExportError: The archive is damaged, too large for its size, or contains anything but plain
+            files, folders and links between them.
     """
     folder = tempfile.TemporaryDirectory(prefix="tidemill-model-")
+    size = bundle.model_path.stat().st_size  # links, which become copies, take the rest
     try:
-        with tarfile.open(bundle.model_path) as archive:
-            extract(archive, Path(folder.name))
+        extract(bundle.model_path, Path(folder.name), max_bytes=2 * size)
     except (tarfile.TarError, OSError) as error:
         folder.cleanup()
         raise ExportError(f"{bundle.model_path} cannot be unpacked: {error}") from error
@@ -200,9 +236,9 @@ def supervise(
             try:
                 supervisor.reconcile(watch.poll())
                 last_error = ""
-            except Exception as error:  # an error of one bundle must not stop the other workers
+            except Exception as error:  # the loop must survive any error of a single pass
                 if last_error != str(error):
-                    logger.error("a worker cannot be started or stopped: %s", error)
+                    logger.error("the workers could not be checked: %s", error)
                 last_error = str(error)
             stop.wait(interval)
     finally:

@@ -160,8 +160,7 @@ def test_a_damaged_backup_changes_nothing(tmp_path: Path, filled: Settings) -> N
         restore(target, file, actor="ops")
     unpacked = tmp_path / "unpacked"
     file.write_bytes(whole)
-    with tarfile.open(file) as tar:
-        extract(tar, unpacked)
+    extract(file, unpacked, "r:gz")
     (unpacked / "database" / "jobs.jsonl").write_text('["id"]\n')
     with tarfile.open(file, "w:gz") as tar:
         tar.add(unpacked, ".")

@@ -23,12 +23,16 @@ from tidemill.serving.shelf.shelf import ShelfState, install_bundle, write_state
 from tidemill.signature import Column, Signature
 
 
-def make(folder: Path, content: str, model: str = "m", name: str = "MLmodel") -> Bundle:
-    """A bundle around an archive of one file."""
+def make(
+    folder: Path, content: str, model: str = "m", name: str = "MLmodel", link: str = ""
+) -> Bundle:
+    """A bundle around an archive of one file, or of one link."""
     folder.mkdir(parents=True)
     with tarfile.open(folder / "model.tar", "w") as archive:
         entry = tarfile.TarInfo(name)
         entry.size = len(content)
+        if link:
+            entry.type, entry.linkname = tarfile.SYMTYPE, link
         archive.addfile(entry, io.BytesIO(content.encode()))
     signature = Signature("regression", "y", (Column("x", "number"),))
     (folder / bundle.SIGNATURE).write_bytes(msgspec.json.encode(signature))
@@ -98,6 +102,24 @@ def test_a_worker_does_not_wait_for_another_models_worker(
     for _ in range(2):
         supervisor.reconcile([other])
     assert set(supervisor.workers) == {other.digest}
+
+
+def test_a_bundle_that_cannot_be_unpacked_affects_no_other_worker(
+    supervisor: PyfuncSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = make(tmp_path / "bad", "", link="MLmodel")
+    held = make(tmp_path / "made", "1", model="other")
+    supervisor.reconcile([bad, held])
+    worker = supervisor.workers[held.digest]
+    first = worker.process
+    assert first is not None
+    first.kill()
+    first.wait()
+    for _ in range(3):
+        supervisor.reconcile([bad, held])
+    assert worker.running
+    assert set(supervisor.workers) == {held.digest}
+    assert caplog.text.count("without an end") == 1
 
 
 def test_the_watch_lists_the_pyfunc_bundles_of_the_shelf(tmp_path: Path) -> None:
