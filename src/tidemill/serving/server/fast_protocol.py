@@ -187,7 +187,7 @@ class FastProtocol(GuardedProtocol):
         if end < 0 or not digits.isdigit() or not data.startswith(known.after, end):
             return None
         length = int(digits)
-        if length > self.limit or not self.dispatcher.is_current(known.admission):
+        if length > self.limit or known.admission.generation is not self.dispatcher.keys.generation:
             return None
         first = end + len(known.after)
         last = first + length
