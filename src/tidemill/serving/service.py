@@ -29,6 +29,7 @@ from tidemill.serving.model.parsing_threads import ParsingThreads
 from tidemill.serving.model.pool import ModelPool
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.model.response_cache import ResponseCache
+from tidemill.serving.model.run_limits import RUNNING
 from tidemill.serving.model.runtime import load_runtime
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status
 from tidemill.serving.settings import ServingSettings
@@ -124,6 +125,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.batch_commit.commit()
+        RUNNING.end_all()
         if self.journal is not None:
             self.journal.close()
         if self.cache is not None:

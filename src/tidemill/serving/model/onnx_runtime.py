@@ -14,10 +14,12 @@ import numpy as np
 import onnxruntime
 
 from tidemill.bundle import Manifest, ModelInput
-from tidemill.errors import BundleError
+from tidemill.errors import BundleError, DeadlineError
 from tidemill.serving.codec.outputs import Array, RawOutputs
+from tidemill.serving.model.run_limits import RUNNING, may_loop
 from tidemill.signature import Signature
 
+FIRST_RUN_SECONDS = 5.0  # for a graph with loops: it delays the swaps of other models
 LARGE = 4 * 2**20  # size of a model file in bytes
 INPUT_TYPES = {
     "float32": "tensor(float)",
@@ -39,12 +41,21 @@ class OnnxRuntime:
     Args:
         model: The bytes of the ONNX file.
         manifest: Names its inputs and outputs.
+        seconds: Time limit for a run of a graph with loops.
+
+    Attributes:
+        waits: Whether a run may take any time, so that it must not run on the event loop.
 
     Raises:
         BundleError: ONNX Runtime rejects the model, or it does not match the manifest.
     """
 
-    def __init__(self, model: bytes, manifest: Manifest, signature: Signature) -> None:
+    def __init__(
+        self, model: bytes, manifest: Manifest, signature: Signature, seconds: float = 30.0
+    ) -> None:
+        self._seconds = min(seconds, FIRST_RUN_SECONDS)
+        self._later_seconds = seconds
+        self.waits = may_loop(model)
         self._session = _session(model)
         self._options = onnxruntime.RunOptions()  # shared by all calls: cheaper than none
         outputs = manifest.outputs
@@ -57,6 +68,8 @@ class OnnxRuntime:
         self._single_row = _single_row(self._session, manifest, signature)
 
     def run(self, inputs: list[Array]) -> RawOutputs:
+        if self.waits:
+            return self._as_output(self._run_limited(inputs))
         row = self._single_row
         if row is not None and len(inputs[0]) == 1 and row.lock.acquire(blocking=False):
             try:
@@ -65,6 +78,22 @@ class OnnxRuntime:
                 row.lock.release()
         feeds = dict(zip(self._inputs, inputs, strict=True))
         return self._as_output(self._session.run(self._outputs, feeds, self._options))
+
+    def _run_limited(self, inputs: list[Array]) -> list[Array]:
+        options = onnxruntime.RunOptions()
+        feeds = dict(zip(self._inputs, inputs, strict=True))
+        with RUNNING.limit(options, self._seconds):
+            try:
+                found: list[Array] = self._session.run(self._outputs, feeds, options)
+            except Exception as error:
+                if options.terminate:
+                    raise DeadlineError(
+                        f"The model did not finish within {self._seconds:g} s.",
+                        remedy="Its graph contains a loop; serve a version whose loop ends.",
+                    ) from error
+                raise
+        self._seconds = self._later_seconds
+        return found
 
     def _as_output(self, found: list[Array]) -> RawOutputs:
         if not self._has_probabilities:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from tidemill.errors import (
     BundleError,
     ConflictError,
+    DeadlineError,
     NotFoundError,
     TidemillError,
     UnavailableError,
@@ -60,6 +61,7 @@ class ModelPool:
         self._default: str | None = None
         self._state = ShelfState()
         self._retry_at = 0.0
+        self._endless: dict[str, str] = {}  # why a bundle is not tried again, by its digest
         self._shelf_problem = ""  # why the state cannot be read now
         self.problems: dict[str, str] = {}
         self.ready = asyncio.Event()
@@ -195,7 +197,15 @@ class ModelPool:
         serving = self._predictors.get(name)
         if serving is not None and _is_loaded(serving, entry):
             return
-        self.install(await asyncio.to_thread(self._load, name, entry))
+        if entry.digest in self._endless:
+            raise BundleError(self._endless[entry.digest])
+        try:
+            loaded = await asyncio.to_thread(self._load, name, entry)
+        except TidemillError as error:
+            if isinstance(error.__cause__, DeadlineError):
+                self._endless[entry.digest] = str(error)
+            raise
+        self.install(loaded)
 
     def _includes(self, name: str) -> bool:
         return not self._names or name in self._names

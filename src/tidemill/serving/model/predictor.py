@@ -82,7 +82,9 @@ class Predictor:
         self._batch_commit = context.batch_commit
         self._on_run = context.on_run
         self._attached: dict[str, Any] = {}
-        remote = getattr(runtime, "waits", False)  # waits for a process: never on the event loop
+        remote = getattr(
+            runtime, "waits", False
+        )  # for a process, or a loop: never on the event loop
         self._inline = -1.0 if remote else context.settings.inline_ms / 1000
         self._batch_rows = context.settings.batch_rows
         self._buffer = self.encoder.new_buffer(max(2, self._batch_rows))
@@ -340,7 +342,7 @@ class Predictor:
         self._errors.add()
         if item.timed_out:
             return
-        if isinstance(error, UnavailableError):
+        if isinstance(error, UnavailableError | DeadlineError):
             self._fail(item, error)
             return
         log.error("%s %s failed on a request", self.name, self.version, exc_info=error)

@@ -48,7 +48,7 @@ def load_runtime(
         trusted: Types that the operator allows a native fallback to rebuild, in addition to the
             list in `tidemill.serving.model.sklearn_runtime`.
         home: Where to find the workers of models that run in their own process; None for none.
-        seconds: Time limit for an answer from such a worker.
+        seconds: Time limit for an answer from such a worker, and for a graph with loops.
 
     Raises:
         BundleError: The model cannot be loaded, does not match the manifest, needs a package that
@@ -63,7 +63,7 @@ def load_runtime(
         return runtime
     onnx_runtime = importlib.import_module("tidemill.serving.model.onnx_runtime")
     compiled: Runtime = onnx_runtime.OnnxRuntime(
-        bundle.model_path.read_bytes(), bundle.manifest, bundle.signature
+        bundle.model_path.read_bytes(), bundle.manifest, bundle.signature, seconds
     )
     return compiled
 
