@@ -16,7 +16,7 @@ from typing import Protocol
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) [ -~]*\r\n")
 CONNECT_SECONDS = 30.0
 SILENT_SECONDS = 60.0  # for an answer that must come
-PATIENCE_SECONDS = 0.5  # for an answer to what need not be a request
+PATIENCE_SECONDS = 0.2  # for an answer to what need not be a request
 SAMPLES = 40
 
 
@@ -63,11 +63,11 @@ def send_all(
     total = Counts()
     ready: list[bytes] = []
     while total.sent < count:
-        fresh = max(1, batch // 8) if len(ready) >= pool else batch
+        fresh = max(1, batch // 32) if len(ready) >= pool else batch
         ready += [requests.draw() for _ in range(fresh)]
         del ready[: max(0, len(ready) - pool)]
         chosen = drawn.choices(ready, k=drawn.randint(1, batch))
-        broken = requests.broken() if drawn.random() < 0.2 else None
+        broken = requests.broken() if drawn.random() < 0.08 else None
         _exchange(port, chosen, broken, total)
     return total
 

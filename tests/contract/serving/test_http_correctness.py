@@ -305,6 +305,23 @@ def test_data_that_is_not_http_gets_400_and_is_closed(connect: Connect, rubbish:
     assert client.closed()
 
 
+@pytest.mark.parametrize("before", [1, 3])
+def test_a_refusal_waits_for_the_responses_before_it(before: int, tmp_path: Path) -> None:
+    get = b"GET /health HTTP/1.1\r\nHost: test\r\nX-Request-ID: n%d\r\n\r\n"
+    broken = (
+        b"POST /predict?a=1 HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5\r\n12345\r\nno length\r\n"
+    )
+    with serving("tidemill", tmp_path) as running:
+        client = Client(running)
+        client.send(b"".join(get % n for n in range(before)) + broken)
+        found = [client.read() for _ in range(before + 1)]
+        assert [id_of(got) for got in found[:-1]] == [b"n%d" % n for n in range(before)]
+        assert [got.status for got in found] == [200] * before + [400]
+        assert client.closed()
+        client.socket.close()
+
+
 def test_a_known_head_with_an_invalid_length_is_refused(connect: Connect) -> None:
     for digits in (b"", b"x", b"1x", b"-1", b"+1"):
         client = connect()

@@ -10,6 +10,7 @@ line is not cut off.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -218,6 +219,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def refuse(self, status: int) -> None:
         """Answer outside the ASGI app and close; without an answer where another has begun."""
         cycle = self.cycle
+        if self.pipeline and cycle is self.pipeline[0][0] and cycle.more_body:
+            # It waits for the responses before it, and so does its refusal.
+            cycle.keep_alive = False
+            self.pipeline[0] = (cycle, partial(_refuse, status))
+            return
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:  # an earlier request: close after its response
                 cycle.keep_alive = False
@@ -234,3 +240,14 @@ class GuardedProtocol(HttpToolsProtocol):
             b"connection: close\r\n\r\n%b" % (STATUS_LINE[status], len(body), body)
         )
         self.transport.close()
+
+
+async def _refuse(status: int, scope: Any, receive: Any, send: Any) -> None:
+    """The ASGI app for a request that could not be read."""
+    body = REASONS[status].encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
