@@ -258,7 +258,7 @@ def check_shelf(settings: Settings) -> Finding:
     if not (settings.shelf / "state.json").exists():
         if any(settings.shelf.glob("*/*/manifest.json")):
             detail = f"{settings.shelf / 'state.json'} is missing, but there are bundles"
-            return Finding("shelf", "error", detail, "Run the sync process; it writes the file.")
+            return Finding("shelf", "warning", detail, "Run the sync process; it writes the file.")
         return Finding("shelf", "ok", "empty; nothing has been served from here yet")
     state = read_state(settings.shelf)
     for placed in (*state.models.values(), *state.challengers.values()):

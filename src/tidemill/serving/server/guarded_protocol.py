@@ -48,6 +48,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.timer: asyncio.TimerHandle | None = None
         self.between = True  # the parser is between two requests
         self.in_head = False  # the parser is in the middle of a head
+        self.began = False  # a request has begun in the last read, after others maybe
         self.message_began = 0.0  # when the request's head, then its body began to arrive
         self.message_bytes = 0  # of the request that the parser is in, with what precedes it
         self.dry_bytes = 0  # of them, since the body last grew
@@ -75,13 +76,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        body_bytes = self.body_bytes
+        body_bytes, self.began = self.body_bytes, False
         self.message_bytes += len(data)
         super().data_received(data)
         if self.between:
             self.message_bytes = 0
             return
-        self.dry_bytes = self.dry_bytes + len(data) if self.body_bytes == body_bytes else 0
+        dry = self.body_bytes == body_bytes and not self.began
+        self.dry_bytes = self.dry_bytes + len(data) if dry else 0
         if self._over_budget() and not self.transport.is_closing():
             self.refuse(431)
 
@@ -100,7 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.set_scope()
 
     def begin_message(self) -> None:
-        self.between, self.in_head = False, True
+        self.between, self.in_head, self.began = False, True, True
         self.message_began = self.loop.time()
         self.head_bytes = self.fields = self.body_bytes = self.dry_bytes = 0
 
