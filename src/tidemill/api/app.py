@@ -1,4 +1,4 @@
-"""The control pqueue as one ASGI application, behind the data pqueue or served alone."""
+"""The control plane as one ASGI application, behind the data plane or served alone."""
 
 from __future__ import annotations
 
