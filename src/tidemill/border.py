@@ -17,8 +17,10 @@ from tidemill.errors import MalformedError, RequestError
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 MAX_DEPTH = 64
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-#: What a JSON document must contain to hold a value that stores refuse; most contain neither.
-_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\d{19}|[eE]\+?\d{2}")
+#: What a JSON document must contain to hold a value that stores refuse; most contain neither. NUL
+#: stands for UTF-16 and UTF-32, and ED A0 to BF is half a surrogate pair as raw bytes: `json.loads`
+#: reads both.
+_SUSPICIOUS = re.compile(rb"\0|\xed[\xa0-\xbf]|\\u(?:0000|[dD][89a-fA-F])|\d{19}|[eE]\+?\d{2}")
 
 
 def check_text(text: str, field: str) -> str:

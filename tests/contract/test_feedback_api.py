@@ -105,6 +105,21 @@ def test_a_label_with_a_nul_character_is_refused(api: Api) -> None:
     assert_problem(api.post("/feedback", json=body), 400, "0.id")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"id": "a\xed\xa0\x80", "actual": "fern"}]',
+        '[{"id": "a\\ud800", "actual": "fern"}]'.encode("utf-16"),
+    ],
+    ids=["raw surrogate", "UTF-16"],
+)
+def test_a_label_with_half_a_surrogate_pair_is_refused_in_any_spelling(
+    api: Api, body: bytes
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert_problem(api.post("/feedback", content=body, headers=headers), 400, "0.id")
+
+
 def test_predictions_are_listed_and_found_by_id(api: Api) -> None:
     api.post("/feedback", json={"id": "p00002", "actual": "fern"})
     first = api.get("/predictions", params={"model": "plants", "limit": 3}).json()

@@ -53,3 +53,50 @@ def test_what_is_not_an_integer_is_refused(text: str) -> None:
 @given(BITS)
 def test_every_integer_of_64_bits_is_read(value: int) -> None:
     assert check_integer(str(value), "cursor") == value
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
+
+
+@given(
+    st.text(st.characters(codec=None), max_size=8) | st.integers(),
+    st.sampled_from(ENCODINGS),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_every_spelling_that_json_reads_is_checked(
+    value: str | int, encoding: str, ascii_only: bool, depth: int
+) -> None:
+    document: object = value
+    for _ in range(depth):
+        document = {"name": [document]}
+    body = json.dumps(document, ensure_ascii=ascii_only).encode(encoding, "surrogatepass")
+    try:
+        found = json.loads(body)
+    except ValueError:
+        check_json(body)  # left to the parser
+        return
+    leaf = found
+    for _ in range(depth):
+        leaf = leaf["name"][0]
+    storable_text = isinstance(leaf, str) and storable(leaf) == leaf
+    if storable_text or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63):
+        check_json(body)
+    else:
+        with pytest.raises(InputError):
+            check_json(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'["a\xed\xa0\x80"]',
+        '["\\ud800"]'.encode("utf-16"),
+        '["\\u0000"]'.encode("utf-16-be"),
+        '["a\\u0000"]'.encode("utf-32"),
+        "[99999999999999999999999]".encode("utf-16"),
+    ],
+)
+def test_raw_surrogates_and_wide_encodings_are_refused(body: bytes) -> None:
+    with pytest.raises(InputError):
+        check_json(body)
