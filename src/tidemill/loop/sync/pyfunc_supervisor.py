@@ -93,9 +93,8 @@ class PyfuncSupervisor:
         self.home = home
         self.shelf = shelf
         self._processes = ProcessSupervisor[PyfuncWorker](RESTARTS, _exited, STOP_SECONDS)
-        self._failures: dict[
-            str, FailedStart
-        ] = {}  # by the digest of a bundle that cannot be started
+        #: By the digest of a bundle that cannot be started.
+        self._failures: dict[str, FailedStart] = {}
 
     @property
     def workers(self) -> dict[str, PyfuncWorker]:

@@ -40,7 +40,7 @@ def csv_records(
         lines = csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True)
         header = next((line for line in lines if line), [])
         limits.check(1, len(header))
-        refuse_repeated(header)
+        _refuse_repeated(header)
         for record in lines:
             if not record:
                 continue
@@ -55,7 +55,7 @@ def csv_records(
     return header, records
 
 
-def refuse_repeated(names: Iterable[str]) -> None:
+def _refuse_repeated(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -106,8 +106,9 @@ def _parquet_table(signature: Signature, limits: BodyLimits, body: bytes) -> Any
         limits.check(about.num_rows, 1)
         limits.check(1, about.num_columns)
         names = file.schema_arrow.names
-        refuse_repeated(names)
-        wanted = names if signature.tensor else [n for n in names if n in set(signature.names)]
+        _refuse_repeated(names)
+        known = set(signature.names)
+        wanted = names if signature.tensor else [name for name in names if name in known]
         limits.check(about.num_rows, len(wanted))
         _refuse_nested(file.schema_arrow, wanted)
         _refuse_unfolding(about, set(wanted))

@@ -83,10 +83,6 @@ class Dispatcher:
             return self._refused(next(iter(match.methods.values())), head, error)
         return self._admitted(route, head, match.params)
 
-    def is_current(self, admission: Admission) -> bool:
-        """Whether the keyring is the one that the admission was checked against."""
-        return admission.generation is self.keys.generation
-
     def _admitted(self, route: Route, head: RequestHead, params: dict[str, str]) -> Admission:
         admission = Admission(route, head, params, generation=self.keys.generation)
         self._identify(admission)
@@ -129,10 +125,10 @@ class Dispatcher:
         scope = admission.route.scope
         if scope is None:
             return
-        admission.bucket = self._anonymous.of(client_network(admission.head.client))
+        network = client_network(admission.head.client)
+        admission.bucket = self._anonymous.of(network)
         record = self.keys.admit(admission.head, scope)
-        caller = client_network(admission.head.client) if record is None else record.id
-        admission.bucket = self._callers.of(caller)
+        admission.bucket = self._callers.of(network if record is None else record.id)
         if record is not None:
             admission.key_id = record.id
             if record.expires is not None:

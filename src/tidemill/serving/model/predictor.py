@@ -82,9 +82,8 @@ class Predictor:
         self._batch_commit = context.batch_commit
         self._on_run = context.on_run
         self._attached: dict[str, Any] = {}
-        remote = getattr(
-            runtime, "waits", False
-        )  # for a process, or a loop: never on the event loop
+        # For a process, or for a loop in the graph: never on the event loop.
+        remote = getattr(runtime, "waits", False)
         self._inline = -1.0 if remote else context.settings.inline_ms / 1000
         self._batch_rows = context.settings.batch_rows
         self._buffer = self.encoder.new_buffer(max(2, self._batch_rows))

@@ -169,9 +169,10 @@ def read_request(request: Request, limits: BodyLimits) -> tuple[InferRequest, by
                 f"body has {length} bytes."
             )
         length = int(declared)
-    limits.check_json(request.body[:length])
+    text = request.body[:length]
+    limits.check_json(text)
     try:
-        infer_request = msgspec.json.decode(request.body[:length], type=InferRequest)
+        infer_request = msgspec.json.decode(text, type=InferRequest)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise MalformedError(f"The body is not an inference request: {error}.") from error
     return infer_request, request.body[length:]

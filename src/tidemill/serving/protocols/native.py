@@ -69,8 +69,10 @@ class NativeHandlers:
         single: list[bool] = []
 
         def read(predictor: Predictor, body: bytes) -> EncodedRows:
-            predictor.limits.check_json(body)
-            row = None if b'"instances"' in body[:24] else predictor.read_one(body)
+            row = None
+            if b'"instances"' not in body[:24]:  # otherwise `read_many` counts the values
+                predictor.limits.check_json(body)
+                row = predictor.read_one(body)
             single.append(row is not None)
             return predictor.read_many(body) if row is None else predictor.encoder.encode([row])
 

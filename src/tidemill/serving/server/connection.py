@@ -64,8 +64,9 @@ class ConnectionLimits:
         self.head_seconds = settings.head_timeout
         self.body_seconds = settings.body_timeout
         self.write_seconds = settings.write_timeout
-        self.shortest = min(self.head_seconds, self.body_seconds, self.write_seconds)
-        self.shortest = min(self.shortest, settings.keep_alive)
+        self.shortest = min(
+            self.head_seconds, self.body_seconds, self.write_seconds, settings.keep_alive
+        )
         self._most = min(settings.max_connections, _free_files())
         self._most_per_address = settings.max_connections_per_address
         self._addresses = addresses

@@ -149,8 +149,7 @@ class FastProtocol(GuardedProtocol):
             super().on_message_complete()
             return
         self.end_message()
-        if self.dispatcher.is_current(admission):
-            self.known_head = KnownHead.of(self.request_read, admission)
+        self.known_head = KnownHead.of(self.request_read, admission)
         self._answer(admission, self._take_body())
 
     def _parse(self, data: bytes) -> None:

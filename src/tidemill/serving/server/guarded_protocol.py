@@ -21,7 +21,7 @@ MAX_HEAD_BYTES = 64 << 10  # of a head, or of the trailers
 MAX_HEAD_FIELDS = 100  # header lines of a head, or of the trailers
 #: Bytes around a chunked body: a constant, and six per byte of the body, which chunks of one byte
 #: need.
-MAX_OVERHEAD_BYTES, MAX_OVERHEAD_PER_BYTE = 64 << 10, 6
+MAX_OVERHEAD_BYTES, MAX_OVERHEAD_PER_BYTE = 128 << 10, 6
 MAX_DRY_BYTES = 128 << 10  # in a row that add nothing to the body: one endless trailer, say
 MIN_BODY_RATE = 16 << 10  # bytes per second that extend a body's deadline
 CHECK_SECONDS = 5.0  # the longest time between two checks of a connection's deadlines
@@ -163,7 +163,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.dry_bytes > MAX_DRY_BYTES:
             return True
         around = self.message_bytes - self.body_bytes
-        return around > 2 * MAX_OVERHEAD_BYTES + MAX_OVERHEAD_PER_BYTE * self.body_bytes
+        return around > MAX_OVERHEAD_BYTES + MAX_OVERHEAD_PER_BYTE * self.body_bytes
 
     # Deadlines
 
