@@ -345,6 +345,24 @@ def serving(app: Any) -> Iterator[str]:
         thread.join()
 
 
+@contextmanager
+def serving_api(database: Any, home: Path, **settings: Any) -> Iterator[tuple[str, str, Any]]:
+    """The control plane on a database; gives its address, an admin's key, and the platform."""
+    from tidemill.api.app import create_app
+    from tidemill.platform import Platform
+    from tidemill.settings import Settings
+
+    given = {"project": "gallery:iris", "api_rate_limit": "off", "log_level": "ERROR", **settings}
+    url = database.engine.url.render_as_string(hide_password=False)
+    platform = Platform.open(Settings(home=home, database_url=url, **given))
+    try:
+        key, _ = platform.keys.create(("admin",), actor="test")
+        with serving(create_app(platform)) as address:
+            yield address, key, platform
+    finally:
+        platform.close()
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator[Any]:
     """A database with Tidemill's tables, on both kinds."""

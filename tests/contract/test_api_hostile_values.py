@@ -12,12 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers import serving
-from tidemill.api.app import create_app
+from tests.servers import serving_api
 from tidemill.console.app import ACTIONS, PAGES
 from tidemill.console.session import Sessions
 from tidemill.platform import Platform
-from tidemill.settings import Settings
 from tidemill.stores.api_keys import WatchedKeyring
 from tidemill.stores.database.database import Database
 from tidemill.stores.ended_sessions import EndedSessions
@@ -60,21 +58,11 @@ def values(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture
 def served(database: Database, mlflow_home: Path) -> Iterator[tuple[httpx.Client, Platform]]:
-    settings = Settings(
-        home=mlflow_home,
-        database_url=database.engine.url.render_as_string(hide_password=False),
-        project="gallery:iris",
-        api_rate_limit="off",
-        log_level="ERROR",
-    )
-    platform = Platform.open(settings)
-    key, _ = platform.keys.create(("admin",), actor="test")
     with (
-        serving(create_app(platform)) as url,
+        serving_api(database, mlflow_home) as (url, key, platform),
         httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=300) as client,
     ):
         yield client, platform
-    platform.close()
 
 
 def operations(client: httpx.Client) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:

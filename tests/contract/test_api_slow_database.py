@@ -12,10 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from tests.servers import serving
-from tidemill.api.app import create_app
-from tidemill.platform import Platform
-from tidemill.settings import Settings
+from tests.servers import serving_api
 from tidemill.stores.database.database import Database
 
 # MLflow's own use of SQLAlchemy.
@@ -25,19 +22,8 @@ POSTS = 60
 
 @contextmanager
 def served(database: Database, home: Path, **changes: Any) -> Iterator[tuple[str, dict[str, str]]]:
-    settings = Settings(
-        home=home,
-        database_url=database.engine.url.render_as_string(hide_password=False),
-        project="gallery:iris",
-        api_rate_limit="off",
-        log_level="ERROR",
-        **changes,
-    )
-    platform = Platform.open(settings)
-    key, _ = platform.keys.create(("admin",), actor="test")
-    with serving(create_app(platform)) as url:
+    with serving_api(database, home, **changes) as (url, key, _):
         yield url, {"X-API-Key": key}
-    platform.close()
 
 
 @contextmanager
@@ -50,7 +36,7 @@ def locked(database: Database) -> Iterator[None]:
 
 
 class Posts:
-    """Posts that are sent at the same time, each by a thread."""
+    """Posts that are sent at the same time, each by a thread, from `start` on."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.answers: list[httpx.Response] = []
@@ -58,13 +44,16 @@ class Posts:
         self._threads = [threading.Thread(target=self._post) for _ in range(POSTS)]
 
     def __enter__(self) -> Posts:
+        return self
+
+    def start(self) -> None:
         for thread in self._threads:
             thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _post(self) -> None:
         answer = httpx.post(f"{self._url}/train", json={}, headers=self._headers, timeout=300)
@@ -76,7 +65,8 @@ def test_reading_requests_are_answered_while_writing_ones_wait(
 ) -> None:
     with served(database, mlflow_home, api_wait=300, database_wait=300) as (url, headers):
         assert httpx.get(f"{url}/jobs", headers=headers, timeout=300).status_code == 200
-        with Posts(url, headers) as posts, locked(database):
+        with Posts(url, headers) as posts, locked(database):  # released before the posts are joined
+            posts.start()
             for _ in range(20):
                 found = httpx.get(f"{url}/jobs", headers=headers, timeout=100)
                 assert found.status_code == 200
@@ -96,7 +86,7 @@ def test_requests_that_wait_too_long_are_answered_with_503(
         locked(database),
         Posts(url, headers) as posts,
     ):
-        pass
+        posts.start()
     assert {answer.status_code for answer in posts.answers} == {503}
     assert {answer.headers["Retry-After"] for answer in posts.answers} == {"5"}
     assert any("busy" in answer.json()["detail"] for answer in posts.answers)
@@ -115,6 +105,7 @@ def test_a_table_that_nobody_can_read_costs_its_own_requests_alone(
     ):
         connection.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
         with Posts(url, headers) as posts:
+            posts.start()
             assert httpx.get(f"{url}/health", timeout=100).status_code == 200
             audit = httpx.get(f"{url}/audit", headers=headers, timeout=100)
             jobs = httpx.get(f"{url}/jobs", headers=headers, timeout=100)
