@@ -70,7 +70,7 @@ class Platform:
             SettingsError: The database has another schema version, or a URL is not supported.
             UnavailableError: The database cannot be reached.
         """
-        settings.home.mkdir(0o700, parents=True, exist_ok=True)
+        settings.make_home()
         database = open_database(settings)
         audit = AuditLog.from_settings(database, settings)
         jobs = Jobs(database)

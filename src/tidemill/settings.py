@@ -388,6 +388,10 @@ class Settings(BaseSettings):
         """The MLflow tracking URI in use."""
         return self.tracking_uri or sqlite_url(self.home / "mlflow.db")
 
+    def make_home(self) -> None:
+        """Create the home folder, which only its user may read."""
+        self.home.mkdir(0o700, parents=True, exist_ok=True)
+
     @property
     def database_uri(self) -> str:
         """The URL of the database in use."""

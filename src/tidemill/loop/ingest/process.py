@@ -90,7 +90,7 @@ def open_ingest(settings: Settings) -> Iterator[tuple[Ingest, Retention]]:
         SettingsError: The database has another schema version.
         UnavailableError: The database cannot be reached.
     """
-    settings.home.mkdir(0o700, parents=True, exist_ok=True)
+    settings.make_home()
     with contextlib.closing(open_database(settings)) as database:
         finders = shelf_finder(settings.shelf), registry_finder(lambda: _registry(settings))
         yield (

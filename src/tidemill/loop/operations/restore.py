@@ -67,7 +67,7 @@ def restore(
         ConflictError: There is existing state and `force` is not set.
     """
     store = mlflow_database_uri(settings, mlflow_store)
-    settings.home.mkdir(0o700, parents=True, exist_ok=True)
+    settings.make_home()
     with tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.home) as scratch:
         folder = Path(scratch)
         manifest = _unpack(file, folder)

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     convert = _converter(registry, trust=given.trust or settings.trust_models)
     sync = ShelfSync(registry, settings.shelf, selection, bundle_for=convert)
-    settings.home.mkdir(0o700, parents=True, exist_ok=True)
+    settings.make_home()
     alive = settings.home / "sync.alive"  # for health checks
     sync_forever(sync, threading.Event(), interval=given.interval, before_each=alive.touch)
 

@@ -101,7 +101,7 @@ def parse_duration(text: str, option: str) -> float:
 @contextlib.contextmanager
 def _store(settings: Settings) -> Iterator[ProbeBuffer]:
     """Where probes are stored; without a database, only the reports are written."""
-    settings.home.mkdir(0o700, parents=True, exist_ok=True)
+    settings.make_home()
     try:
         database = open_database(settings)
     except TidemillError as error:

@@ -22,7 +22,7 @@ def migrate(home: HomeOption = None, as_json: JsonOption = False) -> None:
       TIDEMILL_DATABASE_URL=postgresql+psycopg://db/tidemill tidemill migrate
     """
     settings = open_settings(home)
-    settings.home.mkdir(0o700, parents=True, exist_ok=True)
+    settings.make_home()
     with closing(Database(settings.database_uri)) as database:
         before, after = schema.migrate(database)
     if as_json:
