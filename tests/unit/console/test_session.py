@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tidemill import keyring
@@ -100,12 +100,12 @@ def test_an_expired_key_opens_no_session_and_ends_its_sessions() -> None:
         harness.sessions.open(harness.token)
 
 
-@given(st.data())
-def test_a_changed_cookie_is_invalid(data: st.DataObject) -> None:
+@given(st.integers(0, 10_000), st.characters(codec="utf-8"))
+def test_a_changed_cookie_is_invalid(place: int, sign: str) -> None:
     harness = SessionHarness()
     cookie = harness.sessions.cookie(harness.sessions.open(harness.token))
-    place = data.draw(st.integers(0, len(cookie) - 1))
-    sign = data.draw(st.characters(codec="utf-8").filter(lambda c: c != cookie[place]))
+    place %= len(cookie)  # which varies, so it cannot be the bound of what is drawn
+    assume(sign != cookie[place])
     assert harness.sessions.read(cookie[:place] + sign + cookie[place + 1 :]) is None
 
 
