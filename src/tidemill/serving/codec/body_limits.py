@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
-from tidemill.errors import TooLargeError
+from tidemill.errors import InputError, TooLargeError
 
 #: A JSON string, so that commas within texts do not count.
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
@@ -48,3 +49,16 @@ class BodyLimits(msgspec.Struct, frozen=True):
                 expected=f"at most {self.cells} cells (rows times columns)",
                 remedy="Send fewer rows or columns at once, or raise TIDEMILL_MAX_CELLS.",
             )
+
+
+def refuse_repeated(names: Iterable[str]) -> None:
+    """Refuse a table in which a name occurs twice.
+
+    Raises:
+        InputError: A name does.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"The table has several columns '{name[:80]}'.", field=name[:80])
+        seen.add(name)

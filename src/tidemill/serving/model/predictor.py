@@ -153,13 +153,18 @@ class Predictor:
         request: Request,
         read: Callable[[Predictor, bytes], EncodedRows],
         make_response: MakeResponse,
+        *,
+        may_wait: bool = False,
     ) -> None:
         """Parse the body, in a thread if it is large, and answer its rows; see `submit`.
+
+        Args:
+            may_wait: `read` may wait for something: it is called in a thread in any case.
 
         Raises:
             InputError, MalformedError, UnavailableError: As `read` and `submit`, for a small body.
         """
-        if len(request.body) <= LARGE_BODY:
+        if len(request.body) <= LARGE_BODY and not may_wait:
             self.submit(request, self._read(read, request.body), make_response)
             return
 

@@ -105,7 +105,7 @@ class ScoringHandlers:
             labels = predictor.signature.labels
             return json_response({"predictions": outputs.predictions(labels, start, stop)})
 
-        predictor.submit_body(request, READERS[media], finish)
+        predictor.submit_body(request, READERS[media], finish, may_wait=media == PARQUET)
 
 
 def read_body(predictor: Predictor, body: bytes) -> EncodedRows:
