@@ -24,6 +24,7 @@ from typing import Literal
 import msgspec
 
 from tidemill.errors import SettingsError
+from tidemill.state_files import decode_state
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +146,9 @@ def load(path: Path) -> Keyring:
         SettingsError: The file cannot be read, or is not a keyring.
     """
     try:
-        ring = msgspec.json.decode(path.read_bytes(), type=Keyring)
+        ring = decode_state(path.read_bytes(), Keyring, ("pepper", "keys"))
         _check(ring)
-    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(
             f"The key file {path} cannot be read: {error}",
             remedy="Restore it from a backup, or delete it and create keys again.",

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tidemill.settings import Settings
+from tidemill.state_files import decode_state
 
 FILE = "ingest.json"
 STALE_SECONDS = 30.0
@@ -65,8 +66,8 @@ def write_state(home: Path, state: IngestState) -> None:
 def read_state(home: Path) -> IngestState | None:
     """Return the last state; None if ingest has never run or the file cannot be read."""
     try:
-        return msgspec.json.decode((home / FILE).read_bytes(), type=IngestState)
-    except (OSError, msgspec.DecodeError):
+        return decode_state((home / FILE).read_bytes(), IngestState)
+    except (OSError, ValueError):
         return None
 
 

@@ -15,6 +15,8 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tidemill.state_files import decode_state
+
 FILE = "processes.json"
 
 
@@ -69,11 +71,11 @@ def remove_states(home: Path) -> None:
 def read_states(home: Path) -> tuple[ProcessState, ...]:
     """Return the supervised processes; none if no supervisor of this home runs."""
     try:
-        found = msgspec.json.decode((home / FILE).read_bytes(), type=ProcessStates)
+        found = decode_state((home / FILE).read_bytes(), ProcessStates)
         os.kill(found.supervisor, 0)
     except PermissionError:  # it runs as another user
         return found.processes
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, OverflowError):  # of another shape, or no process id
         return ()
     return found.processes
 

@@ -28,6 +28,7 @@ import msgspec
 from tidemill import bundle
 from tidemill.bundle import Bundle
 from tidemill.errors import BundleError
+from tidemill.state_files import decode_state
 
 T = TypeVar("T")
 
@@ -163,11 +164,15 @@ def read_state(shelf: Path) -> ShelfState:
         BundleError: The file cannot be read, or has another format.
     """
     try:
-        state = msgspec.json.decode((shelf / STATE).read_bytes(), type=ShelfState)
+        data = (shelf / STATE).read_bytes()
+        state = decode_state(data, ShelfState, ("format", "models", "synced_at"))
     except FileNotFoundError:
         return ShelfState()
-    except (OSError, msgspec.MsgspecError) as error:
-        raise BundleError(f"{shelf / STATE} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{shelf / STATE} cannot be read: {error}",
+            remedy="Run the sync process; it writes the file again.",
+        ) from error
     if state.format != FORMAT:
         raise BundleError(
             f"{shelf / STATE} has format {state.format}, but this version of Tidemill reads format"

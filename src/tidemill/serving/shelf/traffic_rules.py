@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from tidemill.errors import BundleError
 from tidemill.serving.shelf.shelf import FileWatch, replace_file
+from tidemill.state_files import decode_state
 
 FORMAT = 1
 TRAFFIC = "traffic.json"
@@ -60,10 +61,10 @@ def read_traffic(shelf: Path) -> dict[str, TrafficRule]:
     """
     path = shelf / TRAFFIC
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_TrafficFile)
+        content = decode_state(path.read_bytes(), _TrafficFile, ("models",))
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
     if content.format != FORMAT:
         raise BundleError(

@@ -135,7 +135,7 @@ def test_a_shelf_from_before_identities_keeps_its_models(
     assert served(shelf) == {"a", "b"}
 
 
-@pytest.mark.parametrize("content", [None, "", "{"])
+@pytest.mark.parametrize("content", [None, "", "{", "{}", "[]"])
 def test_a_lost_state_is_not_replaced_by_an_empty_one(
     registry: Registry, shelf: Path, tmp_path: Path, content: str | None
 ) -> None:

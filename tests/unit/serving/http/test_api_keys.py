@@ -24,6 +24,7 @@ HOSTILE = [
     b"{}",
     b'{"pepper": ""}',
     b'{"pepper": "xyz"}',
+    b'{"pepper": "00"}',
     b'{"pepper": "' + b"00" * 65 + b'"}',
     b'{"pepper": "00", "keys": [{"id": "a", "hash": "\xc3\xa9", "scopes": ["predict"]}]}',
     b'{"pepper": "00", "keys": [{"id": "a", "hash": "00", "scopes": ["predict"]}]}',

@@ -158,10 +158,19 @@ def test_the_state_survives_the_round_trip_in_the_documented_format(shelf: Path)
     assert [p.name for p in shelf.iterdir()] == ["state.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "models": 3}'])
-def test_a_state_that_cannot_be_read_is_a_bundle_error(text: str, shelf: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b"[]", b"{}", b"null", b"0", b"\0" * 300, b'"\xff"', b"[" * 5000,
+        b'{"format": 1}', b'{"format": 2}', b'{"format": 1, "models": 3}',
+        b'{"format": 1, "synced_at": 1.0}', b'{"models": {}, "synced_at": 1.0}',
+        b'{"default": "\xff", "format": 1, "models": {}, "synced_at": 1.0}',
+        b'{"format": 2, "models": {}, "synced_at": 1.0}',
+    ],
+)  # fmt: skip
+def test_a_state_that_cannot_be_read_is_a_bundle_error(text: bytes, shelf: Path) -> None:
     shelf.mkdir()
-    (shelf / "state.json").write_text(text)
+    (shelf / "state.json").write_bytes(text)
     with pytest.raises(BundleError, match=r"state\.json"):
         read_state(shelf)
 

@@ -59,7 +59,8 @@ def test_omitted_fields_have_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", '{"format": 2}', '{"models": {"m": {"mode": "half"}}}',
+        "", "{", "[]", "{}", '{"format": 1}', '{"format": 2, "models": {}}',
+        '{"models": {"m": {"mode": "half"}}}',
         '{"models": {"m": {"share": 1.5}}}', '{"models": {"m": {"share": "1"}}}', '"\\ud800"',
     ],
 )  # fmt: skip
