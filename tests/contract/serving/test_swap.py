@@ -245,8 +245,8 @@ def test_an_unreadable_state_changes_nothing(home: Path, start: Start) -> None:
         state.write_bytes(text)
         wait_until(lambda: running.service.models.problems, "the problem")
         assert serving(running) == "1"
-    state.write_bytes(content)
-    wait_until(lambda: not running.service.models.problems, "recovery")
+        state.write_bytes(content)
+        wait_until(lambda: not running.service.models.problems, "recovery")
 
 
 def test_the_shelf_may_be_created_later(home: Path, start: Start) -> None:
