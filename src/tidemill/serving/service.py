@@ -124,6 +124,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.models.stop()
         self.batch_commit.commit()
         RUNNING.end_all()
         if self.journal is not None:

@@ -22,6 +22,7 @@ from tidemill import bundle as bundles
 from tidemill import keyring
 from tidemill.bundle import Bundle, Example, Manifest, ModelInput, ModelOutputs
 from tidemill.bundle import RowPrediction as Given
+from tidemill.serving.model.loading import LoadRuntime
 from tidemill.serving.server.asgi import ServingApp
 from tidemill.serving.server.server import ServingServer
 from tidemill.serving.server.sockets import bind
@@ -258,8 +259,13 @@ class Running:
 class Tidemill(Running):
     """The data plane in a thread, with access to its service."""
 
-    def __init__(self, settings: ServingSettings, fallback: Any = None) -> None:
-        self.service = Service(settings)
+    def __init__(
+        self,
+        settings: ServingSettings,
+        fallback: Any = None,
+        load_runtime: LoadRuntime | None = None,
+    ) -> None:
+        self.service = Service(settings, load_runtime=load_runtime)
         app = ServingApp(self.service, fallback)
         super().__init__(ServingServer(settings, app))
 
@@ -310,9 +316,11 @@ def starting(home: Path) -> Iterator[Start]:
     """Starts data planes with a home; keyword arguments are settings."""
     running: list[Tidemill] = []
 
-    def begin(fallback: Any = None, **settings: Any) -> Tidemill:
+    def begin(
+        fallback: Any = None, load_runtime: LoadRuntime | None = None, **settings: Any
+    ) -> Tidemill:
         given = {"home": str(home), "auth": "off", "poll": 0.02, **settings}
-        running.append(Tidemill(load({}, **given), fallback))
+        running.append(Tidemill(load({}, **given), fallback, load_runtime))
         return running[-1]
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from tidemill.serving.shelf.shelf import (
 )
 from tidemill.stores.mlflow.registry import Registry
 from tidemill.stores.mlflow.versions import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)  # before the next attempt at a bundle that failed
 REGISTERED = "registered"  # in a converted bundle's source: the version that it was made from
@@ -81,11 +84,12 @@ class BundleFetcher:
             raise BundleError(failure.problem)
         try:
             entry = self._fetch(version, state)
-        except TidemillError as error:
+        except Exception as error:  # a foreign model may fail in any way; others are not affected
+            problem = _explain(version, error)
             retries = failure.retries + 1 if failure else 0
             pause = RETRY_SECONDS[min(retries, len(RETRY_SECONDS) - 1)]
-            self._failures[key] = _Failure(str(error), retries, time.monotonic() + pause)
-            raise BundleError(str(error)) from error
+            self._failures[key] = _Failure(problem, retries, time.monotonic() + pause)
+            raise BundleError(problem) from error
         self._failures.pop(key, None)
         return entry
 
@@ -121,6 +125,14 @@ class BundleFetcher:
                 if bundle.manifest.source.get(REGISTERED) == registration(version):
                     return entry
         return None
+
+
+def _explain(version: ModelVersion, error: Exception) -> str:
+    if isinstance(error, TidemillError):
+        return str(error)
+    logger.error("version %s of %s failed", version.number, version.name, exc_info=error)
+    reason = f"{type(error).__name__}: {error}"
+    return f"Version {version.number} of '{version.name}' cannot be fetched: {reason}"
 
 
 def registration(version: ModelVersion) -> str:

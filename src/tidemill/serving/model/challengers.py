@@ -13,10 +13,12 @@ from tidemill.serving.model.challenger import ChallengerPredictor, ChallengerTra
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.shelf.shelf import FileWatch, ShelfEntry, ShelfState
 from tidemill.serving.shelf.traffic_rules import OFF, TrafficRule
+from tidemill.serving.shelf.version_loads import VersionLoads
 from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
+LOAD_SECONDS = 1.0  # that a call waits for the challengers it loads
 LoadChallenger = Callable[[str, ShelfEntry], ChallengerPredictor]
 
 
@@ -38,7 +40,7 @@ class Challengers:
         batch_commit: BatchCommit,
         metrics: Metrics,
     ) -> None:
-        self._load = load
+        self._loads = VersionLoads(load)
         self._watch = watch
         self._batch_commit = batch_commit
         self._metrics = metrics
@@ -50,11 +52,21 @@ class Challengers:
     async def follow(self, state: ShelfState, champions: Mapping[str, Predictor]) -> None:
         """Update the challenger of every champion; cheap if nothing has changed."""
         await self._read_rules()
+        deadline = time.monotonic() + LOAD_SECONDS
+        self._connect_all(state, champions)
+        while await self._loads.wait(deadline - time.monotonic()):
+            self._connect_all(state, champions)
+
+    def stop(self) -> None:
+        """Give up the challengers that are being loaded."""
+        self._loads.stop()
+
+    def _connect_all(self, state: ShelfState, champions: Mapping[str, Predictor]) -> None:
         for name in self._rules.keys() | self._traffic.keys():
             champion = champions.get(name)
             entry = self._find_entry(name, state, champion)
             try:
-                await self._connect(name, champion, entry)
+                self._connect(name, champion, entry)
             except TidemillError as error:
                 self._load_failed(name, entry, error)
 
@@ -78,18 +90,20 @@ class Challengers:
             return None
         return None if entry.digest == champion.bundle.digest else entry
 
-    async def _connect(
-        self, name: str, champion: Predictor | None, entry: ShelfEntry | None
-    ) -> None:
+    def _connect(self, name: str, champion: Predictor | None, entry: ShelfEntry | None) -> None:
         current = self._traffic.get(name)
         if entry is None or champion is None:
+            self._loads.cancel(name)
             self._drop(name, champion)
             return
         rule = self._rules[name]
         if current is None or current.challenger.bundle.digest != entry.digest:
             if time.monotonic() < self._retry_at.get((name, entry.digest), 0.0):
                 return
-            challenger = await asyncio.to_thread(self._load, name, entry)
+            loaded = self._loads.take(name, entry)
+            if loaded is None:
+                return
+            challenger = loaded
         elif current.rule == rule:
             champion.traffic_split = current  # the champion may be new
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,8 +90,8 @@ def measure_latency(
     pad = not _same_digits(runtime, one, many, pad=False) and _same_digits(
         runtime, one, many, pad=True
     )
-    few_seconds = _median_seconds(runtime, pad_single_row(one, FEW, pad))
-    many_seconds = _median_seconds(runtime, many)
+    few_seconds = _shortest_seconds(runtime, pad_single_row(one, FEW, pad))
+    many_seconds = _shortest_seconds(runtime, many)
     per_row = max(0.0, (many_seconds - few_seconds) / (MANY - FEW))
     return LatencyEstimate(max(0.0, few_seconds - per_row), per_row, pad)
 
@@ -104,8 +103,11 @@ def _same_digits(runtime: Runtime, one: list[Array], many: list[Array], *, pad: 
     return all(a is None or b is None or np.array_equal(a, b) for a, b in pairs)
 
 
-def _median_seconds(runtime: Runtime, arrays: list[Array]) -> float:
-    """The median of `ROUNDS` runs, or of fewer if they take longer than `MAX_SECONDS`."""
+def _shortest_seconds(runtime: Runtime, arrays: list[Array]) -> float:
+    """The shortest of `ROUNDS` runs, or of fewer if they take longer than `MAX_SECONDS`.
+
+    Others may be loaded at the same time, which lengthens some of the runs.
+    """
     times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -113,7 +115,7 @@ def _median_seconds(runtime: Runtime, arrays: list[Array]) -> float:
         times.append(time.perf_counter() - started)
         if sum(times) > MAX_SECONDS:
             break
-    return statistics.median(times)
+    return min(times)
 
 
 def _matches(signature: Signature, outputs: Outputs, row: int, answer: RowPrediction) -> bool:

@@ -19,7 +19,7 @@ from tidemill.serving.codec.outputs import Array, RawOutputs
 from tidemill.serving.model.run_limits import RUNNING, may_loop
 from tidemill.signature import Signature
 
-FIRST_RUN_SECONDS = 5.0  # for a graph with loops: it delays the swaps of other models
+FIRST_RUN_SECONDS = 5.0  # for a graph with loops, on the few rows of its example
 LARGE = 4 * 2**20  # size of a model file in bytes
 INPUT_TYPES = {
     "float32": "tensor(float)",

@@ -2,6 +2,7 @@
 
 A new version is loaded and tested in a thread while the old one keeps answering; then a single
 assignment replaces it. Requests that started with the old version finish with it. See decision 037.
+Versions are loaded side by side, and none waits for another: see decision 205.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 from urllib.parse import quote
 
 from tidemill.errors import (
@@ -24,10 +26,14 @@ from tidemill.serving.http.routes import Request
 from tidemill.serving.model.challengers import Challengers
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, StateWatch
+from tidemill.serving.shelf.version_loads import VersionLoads
 from tidemill.serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
+ENDLESS_SECONDS = 300.0  # before a bundle whose test did not finish is tried again
+SWAP_SECONDS = 1.0  # that a poll waits for the versions it loads
+READY_SECONDS = 90.0  # after which the server is ready although first versions are being loaded
 LoadPredictor = Callable[[str, ShelfEntry], Predictor]
 
 
@@ -42,7 +48,8 @@ class ModelPool:
     Attributes:
         problems: Why a model's intended version is not in service, by model name; under the empty
             name, why the shelf's state cannot be read.
-        ready: Set once the shelf has been read and each model is in service or has a problem.
+        ready: Set once the shelf has been read and each model is in service or cannot be, or after
+            `READY_SECONDS`.
         draining: Set before shutdown: the process still answers, but should get no new clients.
     """
 
@@ -53,15 +60,15 @@ class ModelPool:
         names: frozenset[str] = frozenset(),
         challengers: Challengers | None = None,
     ) -> None:
-        self._load = load
+        self._loads = VersionLoads(load)
         self._challengers = challengers
         self._names = names
         self._metrics = metrics
         self._predictors: Mapping[str, Predictor] = {}
         self._default: str | None = None
         self._state = ShelfState()
-        self._retry_at = 0.0
-        self._endless: dict[str, str] = {}  # why a bundle is not tried again, by its digest
+        self._failures: dict[str, _Failure] = {}  # by model name
+        self._started = time.monotonic()
         self._shelf_problem = ""  # why the state cannot be read now
         self.problems: dict[str, str] = {}
         self.ready = asyncio.Event()
@@ -146,20 +153,24 @@ class ModelPool:
             await asyncio.sleep(seconds)
 
     async def poll(self, watch: StateWatch) -> None:
-        """Apply the shelf's state if it has changed, and retry what failed before.
+        """Follow the shelf's state: load what has changed, and retry what failed before.
 
         A state that is missing or cannot be read changes nothing.
         """
         state = await self._read(watch)
         if state is not None:
             self._state = state
-        retry = self.ready.is_set() and self.problems and time.monotonic() >= self._retry_at
-        if state is not None or retry:
+        if state is not None or self.problems:
             await self._apply(self._state)
-            self._retry_at = time.monotonic() + RETRY_SECONDS
         self._report_shelf()
         if self._challengers is not None:
             await self._challengers.follow(self._state, self._predictors)
+
+    def stop(self) -> None:
+        """Give up the versions that are being loaded."""
+        self._loads.stop()
+        if self._challengers is not None:
+            self._challengers.stop()
 
     async def _read(self, watch: StateWatch) -> ShelfState | None:
         problem, state = "", None
@@ -182,36 +193,57 @@ class ModelPool:
         problems = {n: why for n, why in state.problems.items() if self._includes(n)}
         for name in self._names - state.models.keys() - problems.keys():
             problems[name] = "It is not on the shelf."
-        for name, entry in targets.items():
-            try:
-                await self._update(name, entry)
-            except TidemillError as error:
-                problems[name] = str(error)
-                self._load_failed(name, entry, error)
         for name in self._predictors.keys() - targets.keys():
             self.remove(name)
-        self.problems = problems
-        self.ready.set()
+        self._loads.keep(targets)
+        self._failures = {n: found for n, found in self._failures.items() if n in targets}
+        loading = await self._load(targets)
+        self.problems = {**problems, **self._unfinished(loading)}
+        if not loading or time.monotonic() > self._started + READY_SECONDS:
+            self.ready.set()
 
-    async def _update(self, name: str, entry: ShelfEntry) -> None:
+    async def _load(self, targets: Mapping[str, ShelfEntry]) -> dict[str, ShelfEntry]:
+        """Install the versions that can be loaded within `SWAP_SECONDS`; returns the others."""
+        deadline = time.monotonic() + SWAP_SECONDS
+        while True:
+            loading = {n: entry for n, entry in targets.items() if not self._update(n, entry)}
+            if not await self._loads.wait(deadline - time.monotonic()):
+                return loading
+
+    def _update(self, name: str, entry: ShelfEntry) -> bool:
+        """Whether the version is in service or cannot be at present; else it is being loaded."""
         serving = self._predictors.get(name)
         if serving is not None and _is_loaded(serving, entry):
-            return
-        if entry.digest in self._endless:
-            raise BundleError(self._endless[entry.digest])
+            self._loads.cancel(name)
+            return True
+        failure = self._failures.get(name)
+        if failure is not None and failure.blocks(entry):
+            return True
         try:
-            loaded = await asyncio.to_thread(self._load, name, entry)
+            loaded = self._loads.take(name, entry)
         except TidemillError as error:
-            if isinstance(error.__cause__, DeadlineError):
-                self._endless[entry.digest] = str(error)
-            raise
+            self._load_failed(name, entry, error)
+            return True
+        if loaded is None:
+            return False
+        self._failures.pop(name, None)
         self.install(loaded)
+        return True
+
+    def _unfinished(self, loading: Mapping[str, ShelfEntry]) -> dict[str, str]:
+        """Why versions are not in service: they cannot be loaded, or are still being loaded."""
+        pending = {n: f"Version {entry.version} is being loaded." for n, entry in loading.items()}
+        return pending | {n: f.problem for n, f in self._failures.items()}
 
     def _includes(self, name: str) -> bool:
         return not self._names or name in self._names
 
     def _load_failed(self, name: str, entry: ShelfEntry, error: TidemillError) -> None:
-        if self.problems.get(name) == str(error):
+        known = self._failures.get(name)
+        endless = isinstance(error.__cause__, DeadlineError)
+        retry_at = time.monotonic() + (ENDLESS_SECONDS if endless else RETRY_SECONDS)
+        self._failures[name] = _Failure(entry.digest, str(error), retry_at)
+        if known is not None and known[:2] == (entry.digest, str(error)):
             return
         self._metrics.counter("tidemill_model_refusals_total", model=name).add()
         log.error("version %s of %s cannot be loaded: %s", entry.version, name, error)
@@ -243,7 +275,8 @@ class ModelPool:
         )
 
     def _not_found(self, name: str) -> TidemillError:
-        if name in self.problems or (not self.ready.is_set() and self._includes(name)):
+        unknown = not self.ready.is_set() or name in self._state.models
+        if name in self.problems or (unknown and self._includes(name)):
             why = self.problems.get(name, "It is being loaded.")
             return UnavailableError(f"The model '{name[:100]}' is not in service: {why}")
         if not self._predictors:
@@ -260,6 +293,17 @@ class ModelPool:
             "No model is in service yet.",
             remedy="Run `tidemill train`, then `tidemill promote`.",
         )
+
+
+class _Failure(NamedTuple):
+    """Why a bundle could not be loaded, and when to try it again (monotonic time)."""
+
+    digest: str
+    problem: str
+    retry_at: float
+
+    def blocks(self, entry: ShelfEntry) -> bool:
+        return self.digest == entry.digest and time.monotonic() < self.retry_at
 
 
 def _is_loaded(predictor: Predictor, entry: ShelfEntry) -> bool:

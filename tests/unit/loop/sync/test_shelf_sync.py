@@ -308,6 +308,21 @@ def test_a_version_without_a_bundle_is_converted(
     assert made == ["1"]
 
 
+@pytest.mark.parametrize("failure", [RecursionError("too deep"), MemoryError(), KeyError("flavor")])
+def test_a_conversion_that_fails_in_any_way_affects_no_other_model(
+    registry: Registry, register: Register, shelf: Path, failure: Exception
+) -> None:
+    register(bundled=False)
+    register("other")
+
+    def convert(version: ModelVersion, into: Path) -> Bundle:
+        raise failure
+
+    report = ShelfSync(registry, shelf, parse_selection(["all"]), bundle_for=convert).once()
+    assert served(shelf) == {"other": "1"}
+    assert type(failure).__name__ in report.problems["m"]
+
+
 def test_a_bundle_corrupted_on_disk_is_fetched_again_by_the_next_process(
     registry: Registry, register: Register, shelf: Path
 ) -> None:
