@@ -53,7 +53,17 @@ FOLDERS: dict[str, dict[str, str]] = {
         "database": "operations",
     },
 }
-SERVING = ("server", "http", "protocols", "codec", "model", "journal", "shelf", "telemetry")
+SERVING = (
+    "server",
+    "http",
+    "protocols",
+    "codec",
+    "model",
+    "sandbox",
+    "journal",
+    "shelf",
+    "telemetry",
+)
 
 _LEFT, _TOP, _WIDTH, _CELL = 130, 70, 112, 92
 _TEXT = 'font-family="Helvetica, Arial, sans-serif"'

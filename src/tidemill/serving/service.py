@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tidemill.bundle import Bundle
 from tidemill.serving.http.api_keys import ApiKeys
 from tidemill.serving.http.batch_commit import BatchCommit
 from tidemill.serving.http.dispatcher import Dispatcher
@@ -30,8 +31,9 @@ from tidemill.serving.model.pool import ModelPool
 from tidemill.serving.model.predictor import Predictor
 from tidemill.serving.model.response_cache import ResponseCache
 from tidemill.serving.model.run_limits import RUNNING
-from tidemill.serving.model.runtime import load_runtime
+from tidemill.serving.model.runtime import Runtime, load_runtime
 from tidemill.serving.protocols import inference, mlflow, native, openapi, status
+from tidemill.serving.sandbox.sandbox import Sandbox, SandboxLimits
 from tidemill.serving.settings import ServingSettings
 from tidemill.serving.shelf.shelf import ShelfEntry, StateWatch
 from tidemill.serving.shelf.traffic_rules import traffic_watch
@@ -56,8 +58,8 @@ class Service:
         registry: Returns the control plane's metrics, shown at `/metrics` too, if it runs in this
             process; None while it is still starting.
         describe: Returns the control plane's OpenAPI document, merged into the data plane's.
-        load_runtime: Loads a compiled model; by default
-            `tidemill.serving.model.runtime.load_runtime`.
+        load_runtime: Loads a compiled model; by default `runtime_loader`'s, after a test in a
+            process of its own.
         worker: A short name of this process, such as `w1`.
     """
 
@@ -88,7 +90,7 @@ class Service:
         self._challenger_thread = ThreadPoolExecutor(1, "challenger")
         responder = Responder(self.metrics, access_log=settings.access_log == "on")
         self.batch_commit = BatchCommit(responder, self.journal)
-        self.models = self._models(settings, load_runtime or _load_runtime(settings))
+        self.models = self._models(settings, load_runtime or _tested_runtime_loader(settings))
         self.protocols = [
             native.protocol(self.models),
             mlflow.protocol(self.models),
@@ -202,10 +204,28 @@ class Service:
         return Challengers(load, traffic_watch(shelf), self.batch_commit, self.metrics)
 
 
-def _load_runtime(settings: ServingSettings) -> LoadRuntime:
-    trusted = frozenset(t.strip() for t in settings.trusted_types.split(",") if t.strip())
+def runtime_loader(settings: ServingSettings) -> LoadRuntime:
+    """Loads compiled models in this process, as the settings say."""
     home, seconds = Path(settings.home), settings.timeout
-    return partial(load_runtime, trusted=trusted, home=home, seconds=seconds)
+    return partial(load_runtime, trusted=_trusted(settings), home=home, seconds=seconds)
+
+
+def _tested_runtime_loader(settings: ServingSettings) -> LoadRuntime:
+    """Loads what a process with limits has loaded and run before."""
+    load = runtime_loader(settings)
+    sandbox = Sandbox(
+        Path(settings.home) / "tested", _trusted(settings), SandboxLimits(run=settings.timeout)
+    )
+
+    def load_tested(bundle: Bundle) -> Runtime:
+        sandbox.test(bundle)
+        return load(bundle)
+
+    return load_tested
+
+
+def _trusted(settings: ServingSettings) -> list[str]:
+    return sorted({t.strip() for t in settings.trusted_types.split(",") if t.strip()})
 
 
 def _journal(settings: ServingSettings, worker: str) -> Journal | None:

@@ -37,6 +37,7 @@ class StateGauges:
         """Read the state of models, disks, journal and cache."""
         metrics, models = self._metrics, self._models
         metrics.gauge("tidemill_models").set(len(models.predictors))
+        metrics.gauge("tidemill_models_failing").set(len(models.failing))
         metrics.gauge("tidemill_keys_stale").set(self._keys.state == "stale")
         metrics.gauge("tidemill_shelf_problems").set(len(models.problems))
         metrics.gauge("tidemill_shelf_synced_timestamp_seconds").set(models.state.synced_at)

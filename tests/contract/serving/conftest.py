@@ -26,7 +26,7 @@ from tidemill.serving.model.loading import LoadRuntime
 from tidemill.serving.server.asgi import ServingApp
 from tidemill.serving.server.server import ServingServer
 from tidemill.serving.server.sockets import bind
-from tidemill.serving.service import Service
+from tidemill.serving.service import Service, runtime_loader
 from tidemill.serving.settings import ServingSettings, load
 from tidemill.serving.shelf import shelf as shelves
 from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState
@@ -265,6 +265,7 @@ class Tidemill(Running):
         fallback: Any = None,
         load_runtime: LoadRuntime | None = None,
     ) -> None:
+        load_runtime = load_runtime or runtime_loader(settings)  # without the sandbox: it is slow
         self.service = Service(settings, load_runtime=load_runtime)
         app = ServingApp(self.service, fallback)
         super().__init__(ServingServer(settings, app))

@@ -14,7 +14,10 @@ from onnx import helper as make
 from tests.servers import PATIENCE
 from tidemill import bundle
 from tidemill.bundle import Bundle
-from tidemill.serving.model import onnx_runtime
+from tidemill.errors import DeadlineError
+from tidemill.serving.codec.outputs import Array, RawOutputs
+from tidemill.serving.model import onnx_runtime, run_limits
+from tidemill.serving.model.run_limits import on_event_loop
 from tidemill.serving.model.runtime import Runtime, load_runtime
 from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, read_state, write_state
 from tidemill.serving.shelf.traffic_rules import TrafficRule, write_traffic
@@ -24,8 +27,8 @@ from .conftest import FLOATS, Start, Tidemill, classifier, make_shelf, put, wait
 BODY = {"features": [1.0] * len(FLOATS)}
 
 
-def hang(model: bytes) -> bytes:
-    """The model behind a loop that never ends."""
+def hang(model: bytes, *, above: float | None = None) -> bytes:
+    """The model behind a loop that never ends, always or if an input exceeds a number."""
     whole = onnx.load_from_string(model)
     body = make.make_graph(
         [make.make_node("Identity", ["c"], ["d"])],
@@ -37,7 +40,11 @@ def hang(model: bytes) -> bytes:
         [make.make_tensor_value_info("d", TensorProto.BOOL, [])],
     )
     first = whole.graph.input[0].name
-    true = make.make_tensor("endless", TensorProto.BOOL, [], [True])
+    before = [
+        make.make_node("ReduceMax", [first], ["most"], keepdims=0),
+        make.make_node("Greater", ["most", "above"], ["endless"]),
+    ]
+    bound = make.make_tensor("above", TensorProto.FLOAT, [], [-1e30 if above is None else above])
     kind = whole.graph.input[0].type
     value = onnx.ValueInfoProto(name="v", type=kind)
     body.node.append(make.make_node("Identity", ["v"], ["w"]))
@@ -46,9 +53,16 @@ def hang(model: bytes) -> bytes:
     carried = make.make_node("Loop", ["", "endless", first], ["looped"], body=body)
     for node in whole.graph.node:
         node.input[:] = ["looped" if name == first else name for name in node.input]
-    whole.graph.initializer.append(true)
-    whole.graph.node.insert(0, carried)
+    whole.graph.initializer.append(bound)
+    for node in (carried, *reversed(before)):
+        whole.graph.node.insert(0, node)
     return whole.SerializeToString()
+
+
+def put_hanging(shelf: Path, folder: Path, name: str, above: float | None = None) -> ShelfEntry:
+    made = classifier(folder, seed=5)
+    made.model_path.write_bytes(hang(made.model_path.read_bytes(), above=above))
+    return put(shelf, name, "1", bundle.seal(made.path, made.manifest))
 
 
 def problem(running: Tidemill, name: str) -> str:
@@ -61,9 +75,7 @@ def test_an_endless_model_stops_no_swap_and_no_shutdown(
     monkeypatch.setattr(onnx_runtime, "FIRST_RUN_SECONDS", 0.5)
     make_shelf(home / "shelf", ("classifier",))
     running = start()
-    made = classifier(tmp_path / "bad", seed=5)
-    made.model_path.write_bytes(hang(made.model_path.read_bytes()))
-    bad = put(home / "shelf", "bad", "1", bundle.seal(made.path, made.manifest))
+    bad = put_hanging(home / "shelf", tmp_path / "bad", "bad")
     good = put(home / "shelf", "good", "1", classifier(tmp_path / "good", seed=6))
     models = read_state(home / "shelf").models
     write_state(
@@ -158,3 +170,63 @@ def test_a_challenger_that_never_loads_delays_no_swap(
         wait_until(lambda: running.ask("/predict", BODY).json()["version"] == "3", "version 3")
     finally:
         release.set()
+
+
+def test_a_model_that_hangs_on_a_request_is_paused_and_harms_no_other(
+    home: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_limits, "FIRST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(run_limits, "MAX_PAUSE_SECONDS", 3600.0)
+    shelf = make_shelf(home / "shelf", ("classifier",))
+    bad = put_hanging(shelf, tmp_path / "bad", "bad", above=100.0)
+    models = {**read_state(shelf).models, "bad": bad}
+    write_state(shelf, ShelfState(models=models, synced_at=time.time()))
+    running = start(timeout=0.5, threads=1)
+
+    def ask(value: float) -> int:
+        return running.ask("/models/bad/predict", {"features": [value] * len(FLOATS)}).status
+
+    assert ask(1.0) == 200
+    assert running.ask("/ready").json()["failing"] == []
+    assert ask(1000.0) == 504
+    ended = 'tidemill_model_overruns_total{model="bad"} 1.0'
+    wait_until(lambda: ended in running.ask("/metrics").body.decode(), "the run's end")
+    assert ask(1.0) == 503
+    ready = running.ask("/ready")
+    assert (ready.status, ready.json()["status"]) == (200, "degraded")
+    assert ready.json()["failing"] == ["bad"]
+    assert running.ask("/models/classifier/predict", BODY).status == 200
+    assert "tidemill_models_failing 1.0" in running.ask("/metrics").body.decode()
+    running.service.models.predictors["bad"]._overruns._until = 0.0  # the pause is over
+    assert ask(1.0) == 200
+    assert running.ask("/ready").json()["failing"] == []
+
+
+def test_a_model_that_blocks_the_event_loop_is_moved_to_a_thread(home: Path, start: Start) -> None:
+    """The request that took too long on the event loop is answered from the thread."""
+    make_shelf(home / "shelf", ("classifier",))
+    threads: list[bool] = []
+
+    class Blocking:
+        def __init__(self, model: Runtime) -> None:
+            self._model = model
+
+        def run(self, inputs: list[Array]) -> RawOutputs:
+            if inputs[0][0, 0] == 7.0:
+                threads.append(not on_event_loop())
+                if on_event_loop():
+                    time.sleep(0.11)
+                    raise DeadlineError("The model did not finish.")
+            return self._model.run(inputs)
+
+    running = start(load_runtime=lambda opened: Blocking(load_runtime(opened)), inline_ms=1000.0)
+    assert running.ask("/predict", BODY).status == 200
+    for _ in range(2):
+        assert running.ask("/predict", {"features": [7.0] * len(FLOATS)}).status == 200
+    assert threads == [False, True, True]
+    predictor = running.service.models.predictors["classifier"]
+    predictor._inline_again = 0.0  # the pause is over
+    for _ in range(2):
+        assert running.ask("/predict", {"features": [7.0] * len(FLOATS)}).status == 200
+    assert threads == [False, True, True, True, False, True]
+    assert running.ask("/ready").json()["failing"] == []

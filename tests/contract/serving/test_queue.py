@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tidemill.serving import service
 from tidemill.serving.model.runtime import load_runtime
 
 from .conftest import FLOATS, Answer, Start, Tidemill, make_shelf, wait_until
@@ -49,21 +48,17 @@ Begin = Callable[..., tuple[Tidemill, Slow]]
 
 
 @pytest.fixture
-def begin(home: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+def begin(home: Path, start: Start) -> Iterator[Begin]:
     """Serves the slowed-down classifier; returns the server and the model."""
     made: list[Slow] = []
 
-    def load(settings: Any) -> Callable[[Any], Slow]:
-        def make(bundle: Any) -> Slow:
-            made.append(Slow(bundle))
-            return made[-1]
-
-        return make
+    def load(bundle: Any) -> Slow:
+        made.append(Slow(bundle))
+        return made[-1]
 
     def start_slow(**settings: Any) -> tuple[Tidemill, Slow]:
         make_shelf(home / "shelf", ("classifier",))
-        monkeypatch.setattr(service, "_load_runtime", load)
-        running = start(**settings)
+        running = start(load_runtime=load, **settings)
         made[-1].measured = True
         return running, made[-1]
 

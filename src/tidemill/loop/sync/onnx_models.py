@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import onnx
 import onnxruntime
 
 from tidemill.bundle import Parity
-from tidemill.errors import ExportError
+from tidemill.errors import BundleError, DeadlineError, ExportError
 from tidemill.loop.sync.model_signature import make_signature
+from tidemill.serving.model.onnx_runtime import run_limited
+from tidemill.serving.sandbox import sandbox
+from tidemill.serving.sandbox.sandbox import SandboxLimits
 from tidemill.signature import Label, Signature
 from tidemill.steps.export import parity
 from tidemill.steps.export.compile import Compiled, load_compiled
@@ -26,6 +30,8 @@ from tidemill.steps.export.model_io import (
     predict_in_batches,
 )
 
+RUN_SECONDS = 30.0
+
 
 def compile_onnx(
     path: Path, inputs: Inputs | None, tagged: tuple[Label, ...], target: str, example: Any
@@ -38,14 +44,24 @@ def compile_onnx(
         tagged: The labels in the version's tag.
 
     Raises:
-        ExportError: A bundle does not support the model's inputs or outputs, or the adapted model
-            predicts something else than the original.
+        ExportError: A bundle does not support the model's inputs or outputs, the adapted model
+            predicts something else than the original, or loading or running it is harmful.
     """
+    try:
+        return _compile(path, inputs, tagged, target, example)
+    except DeadlineError as error:
+        raise ExportError(f"The ONNX model is refused: {error.detail}") from error
+
+
+def _compile(
+    path: Path, inputs: Inputs | None, tagged: tuple[Label, ...], target: str, example: Any
+) -> tuple[Compiled, Signature, InputRows]:
     try:
         original = onnx.load(str(path))
         content = original.SerializeToString()
     except Exception as error:  # protobuf's own errors, and files that are missing
         raise ExportError(f"{path.name} is not an ONNX model: {error}") from error
+    _test_apart(content)
     fitted = adapt_onnx(original, inputs, tagged)
     draft = make_signature(fitted.inputs, fitted.labels, target)
     rows = sample_rows(draft, example)
@@ -58,12 +74,27 @@ def compile_onnx(
         "onnx", fitted.model.SerializeToString(), fitted.model_inputs, fitted.outputs,
         Parity(0, True, 0.0),
     )  # fmt: skip
-    runtime = load_compiled(compiled, signature)
+    runtime = load_compiled(compiled, signature, RUN_SECONDS)
     found = predict_in_batches(runtime, compiled.inputs, signature, rows)
     differences = parity.compare_predictions(raw.answers(rows, signature), found)
     if not parity.within_tolerance(differences):
         raise ExportError("The ONNX model predicts something else in a bundle than on its own.")
     return replace(compiled, parity=differences), signature, rows
+
+
+def _test_apart(content: bytes) -> None:
+    """Refuse a model that hangs, crashes or takes all memory, before this process loads it.
+
+    Raises:
+        ExportError: It does.
+    """
+    with tempfile.TemporaryDirectory(prefix="tidemill-onnx-") as folder:
+        file = Path(folder, "model.onnx")
+        file.write_bytes(content)
+        try:
+            sandbox.run(file, limits=SandboxLimits(run=RUN_SECONDS))
+        except BundleError as error:
+            raise ExportError(f"The ONNX model is refused: {error.detail}") from error
 
 
 class _Original:
@@ -109,7 +140,9 @@ class _Original:
             flat = array.reshape(-1) if len(declared.shape) == 1 else array
             feeds[entry.name] = flat.astype(_DTYPES.get(declared.type, flat.dtype))
         try:
-            found = self._session.run(None, feeds)
+            found = run_limited(self._session.run, None, feeds, seconds=RUN_SECONDS)
+        except DeadlineError:
+            raise
         except Exception as error:  # a kernel may fail in any way
             raise ExportError(f"The ONNX model fails on rows that fit it: {error}") from error
         return dict(zip([o.name for o in self._session.get_outputs()], found, strict=True))

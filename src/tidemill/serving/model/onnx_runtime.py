@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class OnnxRuntime:
     Args:
         model: The bytes of the ONNX file.
         manifest: Names its inputs and outputs.
-        seconds: Time limit for a run of a graph with loops.
+        seconds: Time limit for a run.
 
     Attributes:
         waits: Whether a run may take any time, so that it must not run on the event loop.
@@ -53,11 +54,10 @@ class OnnxRuntime:
     def __init__(
         self, model: bytes, manifest: Manifest, signature: Signature, seconds: float = 30.0
     ) -> None:
-        self._seconds = min(seconds, FIRST_RUN_SECONDS)
-        self._later_seconds = seconds
         self.waits = may_loop(model)
-        self._session = _session(model)
-        self._options = onnxruntime.RunOptions()  # shared by all calls: cheaper than none
+        self._seconds = min(seconds, FIRST_RUN_SECONDS) if self.waits else seconds
+        self._later_seconds = seconds
+        self._session = start_session(model)
         outputs = manifest.outputs
         _check_inputs(self._session, manifest.inputs, signature)
         _check_outputs(self._session, (outputs.label, outputs.probabilities, outputs.value))
@@ -65,35 +65,22 @@ class OnnxRuntime:
         self._outputs = [n for n in (outputs.label, outputs.probabilities, outputs.value) if n]
         self._has_label = outputs.label is not None
         self._has_probabilities = outputs.probabilities is not None
-        self._single_row = _single_row(self._session, manifest, signature)
+        self._single_row = None
+        if not self.waits:
+            self._single_row = _single_row(self._session, manifest, signature)
 
     def run(self, inputs: list[Array]) -> RawOutputs:
-        if self.waits:
-            return self._as_output(self._run_limited(inputs))
         row = self._single_row
         if row is not None and len(inputs[0]) == 1 and row.lock.acquire(blocking=False):
             try:
-                return self._as_output(row.run(inputs[0]))
+                found = row.run(inputs[0], self._seconds)
             finally:
                 row.lock.release()
-        feeds = dict(zip(self._inputs, inputs, strict=True))
-        return self._as_output(self._session.run(self._outputs, feeds, self._options))
-
-    def _run_limited(self, inputs: list[Array]) -> list[Array]:
-        options = onnxruntime.RunOptions()
-        feeds = dict(zip(self._inputs, inputs, strict=True))
-        with RUNNING.limit(options, self._seconds):
-            try:
-                found: list[Array] = self._session.run(self._outputs, feeds, options)
-            except Exception as error:
-                if options.terminate:
-                    raise DeadlineError(
-                        f"The model did not finish within {self._seconds:g} s.",
-                        remedy="Its graph contains a loop; serve a version whose loop ends.",
-                    ) from error
-                raise
+        else:
+            feeds = dict(zip(self._inputs, inputs, strict=True))
+            found = run_limited(self._session.run, self._outputs, feeds, seconds=self._seconds)
         self._seconds = self._later_seconds
-        return found
+        return self._as_output(found)
 
     def _as_output(self, found: list[Array]) -> RawOutputs:
         if not self._has_probabilities:
@@ -102,6 +89,27 @@ class OnnxRuntime:
         if self._has_label:
             return found[0].reshape(-1), found[1], None
         return None, found[0], None
+
+
+def run_limited(run: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+    """`run(*arguments)` of a session, ended after so many seconds.
+
+    Raises:
+        DeadlineError: It was ended.
+    """
+    options = onnxruntime.RunOptions()
+    RUNNING.begin(options, seconds)
+    try:
+        return run(*arguments, options)
+    except Exception as error:
+        if options.terminate:
+            raise DeadlineError(
+                f"The model did not finish within {seconds:g} s.",
+                remedy="Serve a version whose runs end.",
+            ) from error
+        raise
+    finally:
+        RUNNING.end(options)
 
 
 class _SingleRow:
@@ -120,9 +128,9 @@ class _SingleRow:
             self._binding.bind_output(name, *_binding(array))
         self._run = session.run_with_iobinding
 
-    def run(self, given: Array) -> list[Array]:
+    def run(self, given: Array, seconds: float) -> list[Array]:
         self._input[:] = given
-        self._run(self._binding)
+        run_limited(self._run, self._binding, seconds=seconds)
         return [array.copy() for array in self._results]
 
 
@@ -149,7 +157,7 @@ def _binding(array: Array) -> tuple[str, int, Any, tuple[int, ...], int]:
     return "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
 
 
-def _session(model: bytes) -> Any:
+def start_session(model: bytes) -> Any:
     """A session with one thread: parallel requests and processes already use all cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

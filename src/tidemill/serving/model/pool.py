@@ -80,6 +80,11 @@ class ModelPool:
         return self._predictors
 
     @property
+    def failing(self) -> list[str]:
+        """The models whose last run did not end in time."""
+        return sorted(name for name, found in self._predictors.items() if found.failing)
+
+    @property
     def is_serving(self) -> bool:
         """Whether requests are welcome: models are in service and the process is not draining."""
         return self.ready.is_set() and bool(self._predictors) and not self.draining

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from tidemill.bundle import Bundle
@@ -31,10 +32,13 @@ from tidemill.serving.model.batching import (
 from tidemill.serving.model.context import PredictorContext
 from tidemill.serving.model.parsing_threads import LARGE_BODY
 from tidemill.serving.model.prediction_recorder import PredictionRecorder
+from tidemill.serving.model.run_limits import Overruns
 from tidemill.serving.model.runtime import Runtime
 from tidemill.serving.model.version_cache import VersionCache, should_cache
 
 log = logging.getLogger(__name__)
+SLOW_SECONDS = 0.1  # on the event loop, which answers nobody in the meantime
+SLOW_PAUSE_SECONDS, MAX_SLOW_PAUSE_SECONDS = 60.0, 3600.0
 T = TypeVar("T")
 
 
@@ -83,8 +87,13 @@ class Predictor:
         self._on_run = context.on_run
         self._attached: dict[str, Any] = {}
         # For a process, or for a loop in the graph: never on the event loop.
-        remote = getattr(runtime, "waits", False)
-        self._inline = -1.0 if remote else context.settings.inline_ms / 1000
+        self._may_wait = remote = getattr(runtime, "waits", False)
+        self._inline = self._inline_limit = -1.0 if remote else context.settings.inline_ms / 1000
+        self._inline_pause = SLOW_PAUSE_SECONDS
+        self._inline_again = 0.0  # when it may return to the event loop (monotonic)
+        self._overruns = Overruns()
+        self._overdue = False  # a run in a thread has taken longer than the timeout
+        self._own_thread: ThreadPoolExecutor | None = None
         self._batch_rows = context.settings.batch_rows
         self._buffer = self.encoder.new_buffer(max(2, self._batch_rows))
         self._view = memoryview(self._buffer).cast("B")  # type: ignore[arg-type]
@@ -108,6 +117,12 @@ class Predictor:
         self._seconds = context.metrics.histogram("tidemill_inference_seconds", **labels)
         self._batches = context.metrics.histogram("tidemill_batch_rows", **labels)
         self._errors = context.metrics.counter("tidemill_inference_errors_total", **labels)
+        self._ended = context.metrics.counter("tidemill_model_overruns_total", **labels)
+
+    @property
+    def failing(self) -> bool:
+        """Whether its last run had to be ended, or has taken longer than the timeout."""
+        return self._overdue or self._overruns.count > 0
 
     def attached(self, key: str, build: Callable[[Predictor], T]) -> T:
         """A value that a protocol stores for this version: built once, dropped with the version."""
@@ -189,6 +204,7 @@ class Predictor:
             or self._running is not None
             or not self.encoder.flat
             or len(buffered) >= self._batch_rows
+            or self._overruns.count
         ):
             self.submit(request, self.encoder.encode([row]), make_response)
             return
@@ -206,8 +222,10 @@ class Predictor:
                 response from the answers `outputs[start:stop]`.
 
         Raises:
-            UnavailableError: Too many rows are queued, or the journal refuses more.
+            UnavailableError: Too many rows are queued, the journal refuses more, or the model is
+                paused because its last run had to be ended.
         """
+        self._overruns.check(self.name)
         if self._recorder is not None:
             self._recorder.check()
         item = BatchItem(request, rows, rows.count, make_response)
@@ -271,38 +289,73 @@ class Predictor:
 
     def _run(self, items: list[BatchItem], arrays: list[Array], count: int) -> None:
         if self.latency.seconds(count) <= self._inline:
-            self._finish(items, arrays, count, *self._timed(arrays))
-            return
+            outputs, seconds = self._timed(arrays)
+            if seconds > SLOW_SECONDS:
+                self._leave_event_loop(seconds)
+            if not isinstance(outputs, DeadlineError):
+                self._finish(items, arrays, count, outputs, seconds)
+                return
+            self._ended.add()
         self._running = items
         arrays = _copy_from_buffer(items, arrays)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._timeout, self._fail_overdue)
-        future = loop.run_in_executor(self._threads, self._timed, arrays)
+        future = loop.run_in_executor(self._executor(), self._timed, arrays)
         future.add_done_callback(
             lambda done: self._thread_done(items, arrays, count, done.result())
         )
+
+    def _leave_event_loop(self, seconds: float) -> None:
+        """Use a thread for a while, and for longer each time."""
+        log.warning(
+            "%s %s took %.1f s on the event loop and runs in a thread for %.0f s",
+            self.name, self.version, seconds, self._inline_pause,
+        )  # fmt: skip
+        self._inline = -1.0
+        self._inline_again = time.monotonic() + self._inline_pause
+        self._inline_pause = min(2 * self._inline_pause, MAX_SLOW_PAUSE_SECONDS)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """The shared threads, or one of its own for a model that would hold on to one of them."""
+        if self._own_thread is None and (self.failing or self._may_wait):
+            self._own_thread = ThreadPoolExecutor(1, "model")
+        return self._own_thread or self._threads
 
     def _thread_done(
         self, items: list[BatchItem], arrays: list[Array], count: int,
         result: tuple[Outputs | Exception, float],
     ) -> None:  # fmt: skip
         self._running = None
+        self._overdue = False
+        if time.monotonic() > self._inline_again:
+            self._inline = self._inline_limit
         if self._timer is not None:
             self._timer.cancel()
+        if isinstance(result[0], DeadlineError):
+            self._overruns.exceeded()
+            self._ended.add()
+            self._fail_late()
+        elif self._overruns.count:
+            self._overruns.finished()
         self._finish(items, arrays, count, *result)
         if self._queue or self._buffered:
             self._schedule()
 
     def _fail_overdue(self) -> None:
+        """Fail late requests now and every so often, until the run in a thread ends."""
+        self._fail_late()
+        pause = min(1.0, self._timeout / 4)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._fail_overdue)
+
+    def _fail_late(self) -> None:
         """Fail the requests that have waited longer than the timeout for a model in a thread."""
         seconds = self._timeout
         moment = time.monotonic() - seconds
         running = [i for i in self._running or () if i.request.started < moment and not i.timed_out]
+        self._overdue = self._overdue or bool(running)
         for item in (*running, *self._queue.pop_overdue(moment)):
             item.timed_out = True
             self._fail(item, _timeout_error(self.name, seconds))
-        pause = min(1.0, seconds / 4)
-        self._timer = asyncio.get_running_loop().call_later(pause, self._fail_overdue)
 
     def _timed(self, arrays: list[Array]) -> tuple[Outputs | Exception, float]:
         started = time.perf_counter()
@@ -324,7 +377,7 @@ class Predictor:
             self._cache.observe(seconds)
         if isinstance(outputs, Outputs):
             self._deliver(items, outputs)
-        elif len(items) == 1 or isinstance(outputs, UnavailableError):
+        elif len(items) == 1 or isinstance(outputs, UnavailableError | DeadlineError):
             for item in items:
                 self._fail_on_model_error(item, outputs)
         elif self.latency.seconds(count) > self._inline:

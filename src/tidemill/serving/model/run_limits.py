@@ -1,4 +1,4 @@
-"""Ends runs of ONNX graphs that may not end by themselves. See decision 204.
+"""Ends runs of ONNX graphs that do not end by themselves. See decisions 204 and 206.
 
 A graph with a loop is found by the names of its operators in the file, wherever they are nested:
 in subgraphs and in functions of the model. A chance match in the weights only costs a thread.
@@ -6,11 +6,24 @@ in subgraphs and in functions of the model. A chance match in the weights only c
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import logging
+import os
 import re
 import threading
-from collections.abc import Iterator
+import time
 from typing import Any
+
+from tidemill.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 0.1
+INLINE_SECONDS = 1.0  # for a run on the event loop; it is then repeated in a thread
+STUCK_SECONDS = 30.0  # that a run may stay on the event loop after it was told to end
+STUCK_EXIT = os.EX_SOFTWARE
+LEAVE_SECONDS = 5.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 
 LOOPS = ("Loop", "Scan", "If", "SequenceMap", "BeamSearch", "GreedySearch", "Sampling")
 
@@ -33,37 +46,107 @@ def _operator(name: str) -> bytes:
     )
 
 
+def on_event_loop() -> bool:
+    """Whether this thread runs an event loop, which waits for whatever runs here."""
+    return asyncio._get_running_loop() is not None
+
+
 class RunningGraphs:
-    """The runs of this process that can be ended."""
+    """The runs of this process, which one thread ends when their time is over.
+
+    ONNX Runtime ends a run between two operators. One that stays inside of an operator cannot be
+    ended: on the event loop, it ends the process after `STUCK_SECONDS`, since nothing else can.
+    """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start anew, as in a forked process, which has no other thread."""
         self._lock = threading.Lock()
-        self._running: set[Any] = set()
+        self._running: dict[Any, tuple[float, bool]] = {}  # end (monotonic), whether on a loop
+        self._overdue: dict[Any, float] = {}  # seconds since it was told to end
+        self._thread: threading.Thread | None = None
+        self._leaving = False
 
-    @contextlib.contextmanager
-    def limit(self, options: Any, seconds: float) -> Iterator[None]:
-        """Set `options.terminate` after some seconds, or when the process shuts down."""
+    def begin(self, options: Any, seconds: float) -> None:
+        """Set `options.terminate` after some seconds, or when the process shuts down.
 
-        def end() -> None:
-            options.terminate = True
+        A run on the event loop has `INLINE_SECONDS` at most.
+        """
+        inline = on_event_loop()
+        limit = min(seconds, INLINE_SECONDS) if inline else seconds
+        self._running[options] = time.monotonic() + limit, inline
+        if self._thread is None:
+            self._watch()
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        with self._lock:
-            self._running.add(options)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            with self._lock:
-                self._running.discard(options)
+    def end(self, options: Any) -> None:
+        """The run has ended."""
+        self._running.pop(options, None)
 
     def end_all(self) -> None:
         """End what runs now."""
+        for options in list(self._running):
+            options.terminate = True
+
+    def leave(self) -> None:
+        """End the process in `LEAVE_SECONDS` if a run that cannot be ended still keeps it."""
+        self.end_all()
+        self._leaving = True
+
+    def _watch(self) -> None:
         with self._lock:
-            for options in self._running:
-                options.terminate = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._check_often, daemon=True)
+                self._thread.start()
+
+    def _check_often(self) -> None:
+        while True:
+            time.sleep(CHECK_SECONDS)
+            self._check()
+
+    def _check(self) -> None:
+        running = list(self._running.items())  # atomic: others add and remove runs
+        now = time.monotonic()
+        late = {options: inline for options, (end, inline) in running if now > end or self._leaving}
+        self._overdue = {o: self._overdue.get(o, 0.0) + CHECK_SECONDS for o in late}
+        for options, seconds in self._overdue.items():
+            options.terminate = True
+            if late[options] and seconds > STUCK_SECONDS:
+                log.critical("a run has blocked the event loop and cannot be ended: exiting")
+                os._exit(STUCK_EXIT)
+            if self._leaving and seconds > LEAVE_SECONDS:
+                os._exit(0)
+
+
+class Overruns:
+    """Pauses a model whose runs had to be ended: for 1 s, and for twice as long each time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._until = 0.0
+
+    def exceeded(self) -> None:
+        """A run had to be ended."""
+        self._until = time.monotonic() + min(FIRST_PAUSE_SECONDS * 2**self.count, MAX_PAUSE_SECONDS)
+        self.count += 1
+
+    def finished(self) -> None:
+        """A run ended by itself."""
+        self.count = 0
+
+    def check(self, name: str) -> None:
+        """Refuse requests during a pause.
+
+        Raises:
+            UnavailableError: The model is paused.
+        """
+        if self.count and (left := self._until - time.monotonic()) > 0:
+            raise UnavailableError(
+                f"'{name[:100]}' is paused for {left:.0f} s: its last run did not end in time.",
+                remedy="Retry later; serve a version whose runs end.",
+            )
 
 
 RUNNING = RunningGraphs()
+os.register_at_fork(after_in_child=RUNNING._forget)

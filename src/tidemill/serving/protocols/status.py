@@ -94,6 +94,7 @@ class StatusHandlers:
         ready = models.is_serving and journal != "refusing" and not self._probes.unmet()
         well = (
             not models.problems
+            and not models.failing
             and journal != "full"
             and self._keys.state != "stale"
             and not self._probes.unreachable()
@@ -104,6 +105,7 @@ class StatusHandlers:
             "timestamp": _now(),
             **self._probes.report(),
             "models": {n: p.version for n, p in models.predictors.items()},
+            "failing": models.failing,
             "shelf": self._shelf(),
             "journal": journal,
             "keys": self._keys.state,

@@ -29,6 +29,11 @@ def schemas() -> dict[str, Any]:
                     "additionalProperties": TEXT,
                     "description": "The version in service of each model.",
                 },
+                "failing": {
+                    "type": "array",
+                    "items": TEXT,
+                    "description": "The models whose last run did not end in time.",
+                },
                 "shelf": {"type": "object"},
                 "journal": {"enum": ["ok", "off", "full", "refusing"]},
                 "keys": {"enum": ["ok", "off", "stale"]},

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from tidemill.serving.model.run_limits import RUNNING
 from tidemill.serving.server.asgi import ASGIApp, ServingApp
 from tidemill.serving.server.fast_protocol import protocol_class
 from tidemill.serving.server.sockets import bind, url_of
@@ -67,6 +68,7 @@ def serve(
     started = partial(on_started, url_of(listener)) if on_started is not None else None
     server = ServingServer(settings, app, parent=parent, on_started=started, on_ending=on_ending)
     server.run([listener])
+    RUNNING.leave()
 
 
 def config(settings: ServingSettings, app: ServingApp) -> uvicorn.Config:

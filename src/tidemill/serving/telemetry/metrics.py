@@ -29,6 +29,8 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
     "tidemill_inference_seconds": ("Time of one run of a model.", SECONDS),
     "tidemill_batch_rows": ("Rows in one run of a model.", ROWS),
     "tidemill_inference_errors_total": ("Failed runs of a model.", ()),
+    "tidemill_model_overruns_total": ("Runs of a model that had to be ended.", ()),
+    "tidemill_models_failing": ("Models whose last run did not end in time.", ()),
     "tidemill_rate_limited_total": ("Requests over a rate limit.", ()),
     "tidemill_cache_hits_total": ("Answers from the cache, by tier.", ()),
     "tidemill_cache_misses_total": ("Cache misses.", ()),
@@ -62,7 +64,7 @@ METRICS: dict[str, tuple[str, tuple[float, ...]]] = {
 SHARED = {
     "tidemill_journal_folder_bytes", "tidemill_journal_lag_seconds", "tidemill_journal_full",
     "tidemill_model_loaded", "tidemill_models", "tidemill_shelf_problems",
-    "tidemill_keys_stale",
+    "tidemill_keys_stale", "tidemill_models_failing",
     "tidemill_challenger_share",
     "tidemill_shelf_synced_timestamp_seconds", "tidemill_disk_free_bytes",
     "tidemill_disk_size_bytes",

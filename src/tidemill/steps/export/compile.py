@@ -25,6 +25,8 @@ from tidemill.steps.export.parity import ParityCase
 
 logger = logging.getLogger(__name__)
 
+RUN_SECONDS = 600.0  # for a run over many rows
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -76,11 +78,13 @@ def compile_model(model: Any, signature: Signature, X_sample: InputRows) -> Comp
         ) from error
 
 
-def load_compiled(compiled: Compiled, signature: Signature) -> Runtime:
-    """Load a compiled model as serving would."""
+def load_compiled(
+    compiled: Compiled, signature: Signature, seconds: float = RUN_SECONDS
+) -> Runtime:
+    """Load a compiled model as serving would; `seconds` limits a run of an ONNX model."""
     if compiled.runtime == "skops":
         return NativeRuntime(rebuild(compiled.content), compiled.inputs, signature)
-    return OnnxRuntime(compiled.content, _manifest(compiled), signature)
+    return OnnxRuntime(compiled.content, _manifest(compiled), signature, seconds)
 
 
 def _try_onnx(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from onnx import TensorProto, numpy_helper
 from onnx import helper as make
 
 from tests.bundles import make_bundle
-from tidemill.errors import DeadlineError
+from tidemill.errors import DeadlineError, UnavailableError
+from tidemill.serving.model import run_limits
 from tidemill.serving.model.onnx_runtime import OnnxRuntime
-from tidemill.serving.model.run_limits import LOOPS, RUNNING, may_loop
+from tidemill.serving.model.run_limits import LOOPS, RUNNING, Overruns, may_loop
 
 ANY = ["n", 1]
 
@@ -87,10 +89,65 @@ def test_a_shutdown_ends_a_running_graph(tmp_path: Path) -> None:
     thread.join()
 
 
-def test_a_graph_without_loops_runs_without_a_limit(tmp_path: Path) -> None:
+def test_a_graph_without_loops_may_run_on_the_event_loop(tmp_path: Path) -> None:
     model = runtime(tmp_path, graph(make.make_node("Identity", ["x"], ["y"])), 0.2)
     assert not model.waits
-    assert model.run(ROW)[2] == [1.0]
+    for rows in (ROW, [np.ones((2, 1), np.float32)]):
+        assert model.run(rows)[2][0] == 1.0
+
+
+def slow(runs: int) -> onnx.ModelProto:
+    """Adds zeros, computed from as many numbers as the largest value of x, many times over."""
+    nodes = [
+        make.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        make.make_node("Cast", ["most"], ["whole"], to=TensorProto.INT64),
+        make.make_node("Reshape", ["whole", "one"], ["size"]),
+        make.make_node("ConstantOfShape", ["size"], ["n0"]),
+        *(make.make_node("Sin", [f"n{i}"], [f"n{i + 1}"]) for i in range(runs)),
+        make.make_node("ReduceMax", [f"n{runs}"], ["zero"], keepdims=0),
+        make.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    return graph(*nodes, values=(numpy_helper.from_array(np.array([1], np.int64), "one"),))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_any_graph_is_ended_between_two_operators(tmp_path: Path, rows: int) -> None:
+    model = runtime(tmp_path, slow(2000), 0.2)
+    with pytest.raises(DeadlineError, match=r"within 0\.2 s"):
+        model.run([np.full((rows, 1), 3e6, np.float32)])
+    assert model.run([np.ones((rows, 1), np.float32)])[2][0] == 1.0
+
+
+def test_a_run_on_the_event_loop_has_less_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_limits, "INLINE_SECONDS", 0.2)
+    model = runtime(tmp_path, slow(2000), 3600.0)
+
+    async def inline() -> None:
+        model.run([np.full((1, 1), 3e6, np.float32)])
+
+    with pytest.raises(DeadlineError):
+        asyncio.run(inline())
+
+
+def test_a_model_that_overruns_is_paused_for_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(run_limits.time, "monotonic", lambda: now[0])
+    overruns = Overruns()
+    overruns.check("m")
+    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
+        overruns.exceeded()
+        with pytest.raises(UnavailableError, match=f"for {pause} s"):
+            overruns.check("m")
+        now[0] += pause + 0.1
+        overruns.check("m")
+    overruns.finished()
+    overruns.exceeded()
+    with pytest.raises(UnavailableError, match="for 1 s"):
+        overruns.check("m")
 
 
 @pytest.mark.parametrize("name", LOOPS)
