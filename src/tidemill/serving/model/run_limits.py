@@ -64,29 +64,24 @@ class RunningGraphs:
     def _forget(self) -> None:
         """Start anew, as in a forked process, which has no other thread."""
         self._lock = threading.Lock()
-        self._running: dict[Any, tuple[float, bool]] = {}  # end (monotonic), whether on a loop
+        #: When a run began (monotonic), its limit in seconds, and whether it is on the event loop.
+        self.now: dict[Any, tuple[float, float, bool]] = {}
         self._overdue: dict[Any, float] = {}  # seconds since it was told to end
         self._thread: threading.Thread | None = None
         self._leaving = False
 
-    def begin(self, options: Any, seconds: float) -> None:
+    def add(self, options: Any, seconds: float) -> None:
         """Set `options.terminate` after some seconds, or when the process shuts down.
 
-        A run on the event loop has `INLINE_SECONDS` at most.
+        A run on the event loop has `INLINE_SECONDS` at most. When it ends, its options leave `now`.
         """
-        inline = on_event_loop()
-        limit = min(seconds, INLINE_SECONDS) if inline else seconds
-        self._running[options] = time.monotonic() + limit, inline
+        self.now[options] = time.monotonic(), seconds, asyncio._get_running_loop() is not None
         if self._thread is None:
             self._watch()
 
-    def end(self, options: Any) -> None:
-        """The run has ended."""
-        self._running.pop(options, None)
-
     def end_all(self) -> None:
         """End what runs now."""
-        for options in list(self._running):
+        for options in list(self.now):
             options.terminate = True
 
     def leave(self) -> None:
@@ -106,9 +101,13 @@ class RunningGraphs:
             self._check()
 
     def _check(self) -> None:
-        running = list(self._running.items())  # atomic: others add and remove runs
+        running = list(self.now.items())  # atomic: others add and remove runs
         now = time.monotonic()
-        late = {options: inline for options, (end, inline) in running if now > end or self._leaving}
+        late = {
+            options: inline
+            for options, (began, limit, inline) in running
+            if self._leaving or now - began > (min(limit, INLINE_SECONDS) if inline else limit)
+        }
         self._overdue = {o: self._overdue.get(o, 0.0) + CHECK_SECONDS for o in late}
         for options, seconds in self._overdue.items():
             options.terminate = True

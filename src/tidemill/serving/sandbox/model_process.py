@@ -55,9 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _test_bundle(given.path, given.trusted, given.seconds)
         else:
             _test_onnx(given.path, given.seconds)
+    except BundleError as error:
+        _refuse(str(error))
     except Exception as error:  # a model may fail in any way
-        print(_explain(error), file=sys.stderr, flush=True)
-        sys.exit(REFUSED)
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, TidemillError):
+            reason = error.detail
+        _refuse(f"{given.path} cannot be loaded: {reason}")
+
+
+def _refuse(why: str) -> None:
+    print(why, file=sys.stderr, flush=True)
+    sys.exit(REFUSED)
 
 
 def _end_with_parent() -> None:
@@ -101,13 +110,6 @@ def _test_onnx(file: Path, seconds: float) -> None:
 def _zeros(entry: Any) -> Any:
     shape = [size if isinstance(size, int) else 1 for size in entry.shape]
     return np.zeros(shape, DTYPES.get(entry.type, np.float32))
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, BundleError):
-        return str(error)
-    detail = error.detail if isinstance(error, TidemillError) else f"{error}"
-    return f"It cannot be loaded: {type(error).__name__}: {detail}"
 
 
 if __name__ == "__main__":

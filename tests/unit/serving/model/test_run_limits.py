@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from onnx import helper as make
 
 from tests.bundles import make_bundle
+from tests.servers import PATIENCE
 from tidemill.errors import DeadlineError, UnavailableError
 from tidemill.serving.model import run_limits
 from tidemill.serving.model.onnx_runtime import OnnxRuntime
@@ -164,3 +167,36 @@ def test_loops_are_found_in_subgraphs_and_functions(name: str) -> None:
     whole = graph(inner).SerializeToString()
     assert short in whole
     assert may_loop(whole.replace(short, long))
+
+
+STUCK = """
+import asyncio, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from tidemill.serving.model import run_limits
+run_limits.INLINE_SECONDS = run_limits.STUCK_SECONDS = run_limits.LEAVE_SECONDS = 0.1
+
+class Options:
+    terminate = False  # which nobody reads
+
+def run():
+    run_limits.RUNNING.add(Options(), 3600.0)
+    started.set()
+    threading.Event().wait()
+
+async def main():
+    run()
+
+started = threading.Event()
+if sys.argv[1] == "inline":
+    asyncio.run(main())
+else:
+    ThreadPoolExecutor(1).submit(run)
+    started.wait()
+    run_limits.RUNNING.leave()
+"""
+
+
+@pytest.mark.parametrize(("where", "code"), [("inline", run_limits.STUCK_EXIT), ("thread", 0)])
+def test_a_run_that_cannot_be_ended_does_not_keep_the_process(where: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", STUCK, where], timeout=PATIENCE, check=False)
+    assert done.returncode == code
