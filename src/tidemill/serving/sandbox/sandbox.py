@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +25,7 @@ from tidemill.serving.sandbox.model_process import REFUSED
 
 MEMORY_SHARE = 0.75
 LEAST_MEMORY = 2**30
+BYTES_PER_SECOND = 10_000_000
 REFUSED_SECONDS = 300.0  # how long a refusal holds
 MARK_SECONDS = 30 * 86400.0  # after which a bundle is tested again
 PACKAGES = {"onnx": "onnxruntime", "skops": "scikit-learn"}  # whose code runs the model
@@ -41,12 +42,20 @@ def memory_limit() -> int:
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What the process may use; `wall` and `cpu` in seconds, `run` for one run of the model."""
+    """What the process may use, in seconds and bytes; `run` is for one run of the model.
+
+    `wall` and `cpu` are longer by a second for every `BYTES_PER_SECOND` of the model.
+    """
 
     wall: float = 60.0
     cpu: int = 120
     run: float = 30.0
     memory: int | None = None
+
+    def for_size(self, size: int) -> SandboxLimits:
+        """The limits for a model of so many bytes."""
+        more = size // BYTES_PER_SECOND
+        return replace(self, wall=self.wall + more, cpu=self.cpu + more)
 
     def arguments(self) -> list[str]:
         memory = memory_limit() if self.memory is None else self.memory
@@ -60,7 +69,8 @@ def run(path: Path, trusted: Sequence[str] = (), limits: SandboxLimits | None = 
         BundleError: It cannot be loaded or run within the limits.
         UnavailableError: The process cannot be started.
     """
-    limits = limits or SandboxLimits()
+    files = path.iterdir() if path.is_dir() else [path]
+    limits = (limits or SandboxLimits()).for_size(sum(file.stat().st_size for file in files))
     command = [sys.executable, "-m", "tidemill.serving.sandbox.model_process", str(path)]
     more = ["--trusted", *trusted] if trusted else []
     try:

@@ -103,3 +103,9 @@ def test_onnx_files_are_run_on_zeros(tmp_path: Path) -> None:
 
 def test_the_memory_limit_is_a_share_of_the_machines() -> None:
     assert GIB <= memory_limit() < 2**50
+
+
+def test_a_large_model_has_more_time() -> None:
+    limits = SandboxLimits(wall=60.0, cpu=120)
+    assert limits.for_size(9_000_000) == limits
+    assert limits.for_size(5_000_000_000) == SandboxLimits(wall=560.0, cpu=620)
