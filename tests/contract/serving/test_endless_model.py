@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ from tidemill.serving.codec.outputs import Array, RawOutputs
 from tidemill.serving.model import onnx_runtime, run_limits
 from tidemill.serving.model.run_limits import on_event_loop
 from tidemill.serving.model.runtime import Runtime, load_runtime
+from tidemill.serving.service import Service
+from tidemill.serving.settings import load
 from tidemill.serving.shelf.shelf import ShelfEntry, ShelfState, read_state, write_state
 from tidemill.serving.shelf.traffic_rules import TrafficRule, write_traffic
 
@@ -230,3 +233,22 @@ def test_a_model_that_blocks_the_event_loop_is_moved_to_a_thread(home: Path, sta
         assert running.ask("/predict", {"features": [7.0] * len(FLOATS)}).status == 200
     assert threads == [False, True, True, True, False, True]
     assert running.ask("/ready").json()["failing"] == []
+
+
+def test_the_server_loads_what_passed_in_a_process_of_its_own(home: Path, tmp_path: Path) -> None:
+    shelf = make_shelf(home / "shelf", ("classifier",))
+    bad = put_hanging(shelf, tmp_path / "bad", "bad")
+    models = {**read_state(shelf).models, "bad": bad}
+    write_state(shelf, ShelfState(models=models, synced_at=time.time()))
+    service = Service(load({}, home=str(home), auth="off", timeout=0.5))
+
+    async def run() -> None:
+        await service.start()
+        await asyncio.wait_for(service.models.ready.wait(), PATIENCE)
+        await service.stop()
+
+    asyncio.run(run())
+    assert list(service.models.predictors) == ["classifier"]
+    assert "did not finish within 0.5 s" in service.models.problems["bad"]
+    marks = {path.name[:64]: path.read_text() for path in (home / "tested").iterdir()}
+    assert marks == {models["classifier"].digest: "passed\n", bad.digest: ""}
