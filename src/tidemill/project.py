@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tidemill.datetimes import DIRECTIVES, EPOCHS, ISO, ZONED, DateError, check_format
 from tidemill.errors import ProjectError
 from tidemill.metrics import METRICS, default_metric, metrics_of
 from tidemill.policies import Challenge, Contest, Decay, Drift, Retraining
@@ -231,6 +232,10 @@ class Project:
         challenge: When a challenger is withdrawn from traffic.
         drop: Columns that are neither input nor target, such as ids and leaks.
         rename: New names for columns of the source, by old name; applied first.
+        dates: The format of every column of dates or times, by name: "iso" (2024-05-31, with or
+            without a time), "iso zoned" (always with a zone), "seconds", "milliseconds",
+            "microseconds" or "nanoseconds" since 1970, or a format such as "%d.%m.%Y %H:%M".
+            Columns that pandas types as datetimes need not be named.
         preprocess: None builds imputation, scaling and one-hot encoding from the columns' types.
             "none" passes columns on unchanged. An unfitted scikit-learn transformer is put in front
             of every candidate.
@@ -264,6 +269,7 @@ class Project:
     challenge: Challenge = field(default_factory=Challenge)
     drop: Sequence[str] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
+    dates: Mapping[str, str] = field(default_factory=dict)
     preprocess: Any = None
     tensor: Tensor | None = None
     unknown_categories: Literal["refuse", "accept"] = "refuse"
@@ -297,6 +303,7 @@ class Project:
             )
         if self.target in self.drop:
             raise ProjectError(f"The target '{self.target}' is also in `drop`.", field="drop")
+        _check_dates(self)
         if not 0 < self.test_size < 1:
             raise ProjectError(
                 f"test_size is {self.test_size}.", field="test_size", expected="between 0 and 1"
@@ -316,6 +323,25 @@ class Project:
             field=name,
             expected=f"one of {', '.join(c.name for c in self.candidates)}",
         )
+
+
+def _check_dates(project: Project) -> None:
+    for name, form in project.dates.items():
+        if name == project.target:
+            raise ProjectError(
+                f"The target '{name}' is also in `dates`; a date cannot be predicted.",
+                field="dates",
+                remedy="Predict the days until then instead, computed in a data function.",
+            )
+        try:
+            check_format(form)
+        except DateError as error:
+            known = ", ".join(f'"{each}"' for each in (ISO, ZONED, *EPOCHS))
+            raise ProjectError(
+                f"The format {form!r} of '{name}' {error}.",
+                field="dates",
+                expected=f"{known}, or a format of {', '.join(f'%{each}' for each in DIRECTIVES)}",
+            ) from error
 
 
 def load_project(reference: str | Path, *, home: Path | None = None) -> Project:

@@ -7,14 +7,17 @@ from a fixed list (classification) or a number (regression).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from datetime import date
 from typing import Any, Literal
 
 import msgspec
 
+from tidemill import datetimes
 from tidemill.errors import InputError
 
 Task = Literal["classification", "regression"]
-Kind = Literal["number", "integer", "boolean", "text"]
+Kind = Literal["number", "integer", "boolean", "text", "datetime"]
 Label = str | int | float | bool
 Value = str | int | float | bool | None
 
@@ -23,6 +26,7 @@ KIND_WORDS = {
     "integer": "a whole number",
     "boolean": "true or false",
     "text": "a string",
+    "datetime": "a date or time",
 }
 
 
@@ -32,12 +36,14 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         nullable: The column had missing values in training, so null and NaN are accepted.
         categories: The strings that a `text` column accepts; None accepts any.
+        format: Of a `datetime` column, one of `tidemill.datetimes`.
     """
 
     name: str
     kind: Kind
     nullable: bool = False
     categories: tuple[str, ...] | None = None
+    format: str | None = None
 
     def describe(self) -> str:
         """What the column accepts, in words, for error messages."""
@@ -45,6 +51,8 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
             shown = ", ".join(repr(c) for c in self.categories[:10])
             more = len(self.categories) - 10
             words = f"one of {shown}" + (f" and {more} more" if more > 0 else "")
+        elif self.format is not None:
+            words = datetimes.in_words(self.format)
         else:
             words = KIND_WORDS[self.kind]
         return f"{words} or null" if self.nullable else words
@@ -102,12 +110,33 @@ class Signature(msgspec.Struct, frozen=True):
         """The names of the inputs, in order."""
         return (self.tensor.name,) if self.tensor else tuple(c.name for c in self.columns)
 
+    @property
+    def stored(self) -> Signature:
+        """The signature of rows that have been checked: their datetimes are numbers of seconds."""
+        if all(column.kind != "datetime" for column in self.columns):
+            return self
+        columns = tuple(
+            Column(c.name, "number", c.nullable) if c.kind == "datetime" else c
+            for c in self.columns
+        )
+        return msgspec.structs.replace(self, columns=columns)
+
+
+def as_sent(signature: Signature, row: Sequence[Value]) -> list[Value]:
+    """Write a checked row as a client sends it: datetimes in their columns' formats."""
+    if signature.tensor is not None:
+        return list(row)
+    return [
+        value if c.format is None or value is None else datetimes.shown(float(value), c.format)
+        for c, value in zip(signature.columns, row, strict=True)
+    ]
+
 
 def check_value(column: Column, value: Value) -> Value:
     """Check a value; NaN counts as missing and becomes None.
 
     A whole number is accepted as a number, and 3.0 as a whole number. Infinities are never
-    accepted.
+    accepted. A datetime becomes a number of seconds.
 
     Raises:
         InputError: The column does not accept the value.
@@ -116,6 +145,8 @@ def check_value(column: Column, value: Value) -> Value:
         if column.nullable:
             return None
         raise _input_error(column, "is missing (null or NaN)")
+    if column.format is not None:
+        return _seconds(column, value)
     if not _has_kind(column.kind, value):
         raise _input_error(column, f"is {_shown(value)}")
     if isinstance(value, float) and math.isinf(value):
@@ -123,6 +154,18 @@ def check_value(column: Column, value: Value) -> Value:
     if column.categories is not None and value not in column.categories:
         raise _input_error(column, f"is {_shown(value)}, which the model never saw in training")
     return value
+
+
+def _seconds(column: Column, value: Any) -> float:
+    assert column.format is not None
+    if isinstance(value, date):  # from a Parquet file
+        value = value.isoformat()
+    if not isinstance(value, str | int | float):
+        raise _input_error(column, f"is {_shown(value)}")
+    try:
+        return datetimes.to_seconds(value, column.format)
+    except datetimes.DateError as error:
+        raise _input_error(column, f"is {_shown(value)}, which {error}") from error
 
 
 def _has_kind(kind: Kind, value: Any) -> bool:

@@ -15,6 +15,7 @@ from tidemill.cli import terminal
 from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.serving.shelf.shelf import open_bundle, read_state
 from tidemill.settings import Settings
+from tidemill.signature import as_sent
 
 LONG_BODY = 2000
 
@@ -97,7 +98,7 @@ def example_request(shelf: Path, model: str | None = None) -> tuple[str | None, 
     if name is None or name not in state.models:
         return None, {}
     bundle = open_bundle(shelf, state.models[name])
-    row = list(bundle.example().rows[0])
+    row = as_sent(bundle.signature, bundle.example().rows[0])
     if bundle.signature.tensor:
         return name, {bundle.signature.tensor.name: row}
     return name, {"features": dict(zip(bundle.signature.names, row, strict=True))}

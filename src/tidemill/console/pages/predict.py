@@ -35,6 +35,7 @@ class ColumnField:
     nullable: bool
     example: Any
     categories: tuple[str, ...] | None = None
+    expected: str = ""
 
 
 def prediction_form(request: PageRequest) -> Response:
@@ -111,6 +112,7 @@ def fields_of(
             nullable=column["nullable"],
             example=example.get(column["name"]),
             categories=categories.get(column["name"]),
+            expected=column.get("expected", ""),
         )
         for column in info["inputs"]
     ]

@@ -28,7 +28,7 @@ const start = (root) => {
     const text = input.value;
     if (text === "") return input.dataset.kind === "text" && input.dataset.nullable !== "true" && input.tagName === "INPUT" ? "" : null;
     if (input.dataset.kind === "boolean") return text === "true";
-    if (input.dataset.kind === "text") return text;
+    if (input.dataset.kind === "text" || input.dataset.kind === "datetime") return text;
     const number = Number(text.replace(",", "."));
     return Number.isFinite(number) ? number : text;
   };

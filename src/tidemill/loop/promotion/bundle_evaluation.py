@@ -101,7 +101,7 @@ def evaluate_bundle(
 
 
 def _run(bundle: Bundle, runtime: Runtime, frame: pd.DataFrame) -> Outputs:
-    encoder = TensorEncoder(bundle.signature, bundle.manifest.inputs)
+    encoder = TensorEncoder(bundle.signature.stored, bundle.manifest.inputs)
     parts = []
     for start in range(0, len(frame), ROWS_A_RUN):
         arrays = _arrays(encoder, frame.iloc[start : start + ROWS_A_RUN])

@@ -7,6 +7,7 @@ schedule, ages. Settings in rows are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tidemill.datetimes import shown
 from tidemill.errors import DataError
 from tidemill.loop.training.new_project import write_project
 from tidemill.metrics import TASKS, row_metric
@@ -169,10 +171,11 @@ def requests_of(frame: pd.DataFrame, signature: Signature) -> list[dict[str, Any
     if signature.tensor is not None:
         flat = frame.drop(columns=signature.target, errors="ignore").to_numpy(dtype=float)
         return [{signature.tensor.name: row} for row in flat.tolist()]
-    kinds = {"number": float, "integer": int, "boolean": bool, "text": str}
+    kinds: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "text": str}
     columns = {}
     for column in signature.columns:
-        make, series = kinds[column.kind], frame[column.name]
+        form, series = column.format, frame[column.name]
+        make = partial(shown, form=form) if form else kinds[column.kind]
         pairs = zip(series.isna().tolist(), series.astype(object).tolist(), strict=True)
         columns[column.name] = [None if gap else make(value) for gap, value in pairs]
     names = list(columns)

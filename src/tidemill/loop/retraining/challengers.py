@@ -146,6 +146,7 @@ def _part(project: Project, cleaned: CleanedData, window: TrainingWindow) -> Pre
         task=cleaned.task,
         inputs=cleaned.inputs,
         kinds=cleaned.kinds,
+        dates=cleaned.dates,
         frame=cleaned.frame,
         train=train,
         test=test,

@@ -93,6 +93,7 @@ def _data(cleaned: CleanedData, first: int, judged: int) -> PreparedData:
         task=cleaned.task,
         inputs=cleaned.inputs,
         kinds=cleaned.kinds,
+        dates=cleaned.dates,
         frame=cleaned.frame,
         train=frame.iloc[:-judged],
         test=frame.iloc[-judged:],

@@ -140,7 +140,7 @@ def _signature(sweep: Sweep) -> Signature:
     )
     X = input_matrix(rows, data.inputs, project)
     y = target_array(data.train, project)
-    return infer_signature(X, y, data.task, project, kinds=data.kinds)
+    return infer_signature(X, y, data.task, project, kinds=data.kinds, dates=data.dates)
 
 
 def _export(

@@ -180,7 +180,8 @@ def fit_and_evaluate(
     candidate = project.candidate(trial.candidate)
     estimator = candidate.build(**trial.params)
     all_rows = data.train if project.tensor else data.frame
-    pipeline = build_pipeline(estimator, input_matrix(all_rows, data.inputs, project), project)
+    rows = input_matrix(all_rows, data.inputs, project)
+    pipeline = build_pipeline(estimator, rows, project, dates=data.dates)
     y_train, y_test = target_array(data.train, project), target_array(data.test, project)
     X_train = input_matrix(data.train, data.inputs, project)
     listener = None if callback is None else callback.report

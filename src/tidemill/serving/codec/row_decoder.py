@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tidemill.errors import InputError
 from tidemill.serving.codec.request_parsing import FEATURES, INSTANCES, Row
-from tidemill.signature import Column, Signature
+from tidemill.signature import Column, Signature, check_value
 
 UNRENAMEABLE = set('"\\') | {chr(i) for i in range(32)}
 INT64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -30,6 +31,7 @@ class RowDecoder:
         self._wrapped, self._named, self._many = (_decoder(t) for t in one)
         self._names = list(signature.names)
         self._split = _decoder(None if signature.tensor else _split_type(signature))
+        self._dates = [(i, c) for i, c in enumerate(signature.columns) if c.kind == "datetime"]
 
     def one(self, body: bytes) -> Row | None:
         """The single row of a body; None to leave it to `request_parsing`."""
@@ -38,15 +40,15 @@ class RowDecoder:
                 row = self._wrapped(body).features
             else:
                 row = self._named(body)
-        except (msgspec.DecodeError, ValueError, RecursionError):
+            return self._values(row)
+        except (msgspec.DecodeError, ValueError, RecursionError, InputError):
             return None
-        return self._values(row)
 
     def many(self, body: bytes) -> list[Row] | None:
         """The rows under `instances`; None to leave them to `request_parsing`."""
         try:
             rows = [self._values(row) for row in self._many(body).instances]
-        except (msgspec.DecodeError, ValueError, RecursionError):
+        except (msgspec.DecodeError, ValueError, RecursionError, InputError):
             return None
         if not rows or None in rows:
             return None
@@ -57,18 +59,29 @@ class RowDecoder:
         signature in the same order; None to leave them to the general parser."""
         try:
             table = self._split(body).dataframe_split
-        except (msgspec.DecodeError, ValueError, RecursionError):
+            rows: list[Row] = table.data
+            fits = table.columns in (None, self._names) and all(len(r) == self._size for r in rows)
+            if not rows or not fits:
+                return None
+            return [self._in_seconds(row) for row in rows] if self._dates else rows
+        except (msgspec.DecodeError, ValueError, RecursionError, InputError):
             return None
-        rows: list[Row] = table.data
-        fits = table.columns in (None, self._names) and all(len(r) == self._size for r in rows)
-        return rows if rows and fits else None
 
     def _values(self, row: Any) -> Row | None:
         if not isinstance(row, list | tuple):
             row = msgspec.structs.astuple(row)
             if isinstance(row[0], list):
                 row = row[0]
-        return row if len(row) == self._size else None
+        if len(row) != self._size:
+            return None
+        return self._in_seconds(row) if self._dates else row
+
+    def _in_seconds(self, row: Row) -> Row:
+        """The row with its datetimes converted; raises InputError if one cannot be."""
+        values = list(row)
+        for place, column in self._dates:
+            values[place] = check_value(column, values[place])
+        return values
 
 
 def _decoder(kind: Any) -> Decode:
@@ -143,6 +156,8 @@ def _type(column: Column) -> Any:
     kind: Any
     if column.categories is not None:
         kind = Literal[column.categories] if column.categories else Literal["\0"]
+    elif column.kind == "datetime":
+        kind = str | int | float
     else:
         kind = {"number": float, "integer": INT64, "boolean": bool, "text": str}[column.kind]
     return kind | None if column.nullable else kind

@@ -61,13 +61,14 @@ def parquet_columns(signature: Signature, limits: BodyLimits, body: bytes) -> di
     arrow = _pyarrow()
     request = ParquetRequest(
         None if signature.tensor else list(signature.names),
-        [column.name for column in signature.columns if column.kind == "text"],
+        [column.name for column in signature.columns if column.kind in ("text", "datetime")],
         limits,
     )
     stream = shared_process().read(request, body)
     table = arrow.ipc.open_stream(stream).read_all()
     try:
-        return {name: _column_values(table.column(name)) for name in table.column_names}
+        columns = {name: _in_micros(arrow, table.column(name)) for name in table.column_names}
+        return {name: _column_values(column) for name, column in columns.items()}
     except (ValueError, OverflowError) as error:  # a time that Python cannot express
         raise MalformedError(f"A value cannot be read: {str(error)[:200]}") from error
 
@@ -81,6 +82,14 @@ def _pyarrow() -> Any:
             "The server cannot read Parquet, because pyarrow is not installed.",
             remedy="Send JSON or CSV, or install pyarrow on the server.",
         ) from error
+
+
+def _in_micros(arrow: Any, column: Any) -> Any:
+    """A column of timestamps as Python can hold them, those with a zone in UTC; others as it is."""
+    if not arrow.types.is_timestamp(column.type):
+        return column
+    zone = "UTC" if column.type.tz else None
+    return column.cast(arrow.timestamp("us", zone), safe=column.type.unit != "ns")
 
 
 def _column_values(column: Any) -> list[Any]:

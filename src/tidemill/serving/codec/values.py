@@ -45,7 +45,7 @@ def parse_cell(kind: Kind, text: str) -> Value:
     """The value of a CSV cell. What cannot be parsed stays text; `coerce` then refuses it."""
     if text in MISSING:
         return None
-    if kind == "text":
+    if kind in ("text", "datetime"):
         return text
     if kind == "boolean":
         return BOOLEANS.get(text.lower(), text)

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tidemill.datetimes import EPOCHS
 from tidemill.serving.protocols.tensors import BYTES, datatype_of
-from tidemill.signature import Kind, Signature
+from tidemill.signature import Column, Kind, Signature
 
 if TYPE_CHECKING:
     from tidemill.serving.model.predictor import Predictor
 
 DATATYPES: dict[Kind, str] = {
-    "number": "FP64", "integer": "INT64", "boolean": "BOOL", "text": BYTES,
+    "number": "FP64", "integer": "INT64", "boolean": "BOOL", "text": BYTES, "datetime": BYTES,
 }  # fmt: skip
 
 
@@ -46,6 +47,10 @@ def _inputs(signature: Signature) -> list[dict[str, Any]]:
         kind = {"float32": "FP32", "float64": "FP64"}[tensor.dtype]
         return [{"name": tensor.name, "datatype": kind, "shape": [-1, *tensor.shape]}]
     return [
-        {"name": column.name, "datatype": DATATYPES[column.kind], "shape": [-1, 1]}
+        {"name": column.name, "datatype": _datatype(column), "shape": [-1, 1]}
         for column in signature.columns
     ]
+
+
+def _datatype(column: Column) -> str:
+    return "INT64" if column.format in EPOCHS else DATATYPES[column.kind]

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from tidemill.serving.protocols.inference_metadata import model_metadata
 from tidemill.serving.protocols.openapi import ERRORS, SECURITY, reference, response
 from tidemill.serving.protocols.tensors import BYTES, DTYPES
+from tidemill.signature import as_sent
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
@@ -88,7 +89,8 @@ def paths(models: ModelPool) -> dict[str, Any]:
 
 def example(predictor: Predictor) -> dict[str, Any]:
     """A request with the first row of the bundle's example."""
-    row = predictor.attached("example", lambda p: p.bundle.example()).rows[0]
+    found = predictor.attached("example", lambda p: p.bundle.example()).rows[0]
+    row = as_sent(predictor.signature, found)
     inputs = model_metadata(predictor)["inputs"]
     values = [list(row)] if predictor.signature.tensor else [[value] for value in row]
     return {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tidemill.serving.protocols.openapi import ERRORS, SECURITY, reference, response
+from tidemill.signature import as_sent
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
@@ -60,7 +61,8 @@ def paths(models: ModelPool) -> dict[str, Any]:
 
 def example(predictor: Predictor) -> dict[str, Any]:
     """A request with the first row of the bundle's example."""
-    row = list(predictor.attached("example", lambda p: p.bundle.example()).rows[0])
+    found = predictor.attached("example", lambda p: p.bundle.example()).rows[0]
+    row = as_sent(predictor.signature, found)
     if predictor.signature.tensor is not None:
         return {"inputs": {predictor.signature.tensor.name: [row]}}
     return {"dataframe_split": {"columns": list(predictor.signature.names), "data": [row]}}

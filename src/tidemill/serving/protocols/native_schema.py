@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tidemill import datetimes
 from tidemill.serving.codec.answer_encoder import label_text
 from tidemill.serving.protocols.openapi import (
     SECURITY,
@@ -13,7 +14,7 @@ from tidemill.serving.protocols.openapi import (
     reference,
     response,
 )
-from tidemill.signature import Column, Label, Signature, Tensor, Value
+from tidemill.signature import Column, Label, Signature, Tensor, Value, as_sent
 
 if TYPE_CHECKING:
     from tidemill.serving.model.pool import ModelPool
@@ -70,8 +71,9 @@ def model_schema(predictor: Predictor) -> dict[str, Any]:
 
 def examples(predictor: Predictor) -> dict[str, Any]:
     """A request in each format, from the bundle's example."""
-    rows = predictor.attached("example", lambda p: p.bundle.example()).rows[:2]
+    found = predictor.attached("example", lambda p: p.bundle.example()).rows[:2]
     signature = predictor.signature
+    rows = [as_sent(signature, row) for row in found]
     if signature.tensor is not None:
         name = signature.tensor.name
         return {
@@ -150,6 +152,8 @@ def _tensor_formats(tensor: Tensor) -> tuple[list[Any], list[Any]]:
 
 
 def _column(column: Column, *, single: bool) -> dict[str, Any]:
+    if column.format is not None:
+        return _datetime(column, column.format)
     kinds = {"number": "number", "integer": "integer", "boolean": "boolean", "text": "string"}
     kind = kinds[column.kind]
     schema: dict[str, Any] = {"type": [kind, "null"] if column.nullable else kind}
@@ -160,6 +164,19 @@ def _column(column: Column, *, single: bool) -> dict[str, Any]:
         schema |= {"minimum": -INT64, "maximum": INT64 - 1}
     if column.kind == "number" and single:
         schema |= SINGLE
+    return schema
+
+
+def _datetime(column: Column, form: str) -> dict[str, Any]:
+    """A datetime's schema. `date-time` always has a zone, so other formats do not name it."""
+    types = ["integer", "string"] if form in datetimes.EPOCHS else ["string"]
+    types += ["null"] if column.nullable else []
+    schema: dict[str, Any] = {
+        "type": types[0] if len(types) == 1 else types,
+        "description": datetimes.in_words(form),
+    }
+    if datetimes.has_zone(form):
+        schema["format"] = "date-time"
     return schema
 
 

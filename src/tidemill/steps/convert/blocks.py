@@ -111,7 +111,20 @@ class TensorBlock:
     shape: tuple[int, ...]
 
 
-Block = NumberBlock | TextBlock | FrameBlock | TensorBlock
+@dataclass(frozen=True)
+class DateBlock:
+    """Columns [rows, width] of NumPy's datetime64: a float64 matrix of counts since 1970.
+
+    Attributes:
+        unit: "s", "D", "M" or "Y".
+    """
+
+    source: str
+    width: int
+    unit: str
+
+
+Block = DateBlock | NumberBlock | TextBlock | FrameBlock | TensorBlock
 
 
 def number_block(source: str, width: int, *, nullable: bool = True) -> NumberBlock:

@@ -16,7 +16,14 @@ from sklearn.ensemble import (
 )
 
 from tidemill.errors import ExportError
-from tidemill.steps.convert.blocks import Block, TensorBlock, as_numbers, concatenate, matrix
+from tidemill.steps.convert.blocks import (
+    Block,
+    DateBlock,
+    TensorBlock,
+    as_numbers,
+    concatenate,
+    matrix,
+)
 from tidemill.steps.convert.dispatch import (
     EstimatorOutputs,
     call_quietly,
@@ -61,8 +68,8 @@ def _categories_first(step: Any, graph: Graph, block: Block) -> Block:
     """The input of the trees: the categorical columns' codes, then the other columns."""
     if step.is_categorical_ is None:
         return block
-    if isinstance(block, TensorBlock):
-        raise ExportError(f"{type(step).__name__} gets a tensor.")
+    if isinstance(block, TensorBlock | DateBlock):
+        raise ExportError(f"{type(step).__name__} gets a tensor or dates.")
     chosen, others = np.flatnonzero(step.is_categorical_), np.flatnonzero(~step.is_categorical_)
     encoder = step._preprocessor.named_transformers_["encoder"]
     codes = as_numbers(graph, convert_transformer(encoder, graph, block.take(chosen)))

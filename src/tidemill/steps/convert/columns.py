@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import (
-    FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
     RobustScaler,
@@ -197,18 +195,6 @@ def _select(step: SelectorMixin, graph: Graph, block: Block) -> Block:
     return _take(block, np.flatnonzero(step.get_support()).tolist())
 
 
-@convert_transformer.register(FunctionTransformer)
-def _function(step: FunctionTransformer, graph: Graph, block: Block) -> Block:
-    if step.func is None:
-        return block
-    if isinstance(step.func, methodcaller):
-        return _method(step.func, graph, block)
-    columns = as_numbers(graph, block)
-    if step.kw_args or not isinstance(step.func, np.ufunc):
-        raise ExportError(f"The function {_function_name(step.func)} has no compiled form.")
-    return number_block(convert_ufunc(step.func, graph, matrix(graph, columns)), columns.width)
-
-
 def convert_ufunc(function: Any, graph: Graph, name: str) -> str:
     """Apply one of NumPy's functions of one argument.
 
@@ -222,24 +208,15 @@ def convert_ufunc(function: Any, graph: Graph, name: str) -> str:
         return graph.add("Sub", graph.add("Exp", name), one)
     if function is np.square:
         return graph.add("Mul", name, name)
+    if function is np.isnan:
+        return graph.double(graph.add("IsNaN", name))
     if function not in OPERATIONS:
-        raise ExportError(f"The function {_function_name(function)} has no compiled form.")
+        raise ExportError(f"The function {function_name(function)} has no compiled form.")
     return graph.add(OPERATIONS[function], name)
 
 
-def _function_name(function: Any) -> str:
+def function_name(function: Any) -> str:
     return f"'{getattr(function, '__name__', function)}'"
-
-
-def _method(called: Any, graph: Graph, block: Block) -> Block:
-    """Convert a method of pandas: astype("object") or fillna(text)."""
-    arguments: tuple[Any, ...] = called.__reduce__()[1]
-    if arguments == ("astype", "object"):
-        return block
-    if isinstance(block, TextBlock) and arguments[0] == "fillna" and isinstance(arguments[1], str):
-        fill = tuple(arguments[1] if old is None else old for old in block.fill)
-        return TextBlock(block.source, block.index, fill)
-    raise ExportError(f"FunctionTransformer({called!r}) has no compiled form.")
 
 
 def _unscaled(graph: Graph, block: Block) -> NumberBlock:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.project import Project, Task
+from tidemill.steps.data.date_formats import date_formats
 from tidemill.steps.data.fingerprint import row_hashes
 from tidemill.steps.data.task import is_numeric
 
@@ -160,6 +161,9 @@ def _doubtful_text(series: pd.Series[Any]) -> str | None:
     if series.dtype.kind in "fib":
         return None
     present = series.dropna()
+    if formats := date_formats(series):
+        either = " or ".join(f"dates={{{str(series.name)!r}: {form!r}}}" for form in formats)
+        return f"is text that looks like dates; if it is, set {either} in the project."
     numeric = float(pd.to_numeric(present, errors="coerce").notna().mean())
     if NUMERIC_SHARE <= numeric < 1:
         odd = present[pd.to_numeric(present, errors="coerce").isna()].iloc[0]

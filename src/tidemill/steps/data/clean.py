@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from tidemill.signature import Kind
 from tidemill.steps.data import checks
 from tidemill.steps.data.checks import DataWarning
 from tidemill.steps.data.column_kinds import as_kind, infer_kind
+from tidemill.steps.data.date_columns import in_seconds, typed_formats
 from tidemill.steps.data.task import convert_target, is_numeric, resolve_task
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class CleanedData:
 
     Attributes:
         inputs: The model's columns; constant columns stay in `frame` but are not among them.
+        dates: The formats of the inputs that are dates or times.
         kinds: The kinds of the inputs, also if missing values convert integers and booleans to
             float64.
     """
@@ -36,6 +38,7 @@ class CleanedData:
     kinds: Mapping[str, Kind]
     task: Task
     warnings: tuple[DataWarning, ...]
+    dates: Mapping[str, str] = field(default_factory=dict)
 
 
 def clean(
@@ -47,13 +50,15 @@ def clean(
         extra_rows: Additional rows under the project's column names; appended at the end.
 
     Raises:
-        DataError: The target is missing or cannot be used, columns have the same name, dates or
+        DataError: The target is missing or cannot be used, columns have the same name, or
             mixed or infinite values, or there are too few rows in total or of a class.
     """
     frame = _named(frame, project)
     _require(project.target, frame, "target", "The target")
+    dates = {} if project.tensor else _dates(frame, project)
+    frame = in_seconds(frame, dates)
     if extra_rows is not None:
-        frame = _joined(frame, extra_rows)
+        frame = _joined(frame, _extra_in_seconds(extra_rows, dates))
     numbers = _category_codes(frame, project)
     frame, dropped = _with_target(frame, project)
     kinds = {} if project.tensor else {name: infer_kind(frame[name]) for name in frame.columns}
@@ -67,8 +72,26 @@ def clean(
     warnings = (*dropped, *numbers, *constant, *doubtful)
     for warning in warnings:
         logger.warning("%s: %s", project.name, warning.text)
+    kinds |= dict.fromkeys(dates, "datetime")
     of_inputs = {name: kinds[name] for name in inputs if name in kinds}
-    return CleanedData(frame, inputs, of_inputs, task, warnings)
+    dates = {name: form for name, form in dates.items() if name in inputs}
+    return CleanedData(frame, inputs, of_inputs, task, warnings, dates)
+
+
+def _dates(frame: pd.DataFrame, project: Project) -> dict[str, str]:
+    """The formats of the date columns: those of a type for dates, and those the project states."""
+    kept = {name: form for name, form in project.dates.items() if name not in project.drop}
+    for name in kept:
+        _require(name, frame, "dates", "The date column")
+    typed = typed_formats(frame.drop(columns=project.target))
+    return {**typed, **kept}
+
+
+def _extra_in_seconds(extra: pd.DataFrame, dates: Mapping[str, str]) -> pd.DataFrame:
+    """Recorded rows have their dates in seconds already; others are converted."""
+    recorded = {name for name in dates if name in extra and extra[name].dtype.kind == "f"}
+    others = {n: form for n, form in dates.items() if n in extra and n not in recorded}
+    return in_seconds(extra, others)
 
 
 def _named(frame: pd.DataFrame, project: Project) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class PreparedData:
         signature_rows: Every row up to the end of the training window, from which the signature is
             inferred, so that a model trained on a window does not refuse values that only occur
             outside it. None when `train` is everything there is.
+        dates: The formats of the inputs that are dates or times.
     """
 
     source: str
@@ -44,6 +45,7 @@ class PreparedData:
     fingerprint: str
     test_fingerprint: str
     signature_rows: pd.DataFrame | None = None
+    dates: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> PreparedData:
@@ -74,6 +76,7 @@ def prepare(project: Project, *, extra_rows: pd.DataFrame | None = None) -> Prep
         warnings=cleaned.warnings,
         fingerprint=fingerprint(cleaned.frame),
         test_fingerprint=fingerprint(parts.test),
+        dates=cleaned.dates,
     )
 
 

@@ -60,7 +60,7 @@ _PROJECT = '''\
 """What to learn, and from what: `tidemill train` reads this file."""
 
 {imports}
-from tidemill import Candidate, Gate, Project, csv
+from tidemill import Candidate, {drift_import}Gate, Project, csv
 
 project = Project(
     name={name},
@@ -69,6 +69,7 @@ project = Project(
     target={target},
     task="{task}",
 {drop}\
+{dates}\
     # All are trained and tracked; the best is registered as a new version.
     candidates=[
 {candidates}\
@@ -97,6 +98,8 @@ def render_project(name: str, table: TableSpec, metric: str | None = None) -> st
         task=table.task,
         imports=imports,
         drop=_drop_text(table.drop),
+        dates=_dates_text(table.dates),
+        drift_import="Drift, " if table.dates else "",
         candidates=candidates,
         metric=metric or usual,
         bound='"f1_score": 0.8' if table.task == "classification" else '"r2": 0.5',
@@ -111,6 +114,19 @@ def _drop_text(drop: Mapping[str, str]) -> str:
         "    # Left out automatically: change this if it is wrong.\n    drop=[\n"
         + "".join(lines)
         + "    ],\n"
+    )
+
+
+def _dates_text(dates: Mapping[str, str]) -> str:
+    if not dates:
+        return ""
+    lines = [f"        {_quoted(name)}: {_quoted(form)},\n" for name, form in dates.items()]
+    ignored = "".join(f"{_quoted(name)}, " for name in dates)
+    return (
+        "    # Dates and times, with the format that fits all rows: change it if it is wrong.\n"
+        "    dates={\n" + "".join(lines) + "    },\n"
+        "    # Time moves on, so that later dates alone are no drift.\n"
+        f"    drift=Drift(ignore=({ignored.rstrip()})),\n"
     )
 
 

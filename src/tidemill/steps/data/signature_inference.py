@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tidemill.project import Project, Task
 
 MAX_CATEGORIES = 1000
+NO_DATES: Mapping[str, str] = MappingProxyType({})
 
 
 def infer_signature(
@@ -25,6 +27,7 @@ def infer_signature(
     task: Task,
     project: Project,
     kinds: Mapping[str, Kind] | None = None,
+    dates: Mapping[str, str] = NO_DATES,
 ) -> Signature:
     """Infer the signature of a model from its training rows.
 
@@ -34,6 +37,7 @@ def infer_signature(
         y: The targets [rows]; every label must occur.
         kinds: Kinds of columns that their type does not show, such as booleans with missing values
             stored as float64.
+        dates: The formats of the columns that are dates or times, in seconds.
 
     Raises:
         DataError: A column is of a type that a model cannot take.
@@ -43,7 +47,12 @@ def infer_signature(
         tensor = project.tensor or Tensor(name="input", shape=tuple(np.shape(X)[1:]))
         return Signature(task=task, target=project.target, tensor=tensor, labels=labels)
     accept = project.unknown_categories == "accept"
-    columns = tuple(_column(X[name], accept, (kinds or {}).get(str(name))) for name in X.columns)
+    columns = tuple(
+        _datetime(X[name], dates[str(name)])
+        if str(name) in dates
+        else _column(X[name], accept, (kinds or {}).get(str(name)))
+        for name in X.columns
+    )
     return Signature(task=task, target=project.target, columns=columns, labels=labels)
 
 
@@ -60,6 +69,10 @@ def conform(frame: pd.DataFrame, signature: Signature) -> pd.DataFrame:
     """
     series = {c.name: _series(_plain(frame[c.name]), c) for c in signature.columns}
     return pd.DataFrame(series).set_axis(frame.index)
+
+
+def _datetime(values: pd.Series[Any], form: str) -> Column:
+    return Column(str(values.name), "datetime", bool(values.isna().any()), format=form)
 
 
 def _column(values: pd.Series[Any], accept: bool, kind: Kind | None) -> Column:
@@ -102,6 +115,6 @@ def _series(values: Sequence[Value], column: Column) -> pd.Series[Any]:
         texts: list[Any] = [np.nan if value is None else value for value in values]
         return pd.Series(texts, dtype=object)
     missing = any(value is None for value in values)
-    dtypes = {"number": "float64", "integer": "int64", "boolean": "bool"}
+    dtypes = {"number": "float64", "integer": "int64", "boolean": "bool", "datetime": "float64"}
     numbers: list[Any] = [np.nan if value is None else value for value in values]
     return pd.Series(numbers, dtype="float64" if missing else dtypes[column.kind])

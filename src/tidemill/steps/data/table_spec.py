@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from tidemill.errors import ProjectError
 from tidemill.project import Task
 from tidemill.steps.data.column_kinds import as_kind
+from tidemill.steps.data.date_formats import date_formats
 from tidemill.steps.data.task import infer_task
 
 USUAL_TARGETS = ("target", "label", "class", "outcome", "y")
@@ -30,6 +31,7 @@ class TableSpec:
         path: The CSV file, relative to the project.
         options: Options that `pandas.read_csv` needs for it.
         drop: Columns to leave out, with the reason for each.
+        dates: The formats of columns that hold dates or times.
         row: One row of inputs, as in a request.
     """
 
@@ -39,6 +41,7 @@ class TableSpec:
     options: Mapping[str, str]
     drop: Mapping[str, str]
     row: Mapping[str, Any]
+    dates: Mapping[str, str] = field(default_factory=dict)
 
 
 def infer_table_spec(
@@ -56,10 +59,11 @@ def infer_table_spec(
     columns = [str(name) for name in frame.columns]
     frame = frame.set_axis(columns, axis="columns")
     target = _target(columns, target)
+    formats = {name: date_formats(frame[name]) for name in columns if name != target}
     drop = {
         name: reason
-        for name in columns
-        if name != target and (reason := _reason_to_drop(frame[name])) is not None
+        for name, fitting in formats.items()
+        if (reason := _reason_to_drop(frame[name], fitting)) is not None
     }
     inputs = [name for name in columns if name != target and name not in drop]
     if not inputs:
@@ -69,7 +73,8 @@ def infer_table_spec(
             expected="at least one column besides the target that is not an id",
         )
     task = infer_task(as_kind(frame[target].dropna()))
-    return TableSpec(path, target, task, options, drop, _example(frame[inputs]))
+    dates = {name: formats[name][0] for name in inputs if formats[name]}
+    return TableSpec(path, target, task, options, drop, _example(frame[inputs]), dates)
 
 
 def _target(columns: list[str], target: str | None) -> str:
@@ -87,11 +92,18 @@ def _target(columns: list[str], target: str | None) -> str:
     )
 
 
-def _reason_to_drop(series: pd.Series[Any]) -> str | None:
-    """Why a column identifies rows instead of describing them; None if it does not."""
+def _reason_to_drop(series: pd.Series[Any], formats: Sequence[str]) -> str | None:
+    """Why a column identifies rows instead of describing them; None if it does not.
+
+    Args:
+        formats: The formats of dates that fit all values.
+    """
     present = series.dropna()
     if present.empty:
         return "empty"
+    if formats:
+        either = " or ".join(json.dumps(form) for form in formats)
+        return None if len(formats) == 1 else f"dates of the format {either}: state it in `dates`"
     distinct = present.nunique()
     whole = pd.api.types.is_integer_dtype(series.dtype)
     text = not pd.api.types.is_numeric_dtype(series.dtype)
@@ -112,7 +124,7 @@ def _spaced(name: str) -> str:
 def _example(inputs: pd.DataFrame) -> dict[str, Any]:
     whole = inputs.dropna()
     first = whole.iloc[[0]] if len(whole) else inputs.iloc[[0]]
-    row: dict[str, Any] = json.loads(first.to_json(orient="records"))[0]
+    row: dict[str, Any] = json.loads(first.to_json(orient="records", date_format="iso"))[0]
     return row
 
 

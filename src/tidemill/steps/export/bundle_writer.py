@@ -207,7 +207,8 @@ def _row(X: InputRows, position: int, signature: Signature) -> tuple[Value, ...]
 def _value(value: Any, kind: str) -> Value:
     if pd.isna(value):
         return None
-    plain: Value = {"number": float, "integer": int, "boolean": bool, "text": str}[kind](value)
+    kinds = {"integer": int, "boolean": bool, "text": str}
+    plain: Value = kinds.get(kind, float)(value)
     return plain
 
 

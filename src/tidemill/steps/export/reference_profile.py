@@ -116,7 +116,7 @@ def _column(
     name: str, values: npt.NDArray[Any], signature: Signature, chosen: npt.NDArray[np.intp]
 ) -> dict[str, Any]:
     kind = next((c.kind for c in signature.columns if c.name == name), "number")
-    numeric = kind in ("number", "integer")
+    numeric = kind in ("number", "integer", "datetime")
     histogram = numeric_histogram(values) if numeric else category_histogram(values, _named(values))
     sample = [_plain(value) for value in values[chosen].tolist()]
     return {"kind": kind, **_built(histogram), "sample": sample}
@@ -133,7 +133,8 @@ def _plain(value: Any) -> Any:
     if value is None or value is pd.NA or value != value:
         return None
     if isinstance(value, float):
-        return float(f"{value:.7g}")
+        # A rounded date would be another moment than the same date in live rows.
+        return value if value.is_integer() and abs(value) < 2**40 else float(f"{value:.7g}")
     return value[:TEXT] if isinstance(value, str) else value
 
 

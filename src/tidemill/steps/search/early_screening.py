@@ -87,7 +87,7 @@ def _screen(
     trained, scored = _split_rows(len(data.train), project)
     X, y = _rows(project, data, trained)
     X_scored, y_scored = _rows(project, data, scored)
-    pipeline = build_pipeline(estimator, X, project)
+    pipeline = build_pipeline(estimator, X, project, dates=data.dates)
     fix_randomness(pipeline, project.seed)
     classes = _classes(project, data)
     _adapt_to_partial_fit(estimator, classes, y)

@@ -26,7 +26,11 @@ logger = logging.getLogger(__name__)
 
 MODEL_NAME = "model"
 EXAMPLE_ROWS = 3
-_TYPES = {"number": "double", "integer": "long", "boolean": "boolean", "text": "string"}
+#: A logged model takes datetimes as whole seconds since 1970 (UTC).
+_TYPES = {
+    "number": "double", "integer": "long", "boolean": "boolean", "text": "string",
+    "datetime": "double",
+}  # fmt: skip
 _ALWAYS_NEEDED = ("mlflow", "scikit-learn", "numpy", "pandas")
 _PROJECT_MODULES = "tidemill_project_"
 _NOT_IMPORTABLE = (_PROJECT_MODULES, "__main__")

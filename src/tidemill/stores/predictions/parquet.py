@@ -17,7 +17,10 @@ from tidemill.stores.predictions.windows import FIELDS, Window, make_window
 #: The columns of a row after `FIELDS`.
 EXTRA_FIELDS = ("milliseconds", "request_id", "key_id")
 TIME = pa.timestamp("us", tz="UTC")
-_KINDS = {"number": "float64", "integer": "int64", "boolean": "bool", "text": "string"}
+_KINDS = {
+    "number": "float64", "integer": "int64", "boolean": "bool", "text": "string",
+    "datetime": "timestamp[us]",
+}  # fmt: skip
 _LABEL_TYPES = {str: "string", bool: "bool", int: "int64", float: "float64"}
 
 
@@ -159,6 +162,8 @@ def _column(values: pd.Series[Any], kind: str) -> pa.Array:
     if kind in ("number", "integer"):
         floats = pa.array(values.astype("float64"), pa.float64(), from_pandas=True)
         return floats.cast(pa.type_for_alias(_KINDS[kind]))
+    if kind == "datetime":
+        return _timestamps(values).cast(pa.type_for_alias(_KINDS[kind]))
     convert: Any = str if kind == "text" else bool
     known = values.notna()
     converted = [convert(v) if k else None for v, k in zip(values, known, strict=True)]

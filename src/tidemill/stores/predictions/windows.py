@@ -21,7 +21,7 @@ FIELDS = (
     "id", "time", "version", "role", "encoding", "features", "output", "probabilities",
     "confidence", "weight", "actual", "joined",
 )  # fmt: skip
-_DTYPES = {"number": "float64", "integer": "int64", "boolean": "bool"}
+_DTYPES = {"number": "float64", "integer": "int64", "boolean": "bool", "datetime": "float64"}
 
 
 @dataclass(frozen=True)
