@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
@@ -82,8 +82,10 @@ def _header(source: TextIO, separator: str) -> list[str]:
         source.seek(0)
 
 
-def read_cell(kind: Kind, text: str, decimal: str) -> Value:
+def read_cell(
+    kind: Kind, text: str, decimal: str, categories: Collection[str] | None = None
+) -> Value:
     """The value of a cell; `decimal` is the decimal mark that a number may have."""
     if decimal == "," and kind == "number" and _DECIMAL_COMMA.fullmatch(text):
         text = text.replace(",", ".")
-    return parse_cell(kind, text)
+    return parse_cell(kind, text, categories)

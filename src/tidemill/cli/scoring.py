@@ -97,7 +97,8 @@ def _parse_record(scorer: Scorer, record: dict[str, Any], decimal: str) -> list[
         else scorer.signature.columns
     )
     return [
-        coerce(column, read_cell(column.kind, record[column.name], decimal)) for column in columns
+        coerce(column, read_cell(column.kind, record[column.name], decimal, column.categories))
+        for column in columns
     ]
 
 

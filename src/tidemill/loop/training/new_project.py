@@ -6,13 +6,15 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tidemill.errors import ConflictError, ProjectError
 from tidemill.project import Project, Source, gallery, load_project
-from tidemill.steps.data.csv_dialect import read_table
+from tidemill.steps.data.csv_dialect import NO_OPTIONS, read_table
 from tidemill.steps.data.scaffold import render_project, render_readme
-from tidemill.steps.data.table_spec import infer_table_spec, sample_customers
+from tidemill.steps.data.table_spec import TableSpec, infer_table_spec, sample_customers
 
 IGNORED = """\
 .tidemill/
@@ -28,13 +30,22 @@ OTHER_FORMATS = {".parquet", ".feather", ".xls", ".xlsx", ".json", ".jsonl", ".g
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+@dataclass(frozen=True)
+class NewProject:
+    """The files created, and what was inferred about the table; None for a gallery project."""
+
+    files: list[Path]
+    table: TableSpec | None = None
+
+
 def write_project(
     folder: Path,
     *,
     source: str | None = None,
     target: str | None = None,
     metrics: Mapping[str, str] = NO_METRICS,
-) -> list[Path]:
+    reading: Mapping[str, Any] = NO_OPTIONS,
+) -> NewProject:
     """Create a project in a new or empty folder; the folder's name becomes the project's.
 
     Args:
@@ -43,9 +54,7 @@ def write_project(
         target: The column of the table to predict; None infers it.
         metrics: The gate's metric by task, for a project made from a table; the task's default
             otherwise.
-
-    Returns:
-        The files created, below `folder`.
+        reading: Options of `pandas.read_csv` that the user states; the others are inferred.
 
     Raises:
         ConflictError: The folder is not empty, or is a file.
@@ -55,8 +64,8 @@ def write_project(
     _check_empty(folder)
     template = (source or "").removeprefix("gallery:")
     if template in gallery():
-        return _from_gallery(folder, template, target)
-    return _from_table(folder, name, source, target, metrics)
+        return NewProject(_from_gallery(folder, template, target))
+    return _from_table(folder, name, source, target, metrics, reading)
 
 
 def _checked_name(folder: Path) -> str:
@@ -110,10 +119,15 @@ def _generated_files(project: Project, folder: Path) -> list[Path]:
 
 
 def _from_table(
-    folder: Path, name: str, source: str | None, target: str | None, metrics: Mapping[str, str]
-) -> list[Path]:
+    folder: Path,
+    name: str,
+    source: str | None,
+    target: str | None,
+    metrics: Mapping[str, str],
+    reading: Mapping[str, Any],
+) -> NewProject:
     file = Path(SAMPLE_FILE) if source is None else _existing(source)
-    frame, options = (sample_customers(), {}) if source is None else read_table(file)
+    frame, options = (sample_customers(), {}) if source is None else read_table(file, reading)
     table = infer_table_spec(frame, f"data/{file.name}", target=target, options=options)
     text = render_project(name, table, metrics.get(table.task))
     texts = {"project.py": text, "README.md": render_readme(name, table.row)}
@@ -124,7 +138,7 @@ def _from_table(
         frame.to_csv(copy, index=False)
     else:
         shutil.copyfile(file, copy)
-    return [*written, copy]
+    return NewProject([*written, copy], table)
 
 
 def _write(folder: Path, texts: dict[str, str]) -> list[Path]:

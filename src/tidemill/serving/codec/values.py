@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 
 from tidemill.errors import InputError
 from tidemill.signature import Column, Kind, Value, check_value
@@ -15,6 +16,8 @@ MISSING = frozenset(
         "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
     }
 )  # fmt: skip
+#: Cells that mean a missing value where numbers are expected.
+MISSING_NUMBERS = frozenset({"", "?", "-", "--", "."})
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -41,9 +44,15 @@ def coerce(column: Column, value: Value) -> Value:
     )
 
 
-def parse_cell(kind: Kind, text: str) -> Value:
-    """The value of a CSV cell. What cannot be parsed stays text; `coerce` then refuses it."""
-    if text in MISSING:
+def parse_cell(kind: Kind, text: str, categories: Collection[str] | None = None) -> Value:
+    """The value of a CSV cell. What cannot be parsed stays text; `coerce` then refuses it.
+
+    Args:
+        categories: Of a text column: one of them may be called None, for example.
+    """
+    if categories is not None and text in categories:
+        return text
+    if text in MISSING or (kind in ("number", "integer") and text.strip() in MISSING_NUMBERS):
         return None
     if kind in ("text", "datetime"):
         return text

@@ -163,7 +163,8 @@ def read_csv(predictor: Predictor, body: bytes) -> EncodedRows:
         predictor,
         {
             column.name: [
-                parse_cell(column.kind, record[places[column.name]]) for record in records
+                parse_cell(column.kind, record[places[column.name]], column.categories)
+                for record in records
             ]
             for column in signature.columns
             if column.name in places and records

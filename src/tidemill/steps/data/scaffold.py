@@ -90,7 +90,7 @@ def render_project(name: str, table: TableSpec, metric: str | None = None) -> st
         metric: The gate's metric; None uses the task's default.
     """
     imports, candidates, usual = _ESTIMATORS[table.task]
-    arguments = [_quoted(table.path), *(f"{k}={_quoted(v)}" for k, v in table.options.items())]
+    arguments = [_quoted(table.path), *(f"{k}={_literal(v)}" for k, v in table.options.items())]
     return _PROJECT.format(
         name=_quoted(name),
         data=", ".join(arguments),
@@ -128,6 +128,10 @@ def _dates_text(dates: Mapping[str, str]) -> str:
         "    # Time moves on, so that later dates alone are no drift.\n"
         f"    drift=Drift(ignore=({ignored.rstrip()})),\n"
     )
+
+
+def _literal(value: Any) -> str:
+    return repr(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
 
 
 def _quoted(text: str) -> str:

@@ -14,13 +14,24 @@ import pandas as pd
 
 from tidemill.errors import ProjectError
 from tidemill.project import Task
-from tidemill.steps.data.column_kinds import as_kind
+from tidemill.steps.data.column_kinds import as_kind, infer_kind
 from tidemill.steps.data.date_formats import date_formats
 from tidemill.steps.data.task import infer_task
 
 USUAL_TARGETS = ("target", "label", "class", "outcome", "y")
 MAX_DISTINCT_TEXTS = 20
 _ID_NAME = re.compile(r"(^|[^a-z])(id|uuid|guid|index|unnamed: 0)$|[a-z]I[dD]$")
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """What was found about a column, and what it is used for: "input", "target" or why not."""
+
+    name: str
+    kind: str
+    missing: int
+    distinct: int
+    use: str
 
 
 @dataclass(frozen=True)
@@ -33,19 +44,21 @@ class TableSpec:
         drop: Columns to leave out, with the reason for each.
         dates: The formats of columns that hold dates or times.
         row: One row of inputs, as in a request.
+        columns: Every column, in order.
     """
 
     path: str
     target: str
     task: Task
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
     drop: Mapping[str, str]
     row: Mapping[str, Any]
     dates: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[ColumnSpec, ...] = ()
 
 
 def infer_table_spec(
-    frame: pd.DataFrame, path: str, *, target: str | None = None, options: Mapping[str, str]
+    frame: pd.DataFrame, path: str, *, target: str | None = None, options: Mapping[str, Any]
 ) -> TableSpec:
     """Infer the settings for a table.
 
@@ -74,7 +87,17 @@ def infer_table_spec(
         )
     task = infer_task(as_kind(frame[target].dropna()))
     dates = {name: formats[name][0] for name in inputs if formats[name]}
-    return TableSpec(path, target, task, options, drop, _example(frame[inputs]), dates)
+    uses = {target: "target", **{name: f"left out: {reason}" for name, reason in drop.items()}}
+    found = tuple(
+        _column(frame[name], uses.get(name, "input"), dates.get(name)) for name in columns
+    )
+    return TableSpec(path, target, task, options, drop, _example(frame[inputs]), dates, found)
+
+
+def _column(series: pd.Series[Any], use: str, date: str | None) -> ColumnSpec:
+    kind = f"datetime, {date}" if date else infer_kind(series)
+    missing, distinct = int(series.isna().sum()), int(series.nunique())
+    return ColumnSpec(str(series.name), kind, missing, distinct, use)
 
 
 def _target(columns: list[str], target: str | None) -> str:

@@ -220,7 +220,7 @@ def test_the_sample_has_every_kind_of_column_missing_values_and_two_classes() ->
 
 
 def test_a_project_without_a_source_has_rows_to_train_on(tmp_path: Path) -> None:
-    written = write_project(tmp_path / "churn")
+    written = write_project(tmp_path / "churn").files
     assert {str(path.relative_to(tmp_path / "churn")) for path in written} == {
         "project.py", "README.md", ".gitignore", "data/customers.csv",
     }  # fmt: skip
@@ -247,7 +247,7 @@ def test_a_table_is_copied_and_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", gallery())
 def test_every_gallery_project_can_be_started_from(tmp_path: Path, template: str) -> None:
     folder = tmp_path / "mine"
-    written = write_project(folder, source=template)
+    written = write_project(folder, source=template).files
     assert all(path.is_file() for path in written)
     mine = load_project(folder / "project.py")
     assert mine.name == load_project(f"gallery:{template}").name
@@ -259,7 +259,7 @@ def test_every_gallery_project_can_be_started_from(tmp_path: Path, template: str
 
 
 def test_a_project_from_iris_comes_with_its_raw_file(tmp_path: Path) -> None:
-    written = write_project(tmp_path / "flowers", source="iris")
+    written = write_project(tmp_path / "flowers", source="iris").files
     assert tmp_path / "flowers" / "data" / "raw" / "Iris.csv" in written
 
 
