@@ -12,6 +12,7 @@ from typing import Any
 
 from tidemill.errors import ConflictError, ProjectError
 from tidemill.project import Project, Source, gallery, load_project
+from tidemill.signature import Task
 from tidemill.steps.data.csv_dialect import NO_OPTIONS, read_table
 from tidemill.steps.data.scaffold import render_project, render_readme
 from tidemill.steps.data.table_spec import TableSpec, infer_table_spec, sample_customers
@@ -38,11 +39,21 @@ class NewProject:
     table: TableSpec | None = None
 
 
+@dataclass(frozen=True)
+class _Stated:
+    """What the user states about a table; None and absent options are inferred."""
+
+    target: str | None
+    task: Task | None
+    reading: Mapping[str, Any]
+
+
 def write_project(
     folder: Path,
     *,
     source: str | None = None,
     target: str | None = None,
+    task: Task | None = None,
     metrics: Mapping[str, str] = NO_METRICS,
     reading: Mapping[str, Any] = NO_OPTIONS,
 ) -> NewProject:
@@ -52,6 +63,7 @@ def write_project(
         source: A CSV file to copy and describe, or the name of a gallery project; None generates a
             small table of customers.
         target: The column of the table to predict; None infers it.
+        task: None infers it from the target's values.
         metrics: The gate's metric by task, for a project made from a table; the task's default
             otherwise.
         reading: Options of `pandas.read_csv` that the user states; the others are inferred.
@@ -65,7 +77,7 @@ def write_project(
     template = (source or "").removeprefix("gallery:")
     if template in gallery():
         return NewProject(_from_gallery(folder, template, target))
-    return _from_table(folder, name, source, target, metrics, reading)
+    return _from_table(folder, name, source, _Stated(target, task, reading), metrics)
 
 
 def _checked_name(folder: Path) -> str:
@@ -122,13 +134,16 @@ def _from_table(
     folder: Path,
     name: str,
     source: str | None,
-    target: str | None,
+    stated: _Stated,
     metrics: Mapping[str, str],
-    reading: Mapping[str, Any],
 ) -> NewProject:
     file = Path(SAMPLE_FILE) if source is None else _existing(source)
-    frame, options = (sample_customers(), {}) if source is None else read_table(file, reading)
-    table = infer_table_spec(frame, f"data/{file.name}", target=target, options=options)
+    frame, options = (
+        (sample_customers(), {}) if source is None else read_table(file, stated.reading)
+    )
+    table = infer_table_spec(
+        frame, f"data/{file.name}", target=stated.target, task=stated.task, options=options
+    )
     text = render_project(name, table, metrics.get(table.task))
     texts = {"project.py": text, "README.md": render_readme(name, table.row)}
     written = _write(folder, texts)

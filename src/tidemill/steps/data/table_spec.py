@@ -58,13 +58,19 @@ class TableSpec:
 
 
 def infer_table_spec(
-    frame: pd.DataFrame, path: str, *, target: str | None = None, options: Mapping[str, Any]
+    frame: pd.DataFrame,
+    path: str,
+    *,
+    target: str | None = None,
+    task: Task | None = None,
+    options: Mapping[str, Any],
 ) -> TableSpec:
     """Infer the settings for a table.
 
     Args:
         target: The column to predict; None uses a column with a common name (target, label, class,
             outcome, y), otherwise the last column.
+        task: None infers it from the target's values.
 
     Raises:
         ProjectError: There is no such target, or no column to predict it from.
@@ -85,7 +91,7 @@ def infer_table_spec(
             field="drop" if drop else "data",
             expected="at least one column besides the target that is not an id",
         )
-    task = infer_task(as_kind(frame[target].dropna()))
+    task = task or infer_task(as_kind(frame[target].dropna()))
     dates = {name: formats[name][0] for name in inputs if formats[name]}
     uses = {target: "target", **{name: f"left out: {reason}" for name, reason in drop.items()}}
     found = tuple(

@@ -11,6 +11,7 @@ from tidemill.cli import terminal
 from tidemill.cli.command_help import command_app, notes
 from tidemill.cli.context import JsonOption
 from tidemill.loop.training.new_project import write_project
+from tidemill.signature import Task
 from tidemill.steps.data.csv_dialect import describe_options
 from tidemill.steps.data.table_spec import TableSpec
 
@@ -28,6 +29,9 @@ def init(
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="The column to predict. [default: the last one]")
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="What to train. [default: by the target's values]")
     ] = None,
     no_header: Annotated[
         bool, typer.Option("--no-header", help="The first line is a row: name columns c1, c2, ...")
@@ -65,7 +69,7 @@ def init(
         "encoding": encoding or ...,
     }
     reading = {option: value for option, value in given.items() if value is not ...}
-    project = write_project(folder, source=source, target=target, reading=reading)
+    project = write_project(folder, source=source, target=target, task=task, reading=reading)
     if as_json:
         terminal.print_json({"folder": folder, "files": project.files})
         return
@@ -83,7 +87,7 @@ def _print_guesses(table: TableSpec) -> None:
     terminal.print_table(["column", "kind", "missing", "distinct", "use"], rows)
     for words in describe_options(table.options):
         terminal.out.print(f"Inferred: {words}.", markup=False)
-    terminal.out.print(f"Inferred: the task is {table.task}.", markup=False)
+    terminal.out.print(f"The task is {table.task}.", markup=False)
     terminal.out.print("project.py states all of this: change there what is wrong.\n")
 
 
