@@ -1,0 +1,1 @@
+"""Train on public tables with Tidemill and its peers: `python -m benchmarks.tables`."""
