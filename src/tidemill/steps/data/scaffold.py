@@ -6,55 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tidemill.steps.data.default_candidates import render_candidates
 from tidemill.steps.data.table_spec import TableSpec
 
-_ESTIMATORS = {
-    "classification": (
-        "from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier\n"
-        "from sklearn.linear_model import LogisticRegression\n",
-        """\
-        Candidate(
-            "logistic_regression",
-            LogisticRegression,
-            {"max_iter": 1000},
-            search={"C": [0.1, 1.0, 10.0]},  # one run for each
-        ),
-        Candidate(
-            "random_forest",
-            RandomForestClassifier,
-            {"n_estimators": 200, "min_samples_leaf": 2},
-        ),
-        Candidate(
-            "gradient_boosting",
-            HistGradientBoostingClassifier,
-            search={"learning_rate": [0.03, 0.1]},
-        ),
-""",
-        "f1_score",
-    ),
-    "regression": (
-        "from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor\n"
-        "from sklearn.linear_model import Ridge\n",
-        """\
-        Candidate(
-            "ridge",
-            Ridge,
-            search={"alpha": [0.1, 1.0, 10.0]},  # one run for each
-        ),
-        Candidate(
-            "random_forest",
-            RandomForestRegressor,
-            {"n_estimators": 100, "min_samples_leaf": 5},
-        ),
-        Candidate(
-            "gradient_boosting",
-            HistGradientBoostingRegressor,
-            search={"learning_rate": [0.03, 0.1]},
-        ),
-""",
-        "rmse",
-    ),
-}
+_METRICS = {"classification": "f1_score", "regression": "rmse"}
 
 _PROJECT = '''\
 """What to learn, and from what: `tidemill train` reads this file."""
@@ -62,6 +17,7 @@ _PROJECT = '''\
 {imports}
 from tidemill import Candidate, {drift_import}Gate, Project, csv
 
+{estimators}
 project = Project(
     name={name},
     # Also possible: a function without arguments that returns a pandas DataFrame.
@@ -89,19 +45,20 @@ def render_project(name: str, table: TableSpec, metric: str | None = None) -> st
     Args:
         metric: The gate's metric; None uses the task's default.
     """
-    imports, candidates, usual = _ESTIMATORS[table.task]
+    candidates = render_candidates(table.task, table.size)
     arguments = [_quoted(table.path), *(f"{k}={_literal(v)}" for k, v in table.options.items())]
     return _PROJECT.format(
         name=_quoted(name),
         data=", ".join(arguments),
         target=_quoted(table.target),
         task=table.task,
-        imports=imports,
+        imports=candidates.imports,
+        estimators=candidates.estimators,
         drop=_drop_text(table.drop),
         dates=_dates_text(table.dates),
         drift_import="Drift, " if table.dates else "",
-        candidates=candidates,
-        metric=metric or usual,
+        candidates=candidates.elements,
+        metric=metric or _METRICS[table.task],
         bound='"f1_score": 0.8' if table.task == "classification" else '"r2": 0.5',
     )
 

@@ -16,6 +16,7 @@ from tidemill.errors import ProjectError
 from tidemill.project import Task
 from tidemill.steps.data.column_kinds import as_kind, infer_kind
 from tidemill.steps.data.date_formats import date_formats
+from tidemill.steps.data.default_candidates import TableSize
 from tidemill.steps.data.task import infer_task
 
 USUAL_TARGETS = ("target", "label", "class", "outcome", "y")
@@ -45,6 +46,7 @@ class TableSpec:
         dates: The formats of columns that hold dates or times.
         row: One row of inputs, as in a request.
         columns: Every column, in order.
+        size: What the choice of candidates depends on.
     """
 
     path: str
@@ -53,6 +55,7 @@ class TableSpec:
     options: Mapping[str, Any]
     drop: Mapping[str, str]
     row: Mapping[str, Any]
+    size: TableSize
     dates: Mapping[str, str] = field(default_factory=dict)
     columns: tuple[ColumnSpec, ...] = ()
 
@@ -91,13 +94,16 @@ def infer_table_spec(
             field="drop" if drop else "data",
             expected="at least one column besides the target that is not an id",
         )
-    task = task or infer_task(as_kind(frame[target].dropna()))
+    known = frame[target].dropna()
+    task = task or infer_task(as_kind(known))
+    size = TableSize(len(known), known.nunique() if task == "classification" else 0)
     dates = {name: formats[name][0] for name in inputs if formats[name]}
     uses = {target: "target", **{name: f"left out: {reason}" for name, reason in drop.items()}}
     found = tuple(
         _column(frame[name], uses.get(name, "input"), dates.get(name)) for name in columns
     )
-    return TableSpec(path, target, task, options, drop, _example(frame[inputs]), dates, found)
+    row = _example(frame[inputs])
+    return TableSpec(path, target, task, options, drop, row, size, dates, found)
 
 
 def _column(series: pd.Series[Any], use: str, date: str | None) -> ColumnSpec:

@@ -1,0 +1,129 @@
+"""The candidates of a new project, as source text, sized to its table.
+
+The ensemble averages the three other kinds, which make different mistakes. See decision 231.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tidemill.project import Task
+
+FOREST_ROWS = 200_000  # more rows make a forest slow to fit and large to serve
+ENSEMBLE_ROWS = 100_000  # it fits every kind once more
+LEAVES_OF_A_TREE = 5_000
+SMALL_ROWS = 20_000  # for fewer, early stopping's own held-out rows are too few
+BOOSTED_CLASSES = 30  # boosting fits one tree per class in each iteration
+SEARCHED_ROWS = 50_000  # for more, the linear model has one setting
+LINE = 100
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """What decides how much fitting costs; `classes` is 0 for regression."""
+
+    rows: int
+    classes: int
+
+
+class Kind(NamedTuple):
+    """One kind of estimator: its variable, candidate, class, parameters and values to search."""
+
+    variable: str
+    candidate: str
+    estimator: str
+    params: dict[str, object]
+    search: str = ""
+
+
+class Candidates(NamedTuple):
+    """Source text: import lines, assignments of estimators, and elements of `candidates`."""
+
+    imports: str
+    estimators: str
+    elements: str
+
+
+def render_candidates(task: Task, size: TableSize) -> Candidates:
+    """The candidates for a table."""
+    kinds = [_linear(task, size)]
+    if size.rows <= FOREST_ROWS:
+        kinds.append(_forest(task, size))
+    if size.classes <= BOOSTED_CLASSES:
+        kinds.append(_boosting(task, size))
+    elements = "".join(map(_candidate, kinds))
+    ensembles = {kind.estimator for kind in kinds[1:]}
+    if len(kinds) == 3 and size.rows <= ENSEMBLE_ROWS:
+        voting = "VotingClassifier" if task == "classification" else "VotingRegressor"
+        ensembles.add(voting)
+        elements += _ensemble(kinds, voting)
+    imports = _import("sklearn.ensemble", sorted(ensembles)) if ensembles else ""
+    imports += _import("sklearn.linear_model", [kinds[0].estimator])
+    return Candidates(imports, "".join(map(_assignment, kinds)), elements)
+
+
+def _import(module: str, names: list[str]) -> str:
+    if len(line := f"from {module} import {', '.join(names)}\n") <= LINE:
+        return line
+    return f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")\n"
+
+
+def _linear(task: Task, size: TableSize) -> Kind:
+    searched = size.rows <= SEARCHED_ROWS and size.classes <= BOOSTED_CLASSES
+    if task == "regression":
+        search = '{"alpha": [0.1, 1.0, 10.0]}' if searched else ""
+        return Kind("linear", "ridge", "Ridge", {}, search)
+    search = '{"C": [0.1, 1.0, 10.0]}' if searched else ""
+    return Kind("linear", "logistic_regression", "LogisticRegression", {"max_iter": 1000}, search)
+
+
+def _forest(task: Task, size: TableSize) -> Kind:
+    smallest = 2 if task == "classification" else 3
+    params: dict[str, object] = {
+        "n_estimators": 200 if size.rows <= SMALL_ROWS else 100,
+        "min_samples_leaf": max(smallest, size.rows // LEAVES_OF_A_TREE),
+    }
+    if task == "classification":
+        return Kind("forest", "random_forest", "RandomForestClassifier", params)
+    return Kind("forest", "random_forest", "RandomForestRegressor", params | {"max_features": 0.5})
+
+
+def _boosting(task: Task, size: TableSize) -> Kind:
+    small = size.rows <= SMALL_ROWS
+    params: dict[str, object] = {
+        "learning_rate": 0.05,
+        "max_iter": (150 if size.classes > 2 else 300) if small else 1000,
+        "max_leaf_nodes": 15 if small else 31,
+        "min_samples_leaf": 10,
+        "l2_regularization": 1.0,
+        "max_features": 0.5,
+        "early_stopping": not small,
+    }
+    kind = "Classifier" if task == "classification" else "Regressor"
+    return Kind("boosting", "gradient_boosting", f"HistGradientBoosting{kind}", params)
+
+
+def _assignment(kind: Kind) -> str:
+    """`variable = Estimator(...)`, in one line if it fits."""
+    arguments = [f"{name}={value!r}" for name, value in kind.params.items()]
+    line = f"{kind.variable} = {kind.estimator}({', '.join(arguments)})\n"
+    if len(line) <= LINE:
+        return line
+    parts = "".join(f"    {argument},\n" for argument in arguments)
+    return f"{kind.variable} = {kind.estimator}(\n{parts})\n"
+
+
+def _candidate(kind: Kind) -> str:
+    search = f", search={kind.search}" if kind.search else ""
+    note = "        # One run for each value of the search.\n" if kind.search else ""
+    return f'{note}        Candidate("{kind.candidate}", {kind.variable}{search}),\n'
+
+
+def _ensemble(kinds: list[Kind], voting: str) -> str:
+    members = ", ".join(f'("{kind.variable}", {kind.variable})' for kind in kinds)
+    soft = '                voting="soft",\n' if voting == "VotingClassifier" else ""
+    return (
+        '        Candidate(\n            "ensemble",  # the mean of the others\n'
+        f"            {voting}(\n                [{members}],\n{soft}            ),\n        ),\n"
+    )
