@@ -1,8 +1,10 @@
-"""Tidemill as its README says: `init`, `train`, `predict`, with nothing changed in the project."""
+"""Tidemill as its README says: `init`, `train`, `predict`, with the task and metric that all are told."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,19 @@ from typing import Any
 import pandas as pd
 from common import Job
 
+METRIC = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "r2"}
+
 
 def main() -> None:
     job = Job("tidemill")
     project = job.out / "model"
     home = f"--home={job.out / 'home'}"
     train = str((job.folder / "train.csv").resolve())
-    said = run("init", str(project), "--from", train, "--target", job.target)
+    shutil.rmtree(project, ignore_errors=True)
+    task = "regression" if job.task == "regression" else "classification"
+    said = run("init", str(project), "--from", train, "--target", job.target, "--task", task)
+    file = project / "project.py"
+    file.write_text(re.sub(r'metric="\w+"', f'metric="{METRIC[job.task]}"', file.read_text()))
     trained = json.loads(run("train", "--json", home, cwd=project))
     model = f"models:/{trained['model']}/{trained['version']}"
     scored = job.out.resolve() / "scored.csv"

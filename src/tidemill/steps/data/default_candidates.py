@@ -1,6 +1,6 @@
 """The candidates of a new project, as source text, sized to its table.
 
-The ensemble averages the three other kinds, which make different mistakes. See decision 231.
+The ensemble averages the other three kinds, which make different mistakes. See decision 231.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tidemill.project import Task
 FOREST_ROWS = 200_000  # more rows make a forest slow to fit and large to serve
 ENSEMBLE_ROWS = 100_000  # it fits every kind once more
 LEAVES_OF_A_TREE = 5_000
+FEW_ROWS = 2_000
 SMALL_ROWS = 20_000  # for fewer, early stopping's own held-out rows are too few
 BOOSTED_CLASSES = 30  # boosting fits one tree per class in each iteration
 SEARCHED_ROWS = 50_000  # for more, the linear model has one setting
@@ -52,15 +53,16 @@ def render_candidates(task: Task, size: TableSize) -> Candidates:
         kinds.append(_forest(task, size))
     if size.classes <= BOOSTED_CLASSES:
         kinds.append(_boosting(task, size))
-    elements = "".join(map(_candidate, kinds))
+    estimators, elements = "".join(map(_assignment, kinds)), "".join(map(_candidate, kinds))
     ensembles = {kind.estimator for kind in kinds[1:]}
     if len(kinds) == 3 and size.rows <= ENSEMBLE_ROWS:
         voting = "VotingClassifier" if task == "classification" else "VotingRegressor"
         ensembles.add(voting)
-        elements += _ensemble(kinds, voting)
+        estimators += _members(kinds)
+        elements += _ensemble(voting)
     imports = _import("sklearn.ensemble", sorted(ensembles)) if ensembles else ""
     imports += _import("sklearn.linear_model", [kinds[0].estimator])
-    return Candidates(imports, "".join(map(_assignment, kinds)), elements)
+    return Candidates(imports, estimators, elements)
 
 
 def _import(module: str, names: list[str]) -> str:
@@ -79,29 +81,31 @@ def _linear(task: Task, size: TableSize) -> Kind:
 
 
 def _forest(task: Task, size: TableSize) -> Kind:
-    smallest = 2 if task == "classification" else 3
     params: dict[str, object] = {
         "n_estimators": 200 if size.rows <= SMALL_ROWS else 100,
-        "min_samples_leaf": max(smallest, size.rows // LEAVES_OF_A_TREE),
+        "min_samples_leaf": max(2, size.rows // LEAVES_OF_A_TREE),
     }
     if task == "classification":
-        return Kind("forest", "random_forest", "RandomForestClassifier", params)
-    return Kind("forest", "random_forest", "RandomForestRegressor", params | {"max_features": 0.5})
+        return Kind("forest", "extra_trees", "ExtraTreesClassifier", params)
+    return Kind("forest", "extra_trees", "ExtraTreesRegressor", params | {"max_features": 0.5})
 
 
 def _boosting(task: Task, size: TableSize) -> Kind:
-    small = size.rows <= SMALL_ROWS
+    """Few and small trees for few rows; with many rows, early stopping chooses their number."""
+    few, many = size.rows <= FEW_ROWS, size.rows > SMALL_ROWS
+    rounds = 1000 if many else 150 if few or size.classes > 2 else 600
     params: dict[str, object] = {
         "learning_rate": 0.05,
-        "max_iter": (150 if size.classes > 2 else 300) if small else 1000,
-        "max_leaf_nodes": 15 if small else 31,
+        "max_iter": rounds,
+        "max_leaf_nodes": 15 if few else 31,
         "min_samples_leaf": 10,
         "l2_regularization": 1.0,
         "max_features": 0.5,
-        "early_stopping": not small,
+        "early_stopping": many,
     }
     kind = "Classifier" if task == "classification" else "Regressor"
-    return Kind("boosting", "gradient_boosting", f"HistGradientBoosting{kind}", params)
+    search = "" if many else f'{{"max_iter": [{rounds // 2}, {rounds}]}}'
+    return Kind("boosting", "gradient_boosting", f"HistGradientBoosting{kind}", params, search)
 
 
 def _assignment(kind: Kind) -> str:
@@ -120,10 +124,15 @@ def _candidate(kind: Kind) -> str:
     return f'{note}        Candidate("{kind.candidate}", {kind.variable}{search}),\n'
 
 
-def _ensemble(kinds: list[Kind], voting: str) -> str:
-    members = ", ".join(f'("{kind.variable}", {kind.variable})' for kind in kinds)
-    soft = '                voting="soft",\n' if voting == "VotingClassifier" else ""
+def _members(kinds: list[Kind]) -> str:
+    pairs = ", ".join(f'("{kind.variable}", {kind.variable})' for kind in kinds)
+    return f"members = [{pairs}]\n"
+
+
+def _ensemble(voting: str) -> str:
+    soft = ', voting="soft"' if voting == "VotingClassifier" else ""
     return (
-        '        Candidate(\n            "ensemble",  # the mean of the others\n'
-        f"            {voting}(\n                [{members}],\n{soft}            ),\n        ),\n"
+        "        # The mean of the three, with and without the linear model.\n"
+        f'        Candidate(\n            "ensemble",\n            {voting}(members{soft}),\n'
+        '            search={"weights": [[1, 1, 1], [0, 1, 2]]},\n        ),\n'
     )
