@@ -1,4 +1,4 @@
-"""Tidemill as its README says: `init`, `train`, `predict`, with the task and metric that all are told."""
+"""Tidemill as its README says, `init`, `train`, `predict`, with the given task and metric."""
 
 from __future__ import annotations
 
