@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill.addresses import open_url
 from tidemill.cli import terminal
 from tidemill.cli.context import find_project, open_settings, start_logs
 from tidemill.cli.demo.traffic import AnswerCounts, constant_traffic, request_prediction
@@ -20,7 +22,6 @@ from tidemill.cli.local.process_specs import ServerAddresses
 from tidemill.cli.local.supervisor import Supervisor, supervising
 from tidemill.cli.training import train_project
 from tidemill.errors import GateError, UnavailableError
-from tidemill.serving.shelf.shelf import read_state
 from tidemill.settings import Settings
 
 SWAP_SECONDS = 20.0
@@ -70,10 +71,9 @@ def _run(log: StepLog, supervisor: Supervisor, settings: Settings, at: ServerAdd
     supervisor.start(process_specs.worker(settings))
     supervisor.start(process_specs.mlflow_server(settings, at))
     with log.step("serve both") as result:
-        supervisor.wait_until(lambda: len(_served_models(settings)) >= 2, "Serving", 60)
-        supervisor.wait_until(lambda: is_answering(f"{at.api}/ready"), "Serving", 60)
+        supervisor.wait_until(lambda: len(_served_models(at)) >= 2, "Serving", 60)
         result(f"at {at.api}")
-    for name in _served_models(settings):
+    for name in _served_models(at):
         _predict(log, settings, at, key, name)
     body = example_request(settings.shelf, iris)[1]
     better = str(int(first_version) + 1)
@@ -128,5 +128,10 @@ def _describe_swap(counts: AnswerCounts) -> str:
     return f"{total} answers ({versions}), {len(counts.failures)} failed"
 
 
-def _served_models(settings: Settings) -> list[str]:
-    return sorted(read_state(settings.shelf).models)
+def _served_models(at: ServerAddresses) -> list[str]:
+    """The models in service; none while the server is not ready."""
+    try:
+        with open_url(f"{at.api}/ready", timeout=2) as answer:
+            return sorted(json.load(answer)["models"])
+    except OSError:
+        return []

@@ -14,6 +14,7 @@ from tidemill.errors import DataError
 from tidemill.project import Project, Task
 from tidemill.steps.data.date_formats import date_formats
 from tidemill.steps.data.fingerprint import row_hashes
+from tidemill.steps.data.leaks import find_leaks
 from tidemill.steps.data.task import is_numeric
 
 MIN_ROWS = 10
@@ -97,6 +98,8 @@ def find_warnings(
         yield from _rare_classes(frame[target])
     yield from _duplicate_rows(frame)
     yield from _duplicate_columns(frame, inputs)
+    for name, suspicion in find_leaks(frame, inputs, target, task):
+        yield DataWarning(suspicion, name)
     for name in inputs:
         for text in (
             _leak(frame[name], frame[target], task),
