@@ -137,6 +137,10 @@ class Server:
         except httpx.TransportError:
             return False
 
+    def models(self) -> set[str]:
+        """The models in service."""
+        return set(self.client.get(f"{self.url}/ready").json()["models"])
+
     def ask(self, path: str, body: Any) -> dict[str, Any]:
         answer = self.client.post(f"{self.url}{path}", json=body)
         assert answer.status_code == 200, answer.text

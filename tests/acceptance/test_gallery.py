@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.acceptance.machine import Machine, Server
+from tests.acceptance.machine import PATIENCE, Machine, Server
+from tests.servers import wait_until
 from tidemill.errors import DataError
 from tidemill.loop.training.new_project import write_project
 from tidemill.loop.training.train import train
@@ -108,12 +109,15 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def server(machine: Machine) -> Iterator[Server]:
     """All of the projects' champions behind one address."""
+    champions = set()
     for name in PROJECTS:
         try:
-            trained(machine, name)
+            champions.add(trained(machine, name)["model"])
         except pytest.skip.Exception:
             continue
     with machine.serving() as running:
+        # A server is ready with its first model; the others follow one by one.
+        wait_until(lambda: champions <= running.models(), "all champions in service", PATIENCE)
         yield running
 
 

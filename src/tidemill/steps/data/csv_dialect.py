@@ -58,7 +58,7 @@ def csv_options(path: Path, given: Mapping[str, Any] = NO_OPTIONS) -> dict[str, 
     """
     options: dict[str, Any] = {**_encoding_options(path), **given}
     options |= {**_line_options(path, options), **given}
-    cells = _cells(path, options)
+    cells = _all_texts(path, options)
     if "header" not in options and "names" not in options:
         _require_header(path, cells)
         cells = cells.iloc[1:]
@@ -109,7 +109,7 @@ def _require_header(path: Path, cells: pd.DataFrame) -> None:
     )
 
 
-def _cells(path: Path, options: Mapping[str, Any]) -> pd.DataFrame:
+def _all_texts(path: Path, options: Mapping[str, Any]) -> pd.DataFrame:
     """Every cell as text, with the first line as a row."""
     more: dict[str, Any] = {k: v for k, v in options.items() if k not in ("names", "header")}
     try:
