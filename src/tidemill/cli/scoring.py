@@ -38,18 +38,30 @@ def score_file(
     given = list(reader.names)
     labels = [f"probability_{label}" for label in scorer.signature.labels]
     added = ["prediction", *(["confidence", *labels] if labels else []), *["error"] * keep_going]
-    writer = csv.DictWriter(out, [*given, *(name for name in added if name not in given)])
+    names = output_names(added, given)
+    writer = csv.DictWriter(out, [*given, *names.values()])
     writer.writeheader()
     done = refused = 0
     with _progress_bar() as bar:
         task = bar.add_task("scoring", total=size, rows=0)
         for chunk in _chunks(reader):
-            refused += _score_chunk(scorer, chunk, reader.decimal, labels, keep_going)
+            refused += _score_chunk(scorer, chunk, reader.decimal, names, keep_going)
             writer.writerows(record for _, record in chunk)
             done += len(chunk)
             bar.update(task, completed=source.buffer.tell(), rows=done)
         bar.update(task, completed=size, rows=done)
     return done, refused
+
+
+def output_names(added: list[str], given: list[str]) -> dict[str, str]:
+    """The names of the columns that scoring adds: with "model_" before those that the file has."""
+    names: dict[str, str] = {}
+    for column in added:
+        name = column
+        while name in given or name in names.values():
+            name = f"model_{name}"
+        names[column] = name
+    return names
 
 
 def input_columns(scorer: Scorer) -> list[str]:
@@ -61,9 +73,14 @@ def input_columns(scorer: Scorer) -> list[str]:
 
 
 def _score_chunk(
-    scorer: Scorer, chunk: RowChunk, decimal: str, labels: list[str], keep_going: bool
+    scorer: Scorer, chunk: RowChunk, decimal: str, names: dict[str, str], keep_going: bool
 ) -> int:
-    """Add predictions or errors to the records in place; returns how many rows were refused."""
+    """Add predictions or errors to the records in place; returns how many rows were refused.
+
+    Args:
+        names: The names of the columns that are added, see `output_names`.
+    """
+    labels = [name for column, name in names.items() if column.startswith("probability_")]
     good, rows = [], []
     for number, record in chunk:
         try:
@@ -77,11 +94,11 @@ def _score_chunk(
                     expected=error.expected,
                     remedy="Fix the row, or pass --keep-going.",
                 ) from error
-            record["error"] = error.detail
+            record[names["error"]] = error.detail
     for record, answer in zip(good, scorer.score(rows) if rows else [], strict=True):
-        record["prediction"] = answer.prediction
+        record[names["prediction"]] = answer.prediction
         if answer.probabilities is not None:
-            record["confidence"] = max(answer.probabilities)
+            record[names["confidence"]] = max(answer.probabilities)
             record.update(zip(labels, answer.probabilities, strict=True))
     return len(chunk) - len(good)
 

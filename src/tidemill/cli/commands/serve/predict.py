@@ -40,7 +40,8 @@ def predict(
     """Score a CSV file with a model, without a server.
 
     The output has the input's columns, then the prediction, the confidence and a probability for
-    every label. Columns that the model does not use are copied. An empty cell is a missing value.
+    every label. Columns that the model does not use are copied; where one is called like an added
+    column, "model_" is put before the added one. An empty cell is a missing value.
     The encoding and the separator are detected; unless the separator is a comma, 1,5 is a number
     too. The output is UTF-8, separated by commas.
 
@@ -69,7 +70,7 @@ def predict(
         return
     terminal.out.print(f"Wrote {done} rows to {output}.", markup=False, soft_wrap=True)
     if refused:
-        terminal.err.print(f"{refused} of them were refused; see the column 'error'.")
+        terminal.err.print(f"{refused} of them were refused; see the last column.")
 
 
 def _check_files(rows: Path, output: Path) -> None:

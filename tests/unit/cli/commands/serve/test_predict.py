@@ -91,6 +91,21 @@ def test_other_columns_are_carried_along_and_order_does_not_matter(
     assert row["prediction"] in ("stays", "leaves")
 
 
+def test_columns_called_like_the_added_ones_are_kept(scorer: Scorer, tmp_path: Path) -> None:
+    text = (
+        "city,visits,age,member,prediction,confidence,error,model_error\n"
+        "Emden,3,41,true,mine,0.5,none,1\nAtlantis,3,41,true,mine,0.5,none,1\n"
+    )
+    rows, refused = scored(scorer, text, tmp_path, keep_going=True)
+    assert refused == 1
+    for row in rows:
+        kept = [row[name] for name in ("prediction", "confidence", "error", "model_error")]
+        assert kept == ["mine", "0.5", "none", "1"]
+    assert rows[0]["model_prediction"] in ("stays", "leaves")
+    assert float(rows[0]["model_confidence"]) >= 0.5
+    assert [row["model_model_error"] == "" for row in rows] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
