@@ -10,13 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-#: Words that `pandas.read_csv` takes for missing values unless told otherwise.
-PANDAS_MISSING = frozenset(
-    {
-        "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
-        "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
-    }
-)  # fmt: skip
+from tidemill.serving.codec.values import MISSING
+
+PANDAS_MISSING = MISSING - {""}
 #: Those of them that may well be a category's or a class's name.
 NAMES = frozenset({"None", "NA", "N/A", "n/a", "NULL", "null"})
 #: Other words that mean a missing value in a column of numbers.
@@ -40,7 +36,7 @@ def number_options(columns: Sequence[Cells[str]], separator: str) -> dict[str, s
     """
     comma = point = groups = point_groups = 0
     for column in columns:
-        cells = column[~_missing(column)]
+        cells = column[~_missing(column)].str.strip()
         if cells.empty or not cells.str.contains(",").any():
             point += bool(len(cells)) and _share(cells, _POINT) > MANY and _any(cells, r".*\..*")
             continue
@@ -87,7 +83,7 @@ def shows_no_header(cells: pd.DataFrame) -> bool:
     It does if it has numbers wherever the others do, and if its texts are found among theirs.
     """
     first, rest = cells.iloc[0].str.strip(), cells.iloc[1:]
-    if first.map(_is_number).all():
+    if first.map(is_number).all():
         return True
     numeric = texts = known = 0
     for name in cells.columns:
@@ -97,7 +93,7 @@ def shows_no_header(cells: pd.DataFrame) -> bool:
             continue
         if _share(present, f"{_POINT}|{_COMMA}") > MANY:
             numeric += 1
-            if not _is_number(first[name]):
+            if not is_number(first[name]):
                 return False
         elif present.nunique() <= len(present) / 2:  # names and ids occur only once anyway
             texts += 1
@@ -130,7 +126,8 @@ def _any(cells: Cells[str], pattern: str) -> bool:
     return bool(cells.str.fullmatch(pattern).any())
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, with a decimal point or comma."""
     try:
         float(text.replace(",", "."))
     except ValueError:

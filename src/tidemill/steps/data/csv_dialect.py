@@ -15,7 +15,12 @@ import pandas as pd
 
 from tidemill.errors import DataError
 from tidemill.sources import csv
-from tidemill.steps.data.csv_cells import missing_options, number_options, shows_no_header
+from tidemill.steps.data.csv_cells import (
+    is_number,
+    missing_options,
+    number_options,
+    shows_no_header,
+)
 
 SEPARATORS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -54,9 +59,10 @@ def csv_options(path: Path, given: Mapping[str, Any] = NO_OPTIONS) -> dict[str, 
     """Infer the options of `pandas.read_csv` that differ from its defaults.
 
     Raises:
-        DataError: The first line looks like a row.
+        DataError: The first line looks like a row, or there are more or fewer names than columns.
     """
-    options: dict[str, Any] = {**_encoding_options(path), **given}
+    detected = {} if "encoding" in given else _encoding_options(path)
+    options: dict[str, Any] = {**detected, **given}
     options |= {**_line_options(path, options), **given}
     cells = _all_texts(path, options)
     if "header" not in options and "names" not in options:
@@ -69,10 +75,9 @@ def csv_options(path: Path, given: Mapping[str, Any] = NO_OPTIONS) -> dict[str, 
             f"{path} has {cells.shape[1]} columns, and there are {len(options['names'])} names.",
             field="names",
         )
-    columns = [cells[name].str.strip() for name in cells.columns]
+    columns = [cells[name] for name in cells.columns]
     options |= {**number_options(columns, options.get("sep", ",")), **given}
     options.pop("header", None)  # names imply it
-    columns = [cells[name] for name in cells.columns]
     return {**options, **missing_options(columns, options)}
 
 
@@ -111,7 +116,6 @@ def _require_header(path: Path, cells: pd.DataFrame) -> None:
 
 def _all_texts(path: Path, options: Mapping[str, Any]) -> pd.DataFrame:
     """Every cell as text, with the first line as a row."""
-    more: dict[str, Any] = {k: v for k, v in options.items() if k not in ("names", "header")}
     try:
         frame: pd.DataFrame = pd.read_csv(
             path,
@@ -120,7 +124,7 @@ def _all_texts(path: Path, options: Mapping[str, Any]) -> pd.DataFrame:
             keep_default_na=False,
             index_col=False,
             nrows=SAMPLED_ROWS,
-            **more,
+            **_without_names(options),
         )
     except ValueError:  # longer lines than the first: reading the table says which
         return pd.DataFrame([[""]])
@@ -140,7 +144,7 @@ def _line_options(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
             found["sep"] = separator
     separator = options.get("sep", found.get("sep", ","))
     rows = [line.rstrip("\r\n").split(separator) for line in lines[comments + 1 :]]
-    texts = [cell for row in rows for cell in row if cell and not _is_number(cell)]
+    texts = [cell for row in rows for cell in row if cell and not is_number(cell)]
     later = [cell for row in rows for cell in row[1:] if cell]
     if _most(
         texts, lambda cell: len(cell.strip()) > 1 and cell.strip()[0] == cell.strip()[-1] == "'"
@@ -162,26 +166,21 @@ def _first_lines(path: Path, options: Mapping[str, Any]) -> list[str]:
 
 def _width(path: Path, separator: str, options: Mapping[str, Any]) -> int:
     """How many columns the file has with this separator; 0 if it cannot be read."""
-    more: Any = {k: v for k, v in options.items() if k not in ("names", "header")}
+    more = _without_names(options)
     try:
         return int(pd.read_csv(path, sep=separator, nrows=1000, **more).shape[1])
     except ValueError:
         return 0
 
 
-def _is_number(text: object) -> bool:
-    try:
-        float(str(text))
-    except ValueError:
-        return False
-    return True
+def _without_names(options: Mapping[str, Any]) -> Any:
+    return {name: value for name, value in options.items() if name not in ("names", "header")}
 
 
 def _encoding_options(path: Path) -> dict[str, str]:
-    encoding = detect_encoding(path)
-    if encoding != "utf-8":
-        return {"encoding": encoding}
-    return {} if _decodes(path, "utf-8") else {"encoding_errors": "replace"}
+    encoding, broken = _detect(path)
+    found = {} if encoding == "utf-8" else {"encoding": encoding}
+    return found | ({"encoding_errors": "replace"} if broken else {})
 
 
 def detect_encoding(path: Path) -> str:
@@ -190,12 +189,20 @@ def detect_encoding(path: Path) -> str:
     A few broken bytes do not make a UTF-8 file another one. Otherwise Chinese, Japanese and Korean
     encodings are recognized by their texts, then Windows-1252 and Latin-1 are tried.
     """
+    return _detect(path)[0]
+
+
+def _detect(path: Path) -> tuple[str, bool]:
+    """The encoding, and whether the file has bytes that are broken in it."""
     with path.open("rb") as file:
         if file.read(2) in _BYTE_ORDER_MARKS and _decodes(path, "utf-16"):
-            return "utf-16"
-    if _decodes(path, "utf-8") or _nearly_utf8(path):
-        return "utf-8"
-    return _asian(path) or next(name for name in ("cp1252", "latin-1") if _decodes(path, name))
+            return "utf-16", False
+    if _decodes(path, "utf-8"):
+        return "utf-8", False
+    if _nearly_utf8(path):
+        return "utf-8", True
+    others = ("cp1252", "latin-1")
+    return _asian(path) or next(name for name in others if _decodes(path, name)), False
 
 
 def _nearly_utf8(path: Path) -> bool:
