@@ -7,10 +7,7 @@ import importlib
 import io
 from typing import Any
 
-from tidemill.errors import (
-    MalformedError,
-    MediaTypeError,
-)
+from tidemill.errors import MalformedError, MediaTypeError
 from tidemill.serving.codec.body_limits import BodyLimits, refuse_repeated
 from tidemill.serving.codec.parquet_process import ParquetRequest, shared_process
 from tidemill.signature import Signature

@@ -50,9 +50,9 @@ def parse_cell(kind: Kind, text: str, categories: Collection[str] | None = None)
     Args:
         categories: Of a text column: one of them may be called None, for example.
     """
-    if categories is not None and text in categories:
-        return text
-    if text in MISSING or (kind in ("number", "integer") and text.strip() in MISSING_NUMBERS):
+    if text in MISSING:
+        return text if categories is not None and text in categories else None
+    if kind in ("number", "integer") and text.strip() in MISSING_NUMBERS:
         return None
     if kind in ("text", "datetime"):
         return text

@@ -75,7 +75,7 @@ class RunningGraphs:
 
         A run on the event loop has `INLINE_SECONDS` at most. When it ends, its options leave `now`.
         """
-        self.now[options] = time.monotonic(), seconds, asyncio._get_running_loop() is not None
+        self.now[options] = time.monotonic(), seconds, on_event_loop()
         if self._thread is None:
             self._watch()
 
