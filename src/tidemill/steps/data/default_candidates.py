@@ -28,8 +28,8 @@ class TableSize:
     classes: int
 
 
-class Kind(NamedTuple):
-    """One kind of estimator: its variable, candidate, class, parameters and values to search."""
+class EstimatorSource(NamedTuple):
+    """An estimator as source: its variable, candidate, class, parameters and values to search."""
 
     variable: str
     candidate: str
@@ -71,26 +71,30 @@ def _import(module: str, names: list[str]) -> str:
     return f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")\n"
 
 
-def _linear(task: Task, size: TableSize) -> Kind:
+def _linear(task: Task, size: TableSize) -> EstimatorSource:
     searched = size.rows <= SEARCHED_ROWS and size.classes <= BOOSTED_CLASSES
     if task == "regression":
         search = '{"alpha": [0.1, 1.0, 10.0]}' if searched else ""
-        return Kind("linear", "ridge", "Ridge", {}, search)
+        return EstimatorSource("linear", "ridge", "Ridge", {}, search)
     search = '{"C": [0.1, 1.0, 10.0]}' if searched else ""
-    return Kind("linear", "logistic_regression", "LogisticRegression", {"max_iter": 1000}, search)
+    return EstimatorSource(
+        "linear", "logistic_regression", "LogisticRegression", {"max_iter": 1000}, search
+    )
 
 
-def _forest(task: Task, size: TableSize) -> Kind:
+def _forest(task: Task, size: TableSize) -> EstimatorSource:
     params: dict[str, object] = {
         "n_estimators": 200 if size.rows <= SMALL_ROWS else 100,
         "min_samples_leaf": max(2, size.rows // LEAVES_OF_A_TREE),
     }
     if task == "classification":
-        return Kind("forest", "extra_trees", "ExtraTreesClassifier", params)
-    return Kind("forest", "extra_trees", "ExtraTreesRegressor", params | {"max_features": 0.5})
+        return EstimatorSource("forest", "extra_trees", "ExtraTreesClassifier", params)
+    return EstimatorSource(
+        "forest", "extra_trees", "ExtraTreesRegressor", params | {"max_features": 0.5}
+    )
 
 
-def _boosting(task: Task, size: TableSize) -> Kind:
+def _boosting(task: Task, size: TableSize) -> EstimatorSource:
     """Few and small trees for few rows; with many rows, early stopping chooses their number."""
     few, many = size.rows <= FEW_ROWS, size.rows > SMALL_ROWS
     rounds = 1000 if many else 150 if few or size.classes > 2 else 600
@@ -105,10 +109,12 @@ def _boosting(task: Task, size: TableSize) -> Kind:
     }
     kind = "Classifier" if task == "classification" else "Regressor"
     search = "" if many else f'{{"max_iter": [{rounds // 2}, {rounds}]}}'
-    return Kind("boosting", "gradient_boosting", f"HistGradientBoosting{kind}", params, search)
+    return EstimatorSource(
+        "boosting", "gradient_boosting", f"HistGradientBoosting{kind}", params, search
+    )
 
 
-def _assignment(kind: Kind) -> str:
+def _assignment(kind: EstimatorSource) -> str:
     """`variable = Estimator(...)`, in one line if it fits."""
     arguments = [f"{name}={value!r}" for name, value in kind.params.items()]
     line = f"{kind.variable} = {kind.estimator}({', '.join(arguments)})\n"
@@ -118,13 +124,13 @@ def _assignment(kind: Kind) -> str:
     return f"{kind.variable} = {kind.estimator}(\n{parts})\n"
 
 
-def _candidate(kind: Kind) -> str:
+def _candidate(kind: EstimatorSource) -> str:
     search = f", search={kind.search}" if kind.search else ""
     note = "        # One run for each value of the search.\n" if kind.search else ""
     return f'{note}        Candidate("{kind.candidate}", {kind.variable}{search}),\n'
 
 
-def _members(kinds: list[Kind]) -> str:
+def _members(kinds: list[EstimatorSource]) -> str:
     pairs = ", ".join(f'("{kind.variable}", {kind.variable})' for kind in kinds)
     return f"members = [{pairs}]\n"
 

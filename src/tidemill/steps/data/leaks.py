@@ -20,8 +20,8 @@ LIKELY = 0.9  # enough for a closer look: correlations with gaps are of differen
 SAMPLED_ROWS = 20_000
 MAX_COLUMNS = 100  # of numbers, for pairs
 MIN_ROWS = 20
-_ASK = "is it known at prediction time, or a leak?"
-_ASK_BOTH = "are they known at prediction time, or a leak?"
+_ASK = "is it a leak, or known at prediction time?"
+_ASK_BOTH = "are they a leak, or known at prediction time?"
 
 
 def find_leaks(
@@ -51,13 +51,10 @@ def _explained(
     """R2 of linear regressions on one and two columns, from the correlations."""
     r = rows[[*numbers, target]].corr().to_numpy()
     with_target = r[:-1, -1]
-    alone = {i for i in range(len(numbers)) if EXPLAINED <= with_target[i] ** 2 < 1 - 1e-12}
-    for i in sorted(alone):
-        yield (
-            numbers[i],
-            f"Column '{numbers[i]}' explains '{target}' almost exactly "
-            f"(R2 {with_target[i] ** 2:.4f}): {_ASK}",
-        )
+    for name, share in zip(numbers, with_target**2, strict=True):
+        if EXPLAINED <= share < 1 - 1e-12:
+            text = f"Column '{name}' explains '{target}' almost exactly (R2 {share:.4f}): {_ASK}"
+            yield name, text
     for i, j in combinations(range(len(numbers)), 2):
         if max(with_target[i] ** 2, with_target[j] ** 2) >= EXPLAINED or r[i, j] ** 2 > 0.9999:
             continue

@@ -46,11 +46,11 @@ def render_project(name: str, table: TableSpec, metric: str | None = None) -> st
         metric: The gate's metric; None uses the task's default.
     """
     candidates = render_candidates(table.task, table.size)
-    arguments = [_quoted(table.path), *(f"{k}={_literal(v)}" for k, v in table.options.items())]
+    arguments = [_literal(table.path), *(f"{k}={_literal(v)}" for k, v in table.options.items())]
     return _PROJECT.format(
-        name=_quoted(name),
+        name=_literal(name),
         data=", ".join(arguments),
-        target=_quoted(table.target),
+        target=_literal(table.target),
         task=table.task,
         imports=candidates.imports,
         estimators=candidates.estimators,
@@ -66,7 +66,7 @@ def render_project(name: str, table: TableSpec, metric: str | None = None) -> st
 def _drop_text(drop: Mapping[str, str]) -> str:
     if not drop:
         return "    drop=[],  # columns to leave out: ids, and values known only afterwards\n"
-    lines = [f"        {_quoted(name)},  # {reason}\n" for name, reason in drop.items()]
+    lines = [f"        {_literal(name)},  # {reason}\n" for name, reason in drop.items()]
     return (
         "    # Left out automatically: change this if it is wrong.\n    drop=[\n"
         + "".join(lines)
@@ -77,8 +77,8 @@ def _drop_text(drop: Mapping[str, str]) -> str:
 def _dates_text(dates: Mapping[str, str]) -> str:
     if not dates:
         return ""
-    lines = [f"        {_quoted(name)}: {_quoted(form)},\n" for name, form in dates.items()]
-    ignored = "".join(f"{_quoted(name)}, " for name in dates)
+    lines = [f"        {_literal(name)}: {_literal(form)},\n" for name, form in dates.items()]
+    ignored = "".join(f"{_literal(name)}, " for name in dates)
     return (
         "    # Dates and times, with the format that fits all rows: change it if it is wrong.\n"
         "    dates={\n" + "".join(lines) + "    },\n"
@@ -88,12 +88,8 @@ def _dates_text(dates: Mapping[str, str]) -> str:
 
 
 def _literal(value: Any) -> str:
+    """A Python literal; texts are in double quotes."""
     return repr(value) if isinstance(value, int) else json.dumps(value, ensure_ascii=False)
-
-
-def _quoted(text: str) -> str:
-    """A Python string literal in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 _README = """\

@@ -40,8 +40,8 @@ def predict(
     """Score a CSV file with a model, without a server.
 
     The output has the input's columns, then the prediction, the confidence and a probability for
-    every label. Columns that the model does not use are copied; where one is called like an added
-    column, "model_" is put before the added one. An empty cell is a missing value.
+    every label. Columns that the model does not use are copied; if one has the name of an added
+    column, the added one is prefixed with "model_". An empty cell is a missing value.
     The encoding and the separator are detected; unless the separator is a comma, 1,5 is a number
     too. The output is UTF-8, separated by commas.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,14 +61,12 @@ def init(
       tidemill init --from iris
     """
     folder = Path(name or _name_of(source))
-    given = {
-        "header": None if no_header else ...,
-        "names": [each.strip() for each in names.split(",")] if names else ...,
-        "sep": sep or ...,
-        "decimal": decimal or ...,
-        "encoding": encoding or ...,
-    }
-    reading = {option: value for option, value in given.items() if value is not ...}
+    given = {"sep": sep, "decimal": decimal, "encoding": encoding}
+    reading: dict[str, Any] = {option: value for option, value in given.items() if value}
+    if names:
+        reading["names"] = [each.strip() for each in names.split(",")]
+    if no_header:
+        reading["header"] = None  # as pandas says it
     project = write_project(folder, source=source, target=target, task=task, reading=reading)
     if as_json:
         terminal.print_json({"folder": folder, "files": project.files})
@@ -88,7 +86,7 @@ def _print_guesses(table: TableSpec) -> None:
     for words in describe_options(table.options):
         terminal.out.print(f"Inferred: {words}.", markup=False)
     terminal.out.print(f"The task is {table.task}.", markup=False)
-    terminal.out.print("project.py states all of this: change there what is wrong.\n")
+    terminal.out.print("All of this is stated in project.py: correct it there.\n")
 
 
 def _name_of(source: str | None) -> str:
